@@ -1,0 +1,76 @@
+"""What `jaxnn data list`, `verify` and `fetch` print."""
+
+from collections.abc import Sequence
+
+from jaxnn.data.sources import SOURCES, FileStatus, fetch, locate, verify
+from jaxnn.errors import JaxnnError, lookup
+
+
+def list_datasets() -> str:
+    """A table of the named data sets: sizes, licence, and where each one is."""
+    rows = [("name", "classes", "train", "test", "licence", "where")]
+    for name, source in SOURCES.items():
+        try:
+            place = locate(name)
+            where = (
+                f"not here: jaxnn data fetch {name}"
+                if place is None
+                else str(place.folder)
+            )
+        except JaxnnError as error:
+            where = str(error).splitlines()[0]
+        sizes = (str(source.classes), f"{source.train:,}", f"{source.test:,}")
+        rows.append((name, *sizes, source.licence, where))
+    return _table(rows, right=(1, 2, 3))
+
+
+def verify_dataset(name: str) -> tuple[bool, str]:
+    """Check the files of a data set, given by name or folder.
+
+    Returns:
+      whether none is wrong or damaged, and a table with one line a file.
+
+    Raises:
+      JaxnnError: it is not on this machine.
+    """
+    statuses = verify(name)
+    rows = [("status", "file", "SHA-256")]
+    for status in statuses:
+        rows.append((status.status, str(status.file), status.found))
+        if status.status == "mismatch":
+            rows.append(("", "  expected", status.expected))
+    text = _table(rows)
+    if any(status.status == "unknown" for status in statuses):
+        text += "\nunknown: readable, but no checksum is published to compare with."
+    if not _intact(statuses):
+        text += "\nTo put it right, delete the bad files and run: jaxnn data fetch NAME"
+    return _intact(statuses), text
+
+
+def fetch_dataset(name: str) -> str:
+    """Download a named data set, unless it is here and intact; say where it is.
+
+    Raises:
+      JaxnnError: unknown name, or every mirror failed.
+    """
+    lookup("data set", name, SOURCES)
+    place = locate(name)
+    if place is not None and _intact(verify(name)):
+        return f"{name} is already here and intact: {place.folder}"
+    return f"{name} is now in {fetch(name)}"
+
+
+def _intact(statuses: Sequence[FileStatus]) -> bool:
+    return all(status.status in ("ok", "unknown") for status in statuses)
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

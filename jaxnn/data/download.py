@@ -1,0 +1,204 @@
+"""One file from whichever address gives the right bytes: resumed, verified, renamed."""
+
+import contextlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from jaxnn.errors import JaxnnError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, and an open file cannot be renamed there
+    fcntl = None
+
+TIMEOUT_SECONDS = 30.0
+PIECE = 1 << 16  # bytes read at a time
+
+
+class _FailedError(Exception):
+    """One address failed."""
+
+    def __init__(self, text: str, broken: bool):
+        super().__init__(text)
+        self.broken = broken  # by the network or a busy server: worth going on later
+
+
+def download(
+    urls: Sequence[str],
+    target: Path,
+    hash_of: Callable[[Path], str],
+    expected: str,
+    force: bool,
+) -> None:
+    """Bring `target` to the expected hash, or leave it as it was and raise."""
+    if not force and target.exists():
+        with contextlib.suppress(JaxnnError):
+            if hash_of(target) == expected:
+                return
+    part = target.with_name(target.name + ".part")
+    with _claimed(part) as file:
+        try:
+            failures = _try_each(urls, file, part, hash_of, expected)
+        except KeyboardInterrupt:
+            text = "download stopped." + _leave(file, part, keep=True)
+            raise KeyboardInterrupt(text) from None
+        except BaseException:
+            _leave(file, part, keep=False)
+            raise
+        if failures is None:
+            if fcntl is None:
+                file.close()
+            os.replace(part, target)
+            return
+        rest = _leave(file, part, keep=any(f.broken for f in failures.values()))
+    tried = [f"\n  {url}: {failure}" for url, failure in failures.items()]
+    raise JaxnnError(
+        f"could not download {target.name}; every mirror failed:"
+        + "".join(tried or ["\n  (no mirror was given)"])
+        + "\nCheck the network, or get the file elsewhere and put it at "
+        + f"{target}.{rest}"
+    )
+
+
+@contextlib.contextmanager
+def _claimed(part: Path) -> Iterator[BinaryIO]:
+    """Open `part` for appending, for this process alone."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        file = part.open("ab")
+    except OSError as error:
+        raise JaxnnError(
+            f"cannot write {part}: {error.strerror or error}. Choose another folder."
+        ) from error
+    with file:
+        busy = False
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # the other process may have finished and renamed it just before
+                busy = not os.path.samestat(os.fstat(file.fileno()), part.stat())
+            except (BlockingIOError, FileNotFoundError):
+                busy = True
+            except OSError:
+                pass  # a file system without locks
+        if busy:
+            raise JaxnnError(
+                f"another process is downloading {part}. Wait for it, then run again."
+            )
+        yield file
+
+
+def _leave(file: BinaryIO, part: Path, keep: bool) -> str:
+    """Keep what has arrived, and say so, or remove it."""
+    if size := keep and os.fstat(file.fileno()).st_size:
+        return f" {size} bytes stay in {part}: the same command goes on from there."
+    if fcntl is None:
+        file.close()
+    part.unlink(missing_ok=True)
+    return ""
+
+
+def _try_each(
+    urls: Sequence[str],
+    file: BinaryIO,
+    part: Path,
+    hash_of: Callable[[Path], str],
+    expected: str,
+) -> dict[str, _FailedError] | None:
+    """None as soon as `part` has the expected hash, else what each address said."""
+    failures = {}
+    for url in urls:
+        try:
+            resumed = _transfer(url, file)
+            wrong = _wrong_bytes(part, hash_of, expected)
+            if wrong and resumed:  # the first bytes may be another mirror's
+                _restart(file)
+                _transfer(url, file)
+                wrong = _wrong_bytes(part, hash_of, expected)
+            if not wrong:
+                return None
+            _restart(file)
+            raise _FailedError(wrong, broken=False)
+        except _FailedError as failure:
+            failures[url] = failure
+    return failures
+
+
+def _wrong_bytes(part: Path, hash_of: Callable[[Path], str], expected: str) -> str:
+    try:
+        found = hash_of(part)
+    except JaxnnError as error:
+        return f"wrong bytes: {error}"
+    return "" if found == expected else f"SHA-256 {found}, expected {expected}"
+
+
+def _restart(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _transfer(url: str, file: BinaryIO) -> bool:
+    """Append what `file` still lacks; True if it went on from bytes already there."""
+    have = os.fstat(file.fileno()).st_size
+    headers = {"User-Agent": "jaxnn", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    resumable = True
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            span = answer.headers.get("Content-Range", "")
+            resumed = have > 0 and answer.status == 206
+            resumable = resumed or answer.headers.get("Accept-Ranges") == "bytes"
+            if not resumed:
+                _restart(file)
+            elif not span.startswith(f"bytes {have}-"):  # not the part asked for
+                _restart(file)
+                return _transfer(url, file)
+            _copy(answer, file, have if resumed else 0, url.rsplit("/", 1)[-1])
+            return resumed
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left, or the range makes no sense
+            if error.headers.get("Content-Range", "").endswith(f"/{have}"):
+                return True
+            _restart(file)
+            return _transfer(url, file)
+        later = error.code >= 500 or error.code == 429
+        raise _FailedError(f"HTTP {error.code} {error.reason}", later) from error
+    except JaxnnError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if not resumable:
+            _restart(file)
+        text = str(getattr(error, "reason", error)) or type(error).__name__
+        raise _FailedError(text, not isinstance(error, ValueError)) from error
+
+
+def _copy(answer: Any, file: BinaryIO, have: int, label: str) -> None:
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else have + int(length)
+    got = have
+    bar = tqdm(
+        desc=label, total=total, initial=have, unit="B", unit_scale=True, disable=None
+    )
+    with bar:
+        while piece := answer.read(PIECE):
+            try:
+                file.write(piece)
+                file.flush()
+            except OSError as error:
+                raise JaxnnError(
+                    f"cannot write {file.name}: {error.strerror or error}. Free some "
+                    "space or choose another folder."
+                ) from error
+            got += len(piece)
+            bar.update(len(piece))
+    if total is not None and got < total:
+        raise ConnectionError(f"the connection ended after {got} of {total} bytes")

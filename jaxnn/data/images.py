@@ -1,0 +1,197 @@
+"""A picture of a digit, from a scanner, a phone or a paint program, made like MNIST.
+
+MNIST's own recipe: the ink, bright on black, fits a 20 x 20 box with its proportions
+kept, greys come from anti-aliasing, and the centre of mass lies in the middle of
+28 x 28 pixels (on average at index 14.0 in both directions, at most 0.5 away).
+
+Source: Y. LeCun et al., "The MNIST database of handwritten digits".
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+
+SIDE = 28  # pixels
+BOX = 20  # pixels the longer side of the ink takes
+CENTRE = 14  # index at which the centre of mass goes
+MAX_PIXELS = 64_000_000
+_FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
+_NOISE = 6.0  # standard deviations of the background that are not ink
+_CONTRAST = 16.0  # grey levels of 255 that ink must differ from its background
+
+
+def read_digit(path: str | Path) -> np.ndarray:
+    """Read any picture of one digit as MNIST would show it.
+
+    Any size, colour or depth; dark ink on a bright ground is inverted (the border
+    tells the ground); transparent parts count as white paper, or as black if the ink
+    is white. Ink that lies in a 20 x 20 box of 28 x 28 pixels is only centred.
+
+    Args:
+      path: a file that Pillow can read (PNG, JPEG, BMP, GIF, TIFF, WebP ...).
+
+    Returns:
+      uint8 (28, 28), background 0, strongest ink 255.
+
+    Raises:
+      JaxnnError: missing, empty, not an image, cut, too large, or without ink.
+    """
+    grey = _read_grey(Path(path))
+    ink, noise = _strength(grey, path)
+    box = ink[_bounds(_solid(ink > max(_FAINT * ink.max(), noise)))]
+    if grey.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
+        return _place(ink[_bounds(ink > 0)])
+    return _place(_fit(box))
+
+
+def _bad(path: str | Path, got: str, expected: str, fix: str) -> JaxnnError:
+    return JaxnnError(f"{path}: got {got}, expected {expected}. {fix}")
+
+
+def _read_grey(path: Path) -> np.ndarray:
+    """The picture as float64 (H, W) grey levels in 0..255."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    fix = "Save it again as PNG or JPEG."
+    try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise _bad(path, "an empty file (0 bytes)", "a picture of a digit", fix)
+        with warnings.catch_warnings():
+            # the limit below is stricter than the one Pillow warns of
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+                image.load()
+                return _to_grey(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise _bad(
+            path,
+            f"too large a picture ({error})",
+            f"at most {MAX_PIXELS} pixels",
+            "Crop or shrink it first.",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise _bad(path, "a file that is no image", "a picture", fix) from error
+    except FileNotFoundError as error:
+        raise _bad(path, "no such file", "a picture", "Check the path.") from error
+    except JaxnnError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow reports cut and corrupt files as any of these
+        system = getattr(error, "strerror", None)
+        got = f"{system} from the system" if system else f"a damaged file ({error})"
+        raise _bad(path, got, "a readable picture", fix) from error
+
+
+def _to_grey(image: Any) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):  # one channel, 16 or 32 bits
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        top = values.max()
+        if top > 255:
+            values = values * (255 / (65535 if top <= 65535 else top))
+        elif image.mode == "F" and 0 < top <= 1:
+            values = values * 255
+        return values.clip(0, 255)
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return np.asarray(image.convert("L"), np.float64)
+    image = image.convert("RGBA")
+    for paper in ("white", "black"):
+        sheet = Image.new("RGBA", image.size, paper)
+        grey = np.asarray(Image.alpha_composite(sheet, image).convert("L"), np.float64)
+        if np.ptp(grey) >= _CONTRAST:
+            break
+    return grey
+
+
+def _border(grey: np.ndarray) -> np.ndarray:
+    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+
+
+def _ground(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """The background at each pixel, and the level up to which it is only noise.
+
+    Uneven light is a plane through the border, fitted without what sticks out of it,
+    as the ink may touch the border.
+    """
+    at = np.indices(grey.shape).astype(np.float64)
+    border = _border(grey)
+    where = np.stack([np.ones(border.shape), _border(at[0]), _border(at[1])], axis=1)
+    plane = np.array([np.median(border), 0.0, 0.0])
+    off = np.abs(border - plane[0])
+    for _ in range(3):
+        spread = 1.4826 * np.median(off)
+        near = off <= 3 * spread
+        if spread == 0 or near.sum() < 8:
+            break
+        plane = np.linalg.lstsq(where[near], border[near])[0]
+        off = np.abs(border - where @ plane)
+    noise = _NOISE * 1.4826 * float(np.median(off))
+    return plane[0] + plane[1] * at[0] + plane[2] * at[1], noise
+
+
+def _strength(grey: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
+    """How far each pixel is from the background, towards the ink; and the noise.
+
+    Pixels within half the noise are 0.
+    """
+    ground, noise = _ground(grey)
+    above = grey - ground
+    ink = (above if above.max() >= -above.min() else -above).clip(0)
+    ink[ink <= noise / 2] = 0
+    least = max(_CONTRAST, noise)
+    if ink.max() < least:
+        raise _bad(
+            path,
+            f"a blank picture (its strongest mark is {ink.max():.0f} of 255)",
+            f"ink that differs from its background by {least:.0f} or more",
+            "Use a picture with more contrast.",
+        )
+    return ink, noise
+
+
+def _solid(mask: np.ndarray) -> np.ndarray:
+    """Without the pixels that have fewer than two neighbours, if any are left."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    around = np.zeros(mask.shape, np.int8)
+    for i in range(3):
+        for j in range(3):
+            around += padded[i : i + height, j : j + width]
+    solid = mask & (around > 2)  # itself and two more
+    return solid if solid.any() else mask
+
+
+def _bounds(mask: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _fit(box: np.ndarray) -> np.ndarray:
+    """Scale so that the longer side is 20 pixels, anti-aliased."""
+    from PIL import Image
+
+    scale = BOX / max(box.shape)
+    height, width = (max(1, round(side * scale)) for side in box.shape)
+    image = Image.fromarray(box.astype(np.float32))
+    small = image.resize((width, height), Image.Resampling.HAMMING)
+    return np.asarray(small, np.float64).clip(0)
+
+
+def _place(box: np.ndarray) -> np.ndarray:
+    """Centre of mass to the middle of 28 x 28, strongest ink to 255."""
+    height, width = box.shape
+    mass = box.sum()
+    row = (box.sum(1) * np.arange(height)).sum() / mass
+    column = (box.sum(0) * np.arange(width)).sum() / mass
+    top = min(max(round(CENTRE - row), 0), SIDE - height)
+    left = min(max(round(CENTRE - column), 0), SIDE - width)
+    digit = np.zeros((SIDE, SIDE), np.uint8)
+    digit[top : top + height, left : left + width] = np.rint(box * (255 / box.max()))
+    return digit

@@ -1,0 +1,29 @@
+"""The one exception for what a user can put right, and the look-up that raises it."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class JaxnnError(ValueError):
+    """Something the user can put right: the message says where, got, expected, fix.
+
+    The command line prints the message alone; anything else keeps its traceback.
+    """
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """`table[name]`, or a `JaxnnError` that lists the valid names.
+
+    >>> lookup("loss", "mse", {"mse": 1})
+    1
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise JaxnnError(
+        f"unknown {kind} {name!r}.{hint} Valid names: {', '.join(sorted(table))}"
+    )

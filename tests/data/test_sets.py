@@ -1,0 +1,364 @@
+"""Splits and samples are seeded and exact; data that does not fit together is named."""
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnn.data import (
+    from_arrays,
+    load,
+    pixel_statistics,
+    read_idx,
+    stratified_sample,
+    write_idx,
+)
+from jaxnn.data.idx import content_sha256
+from jaxnn.data.sources import SOURCES, Source
+from jaxnn.errors import JaxnnError
+
+
+@pytest.fixture(autouse=True)
+def _own_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAXNN_DATA", raising=False)
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAXNN_DATA", raising=False)
+        return load()
+
+
+def _arrays(n=12, tests=4, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (n + tests, 5, 6)).astype(np.uint8)
+    x = x if dtype == np.uint8 else (x / 255).astype(dtype)
+    y = (np.arange(n + tests) % 3).astype(np.uint8)
+    return [x[:n], y[:n], x[n:], y[n:]]
+
+
+NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def _folder(path, arrays):
+    for name, array in zip(NAMES, arrays, strict=True):
+        write_idx(path / name, array)
+    return path
+
+
+def test_mnist_has_its_known_shapes_types_and_classes(mnist):
+    assert mnist.name == "mnist"
+    assert mnist.classes == 10
+    shapes = [
+        (s.x.shape, s.y.shape) for s in (mnist.train, mnist.validation, mnist.test)
+    ]
+    assert shapes == [((n, 28, 28), (n,)) for n in (55_000, 5_000, 10_000)]
+    assert all(s.x.dtype == np.uint8 for s in (mnist.train, mnist.test))
+    assert all(s.y.dtype == np.int32 for s in (mnist.train, mnist.test))
+
+
+def test_mnist_has_its_known_class_counts(mnist):
+    both = np.bincount(mnist.train.y) + np.bincount(mnist.validation.y)
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert both.tolist() == counts
+    counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(mnist.test.y).tolist() == counts
+
+
+def test_the_bundled_mnist_files_have_the_published_hashes(mnist):
+    for name, expected in zip(NAMES, SOURCES["mnist"].sha256.values(), strict=True):
+        assert content_sha256(mnist.folder / f"{name}.gz") == expected
+
+
+def test_the_splits_of_mnist_cover_the_file_once_in_its_order(mnist):
+    x = read_idx(mnist.folder / f"{NAMES[0]}.gz")
+    order = np.random.default_rng(0).permutation(60_000)
+    held_out = np.sort(order[:5000])
+    np.testing.assert_array_equal(mnist.validation.x, x[held_out])
+    rest = np.ones(60_000, bool)
+    rest[held_out] = False
+    np.testing.assert_array_equal(mnist.train.x, x[rest])
+
+
+def test_the_statistics_of_mnist_are_quick_and_right(mnist):
+    start = time.perf_counter()
+    mean, std = pixel_statistics(mnist.train.x)
+    assert time.perf_counter() - start < 2, "0.03 s; only a gross slip is an error"
+    floats = mnist.train.x[:4000].astype(np.float64) / 255
+    np.testing.assert_allclose(
+        pixel_statistics(mnist.train.x[:4000]),
+        (floats.mean(), floats.std()),
+        rtol=1e-12,
+    )
+    assert (round(mean, 4), round(std, 4)) == (0.1307, 0.3081)
+
+
+def test_statistics_are_exact_where_floats_cancel():
+    x = np.full((3, 70_000), 255, np.uint8)
+    assert pixel_statistics(x) == (1.0, 0.0)
+    x[0, 0] = 254
+    n = x.size
+    assert pixel_statistics(x)[1] == pytest.approx(np.sqrt(n - 1) / n / 255, rel=1e-14)
+
+
+def test_statistics_of_floats_are_on_their_own_scale():
+    assert pixel_statistics(np.array([0.0, 1.0], np.float32)) == (0.5, 0.5)
+
+
+def test_statistics_of_nothing_are_refused():
+    with pytest.raises(JaxnnError, match=r"got no pixels, shape \(0, 3\)"):
+        pixel_statistics(np.zeros((0, 3), np.uint8))
+
+
+def test_a_seed_decides_the_split_and_no_row_is_lost():
+    x_train, y_train, x_test, y_test = _arrays()
+    one, same, other = (
+        from_arrays(x_train, y_train, x_test, y_test, validation=4, split_seed=s)
+        for s in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one.validation.x, same.validation.x)
+    assert not np.array_equal(one.validation.x, other.validation.x)
+    rows = np.concatenate([one.train.x, one.validation.x]).reshape(12, -1)
+    assert sorted(rows.tolist()) == sorted(x_train.reshape(12, -1).tolist())
+
+
+def test_images_and_labels_stay_together():
+    x = np.arange(20, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    data = from_arrays(x, np.arange(20), x, np.arange(20), validation=7)
+    for split in (data.train, data.validation, data.test):
+        np.testing.assert_array_equal(split.x[:, 0, 0], split.y)
+        assert np.all(np.diff(split.y) > 0), "in the order of the input"
+    assert data.folder is None
+
+
+def test_without_validation_rows_the_split_is_empty():
+    data = from_arrays(*_arrays(), validation=0)
+    assert data.validation.x.shape == (0, 5, 6)
+    assert len(data.train.x) == 12
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_a_folder_of_ones_own_needs_no_checksums(tmp_path, dtype):
+    arrays = _arrays(dtype=dtype)
+    data = load(_folder(tmp_path / "mine", arrays), validation=2)
+    assert data.name == "mine"
+    assert data.classes == 3
+    assert data.folder == tmp_path / "mine"
+    assert data.train.x.dtype == dtype
+    np.testing.assert_array_equal(data.test.x, arrays[2])
+
+
+def _change(part, change):
+    def apply():
+        arrays = _arrays(dtype=np.float32)
+        arrays[part] = change(arrays[part].copy())
+        return arrays
+
+    return apply
+
+
+def _set(array, index, value):
+    array[index] = value
+    return array
+
+
+BAD = {
+    "fewer labels": (_change(1, lambda y: y[:-1]), 1, "got 11 labels, expected 12"),
+    "label outside": (
+        _change(3, lambda y: _set(y, 2, 9)),
+        3,
+        "got label 9 at index 2 (1 labels like it), expected 0 to 2 (the largest train",
+    ),
+    "negative label": (
+        _change(1, lambda y: _set(y.astype(np.int16), 5, -1)),
+        1,
+        "got label -1 at index 5 (1 labels like it), expected 0 or more",
+    ),
+    "float labels": (_change(1, np.float32), 1, "type float32, expected integers"),
+    "NaN": (
+        _change(0, lambda x: _set(_set(x, (3, 1, 2), np.nan), (4, 0, 0), np.inf)),
+        0,
+        "got 2 NaN or infinite pixels, the first (nan) at index (3, 1, 2), expected",
+    ),
+    "inf in the test": (
+        _change(2, lambda x: _set(x, (0, 0, 1), -np.inf)),
+        2,
+        "got 1 NaN or infinite pixels, the first (-inf) at index (0, 0, 1)",
+    ),
+    "floats to 255": (
+        _change(0, lambda x: x * 255),
+        0,
+        "to 255, expected [0, 1]. Rescale them",
+    ),
+    "signed bytes": (
+        _change(0, lambda x: x.astype(np.int8)),
+        0,
+        "of type int8, expect",
+    ),
+    "other size": (
+        _change(2, lambda x: np.swapaxes(x, 1, 2)),
+        2,
+        "got images (6, 5) float32, expected (5, 6) float32 as in",
+    ),
+    "other type": (
+        _change(2, lambda x: (x * 255).astype(np.uint8)),
+        2,
+        "got images (5, 6) uint8, expected (5, 6) float32",
+    ),
+    "labels as images": (
+        _change(0, lambda x: x[:, 0, 0]),
+        0,
+        "expected images (N, H, W)",
+    ),
+    "images as labels": (_change(1, lambda y: y[:, None]), 1, "expected labels (N,)"),
+    "no images": (_change(0, lambda x: x[:0]), 0, "(0, 5, 6), expected at least one"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_arrays_that_do_not_fit_are_named(name):
+    make, part, text = BAD[name]
+    with pytest.raises(JaxnnError) as caught:
+        from_arrays(*make(), validation=2)
+    argument = ("x_train", "y_train", "x_test", "y_test")[part]
+    assert str(caught.value).startswith(f"{argument}: got ")
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_files_that_do_not_fit_are_named(tmp_path, name):
+    make, part, text = BAD[name]
+    with pytest.raises(JaxnnError) as caught:
+        load(_folder(tmp_path, make()), validation=2)
+    assert str(caught.value).startswith(f"{tmp_path / NAMES[part]}: got ")
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [12, -1, 1.5, True, "5"])
+def test_validation_rows_must_leave_some_for_training(rows):
+    with pytest.raises(
+        JaxnnError, match=r"validation: got .* expected (0 to 11|a who)"
+    ):
+        from_arrays(*_arrays(), validation=rows)
+
+
+def _register(monkeypatch, tmp_path, name="tiny", **settings):
+    files = _folder(tmp_path / "store" / name, _arrays())
+    sums = [content_sha256(files / n) for n in NAMES]
+    parts = ("train-images", "train-labels", "test-images", "test-labels")
+    source = Source(3, 12, 4, "none", (), dict(zip(parts, sums, strict=True)))
+    monkeypatch.setitem(SOURCES, name, source._replace(**settings))
+    monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "store"))
+    return files
+
+
+def test_a_named_set_with_wrong_bytes_names_file_hashes_and_fix(tmp_path, monkeypatch):
+    files = _register(monkeypatch, tmp_path)
+    expected = content_sha256(files / NAMES[1])
+    write_idx(files / NAMES[1], np.zeros(12, np.uint8))
+    found = hashlib.sha256((files / NAMES[1]).read_bytes()).hexdigest()
+    with pytest.raises(JaxnnError) as caught:
+        load("tiny", validation=2)
+    message = str(caught.value)
+    assert message.startswith(
+        f"{files / NAMES[1]}: got SHA-256 {found}, expected {expected}"
+    )
+    assert "unset JAXNN_DATA" in message
+
+
+def test_a_hash_of_the_file_as_served_is_checked_too(tmp_path, monkeypatch):
+    files = _register(monkeypatch, tmp_path, of_content=False)
+    assert load("tiny", validation=2).classes == 3
+    write_idx(files / NAMES[2], np.zeros((4, 5, 6), np.uint8))
+    with pytest.raises(JaxnnError, match="t10k-images-idx3-ubyte: got SHA-256"):
+        load("tiny", validation=2)
+
+
+def test_transposed_images_are_turned_upright(tmp_path, monkeypatch):
+    _register(monkeypatch, tmp_path, transposed=True)
+    data = load("tiny", validation=0)
+    np.testing.assert_array_equal(data.train.x, _arrays()[0].swapaxes(1, 2))
+    assert data.train.x.flags.c_contiguous
+
+
+@pytest.mark.parametrize("shape", [(), (12,)])
+def test_labels_in_place_of_transposed_images_are_named(tmp_path, monkeypatch, shape):
+    files = _register(monkeypatch, tmp_path, transposed=True, sha256={})
+    write_idx(files / NAMES[0], np.zeros(shape, np.uint8))
+    with pytest.raises(JaxnnError, match=r"train-images.*got an array of shape"):
+        load("tiny", validation=0)
+
+
+def test_labels_that_start_at_one_are_moved_to_zero(tmp_path, monkeypatch):
+    arrays = _arrays()
+    arrays[1], arrays[3] = arrays[1] + 1, arrays[3] + 1
+    _register(monkeypatch, tmp_path, first_label=1, sha256={})
+    _folder(tmp_path / "store" / "tiny", arrays)
+    assert set(load("tiny", validation=0).train.y) == {0, 1, 2}
+
+
+def test_labels_outside_a_known_sets_classes_are_refused(tmp_path, monkeypatch):
+    _register(monkeypatch, tmp_path, classes=2, sha256={})
+    with pytest.raises(
+        JaxnnError, match=r"got label 2 at index 2 .* expected 0 to 1\."
+    ):
+        load("tiny", validation=0)
+
+
+def test_another_set_under_a_known_name_is_refused(tmp_path, monkeypatch):
+    _register(monkeypatch, tmp_path, train=99, sha256={})
+    with pytest.raises(JaxnnError, match=r"got 12 images, expected 99 as in tiny"):
+        load("tiny", validation=0)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(JaxnnError, match=r"'mnits'. Did you mean 'mnist'\?.*a folder"):
+        load("mnits")
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    fraction=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_stratified_sample_is_exact_sorted_and_proportional(labels, fraction, seed):
+    labels = np.array(labels)
+    n = round(fraction * len(labels))
+    rows = stratified_sample(labels, n, seed)
+    assert len(rows) == n
+    assert np.all(np.diff(rows) > 0)
+    np.testing.assert_array_equal(rows, stratified_sample(labels, n, seed))
+    for label in np.unique(labels):
+        quota = n * np.mean(labels == label)
+        assert abs(np.sum(labels[rows] == label) - quota) < 1 + 1e-9
+
+
+def test_the_largest_remainders_get_the_rows_left_over():
+    labels = np.repeat([0, 1, 2], [50, 29, 21])
+    rows = stratified_sample(labels, 10, 0)  # 5.0, 2.9, 2.1
+    assert np.bincount(labels[rows]).tolist() == [5, 3, 2]
+
+
+def test_seeds_give_different_samples(mnist):
+    one, two = (stratified_sample(mnist.test.y, 1000, s) for s in (0, 1))
+    assert not np.array_equal(one, two)
+    assert np.bincount(mnist.test.y[one]).tolist() == [
+        98, 114, 103, 101, 98, 89, 96, 103, 97, 101
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [-1, 4])
+def test_a_sample_larger_than_the_data_is_refused(n):
+    with pytest.raises(JaxnnError, match=rf"got n={n} and labels of shape \(3,\)"):
+        stratified_sample(np.array([0, 1, 1]), n, 0)

@@ -1,0 +1,482 @@
+"""Fetching from mirrors that fail in every usual way, and finding what is here.
+
+The mirrors are a small HTTP server in a thread: no test needs the network.
+"""
+
+import errno
+import gzip
+import hashlib
+import http.server
+import io
+import re
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnn.data import download, fetch, load, sources, verify, write_idx
+from jaxnn.data.command import fetch_dataset, list_datasets, verify_dataset
+from jaxnn.data.idx import content_sha256
+from jaxnn.data.sources import PARTS, SOURCES, Source, cache_folder, find_parts, locate
+from jaxnn.errors import JaxnnError
+
+rng = np.random.default_rng(0)
+ARRAYS = {
+    "train-images": rng.integers(0, 256, (40, 28, 28)).astype(np.uint8),
+    "train-labels": (np.arange(40) % 3).astype(np.uint8),
+    "test-images": rng.integers(0, 256, (6, 28, 28)).astype(np.uint8),
+    "test-labels": (np.arange(6) % 3).astype(np.uint8),
+}
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Serves `server.files`; the first folder of the path says how it misbehaves."""
+
+    def do_GET(self):
+        how, _, name = self.path.strip("/").partition("/")
+        self.server.asked.append((how, name, self.headers.get("Range")))
+        if how == "gone" or name not in self.server.files:
+            return self.send_error(503 if how == "busy" else 404)
+        content = self.server.files[name]
+        if how == "wrong":
+            content = content[:-1] + b"?"
+        first = 0
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        ranges = not how.startswith("plain")
+        if asked and ranges:
+            first = int(asked[1])
+            if first >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+        self.send_response(206 if first else 200)
+        if first:
+            shown = 0 if how == "shifted" else first
+            span = f"bytes {shown}-{len(content) - 1}/{len(content)}"
+            self.send_header("Content-Range", span)
+        if ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        end = len(content) // 2 if how.endswith("cut") else len(content)
+        self.wfile.write(content[first:end])
+        return None
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def files():
+    """What a mirror offers: four gzips, and a zip that holds them too."""
+    packed = {}
+    for part, array in ARRAYS.items():
+        dims = np.array(array.shape, ">u4").tobytes()
+        content = bytes([0, 0, 8, array.ndim]) + dims + array.tobytes()
+        packed[f"{PARTS[part]}.gz"] = gzip.compress(content, mtime=0)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        for part in PARTS:
+            kind = PARTS[part].split("-", 2)[2]
+            out.writestr(f"gzip/tiny-zip-{part}-{kind}.gz", packed[f"{PARTS[part]}.gz"])
+    return {**packed, "gzip.zip": archive.getvalue()}
+
+
+@pytest.fixture
+def mirror(files, tmp_path, monkeypatch):
+    """A running server; the data sets `tiny` and `tiny-zip`; empty places to look."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAXNN_DATA", raising=False)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 5.0)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    server.files, server.asked = dict(files), []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    sums = {
+        part: hashlib.sha256(gzip.decompress(files[f"{name}.gz"])).hexdigest()
+        for part, name in PARTS.items()
+    }
+    good = (f"{server.url}/good/",)
+    tiny = Source(3, 40, 6, "none", good, sums)
+    monkeypatch.setitem(SOURCES, "tiny", tiny)
+    archive = ("gzip.zip", hashlib.sha256(files["gzip.zip"]).hexdigest())
+    monkeypatch.setitem(SOURCES, "tiny-zip", tiny._replace(sha256={}, archive=archive))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+FIRST = "train-images-idx3-ubyte.gz"
+
+
+def _names(folder):
+    return sorted(f.name for f in folder.iterdir()) if folder.exists() else []
+
+
+def _is_whole(folder):
+    assert _names(folder) == sorted(f"{name}.gz" for name in PARTS.values())
+    for part, array in ARRAYS.items():
+        got = sources.content_sha256(folder / f"{PARTS[part]}.gz")
+        assert got == SOURCES["tiny"].sha256[part], (part, array.shape)
+
+
+def test_a_fetched_set_is_whole_and_loads(mirror):
+    folder = fetch("tiny")
+    assert folder == cache_folder() / "tiny"
+    _is_whole(folder)
+    np.testing.assert_array_equal(
+        load("tiny", validation=0).train.x, ARRAYS["train-images"]
+    )
+
+
+def test_loading_fetches_what_is_nowhere(mirror):
+    assert load("tiny", validation=5).folder == cache_folder() / "tiny"
+
+
+def test_what_is_right_is_not_fetched_again_unless_forced(mirror, tmp_path):
+    folder = fetch("tiny", folder=tmp_path / "here")
+    mirror.asked.clear()
+    fetch("tiny", folder=folder)
+    assert mirror.asked == []
+    (folder / FIRST).write_bytes(b"damaged")
+    fetch("tiny", folder=folder)
+    assert [name for _, name, _ in mirror.asked] == [FIRST]
+    fetch("tiny", folder=folder, force=True)
+    assert len(mirror.asked) == 5
+    _is_whole(folder)
+
+
+@pytest.mark.parametrize("how", ["gone", "busy", "wrong", "cut", "plaincut", "shifted"])
+def test_the_next_mirror_makes_up_for_a_bad_one(mirror, tmp_path, how):
+    if how == "busy":
+        mirror.files["busy"] = b""
+    bad = f"{mirror.url}/{how}"
+    fetch("tiny", folder=tmp_path / "x", mirrors=[bad, f"{mirror.url}/good"])
+    _is_whole(tmp_path / "x")
+
+
+def test_a_mirror_that_cannot_be_reached_is_passed_over(mirror, tmp_path):
+    bases = ["http://127.0.0.1:9/", "nonsense", "http://[", f"{mirror.url}/good/"]
+    fetch("tiny", folder=tmp_path / "x", mirrors=bases)
+    _is_whole(tmp_path / "x")
+
+
+def test_the_second_mirror_is_asked_only_for_the_rest(mirror, tmp_path):
+    bases = [f"{mirror.url}/cut", f"{mirror.url}/good"]
+    fetch("tiny", folder=tmp_path / "x", mirrors=bases)
+    half = len(mirror.files[FIRST]) // 2
+    assert mirror.asked[:2] == [("cut", FIRST, None), ("good", FIRST, f"bytes={half}-")]
+
+
+def test_a_broken_download_is_kept_said_and_resumed(mirror, tmp_path):
+    folder = tmp_path / "x"
+    with pytest.raises(JaxnnError) as caught:
+        fetch("tiny", folder=folder, mirrors=[f"{mirror.url}/cut"])
+    size = len(mirror.files[FIRST])
+    assert _names(folder) == [f"{FIRST}.part"]
+    message = str(caught.value)
+    assert f"connection ended after {size // 2} of {size} bytes" in message
+    assert f"{size // 2} bytes stay in {folder / FIRST}.part: the same com" in message
+    fetch("tiny", folder=folder)
+    assert mirror.asked[1] == ("good", FIRST, f"bytes={size // 2}-")
+    _is_whole(folder)
+
+
+def test_what_cannot_be_resumed_is_not_kept(mirror, tmp_path):
+    with pytest.raises(JaxnnError) as caught:
+        fetch("tiny", folder=tmp_path / "x", mirrors=[f"{mirror.url}/plaincut"])
+    assert "connection ended after" in str(caught.value)
+    assert "stay in" not in str(caught.value)
+    assert _names(tmp_path / "x") == []
+
+
+@pytest.mark.parametrize("how", ["good", "plain", "shifted"])
+@pytest.mark.parametrize("left", ["wrong start", "whole", "too long"])
+def test_any_part_file_ends_in_a_right_file(mirror, tmp_path, how, left):
+    whole = mirror.files[FIRST]
+    start = {"wrong start": b"x" * 100, "whole": whole, "too long": whole + b"more"}
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / f"{FIRST}.part").write_bytes(start[left])
+    fetch("tiny", folder=folder, mirrors=[f"{mirror.url}/{how}"])
+    _is_whole(folder)
+
+
+def test_when_every_mirror_fails_each_is_listed_and_nothing_is_left(mirror, tmp_path):
+    folder = tmp_path / "x"
+    bases = [f"{mirror.url}/gone", f"{mirror.url}/wrong", "http://127.0.0.1:9"]
+    with pytest.raises(JaxnnError) as caught:
+        fetch("tiny", folder=folder, mirrors=bases)
+    message = str(caught.value)
+    assert message.startswith(f"could not download {FIRST}; every mirror failed:")
+    assert f"{mirror.url}/gone/{FIRST}: HTTP 404 Not Found" in message
+    assert f"{mirror.url}/wrong/{FIRST}: wrong bytes: " in message
+    assert "http://127.0.0.1:9/" in message
+    assert "Connection refused" in message
+    assert _names(folder) == []
+
+
+def test_a_wrong_hash_tells_found_and_expected(mirror, tmp_path, monkeypatch):
+    other = gzip.compress(b"another file")
+    mirror.files[FIRST] = other
+    with pytest.raises(JaxnnError) as caught:
+        fetch("tiny", folder=tmp_path / "x")
+    found = hashlib.sha256(b"another file").hexdigest()
+    expected = SOURCES["tiny"].sha256["train-images"]
+    assert f"SHA-256 {found}, expected {expected}" in str(caught.value)
+    assert _names(tmp_path / "x") == []
+
+
+def test_an_earlier_file_survives_a_failed_fetch(mirror, tmp_path):
+    folder = fetch("tiny", folder=tmp_path / "x")
+    with pytest.raises(JaxnnError, match="HTTP 404"):
+        fetch("tiny", folder=folder, mirrors=[f"{mirror.url}/gone"], force=True)
+    _is_whole(folder)
+
+
+def test_ctrl_c_keeps_what_has_arrived(mirror, tmp_path, monkeypatch):
+    def press(answer, file, *_):
+        file.write(answer.read(50))
+        file.flush()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_copy", press)
+        with pytest.raises(KeyboardInterrupt, match=r"50 bytes stay in .*\.part"):
+            fetch("tiny", folder=tmp_path / "x")
+    assert _names(tmp_path / "x") == [f"{FIRST}.part"]
+    _is_whole(fetch("tiny", folder=tmp_path / "x"))
+
+
+def test_a_full_disk_is_no_mirrors_fault(mirror, tmp_path, monkeypatch):
+    class Full(io.BufferedWriter):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def open_full(path, mode):
+        return Full(io.FileIO(path, mode.replace("b", "")))
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(JaxnnError, match=r"cannot write .*No space left on device"):
+        fetch("tiny", folder=tmp_path / "x")
+    assert len(mirror.asked) == 1
+    assert _names(tmp_path / "x") == []
+
+
+def test_two_processes_do_not_write_one_file(mirror, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "x"
+    folder.mkdir()
+    with (folder / f"{FIRST}.part").open("wb") as held:
+        held.write(b"theirs")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(JaxnnError, match="another process is downloading"):
+            fetch("tiny", folder=folder)
+    assert (folder / f"{FIRST}.part").read_bytes() == b"theirs"
+
+
+def test_a_folder_that_cannot_be_made_is_named(mirror, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(JaxnnError, match=r"cannot write .*file/x.*another folder"):
+        fetch("tiny", folder=tmp_path / "file" / "x")
+
+
+def test_an_archive_is_checked_and_unpacked_once(mirror):
+    folder = fetch("tiny-zip")
+    _is_whole(folder)
+    assert load("tiny-zip", validation=0).classes == 3
+    fetch("tiny-zip")
+    assert len(mirror.asked) == 1
+    mirror.files["gzip.zip"] += b"!"
+    with pytest.raises(JaxnnError, match=r"gzip\.zip: SHA-256 .*, expected"):
+        fetch("tiny-zip", force=True)
+
+
+def test_an_unknown_name_cannot_be_fetched():
+    with pytest.raises(JaxnnError, match=r"unknown data set 'minst'.*mnist"):
+        fetch("minst")
+
+
+# ---- finding
+
+
+def _fill(folder, names=None):
+    names = names or [f"{name}.gz" for name in PARTS.values()]
+    for name, array in zip(names, ARRAYS.values(), strict=True):
+        write_idx(folder / name, array)
+    return folder
+
+
+def test_places_are_searched_in_the_documented_order(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "__file__", str(tmp_path / "tree/jaxnn/data/s.py"))
+    places = [
+        cache_folder() / "tiny",
+        tmp_path / "tree" / "data" / "tiny",
+        tmp_path / "env",
+        tmp_path / "env" / "tiny",
+    ]
+    (tmp_path / "env").mkdir()
+    monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "env"))
+    assert locate("tiny") is None
+    for place in places:
+        _fill(place)
+        found = locate("tiny")
+        assert found is not None
+        assert found.folder == place
+
+
+def test_the_bundled_mnist_is_found_in_the_checkout(mirror):
+    found = locate("mnist")
+    assert found is not None
+    assert found.folder == Path(sources.__file__).parents[2] / "data" / "mnist"
+
+
+def test_a_wrong_jaxnn_data_is_not_passed_over(mirror, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "typo"))
+    with pytest.raises(JaxnnError, match=r"JAXNN_DATA=.*typo: got no such folder"):
+        locate("tiny")
+
+
+def test_an_incomplete_jaxnn_data_is_not_passed_over(mirror, tmp_path, monkeypatch):
+    _fill(tmp_path / "tiny")
+    (tmp_path / "tiny" / FIRST).unlink()
+    monkeypatch.setenv("JAXNN_DATA", str(tmp_path))
+    with pytest.raises(JaxnnError, match="train-images: nothing"):
+        locate("tiny")
+
+
+def test_an_unfinished_fetch_is_finished(mirror):
+    folder = fetch("tiny")
+    (folder / FIRST).unlink()
+    assert load("tiny", validation=0).folder == folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{n}.gz" for n in PARTS.values()],
+        [n.replace("-idx", ".idx") for n in PARTS.values()],
+        ["my_TRAIN_Images.bin", "Labels.train", "test-images", "test_labels.gz"],
+        ["a-train-images.gz", "a-train-labels", "t10k.images", "T10K.LABELS"],
+    ],
+)
+def test_usual_and_loose_file_names_are_understood(tmp_path, names):
+    _fill(tmp_path, names)
+    (tmp_path / "README").write_text("no part")
+    (tmp_path / f"{FIRST}.part").write_text("unfinished")
+    found = find_parts(tmp_path)
+    assert [path.name for path in found.values()] == names
+
+
+def test_of_a_file_and_its_gzip_the_gzip_is_taken(tmp_path):
+    _fill(tmp_path)
+    _fill(tmp_path, list(PARTS.values()))
+    assert all(path.suffix == ".gz" for path in find_parts(tmp_path).values())
+
+
+def test_one_folder_may_hold_several_emnist_sets(tmp_path):
+    for name in ("emnist-digits", "emnist-letters"):
+        kinds = [f"{name}-{part}-idx.gz" for part in PARTS]
+        _fill(tmp_path, kinds)
+    found = find_parts(tmp_path, "emnist-digits")
+    assert all(path.name.startswith("emnist-digits-") for path in found.values())
+    with pytest.raises(JaxnnError, match="train-images: emnist-digits-train-images-id"):
+        find_parts(tmp_path)
+
+
+def test_missing_and_ambiguous_parts_are_listed_with_what_is_there(tmp_path):
+    for name in ("train-a-images", "train-b-images", "train-labels", "notes.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(JaxnnError) as caught:
+        load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: got")
+    assert "train-images: train-a-images or train-b-images\n" in message
+    assert "test-images: nothing\n" in message
+    assert "expected one IDX file for each, named as in train-images-idx3" in message
+    assert "holds: notes.txt, train-a-images" in message
+
+
+@pytest.mark.parametrize("make", [str, Path])
+def test_a_folder_that_does_not_exist_is_named(tmp_path, make):
+    with pytest.raises(JaxnnError, match="nowhere: got No such file or directory, exp"):
+        load(make(tmp_path / "nowhere"))
+
+
+def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for platform, parts in {
+        "linux": ".cache",
+        "darwin": "Library/Caches",
+        "win32": "AppData/Local",
+    }.items():
+        monkeypatch.setattr(sources.sys, "platform", platform)
+        monkeypatch.delenv("LOCALAPPDATA", raising=False)
+        assert cache_folder() == tmp_path / parts / "jaxnn" / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere/jaxnn/data")
+
+
+# ---- verifying and the tables
+
+
+def test_verify_tells_each_file_apart(mirror):
+    folder = fetch("tiny")
+    write_idx(folder / f"{PARTS['train-labels']}.gz", np.zeros(40, np.uint8))
+    cut = folder / f"{PARTS['test-images']}.gz"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    statuses = {s.part: s for s in verify("tiny")}
+    assert [s.status for s in statuses.values()] == [
+        "ok",
+        "mismatch",
+        "unreadable",
+        "ok",
+    ]
+    wrong = statuses["train-labels"]
+    assert wrong.expected == SOURCES["tiny"].sha256["train-labels"]
+    assert wrong.found == content_sha256(wrong.file)
+    assert "ends too early" in statuses["test-images"].found
+
+
+def test_files_of_a_known_set_are_recognised_in_any_folder(mirror, tmp_path):
+    _fill(tmp_path / "copy", list(PARTS.values()))
+    write_idx(tmp_path / "copy" / PARTS["test-labels"], np.ones(6, np.uint8))
+    assert [s.status for s in verify(tmp_path / "copy")] == ["ok"] * 3 + ["unknown"]
+
+
+def test_the_published_checksums_are_whole():
+    for name, source in SOURCES.items():
+        sums = [*source.sha256.values()] or [(source.archive or ("", ""))[1]]
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in sums), name
+        assert all(base.startswith("https://") for base in source.mirrors)
+
+
+def test_the_tables_say_what_is_where_and_what_to_do(mirror):
+    table = list_datasets()
+    assert re.search(r"mnist +10 +60,000 +10,000 +CC BY-SA 3.0 +/.*data/mnist", table)
+    assert "not here: jaxnn data fetch tiny" in table
+    with pytest.raises(JaxnnError, match="To get it, run: jaxnn data fetch tiny"):
+        verify_dataset("tiny")
+    assert fetch_dataset("tiny") == f"tiny is now in {cache_folder() / 'tiny'}"
+    assert fetch_dataset("tiny").startswith("tiny is already here and intact")
+    fine, text = verify_dataset("tiny")
+    assert fine
+    assert text.count("ok ") == 4
+
+
+def test_a_damaged_set_does_not_verify_and_can_be_fetched_again(mirror):
+    folder = fetch("tiny")
+    write_idx(folder / FIRST, ARRAYS["test-images"])
+    fine, text = verify_dataset("tiny")
+    assert not fine
+    assert re.search(r"mismatch +.*train-images.*\n +expected +[0-9a-f]{64}", text)
+    assert "jaxnn data fetch" in text
+    assert "is now in" in fetch_dataset("tiny")
+    assert verify_dataset("tiny")[0]

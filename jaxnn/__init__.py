@@ -1,0 +1,53 @@
+"""jaxnn: neural networks you can see through.
+
+A network is plain functions over parameter pytrees and every backward pass is written
+by hand: rules (`jaxnn.rules`) hold the calculus, layers (`jaxnn.layers`) bind them to
+parameters, combinators (`serial`, `residual`, `mlp`) make networks, `fit` trains them,
+`compare_gradients` checks them against `jax.grad`, `jaxnn.attacks` fools them.
+
+Names are loaded when first used, so `import jaxnn` and `jaxnn --help` stay instant.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Layer": "layers",
+    "RULES": "rules",
+    "Rule": "rules",
+    "TrainState": "train",
+    "TrainingError": "train",
+    "JaxnnError": "errors",
+    "compare_gradients": "check",
+    "evaluate": "train",
+    "fit": "train",
+    "load_params": "train.checkpoint",
+    "load_run": "run",
+    "make_step": "train",
+    "mlp": "combine",
+    "predict": "train",
+    "residual": "combine",
+    "save_params": "train.checkpoint",
+    "serial": "combine",
+    "summary": "overview",
+}
+_MODULES = (
+    "attacks", "check", "combine", "config", "data", "errors", "files", "layers",
+    "losses", "models", "optimisers", "plots", "regularize", "rules", "train",
+)  # fmt: skip
+
+__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    """Import a public name from its module when it is first asked for."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"jaxnn.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"jaxnn.{name}")
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

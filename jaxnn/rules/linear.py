@@ -1,0 +1,45 @@
+"""Products with weights."""
+
+import math
+
+from jaxnn.rules.core import Rule, last_axis
+
+
+def _affine_fwd(x, w, b):
+    # x (..., I), w (I, O), b (O,) -> y (..., O)
+    y = x @ w
+    return y + last_axis(b, y.ndim), (x, w)
+
+
+def _affine_bwd(cache, dy):
+    # dy (..., O) -> dx (..., I), dw (I, O), db (O,)
+    x, w = cache
+    # Rows flattened: the weight gradient is then one large matrix product.
+    rows_x, rows_dy = _rows(x), _rows(dy)
+    return dy @ w.T, rows_x.T @ rows_dy, rows_dy.sum(0)
+
+
+def _matmul_fwd(x, w):
+    # x (..., I), w (I, O) -> y (..., O)
+    return x @ w, (x, w)
+
+
+def _matmul_bwd(cache, dy):
+    x, w = cache
+    return dy @ w.T, _rows(x).T @ _rows(dy)
+
+
+def _rows(a):
+    # The count is spelt out: -1 cannot be inferred when an axis is empty.
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+affine = Rule("affine", _affine_fwd, _affine_bwd)
+"""y = x w + b, with dx = dy w^T, dw = x^T dy, db = sum of dy over the rows.
+
+x (..., I), w (I, O), b (O,) -> y (..., O). Keeps x and w: each is the other's
+derivative. Smooth, no kinks. Source: Goodfellow, Bengio, Courville 2016, section 6.5.
+"""
+
+matmul = Rule("matmul", _matmul_fwd, _matmul_bwd)
+"""y = x w: `affine` without its bias. x (..., I), w (I, O) -> y (..., O)."""

@@ -1,0 +1,100 @@
+"""Loss, accuracy and outputs over a whole data set, in batches of one shape."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer
+from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.train.step import float_type, to_unit
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found; with S seeds every field has a leading axis S.
+
+    `loss` is the mean over samples, `accuracy` the share of right labels (NaN where
+    the targets are not labels), `outputs` the network's outputs (N, classes).
+    """
+
+    loss: Any
+    accuracy: Any
+    outputs: np.ndarray
+
+
+def predict(
+    net: Layer, params: Any, state: Any, x: Any, *, batch: int = 1000, seeds=False
+) -> np.ndarray:
+    """Outputs of `net` in evaluation mode, (N, classes), or (S, N, classes) for seeds.
+
+    Args:
+      net: the network.
+      params: its parameters; with `seeds` stacked along a leading axis.
+      state: its state, likewise.
+      x: inputs (N, ...), uint8 or float in [0, 1].
+      batch: inputs a call; one program serves all of them, the last one padded.
+      seeds: whether params and state have a leading axis of seeds.
+    """
+    count = len(x)
+    if count == 0:
+        raise JaxnnError("predict: got no inputs, expected at least one row")
+    batch = min(batch, count)
+    outputs = []
+    for start in range(0, count, batch):
+        rows = x[start : start + batch]
+        short = batch - len(rows)
+        if short:
+            rows = jnp.concatenate([rows, jnp.repeat(rows[:1], short, axis=0)])
+        out = _forward(net, params, state, jnp.asarray(rows), seeds)
+        outputs.append(np.asarray(out)[..., : batch - short, :])
+    return np.concatenate(outputs, axis=-2)
+
+
+def evaluate(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss = softmax_cross_entropy,
+    batch: int = 1000,
+    seeds: bool = False,
+) -> Evaluation:
+    """Mean loss and accuracy of `net` on x (N, ...), y (N,) labels or (N, classes).
+
+    Arguments as in `predict`.
+
+    Raises:
+      JaxnnError: x and y differ in length, or do not fit the network or loss.
+    """
+    if len(x) != len(y):
+        raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")
+    outputs = predict(net, params, state, x, batch=batch, seeds=seeds)
+    target = np.asarray(y)
+    losses = _values(loss, outputs, jnp.asarray(target), seeds)
+    if np.issubdtype(target.dtype, np.integer) and target.ndim == 1:
+        accuracy = (outputs.argmax(-1) == target).mean(-1)
+    else:
+        accuracy = np.full(outputs.shape[:-2], np.nan)
+    return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)
+
+
+@partial(jax.jit, static_argnames=("net", "seeds"))
+def _forward(net, params, state, x, seeds):
+    def one(p, s):
+        return net.forward(p, s, to_unit(x, float_type(p)), train=False)[0]
+
+    out = (jax.vmap(one) if seeds else one)(params, state)
+    return out.astype(jnp.promote_types(out.dtype, jnp.float32))
+
+
+@partial(jax.jit, static_argnames=("loss", "seeds"))
+def _values(loss, outputs, target, seeds):
+    def one(out):
+        return loss(out, target)[0]
+
+    return (jax.vmap(one) if seeds else one)(outputs)

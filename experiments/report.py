@@ -1,0 +1,102 @@
+"""Keep README.md equal to the committed results.
+
+    python -m experiments.report           rewrite the numbers in README.md
+    python -m experiments.report --check   exit 1 if any of them differs
+
+README.md marks what comes from a result, in one of two forms:
+
+    <!-- table NAME --> ... <!-- /table -->
+    <!-- value NAME:path.to.number FORMAT -->98.5<!-- /value -->
+
+A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value is
+one number of that file in a Python format such as `.1f` or `.1%`.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments.common import RESULTS
+from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json, write_text
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+MARK = re.compile(
+    r"(<!-- (table|value) (\S+?)(?: (\S+))? -->)(.*?)(<!-- /(?:table|value) -->)", re.S
+)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    check: bool = False
+    """Compare only, write nothing; exit 1 and show the difference if there is one."""
+
+
+def render(text: str, results: Path = RESULTS) -> str:
+    """`text` with every marked table and value written anew from the results.
+
+    Raises:
+      JaxnnError: a mark names a result, a path or a format that does not exist, or no
+        mark is found at all.
+    """
+    if not MARK.search(text):
+        raise JaxnnError("no marked table or value in the text: nothing to check")
+    if text.count("<!-- table ") + text.count("<!-- value ") != len(MARK.findall(text)):
+        raise JaxnnError("a marked table or value is not closed or is malformed")
+
+    def fill(match):
+        head, kind, what, form, _, tail = match.groups()
+        name, _, path = what.partition(":")
+        result = read_json(results / f"{name}.json")
+        if kind == "table":
+            rows = importlib.import_module(f"experiments.{name}").table(result)
+            return f"{head}\n{markdown(rows)}\n{tail}"
+        return head + format(_dig(result, path, name), form or "") + tail
+
+    return MARK.sub(fill, text)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows, the first one the header, as a Markdown table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _dig(result: Any, path: str, name: str) -> Any:
+    for key in path.split("."):
+        try:
+            result = result[int(key)] if isinstance(result, list) else result[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise JaxnnError(f"results/{name}.json has no {path!r} (at {key!r})") from None
+    return result
+
+
+def run(args: Args) -> int:
+    """Check or rewrite README.md; returns the exit status."""
+    text = README.read_text()
+    fresh = render(text)
+    if not args.check:
+        write_text(README, fresh)
+        return 0
+    if fresh == text:
+        print("README.md agrees with experiments/results")
+        return 0
+    lines = text.splitlines(), fresh.splitlines()
+    print(*difflib.unified_diff(*lines, "README.md", "results", lineterm=""), sep="\n")
+    print("README.md differs from experiments/results; run python -m experiments.report")
+    return 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run(tyro.cli(Args, description=__doc__)))
+    except JaxnnError as error:
+        sys.exit(f"error: {error}")

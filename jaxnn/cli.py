@@ -1,0 +1,158 @@
+"""The command line: `jaxnn train`, `eval`, `predict`, `data`.
+
+Nothing heavy is imported until a command is known to be well-formed.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from jaxnn import __version__
+from jaxnn.errors import JaxnnError, lookup
+
+
+class Command(NamedTuple):
+    """One word after `jaxnn`: what it does, and the function that does it."""
+
+    summary: str
+    run: Callable[[list[str], float], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0 all well; 1 the job failed; 2 the request cannot be met (bad setting or file);
+    130 interrupted.
+    """
+    started = time.perf_counter()
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"jaxnn {__version__}")
+        return 0
+    try:
+        return lookup("command", words[0], COMMANDS).run(words[1:], started)
+    except JaxnnError as error:
+        if os.environ.get("JAXNN_TRACEBACK"):
+            raise
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"jaxnn: error: {error}{notes}", file=sys.stderr)
+        return 1 if hasattr(error, "history") else 2
+    except KeyboardInterrupt:
+        print("jaxnn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # the reader of our output went away: nothing to say
+
+
+def _parse(config, words, name, **options):
+    import tyro
+
+    return tyro.cli(config, args=words, prog=f"jaxnn {name}", **options)
+
+
+def _train(words, started) -> int:
+    from jaxnn.config import RECIPES, TrainConfig
+
+    recipe, words = _take_recipe(words)
+    default = lookup("recipe", recipe, RECIPES)
+    description = (
+        f"{TrainConfig.__doc__}\n\n--recipe NAME starts from named settings "
+        f"({', '.join(RECIPES)}); the other flags still override."
+    )
+    config = _parse(
+        TrainConfig, words, "train", default=default, description=description
+    )
+    from jaxnn.run import train_run
+
+    result = train_run(config, started)
+    return 130 if result["stopped"] == "interrupted" else 0
+
+
+def _take_recipe(words: list[str]) -> tuple[str, list[str]]:
+    """Pull `--recipe NAME` or `--recipe=NAME` out of the words."""
+    for i, word in enumerate(words):
+        if word == "--recipe":
+            if i + 1 == len(words):
+                raise JaxnnError("--recipe: got no name after it")
+            return words[i + 1], words[:i] + words[i + 2 :]
+        if word.startswith("--recipe="):
+            return word.partition("=")[2], words[:i] + words[i + 1 :]
+    return "default", words
+
+
+def _eval(words, started) -> int:
+    del started
+    from jaxnn.config import EvalConfig
+
+    config = _parse(EvalConfig, words, "eval")
+    from jaxnn.run import evaluate_run
+
+    evaluate_run(config)
+    return 0
+
+
+def _predict(words, started) -> int:
+    del started
+    from jaxnn.config import PredictConfig
+
+    config = _parse(PredictConfig, words, "predict")
+    from jaxnn.run import predict_run
+
+    predict_run(config)
+    return 0
+
+
+def _data(words, started) -> int:
+    del started
+    from jaxnn.config import DataConfig
+
+    config = _parse(DataConfig, words, "data")
+    from jaxnn.data import command
+
+    if config.action == "list":
+        print(command.list_datasets())
+        return 0
+    if config.name is None:
+        raise JaxnnError(
+            f"data {config.action}: got no name; expected such as "
+            f"`jaxnn data {config.action} mnist`"
+        )
+    if config.action == "fetch":
+        print(command.fetch_dataset(config.name))
+        return 0
+    intact, table = command.verify_dataset(config.name)
+    print(table)
+    return 0 if intact else 1
+
+
+COMMANDS = {
+    "train": Command("train a network, test, compare gradients, attack, draw", _train),
+    "eval": Command("measure a saved run on all test images", _eval),
+    "predict": Command("read digits from picture files with a saved run", _predict),
+    "data": Command("list, verify or fetch data sets", _data),
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:<9}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxnn COMMAND [FLAGS]",
+            "",
+            "Neural networks you can see through: every backward pass is by hand.",
+            "",
+            *lines,
+            "",
+            "jaxnn COMMAND --help shows its flags; `jaxnn train` alone runs the main job.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Compiled programs kept between runs: the second run starts without compiling."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from jaxnn.data.sources import cache_folder
+
+
+def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
+    """Let JAX keep compiled programs in `folder`; None is the user's cache directory.
+
+    The default folder is keyed by jaxlib version and CPU features: code compiled for
+    another processor may not run on this one. An existing setting
+    (`JAX_COMPILATION_CACHE_DIR`) is respected.
+
+    Returns:
+      The folder in use, or None if it cannot be written.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir)
+    folder = Path(folder) if folder else cache_folder().parent / "xla" / _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # a read-only home costs compile time, nothing else
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _machine() -> str:
+    """jaxlib version and a hash of what the processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor() + platform.machine() + platform.version()
+    short = hashlib.sha256(features.encode()).hexdigest()[:12]
+    return f"jaxlib-{jaxlib.__version__}-{short}"

@@ -1,0 +1,61 @@
+"""What a result depends on besides its settings: versions, device, commit."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Versions of Python, jaxnn, its numerical libraries and the packages in `more`."""
+    found = {"python": platform.python_version()}
+    for name in ("jaxnn", "jax", "jaxlib", "numpy", "optax", *more):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device() -> str:
+    """The device JAX computes on, in words."""
+    import jax
+
+    kind = jax.devices()[0]
+    if kind.platform == "cpu":
+        return f"cpu, {_cpu_name()}, {len(os.sched_getaffinity(0))} cores" if hasattr(
+            os, "sched_getaffinity"
+        ) else f"cpu, {_cpu_name()}, {os.cpu_count()} cores"
+    return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout jaxnn runs from, "-dirty" if changed; None outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        top = _git(here, "rev-parse", "--show-toplevel")
+        if Path(top) != here.parent:
+            return None  # installed inside another project's repository
+        dirty = _git(here, "status", "--porcelain", "--untracked-files=no")
+        return _git(here, "rev-parse", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder, *words):
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words],
+        capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def _cpu_name():
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,129 @@
+"""The run folder: what is in it, how it is made and read again."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.config import TrainConfig
+from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json, write_json
+from jaxnn.layers import Layer
+from jaxnn.models import DataFacts, build
+from jaxnn.train.checkpoint import load_params
+from jaxnn.train.step import cast_floats
+
+
+class Run(NamedTuple):
+    """A trained network read back from its folder.
+
+    With `config.seeds` > 1 every array of params and state has a leading axis of seeds.
+    """
+
+    folder: Path
+    config: TrainConfig
+    facts: DataFacts
+    net: Layer
+    params: Any
+    state: Any
+
+
+def new_folder(out: Path | None, name: str) -> Path:
+    """Make the folder a run writes to: `out`, or runs/NAME-DATE-TIME.
+
+    Raises:
+      JaxnnError: `out` exists and is not empty (nothing is ever overwritten), or
+        cannot be made.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    tries = [out] if out else [
+        Path("runs") / f"{name}-{stamp}{suffix}" for suffix in ("", "-2", "-3", "-4")
+    ]
+    for folder in tries:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not any(folder.iterdir()):
+                return folder
+        except OSError as error:
+            raise JaxnnError(
+                f"cannot make the run folder {folder}: {error.strerror}; choose another "
+                "with --out"
+            ) from error
+    raise JaxnnError(
+        f"the run folder {tries[-1]} already holds files, expected a new or empty one; "
+        "choose another with --out, or remove it first"
+    )
+
+
+def save_config(folder: Path, config: TrainConfig, facts: DataFacts) -> None:
+    """Write config.json: the settings and what the network knows of its data."""
+    settings = {k: _jsonable(v) for k, v in dataclasses.asdict(config).items()}
+    write_json(folder / "config.json", settings | {"network": facts._asdict()})
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder: settings, network and parameters.
+
+    Raises:
+      JaxnnError: not a run folder, or files missing, damaged or of another network.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise JaxnnError(
+            f"{folder} is not a run folder: it has no config.json; expected a folder "
+            "that `jaxnn train` wrote"
+        )
+    config, facts = _read_config(folder / "config.json")
+    use_dtype(config.dtype)
+    net = build(config, facts)
+    like = jax.eval_shape(lambda: _init(net, config, facts))
+    tree = load_params(folder / "params.npz", {"params": like[0], "state": like[1]})
+    return Run(folder, config, facts, net, tree["params"], tree["state"])
+
+
+def use_dtype(dtype: str) -> Any:
+    """The JAX type of that name; float64 switches JAX's 64-bit mode on."""
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return jnp.dtype(dtype)
+
+
+def append_line(path: Path, row: dict) -> None:
+    """Append one JSON line and hand it to the system at once.
+
+    Raises:
+      JaxnnError: the file cannot be written.
+    """
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise JaxnnError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _init(net, config, facts):
+    params, state, _ = net.init(jax.random.key(0), facts.in_shape)
+    tree = cast_floats((params, state), jnp.dtype(config.dtype))
+    if config.seeds == 1:
+        return tree
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (config.seeds, *a.shape)), tree)
+
+
+def _read_config(path) -> tuple[TrainConfig, DataFacts]:
+    settings = read_json(path)
+    try:
+        network = settings.pop("network")
+        facts = DataFacts(**network)._replace(in_shape=tuple(network["in_shape"]))
+        settings["layers"] = tuple(settings["layers"])
+        known = {f.name for f in dataclasses.fields(TrainConfig)}
+        return TrainConfig(**{k: v for k, v in settings.items() if k in known}), facts
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JaxnnError(f"{path} is not a jaxnn run's configuration: {error}") from error
+
+
+def _jsonable(value):
+    return str(value) if isinstance(value, Path) else value

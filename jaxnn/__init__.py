@@ -37,7 +37,7 @@ _MODULES = (
     "losses", "models", "optimisers", "plots", "regularize", "rules", "train",
 )  # fmt: skip
 
-__all__ = [*_HOME, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str):

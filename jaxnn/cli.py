@@ -149,7 +149,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "jaxnn COMMAND --help shows its flags; `jaxnn train` alone runs the main job.",
+            "`jaxnn train` alone runs the main job; jaxnn COMMAND --help shows flags.",
         ]
     )
 

@@ -40,7 +40,9 @@ def _machine() -> str:
     """jaxlib version and a hash of what the processor can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
+        features = next(
+            line for line in lines if line.startswith(("flags", "Features"))
+        )
     except (OSError, StopIteration):
         features = platform.processor() + platform.machine() + platform.version()
     short = hashlib.sha256(features.encode()).hexdigest()[:12]

@@ -129,4 +129,4 @@ class DataConfig:
     action: Annotated[Literal["list", "verify", "fetch"], tyro.conf.Positional]
     """list: what is known and here; verify: compare checksums; fetch: download."""
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """Data set: mnist, fashion-mnist, emnist-balanced ... (verify also takes a folder)."""
+    """Data set: mnist, fashion-mnist, emnist-balanced ... (verify: or a folder)."""

@@ -24,9 +24,11 @@ def device() -> str:
 
     kind = jax.devices()[0]
     if kind.platform == "cpu":
-        return f"cpu, {_cpu_name()}, {len(os.sched_getaffinity(0))} cores" if hasattr(
-            os, "sched_getaffinity"
-        ) else f"cpu, {_cpu_name()}, {os.cpu_count()} cores"
+        return (
+            f"cpu, {_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+            if hasattr(os, "sched_getaffinity")
+            else f"cpu, {_cpu_name()}, {os.cpu_count()} cores"
+        )
     return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
 
 

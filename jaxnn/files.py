@@ -83,7 +83,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no arrays: turn arrays into lists and non-finite into None."""
+    """JSON has no NaN and no arrays: arrays become lists, non-finite numbers None."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

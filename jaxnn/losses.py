@@ -3,7 +3,7 @@
 pred (B, N). `target` is int labels (B,) or an array of the shape of pred (a
 distribution, one-hot rows or real values). With `reduction="mean"` the value is the
 mean over the batch, () ; with "none" it is one value a sample, (B,), and dpred is the
-gradient of their sum, so that each row is that sample's own gradient (attacks use this).
+gradient of their sum, so that each row is that sample's own (attacks use this).
 """
 
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def quadratic(
 def sigmoid_cross_entropy(
     logits: Array, target: Array, *, reduction: Reduction = "mean"
 ) -> tuple[Array, Array]:
-    """Sum over outputs of -t log s - (1 - t) log(1 - s), s = sigmoid(logits); d = s - t.
+    """Sum over outputs of -t log s - (1 - t) log(1 - s), s = sigmoid(z); dz = s - t.
 
     N independent yes/no questions: target (B, N) in [0, 1] (or labels, as one-hot).
     The value is written max(z, 0) - z t + log(1 + e^-|z|), which cannot overflow.

@@ -53,8 +53,8 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
         return [make(*map(_number, settings))]
     except TypeError as error:
         raise JaxnnError(
-            f"layer {token!r}: wrong number of settings ({error}); expected a form such "
-            "as 128, relu, dense:128, dropout:0.2"
+            f"layer {token!r}: wrong number of settings ({error}); expected a form "
+            "such as 128, relu, dense:128, dropout:0.2"
         ) from None
 
 

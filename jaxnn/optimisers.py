@@ -20,7 +20,7 @@ OPTIMISERS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "lamb": (optax.lamb, 1e-2),
     "lion": (optax.lion, 1e-4),
 }
-"""Name -> (learning rate or schedule -> optimiser, the learning rate it usually gets)."""
+"""Name -> (learning rate or schedule -> optimiser, its usual learning rate)."""
 
 
 def _onecycle(lr, steps):
@@ -39,14 +39,14 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
 }
 """Name -> (peak learning rate, steps of the whole run) -> constant or schedule.
 
-`linear` and `cosine` fall to 0, `exponential` to 1% of the peak; `step` divides by 10 at
-half and at three quarters; `onecycle` rises for 30% of the run, then falls."""
+`linear` and `cosine` fall to 0, `exponential` to 1% of the peak; `step` divides by 10
+at half and at three quarters; `onecycle` rises for 30% of the run, then falls."""
 
 
 def optimiser_by_name(
     name: str, lr: float | None = None, schedule: str = "constant", steps: int = 1
 ) -> Any:
-    """An optax optimiser with a learning rate that follows `schedule` for `steps` steps.
+    """An optax optimiser whose learning rate follows `schedule` for `steps` steps.
 
     `lr=None` takes the optimiser's usual one (see `OPTIMISERS`).
 

@@ -40,7 +40,7 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
     folder = Path(folder)
     sections = (
         _headline(result),
-        _pictures(folder),
+        _pictures(folder, result.get("n")),
         _network(result),
         _gradients(_part(result, "gradients")),
         _adversarial(result),
@@ -63,8 +63,8 @@ def _headline(result) -> list[str]:
     lines = [
         f"# Test accuracy {accuracy}",
         "",
-        f"Measured once, on {_all_images(result)}, with the parameters of the best "
-        "epoch by validation.",
+        f"Measured once, on {_all_images(result)}, with the parameters of the epoch "
+        "that the table names.",
     ]
     if len(accuracies) > 1:
         each = ", ".join(_percent(a) for a in accuracies)
@@ -76,7 +76,7 @@ def _headline(result) -> list[str]:
             ("fact", "value"),
             [
                 ("epochs trained", _text(result.get("epochs"))),
-                ("best epoch by validation", _text(result.get("best_epoch"))),
+                (_epoch_name(result), _text(result.get("best_epoch"))),
                 ("why training ended", _text(result.get("stopped"))),
                 ("parameters", _text(result.get("parameters"), "{:,}")),
                 (
@@ -88,10 +88,21 @@ def _headline(result) -> list[str]:
     ]
 
 
-def _pictures(folder) -> list[str]:
+def _epoch_name(result) -> str:
+    """How the parameters were chosen, as far as the configuration says."""
+    validation = _part(result, "config").get("validation")
+    if validation is None:
+        return "epoch of the parameters"
+    how = "the best by validation" if validation else "the last, without validation"
+    return f"epoch of the parameters ({how})"
+
+
+def _pictures(folder, seeds) -> list[str]:
     lines = []
     for name, caption in PICTURES.items():
         if (folder / name).exists():
+            if (seeds or 1) > 1 and name != "curves.png":
+                caption = f"{caption} Of several seeds, the first."
             lines += ["", f"![{caption}]({name})", "", f"*{caption}*"]
     return ["## Pictures", *lines] if lines else []
 
@@ -111,7 +122,7 @@ def _gradients(gradients) -> list[str]:
         (
             name,
             _text(gradients.get(f"{name}_max_relative"), "{:.1e}"),
-            _text(gradients.get(f"{name}_worst")),
+            _text(_worst(gradients, name)),
         )
         for name in ("float32", "float64")
     ]
@@ -125,6 +136,20 @@ def _gradients(gradients) -> list[str]:
         "",
         *_table(("precision", "largest relative difference", "where"), rows),
     ]
+
+
+def _worst(gradients, dtype):
+    """The array that differs most; looked up among all where it is not named."""
+    leaves = [c for c in gradients.get("leaves") or () if c["dtype"] == dtype]
+    named = gradients.get(f"{dtype}_worst")
+    if named is not None or not leaves:
+        return named
+    # a difference that is not finite, null in JSON, is the worst there is
+    return max(leaves, key=lambda c: _or_inf(c["max_relative"]))["leaf"]
+
+
+def _or_inf(value) -> float:
+    return value if _finite(value) else math.inf
 
 
 def _adversarial(result) -> list[str]:
@@ -187,7 +212,10 @@ def _seconds(seconds) -> list[str]:
         "train": "training, validation included",
         "total": "the whole command",
     }
-    rows = [(what, _text(seconds.get(k), "{:.2f}")) for k, what in names.items()]
+    others = {k: k.replace("_", " ") for k in seconds if k not in names}
+    rows = [
+        (what, _text(seconds.get(k), "{:.2f}")) for k, what in (names | others).items()
+    ]
     return ["## Time", "", *_table(("part", "seconds"), rows)]
 
 
@@ -272,14 +300,14 @@ def _spread(value) -> str:
 
 
 def _text(value, form: str = "{}", none: str = MISSING) -> str:
-    """Any value as one line; numbers by `form`, lists with commas between."""
+    """Any value in one line; numbers by `form`, lists with commas between."""
     value = _plain(value)
     if value is None:
         return none
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return form.format(value) if math.isfinite(value) else MISSING
+        return form.format(value) if math.isfinite(value) else "not finite"
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_text(v, form, none)}" for k, v in value.items())
     if isinstance(value, list | tuple):

@@ -65,7 +65,9 @@ def project(x_adv: Array, x: Array, epsilon: Array, norm: str, box) -> Array:
         delta = x_adv - x
         length = per_image(l2_norm(delta), delta)
         over = length > epsilon
-        x_adv = jnp.where(over, x + delta * (epsilon / jnp.where(over, length, 1)), x_adv)
+        x_adv = jnp.where(
+            over, x + delta * (epsilon / jnp.where(over, length, 1)), x_adv
+        )
     # x lies in the box, so clipping can only shorten the perturbation.
     return x_adv if box is None else jnp.clip(x_adv, *box)
 

@@ -66,16 +66,20 @@ class GradientReport:
 
     def max_relative(self, dtype: str) -> float:
         """Largest relative difference over the leaves in that precision."""
-        return max((c.max_relative for c in self.leaves if c.dtype == dtype))
+        return max(c.max_relative for c in self.leaves if c.dtype == dtype)
 
     def table(self) -> str:
         """The comparison as text, a line a leaf, failures marked."""
         head = f"{'leaf':<16}{'shape':<18}{'dtype':<9}{'max abs':>10}{'relative':>10}"
         lines = [head]
         for c in self.leaves:
-            mark = "" if c.passed else (
-                f"  FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
-                f"jax.grad {c.automatic:.6g}"
+            mark = (
+                ""
+                if c.passed
+                else (
+                    f"  FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
+                    f"jax.grad {c.automatic:.6g}"
+                )
             )
             lines.append(
                 f"{c.leaf:<16}{c.shape!s:<18}{c.dtype:<9}{c.max_abs:>10.1e}"
@@ -218,7 +222,9 @@ def _compare_arrays(leaf, a, b, dtype) -> LeafComparison:
     index = np.unravel_index(int(gap.argmax()), gap.shape)
     worst = float(gap[index])
     scale = float(max(np.abs(a).max(), np.abs(b).max()))
-    relative = 0.0 if worst == 0 else worst / scale if math.isfinite(scale) else math.inf
+    relative = (
+        0.0 if worst == 0 else worst / scale if math.isfinite(scale) else math.inf
+    )
     return LeafComparison(
         leaf,
         dtype,

@@ -40,7 +40,9 @@ def dense(
         params = {"w": draw_w(key, (in_shape[-1], width), jnp.result_type(float))}
         if draw_b is not None:
             # fold_in: w is the same draw with and without a bias
-            params["b"] = draw_b(jax.random.fold_in(key, 1), (width,), jnp.result_type(float))
+            params["b"] = draw_b(
+                jax.random.fold_in(key, 1), (width,), jnp.result_type(float)
+            )
         return params, (), (*in_shape[:-1], width)
 
     def forward(params, state, x, *, key=None, train):

@@ -106,7 +106,7 @@ add = Rule("add", _add_fwd, _add_bwd)
 
 
 def dropout(drop_rate: float = 0.5) -> Rule:
-    """y = x / (1 - drop_rate) where `keep`, else 0; dx likewise. `keep` has no gradient.
+    """y = x / (1 - drop_rate) where `keep`, else 0; dx likewise, none for `keep`.
 
     x (...), keep bool (...) -> y (...). Keeps the mask. "Inverted" dropout: dividing
     here means that nothing is scaled at evaluation. Source: Srivastava et al. 2014.

@@ -40,9 +40,14 @@ def new_folder(out: Path | None, name: str) -> Path:
         cannot be made.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    tries = [out] if out else [
-        Path("runs") / f"{name}-{stamp}{suffix}" for suffix in ("", "-2", "-3", "-4")
-    ]
+    tries = (
+        [out]
+        if out
+        else [
+            Path("runs") / f"{name}-{stamp}{suffix}"
+            for suffix in ("", "-2", "-3", "-4")
+        ]
+    )
     for folder in tries:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +55,8 @@ def new_folder(out: Path | None, name: str) -> Path:
                 return folder
         except OSError as error:
             raise JaxnnError(
-                f"cannot make the run folder {folder}: {error.strerror}; choose another "
-                "with --out"
+                f"cannot make the run folder {folder}: {error.strerror}; choose "
+                "another with --out"
             ) from error
     raise JaxnnError(
         f"the run folder {tries[-1]} already holds files, expected a new or empty one; "
@@ -122,7 +127,9 @@ def _read_config(path) -> tuple[TrainConfig, DataFacts]:
         known = {f.name for f in dataclasses.fields(TrainConfig)}
         return TrainConfig(**{k: v for k, v in settings.items() if k in known}), facts
     except (KeyError, TypeError, AttributeError) as error:
-        raise JaxnnError(f"{path} is not a jaxnn run's configuration: {error}") from error
+        raise JaxnnError(
+            f"{path} is not a jaxnn run's configuration: {error}"
+        ) from error
 
 
 def _jsonable(value):

@@ -55,7 +55,7 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     folder = new_folder(config.out, Path(data.name).name)
     say = (lambda *_: None) if config.quiet else print
     table = summary(net, facts.in_shape)
-    say(_heading(config, data), table, "", sep="\n")
+    say(f"{_heading(config, data)}\n{table}\n")
     save_config(folder, config, facts)
 
     history, trouble = job.train(folder)
@@ -175,10 +175,14 @@ class _Job:
             key=jax.random.key(self.config.seed),
             penalty=self.penalty,
         )
-        result["gradients"] = {
-            f"{dtype}_max_relative": report.max_relative(dtype)
-            for dtype in ("float32", "float64")
-        } | report.to_json() | {"line": report.line()}
+        result["gradients"] = (
+            {
+                f"{dtype}_max_relative": report.max_relative(dtype)
+                for dtype in ("float32", "float64")
+            }
+            | report.to_json()
+            | {"line": report.line()}
+        )
 
     def attack(self, history, result):
         """FGSM and PGD on test images, every seed on the same ones."""
@@ -230,8 +234,7 @@ class _Job:
         from jaxnn import plots  # 0.7 s of matplotlib, not before it is needed
 
         test = self.data.test
-        if history.rows:
-            plots.curves(history.rows, folder / "curves.png")
+        plots.curves(history.rows, folder / "curves.png")
         chance = probabilities(self.outputs, self.config)
         said = chance.argmax(-1)
         plots.confusion(test.y, said, self.data.classes, folder / "confusion.png")
@@ -242,6 +245,7 @@ class _Job:
                 x, self.x_adv, y, chance[rows],
                 probabilities(self.outputs_adv, self.config),
                 EPSILON, folder / "adversarial.png",
+                count=10, attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
 
 
@@ -268,14 +272,16 @@ def _heading(config: TrainConfig, data: Dataset) -> str:
         f"data           {data.name}: {len(data.train.x):,} training, "
         f"{len(data.validation.x):,} validation, {len(data.test.x):,} test images "
         f"{size}, {data.classes} classes\n"
-        f"training       {config.epochs} epochs of {steps} steps, batch {config.batch}, "
-        f"{config.optimiser}, {config.schedule} schedule{seeds}\n"
+        f"training       {config.epochs} epochs of {steps} steps, batch "
+        f"{config.batch}, {config.optimiser}, {config.schedule} schedule{seeds}\n"
     )
 
 
 def _describe_run(config, history, facts, table) -> dict[str, Any]:
-    one = history.params if config.seeds == 1 else jax.tree.map(
-        lambda a: a[0], history.params
+    one = (
+        history.params
+        if config.seeds == 1
+        else jax.tree.map(lambda a: a[0], history.params)
     )
     return {
         "epochs": len(history.rows),
@@ -299,10 +305,13 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
 def _say_accuracy(result):
     mean, n, spread = 100 * result["mean"], result["n"], 100 * result["std"]
     seeds = f" +- {spread:.2f} ({n} seeds)" if n > 1 else ""
+    epochs = sorted(set(np.atleast_1d(result["best_epoch"]).tolist()))
+    which = f"of epoch {epochs[0]}" if len(epochs) == 1 else f"of epochs {epochs}"
+    chosen = ", best on validation" if result["config"]["validation"] else ""
     stopped = "" if result["stopped"] == "finished" else f"; {result['stopped']}"
     print(
-        f"test accuracy  {mean:.2f}%{seeds} of all {result['test_images']:,} test images "
-        f"(parameters of epoch {result['best_epoch']}, chosen on validation{stopped})"
+        f"test accuracy  {mean:.2f}%{seeds} of all {result['test_images']:,} test "
+        f"images (parameters {which}{chosen}{stopped})"
     )
 
 

@@ -38,7 +38,9 @@ def evaluate_run(config: EvalConfig) -> dict:
     many = run.config.seeds > 1
     found = evaluate(run.net, run.params, run.state, *data.test, loss=loss, seeds=many)
     accuracy = np.atleast_1d(found.accuracy)
-    spread = f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)" if many else ""
+    spread = (
+        f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)" if many else ""
+    )
     print(
         f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
         f"{np.mean(found.loss):.4f}, on all {len(data.test.y):,} test images of "

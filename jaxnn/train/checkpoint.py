@@ -101,6 +101,8 @@ def _difference(found, wanted) -> str:
     for name in sorted(found.keys() | wanted.keys()):
         got, expected = found.get(name), wanted.get(name)
         if got != expected:
-            lines.append(f"{name}: got {got or 'nothing'}, expected {expected or 'none'}")
+            lines.append(
+                f"{name}: got {got or 'nothing'}, expected {expected or 'none'}"
+            )
     more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
     return "; ".join(lines[:3]) + more

@@ -50,7 +50,9 @@ class Best:
 @jax.jit
 def _select(mask, new, old):
     def pick(a, b):
-        return jnp.where(jnp.reshape(mask, mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+        return jnp.where(
+            jnp.reshape(mask, mask.shape + (1,) * (a.ndim - mask.ndim)), a, b
+        )
 
     return jax.tree.map(pick, new, old)
 
@@ -77,5 +79,3 @@ def interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-

@@ -84,8 +84,9 @@ def make_step(
 
     `key` is the run's key: the step folds its own count in. x (B, ...) is uint8 or
     float, y (B,) labels or (B, N). Metrics: `loss` (penalty included), `grad_norm`
-    (2-norm over all leaves) and `ok`. If loss or gradients are not finite, `ok` is
-    False and parameters, optimiser and running statistics stay bit for bit as they were.
+    (2-norm over all leaves) and `ok`. If loss, gradients or running statistics are not
+    finite, `ok` is False and parameters, optimiser and running statistics stay as they
+    were, bit for bit.
     """
 
     def gradients(ts, x, y, key):
@@ -106,7 +107,7 @@ def make_step(
     def step(ts, x, y, key):
         value, grads, state = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
         norm = jnp.sqrt(_sum_of_squares(grads))
-        ok = jnp.isfinite(value) & jnp.isfinite(norm)
+        ok = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
 
         def apply(_):
             updates, opt = optimiser.update(grads, ts.opt, ts.params)
@@ -122,6 +123,14 @@ def make_step(
         return TrainState(params, state, opt, ts.step + 1, skipped), metrics
 
     return step
+
+
+def _all_finite(state):
+    """Running statistics can overflow while loss and gradients stay finite."""
+    floats = [
+        a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)
+    ]
+    return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in floats] or [True]))
 
 
 def _sum_of_squares(tree):

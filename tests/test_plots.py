@@ -1,0 +1,422 @@
+"""Every picture is written, opens, shows something and stays small."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxnn import plots
+from jaxnn.errors import JaxnnError
+from jaxnn.plots import shared
+from jaxnn.plots.galleries import _round_of_classes
+from jaxnn.plots.shared import new_figure, save
+
+MAX_BYTES = 250_000
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "picture.png"
+
+
+def opened(path, at_least=(300, 100)):
+    """The picture as RGB uint8 (H, W, 3), checked to be one."""
+    assert path.stat().st_size < MAX_BYTES
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    height, width = pixels.shape[:2]
+    assert at_least[0] <= width <= 1600
+    assert at_least[1] <= height <= 1600
+    assert pixels.std() > 5, "the picture is blank"
+    return pixels
+
+
+def near(pixels, colour):
+    """How many pixels have the colour '#rrggbb'."""
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(pixels.astype(int) - rgb).max(-1) < 8).sum())
+
+
+def titles(monkeypatch):
+    """Every text of the next pictures, collected as they are saved."""
+    texts = []
+    save = Figure.savefig
+
+    def spy(figure, *args, **options):
+        texts.extend(
+            t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))
+        )
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    return texts
+
+
+def test_a_blank_picture_would_be_noticed(path):
+    save(new_figure(6, 4), path)
+    with pytest.raises(AssertionError, match="blank"):
+        opened(path)
+
+
+# ---------------------------------------------------------------- curves
+
+
+def history(epochs, seeds=None, validation=True, seed=0):
+    """Rows as `fit` returns them; seeds None is one seed, plain numbers."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for epoch in range(1, epochs + 1):
+        noise = rng.normal(0, 0.05, seeds)
+        values = {
+            "loss": 0.5 / epoch * np.exp(noise),
+            "grad_norm": 1 / epoch**0.5 * np.exp(noise),
+            "skipped": np.zeros_like(noise),
+        }
+        if validation:
+            values["validation_loss"] = 0.1 + 0.4 / epoch * np.exp(noise)
+            values["validation_accuracy"] = 0.98 - 0.1 / epoch + 0.01 * noise
+        rows.append(
+            {"epoch": epoch} | {k: np.asarray(v).tolist() for k, v in values.items()}
+        )
+    return rows
+
+
+CURVES = {
+    "one epoch": history(1),
+    "one epoch, seeds": history(1, 5),
+    "one seed": history(8),
+    "a list of one seed": history(8, 1),
+    "many seeds": history(8, 32),
+    "many epochs": history(300, 3),
+    "no validation": history(8, 3, validation=False),
+    "targets are no labels": [
+        row | {"validation_accuracy": float("nan")} for row in history(4)
+    ],
+    "never finite": [row | {"loss": None, "grad_norm": None} for row in history(3)],
+    "infinite": [row | {"loss": float("inf")} for row in history(3)],
+    "loss 0 and below": [row | {"loss": 1.0 - row["epoch"]} for row in history(30)],
+    "constant": [row | {"loss": 0.0, "validation_accuracy": 1.0} for row in history(3)],
+    "no epochs": [],
+}
+
+
+@pytest.mark.parametrize("rows", CURVES.values(), ids=CURVES)
+@pytest.mark.filterwarnings("error")
+def test_curves_are_drawn(rows, path):
+    plots.curves(rows, path)
+    opened(path)
+
+
+def test_curves_state_the_best_epoch_and_the_ends(path, monkeypatch):
+    rows = [
+        {"epoch": e, "loss": loss, "grad_norm": 1.0, "skipped": 0, "validation_loss": 1}
+        | {"validation_accuracy": accuracy}
+        for e, loss, accuracy in ((1, 0.5, 0.9), (2, 0.25, 0.95), (3, 0.125, 0.93))
+    ]
+    texts = titles(monkeypatch)
+    plots.curves(rows, path)
+    assert "Best validation accuracy 95.00% (epoch 2)" in texts
+    assert "Training loss 0.5 to 0.125" in texts
+    assert any(t.startswith("Training: 3 epochs, 1 seed") for t in texts)
+
+
+def test_best_is_that_of_the_mean_over_seeds(path, monkeypatch):
+    rows = history(3, 2)
+    for row, accuracy in zip(
+        rows, ([0.90, 0.99], [0.95, 0.96], [0.5, 0.5]), strict=True
+    ):
+        row["validation_accuracy"] = accuracy
+    texts = titles(monkeypatch)
+    plots.curves(rows, path)
+    assert "Best mean validation accuracy 95.50% (epoch 2)" in texts
+
+
+def test_what_is_not_finite_is_marked_and_left_out_of_the_mean(path, monkeypatch):
+    rows = history(4, 2)
+    rows[0]["loss"] = [0.5, float("nan")]
+    rows[3]["loss"] = [None, None]
+    rows[2]["skipped"] = [3, 4]
+    texts = titles(monkeypatch)
+    plots.curves(rows, path)
+    assert "Training loss 0.5 to not finite" in texts
+    assert "not finite" in texts
+    assert "steps skipped: 7 in all" in texts
+
+
+@pytest.mark.parametrize(("fall", "log"), [(19, False), (21, True)])
+def test_the_axis_is_logarithmic_beyond_a_factor_of_20(fall, log, path, monkeypatch):
+    rows = history(2, validation=False)
+    rows[0]["loss"], rows[1]["loss"] = 1.0, 1 / fall
+    texts = titles(monkeypatch)
+    plots.curves(rows, path)
+    assert ("loss, log scale" in texts) == log
+
+
+def test_the_band_has_its_colour(path):
+    plots.curves(history(8, 5), path)
+    pixels = opened(path)
+    assert near(pixels, shared.BLUE) > 100
+    assert near(pixels, shared.GREEN) > 100
+
+
+# ---------------------------------------------------------------- confusion
+
+
+@pytest.mark.parametrize("classes", [2, 10, 20, 21, 47, 62])
+@pytest.mark.filterwarnings("error")
+def test_confusion_is_drawn(classes, path):
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, classes, 2000)
+    said = np.where(rng.random(2000) < 0.9, labels, rng.integers(0, classes, 2000))
+    plots.confusion(labels, said, classes, path)
+    opened(path)
+
+
+def test_confusion_counts_right_ones_and_names_the_most_frequent_error(
+    path, monkeypatch
+):
+    labels = np.array([4] * 10 + [9] * 5)
+    said = np.array([4] * 7 + [9] * 3 + [9] * 4 + [4])
+    texts = titles(monkeypatch)
+    plots.confusion(labels, said, 10, path)
+    assert (
+        "11 of 15 right (73.33%)\nMost frequent error: 4 taken for 9, 3 times" in texts
+    )
+    assert {"7", "3", "1"} <= set(texts)
+    assert {"4   70.0%", "9   80.0%", "0   none"} <= set(texts)
+
+
+def test_only_errors_have_colour(path):
+    labels = np.arange(1000) % 10
+    plots.confusion(labels, labels, [f"class {i}" for i in range(10)], path)
+    pixels = opened(path).astype(int)
+    assert np.abs(pixels - pixels.mean(-1, keepdims=True)).max() < 2, "all is grey"
+    plots.confusion(labels, np.where(np.arange(1000) == 7, 3, labels), 10, path)
+    pixels = opened(path).astype(int)
+    assert np.abs(pixels - pixels.mean(-1, keepdims=True)).max() > 50
+
+
+def test_few_classes_are_annotated_and_many_are_not(path, monkeypatch):
+    for classes, annotated in ((20, True), (21, False)):
+        texts = titles(monkeypatch)
+        labels = np.repeat(np.arange(classes), 77)
+        plots.confusion(labels, labels, classes, path)
+        assert ("77" in texts) == annotated
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def classified(n=60, classes=10, wrong=40, shape=(28, 28), seed=0):
+    """Images uint8 (N, ...), labels (N,), probabilities (N, C); the first are wrong."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+    labels = rng.integers(0, classes, n)
+    said = labels.copy()
+    said[:wrong] = (labels[:wrong] + 1) % classes
+    probabilities = rng.dirichlet(np.ones(classes), n) * 0.3
+    probabilities[np.arange(n), said] += 0.7
+    return images, labels, probabilities
+
+
+MISTAKES = {
+    "uint8 images": classified(),
+    "flat": classified(shape=(784,)),
+    "with a channel": classified(shape=(28, 28, 1)),
+    "wide": classified(shape=(12, 30)),
+    "tall": classified(shape=(30, 12)),
+    "fewer than a page": classified(wrong=3),
+    "one": classified(wrong=1),
+    "none": classified(wrong=0),
+    "two classes": classified(classes=2),
+    "47 classes": classified(classes=47),
+    "a single image": classified(n=1, wrong=1),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.filterwarnings("error")
+def test_mistakes_are_drawn(case, path):
+    plots.mistakes(*case, path)
+    opened(path)
+
+
+def test_the_worst_mistake_comes_first(path, monkeypatch):
+    images, labels, _ = classified(n=4)
+    labels[:] = [4, 4, 5, 6]
+    probabilities = np.full((4, 10), 0.0)
+    probabilities[0, [4, 9]] = 0.2, 0.8
+    probabilities[1, [4, 8]] = 0.004, 0.996
+    probabilities[2, 5] = 1
+    probabilities[3, [6, 0]] = 0.0, 1.0
+    texts = titles(monkeypatch)
+    plots.mistakes(images, labels, probabilities, path)
+    captions = [t for t in texts if t.startswith("is ")]
+    assert captions == [
+        "is 6, said 0 (100%)",
+        "is 4, said 8 (>99%)",
+        "is 4, said 9 (80%)",
+    ]
+    assert "All 3 mistakes in 4 images (75.00%), highest loss first" in texts
+
+
+def test_no_mistakes_are_said_to_be_none(path, monkeypatch):
+    texts = titles(monkeypatch)
+    plots.mistakes(*classified(wrong=0), path)
+    assert "No mistakes: all 60 images are right." in texts
+
+
+def test_count_limits_the_page(path, monkeypatch):
+    texts = titles(monkeypatch)
+    plots.mistakes(*classified(), path, count=7)
+    assert sum(t.startswith("is ") for t in texts) == 7
+
+
+def test_uint8_float_flat_and_image_draw_the_same(tmp_path):
+    images, labels, probabilities = classified()
+    variants = {
+        "uint8": images,
+        "float64": images / 255,
+        "flat": images.reshape(-1, 784),
+        "channel": images[..., None],
+    }
+    drawn = []
+    for name, variant in variants.items():
+        plots.mistakes(variant, labels, probabilities, tmp_path / f"{name}.png")
+        drawn.append(opened(tmp_path / f"{name}.png"))
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(drawn[0], other)
+
+
+# ---------------------------------------------------------------- adversarial
+
+
+def attacked(fooled, n=40, classes=10, shape=(28, 28), right=True):
+    """clean, attacked, labels, before, after: the first `fooled` are fooled."""
+    images, labels, before = classified(n, classes, 0 if right else n, shape)
+    clean = images / 255
+    rng = np.random.default_rng(1)
+    after = before.copy()
+    after[:fooled] = np.roll(before[:fooled], 1, axis=1)
+    moved = np.clip(clean + 0.1 * np.sign(rng.normal(size=clean.shape)), 0, 1)
+    return clean, moved, labels, before, after
+
+
+ADVERSARIAL = {
+    "many": attacked(30),
+    "fewer than a row": attacked(3),
+    "one": attacked(1, n=1),
+    "none": attacked(0),
+    "none was right": attacked(0, right=False),
+    "flat": attacked(30, shape=(784,)),
+    "wide": attacked(30, shape=(12, 30)),
+    "two classes": attacked(30, classes=2),
+    "47 classes": attacked(30, classes=47),
+}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("case", ADVERSARIAL.values(), ids=ADVERSARIAL)
+@pytest.mark.filterwarnings("error")
+def test_adversarial_is_drawn(case, norm, path):
+    plots.adversarial(*case, 0.1, path, norm=norm)
+    opened(path)
+
+
+def test_the_title_counts_the_fooled_among_the_right(path, monkeypatch):
+    clean, moved, labels, before, after = attacked(30)
+    before[0] = after[0]  # wrong from the start, so not fooled
+    texts = titles(monkeypatch)
+    plots.adversarial(clean, moved, labels, before, after, 0.1, path, attack="FGSM")
+    assert "FGSM (linf, epsilon 0.1) fools 29 of the 39 images that were right" in texts
+    assert {"+0.1", "-0.1", "±epsilon"} <= set(texts)
+
+
+def test_survivors_are_said_to_be_survivors(path, monkeypatch):
+    texts = titles(monkeypatch)
+    plots.adversarial(*attacked(0), 0.1, path)
+    assert any(t.endswith("were right: these survived") for t in texts)
+
+
+def test_one_example_of_each_class_before_a_second():
+    labels = np.array([7, 7, 7, 1, 1, 0])
+    rows = _round_of_classes(labels, np.arange(6))
+    np.testing.assert_array_equal(rows, [5, 3, 0, 4, 1, 2])
+
+
+def test_no_change_is_white_and_a_rise_is_red(path):
+    clean, _, *rest = attacked(30)
+    clean = clean * 0.5
+    plots.adversarial(clean, clean, *rest, 0.1, path)
+    without = near(opened(path), shared.RED)
+    plots.adversarial(clean, clean + 0.1, *rest, 0.1, path)
+    assert near(opened(path), shared.RED) > without + 8 * 130**2
+
+
+# ---------------------------------------------------------------- shared
+
+
+BAD = {
+    "lengths": (
+        lambda p: plots.confusion(np.arange(3), np.arange(4), 10, p),
+        "labels 3, predictions 4",
+    ),
+    "a label too large": (
+        lambda p: plots.confusion(np.array([10]), np.array([1]), 10, p),
+        "labels run from 10 to 10, expected 0 to 9",
+    ),
+    "no images": (
+        lambda p: plots.mistakes(*(a[:0] for a in classified()), p),
+        "at least 1",
+    ),
+    "flat and not square": (
+        lambda p: plots.mistakes(*classified(shape=(30,)), p),
+        "reshape",
+    ),
+    "standardised": (
+        lambda p: plots.mistakes(classified()[0] / 25.0, *classified()[1:], p),
+        "undo the standardisation",
+    ),
+    "sizes": (
+        lambda p: plots.adversarial(
+            attacked(9)[0], attacked(9, shape=(12, 30))[1], *attacked(9)[2:], 0.1, p
+        ),
+        "expected the same",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD.values(), ids=BAD)
+def test_what_does_not_fit_is_said_and_nothing_is_written(call, message, path):
+    with pytest.raises(JaxnnError, match=message):
+        call(path)
+    assert not path.exists()
+
+
+def test_threads_draw_what_one_would(tmp_path):
+    rows = history(5, 3)
+    plots.curves(rows, tmp_path / "alone.png")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    threads = [threading.Thread(target=plots.curves, args=(rows, p)) for p in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "alone.png").read_bytes()
+
+
+def test_neither_pyplot_nor_jax_is_imported():
+    code = (
+        "import sys, jaxnn.plots, jaxnn.report;"
+        "print([m for m in ('jax', 'matplotlib.pyplot') if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,18 @@
+"""A small learning problem that the training tests share."""
+
+import numpy as np
+
+
+def blobs(count=256, features=6, classes=3, seed=0):
+    """Points around one centre a class: x float64 (N, features), y int32 (N,)."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).normal(size=(classes, features)) * 2
+    y = rng.integers(0, classes, count).astype(np.int32)
+    return centres[y] + rng.normal(size=(count, features)), y
+
+
+def pixels(count=256, side=4, classes=3, seed=0):
+    """The same as uint8 images (N, side, side)."""
+    x, y = blobs(count, side * side, classes, seed)
+    scaled = (x - x.min()) / (x.max() - x.min()) * 255
+    return scaled.astype(np.uint8).reshape(count, side, side), y

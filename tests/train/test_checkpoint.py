@@ -1,0 +1,123 @@
+"""Parameters written and read: exact, whole, and never another network's."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import load_params, mlp, save_params
+from jaxnn.errors import JaxnnError
+from jaxnn.train.checkpoint import load_meta
+
+NET = mlp([6, 5, 3], normalize=True)
+
+
+def tree(net=NET, features=6, seed=0):
+    params, state, _ = net.init(jax.random.key(seed), (features,))
+    return {"params": params, "state": state}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_a_round_trip_is_exact_in_every_dtype(tmp_path, dtype):
+    saved = jax.tree.map(lambda a: a.astype(dtype), tree())
+    save_params(tmp_path / "p.npz", saved, {"epoch": 3})
+    found = load_params(tmp_path / "p.npz", saved)
+    assert jax.tree.structure(found) == jax.tree.structure(saved)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert load_meta(tmp_path / "p.npz") == {"epoch": 3}
+
+
+def test_numpy_reads_the_file_without_pickle(tmp_path):
+    save_params(tmp_path / "p.npz", tree())
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as file:
+        assert file["params/1/w"].shape == (6, 5)
+        assert json.loads(str(file["__jaxnn__"]))["format"] == 1
+
+
+def test_params_of_another_network_are_refused_by_name(tmp_path):
+    save_params(tmp_path / "p.npz", tree(mlp([6, 4, 3])))
+    with pytest.raises(
+        JaxnnError, match=r"another network.*params/1/w.*\(6, 4\).*\(6, 5\)"
+    ):
+        load_params(tmp_path / "p.npz", tree())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
+def test_a_foreign_file_is_refused(tmp_path, content):
+    (tmp_path / "p.npz").write_bytes(content)
+    with pytest.raises(JaxnnError, match=r"p\.npz"):
+        load_params(tmp_path / "p.npz", tree())
+
+
+def test_every_truncation_is_refused(tmp_path):
+    save_params(tmp_path / "p.npz", tree())
+    whole = (tmp_path / "p.npz").read_bytes()
+    for size in range(0, len(whole), max(len(whole) // 40, 1)):
+        (tmp_path / "cut.npz").write_bytes(whole[:size])
+        with pytest.raises(JaxnnError, match=r"cut\.npz"):
+            load_params(tmp_path / "cut.npz", tree())
+
+
+def test_flipped_bytes_are_refused_or_harmless(tmp_path):
+    saved = tree()
+    save_params(tmp_path / "p.npz", saved)
+    whole = bytearray((tmp_path / "p.npz").read_bytes())
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(whole), 60):
+        broken = bytearray(whole)
+        broken[at] ^= 0xFF
+        (tmp_path / "b.npz").write_bytes(broken)
+        try:
+            found = load_params(tmp_path / "b.npz", saved)
+        except JaxnnError:
+            continue
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), found, saved)
+        assert jax.tree.all(same), f"byte {at} changed a number silently"
+
+
+def test_a_file_of_another_program_and_of_a_newer_format_is_refused(tmp_path):
+    np.savez(tmp_path / "o.npz", w=np.zeros(3))
+    with pytest.raises(JaxnnError, match="not written by jaxnn"):
+        load_params(tmp_path / "o.npz", tree())
+    header = json.dumps({"format": 99, "meta": {}, "arrays": {}})
+    np.savez(tmp_path / "n.npz", __jaxnn__=np.array(header))
+    with pytest.raises(JaxnnError, match="format 99"):
+        load_params(tmp_path / "n.npz", tree())
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(JaxnnError, match="does not exist"):
+        load_params(tmp_path / "no.npz", tree())
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from jaxnn.errors import JaxnnError
+from jaxnn.train.checkpoint import save_params
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_params(sys.argv[1], {"w": np.ones(100_000)})
+except JaxnnError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_file_whole(tmp_path):
+    path = tmp_path / "p.npz"
+    saved = {"w": jnp.arange(5.0)}
+    save_params(path, saved)
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True
+    )
+    assert "refused: cannot write" in done.stdout, done.stderr
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["p.npz"]

@@ -1,0 +1,233 @@
+"""Training from start to finish."""
+
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import mlp
+from jaxnn.errors import JaxnnError
+from jaxnn.losses import mse
+from jaxnn.regularize import input_noise
+from jaxnn.train import TrainingError, batch_order, evaluate, fit, predict
+from tests.train.problem import blobs, pixels
+
+NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
+DATA, HELD = blobs(256), blobs(64, seed=1)
+
+
+def leaves_equal(a, b, **tolerance):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
+
+
+@pytest.mark.parametrize(
+    "widths", [[6, 3], [6, 30, 30, 3], [6, 1, 3], [6, 8, 8, 8, 8, 8, 3]]
+)
+def test_any_depth_and_width_learns(widths):
+    history = fit(mlp(widths), DATA, optimiser=optax.adam(0.02), epochs=15, batch=32)
+    assert history.rows[-1]["loss"] < 0.6 * history.rows[0]["loss"]
+
+
+def test_a_history_row_tells_loss_validation_norm_and_skips():
+    history = fit(NET, DATA, validation=HELD, epochs=2, batch=32)
+    assert [row["epoch"] for row in history.rows] == [1, 2]
+    assert set(history.rows[0]) == {
+        "epoch", "loss", "grad_norm", "skipped", "seconds",
+        "validation_loss", "validation_accuracy",
+    }  # fmt: skip
+    found = evaluate(NET, history.last.params, history.last.state, *HELD)
+    assert history.rows[-1]["validation_accuracy"] == pytest.approx(found.accuracy)
+
+
+def test_each_seed_of_a_vmapped_run_is_what_it_is_alone():
+    options = {
+        "validation": HELD,
+        "epochs": 3,
+        "batch": 32,
+        "augment": input_noise(0.1),
+    }
+    together = fit(NET, DATA, seeds=[0, 3], **options)
+    for i, seed in enumerate([0, 3]):
+        alone = fit(NET, DATA, seeds=seed, **options)
+        mine = jax.tree.map(lambda a, i=i: a[i], together.params)
+        leaves_equal(mine, alone.params, rtol=1e-9, atol=1e-12)
+        assert together.best_epoch[i] == alone.best_epoch
+
+
+def test_own_orders_equal_the_single_run_with_its_own_order():
+    options = {"epochs": 2, "batch": 32, "order": "own"}
+    together = fit(NET, DATA, seeds=[2, 4], **options)
+    alone = fit(NET, DATA, seeds=4, **options)
+    mine = jax.tree.map(lambda a: a[1], together.params)
+    leaves_equal(mine, alone.params, rtol=1e-9, atol=1e-12)
+
+
+def test_the_order_is_a_permutation_and_differs_by_epoch_and_seed():
+    one = batch_order(100, 8, 1)
+    assert one.shape == (12, 8)
+    assert len(np.unique(one)) == 96
+    assert not np.array_equal(one, batch_order(100, 8, 2))
+    assert not np.array_equal(one, batch_order(100, 8, 1, 5))
+    assert np.array_equal(one, batch_order(100, 8, 1))
+
+
+def test_steps_per_call_changes_nothing_but_the_calls():
+    whole = fit(NET, DATA, epochs=2, batch=32)
+    parts = fit(NET, DATA, epochs=2, batch=32, steps_per_call=3)
+    leaves_equal(parts.params, whole.params, rtol=1e-10, atol=1e-13)
+    assert parts.rows[-1]["loss"] == pytest.approx(whole.rows[-1]["loss"])
+
+
+def test_the_epoch_program_compiles_once(monkeypatch):
+    compiled = []
+    original = jax.stages.Lowered.compile
+
+    def counting(self, *args, **options):
+        compiled.append(1)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", counting)
+    fit(NET, DATA, validation=HELD, epochs=4, batch=32)
+    assert len(compiled) == 1
+
+
+def test_the_best_parameters_by_validation_are_kept():
+    # lr grows until the network is ruined: the best epoch is not the last one
+    schedule = optax.exponential_decay(0.01, 8, 8.0)
+    history = fit(
+        NET, DATA, validation=HELD, optimiser=optax.sgd(schedule), epochs=12, batch=32
+    )
+    scores = [row["validation_accuracy"] for row in history.rows]
+    assert history.best_epoch == 1 + int(np.argmax(scores)) < 12
+    found = evaluate(NET, history.params, history.state, *HELD)
+    assert found.accuracy == pytest.approx(max(scores))
+
+
+def test_patience_stops_early_and_a_seed_stops_as_it_would_alone():
+    options = {
+        "validation": HELD, "epochs": 40, "batch": 32, "patience": 2,
+        "optimiser": optax.adam(0.05),
+    }  # fmt: skip
+    together = fit(NET, DATA, seeds=[0, 1], **options)
+    assert together.stopped == "early stopping"
+    for i in range(2):
+        alone = fit(NET, DATA, seeds=i, **options)
+        assert alone.stopped == "early stopping"
+        assert together.best_epoch[i] == alone.best_epoch
+
+
+def test_regression_keeps_the_best_by_loss():
+    x, _ = blobs(128)
+    target = x[:, :2] * 2 + 1
+    history = fit(
+        mlp([6, 8, 2]), (x, target), validation=(x[:32], target[:32]), loss=mse,
+        epochs=5, batch=32,
+    )  # fmt: skip
+    losses = [row["validation_loss"] for row in history.rows]
+    assert history.best_epoch == 1 + int(np.argmin(losses))
+
+
+def test_uint8_images_train_as_the_same_floats():
+    x, y = pixels(128)
+    net = mlp([16, 8, 3])
+    floats = x.astype(np.float64) * (1 / 255)
+    a = fit(net, (x, y), epochs=2, batch=32)
+    b = fit(net, (floats, y), epochs=2, batch=32)
+    leaves_equal(a.params, b.params, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_stay_in_the_dtype_asked_for(dtype):
+    history = fit(NET, DATA, epochs=2, batch=32, dtype=dtype)
+    kinds = {str(a.dtype) for a in jax.tree.leaves((history.params, history.state))}
+    assert kinds == {dtype}
+    assert history.rows[-1]["loss"] < history.rows[0]["loss"]
+
+
+def test_bad_steps_are_skipped_and_counted():
+    x, y = blobs(256)
+    order = batch_order(256, 32, 1)
+    net = mlp([6, 8, 3])
+    clean = fit(net, (x, y), epochs=1, batch=32)
+    x = x.copy()
+    x[order[2, 5], 0] = 1e300  # finite, so the data check passes; overflows inside
+    x[order[2, 6], 1] = -1e300
+    history = fit(net, (x * 1.0, y), epochs=1, batch=32, optimiser=optax.adam(1e-3))
+    assert history.rows[0]["skipped"] == int(history.last.skipped)
+    assert clean.rows[0]["skipped"] == 0
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(history.params))
+
+
+def test_divergence_raises_with_the_history_and_finite_parameters():
+    net = mlp([6, 8, 3], activation="softplus")
+    with pytest.raises(TrainingError, match=r"3 steps in a row.*seed 1") as caught:
+        fit(
+            net, DATA, loss=mse, optimiser=optax.sgd(1e200), epochs=5, batch=32,
+            seeds=[1], max_bad_steps=3,
+        )  # fmt: skip
+    history = caught.value.history
+    assert history.stopped == "diverged"
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(history.params))
+
+
+def test_ctrl_c_ends_after_the_running_epoch_with_what_was_learnt():
+    def interrupt(row):
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    history = fit(NET, DATA, validation=HELD, epochs=50, batch=32, on_epoch=interrupt)
+    assert history.stopped == "interrupted"
+    assert len(history.rows) == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    evaluate(NET, history.params, history.state, *HELD)
+
+
+def test_fit_works_outside_the_main_thread():
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(fit(NET, DATA, epochs=1, batch=32).stopped)
+    )
+    thread.start()
+    thread.join()
+    assert found == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 512}, "batch=512 but only 256 training rows"),
+        ({"batch": 0}, "batch=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"order": "random"}, "valid: shared, own"),
+        ({"seeds": []}, "at least one seed"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(JaxnnError, match=message):
+        fit(NET, DATA, **({"epochs": 1, "batch": 32} | change))
+
+
+def test_bad_data_is_named():
+    x, y = blobs(64)
+    with pytest.raises(JaxnnError, match="64 inputs and 63 targets"):
+        fit(NET, (x, y[:-1]), batch=8)
+    x[5, 2] = np.nan
+    with pytest.raises(JaxnnError, match=r"1 non-finite values.*\(5, 2\)"):
+        fit(NET, (x, y), batch=8)
+    with pytest.raises(
+        JaxnnError, match=r"dense\(8\).*5 features|5 features.*dense\(8\)|widths"
+    ):
+        fit(NET, (x[:4, :5], y[:4]), batch=2)
+
+
+def test_predict_pads_the_last_batch_and_gives_every_row():
+    history = fit(NET, DATA, epochs=1, batch=32)
+    whole = predict(NET, history.params, history.state, DATA[0])
+    parts = predict(NET, history.params, history.state, DATA[0], batch=100)
+    np.testing.assert_allclose(parts, whole, rtol=1e-10)
+    assert whole.shape == (256, 3)

@@ -33,7 +33,9 @@ def main(args: type[Args], run: Callable[[Args], Any]) -> None:
         sys.exit(f"error: {error}")
 
 
-def record(name: str, args: Any, values: dict, more_packages: Sequence[str] = ()) -> Path:
+def record(
+    name: str, args: Any, values: dict, more_packages: Sequence[str] = ()
+) -> Path:
     """Write `experiments/results/NAME.json`: what was measured and all it depends on.
 
     Args:

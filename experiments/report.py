@@ -8,8 +8,8 @@ README.md marks what comes from a result, in one of two forms:
     <!-- table NAME --> ... <!-- /table -->
     <!-- value NAME:path.to.number FORMAT -->98.5<!-- /value -->
 
-A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value is
-one number of that file in a Python format such as `.1f` or `.1%`.
+A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value
+is one number of that file in a Python format such as `.1f` or `.1%`.
 """
 
 import difflib
@@ -75,7 +75,9 @@ def _dig(result: Any, path: str, name: str) -> Any:
         try:
             result = result[int(key)] if isinstance(result, list) else result[key]
         except (KeyError, IndexError, ValueError, TypeError):
-            raise JaxnnError(f"results/{name}.json has no {path!r} (at {key!r})") from None
+            raise JaxnnError(
+                f"results/{name}.json has no {path!r} (at {key!r})"
+            ) from None
     return result
 
 
@@ -91,7 +93,9 @@ def run(args: Args) -> int:
         return 0
     lines = text.splitlines(), fresh.splitlines()
     print(*difflib.unified_diff(*lines, "README.md", "results", lineterm=""), sep="\n")
-    print("README.md differs from experiments/results; run python -m experiments.report")
+    print(
+        "README.md differs from experiments/results; run python -m experiments.report"
+    )
     return 1
 
 

@@ -96,11 +96,12 @@ def sigmoid_cross_entropy(
     """Sum over outputs of -t log s - (1 - t) log(1 - s), s = sigmoid(z); dz = s - t.
 
     N independent yes/no questions: target (B, N) in [0, 1] (or labels, as one-hot).
-    The value is written max(z, 0) - z t + log(1 + e^-|z|), which cannot overflow.
+    With softplus(z) = -log(1 - s) the value is t softplus(-z) + (1 - t) softplus(z):
+    it cannot overflow, keeps the digits of a tiny loss, and is smooth at z = 0.
     """
     t = _rows("sigmoid_cross_entropy", logits, target)
     z = _wide(logits)
-    values = (jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))).sum(-1)
+    values = (t * jnp.logaddexp(-z, 0) + (1 - t) * jnp.logaddexp(z, 0)).sum(-1)
     return _reduce(values, jax.nn.sigmoid(z) - t, logits, reduction)
 
 

@@ -1,0 +1,214 @@
+"""How fast is an epoch, and what does it cost to compile? All programs in one run.
+
+Question: does one compiled scan over hand-written backward passes beat the loops people
+write in PyTorch, Flax, Equinox, scikit-learn and NumPy, and the
+same loop over jax.grad?
+
+    python -m experiments.bench     about 12 minutes, needs pip install -e '.[bench]'
+
+Programs take turns within each round, so that a machine that slows down slows them all;
+figures are medians over rounds, comparisons are ratios within a round. Data lie in
+memory, the last partial batch is dropped, and every epoch is a new permutation.
+Compilation is the first epoch less a later one. Expected: several times PyTorch on
+small networks, less on wide ones, where all wait for the same matrix products.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import rivals
+from experiments.common import main, record
+from jaxnn import mlp
+from jaxnn.check.automatic import automatic, automatic_loss
+from jaxnn.data import load
+from jaxnn.layers import Layer
+from jaxnn.losses import softmax_cross_entropy
+from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    rounds: int = 7
+    """Counted rounds of every comparison, after one that warms up."""
+    images: int = 55_000
+    """MNIST training images an epoch goes through."""
+    skip: tuple[str, ...] = ()
+    """Rivals to leave out."""
+    only: tuple[str, ...] = ()
+    """Parts to run: names of TASKS, backward, seeds; none given: all."""
+
+
+TASKS = {
+    "784-30-10": ((784, 30, 10), 32, "sgd", 0.1),
+    "784-128-10": ((784, 128, 10), 128, "adam", 1e-3),
+    "784-512-512-10": ((784, 512, 512, 10), 128, "adam", 1e-3),
+}
+"""Name -> widths, batch, optimiser, learning rate."""
+
+Program = Callable[[int], Any]  # epoch number -> when it has finished
+
+
+def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> Program:
+    """jaxnn's engine on this network, as `fit` runs it; many networks if seeds > 0."""
+    step = make_step(net, loss, optimiser)
+    keys = jnp.stack([jax.random.key(s) for s in range(max(seeds, 1))])
+
+    def init(key):
+        return init_state(net, optimiser, x.shape[1:], key)
+
+    train_state = jax.jit(jax.vmap(init) if seeds else init)(keys if seeds else keys[0])
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    scan = scan_seeds if seeds else scan_steps
+    program = jax.jit(partial(scan, step), donate_argnums=0)
+
+    def epoch(number):
+        nonlocal train_state
+        order = batch_order(len(x), batch, number)
+        if own_order:
+            orders = [batch_order(len(x), batch, number, s) for s in range(seeds)]
+            order = np.stack(orders, 1)
+        train_state, metrics = program(
+            train_state, x, y, order, keys if seeds else keys[0]
+        )
+        return float(np.asarray(metrics["loss"]).mean())
+
+    return epoch
+
+
+def in_turn(programs: dict[str, Program], rounds: int) -> dict[str, dict]:
+    """Run one epoch of each program in turn, `rounds` times after a first; seconds."""
+    first = {name: _timed(program, 0) for name, program in programs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(1, rounds + 1):
+        for name, program in programs.items():
+            seconds[name].append(_timed(program, number))
+    return {
+        name: {
+            "seconds": times,
+            "median": float(np.median(times)),
+            "compile": max(first[name] - float(np.median(times)), 0.0),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def ratio(found: dict, slow: str, fast: str) -> float:
+    """Median over rounds of seconds of `slow` / seconds of `fast` in that round."""
+    pairs = zip(found[slow]["seconds"], found[fast]["seconds"], strict=True)
+    return float(np.median([a / b for a, b in pairs]))
+
+
+def against_rivals(name: str, x, y, args: Args) -> dict:
+    """One task, every rival that is installed."""
+    widths, batch, optimiser, lr = TASKS[name]
+    optax_optimiser = {"sgd": optax.sgd, "adam": optax.adam}[optimiser](lr)
+    net = mlp(widths)
+    programs = {"jaxnn": ours(net, softmax_cross_entropy, batch, optax_optimiser, x, y)}
+    absent, packages = {}, {}
+    for rival in rivals.RIVALS:
+        if rival in args.skip:
+            continue
+        try:
+            made = rivals.load(rival)(widths, batch, optimiser, lr, x, y, seed=0)
+        except rivals.UnavailableError as error:
+            absent[rival] = str(error)
+            continue
+        programs[rival], packages[rival] = made.epoch, made.version
+    found = in_turn(programs, args.rounds)
+    for other in found:
+        found[other]["times_jaxnn"] = ratio(found, other, "jaxnn")
+        print(
+            f"{name:<16}{other:<16}{found[other]['median']:8.3f} s an epoch "
+            f"{found[other]['times_jaxnn']:6.2f} x jaxnn   first epoch "
+            f"+{found[other]['compile']:.1f} s"
+        )
+    return {"programs": found, "absent": absent, "rival_versions": packages}
+
+
+def manual_against_automatic(x, y, args: Args) -> dict:
+    """The same network with batch norm and dropout, by hand and by reverse-mode AD."""
+    net = mlp([784, 128, 128, 10], normalize=True, drop_rate=0.2)
+    loss, optimiser = softmax_cross_entropy, optax.adam(1e-3)
+    found = in_turn(
+        {
+            "manual": ours(net, loss, 128, optimiser, x, y),
+            "automatic": ours(
+                automatic(net), automatic_loss(loss), 128, optimiser, x, y
+            ),
+        },
+        2 * args.rounds,
+    )
+    share = ratio(found, "manual", "automatic")
+    print(f"backward by hand takes {share:.2f} of jax.grad's time")
+    return {"programs": found, "manual_over_automatic": share}
+
+
+def many_seeds(x, y, args: Args) -> dict:
+    """Eight networks side by side against one."""
+    net, optimiser = mlp([784, 128, 10]), optax.adam(1e-3)
+    make = partial(ours, net, softmax_cross_entropy, 128, optimiser, x, y)
+    found = in_turn(
+        {
+            "one": make(),
+            "eight, shared order": make(seeds=8),
+            "eight, own orders": make(seeds=8, own_order=True),
+        },
+        args.rounds,
+    )
+    shared = ratio(found, "eight, shared order", "one")
+    own = ratio(found, "eight, own orders", "one")
+    print(
+        f"8 seeds take {shared:.2f} (shared order) or {own:.2f} (own) times one's time"
+    )
+    return {"programs": found, "shared_over_one": shared, "own_over_one": own}
+
+
+def run(args: Args) -> None:
+    """Measure everything and write results/bench.json."""
+    data = load("mnist").train
+    x, y = data.x[: args.images].reshape(-1, 784), data.y[: args.images]
+    start, values = time.perf_counter(), {}
+    parts: dict[str, Callable] = {name: partial(against_rivals, name) for name in TASKS}
+    parts |= {"backward": manual_against_automatic, "seeds": many_seeds}
+    for name, part in parts.items():
+        if not args.only or name in args.only:
+            values[name] = part(x, y, args)
+    values["seconds"] = time.perf_counter() - start
+    if not args.only:  # a part is for looking, the whole is the result
+        record("bench", args, values, ("torch", "flax", "equinox", "scikit-learn"))
+
+
+def table(result: dict) -> list[list[str]]:
+    """README's table: seconds an epoch, and how many times jaxnn's in brackets."""
+    values = result["values"]
+    names = list(values["784-30-10"]["programs"])
+    rows = [["seconds an epoch (times jaxnn's)", *TASKS]]
+    for name in names:
+        cells = []
+        for task in TASKS:
+            found = values[task]["programs"].get(name)
+            cells.append(
+                f"{found['median']:.2f} ({found['times_jaxnn']:.2f})" if found else "-"
+            )
+        rows.append([name.replace("_", " "), *cells])
+    return rows
+
+
+def _timed(program: Program, number: int) -> float:
+    start = time.perf_counter()
+    program(number)  # returns a number on the host, so it has finished
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main(Args, run)

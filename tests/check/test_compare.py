@@ -1,0 +1,134 @@
+"""The gradient comparison: quiet where all is well, and never where it is not."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import Layer, compare_gradients, mlp, residual, serial
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense, relu, sigmoid, tanh
+from jaxnn.losses import LOSSES, quadratic, softmax_cross_entropy
+from jaxnn.regularize import combined, l1, l2
+from tests.train.problem import blobs
+
+X, Y = blobs(24)
+KEY = jax.random.key(0)
+
+
+def report(net, loss=softmax_cross_entropy, **options):
+    params, state, _ = net.init(KEY, (6,))
+    return compare_gradients(net, loss, params, state, X, Y, key=KEY, **options)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "net",
+    [
+        mlp([6, 30, 30, 3]),
+        mlp([6, 3]),
+        mlp([6, 5, 1, 3], "tanh"),
+        mlp([6, 8, 8, 3], normalize=True, drop_rate=0.3),
+        serial(dense(4), residual(serial(dense(4), sigmoid)), tanh, dense(3)),
+    ],
+    ids=lambda net: net.name,
+)
+def test_correct_networks_agree_in_both_precisions(net, train):
+    found = report(net, train=train)
+    assert found.passed, found.table()
+    assert found.max_relative("float64") <= 1e-12
+    assert found.max_relative("float32") <= 1e-5
+    assert {c.leaf for c in found.leaves} > {"input"}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_agrees(name):
+    net = mlp([6, 5, 3], output=None if name != "nll" else "sigmoid")
+    assert report(net, LOSSES[name]).passed
+
+
+def test_penalties_are_included():
+    found = report(mlp([6, 5, 3]), penalty=combined(l1(0.1), l2(0.2)))
+    assert found.passed, found.table()
+
+
+def broken(change):
+    """A network whose first dense layer's backward is spoilt by `change`."""
+    good = dense(5)
+
+    def backward(cache, dy):
+        dx, grads = good.backward(cache, dy)
+        return change(dx, grads)
+
+    spoilt = Layer(good.init, good.forward, backward, "spoilt")
+    return serial(dense(6), relu, spoilt, tanh, dense(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "leaf"),
+    [
+        (lambda dx, g: (dx, {**g, "w": -g["w"]}), "2/w"),
+        (lambda dx, g: (dx, {**g, "w": g["w"] * 1.01}), "2/w"),
+        (lambda dx, g: (dx, {**g, "w": g["w"] * (1 + 1e-4)}), "2/w"),
+        (lambda dx, g: (dx, {**g, "b": g["b"] / 24}), "2/b"),
+        (lambda dx, g: (dx, {**g, "b": jnp.zeros_like(g["b"])}), "2/b"),
+        (lambda dx, g: (dx, {**g, "w": g["w"].at[2, 3].mul(1.1)}), "2/w"),
+        (lambda dx, g: (dx, {**g, "w": g["w"] * jnp.nan}), "2/w"),
+    ],
+)
+def test_a_wrong_leaf_is_named_in_both_precisions(change, leaf):
+    found = report(broken(change))
+    assert not found.passed
+    for dtype in ("float32", "float64"):
+        assert {c.leaf for c in found.leaves if c.dtype == dtype and not c.passed} == {
+            leaf
+        }
+    assert found.worst.leaf == leaf
+    assert "FAIL" in found.table()
+    assert leaf in found.line()
+
+
+def test_a_wrong_dx_shows_in_everything_before_it():
+    found = report(broken(lambda dx, g: (-dx, g)))
+    bad = {c.leaf for c in found.leaves if not c.passed}
+    assert bad == {"0/w", "0/b", "input"}
+
+
+def test_a_wrong_loss_gradient_is_caught():
+    def wrong(pred, target):
+        value, dpred = quadratic(pred, target)
+        return value, 2 * dpred
+
+    assert not report(mlp([6, 5, 3]), wrong).passed
+
+
+def test_a_wrong_structure_or_shape_is_an_error_that_says_so():
+    with pytest.raises(JaxnnError, match="another structure"):
+        report(broken(lambda dx, g: (dx, {"w": g["w"]})))
+    with pytest.raises(JaxnnError, match=r"gradient of 2/w.*\(5, 6\).*\(6, 5\)"):
+        report(broken(lambda dx, g: (dx, {**g, "w": g["w"].T})))
+
+
+def test_the_report_is_json_and_names_its_worst_element():
+    found = report(broken(lambda dx, g: (dx, {**g, "b": g["b"].at[1].add(1.0)})))
+    plain = json.loads(json.dumps(found.to_json()))
+    assert plain["passed"] is False
+    assert plain["worst"]["leaf"] == "2/b"
+    assert found.worst.index == (1,)
+    assert found.worst.manual - found.worst.automatic == pytest.approx(1.0)
+
+
+def test_uint8_images_and_float32_parameters_are_compared_in_float64_too():
+    net = mlp([6, 5, 3])
+    params, state, _ = net.init(KEY, (6,))
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    pixels = np.arange(24 * 6, dtype=np.uint8).reshape(24, 6)
+    found = compare_gradients(net, softmax_cross_entropy, params, state, pixels, Y)
+    assert found.max_relative("float64") <= 1e-12
+
+
+def test_an_unknown_dtype_lists_the_valid_ones():
+    with pytest.raises(JaxnnError, match="float32, float64"):
+        report(mlp([6, 3]), dtypes=("float8",))

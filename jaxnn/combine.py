@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import jax
 
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.layers import ACTIVATIONS, Layer, batch_norm, dense, dropout, flatten
+from jaxnn.layers import (
+    ACTIVATIONS,
+    Layer,
+    batch_norm,
+    dense,
+    dropout,
+    flatten,
+    log_softmax,
+)
 from jaxnn.layers.initializers import Initializer
 
 
@@ -21,6 +29,13 @@ def serial(*layers: Layer) -> Layer:
     >>> out_shape
     (2,)
     """
+
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            raise JaxnnError(
+                f"serial: got {type(layer).__name__}, expected layers; write "
+                "serial(*layers) for a list, dense(10) rather than dense"
+            )
 
     def init(key, in_shape):
         params, state, shape = [], [], tuple(in_shape)
@@ -84,17 +99,21 @@ def residual(inner: Layer) -> Layer:
       JaxnnError: `inner` changes the shape.
     """
 
-    def init(key, in_shape):
-        params, state, out_shape = inner.init(key, in_shape)
+    def check_same(in_shape, out_shape):
         if tuple(out_shape) != tuple(in_shape):
             raise JaxnnError(
                 f"residual({inner.name}): x has shape {tuple(in_shape)} but inner "
                 f"makes {tuple(out_shape)}, expected the same to add them"
             )
+
+    def init(key, in_shape):
+        params, state, out_shape = inner.init(key, in_shape)
+        check_same(in_shape, out_shape)
         return params, state, out_shape
 
     def forward(params, state, x, *, key=None, train):
         y, state, cache = inner.forward(params, state, x, key=key, train=train)
+        check_same(x.shape, y.shape)
         return x + y, state, cache
 
     def backward(cache, dy):
@@ -149,7 +168,7 @@ def mlp(
         )
     layers.append(dense(widths[-1], init, bias))
     if output is not None:
-        layers.append(activation_layer(output))
+        layers.append(output_layer(output))
     net = serial(*layers)
 
     def checked_init(key, in_shape):
@@ -185,6 +204,11 @@ def dense_block(
     if drop_rate:
         layers.append(dropout(drop_rate))
     return layers
+
+
+def output_layer(output: str | Layer) -> Layer:
+    """What may end a network: an activation, or `log_softmax` for the `nll` loss."""
+    return log_softmax if output == "log_softmax" else activation_layer(output)
 
 
 def activation_layer(activation: str | Layer) -> Layer:

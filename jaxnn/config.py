@@ -23,11 +23,11 @@ class TrainConfig:
     activation: str = "relu"
     """relu, leaky_relu, tanh, sigmoid or softplus."""
     output: str | None = None
-    """Activation after the last layer (sigmoid for Nielsen's network); none: logits."""
+    """After the last layer: an activation, or log_softmax for nll; none: logits."""
     init: str = "he"
     """Weights: zeros, normal, xavier, he, lecun (also _uniform), orthogonal."""
     bias_init: str = "zeros"
-    """Biases, by the same names as far as they suit vectors: zeros, normal."""
+    """Biases: zeros or normal."""
     batch_norm: bool = False
     """Batch norm between each hidden dense layer and its activation."""
     standardize: bool = True

@@ -1,9 +1,10 @@
 """Losses: `(pred, target) -> (value, dpred)`, the gradient written beside the value.
 
 pred (B, N). `target` is int labels (B,) or an array of the shape of pred (a
-distribution, one-hot rows or real values). With `reduction="mean"` the value is the
-mean over the batch, () ; with "none" it is one value a sample, (B,), and dpred is the
-gradient of their sum, so that each row is that sample's own (attacks use this).
+distribution, one-hot rows or real values); a label outside 0..N-1 makes its loss NaN.
+With `reduction="mean"` the value is the mean over the batch, (); with "none" it is one
+value a sample, (B,), and dpred is the gradient of their sum, so that each row is that
+sample's own (attacks use this).
 """
 
 from collections.abc import Callable
@@ -43,6 +44,11 @@ def softmax_cross_entropy(
     Source: Bridle 1990; label smoothing, Szegedy et al. 2016.
     """
     t = _rows("softmax_cross_entropy", logits, target)
+    if not 0 <= label_smoothing <= 1:
+        raise JaxnnError(
+            f"softmax_cross_entropy: got label_smoothing={label_smoothing:g}, expected "
+            "a share in [0, 1]"
+        )
     if label_smoothing:
         t = t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     log_p, cache = log_softmax.fwd(_wide(logits))
@@ -101,7 +107,10 @@ def sigmoid_cross_entropy(
     """
     t = _rows("sigmoid_cross_entropy", logits, target)
     z = _wide(logits)
-    values = (t * jnp.logaddexp(-z, 0) + (1 - t) * jnp.logaddexp(z, 0)).sum(-1)
+    # where: an infinite logit costs nothing where the target agrees with it
+    yes = jnp.where(t == 0, 0, t * jnp.logaddexp(-z, 0))
+    no = jnp.where(t == 1, 0, (1 - t) * jnp.logaddexp(z, 0))
+    values = (yes + no).sum(-1)
     return _reduce(values, jax.nn.sigmoid(z) - t, logits, reduction)
 
 
@@ -153,7 +162,11 @@ def _rows(name: str, pred: Array, target: Array) -> Array:
             f"{name}: labels of shape {target.shape} must be integers, got "
             f"{target.dtype}; for real values give targets of shape {pred.shape}"
         )
-    return jax.nn.one_hot(target, pred.shape[-1], dtype=dtype)
+    classes = pred.shape[-1]
+    inside = (target >= 0) & (target < classes)
+    # A label outside the classes would be a row of zeros, a loss of 0: NaN is honest.
+    rows = jax.nn.one_hot(target, classes, dtype=dtype)
+    return jnp.where(inside[..., None], rows, jnp.nan)
 
 
 def _reduce(values: Array, dpred: Array, pred: Array, reduction: str):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxnn.combine import activation_layer, dense_block, serial
+from jaxnn.combine import dense_block, output_layer, serial
 from jaxnn.config import MODELS, TrainConfig
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import LAYERS, Layer, dense, flatten, standardize
@@ -32,7 +32,7 @@ def build(config: TrainConfig, facts: DataFacts) -> Layer:
     if config.model != "serial":
         layers.append(dense(facts.classes, config.init, config.bias_init))
     if config.output is not None:
-        layers.append(activation_layer(config.output))
+        layers.append(output_layer(config.output))
     return serial(*layers)
 
 

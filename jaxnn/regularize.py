@@ -34,6 +34,9 @@ def l1(strength: float) -> Penalty:
 def combined(*penalties: Penalty) -> Penalty:
     """The sum of penalties, e.g. `combined(l1(1e-5), l2(1e-4))`, the elastic net."""
 
+    if not penalties:
+        raise JaxnnError("combined: got no penalties, expected at least one")
+
     def penalty(params):
         value, grads = penalties[0](params)
         for other in penalties[1:]:
@@ -49,19 +52,21 @@ def max_norm(limit: float) -> Callable[[Any], Any]:
 
     w (..., O): the norm is over all axes but the last. Source: Srivastava et al. 2014.
     """
-    if limit <= 0:
+    if not limit > 0:
         raise JaxnnError(f"max_norm: got limit {limit:g}, expected a positive norm")
 
     def project(params):
         def shrink(w):
             if w.ndim < 2:
                 return w
-            square = jnp.square(w).sum(tuple(range(w.ndim - 1)), keepdims=True)
-            # where inside as well: the norm of an all-zero column divides nothing
-            too_long = square > limit**2
-            return jnp.where(
-                too_long, w * (limit / jnp.sqrt(jnp.where(too_long, square, 1))), w
-            )
+            rows = tuple(range(w.ndim - 1))
+            # Measured in units of the largest entry: 1e30 squared overflows float32.
+            unit = jnp.maximum(jnp.abs(w).max(rows, keepdims=True), 1)
+            square = jnp.square(w / unit).sum(rows, keepdims=True)
+            too_long = square > jnp.square(limit / unit)
+            # where inside as well: a zero column must not reach the square root
+            norm = unit * jnp.sqrt(jnp.where(too_long, square, 1))
+            return jnp.where(too_long, w * (limit / norm), w)
 
         return jax.tree.map(shrink, params)
 
@@ -74,7 +79,7 @@ def input_noise(std: float, shift: float = 0.0) -> Callable[[Array, Array], Arra
     x (B, ...) in [0, 1]. Source: Sietsma, Dow 1991; with a shift of 0.3 and std 0.1 it
     is the noise augmentation tested in the robustness experiments.
     """
-    if std < 0:
+    if not std >= 0:
         raise JaxnnError(f"input_noise: got std {std:g}, expected std >= 0")
 
     def add_noise(key, x):
@@ -84,7 +89,7 @@ def input_noise(std: float, shift: float = 0.0) -> Callable[[Array, Array], Arra
 
 
 def _penalty(name, strength, value, gradient) -> Penalty:
-    if strength < 0:
+    if not strength >= 0:
         raise JaxnnError(f"{name}: got strength {strength:g}, expected >= 0")
 
     def penalty(params):

@@ -1,5 +1,7 @@
 """Layers with weights."""
 
+from numbers import Integral
+
 import jax
 from jax import numpy as jnp
 
@@ -19,17 +21,24 @@ def dense(
     Args:
       width: number of units, at least 1.
       init: initialiser of w (I, width).
-      bias: True starts b (width,) at zero, False leaves it out, an initialiser (name
-        or function) draws it.
+      bias: True starts b (width,) at zero, False leaves it out, "zeros", "normal" or
+        a function draws it (the other initialisers need a matrix).
 
     Raises:
       JaxnnError: width < 1, unknown initialiser, input of another width than w.
     """
     name = f"dense({width})"
-    if width < 1:
-        raise JaxnnError(f"{name}: width must be at least 1")
+    if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
+        raise JaxnnError(f"{name}: width must be at least 1, a whole number")
     draw_w = initializer(init)
     draw_b = None if bias is False else initializer("zeros" if bias is True else bias)
+    if isinstance(bias, str) and bias not in ("zeros", "normal"):
+        raise JaxnnError(
+            f"{name}: bias={bias!r} needs a matrix; expected True, False, zeros, "
+            "normal or a function"
+        )
+
+    names = {"w"} if draw_b is None else {"w", "b"}
 
     def setup(key, in_shape):
         if not in_shape:
@@ -47,6 +56,12 @@ def dense(
 
     def forward(params, state, x, *, key=None, train):
         del key, train
+        if not _fits(params, names, width):
+            raise JaxnnError(
+                f"{name}: got params {jax.tree.map(jnp.shape, params)}, expected a "
+                f"dict of {' and '.join(sorted(names))} of width {width}; were they made by "
+                "another network?"
+            )
         w = params["w"]
         if x.ndim < 2 or x.shape[-1] != w.shape[0]:
             raise JaxnnError(
@@ -66,3 +81,11 @@ def dense(
         return dx, {"w": dw, "b": db}
 
     return Layer(setup, forward, backward, name)
+
+
+def _fits(params, names, width) -> bool:
+    return (
+        isinstance(params, dict)
+        and set(params) == names
+        and all(a.shape[-1:] == (width,) for a in params.values())
+    )

@@ -20,7 +20,12 @@ def keep_mask(key: Array, shape: tuple[int, ...], drop_rate: float) -> Array:
     size = math.prod(shape)
     words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
-    return (halves >= round(drop_rate * 2**16)).reshape(shape)
+    return (halves >= _threshold(drop_rate)).reshape(shape)
+
+
+def _threshold(drop_rate: float) -> int:
+    """Of 2^16 equally likely halves, how many mean "drop"; at least one keeps."""
+    return min(round(drop_rate * 2**16), 2**16 - 1)
 
 
 def dropout(drop_rate: float) -> Layer:
@@ -37,7 +42,8 @@ def dropout(drop_rate: float) -> Layer:
         raise JaxnnError(
             f"{name}: drop_rate is the fraction set to zero, expected 0 <= rate < 1"
         )
-    rule = rules.dropout(drop_rate)
+    # Scaled by the rate that is drawn, so that the expectation is exact.
+    rule = rules.dropout(_threshold(drop_rate) / 2**16)
 
     def init(key, in_shape):
         del key

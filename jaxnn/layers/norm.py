@@ -32,6 +32,11 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
 
     def forward(params, state, x, *, key=None, train):
         del key
+        if set(params) != {"gamma", "beta"} or set(state) != {"mean", "var"}:
+            raise JaxnnError(
+                f"batch_norm: got params {sorted(params)} and state {sorted(state)}, "
+                "expected gamma, beta and mean, var; were they made by another network?"
+            )
         gamma, beta = params["gamma"], params["beta"]
         if x.ndim < 2 or x.shape[-1] != gamma.shape[0]:
             raise JaxnnError(

@@ -149,6 +149,7 @@ class _Run:
 
     def start(self, optimiser, dtype):
         """Initialise the states, one a seed."""
+        self._check_labels()
 
         def init(key):
             return init_state(self.net, optimiser, self.x.shape[1:], key, dtype)
@@ -160,6 +161,28 @@ class _Run:
             jax.jit(jax.vmap(init) if self.many else init)(self.keys)
         )
         self.compile_seconds += time.perf_counter() - start
+
+    def _check_labels(self):
+        """Labels must be among the network's outputs; found by shapes, not by NaN."""
+        out = []
+        jax.eval_shape(
+            lambda key: out.append(self.net.init(key, self.x.shape[1:])[2]) or (),
+            jax.random.key(0),
+        )
+        for name, y in (
+            ("data", self.y),
+            ("validation", (self.validation or (0,) * 2)[1]),
+        ):
+            y = np.asarray(y)
+            if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+                continue
+            bad = np.flatnonzero((y < 0) | (y >= out[0][-1]))
+            if len(bad):
+                raise JaxnnError(
+                    f"fit: {name} has label {y[bad[0]]} at index {bad[0]}, but the "
+                    f"network has {out[0][-1]} outputs: labels must be 0 to "
+                    f"{out[0][-1] - 1}"
+                )
 
     def order(self, epoch) -> np.ndarray:
         if not self.own_order:

@@ -231,3 +231,13 @@ def test_predict_pads_the_last_batch_and_gives_every_row():
     parts = predict(NET, history.params, history.state, DATA[0], batch=100)
     np.testing.assert_allclose(parts, whole, rtol=1e-10)
     assert whole.shape == (256, 3)
+
+
+def test_labels_beyond_the_outputs_are_named_before_training():
+    x, y = blobs(64)
+    y = y.copy()
+    y[7] = 3
+    with pytest.raises(JaxnnError, match=r"label 3 at index 7.*3 outputs.*0 to 2"):
+        fit(NET, (x, y), batch=8)
+    with pytest.raises(JaxnnError, match="validation has label 3 at index 7"):
+        fit(NET, DATA, validation=(x, y), batch=8)

@@ -1,0 +1,180 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.errors import JaxnnError
+from jaxnn.regularize import combined, input_noise, l1, l2, max_norm
+from tests.rules.cases import assert_close, assert_trees_close, normal
+
+PARAMS = {
+    "dense": {"w": jnp.asarray(normal(4, 3)), "b": jnp.asarray(normal(3))},
+    "conv": [jnp.asarray(normal(3, 1, 2, 5))],
+    "norm": {"gamma": jnp.asarray(normal(5)), "scalar": jnp.asarray(2.0)},
+    "none": (),
+}
+WEIGHTS = (PARAMS["dense"]["w"], PARAMS["conv"][0])
+
+
+def weights(params):
+    return params["dense"]["w"], params["conv"][0]
+
+
+def half_sum_of_squares(params):
+    return sum(0.5 * jnp.vdot(w, w) for w in weights(params))
+
+
+def sum_of_sizes(params):
+    return sum(jnp.where(w > 0, w, -w).sum() for w in weights(params))
+
+
+PENALTIES = {
+    "l2": (l2(0.3), lambda params: 0.3 * half_sum_of_squares(params)),
+    "l2 of nothing": (l2(0.0), lambda params: 0 * half_sum_of_squares(params)),
+    "l1": (l1(0.2), lambda params: 0.2 * sum_of_sizes(params)),
+    "combined": (
+        combined(l1(0.2), l2(0.3)),
+        lambda params: 0.2 * sum_of_sizes(params) + 0.3 * half_sum_of_squares(params),
+    ),
+    "combined thrice": (
+        combined(l2(0.1), l2(0.1), l2(0.1)),
+        lambda params: 0.3 * half_sum_of_squares(params),
+    ),
+    "combined of one": (combined(l1(0.2)), lambda params: 0.2 * sum_of_sizes(params)),
+}
+
+
+def check(got, want):
+    assert_close(got[0], want[0])
+    assert_trees_close(got[1], want[1])
+
+
+@pytest.mark.parametrize(("penalty", "reference"), PENALTIES.values(), ids=PENALTIES)
+def test_penalty_equals_grad_of_its_reference(penalty, reference):
+    got, want = jax.jit(lambda p: (penalty(p), jax.value_and_grad(reference)(p)))(
+        PARAMS
+    )
+    check(got, want)
+    if want[0] == 0:
+        return
+    for factor in (-1, 1.01, 0):
+        value, grads = got
+        with pytest.raises(AssertionError, match="Not equal to tolerance"):
+            check((value, jax.tree.map(lambda g: factor * g, grads)), want)  # noqa: B023
+
+
+def test_l1_is_flat_at_its_kink():
+    _, grads = l1(0.5)({"w": jnp.array([[0.0, -0.0, 2.0, -2.0]])})
+    assert grads["w"].tolist() == [[0, 0, 0.5, -0.5]]
+
+
+@pytest.mark.parametrize("penalty", [l1(0.1), l2(0.1), combined(l1(0.1), l2(0.1))])
+def test_biases_are_left_alone(penalty):
+    value, grads = penalty({"b": jnp.ones(3), "gamma": jnp.ones(())})
+    assert value == 0
+    assert jax.tree.map(lambda g: g.tolist(), grads) == {"b": [0, 0, 0], "gamma": 0}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("penalty", [l1(0.1), l2(0.1)])
+def test_gradient_has_the_dtype_of_its_weight(penalty, dtype):
+    params = {"w": jnp.ones((2, 2), dtype), "b": jnp.ones(2, dtype)}
+    _, grads = jax.eval_shape(penalty, params)
+    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("make", [l1, l2])
+def test_strength_must_not_be_negative(make):
+    with pytest.raises(JaxnnError, match=f"{make.__name__}: got strength -1, expected"):
+        make(-1)
+
+
+def test_combined_of_no_penalties_is_refused_or_nothing():
+    try:
+        value, _ = combined()(PARAMS)
+    except JaxnnError:
+        return
+    assert value == 0
+
+
+def column_norms(w):
+    return np.sqrt((np.asarray(w) ** 2).sum(tuple(range(w.ndim - 1))))
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.5, 100.0])
+def test_max_norm_shortens_long_columns_only(limit):
+    projected = jax.jit(max_norm(limit))(PARAMS)
+    assert jax.tree.structure(projected) == jax.tree.structure(PARAMS)
+    for w, new in zip(WEIGHTS, weights(projected), strict=True):
+        before, after = column_norms(w), column_norms(new)
+        assert (after <= limit * (1 + 1e-15)).all()
+        np.testing.assert_allclose(after, np.minimum(before, limit), rtol=1e-14)
+        short = before <= limit
+        np.testing.assert_array_equal(new[..., short], w[..., short])
+        # only the length changes
+        assert_close(
+            new / after[(None,) * (w.ndim - 1)], w / before[(None,) * (w.ndim - 1)]
+        )
+    for path in ("norm", "none"):
+        assert_trees_close(projected[path], PARAMS[path], 0)
+    assert_close(projected["dense"]["b"], PARAMS["dense"]["b"], 0)
+
+
+def test_max_norm_has_both_kinds_of_column_at_1_and_a_half():
+    short = np.concatenate([column_norms(w) <= 1.5 for w in WEIGHTS])
+    assert short.any()
+    assert not short.all()
+
+
+def test_max_norm_of_zero_column_is_zero():
+    w = jnp.array([[0.0, 3.0], [0.0, 4.0]])
+    assert max_norm(1.0)({"w": w})["w"].tolist() == [[0, 3 * 0.2], [0, 4 * 0.2]]
+    # through the gradient as well, where a where alone would let 0/0 out
+    grads = jax.jit(jax.grad(lambda w: max_norm(1.0)(w).sum()))(w)
+    assert np.isfinite(grads).all()
+
+
+def test_max_norm_keeps_nan_in_sight():
+    w = jnp.array([[jnp.nan, 3.0], [1.0, 4.0]])
+    assert np.isnan(max_norm(1.0)(w)).tolist() == [[True, False], [False, False]]
+
+
+@pytest.mark.parametrize("limit", [0, -1.0])
+def test_max_norm_limit_must_be_positive(limit):
+    with pytest.raises(JaxnnError, match=f"max_norm: got limit {limit:g}, expected"):
+        max_norm(limit)
+
+
+def test_input_noise_has_its_mean_and_std():
+    n, x = 100_000, 0.25
+    noisy = input_noise(0.1, shift=0.3)(jax.random.key(0), jnp.full((n, 1), x))
+    assert noisy.shape == (n, 1)
+    assert abs(noisy.mean() - (x + 0.3)) < 4.5 * 0.1 / math.sqrt(n)
+    assert abs(noisy.std() - 0.1) < 4.5 * 0.1 / math.sqrt(2 * n)
+    assert noisy.max() > 0.9  # not clipped
+
+
+def test_input_noise_depends_on_the_key():
+    noise, x = input_noise(0.1), jnp.zeros((3, 4), jnp.float32)
+    one, same, other = (noise(jax.random.key(i), x) for i in (0, 0, 1))
+    assert one.dtype == jnp.float32
+    assert (one == same).all()
+    assert (one != other).all()
+    assert len(np.unique(one)) == 12
+
+
+def test_input_noise_of_std_0_only_shifts():
+    x = jnp.asarray(normal(2, 3))
+    assert_close(input_noise(0.0, 0.5)(jax.random.key(0), x), x + 0.5, 0)
+
+
+def test_input_noise_std_must_not_be_negative():
+    with pytest.raises(JaxnnError, match=r"input_noise: got std -0\.1, expected"):
+        input_noise(-0.1)
+
+
+def test_max_norm_of_a_huge_column_in_float32_is_the_limit_not_zero():
+    w = max_norm(2.0)({"w": jnp.full((4, 1), 1e30, jnp.float32)})["w"]
+    np.testing.assert_allclose(jnp.linalg.norm(w), 2.0, rtol=1e-6)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 import optax
 
 from experiments.common import RESULTS, main, record, spread
@@ -57,7 +56,7 @@ def command(words: list[str], cache: Path) -> dict:
 
 def summarise(result: dict) -> dict:
     """The part of a run's result that is a claim."""
-    accuracy = spread(100 * np.array(result["test_accuracy"]))
+    accuracy = spread([100 * a for a in result["test_accuracy"]])
     return {
         "command": result["command"],
         "accuracy_percent": accuracy,

@@ -9,6 +9,42 @@ Names are loaded when first used, so `import jaxnn` and `jaxnn --help` stay inst
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and checkers
+    from jaxnn import (
+        attacks,
+        check,
+        combine,
+        config,
+        data,
+        errors,
+        files,
+        layers,
+        losses,
+        models,
+        optimisers,
+        plots,
+        regularize,
+        rules,
+        train,
+    )
+    from jaxnn.check import compare_gradients
+    from jaxnn.combine import mlp, residual, serial
+    from jaxnn.errors import JaxnnError
+    from jaxnn.layers import Layer
+    from jaxnn.overview import summary
+    from jaxnn.rules import RULES, Rule
+    from jaxnn.run import load_run
+    from jaxnn.train import (
+        TrainingError,
+        TrainState,
+        evaluate,
+        fit,
+        make_step,
+        predict,
+    )
+    from jaxnn.train.checkpoint import load_params, save_params
 
 __version__ = "0.1.0"
 
@@ -32,19 +68,49 @@ _HOME = {
     "serial": "combine",
     "summary": "overview",
 }
-_MODULES = (
-    "attacks", "check", "combine", "config", "data", "errors", "files", "layers",
-    "losses", "models", "optimisers", "plots", "regularize", "rules", "train",
-)  # fmt: skip
 
-__all__ = [*_HOME, *_MODULES]
+__all__ = [
+    "RULES",
+    "JaxnnError",
+    "Layer",
+    "Rule",
+    "TrainState",
+    "TrainingError",
+    "attacks",
+    "check",
+    "combine",
+    "compare_gradients",
+    "config",
+    "data",
+    "errors",
+    "evaluate",
+    "files",
+    "fit",
+    "layers",
+    "load_params",
+    "load_run",
+    "losses",
+    "make_step",
+    "mlp",
+    "models",
+    "optimisers",
+    "plots",
+    "predict",
+    "regularize",
+    "residual",
+    "rules",
+    "save_params",
+    "serial",
+    "summary",
+    "train",
+]
 
 
 def __getattr__(name: str):
     """Import a public name from its module when it is first asked for."""
     if name in _HOME:
         return getattr(importlib.import_module(f"jaxnn.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if name in __all__:
         return importlib.import_module(f"jaxnn.{name}")
     raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
 

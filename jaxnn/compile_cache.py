@@ -21,8 +21,9 @@ def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
     Returns:
       The folder in use, or None if it cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]
+    if chosen:
+        return Path(chosen)
     folder = Path(folder) if folder else cache_folder().parent / "xla" / _machine()
     try:
         folder.mkdir(parents=True, exist_ok=True)

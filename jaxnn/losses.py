@@ -52,7 +52,8 @@ def softmax_cross_entropy(
     if label_smoothing:
         t = t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
     log_p, cache = log_softmax.fwd(_wide(logits))
-    (dlogits,) = log_softmax.bwd(cache, -t)
+    dlogits = log_softmax.bwd(cache, -t)[0]
+    assert dlogits is not None
     # where: 0 * -inf is NaN, but a class of no weight costs nothing
     values = -jnp.where(t == 0, 0, t * log_p).sum(-1)
     return _reduce(values, dlogits, logits, reduction)

@@ -1,4 +1,7 @@
+"""Settings of every test: float64, strict shapes, and a seeded sample of slow tests."""
+
 import os
+import random
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 
@@ -7,8 +10,10 @@ import jax
 
 # float64: a wrong formula shows at 1e-12, where float32 would blur it with rounding.
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile much and compute little; this halves their time. Whole runs of the
+# command line in a process of its own (tests/run) have all optimisations on.
+jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile(
@@ -17,5 +22,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--slow", default="sample", choices=("none", "sample", "all"),
+        help="which tests marked slow to run; a sample is 6 of them (default: sample)",
+    )  # fmt: skip
+    parser.addoption(
+        "--slow-seed", type=int, default=0, help="which sample of the slow tests"
+    )
+
+
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::jaxnn")
+
+
+def pytest_collection_modifyitems(config, items):
+    how, seed = config.getoption("--slow"), config.getoption("--slow-seed")
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    named = any("::" in word for word in config.args)  # asked for by name: run it
+    if how == "all" or named or not slow:
+        return
+    chosen = random.Random(seed).sample(slow, min(6, len(slow)))
+    left_out = set(slow) - (set(chosen) if how == "sample" else set())
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]

@@ -58,9 +58,9 @@ def dense(
         del key, train
         if not _fits(params, names, width):
             raise JaxnnError(
-                f"{name}: got params {jax.tree.map(jnp.shape, params)}, expected a "
-                f"dict of {' and '.join(sorted(names))} of width {width}; were they made by "
-                "another network?"
+                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
+                f"expected a dict of {' and '.join(sorted(names))} of width {width}; "
+                "were they made by another network?"
             )
         w = params["w"]
         if x.ndim < 2 or x.shape[-1] != w.shape[0]:

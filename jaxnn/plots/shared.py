@@ -1,5 +1,7 @@
 """What the pictures share: colours, sizes, words, saving."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,7 +14,7 @@ from jaxnn.files import write_with
 DPI = 110
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY, PALE, INK = "#767676", "#e4e4e4", "#222222"
-MIDDLE = {"ha": "center", "va": "bottom", "fontsize": 9, "color": INK}
+MIDDLE: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 9, "color": INK}
 GREYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
 ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")

@@ -191,9 +191,9 @@ class _Job:
         rows = np.arange(len(test.y))
         if 0 <= n < len(test.y):
             rows = stratified_sample(test.y, n, config.seed)
-        x, y = np.float32(test.x[rows] / np.float32(255)), test.y[rows]
-        if test.x.dtype != np.uint8:
-            x = test.x[rows].astype(np.float32)
+        x, y = test.x[rows].astype(np.float32), test.y[rows]
+        if test.x.dtype == np.uint8:
+            x = x / np.float32(255)
         self.attacked = rows, x, y
         right: dict[str, list[float]] = {"fgsm_0.1": [], "pgd40_0.1": []}
         for i in range(config.seeds):

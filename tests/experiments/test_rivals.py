@@ -1,0 +1,148 @@
+"""The rivals learn, do the same work as each other, and say why they cannot run."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.rivals import (
+    RIVALS,
+    UnavailableError,
+    batches,
+    load,
+    numpy_twin,
+    start,
+)
+from jaxnn.errors import JaxnnError
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "numpy_twin": "numpy",
+    "jax_grad_scan": "optax",
+    "jax_grad_loop": "optax",
+    "torch_eager": "torch",
+    "torch_compiled": "torch",
+    "flax_nnx": "flax",
+    "equinox_loop": "equinox",
+    "sklearn_mlp": "sklearn",
+}
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow if name == "torch_compiled" else ())
+    for name in RIVALS
+]
+WIDTHS = (784, 30, 10)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    def read(name, header):
+        raw = gzip.decompress((ROOT / "data" / "mnist" / name).read_bytes())
+        return np.frombuffer(raw, np.uint8, offset=header)
+
+    x = read("train-images-idx3-ubyte.gz", 16).reshape(-1, 784)[:2_010]
+    y = read("train-labels-idx1-ubyte.gz", 8)[:2_010].astype(np.int32)
+    return x, y
+
+
+def train(name, digits, optimiser, learning_rate, epochs=3):
+    pytest.importorskip(PACKAGES[name])
+    make = load(name)
+    try:
+        rival = make(WIDTHS, 32, optimiser, learning_rate, *digits, 0)
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    return rival, [rival.epoch(index) for index in range(epochs)]
+
+
+@pytest.fixture(scope="module")
+def path(digits):
+    """The losses of the NumPy twin, which every other rival must reproduce."""
+    return {
+        (optimiser, rate): train("numpy_twin", digits, optimiser, rate)[1]
+        for optimiser, rate in (("sgd", 0.1), ("adam", 0.002))
+    }
+
+
+def test_every_rival_has_a_test_case():
+    assert PACKAGES.keys() == RIVALS.keys()
+
+
+@pytest.mark.parametrize(("optimiser", "rate"), [("sgd", 0.1), ("adam", 0.002)])
+@pytest.mark.parametrize("name", CASES)
+def test_rival_learns_and_walks_the_common_path(name, optimiser, rate, digits, path):
+    rival, losses = train(name, digits, optimiser, rate)
+    assert rival.name == name
+    assert rival.version[0].isdigit()
+    assert rival.accuracy(*digits) > 0.8
+    # scikit-learn draws its own start and order
+    rtol = 0.2 if name == "sklearn_mlp" else 1e-3
+    np.testing.assert_allclose(losses, path[optimiser, rate], rtol=rtol)
+
+
+@pytest.mark.parametrize("widths", [(7, 4), (7, 5, 4), (7, 6, 5, 4)])
+def test_numpy_gradient_is_jax_grads(widths):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 7)), rng.integers(0, 4, 8)
+
+    def mean_loss(params):
+        h = x
+        for w, b in params[:-1]:
+            h = jax.nn.relu(h @ w + b[None])
+        w, b = params[-1]
+        return -jnp.mean(jax.nn.log_softmax(h @ w + b[None])[jnp.arange(8), y])
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), start(widths, 1))
+        expected_loss, expected = jax.value_and_grad(mean_loss)(params)
+        expected = np.concatenate([a.ravel() for a in jax.tree.leaves(expected)])
+    net = numpy_twin.network(widths, 8, 1, np.float64)
+    for _ in range(2):  # the second call finds the buffers used
+        loss = net.gradient(x, y, 1 / 8)
+        np.testing.assert_allclose(loss / 8, expected_loss, rtol=1e-10)
+        np.testing.assert_allclose(net.grads, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_batches_hold_each_image_once_in_a_new_order_each_epoch():
+    first, second = (batches(0, index, 103, 10) for index in (0, 1))
+    assert first.shape == (10, 10)
+    assert len(set(first.ravel())) == 100
+    assert (first != second).any()
+    assert (first == batches(0, 0, 103, 10)).all()
+
+
+@pytest.mark.parametrize("batch", [0, 104])
+def test_batch_size_is_checked(batch):
+    with pytest.raises(JaxnnError, match=f"got batch {batch}, expected 1 to 103"):
+        batches(0, 0, 103, batch)
+
+
+@pytest.mark.parametrize("name", [n for n in RIVALS if n != "torch_compiled"])
+def test_unknown_optimiser_lists_the_valid_ones(name, digits):
+    pytest.importorskip(PACKAGES[name])
+    with pytest.raises(JaxnnError, match="Valid names: adam, sgd"):
+        load(name)(WIDTHS, 32, "sdg", 0.1, *digits, 0)
+
+
+def test_unknown_rival_lists_the_valid_ones():
+    with pytest.raises(JaxnnError, match="Did you mean 'torch_eager'"):
+        load("torch_eagre")
+
+
+def test_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # import now raises
+    monkeypatch.delitem(sys.modules, "experiments.rivals.sklearn_mlp", raising=False)
+    with pytest.raises(UnavailableError, match=r"'sklearn'.*pip install -e '\.\[bench"):
+        load("sklearn_mlp")
+
+
+def test_listing_the_rivals_imports_none_of_their_libraries():
+    code = (
+        "import sys, experiments.rivals;"
+        "assert not {'jax', 'torch', 'sklearn'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,110 @@
+"""The programs jaxnn's speed is compared with, each written as its users would.
+
+All train the same thing: a multilayer perceptron with relu hidden layers, softmax
+cross-entropy averaged over the batch, on images in memory. The start and the order of
+the images come from `start` and `batches` below, so that every rival but scikit-learn,
+which has its own, walks the same path: their losses agree to float32 rounding
+(tests/experiments/test_rivals.py), and only the time differs.
+
+B batch, I in, O out, C classes, N images, S = N // B steps in an epoch.
+"""
+
+import importlib
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnn.errors import JaxnnError, lookup
+
+
+class Rival(NamedTuple):
+    """One program, data and network in hand, ready to train."""
+
+    name: str
+    version: str  # of the library that does the work
+    epoch: Callable[[int], float]  # (index, also the shuffle seed) -> mean loss; blocks
+    accuracy: Callable[[np.ndarray, np.ndarray], float]  # x uint8 (N, I), y (N,)
+
+
+class UnavailableError(JaxnnError):
+    """This rival cannot run on this machine; the message is the reason to print."""
+
+
+# Each module has
+# make(widths, batch, optimiser, learning_rate, x, y, seed) -> Rival
+# with x uint8 (N, I), y int32 (N,) and optimiser 'sgd' or 'adam'.
+RIVALS = {
+    name: f"experiments.rivals.{name}"
+    for name in (
+        "numpy_twin",
+        "jax_grad_scan",
+        "jax_grad_loop",
+        "torch_eager",
+        "torch_compiled",
+        "flax_nnx",
+        "equinox_loop",
+        "sklearn_mlp",
+    )
+}
+
+
+def load(name: str) -> Callable[..., Rival]:
+    """The `make` of the rival called `name`; only now is its library imported.
+
+    Raises:
+      UnavailableError: the library is not installed.
+      JaxnnError: no such rival; the message lists the valid names.
+    """
+    path = lookup("rival", name, RIVALS)
+    try:
+        return importlib.import_module(path).make
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("experiments", "jaxnn"):
+            raise  # a mistake of ours, not a package to install
+        raise UnavailableError(
+            f"rival {name!r}: got no package {missing!r}, expected it to be installed; "
+            "run: pip install -e '.[bench]'"
+        ) from error
+
+
+def start(widths: Sequence[int], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The common first weights: for each layer w (I, O), b (O,), in float32.
+
+    He et al. 2015, https://arxiv.org/abs/1502.01852: w has variance 2 / I, b is zero.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.standard_normal((i, o), dtype=np.float32)
+            * np.float32(math.sqrt(2 / i)),
+            np.zeros(o, np.float32),
+        )
+        for i, o in itertools.pairwise(widths)
+    ]
+
+
+def batches(seed: int, index: int, n: int, batch: int) -> np.ndarray:
+    """The images of each step of epoch `index`: (S, B); the last n % B are left out.
+
+    On the host: NumPy shuffles 55,000 numbers in 0.5 ms, `jax.random` in 20.
+
+    Raises:
+      JaxnnError: `batch` is not in 1..n.
+    """
+    if not 1 <= batch <= n:
+        raise JaxnnError(
+            f"batches: got batch {batch}, expected 1 to {n}, the number of images; "
+            "choose a smaller batch or give more images"
+        )
+    order = np.random.default_rng((seed, index)).permutation(n)
+    steps = n // batch
+    return order[: steps * batch].reshape(steps, batch)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Turn uint8 pixels 0..255 into float32 in [0, 1]."""
+    return np.divide(x, np.float32(255), dtype=np.float32)

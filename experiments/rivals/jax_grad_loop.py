@@ -1,0 +1,47 @@
+"""Rival: the same JAX program as `jax_grad_scan`, one jitted step a call.
+
+Most JAX code trains like this. NumPy gathers each batch, which on a CPU is faster than
+XLA's gather in the step, and the loop never waits for a result, so that Python prepares
+the next batch while the device works.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.rivals import Rival, batches, start, unit
+from experiments.rivals.jax_grad_scan import OPTIMISERS, accuracy_of, train_step
+from jaxnn.errors import lookup
+
+
+def make(
+    widths: Sequence[int],
+    batch: int,
+    optimiser: str,
+    learning_rate: float,
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+) -> Rival:
+    """See `experiments.rivals.Rival`."""
+    opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
+    step = jax.jit(train_step(opt), donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.asarray, start(widths, seed))
+    state = opt.init(params)
+    images, labels = unit(x), y
+
+    def epoch(index: int) -> float:
+        nonlocal params, state
+        losses = []
+        for rows in batches(seed, index, len(images), batch):
+            params, state, loss = step(params, state, images[rows], labels[rows])
+            losses.append(loss)
+        jax.block_until_ready(params)
+        return float(np.mean(jax.device_get(losses)))
+
+    def accuracy(x: np.ndarray, y: np.ndarray) -> float:
+        return accuracy_of(params, x, y)
+
+    return Rival("jax_grad_loop", jax.__version__, epoch, accuracy)

@@ -1,0 +1,87 @@
+"""Rival: PyTorch as it is usually written, module and optimiser, on the CPU.
+
+The data stay in memory and each batch is one `index_select`: no DataLoader, which would
+cost more than the network. The optimisers are the fused ones, which here are faster
+than PyTorch's default.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.rivals import Rival, batches, start, unit
+from jaxnn.errors import lookup
+
+OPTIMISERS = {
+    "sgd": lambda params, rate: torch.optim.SGD(params, lr=rate, fused=True),
+    "adam": lambda params, rate: torch.optim.Adam(params, lr=rate, fused=True),
+}
+
+
+def network(widths: Sequence[int], seed: int) -> nn.Sequential:
+    """Make Linear, ReLU, ..., Linear with the common start weights."""
+    layers: list[nn.Module] = []
+    for w, b in start(widths, seed):
+        linear = nn.Linear(*w.shape)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(w.T))  # torch keeps w as (O, I)
+            linear.bias.copy_(torch.from_numpy(b))
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:
+    """Make the step: (x (B, I), y (B,)) -> loss, changing `model` in place."""
+
+    def step(x, y):
+        loss = nn.functional.cross_entropy(model(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    return step
+
+
+def rival(
+    name: str,
+    model: nn.Module,
+    step: Callable,
+    batch: int,
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+) -> Rival:
+    """Put `step` in the loop over the batches; `torch_compiled` uses it too."""
+    images, labels = torch.from_numpy(unit(x)), torch.from_numpy(y.astype(np.int64))
+
+    def epoch(index: int) -> float:
+        order = torch.from_numpy(batches(seed, index, len(images), batch))
+        loss = torch.zeros(())
+        for rows, of_rows in zip(order, labels[order], strict=True):
+            loss += step(images.index_select(0, rows), of_rows)
+        return float(loss) / len(order)
+
+    @torch.inference_mode()
+    def accuracy(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.mean(model(torch.from_numpy(unit(x))).argmax(1).numpy() == y))
+
+    return Rival(name, torch.__version__, epoch, accuracy)
+
+
+def make(
+    widths: Sequence[int],
+    batch: int,
+    optimiser: str,
+    learning_rate: float,
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+) -> Rival:
+    """See `experiments.rivals.Rival`."""
+    opt = lookup("optimiser", optimiser, OPTIMISERS)
+    model = network(widths, seed)
+    step = train_step(model, opt(model.parameters(), learning_rate))
+    return rival("torch_eager", model, step, batch, x, y, seed)

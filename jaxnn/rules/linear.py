@@ -2,7 +2,11 @@
 
 import math
 
+from jax import default_backend, lax
+
 from jaxnn.rules.core import Rule, last_axis
+
+FEW = 64  # outputs up to which dw is made transposed, see `_transposed_product`
 
 
 def _affine_fwd(x, w, b):
@@ -16,7 +20,7 @@ def _affine_bwd(cache, dy):
     x, w = cache
     # Rows flattened: the weight gradient is then one large matrix product.
     rows_x, rows_dy = _rows(x), _rows(dy)
-    return dy @ w.T, rows_x.T @ rows_dy, rows_dy.sum(0)
+    return dy @ w.T, _transposed_product(rows_x, rows_dy), rows_dy.sum(0)
 
 
 def _matmul_fwd(x, w):
@@ -26,7 +30,20 @@ def _matmul_fwd(x, w):
 
 def _matmul_bwd(cache, dy):
     x, w = cache
-    return dy @ w.T, _rows(x).T @ _rows(dy)
+    return dy @ w.T, _transposed_product(_rows(x), _rows(dy))
+
+
+def _transposed_product(x, dy):
+    """x^T dy: x (R, I), dy (R, O) -> dw (I, O), by the order that CPUs do faster.
+
+    For few outputs the inner loop should run along I: dw of 784 x 30, 32 rows, takes
+    30 us with a copy to transpose it, 40 as written; from 128 outputs on the plain
+    product wins. The barriers keep XLA from undoing either half.
+    """
+    if dy.shape[1] > FEW or x.shape[1] <= dy.shape[1] or default_backend() != "cpu":
+        return x.T @ dy
+    dw = lax.optimization_barrier(dy.T @ x).T
+    return lax.optimization_barrier(dw.reshape(-1)).reshape(dw.shape)
 
 
 def _rows(a):

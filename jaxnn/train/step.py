@@ -135,7 +135,6 @@ def _all_finite(state):
 
 def _sum_of_squares(tree):
     def one(g):
-        wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-        return jnp.vdot(wide, wide)
+        return jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32))).sum()
 
     return sum(map(one, jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))

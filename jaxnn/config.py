@@ -34,7 +34,7 @@ class TrainConfig:
     """First layer subtracts the training pixels' mean and divides by their std."""
     loss: str = "softmax_cross_entropy"
     """softmax_cross_entropy, nll, mse, quadratic or sigmoid_cross_entropy."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """Share of the target spread over all classes."""
     optimiser: Annotated[str, tyro.conf.arg(aliases=["--optimizer"])] = "adam"
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, lion ..."""
@@ -44,7 +44,7 @@ class TrainConfig:
     """constant, linear, cosine, exponential, step or onecycle, over the whole run."""
     batch: int = 128
     """Images a step."""
-    epochs: int = 10
+    epochs: int = 8
     """Times through the training images."""
     patience: int | None = None
     """Stop after so many epochs without better validation accuracy; none: never."""

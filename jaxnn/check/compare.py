@@ -19,6 +19,11 @@ LIMITS = {"float32": 1e-5, "float64": 1e-12}
 """Largest relative difference that passes, |manual - automatic| over the largest
 |entry| of the leaf. 1e-5 is 84 units in the last place of that entry in float32."""
 
+AS_GOOD = 4.0
+"""Where float32 itself cannot do better (a trained network's gradient is a small
+difference of large terms), by hand also passes if it is no more than so many times as
+far from the float64 gradient as `jax.grad` in float32 is."""
+
 
 @dataclass(frozen=True)
 class LeafComparison:
@@ -34,7 +39,7 @@ class LeafComparison:
       index: where `max_abs` is.
       manual: the hand-written gradient there.
       automatic: what `jax.grad` says there.
-      passed: whether `max_relative` is within `LIMITS`.
+      passed: whether `max_relative` is within `LIMITS`, or see `AS_GOOD`.
     """
 
     leaf: str
@@ -147,8 +152,9 @@ def compare_gradients(
     Raises:
       JaxnnError: an unknown dtype, or dparams of another structure than params.
     """
-    found = []
-    for name in dtypes:
+    found, truth = [], None
+    # float64 first: it is the truth that float32 is measured against
+    for name in sorted(dtypes, key=lambda name: name != "float64"):
         dtype = lookup("dtype", name, DTYPES)
         # "highest": a GPU's default float32 product keeps ten bits only
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -158,8 +164,9 @@ def compare_gradients(
             manual, automatic = _both_ways(net, loss, penalty, train)
             by_hand = jax.device_get(manual(p, s, inputs, target, key))
             by_jax = jax.device_get(automatic(p, s, inputs, target, key))
-        found += _compare_trees(by_hand, by_jax, name)
-    return GradientReport(tuple(found))
+        found.append(_compare_trees(by_hand, by_jax, truth, name))
+        truth = by_jax if name == "float64" else truth
+    return GradientReport(tuple(leaf for one in reversed(found) for leaf in one))
 
 
 def _both_ways(net, loss, penalty, train):
@@ -193,7 +200,7 @@ def _target(y, dtype):
     return jnp.asarray(y, dtype)
 
 
-def _compare_trees(by_hand, by_jax, dtype) -> list[LeafComparison]:
+def _compare_trees(by_hand, by_jax, truth, dtype) -> list[LeafComparison]:
     ours, shape_ours = jax.tree_util.tree_flatten_with_path(by_hand)
     theirs, shape_theirs = jax.tree_util.tree_flatten_with_path(by_jax)
     if shape_ours != shape_theirs:
@@ -201,14 +208,15 @@ def _compare_trees(by_hand, by_jax, dtype) -> list[LeafComparison]:
             "backward returned gradients of another structure than params: got "
             f"{shape_ours}, expected {shape_theirs}"
         )
+    exact = jax.tree.leaves(truth) if truth is not None else [None] * len(ours)
     found = []
-    for (path, a), (_, b) in zip(ours, theirs, strict=True):
+    for (path, a), (_, b), t in zip(ours, theirs, exact, strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found.append(_compare_arrays(name.removeprefix("params/"), a, b, dtype))
+        found.append(_compare_arrays(name.removeprefix("params/"), a, b, t, dtype))
     return found
 
 
-def _compare_arrays(leaf, a, b, dtype) -> LeafComparison:
+def _compare_arrays(leaf, a, b, truth, dtype) -> LeafComparison:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         raise JaxnnError(
@@ -234,5 +242,12 @@ def _compare_arrays(leaf, a, b, dtype) -> LeafComparison:
         tuple(map(int, index)),
         float(a[index]),
         float(b[index]),
-        relative <= LIMITS[dtype],
+        relative <= LIMITS[dtype] or _as_good(a, b, truth),
     )
+
+
+def _as_good(a, b, truth) -> bool:
+    """Whether a is nearly as close to the truth as b is."""
+    if truth is None or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
+    return bool(np.abs(a - truth).max() <= AS_GOOD * np.abs(b - truth).max())

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxnn import Layer, compare_gradients, mlp, residual, serial
@@ -12,6 +13,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, relu, sigmoid, tanh
 from jaxnn.losses import LOSSES, quadratic, softmax_cross_entropy
 from jaxnn.regularize import combined, l1, l2
+from jaxnn.train import fit
 from tests.train.problem import blobs
 
 X, Y = blobs(24)
@@ -132,3 +134,19 @@ def test_uint8_images_and_float32_parameters_are_compared_in_float64_too():
 def test_an_unknown_dtype_lists_the_valid_ones():
     with pytest.raises(JaxnnError, match="float32, float64"):
         report(mlp([6, 3]), dtypes=("float8",))
+
+
+def test_a_gradient_lost_to_rounding_is_no_false_alarm_and_no_excuse():
+    """Labels smoothed, network converged: float32 has few digits left, float64 all."""
+    net = mlp([6, 16, 3])
+    y = jax.nn.one_hot(Y, 3) * 0.9 + 0.1 / 3
+    history = fit(net, (X, y), optimiser=optax.adam(0.02), epochs=400, batch=24)
+    params, state = history.params, history.state
+    found = compare_gradients(net, softmax_cross_entropy, params, state, X, y)
+    assert found.passed, found.table()
+
+    def off(pred, target):
+        value, dpred = softmax_cross_entropy(pred, target)
+        return value, dpred * 1.001
+
+    assert not compare_gradients(net, off, params, state, X, y).passed

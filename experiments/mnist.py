@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 
 from experiments.common import RESULTS, main, record, spread
@@ -68,7 +69,13 @@ def summarise(result: dict) -> dict:
             k: result["gradients"][k]
             for k in ("float32_max_relative", "float64_max_relative", "passed")
         },
-        "adversarial": result["adversarial"],
+        "adversarial": result["adversarial"]
+        | {
+            "mean": {
+                name: float(np.mean(result["adversarial"][name]))
+                for name in ("fgsm_0.1", "pgd40_0.1")
+            }
+        },
     }
 
 

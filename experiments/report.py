@@ -6,7 +6,7 @@
 README.md marks what comes from a result, in one of two forms:
 
     <!-- table NAME --> ... <!-- /table -->
-    <!-- value NAME:path.to.number FORMAT -->98.5<!-- /value -->
+    <!-- value NAME:path/to/number FORMAT -->98.5<!-- /value -->
 
 A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value
 is one number of that file in a Python format such as `.1f` or `.1%`.
@@ -71,7 +71,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def _dig(result: Any, path: str, name: str) -> Any:
-    for key in path.split("."):
+    for key in path.split("/"):
         try:
             result = result[int(key)] if isinstance(result, list) else result[key]
         except (KeyError, IndexError, ValueError, TypeError):

@@ -43,6 +43,19 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
 at half and at three quarters; `onecycle` rises for 30% of the run, then falls."""
 
 
+def learning_rate(name: str, lr: float | None = None) -> float:
+    """`lr`, or the usual one of the optimiser `name` if it is None.
+
+    Raises:
+      JaxnnError: unknown optimiser (lists the valid names), lr not positive.
+    """
+    usual = lookup("optimiser", name, OPTIMISERS)[1]
+    lr = usual if lr is None else lr
+    if not lr > 0:
+        raise JaxnnError(f"optimiser {name}: got lr={lr:g}, expected lr > 0")
+    return lr
+
+
 def optimiser_by_name(
     name: str, lr: float | None = None, schedule: str = "constant", steps: int = 1
 ) -> Any:
@@ -53,8 +66,6 @@ def optimiser_by_name(
     Raises:
       JaxnnError: unknown optimiser or schedule (lists the valid names), lr <= 0.
     """
-    make, usual = lookup("optimiser", name, OPTIMISERS)
-    lr = usual if lr is None else lr
-    if not lr > 0:
-        raise JaxnnError(f"optimiser {name}: got lr={lr:g}, expected lr > 0")
-    return make(lookup("schedule", schedule, SCHEDULES)(lr, steps))
+    peak = learning_rate(name, lr)
+    make = OPTIMISERS[name][0]
+    return make(lookup("schedule", schedule, SCHEDULES)(peak, steps))

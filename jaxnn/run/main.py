@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimisers import learning_rate, optimiser_by_name
 from jaxnn.overview import count_parameters, summary
 from jaxnn.regularize import combined, input_noise, l1, l2, max_norm
 from jaxnn.run.folder import append_line, new_folder, save_config, use_dtype
@@ -45,6 +46,7 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     """
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
+    config = replace(config, lr=learning_rate(config.optimiser, config.lr))
     use_dtype(config.dtype)
     enable_compile_cache()
     data = load(config.data, validation=config.validation)
@@ -273,7 +275,8 @@ def _heading(config: TrainConfig, data: Dataset) -> str:
         f"{len(data.validation.x):,} validation, {len(data.test.x):,} test images "
         f"{size}, {data.classes} classes\n"
         f"training       {config.epochs} epochs of {steps} steps, batch "
-        f"{config.batch}, {config.optimiser}, {config.schedule} schedule{seeds}\n"
+        f"{config.batch}, {config.optimiser}, lr {config.lr:g}, {config.schedule} "
+        f"schedule{seeds}\n"
     )
 
 

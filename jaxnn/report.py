@@ -181,7 +181,8 @@ def _adversarial(result) -> list[str]:
         f"PGD takes {_text(found.get('steps'))} steps of "
         f"{_text(found.get('step_size'))}; FGSM takes one step of the whole budget. "
         "Accuracy under these attacks is an upper bound on robustness: a stronger "
-        "attack may fool the network more often.",
+        "attack may fool the network more often."
+        + (f" {found['note']}." if found.get("note") else ""),
     ]
 
 

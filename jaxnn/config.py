@@ -34,8 +34,9 @@ class TrainConfig:
     """First layer subtracts the training pixels' mean and divides by their std."""
     loss: str = "softmax_cross_entropy"
     """softmax_cross_entropy, nll, mse, quadratic or sigmoid_cross_entropy."""
-    label_smoothing: float = 0.1
-    """Share of the target spread over all classes."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes; none: 0.1 with
+    softmax_cross_entropy, 0 with the other losses."""
     optimiser: Annotated[str, tyro.conf.arg(aliases=["--optimizer"])] = "adam"
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, lion ..."""
     lr: float | None = None

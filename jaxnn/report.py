@@ -182,7 +182,7 @@ def _adversarial(result) -> list[str]:
         f"{_text(found.get('step_size'))}; FGSM takes one step of the whole budget. "
         "Accuracy under these attacks is an upper bound on robustness: a stronger "
         "attack may fool the network more often."
-        + (f" {found['note']}." if found.get("note") else ""),
+        + (f" {note}." if isinstance(note := found.get("note"), str) else ""),
     ]
 
 

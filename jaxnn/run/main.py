@@ -46,7 +46,7 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     """
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
-    config = replace(config, lr=learning_rate(config.optimiser, config.lr))
+    config = _resolved(config)
     use_dtype(config.dtype)
     enable_compile_cache()
     data = load(config.data, validation=config.validation)
@@ -94,12 +94,21 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     return result | {"folder": str(folder)}
 
 
+def _resolved(config: TrainConfig) -> TrainConfig:
+    """`config` with what was left to a rule made explicit, so that the run says it."""
+    smoothing = config.label_smoothing
+    if smoothing is None:
+        smoothing = 0.1 if config.loss == "softmax_cross_entropy" else 0.0
+    lr = learning_rate(config.optimiser, config.lr)
+    return replace(config, lr=lr, label_smoothing=smoothing)
+
+
 class _Job:
     """One run's data, network and settings, and the stages that use them."""
 
     def __init__(self, config, data, facts, net):
         self.config, self.data, self.net = config, data, net
-        self.loss = loss_by_name(config.loss, config.label_smoothing)
+        self.loss = loss_by_name(config.loss, config.label_smoothing or 0.0)
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs
         self.optimiser = optimiser_by_name(
             config.optimiser, config.lr, config.schedule, steps

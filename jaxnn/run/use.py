@@ -34,7 +34,7 @@ def evaluate_run(config: EvalConfig) -> dict:
             f"{run.folder} knows {run.facts.classes} classes, got {data.classes} from "
             f"{data.name}"
         )
-    loss = loss_by_name(run.config.loss, run.config.label_smoothing)
+    loss = loss_by_name(run.config.loss, run.config.label_smoothing or 0.0)
     many = run.config.seeds > 1
     found = evaluate(run.net, run.params, run.state, *data.test, loss=loss, seeds=many)
     accuracy = np.atleast_1d(found.accuracy)

@@ -83,6 +83,14 @@ def test_a_run_leaves_everything_it_promises(run_folder):
         Image.open(picture).verify()
 
 
+def test_label_smoothing_is_only_for_the_loss_that_has_it(digits, tmp_path):
+    words = ["train", *TINY, "--data", str(digits), "--attack-images", "0", "--quiet"]
+    for loss, smoothing in (("mse", 0.0), ("softmax_cross_entropy", 0.1)):
+        assert main([*words, "--loss", loss, "--out", loss]) == 0
+        config = json.loads((tmp_path / loss / "config.json").read_text())
+        assert (config["label_smoothing"], config["lr"]) == (smoothing, 1e-3)
+
+
 def test_eval_gives_the_accuracy_that_training_reported(run_folder, capsys):
     assert main(["eval", str(run_folder)]) == 0
     result = json.loads((run_folder / "result.json").read_text())

@@ -90,7 +90,10 @@ def _headline(result) -> list[str]:
 
 def _epoch_name(result) -> str:
     """How the parameters were chosen, as far as the configuration says."""
-    validation = _part(result, "config").get("validation")
+    config = _part(result, "config")
+    validation = config.get("validation")
+    if config.get("keep") == "last":
+        return "epoch of the parameters (the last, as asked)"
     if validation is None:
         return "epoch of the parameters"
     how = "the best by validation" if validation else "the last, without validation"

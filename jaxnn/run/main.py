@@ -151,6 +151,7 @@ class _Job:
                 project=self.project,
                 augment=self.augment,
                 patience=config.patience,
+                keep=config.keep,
                 dtype=jnp.dtype(config.dtype),
                 progress=terminal,
                 on_epoch=on_epoch,
@@ -323,7 +324,9 @@ def _say_accuracy(result):
     seeds = f" +- {spread:.2f} ({n} seeds)" if n > 1 else ""
     epochs = sorted(set(np.atleast_1d(result["best_epoch"]).tolist()))
     which = f"of epoch {epochs[0]}" if len(epochs) == 1 else f"of epochs {epochs}"
-    chosen = ", best on validation" if result["config"]["validation"] else ""
+    config = result["config"]
+    selected = config["validation"] and config["keep"] == "best"
+    chosen = ", best on validation" if selected else ""
     stopped = "" if result["stopped"] == "finished" else f"; {result['stopped']}"
     print(
         f"test accuracy  {mean:.2f}%{seeds} of all {result['test_images']:,} test "

@@ -71,6 +71,7 @@ def fit(
     project: Callable | None = None,
     augment: Callable | None = None,
     patience: int | None = None,
+    keep: str = "best",
     max_bad_steps: int = 10,
     steps_per_call: int | None = None,
     dtype: Any = None,
@@ -95,6 +96,8 @@ def fit(
       project: applied to the parameters after each update (`max_norm`).
       augment: applied to each batch (`input_noise`).
       patience: stop after so many epochs without a better validation; None never.
+      keep: "best": the history's params are those best on validation, "last": those
+        of the last epoch.
       max_bad_steps: a step with a non-finite loss or gradient is skipped; so many in a
         row raise `TrainingError`.
       steps_per_call: steps in one call of the program, None for a whole epoch; smaller
@@ -121,15 +124,20 @@ def fit(
             f"fit: got batch={batch} but only {len(x)} training rows; "
             f"expected 1 <= batch <= {len(x)}"
         )
-    if order not in ("shared", "own"):
-        raise JaxnnError(f"fit: got order={order!r}; valid: shared, own")
+    for name, value, valid in (
+        ("order", order, ("shared", "own")),
+        ("keep", keep, ("best", "last")),
+    ):
+        if value not in valid:
+            raise JaxnnError(f"fit: got {name}={value!r}; valid: {', '.join(valid)}")
     optimiser = optax.adam(1e-3) if optimiser is None else optimiser
     step = make_step(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment
     )
     run = _Run(net, loss, step, x, y, validation, seeds, order, batch, max_bad_steps)
     run.start(optimiser, dtype)
-    return run.train(epochs, patience, steps_per_call, progress, on_epoch)
+    choose = keep == "best" and validation is not None
+    return run.train(epochs, patience, choose, steps_per_call, progress, on_epoch)
 
 
 class _Run:
@@ -205,7 +213,7 @@ class _Run:
             self.first_step_at = self.first_step_at or time.perf_counter()
         return self.programs[len(order)]
 
-    def train(self, epochs, patience, steps_per_call, progress, on_epoch) -> History:
+    def train(self, epochs, patience, choose, steps_per_call, progress, on_epoch):
         keep = Best(self.ts, len(self.seeds), self.many, patience)
         history = History(self.ts.params, self.ts.state, self.ts, 0)
         start, compiled = time.perf_counter(), self.compile_seconds
@@ -235,12 +243,12 @@ class _Run:
                 history.stopped, error.history = "diverged", history
                 raise
             finally:
-                self._finish(history, keep, start, compiled)
+                self._finish(history, keep if choose else None, start, compiled)
         return history
 
     def _finish(self, history, keep, start, compiled):
         history.last = self.ts
-        best = (self.ts, len(history.rows)) if self.validation is None else keep.best()
+        best = keep.best() if keep else (self.ts, len(history.rows))
         (history.params, history.state, *_), history.best_epoch = best
         compiling = self.compile_seconds - compiled
         history.seconds = {

@@ -107,6 +107,12 @@ def test_the_best_parameters_by_validation_are_kept():
     assert found.accuracy == pytest.approx(max(scores))
 
 
+def test_the_last_parameters_are_kept_on_request():
+    history = fit(NET, DATA, validation=HELD, epochs=3, batch=32, keep="last")
+    assert history.best_epoch == 3
+    leaves_equal(history.params, history.last.params, rtol=0)
+
+
 def test_patience_stops_early_and_a_seed_stops_as_it_would_alone():
     options = {
         "validation": HELD, "epochs": 40, "batch": 32, "patience": 2,
@@ -205,6 +211,7 @@ def test_fit_works_outside_the_main_thread():
         ({"epochs": 0}, "epochs=0"),
         ({"order": "random"}, "valid: shared, own"),
         ({"seeds": []}, "at least one seed"),
+        ({"keep": "first"}, "valid: best, last"),
     ],
 )
 def test_bad_settings_are_named(change, message):

@@ -11,7 +11,7 @@ from jaxnn.data import load, read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
 from jaxnn.run.folder import load_run
-from jaxnn.run.main import probabilities
+from jaxnn.run.job import probabilities
 from jaxnn.train import evaluate, predict
 
 

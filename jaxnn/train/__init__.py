@@ -2,7 +2,8 @@
 
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluation import Evaluation, evaluate, predict
-from jaxnn.train.fitting import History, TrainingError, describe, fit
+from jaxnn.train.fitting import fit
+from jaxnn.train.loop import History, TrainingError, describe
 from jaxnn.train.step import (
     TrainState,
     cast_floats,

@@ -1,0 +1,205 @@
+"""The stages of one run: train, test, compare, attack, draw."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import attacks
+from jaxnn.check import compare_gradients
+from jaxnn.config import TrainConfig
+from jaxnn.data import stratified_sample
+from jaxnn.losses import loss_by_name
+from jaxnn.optimisers import optimiser_by_name
+from jaxnn.regularize import combined, input_noise, l1, l2, max_norm
+from jaxnn.run.folder import append_line
+from jaxnn.train import TrainingError, describe, evaluate, fit, predict
+
+EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
+
+
+class Job:
+    """One run's data, network and settings, and the stages that use them."""
+
+    def __init__(self, config, data, facts, net):
+        self.config, self.data, self.net = config, data, net
+        self.loss = loss_by_name(config.loss, config.label_smoothing or 0.0)
+        steps = max(len(data.train.x) // config.batch, 1) * config.epochs
+        self.optimiser = optimiser_by_name(
+            config.optimiser, config.lr, config.schedule, steps
+        )
+        penalties = [
+            make(strength)
+            for make, strength in ((l1, config.l1), (l2, config.l2))
+            if strength
+        ]
+        self.penalty = combined(*penalties) if penalties else None
+        self.project = max_norm(config.max_norm) if config.max_norm else None
+        noisy = config.noise or config.noise_shift
+        self.augment = input_noise(config.noise, config.noise_shift) if noisy else None
+        self.many = config.seeds > 1
+        first = config.seed
+        self.seeds = list(range(first, first + config.seeds)) if self.many else first
+
+    def train(self, folder):
+        """(history, None), or (history so far, the error) if training diverged."""
+        config, data = self.config, self.data
+        terminal = sys.stderr.isatty() and not config.quiet
+
+        def on_epoch(row):
+            append_line(folder / "metrics.jsonl", row)
+            if not terminal and not config.quiet:
+                print(f"epoch {row['epoch']:>3}/{config.epochs}  {describe(row)}")
+
+        try:
+            return fit(
+                self.net,
+                data.train,
+                validation=data.validation if len(data.validation.x) else None,
+                loss=self.loss,
+                optimiser=self.optimiser,
+                epochs=config.epochs,
+                batch=config.batch,
+                seeds=self.seeds,
+                order=config.order,
+                penalty=self.penalty,
+                project=self.project,
+                augment=self.augment,
+                patience=config.patience,
+                keep=config.keep,
+                dtype=jnp.dtype(config.dtype),
+                progress=terminal,
+                on_epoch=on_epoch,
+            ), None
+        except TrainingError as error:
+            return error.history, error
+
+    def test(self, history, result):
+        """Accuracy and probabilities on all test images, once."""
+        found = evaluate(
+            self.net, history.params, history.state, *self.data.test,
+            loss=self.loss, seeds=self.many,
+        )  # fmt: skip
+        accuracy = np.atleast_1d(found.accuracy)
+        self.outputs = found.outputs[0] if self.many else found.outputs
+        result["test_accuracy"] = accuracy.tolist()
+        result["mean"] = float(accuracy.mean())
+        result["std"] = float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0
+        result["n"], result["test_images"] = len(accuracy), len(self.data.test.y)
+        result["test_loss"] = np.atleast_1d(found.loss).tolist()
+
+    def member(self, tree, i):
+        """The i-th seed's part of a tree."""
+        return jax.tree.map(lambda a: a[i], tree) if self.many else tree
+
+    def compare(self, history, result):
+        """Hand-written against automatic gradients of the trained network."""
+        report = compare_gradients(
+            self.net,
+            self.loss,
+            self.member(history.params, 0),
+            self.member(history.state, 0),
+            self.data.train.x[: self.config.batch],
+            self.data.train.y[: self.config.batch],
+            key=jax.random.key(self.config.seed),
+            penalty=self.penalty,
+        )
+        result["gradients"] = (
+            {
+                f"{dtype}_max_relative": report.max_relative(dtype)
+                for dtype in ("float32", "float64")
+            }
+            | report.to_json()
+            | {"line": report.line()}
+        )
+
+    def attack(self, history, result):
+        """FGSM and PGD on test images, every seed on the same ones."""
+        config, test = self.config, self.data.test
+        n = min(config.attack_images, len(test.y))
+        rows = np.arange(len(test.y))
+        if 0 <= n < len(test.y):
+            rows = stratified_sample(test.y, n, config.seed)
+        x, y = test.x[rows].astype(np.float32), test.y[rows]
+        if test.x.dtype == np.uint8:
+            x = x / np.float32(255)
+        self.attacked = rows, x, y
+        right: dict[str, list[float]] = {"fgsm_0.1": [], "pgd40_0.1": []}
+        for i in range(config.seeds):
+            params = self.member(history.params, i)
+            state = self.member(history.state, i)
+            for name, attack in self._attacks(params, state).items():
+                x_adv = attacks.in_batches(attack, x, y)
+                outputs = predict(self.net, params, state, x_adv)
+                right[name].append(float((outputs.argmax(-1) == y).mean()))
+                if i == 0 and name == "pgd40_0.1":
+                    self.x_adv, self.outputs_adv = x_adv, outputs
+        gap = float(np.mean(right["fgsm_0.1"]) - np.mean(right["pgd40_0.1"]))
+        result["adversarial"] = {
+            name: values if self.many else values[0] for name, values in right.items()
+        } | {
+            "images": len(rows),
+            "sample": "all" if len(rows) == len(test.y) else "seeded stratified sample",
+            "norm": "linf", "epsilon": EPSILON, "box": [0, 1],
+            "steps": STEPS, "step_size": 2.5 * EPSILON / STEPS,
+            "note": _gap_note(gap),
+        }  # fmt: skip
+
+    def _attacks(self, params, state):
+        def fgsm(x, y):
+            return attacks.fgsm(
+                self.net, params, state, x, y, epsilon=EPSILON, loss=self.loss
+            )
+
+        def pgd(x, y):
+            return attacks.pgd(
+                self.net, params, state, x, y,
+                epsilon=EPSILON, steps=STEPS, loss=self.loss,
+                key=jax.random.key(self.config.seed),
+            )  # fmt: skip
+
+        return {"fgsm_0.1": fgsm, "pgd40_0.1": pgd}
+
+    def draw(self, folder, history):
+        """The pictures; of the first seed where there are several."""
+        from jaxnn import plots  # 0.7 s of matplotlib, not before it is needed
+
+        test = self.data.test
+        plots.curves(history.rows, folder / "curves.png")
+        chance = probabilities(self.outputs, self.config)
+        said = chance.argmax(-1)
+        plots.confusion(test.y, said, self.data.classes, folder / "confusion.png")
+        plots.mistakes(test.x, test.y, chance, folder / "mistakes.png")
+        if hasattr(self, "x_adv"):
+            rows, x, y = self.attacked
+            plots.adversarial(
+                x, self.x_adv, y, chance[rows],
+                probabilities(self.outputs_adv, self.config),
+                EPSILON, folder / "adversarial.png",
+                count=10, attack=f"PGD, {STEPS} steps",
+            )  # fmt: skip
+
+
+def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """Outputs (..., N) of a network as probabilities, by the loss it was trained with.
+
+    Logits go through softmax; the outputs of the quadratic losses are no probabilities
+    and are only scaled to sum to 1.
+    """
+    if config.loss == "sigmoid_cross_entropy":
+        outputs = 1 / (1 + np.exp(-outputs))
+    elif config.loss in ("softmax_cross_entropy", "nll"):
+        outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
+    positive = np.clip(outputs, 1e-12, None)
+    return positive / positive.sum(-1, keepdims=True)
+
+
+def _gap_note(gap: float) -> str | None:
+    """A warning where one step fools much less than many; 15 points is the custom."""
+    if gap <= 0.15:
+        return None
+    return (
+        f"FGSM flatters by {100 * gap:.0f} points: where one step fools so much less "
+        "than many, gradients are masked, and only the stronger attack counts"
+    )

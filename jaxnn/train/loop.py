@@ -1,0 +1,246 @@
+"""One call of `fit` under way: its programs, its epochs, its guard."""
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxnn.errors import JaxnnError
+from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
+from jaxnn.train.evaluation import evaluate
+from jaxnn.train.keep import Best, interruptible
+from jaxnn.train.step import TrainState, init_state
+
+
+class TrainingError(JaxnnError):
+    """Training could not go on; `history` holds what was learnt until then."""
+
+    history: "History"
+
+
+@dataclass
+class History:
+    """What `fit` returns.
+
+    With several seeds, numbers in `rows` are lists and arrays have a leading axis.
+
+    Attributes:
+      rows: one dict an epoch: `epoch`, `loss` and `grad_norm` (means over the steps
+        that counted), `skipped`, `seconds`, and `validation_loss`,
+        `validation_accuracy` where there is a validation set.
+      params: the best parameters by validation, the last ones without.
+      state: the network state that belongs to `params`.
+      last: the whole `TrainState` at the end.
+      best_epoch: epoch of `params`, counted from 1.
+      stopped: "finished", "early stopping", "interrupted" or "diverged".
+      seconds: `compile` (tracing and compiling the programs that initialise and
+        train), `train`, and `first_step_at`, the `time.perf_counter()` of the moment
+        when the first step could start.
+    """
+
+    params: Any
+    state: Any
+    last: TrainState
+    best_epoch: Any
+    rows: list[dict] = field(default_factory=list)
+    stopped: str = "finished"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Run:
+    """The moving parts of one call of `fit`."""
+
+    def __init__(self, net, loss, step, x, y, validation, seeds, order, batch, max_bad):
+        self.net, self.loss, self.step = net, loss, step
+        self.x, self.y, self.validation = jnp.asarray(x), jnp.asarray(y), validation
+        self.many = not isinstance(seeds, (int, np.integer))
+        self.seeds = list(seeds) if self.many else [seeds]
+        if not self.seeds:
+            raise JaxnnError("fit: got seeds=[], expected at least one seed")
+        self.own_order, self.batch, self.max_bad = order == "own", batch, max_bad
+        self.bad_in_a_row = np.zeros(len(self.seeds), int)
+        self.programs: dict[int, Any] = {}
+        self.compile_seconds, self.first_step_at = 0.0, 0.0
+
+    def start(self, optimiser, dtype):
+        """Initialise the states, one a seed."""
+        self._check_labels()
+
+        def init(key):
+            return init_state(self.net, optimiser, self.x.shape[1:], key, dtype)
+
+        keys = jnp.stack([jax.random.key(s) for s in self.seeds])
+        self.keys = keys if self.many else keys[0]
+        start = time.perf_counter()
+        self.ts = jax.block_until_ready(
+            jax.jit(jax.vmap(init) if self.many else init)(self.keys)
+        )
+        self.compile_seconds += time.perf_counter() - start
+
+    def _check_labels(self):
+        """Labels must be among the network's outputs; found by shapes, not by NaN."""
+        out = []
+        jax.eval_shape(
+            lambda key: out.append(self.net.init(key, self.x.shape[1:])[2]) or (),
+            jax.random.key(0),
+        )
+        for name, y in (
+            ("data", self.y),
+            ("validation", (self.validation or (0,) * 2)[1]),
+        ):
+            y = np.asarray(y)
+            if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+                continue
+            bad = np.flatnonzero((y < 0) | (y >= out[0][-1]))
+            if len(bad):
+                raise JaxnnError(
+                    f"fit: {name} has label {y[bad[0]]} at index {bad[0]}, but the "
+                    f"network has {out[0][-1]} outputs: labels must be 0 to "
+                    f"{out[0][-1] - 1}"
+                )
+
+    def order(self, epoch) -> np.ndarray:
+        """The epoch's batches, (steps, batch), or (steps, S, batch) of own orders."""
+        if not self.own_order:
+            return batch_order(len(self.x), self.batch, epoch)
+        orders = [batch_order(len(self.x), self.batch, epoch, s) for s in self.seeds]
+        return np.stack(orders, 1) if self.many else orders[0]
+
+    def program(self, order):
+        """The compiled epoch; compiled ahead of time, so a second compile is an error
+        rather than a surprise."""
+        if len(order) not in self.programs:
+            start = time.perf_counter()
+            scan = partial(scan_seeds if self.many else scan_steps, self.step)
+            self.programs[len(order)] = (
+                jax.jit(scan, donate_argnums=0)
+                .lower(self.ts, self.x, self.y, order, self.keys)
+                .compile()
+            )
+            self.compile_seconds += time.perf_counter() - start
+            self.first_step_at = self.first_step_at or time.perf_counter()
+        return self.programs[len(order)]
+
+    def train(self, epochs, patience, choose, steps_per_call, progress, on_epoch):
+        """All epochs, until one of the reasons to stop; see `jaxnn.train.fit`."""
+        keep = Best(self.ts, len(self.seeds), self.many, patience)
+        history = History(self.ts.params, self.ts.state, self.ts, 0)
+        start, compiled = time.perf_counter(), self.compile_seconds
+        with (
+            interruptible() as interrupted,
+            tqdm(total=epochs, unit="epoch", disable=not progress) as bar,
+        ):
+            try:
+                for epoch in range(1, epochs + 1):
+                    row = self.epoch(epoch, steps_per_call, interrupted)
+                    if row is None:
+                        history.stopped = "interrupted"
+                        break
+                    keep.offer(epoch, row, self.ts)
+                    history.rows.append(row)
+                    bar.update()
+                    bar.set_postfix_str(describe(row))
+                    if on_epoch is not None:
+                        on_epoch(row)
+                    if interrupted.is_set():
+                        history.stopped = "interrupted"
+                        break
+                    if keep.exhausted():
+                        history.stopped = "early stopping"
+                        break
+            except TrainingError as error:
+                history.stopped, error.history = "diverged", history
+                raise
+            finally:
+                self._finish(history, keep if choose else None, start, compiled)
+        return history
+
+    def _finish(self, history, keep, start, compiled):
+        history.last = self.ts
+        best = keep.best() if keep else (self.ts, len(history.rows))
+        (history.params, history.state, *_), history.best_epoch = best
+        compiling = self.compile_seconds - compiled
+        history.seconds = {
+            "compile": self.compile_seconds,
+            "train": time.perf_counter() - start - compiling,
+            "first_step_at": self.first_step_at,
+        }
+
+    def epoch(self, epoch, steps_per_call, interrupted) -> dict | None:
+        """Run one epoch; None if it was interrupted before its end."""
+        start, compiled = time.perf_counter(), self.compile_seconds
+        order, parts = self.order(epoch), []
+        size = min(steps_per_call or len(order), len(order))
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            self.ts, metrics = self.program(rows)(
+                self.ts, self.x, self.y, rows, self.keys
+            )
+            metrics = jax.tree.map(np.asarray, metrics)
+            self._guard(metrics["ok"], epoch, first)
+            parts.append(metrics)
+            if interrupted.is_set() and first + size < len(order):
+                return None
+        metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        compiling = self.compile_seconds - compiled
+        seconds = time.perf_counter() - start - compiling
+        return self._row(epoch, metrics, seconds)
+
+    def _row(self, epoch, metrics, seconds):
+        ok = metrics["ok"]
+        row = {"epoch": epoch}
+        for name in ("loss", "grad_norm"):
+            good = np.where(ok, metrics[name], 0).astype(np.float64).sum(0)
+            with np.errstate(invalid="ignore"):
+                row[name] = (good / ok.sum(0)).tolist()
+        row["skipped"] = (~ok).sum(0).tolist()
+        if self.validation is not None:
+            found = evaluate(
+                self.net,
+                self.ts.params,
+                self.ts.state,
+                *self.validation,
+                loss=self.loss,
+                seeds=self.many,
+            )
+            row["validation_loss"] = found.loss.tolist()
+            row["validation_accuracy"] = found.accuracy.tolist()
+        return row | {"seconds": round(seconds, 4)}
+
+    def _guard(self, ok, epoch, first):
+        """Count bad steps in a row, across calls and epochs; raise at the cap."""
+        ok = ok.reshape(len(ok), len(self.seeds))
+        if ok.all():
+            self.bad_in_a_row[:] = 0
+            return
+        for i, good in enumerate(ok):
+            self.bad_in_a_row = np.where(good, 0, self.bad_in_a_row + 1)
+            if self.bad_in_a_row.max() >= self.max_bad:
+                seed = self.seeds[int(self.bad_in_a_row.argmax())]
+                raise TrainingError(
+                    f"training diverged: {self.max_bad} steps in a row had a "
+                    f"non-finite loss or gradient, up to epoch {epoch}, step "
+                    f"{first + i + 1} of that epoch, seed {seed}. Parameters are those "
+                    "before the first of them. Try a smaller lr, another init, or look "
+                    "for bad values in the data."
+                )
+
+
+def describe(row: dict) -> str:
+    """One short line about an epoch, means over seeds."""
+    text = f"loss {np.mean(row['loss']):.4f}"
+    if "validation_loss" in row:
+        accuracy = float(np.mean(row["validation_accuracy"]))
+        text += (
+            f"  validation {np.mean(row['validation_loss']):.4f}"
+            if np.isnan(accuracy)
+            else f"  validation {100 * accuracy:.2f}%"
+        )
+    text += f"  gradient norm {np.mean(row['grad_norm']):.3f}"
+    skipped = int(np.sum(row["skipped"]))
+    return text + (f"  {skipped} bad steps skipped" if skipped else "")

@@ -34,15 +34,20 @@ def main(args: type[Args], run: Callable[[Args], Any]) -> None:
 
 
 def record(
-    name: str, args: Any, values: dict, more_packages: Sequence[str] = ()
+    name: str,
+    args: Any,
+    values: dict,
+    more_packages: Sequence[str] = (),
+    module: str | None = None,
 ) -> Path:
     """Write `experiments/results/NAME.json`: what was measured and all it depends on.
 
     Args:
-      name: of the experiment's module.
+      name: of the result, as a rule the experiment's module.
       args: its dataclass of settings.
       values: what was measured, plain numbers and lists.
       more_packages: packages whose versions matter besides jaxnn's own.
+      module: the experiment's module where it is not `name`.
     """
     path = RESULTS / f"{name}.json"
     write_json(
@@ -50,7 +55,7 @@ def record(
         {
             "experiment": name,
             "command": shlex.join(
-                ["python", "-m", f"experiments.{name}", *sys.argv[1:]]
+                ["python", "-m", f"experiments.{module or name}", *sys.argv[1:]]
             ),
             "date": time.strftime("%Y-%m-%d"),
             "config": dataclasses.asdict(args),

@@ -163,7 +163,7 @@ class Job:
 
     def draw(self, folder, history):
         """The pictures; of the first seed where there are several."""
-        from jaxnn import plots  # 0.7 s of matplotlib, not before it is needed
+        from jaxnn import plots  # matplotlib is slow to import: not before it is needed
 
         test = self.data.test
         plots.curves(history.rows, folder / "curves.png")

@@ -9,7 +9,7 @@ same loop over jax.grad?
 Programs take turns within each round, in another order each time and after a pause in
 which the threads of the one before come to rest, so that a machine that slows down
 slows them all; figures are medians over rounds, comparisons are ratios within a round.
-"products alone" is no rival but a floor: the matrix products of the epoch and nothing
+"products alone" is no rival but a yardstick: the matrix products of the epoch, nothing
 else, as XLA does them. Data lie in
 memory, the last partial batch is dropped, and every epoch is a new permutation.
 Compilation is the first epoch less a later one. Expected: several times PyTorch on
@@ -96,7 +96,8 @@ def products_alone(widths, batch, steps, seeds=0) -> Program:
     """Only the matrix products of an epoch: forward, dw, and dx but for the first.
 
     A network without biases, activations, loss or input pipeline; w moves by 1e-9 dw,
-    so that no product can be left out. Nothing that trains can be faster in XLA.
+    so that no product can be left out. About the least an epoch can take in XLA; single
+    measurements of it scatter like all others.
     """
     pairs = list(itertools.pairwise(widths))
     keys = jax.random.split(jax.random.key(0), len(pairs) + 1)

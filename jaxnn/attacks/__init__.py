@@ -1,6 +1,47 @@
-"""Adversarial attacks, each one compiled program over hand-written input gradients."""
+"""Adversarial attacks, each one compiled program over hand-written input gradients.
 
-from jaxnn.attacks.core import in_batches
-from jaxnn.attacks.gradient import fgsm, pgd
+Fixed budget (`epsilon`, in pixel units): fgsm, bim, pgd, mifgsm, apgd; square and spsa
+see outputs only; noise and camera are what any attack must beat. Smallest perturbation
+(no budget): deepfool, ddn, carlini_wagner. Towards a goal: towards, or `targeted=True`.
 
-__all__ = ["fgsm", "in_batches", "pgd"]
+All take `(net, params, state, x, y, *, ...)` and return attacked images like x.
+"""
+
+from jaxnn.attacks.apgd import apgd
+from jaxnn.attacks.baselines import camera, noise
+from jaxnn.attacks.black_box import spsa, square
+from jaxnn.attacks.core import distance, in_batches
+from jaxnn.attacks.gradient import bim, fgsm, mifgsm, pgd
+from jaxnn.attacks.minimal import carlini_wagner, ddn, deepfool
+from jaxnn.attacks.objectives import dlr, margin
+from jaxnn.attacks.targeted import (
+    every_target,
+    least_likely,
+    strongest,
+    sweep,
+    towards,
+)
+
+__all__ = [
+    "apgd",
+    "bim",
+    "camera",
+    "carlini_wagner",
+    "ddn",
+    "deepfool",
+    "distance",
+    "dlr",
+    "every_target",
+    "fgsm",
+    "in_batches",
+    "least_likely",
+    "margin",
+    "mifgsm",
+    "noise",
+    "pgd",
+    "spsa",
+    "square",
+    "strongest",
+    "sweep",
+    "towards",
+]

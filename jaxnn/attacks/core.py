@@ -6,17 +6,19 @@ evaluation mode and never touch parameters or state.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 
-NORMS = ("linf", "l2")
+Box = tuple[float, float] | None
+NORMS = ("linf", "l2", "l1")
 
 
 def loss_and_gradient(
@@ -38,45 +40,134 @@ def per_image(v: Array, like: Array) -> Array:
     return v.reshape(v.shape + (1,) * (like.ndim - 1))
 
 
+def budget(epsilon: Any, like: Array) -> Array:
+    """`epsilon`, one number or one an image (B,), ready to be used beside `like`."""
+    epsilon = jnp.asarray(epsilon, like.dtype)
+    return epsilon if epsilon.ndim == 0 else per_image(epsilon, like)
+
+
 def l2_norm(delta: Array) -> Array:
     """2-norm of each image's perturbation: (B, ...) -> (B,)."""
     return jnp.sqrt(jnp.square(delta).sum(tuple(range(1, delta.ndim))))
 
 
+def distance(x_adv: Array, x: Array, norm: str) -> Array:
+    """Size of each image's perturbation in that norm: (B, ...) -> (B,)."""
+    delta = (x_adv - x).reshape(len(x), -1)
+    if norm == "linf":
+        return jnp.abs(delta).max(-1, initial=0)
+    return l2_norm(delta) if norm == "l2" else jnp.abs(delta).sum(-1)
+
+
 def ascent_direction(gradient: Array, norm: str) -> Array:
     """The step of norm 1 that raises the loss most: sign (linf) or g / |g| (l2).
 
-    An image without gradient gets no direction instead of NaN.
+    For l1 the whole step would go into one pixel; it is spread evenly over the 1% of
+    pixels with the largest gradient (Tramer, Boneh 2019, arXiv 1904.13000). An image
+    without gradient gets no direction instead of NaN.
     """
     if norm == "linf":
         return jnp.sign(gradient)
-    length = per_image(l2_norm(gradient), gradient)
-    return jnp.where(length > 0, gradient / jnp.where(length > 0, length, 1), 0)
+    if norm == "l2":
+        length = per_image(l2_norm(gradient), gradient)
+        return jnp.where(length > 0, gradient / jnp.where(length > 0, length, 1), 0)
+    rows = jnp.abs(gradient).reshape(len(gradient), -1)
+    count = -(-rows.shape[1] // 100)
+    threshold = lax.top_k(rows, count)[0][:, -1:]
+    chosen = jnp.sign(gradient) * (rows >= threshold).reshape(gradient.shape)
+    size = per_image(jnp.abs(chosen).reshape(rows.shape).sum(-1), gradient)
+    return chosen / jnp.where(size > 0, size, 1)
 
 
-def project(x_adv: Array, x: Array, epsilon: Array, norm: str, box) -> Array:
+def project(x_adv: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:
     """The nearest point to x_adv within `epsilon` of x, then within the box.
 
     With epsilon 0 this is x, bit for bit.
     """
     if norm == "linf":
         x_adv = jnp.clip(x_adv, x - epsilon, x + epsilon)
-    else:
+    elif norm == "l2":
         delta = x_adv - x
         length = per_image(l2_norm(delta), delta)
         over = length > epsilon
         x_adv = jnp.where(
             over, x + delta * (epsilon / jnp.where(over, length, 1)), x_adv
         )
+    else:
+        x_adv = x + _onto_l1_ball(x_adv - x, epsilon)
     # x lies in the box, so clipping can only shorten the perturbation.
     return x_adv if box is None else jnp.clip(x_adv, *box)
 
 
-def check_arguments(attack: str, x: Any, y: Any, norm: str, box: Any) -> None:
+def _onto_l1_ball(delta: Array, epsilon: Array) -> Array:
+    """The nearest point of |delta|_1 <= epsilon: all sizes shrunk by one threshold.
+
+    The threshold of the entries that stay above it is (their sum - epsilon) / their
+    number; entries it removes raise it, until none is removed. That takes a few passes
+    where sorting takes many. Source: Michelot 1986; Condat 2016, "Fast projection onto
+    the simplex and the l1 ball".
+    """
+    sizes = jnp.abs(delta).reshape(len(delta), -1)  # (B, D)
+    limit = jnp.broadcast_to(epsilon.reshape(-1), (len(delta),))
+
+    def threshold_of(stays):
+        count = jnp.maximum(stays.sum(-1), 1).astype(sizes.dtype)
+        return (jnp.where(stays, sizes, 0).sum(-1) - limit) / count
+
+    def removes(carry):
+        return carry[1]
+
+    def tighten(carry):
+        stays, _ = carry
+        fewer = stays & (sizes > threshold_of(stays)[:, None])
+        return fewer, (fewer != stays).any()
+
+    stays, _ = lax.while_loop(removes, tighten, (sizes > 0, True))
+    threshold = per_image(jnp.maximum(threshold_of(stays), 0), delta)
+    shrunk = jnp.sign(delta) * jnp.maximum(jnp.abs(delta) - threshold, 0)
+    inside = sizes.sum(-1) <= limit
+    return jnp.where(per_image(inside, delta), delta, shrunk)
+
+
+class Best(NamedTuple):
+    """Of all points an attack has seen, the best one of each image.
+
+    One that fools the network goes before one that does not, then the higher score.
+    """
+
+    x: Array
+    fooled: Array
+    score: Array
+
+    @staticmethod
+    def of_nothing(x: Array) -> "Best":
+        """Before anything was rated: any point will replace it."""
+        return Best(x, jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf, x.dtype))
+
+    def with_point(self, x_adv: Array, fooled: Array, score: Array) -> "Best":
+        """The better of what was kept and x_adv, image by image; NaN never wins."""
+        higher = (fooled == self.fooled) & (score > self.score)
+        better = (fooled & ~self.fooled) | higher
+        return Best(
+            jnp.where(per_image(better, x_adv), x_adv, self.x),
+            self.fooled | fooled,
+            jnp.where(better, score.astype(self.score.dtype), self.score),
+        )
+
+
+def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
+    """Whether each prediction (B, N) misses label y (B,), or meets it if targeted."""
+    hit = pred.argmax(-1) == y
+    return hit if targeted else ~hit
+
+
+def check_arguments(
+    attack: str, x: Any, y: Any, norm: str, box: Any, norms: tuple[str, ...] = NORMS
+) -> None:
     """Raise a `JaxnnError` for arguments an attack cannot work with."""
-    if norm not in NORMS:
+    if norm not in norms:
         raise JaxnnError(
-            f"{attack}: unknown norm {norm!r}; valid names: {', '.join(NORMS)}"
+            f"{attack}: unknown norm {norm!r}; valid names: {', '.join(norms)}"
         )
     if len(x) != len(y):
         raise JaxnnError(f"{attack}: got {len(x)} images and {len(y)} labels")
@@ -85,8 +176,39 @@ def check_arguments(attack: str, x: Any, y: Any, norm: str, box: Any) -> None:
             f"{attack}: images are {x.dtype}, expected floats in [0, 1]; divide uint8 "
             "pixels by 255"
         )
-    if box is not None and not (box[0] < box[1]):
+    if box is None:
+        return
+    if not box[0] < box[1]:
         raise JaxnnError(f"{attack}: got box {box}, expected (low, high), low < high")
+    if isinstance(x, jax.core.Tracer) or not x.size:
+        return
+    low, high = float(x.min()), float(x.max())
+    if not (box[0] <= low and high <= box[1]):  # written so that NaN fails
+        raise JaxnnError(
+            f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
+            f"{box}; let the network own its normalisation, or pass box=None"
+        )
+
+
+def check_epsilon(attack: str, epsilon: Any, x: Any) -> None:
+    """Raise a `JaxnnError` for a budget below 0, NaN, or of another length than x."""
+    if isinstance(epsilon, jax.core.Tracer):
+        return
+    epsilon = np.asarray(epsilon)
+    if epsilon.ndim > 1 or (epsilon.ndim == 1 and len(epsilon) != len(x)):
+        raise JaxnnError(
+            f"{attack}: got epsilon of shape {epsilon.shape}, expected one number or "
+            f"one an image ({len(x)},); for several budgets use attacks.sweep"
+        )
+    if not (epsilon >= 0).all():
+        raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
+
+
+def check_count(attack: str, **counts: int) -> None:
+    """Raise a `JaxnnError` for steps, restarts ... below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise JaxnnError(f"{attack}: got {name}={count}, expected >= 1")
 
 
 def in_batches(

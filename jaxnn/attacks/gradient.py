@@ -8,8 +8,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.attacks.core import (
+    Best,
+    Box,
     ascent_direction,
+    budget,
     check_arguments,
+    check_count,
+    check_epsilon,
+    is_fooled,
     l2_norm,
     loss_and_gradient,
     per_image,
@@ -18,8 +24,6 @@ from jaxnn.attacks.core import (
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-
-Box = tuple[float, float] | None
 
 
 def fgsm(
@@ -43,8 +47,9 @@ def fgsm(
       state: its state; evaluation mode is used.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
-      epsilon: budget in pixel units of [0, 1]; traced, so a sweep compiles once.
-      norm: "linf" (sign of the gradient) or "l2" (gradient over its 2-norm).
+      epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
+        traced, so a sweep compiles once.
+      norm: "linf" (sign of the gradient), "l2" (gradient over its 2-norm) or "l1".
       loss: with `reduction="none"`; raised, or lowered if `targeted`.
       targeted: whether y is the class to reach.
       box: limits of a pixel; None does not clip (Goodfellow's original).
@@ -53,21 +58,29 @@ def fgsm(
       Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0.
 
     Raises:
-      JaxnnError: unknown norm, uint8 images, lengths that differ, negative epsilon.
+      JaxnnError: unknown norm, uint8 images, pixels outside the box, lengths that
+        differ, negative epsilon.
 
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
     check_arguments("fgsm", x, y, norm, box)
-    _check_epsilon("fgsm", epsilon)
+    check_epsilon("fgsm", epsilon, x)
     return _fgsm(net, loss, norm, targeted, box, params, state, x, y, epsilon)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _fgsm(net, loss, norm, targeted, box, params, state, x, y, epsilon):
-    epsilon = jnp.asarray(epsilon, x.dtype)
+    epsilon = budget(epsilon, x)
     _, dx, _ = loss_and_gradient(net, loss, params, state, x, y)
     sign = -1 if targeted else 1
-    x_adv = x + sign * epsilon * ascent_direction(dx, norm)
+    return _move(x, x, dx, epsilon, epsilon, sign, norm, box)
+
+
+def _move(x_adv, x, gradient, size, epsilon, sign, norm, box):
+    """One step of length `size` up the gradient (down with sign -1), projected."""
+    if norm == "l1" and box is not None:
+        gradient = _movable(x_adv, gradient, sign, box)
+    x_adv = x_adv + sign * size * ascent_direction(gradient, norm)
     return project(x_adv, x, epsilon, norm, box)
 
 
@@ -90,8 +103,9 @@ def pgd(
 ) -> Array:
     """Projected gradient descent: `steps` small steps, projected after each one.
 
-    Of all points seen (x itself, every iterate of every restart) each image keeps its
-    best: one that fools the network before one that does not, then the higher loss.
+    Of all points seen (x itself, the FGSM point, every iterate of every restart) each
+    image keeps its best: one that fools the network before one that does not, then the
+    higher loss. So it is never weaker than `fgsm` of the same budget and loss.
 
     Args:
       net: the network; its first layer does any normalisation.
@@ -99,10 +113,12 @@ def pgd(
       state: its state; evaluation mode is used.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
-      epsilon: budget in pixel units of [0, 1]; traced, so a sweep compiles once.
+      epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
+        traced, so a sweep compiles once.
       steps: gradient steps of each restart.
-      step_size: length of a step; None is 2.5 * epsilon / steps.
-      norm: "linf" or "l2".
+      step_size: length of a step; None is 2.5 * epsilon / steps, in l1 at least
+        epsilon / 5.
+      norm: "linf", "l2" or "l1".
       key: random starts within the budget are drawn from it; None starts at x.
       restarts: number of starts; more than one needs a key.
       loss: with `reduction="none"`; raised, or lowered if `targeted`.
@@ -113,81 +129,155 @@ def pgd(
       Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0.
 
     Raises:
-      JaxnnError: unknown norm, uint8 images, lengths that differ, negative epsilon,
-        steps or restarts below 1, restarts without a key.
+      JaxnnError: as `fgsm`; steps or restarts below 1, restarts without a key.
 
     Source: Madry et al. 2018, arXiv 1706.06083.
     """
-    check_arguments("pgd", x, y, norm, box)
-    _check_epsilon("pgd", epsilon)
-    if steps < 1 or restarts < 1:
-        raise JaxnnError(f"pgd: got steps={steps}, restarts={restarts}, expected >= 1")
+    _check("pgd", x, y, norm, box, epsilon, steps=steps, restarts=restarts)
     if restarts > 1 and key is None:
         raise JaxnnError(
             f"pgd: {restarts} restarts from the same point are one; pass key="
         )
     if step_size is None:
-        step_size = 2.5 * epsilon / steps
-    options = (net, loss, norm, targeted, box, steps, restarts)
-    return _pgd(*options, params, state, x, y, epsilon, step_size, key)
+        # an l1 step moves 1% of the pixels: it must be long to use them all
+        share = max(2.5 / steps, 0.2) if norm == "l1" else 2.5 / steps
+        step_size = share * jnp.asarray(epsilon)
+    options = (net, loss, norm, targeted, box, steps, restarts, None)
+    return _iterate(*options, params, state, x, y, epsilon, step_size, key)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6))
-def _pgd(
-    net, loss, norm, targeted, box, steps, restarts,
+def bim(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    steps: int = 10,
+    step_size: Any = None,
+    norm: str = "linf",
+    loss: Loss = softmax_cross_entropy,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """Basic iterative method: `pgd` from x itself, without randomness.
+
+    Arguments as in `pgd`; None as `step_size` is 2 * epsilon / steps.
+
+    Source: Kurakin, Goodfellow, Bengio 2017, arXiv 1607.02533.
+    """
+    _check("bim", x, y, norm, box, epsilon, steps=steps)
+    if step_size is None:
+        step_size = 2 * jnp.asarray(epsilon) / steps
+    options = (net, loss, norm, targeted, box, steps, 1, None)
+    return _iterate(*options, params, state, x, y, epsilon, step_size, None)
+
+
+def mifgsm(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    steps: int = 10,
+    step_size: Any = None,
+    decay: float = 1.0,
+    norm: str = "linf",
+    loss: Loss = softmax_cross_entropy,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """Momentum iterative FGSM: steps along a running sum of normalised gradients.
+
+    g <- decay * g + gradient / |gradient|_1; the other arguments as in `pgd`; None as
+    `step_size` is epsilon / steps. Its examples transfer better than those of `bim`.
+
+    Source: Dong et al. 2018, arXiv 1710.06081.
+    """
+    _check("mifgsm", x, y, norm, box, epsilon, steps=steps)
+    if step_size is None:
+        step_size = jnp.asarray(epsilon) / steps
+    options = (net, loss, norm, targeted, box, steps, 1, float(decay))
+    return _iterate(*options, params, state, x, y, epsilon, step_size, None)
+
+
+@partial(jax.jit, static_argnums=range(8))
+def _iterate(
+    net, loss, norm, targeted, box, steps, restarts, decay,
     params, state, x, y, epsilon, step_size, key,
 ):  # fmt: skip
-    epsilon, step_size = jnp.asarray(epsilon, x.dtype), jnp.asarray(step_size, x.dtype)
+    epsilon, step_size = budget(epsilon, x), budget(step_size, x)
     sign = -1 if targeted else 1
 
     def look(x_adv, best):
-        """Rate x_adv, keep it where it beats `best`; return its gradient too."""
+        """Rate x_adv and keep it where it is the best; return its gradient too."""
         values, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, y)
-        hit = pred.argmax(-1) == y
-        fooled, score = hit if targeted else ~hit, sign * values
-        best_x, best_fooled, best_score = best
-        better = (fooled & ~best_fooled) | (
-            (fooled == best_fooled) & (score > best_score)
-        )
-        return dx, (
-            jnp.where(per_image(better, x), x_adv, best_x),
-            best_fooled | fooled,
-            jnp.where(better, score, best_score),
-        )
+        return dx, best.with_point(x_adv, is_fooled(pred, y, targeted), sign * values)
+
+    def move(x_adv, gradient, size):
+        return _move(x_adv, x, gradient, size, epsilon, sign, norm, box)
 
     def walk(best, start_key):
-        x_adv = x if key is None else _random_start(start_key, x, epsilon, norm, box)
+        x_adv = x if key is None else random_start(start_key, x, epsilon, norm, box)
 
         def body(carry, _):
-            x_adv, best = carry
+            x_adv, momentum, best = carry
             dx, best = look(x_adv, best)
-            x_adv = x_adv + sign * step_size * ascent_direction(dx, norm)
-            return (project(x_adv, x, epsilon, norm, box), best), None
+            if decay is not None:
+                dx = momentum = decay * momentum + _unit_l1(dx)
+            x_adv = move(x_adv, dx, step_size)
+            return (x_adv, momentum, best), None
 
-        (x_adv, best), _ = lax.scan(body, (x_adv, best), length=steps)
-        _, best = look(x_adv, best)
-        return best, None
+        momentum = None if decay is None else jnp.zeros_like(x)
+        (x_adv, _, best), _ = lax.scan(body, (x_adv, momentum, best), length=steps)
+        return look(x_adv, best)[1], None
 
-    nothing = jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf)
-    _, best = look(x, (x, *nothing))
+    dx, best = look(x, Best.of_nothing(x))
+    best = look(move(x, dx, epsilon), best)[1]  # FGSM's point
     keys = None if key is None else jax.random.split(key, restarts)
-    (best_x, _, _), _ = lax.scan(walk, best, keys, length=restarts)
-    return best_x
+    best, _ = lax.scan(walk, best, keys, length=restarts)
+    return best.x
 
 
-def _random_start(key, x, epsilon, norm, box):
+def random_start(key: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:
     """A point drawn evenly from the budget around x, then clipped to the box."""
     if norm == "linf":
         noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
         return project(x + epsilon * noise, x, epsilon, norm, box)
     key_direction, key_radius = jax.random.split(key)
-    noise = jax.random.normal(key_direction, x.shape, x.dtype)
+    draw = jax.random.normal if norm == "l2" else jax.random.laplace
+    noise = draw(key_direction, x.shape, x.dtype)
+    size = l2_norm(noise) if norm == "l2" else _l1_norm(noise)
     radius = jax.random.uniform(key_radius, x.shape[:1], x.dtype)
-    radius = radius ** (1 / (x.size // len(x)))  # even over the ball, not the radius
-    unit = noise / per_image(l2_norm(noise), noise)
+    features = max(1, x.size // max(1, len(x)))
+    radius = radius ** (1 / features)  # even over the ball, not over the radius
+    unit = noise / per_image(size, noise)
     return project(x + epsilon * per_image(radius, x) * unit, x, epsilon, norm, box)
 
 
-def _check_epsilon(attack, epsilon):
-    if not isinstance(epsilon, jax.core.Tracer) and epsilon < 0:
-        raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
+def _movable(x_adv, gradient, sign, box):
+    """The gradient without the pixels that would leave the box at once.
+
+    An l1 step goes into a few pixels only; those at the edge of the box would waste it.
+    """
+    up = sign * gradient > 0
+    stuck = (up & (x_adv >= box[1])) | (~up & (x_adv <= box[0]))
+    return jnp.where(stuck, 0, gradient)
+
+
+def _l1_norm(delta):
+    return jnp.abs(delta).sum(tuple(range(1, delta.ndim)))
+
+
+def _unit_l1(gradient):
+    size = per_image(_l1_norm(gradient), gradient)
+    return jnp.where(size > 0, gradient / jnp.where(size > 0, size, 1), 0)
+
+
+def _check(attack, x, y, norm, box, epsilon, **counts):
+    check_arguments(attack, x, y, norm, box)
+    check_epsilon(attack, epsilon, x)
+    check_count(attack, **counts)

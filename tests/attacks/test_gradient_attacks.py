@@ -3,30 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from jaxnn import attacks, mlp, serial
+from jaxnn import attacks, mlp
 from jaxnn.attacks.core import l2_norm, loss_and_gradient
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import standardize
 from jaxnn.losses import mse, quadratic, softmax_cross_entropy
-from jaxnn.train import fit, predict
-from tests.train.problem import pixels
+from jaxnn.train import predict
+from tests.attacks.problem import NET, accuracy
 
-NET = serial(standardize(0.4, 0.2), mlp([16, 12, 3]))
 KEY = jax.random.key(3)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    x, y = pixels(400)
-    history = fit(NET, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
-    return history.params, history.state, x[:60] / 255.0, y[:60]
-
-
-def accuracy(params, state, x, y):
-    return float((predict(NET, params, state, x).argmax(-1) == y).mean())
 
 
 def attack(name, trained, epsilon, **options):

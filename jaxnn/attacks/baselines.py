@@ -1,0 +1,243 @@
+"""What every attack must beat: random noise, and changes a camera makes.
+
+Each is the worst case over several tries, kept image by image.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.scipy.ndimage import map_coordinates
+
+from jaxnn.attacks.core import (
+    Best,
+    Box,
+    budget,
+    check_arguments,
+    check_count,
+    check_epsilon,
+    is_fooled,
+)
+from jaxnn.attacks.objectives import margin
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.layers import Layer
+
+
+def _gaussian(key, x, epsilon):
+    return x + epsilon * jax.random.normal(key, x.shape, x.dtype)
+
+
+def _uniform(key, x, epsilon):
+    return x + epsilon * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+
+
+def _signs(key, x, epsilon):
+    return x + epsilon * jax.random.rademacher(key, x.shape, x.dtype)
+
+
+def _salt_and_pepper(key, x, epsilon):
+    draw = jax.random.uniform(key, x.shape, x.dtype)
+    return jnp.where(draw < epsilon / 2, 0, jnp.where(draw < epsilon, 1, x))
+
+
+NOISES: dict[str, Callable] = {
+    "gaussian": _gaussian,
+    "uniform": _uniform,
+    "signs": _signs,
+    "salt_and_pepper": _salt_and_pepper,
+}
+"""Kinds of noise; epsilon is the standard deviation, the half width, the size of every
+pixel's change, and the share of pixels set to 0 or 1."""
+
+
+def noise(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    key: Array,
+    kind: str = "uniform",
+    draws: int = 1,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """The worst of `draws` random perturbations: the floor of any attack.
+
+    Args:
+      net: the network, used forward only.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in [0, 1].
+      y: true labels (B,); with `targeted` the labels to reach.
+      epsilon: amount of noise, see `NOISES`; "uniform" and "signs" stay within
+        epsilon in linf, the others do not.
+      key: all randomness comes from it.
+      kind: "gaussian", "uniform", "signs" or "salt_and_pepper".
+      draws: tries an image.
+      targeted: whether y is the class to reach.
+      box: limits of a pixel, None for none.
+
+    Returns:
+      For each image the draw that fooled it, else the one of largest margin, else x.
+
+    Raises:
+      JaxnnError: unknown kind, and as `fgsm`.
+    """
+    check_arguments("noise", x, y, "linf", box)
+    check_epsilon("noise", epsilon, x)
+    check_count("noise", draws=draws)
+    lookup("noise", kind, NOISES)
+    options = (net, kind, draws, targeted, box)
+    return _noise(*options, params, state, x, y, epsilon, key)
+
+
+@partial(jax.jit, static_argnums=range(5))
+def _noise(net, kind, draws, targeted, box, params, state, x, y, epsilon, key):
+    epsilon = budget(epsilon, x)
+
+    def noisy(k):
+        x_adv = NOISES[kind](k, x, epsilon)
+        return x_adv if box is None else jnp.clip(x_adv, *box)
+
+    keys = jax.random.split(key, draws)
+    return _worst(net, targeted, params, state, x, y, noisy, keys)
+
+
+def _worst(net, targeted, params, state, x, y, change, settings):
+    """The best of x and of `change(setting)` for each of the settings."""
+    sign = -1 if targeted else 1
+
+    def look(best, x_adv):
+        pred, *_ = net.forward(params, state, x_adv, train=False)
+        score = sign * margin(pred, y)[0]
+        return best.with_point(x_adv, is_fooled(pred, y, targeted), score)
+
+    def body(best, setting):
+        return look(best, change(setting)), None
+
+    best, _ = lax.scan(body, look(Best.of_nothing(x), x), settings)
+    return best.x
+
+
+def _contrast(images, amount):
+    mean = images.mean((1, 2, 3), keepdims=True)
+    return mean + (1 - amount) * (images - mean)
+
+
+def _blur(images, amount):
+    """Gaussian blur by two one-dimensional passes; amount is sigma in pixels."""
+    reach = jnp.arange(-10, 11, dtype=images.dtype)
+    weights = jnp.exp(-(reach**2) / (2 * jnp.maximum(amount, 1e-3) ** 2))
+    weights = weights / weights.sum()
+    for axis in (1, 2):
+        size = images.shape[axis]
+        wide = jnp.pad(images, [(10, 10) if i == axis else (0, 0) for i in range(4)])
+        images = sum(
+            weights[i] * lax.slice_in_dim(wide, i, i + size, axis=axis)
+            for i in range(21)
+        )
+    return images
+
+
+def _moved(images, rows, columns):
+    """Each image (H, W, C) read at real (rows, columns), bilinear, 0 outside."""
+    read = partial(map_coordinates, coordinates=[rows, columns], order=1)
+    each_channel = jax.vmap(read, in_axes=-1, out_axes=-1)
+    return jax.vmap(each_channel)(images)
+
+
+def _grid(images):
+    h, w = images.shape[1:3]
+    return jnp.meshgrid(
+        jnp.arange(h, dtype=images.dtype), jnp.arange(w, dtype=images.dtype),
+        indexing="ij",
+    )  # fmt: skip
+
+
+def _rotation(images, degrees):
+    rows, columns = _grid(images)
+    h, w = images.shape[1:3]
+    r, c = rows - (h - 1) / 2, columns - (w - 1) / 2
+    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    return _moved(
+        images, cos * r - sin * c + (h - 1) / 2, sin * r + cos * c + (w - 1) / 2
+    )
+
+
+def _translation(images, offset):
+    rows, columns = _grid(images)
+    return _moved(images, rows - offset[0], columns - offset[1])
+
+
+CHANGES: dict[str, Callable] = {
+    "contrast": _contrast,
+    "blur": _blur,
+    "rotation": _rotation,
+    "translation": _translation,
+}
+"""Changes of a camera; the amount is the share of contrast lost, blur's sigma in
+pixels, degrees, and pixels in every direction."""
+
+
+def camera(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    kind: str,
+    amount: float,
+    tries: int = 11,
+    targeted: bool = False,
+) -> Array:
+    """The worst contrast, blur, rotation or translation up to `amount`, by a grid.
+
+    Args:
+      net: the network, used forward only.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, H, W) or (B, H, W, C), float in [0, 1].
+      y: true labels (B,); with `targeted` the labels to reach.
+      kind: "contrast" (amount: share lost, 1 leaves grey), "blur" (sigma, pixels),
+        "rotation" (degrees either way) or "translation" (pixels either way).
+      amount: the largest change.
+      tries: points of the grid, each way for "translation" (so tries^2 in all).
+      targeted: whether y is the class to reach.
+
+    Returns:
+      For each image the change that fooled it, else the one of largest margin, else x.
+
+    Raises:
+      JaxnnError: unknown kind, flat images, tries below 1.
+    """
+    check_arguments("camera", x, y, "linf", None)
+    check_count("camera", tries=tries)
+    lookup("change", kind, CHANGES)
+    if x.ndim not in (3, 4):
+        raise JaxnnError(
+            f"camera: got images of shape {x.shape}, expected (B, H, W) or (B, H, W, C)"
+        )
+    amounts = jnp.linspace(-amount, amount, tries, dtype=x.dtype)
+    if kind in ("contrast", "blur"):
+        amounts = jnp.linspace(0, amount, tries, dtype=x.dtype)
+    if kind == "translation":
+        down, right = jnp.meshgrid(amounts, amounts, indexing="ij")
+        amounts = jnp.stack([down.ravel(), right.ravel()], axis=-1)
+    return _camera(net, kind, targeted, params, state, x, y, amounts)
+
+
+@partial(jax.jit, static_argnums=range(3))
+def _camera(net, kind, targeted, params, state, x, y, amounts):
+    images = x.reshape((*x.shape, 1)) if x.ndim == 3 else x
+
+    def change(amount):
+        return CHANGES[kind](images, amount).reshape(x.shape)
+
+    return _worst(net, targeted, params, state, x, y, change, amounts)

@@ -1,0 +1,234 @@
+"""Attacks that see the network's outputs only: no gradient can be masked from them."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnn.attacks.core import (
+    Best,
+    Box,
+    ascent_direction,
+    budget,
+    check_arguments,
+    check_count,
+    check_epsilon,
+    is_fooled,
+    per_image,
+    project,
+)
+from jaxnn.attacks.objectives import margin
+from jaxnn.layers import Layer
+from jaxnn.losses import Loss
+
+
+def square(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    key: Array,
+    queries: int = 1000,
+    first_share: float = 0.8,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """Square attack (linf): random squares of +-epsilon, kept where they help.
+
+    Starts with vertical stripes of +-epsilon; each query recolours one square an image,
+    large ones first, and keeps it where the margin rises.
+
+    Args:
+      net: the network, used forward only.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, H, W), (B, H, W, C), or flat (B, D): a square if D is one, else a
+        row of D pixels.
+      y: true labels (B,); with `targeted` the labels to reach.
+      epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
+      key: all randomness comes from it.
+      queries: forward passes an image.
+      first_share: share of the pixels in the first squares.
+      targeted: whether y is the class to reach.
+      box: limits of a pixel, None for none.
+
+    Returns:
+      Attacked images like x, within `epsilon` and the box.
+
+    Raises:
+      JaxnnError: as `fgsm`; queries below 1.
+
+    Source: Andriushchenko et al. 2020, arXiv 1912.00049.
+    """
+    check_arguments("square", x, y, "linf", box)
+    check_epsilon("square", epsilon, x)
+    check_count("square", queries=queries)
+    options = (net, queries, first_share, targeted, box)
+    return _square(*options, params, state, x, y, epsilon, key)
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(H, W, C) of one image: a flat one is taken for a square where it can be."""
+    if len(shape) >= 3:
+        return shape[0], shape[1], math.prod(shape[2:])
+    if len(shape) == 2:
+        return shape[0], shape[1], 1
+    size = math.prod(shape)
+    side = math.isqrt(size)
+    return (side, side, 1) if side * side == size else (1, size, 1)
+
+
+def _side_lengths(queries: int, share: float, h: int, w: int) -> list[int]:
+    """Side of each query's square: its share of the pixels is halved on schedule."""
+    halvings = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
+    longest = min(h, w) if min(h, w) > 1 else max(h, w)
+    sides = []
+    for i in range(queries):
+        at = i * 10000 // queries
+        part = share / 2 ** sum(at > limit for limit in halvings)
+        sides.append(min(max(1, round(math.sqrt(part * h * w))), longest))
+    return sides
+
+
+@partial(jax.jit, static_argnums=range(5))
+def _square(
+    net, queries, first_share, targeted, box, params, state, x, y, epsilon, key
+):
+    h, w, c = _image_shape(x.shape[1:])
+    images = x.reshape(len(x), h, w, c)
+    epsilon, sign = budget(epsilon, images), -1 if targeted else 1
+    rows = jnp.arange(h)[None, :, None, None]
+    columns = jnp.arange(w)[None, None, :, None]
+
+    def rate(candidate, best):
+        pred, *_ = net.forward(params, state, candidate.reshape(x.shape), train=False)
+        values, _ = margin(pred, y)
+        return best.with_point(candidate, is_fooled(pred, y, targeted), sign * values)
+
+    def signs(k, shape):
+        return jax.random.rademacher(k, shape, x.dtype)
+
+    def query(best, inputs):
+        k, side = inputs
+        key_row, key_column, key_sign = jax.random.split(k, 3)
+        top = _below(key_row, len(x), jnp.maximum(h - side, 0) + 1)
+        left = _below(key_column, len(x), jnp.maximum(w - side, 0) + 1)
+        inside = ((rows >= top) & (rows < top + side)) & (
+            (columns >= left) & (columns < left + side)
+        )
+        colour = images + epsilon * signs(key_sign, (len(x), 1, 1, c))
+        candidate = jnp.where(inside, colour, best.x)
+        candidate = candidate if box is None else jnp.clip(candidate, *box)
+        return rate(candidate, best), None
+
+    key_stripes, key_squares = jax.random.split(key)
+    stripes = images + epsilon * signs(key_stripes, (len(x), 1, w, c))
+    stripes = stripes if box is None else jnp.clip(stripes, *box)
+    best = rate(stripes, rate(images, Best.of_nothing(images)))
+    sides = jnp.asarray(_side_lengths(queries, first_share, h, w))
+    best, _ = lax.scan(query, best, (jax.random.split(key_squares, queries), sides))
+    return project(best.x, images, epsilon, "linf", box).reshape(x.shape)
+
+
+def _below(key, count, limit):
+    """An integer of [0, limit) for each image, (B, 1, 1, 1); limit may be traced."""
+    return jax.random.randint(key, (count, 1, 1, 1), 0, limit)
+
+
+def spsa(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    key: Array,
+    steps: int = 40,
+    directions: int = 32,
+    width: float = 0.01,
+    step_size: Any = None,
+    norm: str = "linf",
+    loss: Loss = margin,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """PGD on a gradient that is estimated from outputs: SPSA.
+
+    Along random directions v of +-1, the loss's central difference
+    (f(x + width v) - f(x - width v)) / (2 width) times v is averaged.
+
+    Args:
+      net: the network, used forward only.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in [0, 1].
+      y: true labels (B,); with `targeted` the labels to reach.
+      epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
+      key: all randomness comes from it.
+      steps: steps of the descent.
+      directions: of each estimate; costs two forward passes each.
+      width: of the difference, in pixel units.
+      step_size: None is 2.5 * epsilon / steps.
+      norm: "linf", "l2" or "l1".
+      loss: with `reduction="none"`; raised, or lowered if `targeted`.
+      targeted: whether y is the class to reach.
+      box: limits of a pixel, None for none.
+
+    Returns:
+      Of all iterates each image's best, as `pgd`.
+
+    Raises:
+      JaxnnError: as `pgd`.
+
+    Source: Uesato et al. 2018, arXiv 1802.05666.
+    """
+    check_arguments("spsa", x, y, norm, box)
+    check_epsilon("spsa", epsilon, x)
+    check_count("spsa", steps=steps, directions=directions)
+    if step_size is None:
+        step_size = 2.5 * jnp.asarray(epsilon) / steps
+    options = (net, loss, norm, targeted, box, steps, directions)
+    return _spsa(*options, params, state, x, y, epsilon, width, step_size, key)
+
+
+@partial(jax.jit, static_argnums=range(7))
+def _spsa(
+    net, loss, norm, targeted, box, steps, directions,
+    params, state, x, y, epsilon, width, step_size, key,
+):  # fmt: skip
+    epsilon, step_size = budget(epsilon, x), budget(step_size, x)
+    width, sign = jnp.asarray(width, x.dtype), -1 if targeted else 1
+
+    def outputs(x_adv):
+        pred, *_ = net.forward(params, state, x_adv, train=False)
+        return pred, loss(pred, y, reduction="none")[0]
+
+    def look(x_adv, best):
+        pred, values = outputs(x_adv)
+        return best.with_point(x_adv, is_fooled(pred, y, targeted), sign * values)
+
+    def estimate(x_adv, k):
+        def one(total, k):
+            v = jax.random.rademacher(k, x.shape, x.dtype)
+            slope = outputs(x_adv + width * v)[1] - outputs(x_adv - width * v)[1]
+            return total + per_image(slope, x) * v, None
+
+        return lax.scan(one, jnp.zeros_like(x), jax.random.split(k, directions))[0]
+
+    def body(carry, k):
+        x_adv, best = carry
+        best = look(x_adv, best)
+        direction = ascent_direction(estimate(x_adv, k), norm)
+        x_adv = project(x_adv + sign * step_size * direction, x, epsilon, norm, box)
+        return (x_adv, best), None
+
+    start = (x, Best.of_nothing(x))
+    (x_adv, best), _ = lax.scan(body, start, jax.random.split(key, steps))
+    return look(x_adv, best).x

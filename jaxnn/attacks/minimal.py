@@ -1,0 +1,294 @@
+"""Attacks that look for the smallest perturbation that fools: no budget is given.
+
+An image for which none was found comes back as it was, so its distance is 0 and the
+network is not fooled: look at both.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from jaxnn.attacks.core import (
+    Best,
+    Box,
+    check_arguments,
+    check_count,
+    distance,
+    is_fooled,
+    l2_norm,
+    loss_and_gradient,
+    per_image,
+)
+from jaxnn.attacks.objectives import margin
+from jaxnn.layers import Layer
+from jaxnn.losses import softmax_cross_entropy
+
+
+def deepfool(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    norm: str = "l2",
+    steps: int = 50,
+    overshoot: float = 0.02,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """DeepFool: walk to the nearest class boundary as if the network were linear there.
+
+    Args:
+      net: the network; its first layer does any normalisation.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in [0, 1].
+      y: true labels (B,); an image already wrong comes back as it is.
+      norm: "l2" or "linf", the norm kept small.
+      steps: most linearisations an image; the loop ends when all are fooled.
+      overshoot: part by which the sum of steps is lengthened to cross the boundary.
+      box: limits of a pixel; None as in the paper.
+
+    Returns:
+      Attacked images like x; x itself where no class boundary was crossed.
+
+    Raises:
+      JaxnnError: as `fgsm`.
+
+    Source: Moosavi-Dezfooli et al. 2016, arXiv 1511.04599.
+    """
+    check_arguments("deepfool", x, y, norm, box, ("l2", "linf"))
+    check_count("deepfool", steps=steps)
+    return _deepfool(net, norm, steps, overshoot, box, params, state, x, y)
+
+
+@partial(jax.jit, static_argnums=range(5))
+def _deepfool(net, norm, steps, overshoot, box, params, state, x, y):
+    rows = jnp.arange(len(x))
+
+    def shown(total):
+        moved = x + (1 + overshoot) * total
+        return moved if box is None else jnp.clip(moved, *box)
+
+    def linearised(x_adv):
+        """Logits (B, N) and the gradient of each of them (N, B, ...)."""
+        z, _, cache = net.forward(params, state, x_adv, train=False)
+        each = jnp.broadcast_to(
+            jnp.eye(z.shape[-1], dtype=z.dtype)[:, None], (z.shape[-1], *z.shape)
+        )
+        return z, jax.vmap(lambda dz: net.backward(cache, dz)[0])(each)
+
+    def nearest_boundary(z, gradients):
+        w = gradients - gradients[y, rows][None]  # (N, B, ...)
+        gap = jnp.abs(z - z[rows, y][:, None]).T  # (N, B)
+        flat = w.reshape(*w.shape[:2], -1)
+        # the dual norm: linf steps move every pixel, so |w|_1 is what they gain
+        dual = "l1" if norm == "linf" else "l2"
+        size = jax.vmap(lambda a: distance(a, jnp.zeros_like(a), dual))(flat)
+        open_way = (size > 0) & (jnp.arange(len(w))[:, None] != y[None])
+        away = jnp.where(open_way, gap / jnp.where(open_way, size, 1), jnp.inf)
+        k = away.argmin(0)
+        found = jnp.isfinite(away[k, rows])
+        # 1e-4: a step onto the boundary itself need not cross it
+        length = jnp.where(found, (gap[k, rows] + 1e-4) / size[k, rows], 0)
+        chosen = w[k, rows]
+        if norm == "linf":
+            return per_image(length, x) * jnp.sign(chosen)
+        unit = jnp.where(found, 1 / size[k, rows], 0)
+        return per_image(length * unit, x) * jnp.where(
+            per_image(found, x), chosen, jnp.zeros_like(chosen)
+        )
+
+    def unfinished(carry):
+        step, _, done = carry
+        return (step < steps) & ~done.all()
+
+    def body(carry):
+        step, total, done = carry
+        r = nearest_boundary(*linearised(shown(total)))
+        total = jnp.where(per_image(done, x), total, total + r)
+        pred, *_ = net.forward(params, state, shown(total), train=False)
+        return step + 1, total, done | is_fooled(pred, y, False)
+
+    pred, *_ = net.forward(params, state, x, train=False)
+    start = (0, jnp.zeros_like(x), is_fooled(pred, y, False))
+    _, total, done = lax.while_loop(unfinished, body, start)
+    moved = per_image(done & (distance(total, jnp.zeros_like(x), "linf") > 0), x)
+    return jnp.where(moved, shown(total), x)
+
+
+def ddn(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    steps: int = 100,
+    gamma: float = 0.05,
+    first_norm: float = 1.0,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """Decoupled direction and norm: the cheap strong L2 attack.
+
+    Each step follows the cross-entropy's gradient, then the perturbation's norm is set
+    gamma smaller where the network is fooled, gamma larger where it is not.
+
+    Args:
+      net: the network; its first layer does any normalisation.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in [0, 1].
+      y: true labels (B,); with `targeted` the labels to reach.
+      steps: gradient steps; the step size falls from 1 to 0.01 as a cosine.
+      gamma: relative change of the norm a step.
+      first_norm: norm of the first try, in pixel units.
+      targeted: whether y is the class to reach.
+      box: limits of a pixel, None for none.
+
+    Returns:
+      Of all points that fooled the network, each image's nearest; x where none did.
+
+    Raises:
+      JaxnnError: as `fgsm`.
+
+    Source: Rony et al. 2019, arXiv 1811.09600.
+    """
+    check_arguments("ddn", x, y, "l2", box)
+    check_count("ddn", steps=steps)
+    options = (net, steps, gamma, first_norm, targeted, box)
+    return _ddn(*options, params, state, x, y)
+
+
+@partial(jax.jit, static_argnums=range(6))
+def _ddn(net, steps, gamma, first_norm, targeted, box, params, state, x, y):
+    sign = -1 if targeted else 1
+
+    def body(carry, step):
+        x_adv, norm, best = carry
+        _, dx, pred = loss_and_gradient(
+            net, softmax_cross_entropy, params, state, x_adv, y
+        )
+        fooled = is_fooled(pred, y, targeted)
+        best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
+        size = per_image(l2_norm(dx), x)
+        direction = jnp.where(size > 0, dx / jnp.where(size > 0, size, 1), 0)
+        rate = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * step / steps)) / 2
+        delta = x_adv - x + sign * rate.astype(x.dtype) * direction
+        norm = norm * jnp.where(fooled, 1 - gamma, 1 + gamma).astype(x.dtype)
+        length = per_image(l2_norm(delta), x)
+        delta = delta * (per_image(norm, x) / jnp.where(length > 0, length, 1))
+        x_adv = x + delta
+        return (x_adv if box is None else jnp.clip(x_adv, *box), norm, best), None
+
+    start = (x, jnp.full(len(x), first_norm, x.dtype), Best.of_nothing(x))
+    (x_adv, _, best), _ = lax.scan(body, start, jnp.arange(steps))
+    pred, *_ = net.forward(params, state, x_adv, train=False)
+    fooled = is_fooled(pred, y, targeted)
+    best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
+    return jnp.where(per_image(best.fooled, x), best.x, x)
+
+
+def carlini_wagner(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    steps: int = 200,
+    searches: int = 6,
+    first_constant: float = 1e-2,
+    confidence: float = 0.0,
+    lr: float = 0.05,
+    targeted: bool = False,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Array:
+    """Carlini and Wagner's L2 attack: Adam on |delta|^2 + c * max(margin, -confidence).
+
+    x = low + (high - low) (1 + tanh w) / 2 keeps every pixel in the box. The constant c
+    is found for each image by `searches` steps: times ten until it fools, then halving.
+
+    Args:
+      net: the network; its first layer does any normalisation.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in the box.
+      y: true labels (B,); with `targeted` the labels to reach.
+      steps: Adam steps for each constant.
+      searches: constants tried.
+      first_constant: the first one.
+      confidence: margin in logits by which to fool.
+      lr: Adam's learning rate, in w.
+      targeted: whether y is the class to reach.
+      box: limits of a pixel.
+
+    Returns:
+      Of all points that fooled the network, each image's nearest; x where none did.
+
+    Raises:
+      JaxnnError: as `fgsm`.
+
+    Source: Carlini, Wagner 2017, arXiv 1608.04644.
+    """
+    check_arguments("carlini_wagner", x, y, "l2", box)
+    check_count("carlini_wagner", steps=steps, searches=searches)
+    options = (net, steps, searches, first_constant, confidence, lr, targeted, box)
+    return _carlini_wagner(*options, params, state, x, y)
+
+
+@partial(jax.jit, static_argnums=range(8))
+def _carlini_wagner(
+    net, steps, searches, first_constant, confidence, lr, targeted, box,
+    params, state, x, y,
+):  # fmt: skip
+    low, width = box[0], box[1] - box[0]
+    optimiser = optax.adam(lr)
+    sign = -1 if targeted else 1
+    # Just inside the box: at a pixel of exactly 0 or 1 atanh is infinite.
+    w_start = jnp.arctanh((2 * (x - low) / width - 1) * 0.999999)
+
+    def pixels(w):
+        return low + width * (1 + jnp.tanh(w)) / 2
+
+    def descend(constant, best):
+        def body(carry, _):
+            w, opt, best, ever = carry
+            x_adv = pixels(w)
+            values, dx, pred = loss_and_gradient(net, margin, params, state, x_adv, y)
+            # margin: best other logit minus y's; to be raised, or lowered if targeted
+            fooled = is_fooled(pred, y, targeted) & (sign * values >= confidence)
+            best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
+            active = sign * values < confidence
+            pull = per_image(jnp.where(active, constant, 0), x) * -sign * dx
+            dw = (2 * (x_adv - x) + pull) * width * (1 - jnp.tanh(w) ** 2) / 2
+            updates, opt = optimiser.update(dw, opt, w)
+            return (w + updates, opt, best, ever | fooled), None
+
+        start = (w_start, optimiser.init(w_start), best, jnp.zeros(len(x), bool))
+        (_, _, best, ever), _ = lax.scan(body, start, length=steps)
+        return best, ever
+
+    def search(carry, _):
+        constant, low_c, high_c, best = carry
+        best, fooled = descend(constant, best)
+        high_c = jnp.where(fooled, jnp.minimum(high_c, constant), high_c)
+        low_c = jnp.where(fooled, low_c, jnp.maximum(low_c, constant))
+        middle = (low_c + high_c) / 2
+        constant = jnp.where(jnp.isfinite(high_c), middle, constant * 10)
+        return (constant, low_c, high_c, best), None
+
+    each = jnp.full(len(x), first_constant, x.dtype)
+    start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))
+    pred, *_ = net.forward(params, state, x, train=False)
+    nothing = Best.of_nothing(x).with_point(
+        x, is_fooled(pred, y, targeted), jnp.zeros(len(x), x.dtype)
+    )
+    (*_, best), _ = lax.scan(search, (*start, nothing), length=searches)
+    # clip: rounding of tanh must not leave the box
+    return jnp.where(per_image(best.fooled, x), jnp.clip(best.x, *box), x)

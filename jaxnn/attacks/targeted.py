@@ -1,0 +1,171 @@
+"""Attacks towards a goal: a class, every class, or an output of one's own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnn.attacks.core import Best, Box, check_count, is_fooled, loss_and_gradient
+from jaxnn.attacks.objectives import margin
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer
+from jaxnn.losses import Loss, quadratic
+
+
+def towards(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    goal: Array,
+    *,
+    like: Array | None = None,
+    stay: float = 0.05,
+    step_size: float = 1.0,
+    steps: int = 100,
+    loss: Loss = quadratic,
+    box: Box = None,
+) -> Array:
+    """Plain gradient descent on the input until the network says `goal`.
+
+    Minimises loss(f(x), goal) + stay / 2 * |x - like|^2; no budget. From noise it
+    makes pictures that the network takes for a digit; with `like` the picture stays
+    near a given image.
+
+    Args:
+      net: the network.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: where to start (B, ...), for example 0.5 + 0.3 * N(0, 1).
+      goal: labels (B,) or outputs (B, N) to reach.
+      like: images to stay near, like x; None leaves that term out.
+      stay: weight of that term.
+      step_size: learning rate of the descent.
+      steps: how many.
+      loss: with `reduction="none"`; `quadratic` as in the original, of a network that
+        ends in a sigmoid.
+      box: limits of a pixel; None as in the original.
+
+    Returns:
+      The images after the last step, like x.
+
+    Raises:
+      JaxnnError: shapes that differ, steps below 1.
+
+    Source: "Tricking Neural Networks", ml.berkeley.edu/blog, 2018.
+    """
+    if len(x) != len(goal) or (like is not None and like.shape != x.shape):
+        shape = None if like is None else like.shape
+        raise JaxnnError(
+            f"towards: got x {x.shape}, goal {goal.shape} and like {shape}, expected "
+            "one goal an image and `like` of the shape of x"
+        )
+    check_count("towards", steps=steps)
+    options = (net, loss, steps, box, params, state, x, goal, like, stay, step_size)
+    return _towards(*options)
+
+
+@partial(jax.jit, static_argnums=range(4))
+def _towards(net, loss, steps, box, params, state, x, goal, like, stay, step_size):
+    stay, step_size = jnp.asarray(stay, x.dtype), jnp.asarray(step_size, x.dtype)
+
+    def body(x_adv, _):
+        _, dx, _ = loss_and_gradient(net, loss, params, state, x_adv, goal)
+        if like is not None:
+            dx = dx + stay * (x_adv - like)
+        x_adv = x_adv - step_size * dx
+        return (x_adv if box is None else jnp.clip(x_adv, *box)), None
+
+    return lax.scan(body, x, length=steps)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def least_likely(net: Layer, params: Any, state: Any, x: Array) -> Array:
+    """The class (B,) that the network gives the smallest output: the hardest target.
+
+    Use it as y with `targeted=True`. Source: Kurakin et al. 2017, arXiv 1607.02533.
+    """
+    pred, *_ = net.forward(params, state, x, train=False)
+    return pred.argmin(-1).astype(jnp.int32)
+
+
+def every_target(
+    attack: Callable[..., Array],
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    classes: int,
+    **options: Any,
+) -> Array:
+    """The worst of a targeted attack on each wrong class, image by image.
+
+    Args:
+      attack: one that takes `targeted`, such as `pgd`.
+      net: the network.
+      params: its parameters.
+      state: its state.
+      x: images (B, ...).
+      y: true labels (B,).
+      classes: how many classes there are.
+      options: handed to the attack, epsilon and key among them.
+
+    Returns:
+      Attacked images like x; the attack's program is compiled once for all targets.
+    """
+    if classes < 2:
+        raise JaxnnError(f"every_target: got {classes} classes, expected at least 2")
+    best = _keep_worst(net, params, state, Best.of_nothing(x), x, y)
+    for offset in range(1, classes):
+        goal = (y + offset) % classes
+        x_adv = attack(net, params, state, x, goal, targeted=True, **options)
+        best = _keep_worst(net, params, state, best, x_adv, y)
+    return best.x
+
+
+def strongest(
+    net: Layer, params: Any, state: Any, y: Array, *candidates: Array
+) -> Array:
+    """Of several attacks' images (B, ...) the worst for each image, never a mean.
+
+    One that fools goes before one that does not, then the larger margin.
+    """
+    best = Best.of_nothing(candidates[0])
+    for x_adv in candidates:
+        best = _keep_worst(net, params, state, best, x_adv, y)
+    return best.x
+
+
+@partial(jax.jit, static_argnums=0)
+def _keep_worst(net, params, state, best, x_adv, y):
+    pred, *_ = net.forward(params, state, x_adv, train=False)
+    return best.with_point(x_adv, is_fooled(pred, y, False), margin(pred, y)[0])
+
+
+def sweep(
+    attack: Callable[..., Array],
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Array,
+    y: Array,
+    *,
+    epsilons: Any,
+    **options: Any,
+) -> Array:
+    """A fixed-budget attack at every budget of `epsilons` (E,): images (E, B, ...).
+
+    The budget is an argument of the compiled program, so all budgets run the same one,
+    one after another without waiting: entry e equals a single call, bit for bit.
+    """
+    return jnp.stack(
+        [
+            attack(net, params, state, x, y, epsilon=epsilon, **options)
+            for epsilon in epsilons
+        ]
+    )

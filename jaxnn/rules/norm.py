@@ -1,4 +1,4 @@
-"""Normalisation by statistics of the batch, or by fixed ones."""
+"""Normalisation by statistics of the batch or of each sample, or by fixed ones."""
 
 import math
 from typing import NamedTuple
@@ -86,6 +86,86 @@ def batch_norm_fixed(epsilon: float = 1e-5) -> Rule:
         return dx, (dy * cache.x_hat).sum(rows), dy.sum(rows), None, None
 
     return Rule("batch_norm_fixed", fwd, bwd)
+
+
+class SampleStats(NamedTuple):
+    """What layer and group norm keep."""
+
+    x_hat: Array  # (..., C), normalised
+    inv_std: Array  # 1 where x_hat has the axes that were averaged over
+    gamma: Array  # (C,)
+
+
+def layer_norm(epsilon: float = 1e-5) -> Rule:
+    """y = gamma (x - mean) / sqrt(var + epsilon) + beta, statistics of each row alone.
+
+    x (..., C), gamma (C,), beta (C,) -> y (..., C). With g = dy gamma and mean_ over
+    the last axis: dx = (g - mean_(g) - x_hat mean_(g x_hat)) / std, dgamma =
+    sum dy x_hat, dbeta = sum dy. Keeps `SampleStats`. Smooth, as epsilon > 0; one
+    channel alone is its own mean: y = beta, dx = 0. Source: Ba, Kiros, Hinton 2016.
+    """
+
+    def fwd(x, gamma, beta):
+        x_hat, inv_std = _normalised(x, (-1,), epsilon)
+        return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
+
+    def bwd(cache, dy):
+        dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
+        dx = _normalised_back(cache.x_hat, cache.inv_std, (-1,), dx_hat)
+        return dx, dgamma, dbeta
+
+    return Rule("layer_norm", fwd, bwd)
+
+
+def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
+    """Layer norm over the positions and the channels of a group: of one sample still.
+
+    x (B, ..., C), gamma (C,), beta (C,) -> y (B, ..., C); C must be divisible by
+    `groups`, neighbouring channels share one. Formulas as in `layer_norm`, mean_ over
+    all positions and C / groups channels. Keeps `SampleStats`.
+    Source: Wu, He 2018.
+    """
+
+    def grouped(a):  # (B, ..., C) -> (B, positions, groups, C / groups)
+        c = a.shape[-1]
+        return a.reshape(a.shape[0], math.prod(a.shape[1:-1]), groups, c // groups)
+
+    def fwd(x, gamma, beta):
+        x_hat, inv_std = _normalised(grouped(x), (1, 3), epsilon)
+        x_hat = x_hat.reshape(x.shape)
+        return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
+
+    def bwd(cache, dy):
+        dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
+        dx = _normalised_back(
+            grouped(cache.x_hat), cache.inv_std, (1, 3), grouped(dx_hat)
+        )
+        return dx.reshape(dy.shape), dgamma, dbeta
+
+    return Rule("group_norm", fwd, bwd)
+
+
+def _normalised(x, axes, epsilon):
+    """x_hat as x, and 1 / std with the averaged axes kept."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(axes, keepdims=True)
+    # Two passes, see `batch_norm`.
+    var = jnp.square(centred).mean(axes, keepdims=True)
+    inv_std = lax.rsqrt(var + epsilon)
+    return (centred * inv_std).astype(x.dtype), inv_std
+
+
+def _normalised_back(x_hat, inv_std, axes, dx_hat):
+    along = (dx_hat * x_hat).mean(axes, keepdims=True)
+    across = dx_hat - dx_hat.mean(axes, keepdims=True) - x_hat * along
+    return (across * inv_std).astype(dx_hat.dtype)
+
+
+def _scale_shift_back(cache, dy):
+    """dx_hat, dgamma, dbeta."""
+    rows = tuple(range(dy.ndim - 1))
+    dx_hat = dy * last_axis(cache.gamma, dy.ndim)
+    return dx_hat, (dy * cache.x_hat).sum(rows), dy.sum(rows)
 
 
 def _scale_shift(x_hat, gamma, beta):

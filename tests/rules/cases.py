@@ -1,91 +1,25 @@
 """The table of what every rule is checked on, with references written another way."""
 
-import zlib
-from collections.abc import Callable
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import rules
-from jaxnn.rules import Rule
-
-
-class Case(NamedTuple):
-    name: str
-    rule: Rule
-    args: tuple[np.ndarray, ...]
-    reference: Callable  # (*args) -> y, differentiated by jax.vjp
-    constants: tuple[int, ...] = ()  # positions of float arguments without derivative
-
-    @property
-    def wrt(self) -> tuple[int, ...]:
-        """Positions of the arguments that have a derivative."""
-        return tuple(
-            i
-            for i, arg in enumerate(self.args)
-            if np.issubdtype(arg.dtype, np.floating) and i not in self.constants
-        )
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    """N(0, 1) in float64, another draw for every shape and seed."""
-    return np.random.default_rng([seed, *shape]).standard_normal(shape)
-
-
-def assert_close(got, want, tolerance: float = 1e-12) -> None:
-    """Equal shapes, and values within `tolerance` of the largest finite entry."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    scale = np.abs(want[np.isfinite(want)]).max(initial=0)
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale)
-
-
-def assert_trees_close(got, want, tolerance: float = 1e-12) -> None:
-    """`assert_close` leaf by leaf, of two trees of one structure."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert_close(g, w, tolerance)
-
-
-SHAPES = [(3, 4), (1, 1), (7,), (1, 3, 1, 2), (0, 4)]
-# Kinks, signed zero, the smallest magnitudes and saturation in one array.
-EXTREME = np.array([[-800.0, -37.0, -1.0, -1e-300, -0.0], [0.0, 1e-300, 1, 37, 800]])
-
-
-def elementwise(rule, reference):
-    args = {f"shape {shape}": normal(*shape) for shape in SHAPES} | {"extreme": EXTREME}
-    return [Case(name, rule, (x,), reference) for name, x in args.items()]
-
-
-def leaky_relu(slope):
-    return lambda x: jax.nn.leaky_relu(x, slope)
+from tests.rules import (
+    cases_activations,
+    cases_arithmetic,
+    cases_attention,
+    cases_conv,
+    cases_einsum,
+    cases_norm,
+    cases_recurrent,
+    cases_reduce,
+    cases_shape,
+)
+from tests.rules.common import EXTREME, SHAPES, Case, elementwise, normal
 
 
 def standardize(mean, std):
     return lambda x: (x - mean) / std
-
-
-def sigmoid(x):
-    return jnp.exp(-jnp.logaddexp(jnp.zeros_like(x), -x))
-
-
-def softplus(x):
-    return jax.scipy.special.logsumexp(jnp.stack([x, jnp.zeros_like(x)]), axis=0)
-
-
-LOGITS = {
-    **{f"shape {s}": normal(*s) for s in [*SHAPES, (4, 1)]},
-    "huge": np.array([[1e4, -1e4, 0], [800, 800, -800], [1e300, -1e300, 1e-300]]),
-    "masked class": np.array([[-np.inf, 0.5, 1], [2, -np.inf, -np.inf]]),
-}
-
-
-def add_cases():
-    pairs = {f"shape {s}": (normal(*s), normal(*s, seed=1)) for s in SHAPES}
-    pairs["extreme"] = (EXTREME, EXTREME[::-1].copy())
-    return [Case(name, rules.add, ab, lambda a, b: a + b) for name, ab in pairs.items()]
 
 
 def matmul(x, w):
@@ -203,27 +137,16 @@ def flatten_cases():
     ]
 
 
-# The first case of each rule has default settings, and no cotangent of zeros.
+# The first case of each rule has default settings, and no cotangent of zeros. A new
+# family of rules gets a file cases_<family>.py with a dict of this kind and one line at
+# the end of this one: `**cases_<family>.CASES`.
 CASES: dict[str, list[Case]] = {
-    "add": add_cases(),
     "affine": product_cases(rules.affine, affine, bias=True),
     "batch_norm": batch_norm_cases(fixed=False),
     "batch_norm_fixed": batch_norm_cases(fixed=True),
     "dropout": dropout_cases(),
     "flatten": flatten_cases(),
-    "leaky_relu": elementwise(rules.leaky_relu(), leaky_relu(0.01))
-    + [
-        Case(f"slope {slope}", rules.leaky_relu(slope), (EXTREME,), leaky_relu(slope))
-        for slope in (0.2, 0.0, -1.0)
-    ],
-    "log_softmax": [
-        Case(name, rules.log_softmax, (x,), jax.nn.log_softmax)
-        for name, x in LOGITS.items()
-    ],
     "matmul": product_cases(rules.matmul, matmul, bias=False),
-    "relu": elementwise(rules.relu, jax.nn.relu),
-    "sigmoid": elementwise(rules.sigmoid, sigmoid),
-    "softplus": elementwise(rules.softplus, softplus),
     "standardize": [
         *elementwise(rules.standardize(0.5, 0.25), standardize(0.5, 0.25)),
         Case(
@@ -233,22 +156,13 @@ CASES: dict[str, list[Case]] = {
             standardize(0.1307, 0.3081),
         ),
     ],
-    "tanh": elementwise(rules.tanh, jnp.tanh),
+    **cases_activations.CASES,
+    **cases_arithmetic.CASES,
+    **cases_conv.CASES,
+    **cases_einsum.CASES,
+    **cases_reduce.CASES,
+    **cases_shape.CASES,
+    **cases_recurrent.CASES,
+    **cases_norm.CASES,
+    **cases_attention.CASES,
 }
-
-ELEMENTWISE = (
-    "add",
-    "dropout",
-    "leaky_relu",
-    "log_softmax",
-    "relu",
-    "sigmoid",
-    "softplus",
-    "standardize",
-    "tanh",
-)
-
-
-def cotangent(case: Case, y) -> np.ndarray:
-    """A dy for that case: the same draw in every process."""
-    return normal(*np.shape(y), seed=zlib.crc32(case.name.encode()))

@@ -1,0 +1,311 @@
+"""What rules do with NaN, at kinks, at poles and at overflow."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import rules
+from jaxnn.rules import RULES
+from tests.rules.cases import CASES
+from tests.rules.common import normal, run
+
+# y and dx at one place depend on x there, or (the softmaxes) in its row
+ELEMENTWISE = [
+    *("abs", "add", "div", "dropout", "elu", "exp", "gelu", "leaky_relu", "log"),
+    *("log_softmax", "mul", "power", "relu", "selu", "sigmoid", "softmax", "softplus"),
+    *("sqrt", "square", "standardize", "sub", "swish", "tanh"),
+]
+
+
+def nan_at(array, where):
+    array = np.array(array)
+    array[where] = np.nan
+    return jnp.asarray(array)
+
+
+def expected_nans(name, where, shape):
+    """Where one NaN may reach: its element, or its row if the rule sums over rows."""
+    nans = np.zeros(shape, bool)
+    nans[where[:-1] if "softmax" in name else where] = True
+    return nans
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_nan_input_reaches_the_output(name, jitted):
+    case, where = CASES[name][0], (1, 2)
+    fwd = jax.jit(case.rule.fwd) if jitted else case.rule.fwd
+    for i in case.wrt:
+        args = [jnp.ones_like(a) if a.dtype == bool else a for a in case.args]
+        args[i] = nan_at(args[i], where)
+        y = fwd(*args)[0]
+        np.testing.assert_array_equal(
+            np.isnan(y), expected_nans(name, where, case.args[i].shape)
+        )
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_nan_cotangent_comes_back(name, jitted):
+    case, where = CASES[name][0], (1, 2)
+    # Positive inputs, all kept: a unit that is switched off rightly blocks its dy.
+    args = [jnp.ones_like(a) if a.dtype == bool else abs(a) for a in case.args]
+    dy = nan_at(np.ones(case.args[0].shape), where)
+
+    def cotangents(args, dy):
+        return run(case.rule, args, dy)[1]
+
+    for d in (jax.jit(cotangents) if jitted else cotangents)(args, dy):
+        want = expected_nans(name, where, d.shape)
+        np.testing.assert_array_equal(np.isnan(d), want)
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_nan_input_is_no_closed_gate(name, jitted):
+    # The mask of a NaN lets dy through, whichever way the comparison is compiled.
+    rule, x = RULES[name], jnp.array([[np.nan, -1.0, 1.0]])
+
+    def dx(x):
+        return run(rule, (x,), jnp.full_like(x, np.nan))[1][0]
+
+    assert np.isnan((jax.jit(dx) if jitted else dx)(x))[0, 0]
+
+
+def test_relu_is_flat_at_its_kink():
+    x = jnp.zeros((1, 3))
+    assert run(rules.relu, (x,), jnp.ones_like(x))[1][0].tolist() == [[0, 0, 0]]
+
+
+def test_leaky_relu_has_slope_one_at_its_kink():
+    x = jnp.array([[0.0, -0.0]])
+    leaky = rules.leaky_relu(0.2)
+    assert run(leaky, (x,), jnp.ones_like(x))[1][0].tolist() == [[1, 1]]
+
+
+INF, NAN = np.inf, np.nan
+# rule, arguments, dy -> y, cotangents (None: no derivative)
+EDGES = {
+    "sqrt at 0": (rules.sqrt, [0], 2, 0, [INF]),
+    "sqrt at 0, unused": (rules.sqrt, [0], 0, 0, [0]),
+    "sqrt below 0": (rules.sqrt, [-1], 1, NAN, [NAN]),
+    "sqrt below 0, unused": (rules.sqrt, [-1], 0, NAN, [0]),
+    "log at 0": (rules.log, [0], -2, -INF, [-INF]),
+    "log at 0, unused": (rules.log, [0], 0, -INF, [0]),
+    "log below 0": (rules.log, [-2], 1, NAN, [-0.5]),
+    "exp overflows": (rules.exp, [1000], 2, INF, [INF]),
+    "exp overflows, unused": (rules.exp, [1000], 0, INF, [0]),
+    "exp underflows": (rules.exp, [-1000], 2, 0, [0]),
+    "abs at 0": (rules.abs, [0], 2, 0, [0]),
+    "abs at -0": (rules.abs, [-0.0], 2, 0, [0]),
+    "1 / 0": (rules.div, [1, 0], 2, INF, [INF, -INF]),
+    "1 / 0, unused": (rules.div, [1, 0], 0, INF, [0, 0]),
+    "0 / 0": (rules.div, [0, 0], 2, NAN, [INF, NAN]),
+    "0 / 0, unused": (rules.div, [0, 0], 0, NAN, [0, 0]),
+    "large / large": (rules.div, [1e30, 1e30], 1e30, 1, [1, -1]),
+    "0 ** 0": (rules.power, [0, 0], 2, 1, [0, 0]),
+    "0 ** 1/2": (rules.power, [0, 0.5], 2, 0, [INF, 0]),
+    "0 ** 1/2, unused": (rules.power, [0, 0.5], 0, 0, [0, 0]),
+    "0 ** 1": (rules.power, [0, 1], 2, 0, [2, 0]),
+    "0 ** 2": (rules.power, [0, 2], 2, 0, [0, 0]),
+    "0 ** -1": (rules.power, [0, -1], 2, INF, [-INF, -INF]),
+    "0 ** -1, unused": (rules.power, [0, -1], 0, INF, [0, 0]),
+    "-2 ** 3": (rules.power, [-2, 3], 1, -8, [12, NAN]),
+    "-2 ** 1/2": (rules.power, [-2, 0.5], 1, NAN, [NAN, NAN]),
+    "-2 ** 3, unused": (rules.power, [-2, 3], 0, -8, [0, 0]),
+    "maximum of a NaN": (rules.maximum, [NAN, 1], 2, NAN, [2, 0]),
+    "maximum with a NaN": (rules.maximum, [1, NAN], 2, NAN, [0, 2]),
+    "maximum of NaNs": (rules.maximum, [NAN, NAN], 2, NAN, [0, 2]),
+    "maximum of 0 and -0": (rules.maximum, [0.0, -0.0], 2, 0, [1, 1]),
+    "maximum of inf": (rules.maximum, [INF, INF], 2, INF, [1, 1]),
+    "minimum of a NaN": (rules.minimum, [NAN, 1], 2, NAN, [2, 0]),
+    "minimum with a NaN": (rules.minimum, [1, NAN], 2, NAN, [0, 2]),
+    "where, a not taken": (rules.where, [False, NAN, 1], 2, 1, [None, 0, 2]),
+    "where, b not taken": (rules.where, [True, 1, INF], 2, 1, [None, 2, 0]),
+    "where, NaN taken": (rules.where, [True, NAN, 1], 2, NAN, [None, 2, 0]),
+    "max with a NaN": (rules.max(), [[1, NAN, 3]], 2, NAN, [[0, 2, 0]]),
+    "max of a tie": (rules.max(), [[3, 1, 3, 3]], 3, 3, [[1, 0, 1, 1]]),
+    "max of -inf": (rules.max(), [[-INF, -INF]], 2, -INF, [[1, 1]]),
+    "logsumexp of -inf": (rules.logsumexp(), [[-INF, -INF]], 2, -INF, [[0, 0]]),
+    "logsumexp of inf": (rules.logsumexp(), [[INF, 1]], 2, INF, [[NAN, 0]]),
+    "logsumexp of a NaN": (rules.logsumexp(), [[NAN, 1]], 2, NAN, [[NAN, NAN]]),
+    "logsumexp of nothing": (rules.logsumexp(), [[]], 2, -INF, [[]]),
+    "sum of nothing": (rules.sum(), [[]], 2, 0, [[]]),
+    "mean of nothing": (rules.mean(), [[]], 2, NAN, [[]]),
+    "softmax, masked": (
+        *(rules.softmax, [[-INF, 5, 5]], [1, 2, 3]),
+        *([0, 0.5, 0.5], [[0, -0.25, 0.25]]),
+    ),
+    "softmax, all masked": (
+        rules.softmax,
+        [[-INF] * 2],
+        [1, 2],
+        [NAN] * 2,
+        [[NAN] * 2],
+    ),
+    "log_softmax, all masked": (
+        *(rules.log_softmax, [[-INF] * 2], [1, 2]),
+        *([NAN] * 2, [[NAN] * 2]),
+    ),
+    "elu at 0": (rules.elu(0.25), [0], 2, 0, [0.5]),
+    "elu far below": (rules.elu(0.25), [-800], 2, -0.25, [0]),
+    "elu far above": (rules.elu(0.25), [800], 2, 800, [2]),
+    "elu of -inf": (rules.elu(0.25), [-INF], 2, -0.25, [0]),
+    "selu at 0": (rules.selu, [0], 1, 0, [1.7580993408473766]),
+    "gelu far below": (rules.gelu(), [-800], 2, 0, [0]),
+    "gelu far above": (rules.gelu(), [800], 2, 800, [2]),
+    "gelu of the largest": (rules.gelu(), [-1e38], 2, 0, [0]),
+    "gelu tanh far below": (rules.gelu(True), [-800], 2, 0, [0]),
+    "gelu tanh far above": (rules.gelu(True), [800], 2, 800, [2]),
+    "gelu tanh of the largest": (rules.gelu(True), [1e38], 2, 1e38, [2]),
+    "swish far below": (rules.swish(), [-800], 2, 0, [0]),
+    "swish far above": (rules.swish(), [800], 2, 800, [2]),
+    "swish of the largest": (rules.swish(2.0), [-1e38], 2, 0, [0]),
+}
+
+
+def arrays(tree, dtype):
+    """Numbers and lists as arrays; a bool stays one."""
+    return [jnp.asarray(a, None if isinstance(a, bool) else dtype) for a in tree]
+
+
+def all_edges(everything):
+    return [
+        (rule.fwd(*args)[0], rule.bwd(rule.fwd(*args)[1], dy))
+        for (rule, *_), (args, dy) in zip(EDGES.values(), everything, strict=True)
+    ]
+
+
+@functools.cache
+def edges(how, dtype):
+    everything = [
+        (arrays(args, dtype), jnp.asarray(dy, dtype))
+        for _, args, dy, *_ in EDGES.values()
+    ]
+    call = jax.jit(all_edges) if how == "jit" else all_edges
+    return dict(zip(EDGES, call(everything), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [("eager", "float64"), *(("jit", d) for d in ("float64", "float32", "bfloat16"))],
+)
+@pytest.mark.parametrize("name", EDGES)
+def test_value_and_slope_at_the_edge(name, dtype, how):
+    y, cotangents = edges(how, dtype)[name]
+    _, args, _, want_y, wants = EDGES[name]
+    near = {"rtol": 1e-2 if dtype == "bfloat16" else 1e-6}
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, float), want_y, **near)
+    assert len(cotangents) == len(args) == len(wants)
+    for d, want in zip(cotangents, wants, strict=True):
+        if want is None:
+            assert d is None
+        else:
+            assert d.dtype == dtype
+            np.testing.assert_allclose(np.asarray(d, float), want, **near)
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "sqrt", "square"])
+def test_nan_cotangent_passes_the_poles(name):
+    # "nothing comes back where dy is 0" must not take a NaN for a 0
+    x = jnp.array([0.0, 1.0, 1000.0])
+    assert np.isnan(run(RULES[name], [x], jnp.full(3, NAN))[1][0]).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("abs", "add", "div", "exp", "log", "maximum", "minimum", "mul", "power"),
+        *("sqrt", "square", "sub"),
+    ],
+)
+def test_an_unused_output_sends_nothing_back(name):
+    values = np.array([-1.0, 0, 2, -INF, INF, NAN])
+    rule = RULES[name]
+    args = [values]
+    if len(CASES[name][0].args) == 2:
+        args = [a.reshape(-1) for a in np.meshgrid(values, values)]
+    for d in run(rule, [jnp.asarray(a) for a in args], jnp.zeros_like(args[0]))[1]:
+        assert not d.any()
+
+
+@pytest.mark.parametrize("inner", [rules.log, rules.sqrt, rules.mul, rules.power])
+def test_what_where_puts_aside_sends_no_nan_back(inner):
+    # where(x > 0, log x, 0): autodiff needs the "double where" for this
+    def chain(x, dy):
+        args = (x,) if inner in (rules.log, rules.sqrt) else (x, x)
+        y, cache = inner.fwd(*args)
+        y, outer_cache = rules.where.fwd(x > 0, y, jnp.zeros_like(x))
+        _, d, _ = rules.where.bwd(outer_cache, dy)
+        return y, inner.bwd(cache, d)
+
+    x = jnp.array([0.0, -1.0, 2.0, NAN])
+    y, cotangents = jax.jit(chain)(x, jnp.full(4, 3.0))
+    assert np.isfinite(y).all()
+    for d in cotangents:
+        assert np.isfinite(d).all()
+        assert (d != 0).tolist() == [False, False, True, False]
+
+
+def test_abs_disagrees_with_jax_at_0_only():
+    x = jnp.array([-1.0, 0.0, 2.0])
+    ours = run(rules.abs, [x], jnp.ones(3))[1][0]
+    assert ours.tolist() == [-1, 0, 1]
+    assert jax.vmap(jax.grad(jnp.abs))(x).tolist() == [-1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+@pytest.mark.parametrize("n", [1, 3, 64, 1000])
+def test_no_length_of_vector_swallows_a_nan(name, n):
+    # the CPU's vector instructions for min and max would
+    for i in {0, n // 2, n - 1}:
+        x = nan_at(normal(n), i)
+        for args in [(x, jnp.ones(n)), (jnp.ones(n), x)]:
+            y = jax.jit(RULES[name].fwd)(*args)[0]
+            assert np.flatnonzero(np.isnan(y)).tolist() == [i]
+        assert np.isnan(jax.jit(rules.max().fwd)(x)[0])
+        assert np.isnan(jax.jit(rules.logsumexp().fwd)(x)[0])
+
+
+ARITHMETIC = ["add", "sub", "mul", "div", "maximum", "minimum", "power"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_numbers_stand_for_arrays(name, dtype):
+    x = jnp.asarray([[1.0, 2, 3]], dtype)
+    for number in (2, 2.0):
+        for args in [(x, number), (number, x)]:
+            y, cache = RULES[name].fwd(*args)
+            assert y.dtype == dtype
+            ds = RULES[name].bwd(cache, jnp.ones_like(y))
+            for arg, d in zip(args, ds, strict=True):
+                if isinstance(arg, int):
+                    assert d is None
+                else:
+                    assert d.shape == np.shape(arg)
+                    assert d.dtype == jnp.asarray(arg).dtype
+
+
+@pytest.mark.parametrize("name", [*ARITHMETIC, "where"])
+def test_cotangents_have_the_dtypes_of_their_arguments(name):
+    args = [jnp.ones((2, 3), jnp.bfloat16), jnp.ones(3, jnp.float32)]
+    if name == "where":
+        args = [jnp.array([True, False, True]), *args]
+    y, cache = RULES[name].fwd(*args)
+    assert y.dtype == jnp.float32
+    for arg, d in zip(args, RULES[name].bwd(cache, y), strict=True):
+        assert d is None or (d.shape, d.dtype) == (arg.shape, arg.dtype)
+
+
+def test_bfloat16_sums_of_a_broadcast_are_kept_in_float32():
+    # a bfloat16 sum of ones would stop at 256
+    _, cache = rules.add.fwd(
+        jnp.ones((4096, 2), jnp.bfloat16), jnp.ones(2, jnp.bfloat16)
+    )
+    _, db = rules.add.bwd(cache, jnp.ones((4096, 2), jnp.bfloat16))
+    assert db.tolist() == [4096, 4096]

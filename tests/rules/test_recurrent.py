@@ -1,0 +1,212 @@
+"""What the table of cases cannot say of the recurrent rules."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnn import rules
+from jaxnn.errors import JaxnnError
+from tests.rules.cases_recurrent import arguments
+from tests.rules.common import assert_close, normal
+
+# name -> maker, gates, arrays of state, whether there is a bias more
+KINDS = {
+    "rnn": (rules.rnn, 1, 1, False),
+    "lstm": (rules.lstm, 4, 2, False),
+    "gru": (rules.gru, 3, 1, True),
+}
+
+
+def made(name, shape, mask=None, **how):
+    """A rule and its arguments."""
+    make, gates, states, more = KINDS[name]
+    args = arguments(gates, states, shape, mask, more)
+    return make(**how), [jnp.asarray(a) for a in args]
+
+
+def start_of(name, args):
+    """Position of h0."""
+    return 5 if name == "gru" else 4
+
+
+def gradients(rule, args, dy):
+    y, cache = rule.fwd(*args)
+    return y, [d for d in rule.bwd(cache, dy) if d is not None]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_padding_is_not_read_whatever_it_holds(name):
+    mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
+    rule, args = made(name, (2, 3, 2, 2), mask)
+    dy = jnp.asarray(normal(2, 3, 2))
+    want = gradients(rule, args, dy)
+    args[0] = jnp.where(mask[..., None], args[0], jnp.nan)
+    got = gradients(rule, args, jnp.where(mask[..., None], dy, jnp.nan))
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert_close(g, w, 0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nan_of_a_step_that_counts_reaches_its_row_alone(name):
+    rule, args = made(name, (2, 3, 2, 2))
+    args[0] = args[0].at[1, 1, 0].set(jnp.nan)
+    y, (dx, dw, *_) = gradients(rule, args, jnp.ones((2, 3, 2)))
+    want = np.zeros((2, 3, 2), bool)
+    want[1, 1:] = True
+    np.testing.assert_array_equal(np.isnan(y), want)
+    assert np.isnan(dx[1]).all()
+    assert np.isfinite(dx[0]).all()
+    assert np.isnan(dw).all()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_row_without_steps_ends_where_it_started(name, backwards):
+    mask = np.array([[False] * 3])
+    rule, args = made(name, (1, 3, 2, 2), mask, every_step=False, backwards=backwards)
+    dy = jnp.asarray(normal(1, 2))
+    y, cotangents = gradients(rule, args, dy)
+    at = start_of(name, args)
+    assert_close(y, args[at], 0)
+    assert_close(cotangents[at], dy, 0)
+    assert not any(np.any(d) for i, d in enumerate(cotangents) if i != at)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_last_step_is_the_last_of_every_step(name):
+    for backwards, at in ((False, -1), (True, 0)):
+        every, args = made(name, (2, 3, 2, 3), backwards=backwards)
+        last, _ = made(name, (2, 3, 2, 3), backwards=backwards, every_step=False)
+        assert_close(last.fwd(*args)[0], every.fwd(*args)[0][:, at], 0)
+
+
+@functools.cache
+def compiled(name):
+    """Gradients of the last step: eager, each call would compile its loops anew."""
+    rule = KINDS[name][0](every_step=False)
+    return jax.jit(lambda args, dy: gradients(rule, args, dy))
+
+
+@settings(max_examples=10)
+@given(
+    name=st.sampled_from(sorted(KINDS)),
+    lengths=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    seed=st.integers(0, 99),
+)
+def test_masked_batch_equals_each_sequence_alone(name, lengths, seed):
+    mask = rules.length_mask(jnp.array(lengths), 3)
+    np.testing.assert_array_equal(mask.sum(1), lengths)
+    _, args = made(name, (3, 3, 2, 2), np.asarray(mask))
+    dy = jnp.asarray(normal(3, 2, seed=seed))
+    y, together = compiled(name)(args, dy)
+    *args, _ = args
+    at = start_of(name, args)
+    sums = [jnp.zeros_like(a) for a in args[1:at]]
+    for b, n in enumerate(lengths):
+        rest = [a[b : b + 1] for a in args[at:]]
+        alone = [args[0][b : b + 1, :n], *args[1:at], *rest]
+        y_alone, cotangents = compiled(name)(alone, dy[b : b + 1])
+        assert_close(y[b : b + 1], y_alone)
+        assert_close(together[0][b : b + 1, :n], cotangents[0])
+        assert not np.any(together[0][b, n:])
+        sums = [s + d for s, d in zip(sums, cotangents[1:at], strict=True)]
+    for got, want in zip(together[1:at], sums, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e30])
+@pytest.mark.parametrize("name", KINDS)
+def test_no_gate_overflows(name, scale):
+    rule, args = made(name, (2, 3, 2, 2))
+    args = [a.astype(jnp.float32) for a in args]
+    args[0] = args[0] * scale
+    y, cotangents = gradients(rule, args, jnp.ones((2, 3, 2), jnp.float32))
+    assert all(np.isfinite(a).all() for a in (y, *cotangents))
+
+
+def products(jaxpr):
+    """Matrix products in a jaxpr, and in the scans it contains."""
+    here, inside = 0, 0
+    for eqn in jaxpr.eqns:
+        here += eqn.primitive.name == "dot_general"
+        subs = [p for p in eqn.params.values() if hasattr(p, "jaxpr")]
+        for sub in subs:
+            counts = products(sub.jaxpr)
+            if eqn.primitive.name == "scan":
+                inside += sum(counts)
+            else:
+                here, inside = here + counts[0], inside + counts[1]
+    return here, inside
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_weight_gradients_are_products_over_all_steps(name):
+    rule, args = made(name, (2, 3, 2, 2))
+    cache = rule.fwd(*args)[1]
+    forward = jax.make_jaxpr(rule.fwd)(*args)
+    back = jax.make_jaxpr(rule.bwd)(cache, jnp.ones((2, 3, 2)))
+    apart = name == "gru"  # needs x w and h u each for itself
+    assert products(forward.jaxpr) == (0, 2 if apart else 1)
+    # dx, dw and du of all steps; dh of one
+    assert products(back.jaxpr) == (3 if apart else 2, 1)
+
+
+def test_second_derivatives_pass_through_the_loops():
+    rule, args = made("lstm", (2, 3, 2, 2))
+    x, *rest = args
+    dy = jnp.asarray(normal(2, 3, 2))
+
+    def by_hand(x):
+        return gradients(rule, (x, *rest), dy)[1][0]
+
+    def by_grad(x):
+        return jax.grad(lambda x: (rule.fwd(x, *rest)[0] * dy).sum())(x)
+
+    tangent = jnp.asarray(normal(2, 3, 2, seed=9))
+    got, want = (jax.jvp(f, (x,), (tangent,))[1] for f in (by_hand, by_grad))
+    assert_close(got, want, 1e-11)
+
+
+def test_unknown_activation_lists_the_known_ones():
+    with pytest.raises(JaxnnError, match=r"rnn 'sin'.*Valid names: relu, tanh"):
+        rules.rnn("sin")
+
+
+def in_torch(torch, name, args, every_step):
+    """torch's y and its gradients of (y * dy).sum(), in the order of our arguments."""
+    x, w, u, b, *rest = [torch.tensor(np.array(a)) for a in args]
+    kinds = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+    net = kinds[name](x.shape[2], u.shape[0], batch_first=True, dtype=torch.float64)
+    hidden = torch.zeros_like(b)
+    if name == "gru":
+        hidden[-u.shape[0] :] = rest.pop(0)
+    with torch.no_grad():
+        for p, value in zip(net.parameters(), (w.T, u.T, b, hidden), strict=True):
+            p.copy_(value)
+    start = [r[None].requires_grad_() for r in rest]
+    x.requires_grad_()
+    ys, _ = net(x, tuple(start) if name == "lstm" else start[0])
+    y = ys if every_step else ys[:, -1]
+    y.backward(torch.tensor(normal(*y.shape, seed=6)))
+    dw, du, db, dhidden = (p.grad for p in net.parameters())
+    dc = [dhidden[-u.shape[0] :]] if name == "gru" else []
+    grads = [x.grad, dw.T, du.T, db, *dc, *(s.grad[0] for s in start)]
+    return y.detach().numpy(), [g.numpy() for g in grads]
+
+
+@pytest.mark.parametrize("every_step", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (1, 1, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_equals_torch(name, shape, every_step):
+    torch = pytest.importorskip("torch")
+    rule, args = made(name, shape, every_step=every_step)
+    want_y, want = in_torch(torch, name, args, every_step)
+    y, got = gradients(rule, args, jnp.asarray(normal(*want_y.shape, seed=6)))
+    assert_close(y, want_y)
+    for g, w in zip(got, want, strict=True):
+        assert_close(g, w)

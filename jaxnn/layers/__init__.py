@@ -3,28 +3,34 @@
 A layer without settings is a value (`relu`), one with settings a call (`dense(128)`).
 """
 
-import math
 from collections.abc import Callable
 
 from jaxnn import rules
+from jaxnn.layers.activations import (
+    ACTIVATIONS,
+    elu,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    relu,
+    selu,
+    sigmoid,
+    softmax,
+    softplus,
+    swish,
+    tanh,
+)
+from jaxnn.layers.attention import multi_head_attention
+from jaxnn.layers.conv import conv, conv1d, conv_transpose, depthwise_conv
 from jaxnn.layers.core import Layer, pointwise, shaped
+from jaxnn.layers.embedding import embedding, positional_embedding
 from jaxnn.layers.initializers import INITIALIZERS, initializer
 from jaxnn.layers.linear import dense
-from jaxnn.layers.noise import dropout
-from jaxnn.layers.norm import batch_norm
-
-relu = pointwise(rules.relu)
-tanh = pointwise(rules.tanh)
-sigmoid = pointwise(rules.sigmoid)
-softplus = pointwise(rules.softplus)
-log_softmax = pointwise(rules.log_softmax)
-flatten = shaped(rules.flatten, lambda shape: (math.prod(shape),))
-"""x (B, ...) -> y (B, D), D the product of all axes but the batch's."""
-
-
-def leaky_relu(slope: float = 0.01) -> Layer:
-    """y = x where x >= 0, slope * x below. See `jaxnn.rules.leaky_relu`."""
-    return pointwise(rules.leaky_relu(slope), f"leaky_relu({slope:g})")
+from jaxnn.layers.noise import dropout, gaussian_noise, spatial_dropout
+from jaxnn.layers.norm import batch_norm, group_norm, layer_norm
+from jaxnn.layers.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnn.layers.recurrent import gru, lstm, rnn
+from jaxnn.layers.shape import crop, flatten, pad, reshape, transpose, upsample
 
 
 def standardize(mean: float, std: float) -> Layer:
@@ -37,23 +43,38 @@ def standardize(mean: float, std: float) -> Layer:
     )
 
 
-ACTIVATIONS: dict[str, Callable[[], Layer]] = {
-    "relu": lambda: relu,
-    "leaky_relu": leaky_relu,
-    "tanh": lambda: tanh,
-    "sigmoid": lambda: sigmoid,
-    "softplus": lambda: softplus,
-}
-"""Name -> maker of an activation, for `mlp` and the command line."""
-
 LAYERS: dict[str, Callable[..., Layer]] = {
     **ACTIVATIONS,
+    "avg_pool": avg_pool,
     "batch_norm": batch_norm,
+    "conv": conv,
+    "conv1d": conv1d,
+    "conv_transpose": conv_transpose,
+    "crop": crop,
     "dense": dense,
+    "depthwise_conv": depthwise_conv,
     "dropout": dropout,
+    "embedding": embedding,
     "flatten": lambda: flatten,
+    "gaussian_noise": gaussian_noise,
+    "global_avg_pool": lambda: global_avg_pool,
+    "global_max_pool": lambda: global_max_pool,
+    "group_norm": group_norm,
+    "gru": gru,
+    "layer_norm": layer_norm,
     "log_softmax": lambda: log_softmax,
+    "lstm": lstm,
+    "max_pool": max_pool,
+    "multi_head_attention": multi_head_attention,
+    "pad": pad,
+    "positional_embedding": positional_embedding,
+    "reshape": reshape,
+    "rnn": rnn,
+    "softmax": lambda: softmax,
+    "spatial_dropout": spatial_dropout,
     "standardize": standardize,
+    "transpose": transpose,
+    "upsample": upsample,
 }
 """Name -> maker of a layer, for the command line (`dense:128`)."""
 
@@ -62,18 +83,46 @@ __all__ = [
     "INITIALIZERS",
     "LAYERS",
     "Layer",
+    "avg_pool",
     "batch_norm",
+    "conv",
+    "conv1d",
+    "conv_transpose",
+    "crop",
     "dense",
+    "depthwise_conv",
     "dropout",
+    "elu",
+    "embedding",
     "flatten",
+    "gaussian_noise",
+    "gelu",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "gru",
     "initializer",
+    "layer_norm",
     "leaky_relu",
     "log_softmax",
+    "lstm",
+    "max_pool",
+    "multi_head_attention",
+    "pad",
     "pointwise",
+    "positional_embedding",
     "relu",
+    "reshape",
+    "rnn",
+    "selu",
     "shaped",
     "sigmoid",
+    "softmax",
     "softplus",
+    "spatial_dropout",
     "standardize",
+    "swish",
     "tanh",
+    "transpose",
+    "upsample",
 ]

@@ -1,6 +1,7 @@
 """Layers that draw random numbers in training."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import Array, lax
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.core import Layer
+from jaxnn.rules.core import Rule
 
 
 def keep_mask(key: Array, shape: tuple[int, ...], drop_rate: float) -> Array:
@@ -37,7 +39,54 @@ def dropout(drop_rate: float) -> Layer:
     Raises:
       JaxnnError: drop_rate outside [0, 1), or training without a key.
     """
-    name = f"dropout({drop_rate:g})"
+    return _dropout("dropout", drop_rate, lambda shape: shape)
+
+
+def spatial_dropout(drop_rate: float) -> Layer:
+    """Dropout of whole channels: one draw for each sample and channel (last axis).
+
+    x (B, ..., C) -> y (B, ..., C). Neighbouring pixels say nearly the same, so single
+    ones are not missed; a channel is. Otherwise as `dropout`, with which it agrees on
+    x (B, C). Source: Tompson et al. 2015.
+
+    Raises:
+      JaxnnError: drop_rate outside [0, 1), training without a key, x without channels.
+    """
+
+    def one_a_channel(shape):
+        if len(shape) < 2:
+            raise JaxnnError(
+                f"spatial_dropout({drop_rate:g}): input of shape {shape}, expected "
+                "(batch, ..., channels)"
+            )
+        return (shape[0], *(1,) * (len(shape) - 2), shape[-1])
+
+    return _dropout("spatial_dropout", drop_rate, one_a_channel)
+
+
+def gaussian_noise(std: float) -> Layer:
+    """Add N(0, std^2) to each unit in training: x (B, ...) -> y (B, ...).
+
+    `std` is in the units of x where the layer stands: pixel units [0, 1] in front of
+    `standardize`. Nothing is clipped; at evaluation the layer does nothing.
+    Source: Bishop 1995 (noise as regularisation).
+
+    Raises:
+      JaxnnError: std negative or not finite, or training without a key.
+    """
+    name = f"gaussian_noise({std:g})"
+    if not 0 <= std < math.inf:
+        raise JaxnnError(f"{name}: std is a standard deviation, expected 0 <= std")
+
+    def noisy(key, x):
+        return rules.add.fwd(x, std * jax.random.normal(key, x.shape, x.dtype))
+
+    return _in_training(name, noisy, rules.add, idle=std == 0)
+
+
+def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
+    """Dropout with a mask of `mask_shape(x.shape)`."""
+    name = f"{kind}({drop_rate:g})"
     if not 0 <= drop_rate < 1:
         raise JaxnnError(
             f"{name}: drop_rate is the fraction set to zero, expected 0 <= rate < 1"
@@ -45,20 +94,29 @@ def dropout(drop_rate: float) -> Layer:
     # Scaled by the rate that is drawn, so that the expectation is exact.
     rule = rules.dropout(_threshold(drop_rate) / 2**16)
 
+    def dropped(key, x):
+        return rule.fwd(x, keep_mask(key, mask_shape(x.shape), drop_rate))
+
+    return _in_training(name, dropped, rule, idle=drop_rate == 0)
+
+
+def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:
+    """The layer of `draw(key, x) -> rule.fwd(x, ...)` in training, else of nothing."""
+
     def init(key, in_shape):
         del key
         return (), (), tuple(in_shape)
 
     def forward(params, state, x, *, key=None, train):
         del params
-        if not train or drop_rate == 0:
+        if not train or idle:
             return x, state, None
         if key is None:
             raise JaxnnError(
                 f"{name}: got key=None, expected a PRNG key in training; pass "
                 "key=jax.random.key(seed) or train=False"
             )
-        y, cache = rule.fwd(x, keep_mask(key, x.shape, drop_rate))
+        y, cache = draw(key, x)
         return y, state, cache
 
     def backward(cache, dy):

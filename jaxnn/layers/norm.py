@@ -1,13 +1,16 @@
 """Normalising layers."""
 
 import math
+from numbers import Integral
 
+import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.core import Layer
 from jaxnn.rules import BatchStats
+from jaxnn.rules.core import Rule
 
 
 def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
@@ -71,3 +74,67 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         return dx, {"gamma": dgamma, "beta": dbeta}
 
     return Layer(init, forward, backward, "batch_norm")
+
+
+def layer_norm(epsilon: float = 1e-5) -> Layer:
+    """Normalise the features (last axis) of each sample and position alone.
+
+    x (B, ..., C) -> y (B, ..., C), the same in training and after: no batch statistics,
+    no state, and a batch of one will do. See `jaxnn.rules.layer_norm`.
+
+    Raises:
+      JaxnnError: an input whose features differ from the parameters'.
+    """
+    return _per_sample(rules.layer_norm(epsilon), "layer_norm", 1)
+
+
+def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
+    """Normalise each sample over all positions and the channels of a group.
+
+    x (B, ..., C) -> y (B, ..., C); 1 group takes all channels together, C groups each
+    alone (instance norm). See `jaxnn.rules.group_norm`.
+
+    Raises:
+      JaxnnError: groups < 1, channels not divisible by `groups`, or an input whose
+        channels differ from the parameters'.
+    """
+    name = f"group_norm({groups})"
+    if isinstance(groups, bool) or not isinstance(groups, Integral) or groups < 1:
+        raise JaxnnError(f"{name}: groups must be at least 1, a whole number")
+    return _per_sample(rules.group_norm(groups, epsilon), name, groups)
+
+
+def _per_sample(rule: Rule, name: str, groups: int) -> Layer:
+    """The layer of a rule (x, gamma, beta) without statistics of the batch."""
+
+    def init(key, in_shape):
+        del key
+        if not in_shape or in_shape[-1] % groups:
+            raise JaxnnError(
+                f"{name}: got in_shape={tuple(in_shape)}, expected a last axis of "
+                f"channels{f' divisible by {groups}' if groups > 1 else ''}"
+            )
+        c = in_shape[-1]
+        return {"gamma": jnp.ones(c), "beta": jnp.zeros(c)}, (), tuple(in_shape)
+
+    def forward(params, state, x, *, key=None, train):
+        del key, train
+        if not isinstance(params, dict) or set(params) != {"gamma", "beta"}:
+            raise JaxnnError(
+                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
+                "expected gamma and beta; were they made by another network?"
+            )
+        c = params["gamma"].shape[0]
+        if x.ndim < 2 or x.shape[-1] != c:
+            raise JaxnnError(
+                f"{name}: input of shape {x.shape}, expected (batch, ..., {c}). Was "
+                f"init called with in_shape={x.shape[1:]}?"
+            )
+        y, cache = rule.fwd(x, params["gamma"], params["beta"])
+        return y, state, cache
+
+    def backward(cache, dy):
+        dx, dgamma, dbeta = rule.bwd(cache, dy)
+        return dx, {"gamma": dgamma, "beta": dbeta}
+
+    return Layer(init, forward, backward, name)

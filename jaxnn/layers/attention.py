@@ -1,0 +1,126 @@
+"""Layers in which every step of a sequence looks at the others."""
+
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import rules
+from jaxnn.errors import JaxnnError
+from jaxnn.layers.core import Layer
+from jaxnn.layers.initializers import Initializer, initializer
+from jaxnn.rules import affine, matmul
+
+
+class _Kept(NamedTuple):
+    inward: Any
+    attention: Any
+    outward: Any
+
+
+def multi_head_attention(
+    heads: int,
+    head_width: int | None = None,
+    *,
+    causal: bool = False,
+    init: str | Initializer = "xavier_uniform",
+    bias: bool = True,
+) -> Layer:
+    """Self-attention in `heads` subspaces: x (B, T, D) -> y (B, T, D).
+
+    One product x w_in gives queries, keys and values of all heads, each head attends
+    by `jaxnn.rules.attention`, and w_out mixes what the heads found. Every step sees
+    every step (for masks use the rule); order is not seen at all: add
+    `positional_embedding` to the inputs.
+
+    Args:
+      heads: number of heads, at least 1.
+      head_width: width of a head; None is D / heads.
+      causal: a step sees only itself and the steps before it.
+      init: initialiser of w_in (D, 3 heads head_width), drawn for queries, keys and
+        values apart, and of w_out (heads head_width, D).
+      bias: whether b_in and b_out, from zero, are added.
+
+    Raises:
+      JaxnnError: heads or head_width < 1, D not divisible by heads where head_width is
+        None, an input that is not (B, T, D).
+
+    Source: Vaswani et al. 2017, section 3.2.2.
+    """
+    name, draw = f"multi_head_attention({heads})", initializer(init)
+    product, attention = affine if bias else matmul, rules.attention(causal)
+    names = ("w_in", "b_in", "w_out", "b_out") if bias else ("w_in", "w_out")
+    for what, n in (("heads", heads), ("head_width", head_width)):
+        good = isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
+        if not good and not (what == "head_width" and n is None):
+            raise JaxnnError(f"{name}: got {what}={n!r}, expected at least 1")
+
+    def init_params(key, in_shape):
+        if len(in_shape) != 2:
+            raise JaxnnError(
+                f"{name}: got in_shape={tuple(in_shape)}, expected (steps, features); "
+                "in_shape leaves out the batch axis only"
+            )
+        d, dtype = in_shape[1], jnp.result_type(float)
+        if head_width is None and d % heads:
+            raise JaxnnError(
+                f"{name}: {d} features cannot be shared among {heads} heads; expected "
+                "a multiple of heads, or a head_width"
+            )
+        wide = heads * (head_width or d // heads)
+        *parts, last = jax.random.split(key, 4)
+        params = {
+            "w_in": jnp.concatenate([draw(k, (d, wide), dtype) for k in parts], 1),
+            "w_out": draw(last, (wide, d), dtype),
+        }
+        if bias:
+            params |= {"b_in": jnp.zeros(3 * wide, dtype), "b_out": jnp.zeros(d, dtype)}
+        return params, (), tuple(in_shape)
+
+    def forward(params, state, x, *, key=None, train):
+        del key, train
+        if not isinstance(params, dict) or set(params) != set(names):
+            raise JaxnnError(
+                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
+                f"expected {', '.join(names)}; were they made by another network?"
+            )
+        if x.ndim != 3 or x.shape[-1] != params["w_in"].shape[0]:
+            raise JaxnnError(
+                f"{name}: input of shape {x.shape}, expected (batch, steps, "
+                f"{params['w_in'].shape[0]}). Was init called with "
+                f"in_shape={x.shape[1:]}?"
+            )
+        inward, outward = _split_names(names)
+        qkv, kept_in = product.fwd(x, *(params[k] for k in inward))
+        y, kept = attention.fwd(*_to_heads(qkv, heads, 3))
+        y, kept_out = product.fwd(_from_heads(y), *(params[k] for k in outward))
+        return y, state, _Kept(kept_in, kept, kept_out)
+
+    def backward(cache, dy):
+        inward, outward = _split_names(names)
+        dfound, *dout = product.bwd(cache.outward, dy)
+        dqkv = attention.bwd(cache.attention, *_to_heads(dfound, heads, 1))
+        dqkv = jnp.concatenate([_from_heads(d) for d in dqkv], -1)
+        dx, *din = product.bwd(cache.inward, dqkv)
+        return dx, dict(zip((*inward, *outward), (*din, *dout), strict=True))
+
+    return Layer(init_params, forward, backward, name)
+
+
+def _split_names(names):
+    half = len(names) // 2
+    return names[:half], names[half:]
+
+
+def _to_heads(y, heads, count):
+    """(B, T, count heads W) -> so many of (B, heads, T, W)."""
+    b, t, wide = y.shape
+    parts = y.reshape(b, t, count, heads, wide // (count * heads))
+    return tuple(parts[:, :, i].swapaxes(1, 2) for i in range(count))
+
+
+def _from_heads(y):
+    """(B, heads, T, W) -> (B, T, heads W)."""
+    b, heads, t, w = y.shape
+    return y.swapaxes(1, 2).reshape(b, t, heads * w)

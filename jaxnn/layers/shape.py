@@ -1,0 +1,157 @@
+"""Layers that move elements. Shapes, axes and widths leave out the batch axis."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import rules
+from jaxnn.errors import JaxnnError
+from jaxnn.layers.core import Layer, shaped
+from jaxnn.rules import Rule
+from jaxnn.rules.padding import Widths, pairs_of
+from jaxnn.rules.shape import fill_in
+
+flatten = shaped(rules.flatten, lambda shape: (math.prod(shape),))
+"""x (B, ...) -> y (B, D), D the product of all axes but the batch's."""
+
+
+def reshape(*shape: int) -> Layer:
+    """x (B, ...) -> y (B, *shape), the elements in the same order.
+
+    One size may be -1: what is left for it. Back to images from pixels: `reshape(28,
+    28, 1)`.
+
+    Raises:
+      JaxnnError: an input of another number of elements a sample.
+    """
+    name = f"reshape({', '.join(map(str, shape))})"
+
+    def out_shape(in_shape):
+        return fill_in(name, shape, in_shape)
+
+    def fwd(x):
+        return rules.reshape((x.shape[0], *out_shape(x.shape[1:]))).fwd(x)
+
+    return shaped(Rule("reshape", fwd, rules.reshape().bwd), out_shape, name)
+
+
+def transpose(*axes: int) -> Layer:
+    """The axes in another order: y's axis i is x's axis `axes[i]`; none: reversed.
+
+    `transpose(2, 0, 1)` makes (B, C, H, W) of images (B, H, W, C).
+
+    Raises:
+      JaxnnError: `axes` does not name each axis of x, but the batch's, once.
+    """
+    name = f"transpose({', '.join(map(str, axes))})"
+
+    def order(ndim):
+        """Of x with its batch axis."""
+        wanted = axes or tuple(reversed(range(ndim - 1)))
+        found = [a + ndim if a < 0 else a + 1 for a in wanted]
+        if sorted(found) != list(range(1, ndim)):
+            raise JaxnnError(
+                f"{name}: expected each of the {ndim - 1} axes once, 0 being the one "
+                "after the batch"
+            )
+        return (0, *found)
+
+    def rule(x):
+        return rules.transpose(order(x.ndim))
+
+    def fwd(x):
+        return rule(x).fwd(x)
+
+    def bwd(cache, dy):
+        return rule(dy).bwd(cache, dy)
+
+    def out_shape(in_shape):
+        return tuple(in_shape[a - 1] for a in order(len(in_shape) + 1)[1:])
+
+    return shaped(Rule("transpose", fwd, bwd), out_shape, name)
+
+
+def pad(widths: Widths = 1, mode: str = "zero") -> Layer:
+    """A border around x: x (B, H, W, C) -> y (B, H + 2 width, W + 2 width, C).
+
+    Args:
+      widths: an int for both ends of all axes between batch and channels, or one entry
+        for each axis but the batch's: an int or (before, after).
+      mode: "zero", "edge" (the outermost repeated) or "reflect" (mirrored at it). See
+        `jaxnn.rules.pad`.
+
+    Raises:
+      JaxnnError: unknown mode, a negative width, widths for other axes than x has.
+    """
+    rule = rules.pad(_with_batch(widths), mode)
+    return _framed(rule, widths, f"pad({_shown(widths)}, {mode})")
+
+
+def crop(widths: Widths = 1) -> Layer:
+    """x without its border: takes the `widths` of `pad` and undoes it.
+
+    Raises:
+      JaxnnError: nothing is left, or widths as in `pad`.
+    """
+    name = f"crop({_shown(widths)})"
+
+    def rule(x):
+        pairs = pairs_of("crop", _with_batch(widths), x.ndim)
+        return rules.slice(tuple(slice(b, -a or None) for b, a in pairs))
+
+    def fwd(x):
+        y, cache = rule(x).fwd(x)
+        if 0 in y.shape[1:]:
+            raise JaxnnError(f"{name}: nothing is left of an x of shape {x.shape}")
+        return y, cache
+
+    def bwd(cache, dy):
+        return rule(dy).bwd(cache, dy)
+
+    return _framed(Rule("crop", fwd, bwd), widths, name)
+
+
+def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Layer:
+    """Enlarge by whole factors: x (B, H, W, C) -> y (B, H f, W f, C).
+
+    Args:
+      factor: for all axes between batch and channels, or a sequence with one for each.
+      method: "nearest", or "linear" (bilinear). See `jaxnn.rules.upsample`.
+
+    Raises:
+      JaxnnError: unknown method, a factor below 1, factors for other axes than x has.
+    """
+    rule = rules.upsample(factor, method)
+    return shaped(rule, _traced(rule), f"upsample({_shown(factor)}, {method})")
+
+
+def _framed(rule: Rule, widths: Widths, name: str) -> Layer:
+    def out_shape(in_shape):
+        if isinstance(widths, Sequence) and len(widths) != len(in_shape):
+            raise JaxnnError(
+                f"{name}: got {len(widths)} widths for in_shape {in_shape}, expected "
+                "an int or one for each axis but the batch's"
+            )
+        return _traced(rule)(in_shape)
+
+    return shaped(rule, out_shape, name)
+
+
+def _traced(rule: Rule) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """The shapes that the rule itself makes, nothing being computed."""
+
+    def out_shape(in_shape):
+        x = jax.ShapeDtypeStruct((1, *in_shape), jnp.float32)
+        return jax.eval_shape(rule.fwd, x)[0].shape[1:]
+
+    return out_shape
+
+
+def _with_batch(widths: Widths) -> Widths:
+    return [0, *widths] if isinstance(widths, Sequence) else widths
+
+
+def _shown(setting) -> str:
+    return str(list(setting) if isinstance(setting, Sequence) else setting)

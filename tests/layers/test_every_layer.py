@@ -1,0 +1,125 @@
+"""Every layer in every way that training runs it: the table is `LAYER_CASES`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.layers.cases import KEY, LAYER_CASES, LayerCase, cotangent, setup
+from tests.rules.common import assert_trees_close
+
+# the first case of each: compiling is what takes the time
+CASES = {name: LayerCase(*cases[0]) for name, cases in LAYER_CASES.items()}
+STEPS, SEEDS = 2, 2
+KEYS = jax.random.split(KEY, (STEPS, SEEDS))
+
+
+def step(layer, params, state, x, dy, key):
+    """What training runs: y and the new state, dx and dparams."""
+    y, state, cache = layer.forward(params, state, x, key=key, train=True)
+    return y, state, layer.backward(cache, dy)
+
+
+def each_layer(run):
+    """`run(layer, *arrays, key)` of all layers, as one program."""
+
+    @jax.jit
+    def program(everything, key):
+        return {
+            name: run(case.layer, *everything[name], key)
+            for name, case in CASES.items()
+        }
+
+    return program
+
+
+jitted = each_layer(step)
+
+
+@each_layer
+def as_trained(layer, *arrays):
+    """Seeds side by side in every step of a scan."""
+    seeds = jax.vmap(functools.partial(step, layer))
+    return jax.lax.scan(lambda _, each: (None, seeds(*each)), None, arrays)[1]
+
+
+@functools.cache
+def arrays(i=0):
+    """For each layer params, state, x, dy; other ones for another i."""
+
+    def changed(params, state, x, dy):
+        # rolled, not scaled: indices stay in range and masks on whole rows
+        params = jax.tree.map(lambda a: a * (1 + i / 2), params)
+        return params, state, jax.tree.map(lambda a: jnp.roll(a, i, 0), x), dy
+
+    setups = {name: setup(*case) for name, case in CASES.items()}
+    return {
+        name: changed(s.params, s.state, s.x, cotangent(s))
+        for name, s in setups.items()
+    }
+
+
+@functools.cache
+def one_by_one():
+    keys = KEYS.reshape(-1)
+    return [jitted(arrays(i), key) for i, key in enumerate(keys)]
+
+
+@functools.cache
+def together():
+    everything = map(arrays, range(STEPS * SEEDS))
+    stacked = jax.tree.map(
+        lambda *each: jnp.stack(each).reshape(STEPS, SEEDS, *each[0].shape), *everything
+    )
+    return jax.tree.map(
+        lambda a: a.reshape(STEPS * SEEDS, *a.shape[2:]), as_trained(stacked, KEYS)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_eager_equals_jit(name):
+    eager = step(CASES[name].layer, *arrays()[name], KEYS[0, 0])
+    assert_trees_close(eager, one_by_one()[0][name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scan_of_seeds_by_vmap_equals_one_by_one(name):
+    for i, want in enumerate(one_by_one()):
+        member = jax.tree.map(lambda a, i=i: a[i], together()[name])
+        assert_trees_close(member, want[name])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_arrays_compared_differ(name):
+    # or seeds and steps that were mixed up would not show
+    ys = [result[name][0] for result in one_by_one()]
+    others = [np.array_equal(ys[0], y) for y in ys[1:]]
+    assert not all(others)
+
+
+def cast(tree, dtype):
+    def narrow(a):
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(narrow, tree)
+
+
+@functools.cache
+def in_dtype(dtype):
+    """All layers in `dtype`, and in float64 on the same, rounded, arrays."""
+    rounded = cast(arrays(), dtype)
+    exact = cast(rounded, "float64")
+    return jitted(rounded, KEYS[0, 0]), jitted(exact, KEYS[0, 0])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("name", CASES)
+def test_narrow_floats_stay_narrow(name, dtype, tolerance):
+    got, want = (results[name] for results in in_dtype(dtype))
+    assert {str(a.dtype) for a in jax.tree.leaves(got)} == {dtype}
+    if name == "gaussian_noise":  # draws other numbers in another dtype
+        got, want = got[1:], want[1:]
+    assert_trees_close(got, want, tolerance)

@@ -1,0 +1,65 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.layers import dropout
+from jaxnn.layers.noise import keep_mask
+from tests.layers.cases import KEY
+
+
+@pytest.mark.parametrize("drop_rate", [0.1, 0.3, 0.5, 0.9])
+def test_keep_mask_drops_the_rate(drop_rate):
+    n = 200_001  # odd: the last word gives one bit only
+    keep = np.asarray(keep_mask(KEY, (n,), drop_rate))
+    sigma = math.sqrt(drop_rate * (1 - drop_rate) / n)
+    assert keep.dtype == bool
+    assert abs(keep.mean() - (1 - drop_rate)) < 4.5 * sigma
+
+
+def test_keep_mask_neighbours_are_independent():
+    # two elements come from one random word
+    keep = np.asarray(keep_mask(KEY, (200_000,), 0.5)).astype(float)
+    for lag in (1, 2):
+        correlation = np.corrcoef(keep[:-lag:2], keep[lag::2])[0, 1]
+        assert abs(correlation) < 4.5 / math.sqrt(100_000)
+
+
+def test_keep_mask_of_another_key_is_another():
+    one, same, other = (keep_mask(jax.random.key(i), (64,), 0.5) for i in (0, 0, 1))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (2, 0, 3)])
+def test_keep_mask_of_rate_0_keeps_all(shape):
+    keep = keep_mask(KEY, shape, 0.0)
+    assert keep.shape == shape
+    assert bool(keep.all())
+
+
+@pytest.mark.parametrize("drop_rate", [0.999, 0.9999, 0.999995, 1 - 2**-30])
+def test_keep_mask_near_1_drops_nearly_all(drop_rate):
+    assert keep_mask(KEY, (1000,), drop_rate).mean() < 0.01
+
+
+def test_dropout_keeps_the_expectation():
+    n, rate = 200_000, 0.3
+    y, _, cache = dropout(rate).forward((), (), jnp.ones((n, 1)), key=KEY, train=True)
+    sigma = math.sqrt(rate / (1 - rate) / n)
+    assert abs(y.mean() - 1) < 4.5 * sigma
+    zero, kept = np.unique(y)
+    assert zero == 0
+    assert abs(kept * (1 - rate) - 1) < 2**-16  # the rate is drawn to 2^-17
+    dx, _ = dropout(rate).backward(cache, jnp.ones((n, 1)))
+    assert (dx == y).all()
+
+
+def test_dropout_does_nothing_at_evaluation():
+    x = jnp.ones((3, 2))
+    for rate, train in ((0.3, False), (0.0, True)):
+        y, _, cache = dropout(rate).forward((), (), x, train=train)
+        assert (y == x).all()
+        assert dropout(rate).backward(cache, x) == (x, ())

@@ -1,0 +1,214 @@
+"""Recurrent layers: starts, masks through a network, torch, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import losses
+from jaxnn.combine import serial
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense, embedding, gru, lstm, rnn
+from jaxnn.train import fit
+from tests.layers.cases import KEY, drawn, traced_init
+from tests.rules.common import assert_close, assert_trees_close, normal
+
+KINDS = {"rnn": rnn, "lstm": lstm, "gru": gru}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_recurrent_weights_start_orthogonal_in_each_gate(name):
+    params, state, out_shape = KINDS[name](6).init(KEY, (5, 4))
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[name]
+    assert (state, out_shape) == ((), (6,))
+    assert params["w"].shape == (4, 6 * gates)
+    for u in jnp.split(params["u"], gates, 1):
+        assert_close(u.T @ u, np.eye(6), 1e-13)
+    limit = np.sqrt(6 / (4 + 6))  # Glorot's, of one gate
+    assert 0.8 * limit < abs(params["w"]).max() <= limit
+
+
+def test_forget_gate_starts_open():
+    for bias in (1.0, 2.5):
+        params, _, _ = lstm(2, forget_bias=bias).init(KEY, (3, 1))
+        assert params["b"].tolist() == [0, 0, bias, bias, 0, 0, 0, 0]
+
+
+def test_gates_draw_differently():
+    params, _, _ = gru(3).init(KEY, (2, 3))
+    gates = jnp.split(params["w"], 3, 1) + jnp.split(params["u"], 3, 1)
+    assert len({g.tobytes() for g in map(np.asarray, gates)}) == 6
+
+
+def in_torch(torch, name, params, x, dy):
+    kinds = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+    w, u, b = (torch.tensor(np.array(params[k])) for k in "wub")
+    net = kinds[name](*w.shape[:1], u.shape[0], batch_first=True, dtype=w.dtype)
+    hidden = torch.zeros_like(b)
+    if name == "gru":
+        hidden[-u.shape[0] :] = torch.tensor(np.array(params["c"]))
+    with torch.no_grad():
+        for p, value in zip(net.parameters(), (w.T, u.T, b, hidden), strict=True):
+            p.copy_(value)
+    x = torch.tensor(np.array(x), requires_grad=True)
+    y = net(x)[0][:, -1]
+    y.backward(torch.tensor(np.array(dy)))
+    dw, du, db, dhidden = (p.grad for p in net.parameters())
+    grads = {"w": dw.T, "u": du.T, "b": db}
+    grads |= {"c": dhidden[-u.shape[0] :]} if name == "gru" else {}
+    return y.detach().numpy(), x.grad.numpy(), {k: v.numpy() for k, v in grads.items()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layer_from_zero_equals_torch(name):
+    torch = pytest.importorskip("torch")
+    layer, x, dy = KINDS[name](3), jnp.asarray(normal(2, 5, 4)), normal(2, 3)
+    params = drawn(traced_init(layer, (5, 4))[0], 10)
+    want_y, want_dx, want = in_torch(torch, name, params, x, dy)
+    y, _, cache = layer.forward(params, (), x, train=True)
+    dx, dparams = layer.backward(cache, jnp.asarray(dy))
+    assert_close(y, want_y)
+    assert_close(dx, want_dx)
+    assert_trees_close(dparams, want)
+
+
+def test_sequence_may_be_longer_or_shorter_than_in_shape():
+    layer = lstm(2, True)
+    params, state, out_shape = layer.init(KEY, (3, 4))
+    assert out_shape == (3, 2)
+    for steps in (0, 1, 7):
+        y, _, _ = layer.forward(params, state, jnp.ones((1, steps, 4)), train=False)
+        assert y.shape == (1, steps, 2)
+
+
+def words(*rows):
+    """Indices, 0 where a row is shorter than the longest."""
+    longest = max(map(len, rows))
+    return jnp.array([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+TEXTS = [[3, 1, 4], [1], [], [5, 2]]
+
+
+def test_padding_reaches_through_a_network():
+    net = serial(
+        embedding(6, 3, padding=0),
+        gru(2, True, mask_value=0),
+        lstm(2, mask_value=0),
+        dense(2),
+    )
+    params = drawn(traced_init(net, (3,))[0], 10)
+    dy = jnp.asarray(normal(4, 2))
+
+    @jax.jit
+    def run(x, dy):
+        y, _, cache = net.forward(params, ((),) * 4, x, train=True)
+        return y, net.backward(cache, dy)[1]
+
+    y, together = run(words(*TEXTS), dy)
+    more, padded = run(jnp.pad(words(*TEXTS), ((0, 0), (0, 2))), dy)
+    assert_close(more, y)
+    assert_trees_close(padded, together)
+    total = jax.tree.map(jnp.zeros_like, params)
+    for i, text in enumerate(TEXTS):
+        text = [0] * (3 - len(text)) + text  # padded in front: the same shape again
+        alone, grads = run(jnp.array([text], int), dy[i : i + 1])
+        assert_close(alone, y[i : i + 1])
+        total = jax.tree.map(jnp.add, total, grads)
+    assert_trees_close(total, together)
+    assert not np.any(together[0]["w"][0])
+
+
+def test_step_counts_unless_all_its_features_are_the_mask_value():
+    layer = lstm(2, True, mask_value=-1)
+    params, _, _ = layer.init(KEY, (3, 2))
+    x = jnp.array([[[-1, 0.5], [-1, -1], [jnp.nan, -1]]])
+    y, _, _ = layer.forward(params, (), x, train=False)
+    assert np.all(y[0, 0])
+    assert not np.any(y[0, 1])
+    assert np.isnan(y[0, 2]).all()
+
+
+@pytest.mark.slow
+def test_fit_learns_which_of_two_words_came_first():
+    rng = np.random.default_rng(0)
+    x = np.zeros((400, 6), np.int32)  # 0 pads; words 1 and 2 count, 3 to 6 do not
+    x[:, :5] = rng.integers(3, 7, (400, 5))
+    y = rng.integers(0, 2, 400)
+    places = np.sort([rng.choice(5, 2, replace=False) for _ in y], 1)
+    x[np.arange(400), places[:, 0]] = 1 + y
+    x[np.arange(400), places[:, 1]] = 2 - y
+    net = serial(embedding(7, 8, padding=0), gru(12, mask_value=0), dense(2))
+    history = fit(net, (x, y), validation=(x, y), epochs=25, batch=40)
+    assert history.rows[-1]["validation_accuracy"] > 0.98
+    assert history.rows[-1]["skipped"] == 0
+
+
+@pytest.mark.slow
+def test_vmap_over_seeds_equals_a_loop():
+    net, x = serial(lstm(2), dense(2)), jnp.asarray(normal(3, 4, 2))
+    labels, keys = jnp.array([0, 1, 1]), jax.random.split(KEY, 2)
+
+    def run(key):
+        params, state, _ = net.init(key, (4, 2))
+        y, _, cache = net.forward(params, state, x, train=True)
+        value, dy = losses.softmax_cross_entropy(y, labels)
+        return value, net.backward(cache, dy)
+
+    together, run = jax.jit(jax.vmap(run))(keys), jax.jit(run)
+    for i, key in enumerate(keys):
+        assert_trees_close(jax.tree.map(lambda a, i=i: a[i], together), run(key))
+
+
+def ran(layer, in_shape, x_shape, params_of=None):
+    def forward():
+        params, state, _ = (params_of or layer).init(KEY, in_shape)
+        layer.forward(params, state, jnp.ones(x_shape), train=True)
+
+    return jax.eval_shape(forward)
+
+
+ERRORS = {
+    "no units": (lambda: lstm(0), r"lstm\(0\): units must be at least 1"),
+    "half a unit": (lambda: gru(2.5), r"gru\(2\.5\): units must be at least 1"),
+    "true units": (lambda: rnn(True), r"rnn\(True\): units"),
+    "unknown initialiser": (
+        lambda: lstm(2, recurrent_init="orthogonl"),
+        r"unknown initialiser 'orthogonl'\. Did you mean 'orthogonal'",
+    ),
+    "unknown activation": (
+        lambda: rnn(2, activation="sigmoid"),
+        r"unknown activation of rnn 'sigmoid'.*relu, tanh",
+    ),
+    "flat input": (
+        lambda: lstm(2).init(KEY, (784,)),
+        r"lstm\(2\): got in_shape=\(784,\), expected \(steps, features\)",
+    ),
+    "images with channels": (
+        lambda: gru(2).init(KEY, (28, 28, 1)),
+        r"gru\(2\): got in_shape=\(28, 28, 1\), expected \(steps, features\)",
+    ),
+    "other features": (
+        lambda: ran(lstm(2), (3, 4), (2, 3, 5)),
+        r"lstm\(2\): input of shape \(2, 3, 5\), expected \(batch, steps, 4\)\. Was "
+        r"init called with in_shape=\(3, 5\)\?",
+    ),
+    "no time axis": (
+        lambda: ran(rnn(2), (3, 4), (2, 4)),
+        r"rnn\(2\): input of shape \(2, 4\), expected \(batch, steps, 4\)",
+    ),
+    "other cell": (
+        lambda: ran(gru(2), (3, 4), (2, 3, 4), params_of=lstm(2)),
+        r"gru\(2\): got params of shapes .*expected a dict of w, u, b, c for 2 units",
+    ),
+    "other width": (
+        lambda: ran(lstm(2), (3, 4), (2, 3, 4), params_of=lstm(3)),
+        r"lstm\(2\): got params of shapes .*for 2 units; were they made by another",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+def test_error_says_where_got_and_expected(call, message):
+    with pytest.raises(JaxnnError, match=message):
+        call()

@@ -1,0 +1,266 @@
+"""Attention, embeddings, the norms of a sample, and spatial and Gaussian noise."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.combine import residual, serial
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import (
+    dense,
+    dropout,
+    embedding,
+    flatten,
+    gaussian_noise,
+    group_norm,
+    layer_norm,
+    multi_head_attention,
+    positional_embedding,
+    spatial_dropout,
+)
+from tests.layers.cases import KEY, both, drawn, setup, traced_init
+from tests.rules.common import assert_close, assert_trees_close, normal
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 1, 3)], ids=str)
+def test_multi_head_attention_equals_torch(shape, causal):
+    torch = pytest.importorskip("torch")
+    _, t, d = shape
+    layer = multi_head_attention(3, causal=causal)
+    x, dy = normal(*shape), normal(*shape, seed=1)
+    params = drawn(traced_init(layer, (t, d))[0], 10)
+    theirs = torch.nn.MultiheadAttention(d, 3, batch_first=True, dtype=torch.float64)
+    names = ("w_in", "b_in", "w_out", "b_out")
+    with torch.no_grad():
+        for p, name in zip(theirs.parameters(), names, strict=True):
+            p.copy_(torch.tensor(np.array(params[name].T)))
+    leaf = torch.tensor(x, requires_grad=True)
+    future = torch.triu(torch.ones(t, t, dtype=torch.bool), 1) if causal else None
+    want, _ = theirs(leaf, leaf, leaf, attn_mask=future, need_weights=False)
+    want.backward(torch.tensor(dy))
+    y, _, cache = layer.forward(params, (), jnp.asarray(x), train=True)
+    dx, dparams = layer.backward(cache, jnp.asarray(dy))
+    assert_close(y, want.detach().numpy())
+    assert_close(dx, leaf.grad.numpy(), 1e-11)
+    for p, name in zip(theirs.parameters(), names, strict=True):
+        # absolute: b_in has entries that are 0 but for rounding (softmax ignores them)
+        wanted = p.grad.numpy().T
+        np.testing.assert_allclose(dparams[name], wanted, rtol=0, atol=1e-11)
+
+
+def test_causal_steps_do_not_see_later_ones():
+    layer = multi_head_attention(2, causal=True)
+    params, state, _ = layer.init(KEY, (4, 6))
+    x = jnp.asarray(normal(1, 4, 6))
+    y, _, _ = layer.forward(params, state, x, train=False)
+    other, _, _ = layer.forward(params, state, x.at[:, 2:].set(7.0), train=False)
+    assert_close(other[:, :2], y[:, :2], 1e-14)
+    assert np.all(other[:, 2:] != y[:, 2:])
+
+
+def test_transformer_block_equals_vjp():
+    block = serial(
+        residual(serial(layer_norm(), multi_head_attention(2, causal=True))),
+        residual(serial(layer_norm(), dense(4))),
+    )
+    net = serial(positional_embedding(), block, block, flatten, dense(2))
+    for found in both([setup(net, (3, 4), 2)]).values():
+        (_, _, grads), vjp = found[0]
+        assert_trees_close(grads, vjp)
+
+
+def test_head_width_is_free_of_the_features():
+    params, _ = traced_init(multi_head_attention(2, 5), (3, 4))
+    assert params["w_in"].shape == (4, 30)
+    assert params["w_out"].shape == (10, 4)
+
+
+def test_embedding_takes_whole_floats_and_refuses_others_by_nan():
+    layer = embedding(3, 2)
+    params, _, out_shape = layer.init(KEY, (4,))
+    assert out_shape == (4, 2)
+    x = jnp.array([[0, 2, 0.5, -1, 3, jnp.nan, jnp.inf, -jnp.inf, 1e30]])
+    y, _, cache = layer.forward(params, (), x, train=True)
+    np.testing.assert_array_equal(np.isnan(y[0, :, 0]), [0, 0] + [1] * 7)
+    assert_close(y[0, :2], params["w"][np.array([0, 2])], 0)
+    dx, grads = layer.backward(cache, jnp.ones(y.shape))
+    assert_close(dx, np.zeros(x.shape), 0)
+    assert grads["w"].tolist() == [[1, 1], [0, 0], [1, 1]]
+
+
+def test_embedding_of_integers_gives_no_dx():
+    net = serial(embedding(3, 2), flatten)
+    params, state, _ = net.init(KEY, (4,))
+    y, _, cache = net.forward(params, state, jnp.zeros((1, 4), int), train=True)
+    assert net.backward(cache, y)[0] is None
+
+
+def test_vectors_start_with_about_unit_length():
+    w = embedding(200, 50).init(KEY, (1,))[0]["w"]
+    assert abs(jnp.linalg.norm(w, axis=1).mean() - 1) < 0.05
+
+
+def test_positions_start_small():
+    w = positional_embedding().init(KEY, (50, 40))[0]["w"]
+    assert abs(w.std() - 0.02) < 0.001
+
+
+def test_group_norm_of_one_group_is_layer_norm_without_positions():
+    x = jnp.asarray(normal(3, 6))
+    params = drawn(traced_init(layer_norm(), (6,))[0], 10)
+    ys = [n.forward(params, (), x, train=True)[0] for n in (layer_norm(), group_norm())]
+    assert_close(*ys)
+
+
+def test_norms_of_a_sample_do_not_look_at_the_others():
+    x = jnp.asarray(normal(3, 2, 2, 4))
+    for layer in (layer_norm(), group_norm(2)):
+        params, state, _ = layer.init(KEY, (2, 2, 4))
+        together, alone = (
+            layer.forward(params, state, rows, train=True)[0] for rows in (x, x[:1])
+        )
+        assert_close(together[:1], alone, 1e-14)
+
+
+def test_spatial_dropout_drops_whole_channels():
+    rate, shape = 0.3, (400, 3, 2, 50)
+    layer = spatial_dropout(rate)
+    y, _, cache = layer.forward((), (), jnp.ones(shape), key=KEY, train=True)
+    assert (y == y[:, :1, :1]).all()
+    kept = np.asarray(y[:, 0, 0] > 0)
+    assert abs(kept.mean() - 0.7) < 4.5 * math.sqrt(0.21 / kept.size)
+    assert abs(y.max() * 0.7 - 1) < 2**-16
+    assert (layer.backward(cache, jnp.ones(shape))[0] == y).all()
+    assert np.ptp(kept.sum(0)) > 0  # each sample and channel on its own
+
+
+def test_spatial_dropout_of_rows_is_dropout():
+    x = jnp.ones((5, 40))
+    one, other = (
+        d(0.4).forward((), (), x, key=KEY, train=True)[0]
+        for d in (dropout, spatial_dropout)
+    )
+    assert_close(one, other, 0)
+
+
+def test_gaussian_noise_has_its_deviation_and_lets_gradients_through():
+    layer, n = gaussian_noise(0.3), 100_000
+    x, dy = jnp.full((n, 1), 5.0), jnp.asarray(normal(n, 1))
+    y, _, cache = layer.forward((), (), x, key=KEY, train=True)
+    assert abs((y - x).mean()) < 4.5 * 0.3 / math.sqrt(n)
+    assert abs((y - x).std() - 0.3) < 4.5 * 0.3 / math.sqrt(2 * n)
+    assert_close(layer.backward(cache, dy)[0], dy, 0)
+    half = layer.forward((), (), x.astype(jnp.bfloat16), key=KEY, train=True)[0]
+    assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("layer", [spatial_dropout(0.3), gaussian_noise(0.3)])
+def test_noise_ends_with_training(layer):
+    x = jnp.ones((3, 2))
+    y, _, cache = layer.forward((), (), x, train=False)
+    assert (y == x).all()
+    assert layer.backward(cache, x) == (x, ())
+    with pytest.raises(JaxnnError, match=r"got key=None, expected a PRNG key"):
+        layer.forward((), (), x, train=True)
+
+
+def ran(layer, in_shape, x_shape, params_of=None):
+    def forward():
+        params, state, _ = (params_of or layer).init(KEY, in_shape)
+        layer.forward(params, state, jnp.ones(x_shape), key=KEY, train=True)
+
+    return jax.eval_shape(forward)
+
+
+ERRORS = {
+    "attention: no heads": (
+        lambda: multi_head_attention(0),
+        r"multi_head_attention\(0\): got heads=0, expected at least 1",
+    ),
+    "attention: no width": (
+        lambda: multi_head_attention(2, 0),
+        r"multi_head_attention\(2\): got head_width=0, expected at least 1",
+    ),
+    "attention: features for no head": (
+        lambda: multi_head_attention(3).init(KEY, (5, 4)),
+        r"multi_head_attention\(3\): 4 features cannot be shared among 3 heads",
+    ),
+    "attention: no steps": (
+        lambda: multi_head_attention(2).init(KEY, (4,)),
+        r"got in_shape=\(4,\), expected \(steps, features\)",
+    ),
+    "attention: other features": (
+        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 6)),
+        r"multi_head_attention\(2\): input of shape \(2, 3, 6\), expected \(batch, "
+        r"steps, 4\)",
+    ),
+    "attention: other network": (
+        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 4), params_of=dense(4)),
+        r"multi_head_attention\(2\): got params of shapes .*expected w_in, b_in",
+    ),
+    "embedding: no rows": (
+        lambda: embedding(0, 3),
+        r"embedding\(0, 3\): expected whole",
+    ),
+    "embedding: no columns": (lambda: embedding(3, 0), r"embedding\(3, 0\)"),
+    "embedding: other table": (
+        lambda: ran(embedding(5, 3), (2,), (1, 2), params_of=embedding(6, 3)),
+        r"embedding\(5, 3\): got params of shapes .*expected w \(5, 3\)",
+    ),
+    "positions: longer": (
+        lambda: ran(positional_embedding(), (3, 2), (1, 4, 2)),
+        r"positional_embedding: input of shape \(1, 4, 2\), expected \(batch, up to 3 "
+        r"steps, 2\)",
+    ),
+    "positions: no steps": (
+        lambda: positional_embedding().init(KEY, (3,)),
+        r"positional_embedding: got in_shape=\(3,\)",
+    ),
+    "positions: other network": (
+        lambda: ran(positional_embedding(), (3, 2), (1, 3, 2), params_of=dense(2)),
+        r"positional_embedding: got params of shapes",
+    ),
+    "layer_norm: other features": (
+        lambda: ran(layer_norm(), (3,), (2, 4)),
+        r"layer_norm: input of shape \(2, 4\), expected \(batch, \.\.\., 3\)",
+    ),
+    "layer_norm: no features": (
+        lambda: layer_norm().init(KEY, ()),
+        r"layer_norm: got in_shape=\(\), expected a last axis of channels",
+    ),
+    "layer_norm: other network": (
+        lambda: ran(layer_norm(), (3,), (2, 3), params_of=dense(3)),
+        r"layer_norm: got params of shapes",
+    ),
+    "group_norm: no groups": (lambda: group_norm(0), r"group_norm\(0\): groups must"),
+    "group_norm: channels left over": (
+        lambda: group_norm(3).init(KEY, (2, 4)),
+        r"group_norm\(3\): got in_shape=\(2, 4\), .*divisible by 3",
+    ),
+    "spatial_dropout: rate 1": (
+        lambda: spatial_dropout(1),
+        r"spatial_dropout\(1\): drop_rate is the fraction set to zero",
+    ),
+    "spatial_dropout: no channels": (
+        lambda: ran(spatial_dropout(0.3), (), (2,)),
+        r"spatial_dropout\(0\.3\): input of shape \(2,\)",
+    ),
+    "gaussian_noise: negative": (
+        lambda: gaussian_noise(-1),
+        r"gaussian_noise\(-1\): std is a standard deviation",
+    ),
+    "gaussian_noise: no number": (
+        lambda: gaussian_noise(math.nan),
+        r"gaussian_noise\(nan\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+def test_error_says_where_got_and_expected(call, message):
+    with pytest.raises(JaxnnError, match=message):
+        call()

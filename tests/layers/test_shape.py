@@ -1,0 +1,167 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.combine import mlp, serial
+from jaxnn.config import TrainConfig
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import (
+    crop,
+    dense,
+    flatten,
+    pad,
+    reshape,
+    softmax,
+    transpose,
+    upsample,
+)
+from jaxnn.models import DataFacts, build
+from tests.layers.cases import KEY
+from tests.rules.common import assert_close, normal
+
+
+def output(layer, x):
+    return np.asarray(layer.forward((), (), jnp.asarray(x), train=True)[0])
+
+
+X = normal(2, 3, 4, 5)
+VALUES = {
+    "reshape": (reshape(5, -1), X.reshape(2, 5, 12)),
+    "reshape to pixels": (reshape(-1), X.reshape(2, 60)),
+    "transpose": (transpose(2, 0, 1), X.transpose(0, 3, 1, 2)),
+    "transpose reversed": (transpose(), X.transpose(0, 3, 2, 1)),
+    "pad": (pad(2), np.pad(X, [(0, 0), (2, 2), (2, 2), (0, 0)])),
+    "pad edge": (
+        pad([(1, 0), 0, 2], "edge"),
+        np.pad(X, [(0, 0), (1, 0), (0, 0), (2, 2)], "edge"),
+    ),
+    "pad reflect": (
+        pad(1, "reflect"),
+        np.pad(X, [(0, 0), (1, 1), (1, 1), (0, 0)], "reflect"),
+    ),
+    "crop": (crop(1), X[:, 1:-1, 1:-1]),
+    "crop sides": (crop([(0, 2), 1, 0]), X[:, :1, 1:-1]),
+    "upsample": (upsample((1, 3)), X.repeat(3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_layer_moves_elements_as_numpy_does(name):
+    layer, want = VALUES[name]
+    np.testing.assert_array_equal(output(layer, X), want)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_init_tells_the_shape_that_forward_makes(name):
+    layer, want = VALUES[name]
+    assert layer.init(KEY, X.shape[1:]) == ((), (), want.shape[1:])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_batch_may_be_empty(name):
+    layer, want = VALUES[name]
+    y, _, cache = layer.forward((), (), jnp.ones((0, *X.shape[1:])), train=True)
+    assert y.shape == (0, *want.shape[1:])
+    assert layer.backward(cache, y)[0].shape == (0, *X.shape[1:])
+
+
+@pytest.mark.parametrize("widths", [1, [(2, 0), (0, 1), 3]])
+@pytest.mark.parametrize("mode", ["zero", "edge", "reflect"])
+def test_crop_undoes_pad(widths, mode):
+    assert_close(output(crop(widths), output(pad(widths, mode), X)), X, 0)
+
+
+def test_softmax_ends_a_network_in_probabilities():
+    net = mlp([4, 3], output="softmax")
+    params, state, _ = net.init(KEY, (4,))
+    y, _, _ = net.forward(params, state, jnp.ones((2, 4)), train=False)
+    assert_close(y.sum(-1), np.ones(2))
+    assert net.parts[-1] is softmax
+
+
+def built(*tokens):
+    config = TrainConfig(model="serial", layers=tokens)
+    return build(config, DataFacts((28, 28), 10, 0.1, 0.3))
+
+
+WORDS = {
+    "reshape:28:28:1": (28, 28, 1),
+    "reshape:-1:4": (196, 4),
+    "transpose:1:0": (28, 28),
+    "elu:0.5": (28, 28),
+    "gelu:1": (28, 28),
+    "swish:1.5": (28, 28),
+    "selu": (28, 28),
+    "softmax": (28, 28),
+}
+IMAGE_WORDS = {
+    "pad:2": (32, 32, 1),
+    "pad:2:reflect": (32, 32, 1),
+    "crop:4": (20, 20, 1),
+    "upsample:2": (56, 56, 1),
+    "upsample:2:linear": (56, 56, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shape"),
+    [((word,), s) for word, s in WORDS.items()]
+    + [(("reshape:28:28:1", word), s) for word, s in IMAGE_WORDS.items()],
+)
+def test_layers_are_made_from_words_of_the_command_line(tokens, shape):
+    assert built(*tokens).init(KEY, (28, 28))[2] == shape
+
+
+def started(layer, in_shape):
+    return lambda: layer().init(KEY, in_shape)
+
+
+ERRORS = {
+    "reshape": (
+        started(lambda: reshape(5, 5), (28, 28)),
+        r"reshape\(5, 5\): shape \(28, 28\) has 784 elements, expected as many as in "
+        r"\(5, 5\)",
+    ),
+    "transpose": (
+        started(lambda: transpose(0, 2), (3, 4)),
+        r"transpose\(0, 2\): expected each of the 2 axes once, 0 being the one after",
+    ),
+    "pad: another number of axes": (
+        started(lambda: pad([1, 1]), (3, 4, 1)),
+        r"pad\(\[1, 1\], zero\): got 2 widths for in_shape \(3, 4, 1\)",
+    ),
+    "pad: no image": (started(pad, (3,)), r"pad\(1\): x has 2 axes, none between"),
+    "pad: mode": (lambda: pad(1, "mirror"), r"unknown padding mode 'mirror'"),
+    "crop: nothing left": (
+        started(lambda: crop(2), (4, 9, 1)),
+        r"crop\(2\): nothing is left of an x of shape \(1, 4, 9, 1\)",
+    ),
+    "crop: too much": (started(lambda: crop([3]), (4,)), r"crop\(\[3\]\): nothing is"),
+    "upsample": (started(upsample, (3,)), r"upsample\(2\): x has 2 axes"),
+    "a word for a number": (lambda: built("elu:x"), "setting 'x' is not a number"),
+    "an unknown word": (
+        lambda: built("reshape:28:28:1", "pad:2:mirror"),
+        "unknown padding mode 'mirror'",
+    ),
+    "output": (
+        lambda: mlp([3, 2], output="softmx"),
+        r"unknown output 'softmx'\. Did you mean 'softmax'\?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+def test_error_says_where_got_and_expected(call, message):
+    with pytest.raises(JaxnnError, match=message):
+        call()
+
+
+def test_an_input_of_another_size_is_refused_where_it_enters():
+    net = serial(reshape(2, 3, 1), pad(1), flatten, dense(2))
+    params, state, _ = net.init(KEY, (6,))
+    with pytest.raises(JaxnnError, match="7 elements") as caught:
+        jax.eval_shape(
+            lambda: net.forward(params, state, jnp.ones((5, 7)), train=False)
+        )
+    assert "in layer 0 of serial: reshape(2, 3, 1)" in caught.value.__notes__

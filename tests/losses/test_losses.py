@@ -1,6 +1,6 @@
+"""Every loss and its gradient against `jax.vjp` of a reference, and at its edges."""
+
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,100 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import LOSSES, Loss, loss_by_name, softmax_cross_entropy
-from tests.rules.cases import assert_close, normal, softplus
-
-
-class Case(NamedTuple):
-    name: str
-    loss: Loss
-    pred: np.ndarray
-    target: np.ndarray
-    reference: Callable  # (pred, rows of targets) -> values (B,)
-
-
-def cross_entropy(pred, t):
-    return -(t * jax.nn.log_softmax(pred)).sum(-1)
-
-
-def smoothed(share):
-    def reference(pred, t):
-        return cross_entropy(pred, (1 - share) * t + share / t.shape[-1])
-
-    return reference
-
-
-def nll(pred, t):
-    return -(t * pred).sum(-1)
-
-
-def mse(pred, t):
-    return ((pred - t) ** 2).mean(-1)
-
-
-def quadratic(pred, t):
-    return 0.5 * ((pred - t) ** 2).sum(-1)
-
-
-def sigmoid_cross_entropy(pred, t):
-    return (t * softplus(-pred) + (1 - t) * softplus(pred)).sum(-1)
-
-
-REFERENCES = {
-    "mse": mse,
-    "nll": nll,
-    "quadratic": quadratic,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy,
-    "softmax_cross_entropy": cross_entropy,
-}
-LABELS = np.array([2, 0, 3, 1, 2])
-DISTRIBUTION = np.random.default_rng(0).dirichlet(np.ones(4), 5)
-HUGE = np.array([[800.0, -800, 0, 0], [1e4, 1e4, -1e4, 0], [0, 0, 0, 0]])
-# Masked classes (logit -inf) have no weight in the target.
-MASKED = np.array([[0.5, -np.inf, 1, -np.inf], [2, -np.inf, -1, -np.inf]])
-MASKED_LABELS = np.array([2, 0])
-
-
-def unmasked(reference):
-    """The same loss without the masked classes: they must not matter."""
-    return lambda pred, t: reference(pred[:, ::2], t[:, ::2])
-
-
-def loss_cases():
-    cases = []
-    for name, reference in REFERENCES.items():
-        loss = LOSSES[name]
-        for kind, pred, target in (
-            ("labels", normal(5, 4), LABELS),
-            ("distribution", normal(5, 4), DISTRIBUTION),
-            ("real values", normal(5, 4), normal(5, 4, seed=1)),
-            ("one output", normal(5, 1), normal(5, 1, seed=1)),
-            ("one sample", normal(1, 3), np.array([2])),
-            ("sequence", normal(2, 3, 4), np.array([[0, 1, 3], [2, 2, 0]])),
-            ("huge", HUGE, np.array([1, 2, 3])),
-            ("int rows", normal(3, 2), np.array([[0, 1], [1, 0], [1, 1]])),
-        ):
-            cases.append(Case(f"{name}: {kind}", loss, pred, target, reference))
-    for name in ("softmax_cross_entropy", "nll"):
-        reference = unmasked(REFERENCES[name])
-        case = Case(f"{name}: masked", LOSSES[name], MASKED, MASKED_LABELS, reference)
-        cases.append(case)
-    for share in (0.1, 1.0):
-        loss = loss_by_name("softmax_cross_entropy", share)
-        for kind, target in (("labels", LABELS), ("distribution", DISTRIBUTION)):
-            name = f"label smoothing {share}: {kind}"
-            cases.append(Case(name, loss, normal(5, 4), target, smoothed(share)))
-    return cases
-
-
-CASES = {case.name: case for case in loss_cases()}
-
-
-def rows(case):
-    """The target as rows of the shape of pred."""
-    if case.target.shape == case.pred.shape:
-        return jnp.asarray(case.target, float)
-    return jnp.asarray(np.eye(case.pred.shape[-1])[case.target])
+from jaxnn.losses import LOSSES, loss_by_name, softmax_cross_entropy
+from tests.losses.cases import CASES, LABELS, REFERENCES, rows
+from tests.rules.common import assert_close, normal
 
 
 def by_vjp(case, pred, reduction):
@@ -119,7 +28,7 @@ PAIRS = [
     (name, reduction)
     for name in CASES
     # the mean differs from none in its last line only, so two kinds are enough
-    for reduction in ("none", "mean")[: 1 + name.endswith(("labels", "sequence"))]
+    for reduction in ("none", "mean")[: 1 + name.endswith((": labels", "sequence"))]
 ]
 
 

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from jaxnn.errors import JaxnnError
-from jaxnn.regularize import combined, input_noise, l1, l2, max_norm
-from tests.rules.cases import assert_close, assert_trees_close, normal
+from jaxnn.regularize import (
+    combined,
+    elastic_net,
+    in_turn,
+    input_noise,
+    l1,
+    l2,
+    max_norm,
+    max_spectral_norm,
+    spectral_norm,
+)
+from tests.rules.common import assert_close, assert_trees_close, normal
 
 PARAMS = {
     "dense": {"w": jnp.asarray(normal(4, 3)), "b": jnp.asarray(normal(3))},
@@ -30,6 +40,14 @@ def sum_of_sizes(params):
     return sum(jnp.where(w > 0, w, -w).sum() for w in weights(params))
 
 
+def largest_singular_values(params):
+    # by all eigenvalues of w^T w
+    return sum(
+        jnp.sqrt(jnp.linalg.eigvalsh(m.T @ m)[-1])
+        for m in (w.reshape(-1, w.shape[-1]) for w in weights(params))
+    )
+
+
 PENALTIES = {
     "l2": (l2(0.3), lambda params: 0.3 * half_sum_of_squares(params)),
     "l2 of nothing": (l2(0.0), lambda params: 0 * half_sum_of_squares(params)),
@@ -41,6 +59,14 @@ PENALTIES = {
     "combined thrice": (
         combined(l2(0.1), l2(0.1), l2(0.1)),
         lambda params: 0.3 * half_sum_of_squares(params),
+    ),
+    "elastic net": (
+        elastic_net(0.5, l1_share=0.4),
+        lambda params: 0.2 * sum_of_sizes(params) + 0.3 * half_sum_of_squares(params),
+    ),
+    "spectral norm": (
+        spectral_norm(0.7),
+        lambda params: 0.7 * largest_singular_values(params),
     ),
     "combined of one": (combined(l1(0.2)), lambda params: 0.2 * sum_of_sizes(params)),
 }
@@ -70,7 +96,9 @@ def test_l1_is_flat_at_its_kink():
     assert grads["w"].tolist() == [[0, 0, 0.5, -0.5]]
 
 
-@pytest.mark.parametrize("penalty", [l1(0.1), l2(0.1), combined(l1(0.1), l2(0.1))])
+@pytest.mark.parametrize(
+    "penalty", [l1(0.1), l2(0.1), combined(l1(0.1), l2(0.1)), spectral_norm(0.1)]
+)
 def test_biases_are_left_alone(penalty):
     value, grads = penalty({"b": jnp.ones(3), "gamma": jnp.ones(())})
     assert value == 0
@@ -78,25 +106,34 @@ def test_biases_are_left_alone(penalty):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("penalty", [l1(0.1), l2(0.1)])
+@pytest.mark.parametrize("penalty", [l1(0.1), l2(0.1), spectral_norm(0.1)])
 def test_gradient_has_the_dtype_of_its_weight(penalty, dtype):
     params = {"w": jnp.ones((2, 2), dtype), "b": jnp.ones(2, dtype)}
     _, grads = jax.eval_shape(penalty, params)
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("make", [l1, l2])
+@pytest.mark.parametrize("make", [l1, l2, elastic_net, spectral_norm])
 def test_strength_must_not_be_negative(make):
     with pytest.raises(JaxnnError, match=f"{make.__name__}: got strength -1, expected"):
         make(-1)
 
 
-def test_combined_of_no_penalties_is_refused_or_nothing():
-    try:
-        value, _ = combined()(PARAMS)
-    except JaxnnError:
-        return
-    assert value == 0
+def test_combined_of_no_penalties_is_refused():
+    with pytest.raises(JaxnnError, match="got no penalties"):
+        combined()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_the_share_of_l1_is_a_share(share):
+    with pytest.raises(JaxnnError, match="elastic_net: got l1_share="):
+        elastic_net(0.1, share)
+
+
+def test_projections_in_turn_end_with_the_last():
+    both = jax.jit(in_turn(max_spectral_norm(1.0), max_norm(0.2)))(PARAMS)
+    for w in weights(both):
+        assert column_norms(w).max() <= 0.2 + 1e-15
 
 
 def column_norms(w):

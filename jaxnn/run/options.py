@@ -1,0 +1,55 @@
+"""What the settings of a run ask of each training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxnn import regularize
+from jaxnn.config import TrainConfig
+from jaxnn.data import augment
+from jaxnn.errors import lookup
+
+
+def step_options(config: TrainConfig, classes: int) -> dict[str, Any]:
+    """The keywords of `make_step` for `config`; None for what it leaves out.
+
+    Raises:
+      JaxnnError: settings out of range.
+    """
+    c, r = config, regularize
+    penalties = _made((r.l1, c.l1), (r.l2, c.l2), (r.spectral_norm, c.spectral_norm))
+    projections = [
+        make(limit)
+        for make, limit in (
+            (r.max_spectral_norm, c.max_spectral_norm),
+            (r.max_norm, c.max_norm),
+        )
+        if limit is not None
+    ]
+    return {
+        "penalty": r.combined(*penalties) if penalties else None,
+        "project": r.in_turn(*projections) if projections else None,
+        "augment": _augment(config),
+        "mixup": r.mixup(c.mixup, classes) if c.mixup else None,
+        "weight_noise": next(iter(_made((r.weight_noise, c.weight_noise))), None),
+        "clip_norm": c.clip_norm,
+        "clip_value": c.clip_value,
+        "ema": c.ema,
+    }
+
+
+def _augment(config) -> Callable | None:
+    c = config
+    warp = augment.augment_by_name(
+        c.augment, shift=c.shift, rotate=c.rotate, scale=c.scale, shear=c.shear,
+        elastic=c.elastic,
+    )  # fmt: skip
+    changes = [] if warp is None else [warp]
+    if c.noise or c.noise_shift:
+        noise = lookup("noise kind", c.noise_kind, regularize.NOISES)
+        changes.append(noise(c.noise, c.noise_shift))
+    return augment.in_turn(*changes) if changes else None
+
+
+def _made(*pairs) -> list:
+    """make(strength) of each pair whose strength is not 0."""
+    return [make(strength) for make, strength in pairs if strength]

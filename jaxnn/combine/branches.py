@@ -1,0 +1,216 @@
+"""Layers side by side: several paths forward, so several cotangents summed backward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn import rules
+from jaxnn.combine.parts import Parts, child_key
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.layers import Layer
+from jaxnn.rules import Rule
+
+
+def residual(inner: Layer, projection: Layer | None = None) -> Layer:
+    """y = x + inner(x), or y = inner(x) + projection(x) where the shape changes.
+
+    Two paths forward, so two cotangents are summed backward. Params and state are
+    those of `inner`, or the pair (inner's, projection's).
+
+    >>> from jaxnn.layers import dense
+    >>> net = residual(dense(3), projection=dense(3, bias=False))
+    >>> net.init(jax.random.key(0), (5,))[2]
+    (3,)
+
+    Source: He et al. 2016, equations 1 and 2.
+
+    Raises:
+      JaxnnError: `inner` changes the shape and there is no projection, or the two
+        paths make different shapes.
+    """
+    if projection is not None:
+        net = _branched("residual", (inner, projection), _MERGES["sum"]())
+        return net._replace(name=f"residual({inner.name}, {projection.name})")
+    parts = Parts("residual", (inner,))
+
+    def check_same(in_shape, out_shape):
+        if tuple(out_shape) != tuple(in_shape):
+            raise JaxnnError(
+                f"residual({inner.name}): x has shape {tuple(in_shape)} but inner "
+                f"makes {tuple(out_shape)}, expected the same to add them; a second "
+                "layer, residual(inner, projection), brings x to that shape"
+            )
+
+    def init(key, in_shape):
+        params, state, out_shape = parts.init(0, key, in_shape)
+        check_same(in_shape, out_shape)
+        return params, state, out_shape
+
+    def forward(params, state, x, *, key=None, train):
+        y, state, cache = parts.forward(0, params, state, x, key=key, train=train)
+        check_same(x.shape, y.shape)
+        return x + y, state, cache
+
+    def backward(cache, dy):
+        dx, dparams = parts.backward(0, cache, dy)
+        return dy + dx, dparams
+
+    return Layer(init, forward, backward, f"residual({inner.name})", (inner,))
+
+
+def parallel(*branches: Layer, merge: str | Rule = "sum") -> Layer:
+    """Give x to every branch and merge what they make; the cotangents for x are summed.
+
+    Params and state are tuples, one entry a branch; branch i draws from
+    `fold_in(key, i)`.
+
+    Args:
+      branches: at least one layer.
+      merge: "sum", "multiply" or "maximum" of equal shapes, "concatenate" along the
+        last axis, or a rule of as many arguments as there are branches (`rules.sub`).
+
+    >>> from jaxnn.layers import dense
+    >>> net = parallel(dense(3), dense(2), merge="concatenate")
+    >>> net.init(jax.random.key(0), (4,))[2]
+    (5,)
+
+    Source: Szegedy et al. 2015, figure 2.
+
+    Raises:
+      JaxnnError: no branches, an unknown merge, shapes that cannot be merged.
+    """
+    if not branches:
+        raise JaxnnError("parallel: got no branches, expected at least one layer")
+    net = _branched("parallel", branches, merge_rule(merge))
+    names = ", ".join(str(getattr(b, "name", b)) for b in branches)
+    return net._replace(name=f"parallel({names})")
+
+
+def merge_rule(merge: str | Rule) -> Rule:
+    """The rule called `merge`, or `merge` itself if it is a rule.
+
+    Raises:
+      JaxnnError: unknown name; lists the valid ones.
+    """
+    return merge if isinstance(merge, Rule) else lookup("merge", merge, _MERGES)()
+
+
+def merged_shape(merge: Rule, shapes) -> tuple[int, ...]:
+    """The shape `merge` makes of `shapes`, all without the batch axis."""
+    ys = [jax.ShapeDtypeStruct((1, *s), jnp.result_type(float)) for s in shapes]
+    return jax.eval_shape(lambda *ys: merge.fwd(*ys)[0], *ys).shape[1:]
+
+
+def merge_backward(merge: Rule, joint: Any, dy: Array) -> list[Array]:
+    """A cotangent for each of the merged arrays.
+
+    Raises:
+      JaxnnError: the rule has none for one of them.
+    """
+    dys = []
+    for i, d in enumerate(merge.bwd(joint, dy)):
+        if d is None:
+            raise JaxnnError(
+                f"merge {merge.name}: has no gradient for branch {i}; expected a rule "
+                "that has one for every argument"
+            )
+        dys.append(d)
+    return dys
+
+
+def _branched(kind: str, branches, merge: Rule) -> Layer:
+    parts = Parts(kind, branches)
+    count = range(len(branches))
+
+    def init(key, in_shape):
+        made = [parts.init(i, child_key(key, i), in_shape) for i in count]
+        params, state, shapes = zip(*made, strict=True)
+        return params, state, merged_shape(merge, shapes)
+
+    def forward(params, state, x, *, key=None, train):
+        parts.check_count("params", params)
+        parts.check_count("state", state)
+        made = [
+            parts.forward(i, params[i], state[i], x, key=child_key(key, i), train=train)
+            for i in count
+        ]
+        ys, states, caches = zip(*made, strict=True)
+        y, joint = merge.fwd(*ys)
+        return y, states, (caches, joint)
+
+    def backward(cache, dy):
+        caches, joint = cache
+        dys, dxs, grads = merge_backward(merge, joint, dy), [], []
+        for i in count:
+            dx, g = parts.backward(i, caches[i], dys[i])
+            dxs.append(dx)
+            grads.append(g)
+        # None: the input of an embedding, whole numbers, has no gradient.
+        return _sum([dx for dx in dxs if dx is not None]), tuple(grads)
+
+    return Layer(init, forward, backward, kind, tuple(branches))
+
+
+def _sum(dxs):
+    total = dxs[0] if dxs else None
+    for dx in dxs[1:]:
+        total = jax.tree.map(jnp.add, total, dx)
+    return total
+
+
+def _folded(name: str, rule: Rule) -> Rule:
+    """`rule` of two arguments folded over any number of them, shapes all equal."""
+
+    def fwd(*ys):
+        _check_shapes(name, ys, lambda shape: shape, "the same shape everywhere")
+        total, caches = ys[0], []
+        for y in ys[1:]:
+            total, cache = rule.fwd(total, y)
+            caches.append(cache)
+        return total, tuple(caches)
+
+    def bwd(caches, dy):
+        dys = []
+        for cache in reversed(caches):
+            dy, d = merge_backward(rule, cache, dy)
+            dys.append(d)
+        return (dy, *reversed(dys))
+
+    return Rule(name, fwd, bwd)
+
+
+def _concatenate_fwd(*ys):
+    # ys (B, ..., C_i) -> y (B, ..., sum of C_i)
+    want = "the same shape but for the last axis"
+    _check_shapes("concatenate", ys, lambda shape: shape[:-1], want)
+    if ys[0].ndim < 2:
+        raise JaxnnError("concatenate: branches make numbers, expected a last axis")
+    return jnp.concatenate(ys, -1), tuple(y[:0] for y in ys)
+
+
+def _concatenate_bwd(empties, dy):
+    dys, start = [], 0
+    for empty in empties:  # arrays of no elements: only their widths matter
+        stop = start + empty.shape[-1]
+        dys.append(dy[..., start:stop].astype(empty.dtype))
+        start = stop
+    return tuple(dys)
+
+
+def _check_shapes(name, ys, part, want):
+    if len({part(y.shape) for y in ys}) > 1:
+        shapes = " and ".join(str(tuple(y.shape)) for y in ys)
+        raise JaxnnError(
+            f"{name}: the branches make shapes {shapes} (batch first), expected {want}"
+        )
+
+
+_MERGES: dict[str, Callable[[], Rule]] = {
+    "sum": lambda: _folded("sum", rules.add),
+    "multiply": lambda: _folded("multiply", rules.mul),
+    "maximum": lambda: _folded("maximum", rules.maximum),
+    "concatenate": lambda: Rule("concatenate", _concatenate_fwd, _concatenate_bwd),
+}

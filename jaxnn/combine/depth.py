@@ -1,0 +1,198 @@
+"""The same layer many times over, scanned: compiled once, however deep."""
+
+from numbers import Integral
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn.combine.parts import Parts, child_key
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer
+
+_STACKED = "stacked"
+
+
+def stack(layer: Layer, depth: int) -> Layer:
+    """`depth` copies of `layer` one after another, each with its own parameters.
+
+    Computes what `serial(*[layer] * depth)` does, draws included, but parameters, state
+    and cache have a leading axis of `depth` and both directions are a `lax.scan`: one
+    copy is traced and compiled. `stack(remat(layer), depth)` also keeps one input a
+    copy. Params are `{"stacked": params of layer}`: by that name `stacked_axes` tells
+    the leading axis from those of a weight.
+
+    >>> from jaxnn.layers import dense
+    >>> params, _, _ = stack(dense(4), 12).init(jax.random.key(0), (4,))
+    >>> params["stacked"]["w"].shape
+    (12, 4, 4)
+
+    Raises:
+      JaxnnError: depth < 1, or `layer` changes the shape or dtype.
+    """
+    name = _checked_name("stack", layer, depth)
+    parts = Parts("stack", (layer,), times=depth)
+
+    def init(key, in_shape):
+        shapes = []
+
+        def one(key):
+            params, state, out_shape = parts.init(0, key, in_shape)
+            shapes.append(tuple(out_shape))
+            return params, state
+
+        params, state = jax.vmap(one)(_keys(key, depth))
+        _check_same(name, "shape", tuple(in_shape), shapes[0])
+        return {_STACKED: params}, state, shapes[0]
+
+    def forward(params, state, x, *, key=None, train):
+        if not isinstance(params, dict) or set(params) != {_STACKED}:
+            raise JaxnnError(
+                f"{name}: expected params of the form {{'{_STACKED}': ...}}; were they "
+                "made by another network?"
+            )
+        params = params[_STACKED]
+        _check_leading(name, depth, params, state)
+
+        def body(x, each):
+            p, s, k = each
+            y, s, cache = parts.forward(0, p, s, x, key=k, train=train)
+            _check_same_array(name, x, y)
+            return y, (s, kept.once(cache))
+
+        kept = _Kept()
+        each = (params, state, _keys(key, depth))
+        y, (state, arrays) = lax.scan(body, x, each, length=depth)
+        return y, state, kept.restored(arrays)
+
+    def backward(cache, dy):
+        dx, dparams = lax.scan(
+            lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
+        )
+        return dx, {_STACKED: dparams}
+
+    return Layer(init, forward, backward, name, (layer,))
+
+
+def stacked_axes(params: Any) -> list[int]:
+    """For each leaf of a params tree, how many leading axes `stack` has added.
+
+    So a bias in a stack (depth, units) is told from a weight (inputs, units).
+
+    >>> stacked_axes({"stacked": {"b": jnp.zeros((12, 4))}})
+    [1]
+    """
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    return [path.count(jax.tree_util.DictKey(_STACKED)) for path, _ in paths]
+
+
+def repeat(layer: Layer, depth: int) -> Layer:
+    """`layer` applied `depth` times with the same parameters: y = f(f(...f(x))).
+
+    Params are those of `layer`; its gradients over the depth are summed. State and
+    cache have a leading axis of `depth`: running statistics differ from depth to depth,
+    so each keeps its own. Application i draws from `fold_in(key, i)`.
+
+    >>> from jaxnn.layers import dense
+    >>> params, _, _ = repeat(dense(4), 12).init(jax.random.key(0), (4,))
+    >>> params["w"].shape
+    (4, 4)
+
+    Raises:
+      JaxnnError: depth < 1, or `layer` changes the shape or dtype.
+    """
+    name = _checked_name("repeat", layer, depth)
+    parts = Parts("repeat", (layer,), times=depth, tied=True)
+
+    def init(key, in_shape):
+        params, state, out_shape = parts.init(0, key, in_shape)
+        _check_same(name, "shape", tuple(in_shape), tuple(out_shape))
+        state = jax.tree.map(lambda a: jnp.stack([a] * depth), state)
+        return params, state, out_shape
+
+    def forward(params, state, x, *, key=None, train):
+        _check_leading(name, depth, state)
+
+        def body(x, each):
+            s, k = each
+            y, s, cache = parts.forward(0, params, s, x, key=k, train=train)
+            _check_same_array(name, x, y)
+            return y, (s, kept.once(cache))
+
+        kept = _Kept()
+        y, (state, arrays) = lax.scan(body, x, (state, _keys(key, depth)), depth)
+        return y, state, kept.restored(arrays)
+
+    def backward(cache, dy):
+        # the shapes of the gradients, to start their sum from zero
+        last = jax.tree.map(lambda a: a[-1], cache)
+        _, like = jax.eval_shape(layer.backward, last, dy)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+
+        def body(carry, c):
+            d, total = carry
+            d, dparams = parts.backward(0, c, d)
+            return (d, jax.tree.map(jnp.add, total, dparams)), None
+
+        (dx, dparams), _ = lax.scan(body, (dy, zeros), cache, depth, reverse=True)
+        return dx, dparams
+
+    return Layer(init, forward, backward, name, (layer,))
+
+
+class _Kept:
+    """A cache that leaves a scan with each array once.
+
+    Layers keep what their neighbours keep (tanh its output, the dense layer after it
+    its input). Stacked by the scan, the two would be two buffers.
+    """
+
+    def once(self, cache):
+        """The distinct arrays of `cache`, inside the scan."""
+        leaves, self.structure = jax.tree.flatten(cache)
+        distinct = {id(leaf): leaf for leaf in leaves}
+        order = {name: i for i, name in enumerate(distinct)}
+        self.places = [order[id(leaf)] for leaf in leaves]
+        return list(distinct.values())
+
+    def restored(self, arrays):
+        """The cache again, each array with the scan's leading axis."""
+        return self.structure.unflatten([arrays[i] for i in self.places])
+
+
+def _checked_name(kind, layer, depth):
+    name = f"{kind}({getattr(layer, 'name', layer)}, {depth})"
+    if isinstance(depth, bool) or not isinstance(depth, Integral) or depth < 1:
+        raise JaxnnError(f"{name}: depth must be at least 1, a whole number")
+    return name
+
+
+def _keys(key, depth):
+    """A key for each depth, as `serial` would draw them."""
+    if key is None:
+        return None
+    return jax.vmap(child_key, (None, 0))(key, jnp.arange(depth, dtype=jnp.uint32))
+
+
+def _check_same(name, what, was, became):
+    if was != became:
+        raise JaxnnError(
+            f"{name}: the layer makes {what} {became} of {was}, expected the same, "
+            "since its output is its next input"
+        )
+
+
+def _check_same_array(name, x, y):
+    _check_same(name, "shape", x.shape, y.shape)
+    _check_same(name, "dtype", x.dtype.name, y.dtype.name)
+
+
+def _check_leading(name, depth, *trees):
+    for leaf in jax.tree.leaves(trees):
+        if leaf.ndim == 0 or leaf.shape[0] != depth:
+            raise JaxnnError(
+                f"{name}: got an array of shape {leaf.shape} in params or state, "
+                f"expected a leading axis of {depth}; were they made by another "
+                "network?"
+            )

@@ -1,0 +1,123 @@
+"""Multilayer perceptrons, ready made."""
+
+from collections.abc import Sequence
+
+from jaxnn.combine.chain import serial
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.layers import (
+    ACTIVATIONS,
+    Layer,
+    batch_norm,
+    dense,
+    dropout,
+    flatten,
+    log_softmax,
+    softmax,
+)
+from jaxnn.layers.initializers import Initializer
+
+
+def mlp(
+    widths: Sequence[int],
+    activation: str | Layer = "relu",
+    *,
+    init: str | Initializer = "he",
+    bias: bool | str | Initializer = True,
+    normalize: bool = False,
+    drop_rate: float = 0.0,
+    output: str | Layer | None = None,
+) -> Layer:
+    """A multilayer perceptron: dense layers of `widths[1:]` with `activation` between.
+
+    Args:
+      widths: features in, hidden widths, outputs: `[784, 30, 30, 10]`.
+      activation: name or layer after each hidden dense layer.
+      init: initialiser of the weights, a name or a function.
+      bias: as in `dense`; a hidden layer before batch norm has none (beta is one).
+      normalize: batch norm between dense and activation.
+      drop_rate: dropout after each activation.
+      output: name or layer after the last dense layer; None leaves logits.
+
+    The input is flattened first, so (B, 28, 28) images may come as they are.
+
+    Raises:
+      JaxnnError: fewer than two widths, an unknown name, or an input whose features
+        are not `widths[0]`.
+    """
+    widths = tuple(widths)
+    if len(widths) < 2 or any(w < 1 for w in widths):
+        raise JaxnnError(
+            f"mlp: got widths {list(widths)}, expected [inputs, hidden..., outputs], "
+            "each at least 1"
+        )
+    layers = [flatten]
+    for width in widths[1:-1]:
+        layers += dense_block(
+            width,
+            activation,
+            init=init,
+            bias=bias,
+            normalize=normalize,
+            drop_rate=drop_rate,
+        )
+    layers.append(dense(widths[-1], init, bias))
+    if output is not None:
+        layers.append(output_layer(output))
+    net = serial(*layers)
+
+    def checked_init(key, in_shape):
+        params, state, out_shape = net.init(key, in_shape)
+        features = params[1]["w"].shape[0]
+        if features != widths[0]:
+            raise JaxnnError(
+                f"mlp({list(widths)}): in_shape {tuple(in_shape)} has {features} "
+                f"features, expected widths[0] = {widths[0]}"
+            )
+        return params, state, out_shape
+
+    return net._replace(init=checked_init, name=f"mlp({list(widths)})")
+
+
+def dense_block(
+    width: int,
+    activation: str | Layer,
+    *,
+    init: str | Initializer = "he",
+    bias: bool | str | Initializer = True,
+    normalize: bool = False,
+    drop_rate: float = 0.0,
+) -> list[Layer]:
+    """The layers of one hidden layer: dense, batch norm, activation, dropout.
+
+    Arguments as in `mlp`.
+    """
+    layers = [dense(width, init, False if normalize else bias)]
+    if normalize:
+        layers.append(batch_norm())
+    layers.append(activation_layer(activation))
+    if drop_rate:
+        layers.append(dropout(drop_rate))
+    return layers
+
+
+def output_layer(output: str | Layer) -> Layer:
+    """What may end a network: an activation, `softmax`, or `log_softmax` for `nll`.
+
+    Raises:
+      JaxnnError: unknown name; lists the valid ones.
+    """
+    if isinstance(output, Layer):
+        return output
+    ends = {"softmax": lambda: softmax, "log_softmax": lambda: log_softmax}
+    return lookup("output", output, {**ACTIVATIONS, **ends})()
+
+
+def activation_layer(activation: str | Layer) -> Layer:
+    """The activation of that name, or `activation` itself if it is a layer.
+
+    Raises:
+      JaxnnError: unknown name; lists the valid ones.
+    """
+    if isinstance(activation, Layer):
+        return activation
+    return lookup("activation", activation, ACTIVATIONS)()

@@ -1,0 +1,274 @@
+"""One set of parameters in several places of a network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.combine.branches import merge_backward, merge_rule, merged_shape
+from jaxnn.combine.parts import Parts
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer
+from jaxnn.rules import Rule
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shared:
+    """Stands in a params tree where shared parameters go: a node without arrays.
+
+    `level` tells nested shares apart; `lead` are the leading axes that a `stack` in
+    between added.
+    """
+
+    level: int
+    lead: tuple[int, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Place:
+    """What `init` makes of a shared layer, until its `share` collects it."""
+
+    tree: Any
+    tag: object = field(metadata={"static": True})
+    what: str = field(metadata={"static": True})
+    ndims: tuple[int, ...] = field(metadata={"static": True})
+
+
+def share(layer: Layer, build: Callable[[Layer], Layer]) -> Layer:
+    """The network `build(layer)`, in which `layer` may occur often but has one params.
+
+    It may stand anywhere in the network that `build` makes, inside other combinators
+    too. Params are `{"shared": params of layer, "rest": params of the network}`, with a
+    `Shared` mark, which holds no arrays, at each of its places in `rest`; its gradients
+    from all places are summed. Only parameters are shared: each place keeps its own
+    state, since running statistics differ from place to place.
+
+    >>> from jaxnn.combine import serial
+    >>> from jaxnn.layers import dense, relu
+    >>> net = share(dense(4), lambda twice: serial(twice, relu, twice))
+    >>> params, _, _ = net.init(jax.random.key(0), (4,))
+    >>> [leaf.shape for leaf in jax.tree.leaves(params)]
+    [(4,), (4, 4)]
+
+    Raises:
+      JaxnnError: `layer` is not used, or at inputs that need different parameters.
+    """
+    tag = object()
+    inside = _placeholder(layer, tag)
+    parts = Parts("share", (build(inside),), shared=(inside, layer))
+    name = f"share({layer.name})"
+
+    def init(key, in_shape):
+        params, state, out_shape = parts.init(0, key, in_shape)
+        shared, rest = _collect(name, params, tag)
+        return {"shared": shared, "rest": rest}, _unwrap(name, state, tag), out_shape
+
+    def forward(params, state, x, *, key=None, train):
+        if not isinstance(params, dict) or set(params) != {"shared", "rest"}:
+            raise JaxnnError(
+                f"{name}: expected params shared and rest; were they made by another "
+                "network?"
+            )
+        shared, rest = params["shared"], params["rest"]
+        mine = _marks(_level(rest))
+
+        def fill(node):
+            return _spread(shared, node.lead) if mine(node) else node
+
+        y, state, cache = parts.forward(
+            0, jax.tree.map(fill, rest, is_leaf=mine), state, x, key=key, train=train
+        )
+        skeleton = jax.tree.map(lambda n: n if mine(n) else None, rest, is_leaf=mine)
+        return y, state, (cache, skeleton)
+
+    def backward(cache, dy):
+        cache, skeleton = cache
+        dx, dparams = parts.backward(0, cache, dy)
+        mine = _marks(_level(skeleton))
+        marks, structure = jax.tree.flatten(
+            skeleton, is_leaf=lambda node: node is None or mine(node)
+        )
+        grads = structure.flatten_up_to(dparams)
+        total, rest = None, []
+        for mark, grad in zip(marks, grads, strict=True):
+            if mark is None:
+                rest.append(grad)
+                continue
+            rest.append(mark)
+            grad = _sum_leading(grad, mark.lead)
+            total = grad if total is None else jax.tree.map(jnp.add, total, grad)
+        return dx, {"shared": total, "rest": structure.unflatten(rest)}
+
+    return Layer(init, forward, backward, name, parts.layers)
+
+
+def siamese(layer: Layer, merge: str | Rule = "concatenate") -> Layer:
+    """`layer` on each of n inputs with the same parameters, then `merge` of the n.
+
+    x (B, n, ...) -> y (B, ...): a pair of images is (B, 2, H, W, C). All B n inputs go
+    through `layer` as one batch, so a batch norm inside takes its statistics over all.
+
+    Args:
+      layer: what every input goes through.
+      merge: see `parallel`; `rules.sub` gives the difference of a pair.
+
+    >>> from jaxnn.layers import dense
+    >>> net = siamese(dense(3))
+    >>> net.init(jax.random.key(0), (2, 5))[2]
+    (6,)
+
+    Source: Bromley et al. 1993.
+
+    Raises:
+      JaxnnError: no axis of inputs, or outputs that cannot be merged.
+    """
+    parts, merge = Parts("siamese", (layer,)), merge_rule(merge)
+    name = f"siamese({layer.name})"
+
+    def check(shape):
+        if not shape or shape[0] < 1:
+            raise JaxnnError(
+                f"{name}: got inputs of shape {tuple(shape)} without the batch axis, "
+                "expected (n, ...) with n at least 1"
+            )
+
+    def init(key, in_shape):
+        check(in_shape)
+        params, state, out_shape = parts.init(0, key, in_shape[1:])
+        return params, state, merged_shape(merge, [out_shape] * in_shape[0])
+
+    def forward(params, state, x, *, key=None, train):
+        check(x.shape[1:])
+        b, n = x.shape[:2]
+        rows = x.reshape(b * n, *x.shape[2:])
+        y, state, cache = parts.forward(0, params, state, rows, key=key, train=train)
+        y = y.reshape(b, n, *y.shape[1:])
+        y, joint = merge.fwd(*(y[:, i] for i in range(n)))
+        return y, state, (cache, joint, x[:0])
+
+    def backward(cache, dy):
+        cache, joint, empty = cache
+        dys = jnp.stack(merge_backward(merge, joint, dy), 1)  # (B, n, ...)
+        b, n = dys.shape[:2]
+        dx, dparams = parts.backward(0, cache, dys.reshape(b * n, *dys.shape[2:]))
+        return dx.reshape(b, *empty.shape[1:]), dparams
+
+    return Layer(init, forward, backward, name, (layer,))
+
+
+def _placeholder(layer: Layer, tag) -> Layer:
+    """`layer`, but `init` marks what it makes, for `share` to find."""
+    if not isinstance(layer, Layer):
+        raise JaxnnError(f"share: got {type(layer).__name__}, expected a layer")
+
+    def init(key, in_shape):
+        params, state, out_shape = layer.init(key, in_shape)
+
+        def place(tree, what):
+            return _Place(tree, tag, what, tuple(a.ndim for a in jax.tree.leaves(tree)))
+
+        return place(params, "params"), place(state, "state"), out_shape
+
+    return layer._replace(init=init)
+
+
+def _collect(name, params, tag):
+    """The shared parameters of the first place, and `params` with marks instead."""
+    is_place = _places(tag)
+    nodes, structure = jax.tree.flatten(params, is_leaf=is_place)
+    places = [node for node in nodes if is_place(node)]
+    if not places:
+        raise JaxnnError(
+            f"{name}: the network that build made does not use it; expected such as "
+            "share(dense(4), lambda twice: serial(twice, relu, twice))"
+        )
+    shared = _without_lead(places[0])
+    for place in places[1:]:
+        _check_same(name, shared, _without_lead(place))
+    level = 1 + max(
+        (m.level for m in jax.tree.leaves(params, is_leaf=_is_mark) if _is_mark(m)),
+        default=0,
+    )
+    marked = [Shared(level, _lead(n)) if is_place(n) else n for n in nodes]
+    return shared, structure.unflatten(marked)
+
+
+def _unwrap(name, state, tag):
+    """`state` with the first place's state in every place: all start alike."""
+    is_place = _places(tag)
+    nodes, structure = jax.tree.flatten(state, is_leaf=is_place)
+    places = [node for node in nodes if is_place(node)]
+    if any(place.what == "params" for place in places):
+        raise JaxnnError(
+            f"{name}: frozen in some places only; freeze what is shared, "
+            "share(freeze(layer), build), or the whole, freeze(share(layer, build))"
+        )
+    if not places:
+        return state
+    first = _without_lead(places[0])
+    for place in places[1:]:
+        _check_same(name, first, _without_lead(place))
+    # copies: training donates its state, and no array can be donated twice
+    return structure.unflatten(
+        [
+            jax.tree.map(jnp.array, _spread(first, _lead(n))) if is_place(n) else n
+            for n in nodes
+        ]
+    )
+
+
+def _check_same(name, first, other):
+    def shapes(tree):
+        return jax.tree.map(jnp.shape, tree)
+
+    if shapes(first) != shapes(other):
+        raise JaxnnError(
+            f"{name}: shared parameters of shapes {shapes(first)} in its first place "
+            f"but {shapes(other)} in another; expected inputs of the same features"
+        )
+
+
+def _places(tag):
+    return lambda node: isinstance(node, _Place) and node.tag is tag
+
+
+def _is_mark(node):
+    return isinstance(node, Shared)
+
+
+def _marks(level):
+    return lambda node: _is_mark(node) and node.level == level
+
+
+def _level(rest):
+    """The level of the outermost share whose marks are left in `rest`: its own."""
+    return max(n.level for n in jax.tree.leaves(rest, is_leaf=_is_mark) if _is_mark(n))
+
+
+def _lead(place):
+    """The axes that `stack` put before those of the parameters."""
+    leaves = jax.tree.leaves(place.tree)
+    if not leaves:
+        return ()
+    return leaves[0].shape[: leaves[0].ndim - place.ndims[0]]
+
+
+def _without_lead(place):
+    first = (0,) * len(_lead(place))
+    return jax.tree.map(lambda a: a[first], place.tree)
+
+
+def _spread(tree, lead):
+    def spread(a):
+        return jnp.broadcast_to(a.reshape((1,) * len(lead) + a.shape), lead + a.shape)
+
+    return jax.tree.map(spread, tree) if lead else tree
+
+
+def _sum_leading(tree, lead):
+    axes = tuple(range(len(lead)))
+    return jax.tree.map(lambda a: a.sum(axes), tree) if lead else tree

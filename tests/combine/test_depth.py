@@ -1,0 +1,218 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.combine import remat, repeat, residual, serial, stack
+from jaxnn.combine.recompute import Replay
+from jaxnn.layers import batch_norm, dense, relu, tanh
+from jaxnn.regularize import (
+    elastic_net,
+    l2,
+    max_norm,
+    max_spectral_norm,
+    spectral_norm,
+    weight_noise,
+)
+from tests.combine.cases import NOISY
+from tests.layers.cases import KEY, cotangent, setup
+from tests.rules.common import assert_close, assert_trees_close, normal
+
+BLOCK = residual(serial(dense(256, bias=False), batch_norm(), relu, dense(256)))
+
+
+@pytest.fixture
+def optimised():
+    """Buffers are assigned as they are for users, not as for quick compiling."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def temp_bytes(net, batch=4096, width=256):
+    """Temporary memory of a gradient of the parameters, float32."""
+    trees = jax.eval_shape(lambda: net.init(KEY, (width,))[:2])
+    x = jax.ShapeDtypeStruct((batch, width), jnp.float32)
+    params, state = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), trees
+    )
+
+    def step(params, state, x):
+        y, state, cache = net.forward(params, state, x, train=True)
+        return state, net.backward(cache, y)[1]
+
+    compiled = jax.jit(step).lower(params, state, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_stack_of_remat_takes_half_the_memory(optimised):
+    plain, again = temp_bytes(stack(BLOCK, 12)), temp_bytes(stack(remat(BLOCK), 12))
+    assert again <= 0.5 * plain
+
+
+def test_stack_keeps_an_array_once_that_two_layers_keep(optimised):
+    # tanh keeps its output, the dense layer after it its input
+    twice = temp_bytes(stack(serial(dense(256), tanh, dense(256), tanh), 12))
+    one = 12 * 4096 * 256 * 4
+    assert twice < 3.5 * one  # x, and the outputs of both
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(net, params, state, x, dy):
+    y, state, cache = net.forward(params, state, x, key=KEY, train=True)
+    return y, state, net.backward(cache, dy)
+
+
+def test_stack_is_serial_with_stacked_parameters():
+    depth, x = 3, jnp.asarray(normal(4, 3))
+    nets = stack(NOISY, depth), serial(*[NOISY] * depth)
+
+    @jax.jit
+    def both():
+        results = []
+        for net in nets:
+            params, state, _ = net.init(KEY, (3,))
+            results.append((params, *run(net, params, state, x, jnp.cos(x))))
+        return results
+
+    (params, y, state, (dx, grads)), unrolled = both()
+
+    def stacked(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    trees = params["stacked"], state
+    assert_trees_close(trees, (stacked(unrolled[0]), stacked(unrolled[2])))
+    assert_trees_close((y, dx), (unrolled[1], unrolled[3][0]))
+    assert_trees_close(grads["stacked"], stacked(unrolled[3][1]))
+
+
+REGULARISERS = {
+    "l2": lambda params: l2(0.1)(params),
+    "elastic_net": lambda params: elastic_net(0.1)(params),
+    "spectral_norm": lambda params: spectral_norm(0.1)(params),
+    "max_norm": lambda params: (0.0, max_norm(0.3)(params)),
+    "max_spectral_norm": lambda params: (0.0, max_spectral_norm(0.3)(params)),
+}
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_regularisers_see_the_layers_of_a_stack(name):
+    """A bias stays a bias, and each weight has its own norms."""
+    layer = serial(dense(3), batch_norm())
+    nets = stack(stack(layer, 2), 2), serial(*[layer] * 4)
+    params = setup(nets[0], (3,), 2).params
+    inner = params["stacked"]["stacked"]
+    unstacked = tuple(
+        jax.tree.map(lambda a, i=i, j=j: a[i, j], inner)
+        for i in range(2)
+        for j in range(2)
+    )
+    value, grads = REGULARISERS[name](params)
+    want, want_grads = REGULARISERS[name](unstacked)
+    assert_close(value, want)
+    together = jax.tree.map(
+        lambda *a: jnp.stack(a).reshape(2, 2, *a[0].shape), *want_grads
+    )
+    assert_trees_close(grads, {"stacked": {"stacked": together}})
+
+
+def test_weight_noise_spares_the_biases_of_a_stack():
+    params = setup(stack(dense(3), 2), (3,), 2).params
+    noisy = weight_noise(1.0)(KEY, params)["stacked"]
+    assert (noisy["w"] != params["stacked"]["w"]).all()
+    assert (noisy["b"] == params["stacked"]["b"]).all()
+
+
+def test_repeat_is_serial_with_equal_parameters():
+    depth = 3
+    case = setup(repeat(NOISY, depth), (3,), 4)
+    dy = cotangent(case)
+    unrolled = serial(*[NOISY] * depth)
+    states = tuple(jax.tree.map(lambda a, i=i: a[i], case.state) for i in range(depth))
+    y, state, (dx, grads) = run(case.layer, case.params, case.state, case.x, dy)
+    want_y, want_states, (want_dx, want) = run(
+        unrolled, (case.params,) * depth, states, case.x, dy
+    )
+    assert_trees_close((y, dx), (want_y, want_dx))
+    assert_trees_close(
+        state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *want_states)
+    )
+    assert_trees_close(grads, jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *want))
+
+
+def test_remat_changes_nothing_but_the_cache():
+    case = setup(NOISY, (3,), 4)  # dropout masks and batch statistics come again
+    dy = cotangent(case)
+    plain, again = (
+        run(net, case.params, case.state, case.x, dy) for net in (NOISY, remat(NOISY))
+    )
+    assert_trees_close(again, plain, 1e-15)
+    _, _, cache = remat(NOISY).forward(
+        case.params, case.state, case.x, key=KEY, train=True
+    )
+    assert isinstance(cache, Replay)
+    kept = jax.tree.leaves(cache)
+    given = jax.tree.leaves((case.params, case.state, case.x, KEY))
+    assert [id(a) for a in kept] == [id(a) for a in given]
+
+
+def test_remat_runs_forward_again_behind_a_barrier():
+    net = serial(dense(2), tanh, dense(2), tanh)
+    params, state = jax.eval_shape(lambda: net.init(KEY, (2,))[:2])
+
+    def lowered(net):
+        def step(params, state, x):
+            y, _, cache = net.forward(params, state, x, train=True)
+            return net.backward(cache, y)
+
+        x = jax.ShapeDtypeStruct((3, 2), jnp.float32)
+        return jax.jit(step).lower(params, state, x).as_text()
+
+    plain, again = lowered(net), lowered(remat(net))
+    assert (plain.count("dot_general"), again.count("dot_general")) == (6, 8)
+    assert "optimization_barrier" in again
+
+
+def test_stack_is_compiled_once_however_deep():
+    def size(depth):
+        net = stack(NOISY, depth)
+        params, state = jax.eval_shape(lambda: net.init(KEY, (3,))[:2])
+        x = jnp.ones((4, 3))
+        lowered = jax.jit(lambda *args: run(net, *args, x)).lower(params, state, x)
+        return len(lowered.as_text().splitlines())
+
+    assert size(40) == size(4)
+
+
+def test_jvp_through_remat_and_stack_is_the_hessian():
+    case = setup(stack(remat(serial(dense(2), tanh)), 2), (2,), 3)
+    direction = jax.tree.map(jnp.cos, case.params)
+
+    def by_hand(params):
+        y, _, cache = case.forward(params, case.x, True)
+        return case.layer.backward(cache, y)[1]
+
+    def by_jax(params):
+        return jax.grad(lambda p: (case.forward(p, case.x, True)[0] ** 2).sum() / 2)(
+            params
+        )
+
+    @jax.jit
+    def products(params):
+        return [jax.jvp(grad, (params,), (direction,))[1] for grad in (by_hand, by_jax)]
+
+    assert_trees_close(*products(case.params))
+
+
+def test_deep_repeat_forgets_nothing():
+    # 1000 times the identity minus nothing: gradients neither vanish nor explode
+    net = repeat(dense(1), 1000)
+    params = {"w": jnp.ones((1, 1)), "b": jnp.ones(1)}
+    y, _, cache = net.forward(params, (), jnp.ones((1, 1)), train=True)
+    dx, grads = net.backward(cache, jnp.ones((1, 1)))
+    assert float(y[0, 0]) == 1001
+    assert float(dx[0, 0]) == 1
+    assert float(grads["b"][0]) == 1000
+    assert float(grads["w"][0, 0]) == np.arange(1, 1001).sum()

@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import losses
+from jaxnn.combine import freeze, parallel, serial, share, siamese, stack
+from jaxnn.layers import batch_norm, dense, relu, tanh
+from jaxnn.train import fit
+from jaxnn.train.checkpoint import load_params, save_params
+from tests.layers.cases import KEY, cotangent, setup, traced_init
+from tests.rules.common import assert_trees_close, normal
+
+
+def thrice(d):
+    return serial(d, tanh, stack(serial(d, tanh), 2))
+
+
+def test_shared_parameters_are_there_once():
+    params, state = traced_init(share(dense(3), thrice), (3,))
+    assert [a.shape for a in jax.tree.leaves(params)] == [(3,), (3, 3)]
+    assert params["shared"].keys() == {"w", "b"}
+    assert jax.tree.leaves(state) == []
+
+
+def test_shared_gradient_is_the_sum_over_the_places():
+    net, untied = share(dense(3), thrice), serial(*[dense(3), tanh] * 3)
+    x, dy = jnp.asarray(normal(4, 3)), jnp.asarray(normal(4, 3, seed=1))
+
+    @jax.jit
+    def both():
+        params, state, _ = net.init(KEY, (3,))
+        y, _, cache = net.forward(params, state, x, train=True)
+        dx, grads = net.backward(cache, dy)
+        p = params["shared"]
+        want, _, cache = untied.forward((p, ()) * 3, ((),) * 6, x, train=True)
+        want_dx, (a, _, b, _, c, _) = untied.backward(cache, dy)
+        total = jax.tree.map(lambda a, b, c: a + b + c, a, b, c)
+        return (y, dx, grads["shared"]), (want, want_dx, total)
+
+    assert_trees_close(*both())
+
+
+def test_shared_parameters_are_drawn_as_those_of_the_first_place():
+    params, _, _ = share(dense(3), thrice).init(KEY, (3,))
+    untied, _, _ = thrice(dense(3)).init(KEY, (3,))
+    assert_trees_close(params["shared"], untied[0], 0)
+
+
+def test_each_place_keeps_its_own_statistics():
+    net = share(batch_norm(0.0), lambda b: serial(b, relu, b))
+    case = setup(net, (2,), 5)
+    assert len(jax.tree.leaves(case.params)) == 2
+    _, state, _ = case.forward(case.params, case.x, True)
+    first, _, second = state
+    np.testing.assert_allclose(first["mean"], case.x.mean(0))
+    assert (first["mean"] != second["mean"]).all()
+
+
+def test_a_frozen_layer_may_be_shared():
+    params, state, _ = share(freeze(dense(3)), thrice).init(KEY, (3,))
+    assert jax.tree.leaves(params) == []
+    first, _, (stacked, _) = state
+    assert_trees_close(
+        stacked["params"],
+        jax.tree.map(lambda a: jnp.stack([a, a]), first["params"]),
+        0,
+    )
+
+
+def test_shared_network_trains_saves_and_loads(tmp_path):
+    net = serial(share(dense(4), lambda d: serial(d, tanh, d)), dense(2))
+    x = normal(64, 4).astype(np.float32)
+    history = fit(net, (x, (x[:, 0] > 0).astype(np.int32)), epochs=5, batch=16)
+    assert history.rows[-1]["loss"] < history.rows[0]["loss"]
+    save_params(tmp_path / "p.npz", history.params)
+    params, _ = traced_init(net, (4,))
+    assert_trees_close(load_params(tmp_path / "p.npz", params), history.params, 0)
+
+
+def test_siamese_is_shared_branches_of_a_pair():
+    """What `siamese` does in one batch, by `share` and `parallel` in two."""
+
+    def pick(i):
+        def backward(shape, dy):
+            dx = jnp.zeros((dy.shape[0], *shape.shape[1:]), dy.dtype)
+            return dx.at[:, i].set(dy), ()
+
+        return relu._replace(
+            init=lambda key, shape: ((), (), shape[1:]),
+            forward=lambda p, s, x, *, key=None, train: (x[:, i], s, x[:0]),
+            backward=backward,
+        )
+
+    def pair(d):
+        branches = (serial(pick(i), d) for i in range(2))
+        return parallel(*branches, merge="concatenate")
+
+    net, by_share = siamese(serial(dense(3), tanh)), share(serial(dense(3), tanh), pair)
+    case = setup(net, (2, 4), 5)
+    dy = cotangent(case)
+
+    @jax.jit
+    def both():
+        y, _, cache = case.forward(case.params, case.x, True)
+        dx, grads = net.backward(cache, dy)
+        params, state, _ = by_share.init(KEY, (2, 4))
+        params["shared"] = case.params
+        want, _, cache = by_share.forward(params, state, case.x, train=True)
+        want_dx, want_grads = by_share.backward(cache, dy)
+        return (y, dx, grads), (want, want_dx, want_grads["shared"])
+
+    assert_trees_close(*both())
+
+
+def test_siamese_learns_whether_two_inputs_are_alike():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 2, (512, 3))
+    b = np.where(rng.random((512, 1)) < 0.5, a, rng.integers(0, 2, (512, 3)))
+    x = np.stack([a, b], 1).astype(np.float32)
+    same = (a == b).all(1).astype(np.int32)
+    net = serial(siamese(serial(dense(8), tanh)), dense(16), relu, dense(2))
+    loss = losses.softmax_cross_entropy
+    history = fit(net, (x, same), loss=loss, epochs=60, batch=64)
+    assert history.rows[-1]["loss"] < 0.3

@@ -1,0 +1,229 @@
+import doctest
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxnn
+from jaxnn import graph, layers, losses
+from jaxnn.losses import LOSSES
+from tests.rules.common import assert_close, assert_trees_close, normal
+
+WIDTHS = [12, 9, 7, 5]
+X, LABELS = normal(6, 12), np.array([0, 4, 2, 2, 1, 3])
+
+
+def by_hand(activation="relu"):
+    """Nodes of a dense network: parameters in the tree of `jaxnn.mlp`, x, logits."""
+    x, params = graph.feed("x", (None, WIDTHS[0])), []
+    h = x
+    for i in range(len(WIDTHS) - 1):
+        w, b = graph.feed(f"w{i}"), graph.feed(f"b{i}")
+        h = h @ w + b
+        params.append({"w": w, "b": b})
+        if i < len(WIDTHS) - 2:
+            h = getattr(graph, activation)(h)
+    # flatten, (dense, activation), ..., dense
+    tree = [()]
+    for i, p in enumerate(params):
+        tree += [p, ()] if i < len(params) - 1 else [p]
+    return tuple(tree), x, h
+
+
+def by_layers(activation="relu", params_of=0):
+    net = jaxnn.mlp(WIDTHS, activation)
+    params, state, _ = net.init(jax.random.key(params_of), (WIDTHS[0],))
+
+    def step(params, x, labels):
+        logits, _, cache = net.forward(params, state, x, train=True)
+        value, dlogits = losses.softmax_cross_entropy(logits, labels)
+        return value, net.backward(cache, dlogits)[1]
+
+    return params, step
+
+
+def graph_step(activation="relu"):
+    params, x, logits = by_hand(activation)
+    t = graph.feed("t", (None,))
+    loss = graph.softmax_cross_entropy(logits, t, name="loss")
+    return graph.function(loss, params, (params, x, t))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_dense_network_by_hand_equals_layers_in_gradients_and_flops(activation):
+    params, step = by_layers(activation)
+    args = (params, jnp.asarray(X), jnp.asarray(LABELS))
+    compiled = [
+        jax.jit(f).lower(*args).compile() for f in (graph_step(activation), step)
+    ]
+    assert_trees_close(compiled[0](*args), compiled[1](*args))
+    flops = [c.cost_analysis()["flops"] for c in compiled]
+    assert flops[0] == flops[1] > 0
+
+
+def test_eager_equals_jit():
+    params, _ = by_layers()
+    step = graph_step()
+    assert_trees_close(step(params, X, LABELS), jax.jit(step)(params, X, LABELS))
+
+
+def test_vmap_over_seeds_equals_loop():
+    members = [by_layers(params_of=seed)[0] for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    step = graph_step()
+    together = jax.jit(jax.vmap(step, (0, None, None)))(stacked, X, LABELS)
+    for i, params in enumerate(members):
+        member = jax.tree.map(lambda a, i=i: a[i], together)
+        assert_trees_close(member, step(params, X, LABELS))
+
+
+def test_training_in_scan_equals_a_loop_and_leaks_nothing():
+    params, _ = by_layers()
+    step = graph_step()
+
+    def body(params, batch):
+        value, grads = step(params, *batch)
+        return jax.tree.map(lambda p, d: p - 0.1 * d, params, grads), value
+
+    batches = (jnp.stack([X, X + 1, X - 1]), jnp.stack([LABELS] * 3))
+    with jax.checking_leaks():
+        scanned = jax.jit(lambda p: lax.scan(body, p, batches))(params)
+    values = []
+    for i in range(3):
+        params, value = body(params, jax.tree.map(lambda a, i=i: a[i], batches))
+        values.append(value)
+    assert_trees_close(scanned, (params, jnp.stack(values)))
+    assert values[-1] < values[0]
+
+
+def test_any_name_goes_through_jit_and_is_seen_in_profiles():
+    x = graph.feed('a "quoted" name\nin two lines')
+    y = graph.tanh(x, name="squash it \\ please")
+    lowered = jax.jit(graph.function(y, x, (x,))).lower(1.0)
+    assert "fwd/squash it" in lowered.as_text(debug_info=True)
+    assert lowered.compile()(0.0) == (0, 1)
+
+
+def test_one_trace_serves_all_later_calls():
+    calls = []
+
+    def fwd(x):
+        calls.append(x)
+        return x, ()
+
+    counting = jaxnn.Rule("counting", fwd, lambda _, dy: (dy,))
+    x = graph.feed("x")
+    f = jax.jit(graph.function(graph.apply(counting, x) * 2.0, x, (x,)))
+    assert [float(f(v)[0]) for v in (1.0, 2.0, 3.0)] == [2, 4, 6]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_is_a_node(name, reduction):
+    pred, target = graph.feed("pred"), graph.feed("target")
+    want, dpred = LOSSES[name](jnp.asarray(X), jnp.asarray(LABELS), reduction=reduction)
+    node = getattr(graph, name)(pred, target, reduction=reduction)
+    root = node if reduction == "mean" else node.sum()
+    value, d = graph.bprop(3 * root, pred, {pred: X, target: LABELS})
+    assert_close(value, 3 * want.sum())
+    assert_close(d, 3 * dpred)
+
+
+def test_rows_of_a_loss_get_their_own_seeds():
+    pred, seeds = graph.feed("pred"), normal(6)
+    node = graph.mse(pred, np.zeros((6, 12)), reduction="none")
+    _, d = graph.bprop(node, pred, {pred: X}, dy=seeds)
+    _, dpred = losses.mse(X, jnp.zeros((6, 12)), reduction="none")
+    assert_close(d, dpred * seeds[:, None])
+
+
+def test_loss_of_a_users_own():
+    def cubic(pred, target):
+        return ((pred - target) ** 3).sum(), 3 * (pred - target) ** 2
+
+    pred = graph.feed("pred")
+    node = graph.loss(cubic, pred, 1.0)
+    assert node.name.startswith("cubic_")
+    value, d = graph.bprop(node, pred, {pred: 3.0})
+    assert (float(value), float(d)) == (8, 12)
+
+
+def test_a_layer_is_a_node():
+    net = jaxnn.serial(layers.dense(4), layers.batch_norm(), layers.relu)
+    values, state, _ = net.init(jax.random.key(0), (12,))
+    params = jax.tree.map(graph.parameter, values)
+    x = graph.feed("x")
+    h = graph.from_layer(net, x, params, state=state, name="h")
+    value, (dparams, dx) = graph.bprop((h * h).sum(), (params, x), {x: X})
+
+    y, _, cache = net.forward(values, state, jnp.asarray(X), train=False)
+    want_dx, want = net.backward(cache, 2 * y)
+    assert_close(value, (y * y).sum())
+    assert_trees_close((dparams, dx), (want, want_dx))
+
+
+def test_convolutional_network_equals_jax_grad():
+    x, w, v = graph.feed("x"), graph.feed("w"), graph.feed("v")
+    h = graph.max_pool(graph.relu(graph.conv(x, w, stride=2, padding="VALID")))
+    logits = graph.flatten(h) @ v
+    loss = graph.softmax_cross_entropy(logits, np.array([0, 2]))
+    values = normal(3, 3, 1, 4), normal(16, 3)
+    images = normal(2, 9, 9, 1)
+    got = jax.jit(graph.function(loss, (w, v), (w, v, x)))(*values, images)
+
+    def reference(w, v):
+        y = lax.conv_general_dilated(
+            images, w, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        y = jax.nn.relu(y).reshape(2, 2, 2, 2, 2, 4).max((2, 4)).reshape(2, 16)
+        return -jax.nn.log_softmax(y @ v)[np.array([0, 1]), np.array([0, 2])].mean()
+
+    assert_trees_close(got, jax.value_and_grad(reference, (0, 1))(*values))
+
+
+def test_xor_is_learnt_in_one_scan():
+    rng = np.random.default_rng(0)
+    params = {
+        "w1": graph.parameter(rng.normal(size=(2, 2)), "w1"),
+        "b1": graph.parameter(np.zeros(2), "b1"),
+        "w2": graph.parameter(rng.normal(size=(2, 1)), "w2"),
+        "b2": graph.parameter(np.zeros(1), "b2"),
+    }
+    x = graph.constant(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), "x")
+    t = graph.constant(np.array([[0.0], [1], [1], [0]]), "t")
+    h = graph.tanh(x @ params["w1"] + params["b1"])
+    y = h @ params["w2"] + params["b2"]
+    loss = graph.sigmoid_cross_entropy(y, t)
+    step = graph.function(loss, params, (params,))
+
+    def body(values, _):
+        value, grads = step(values)
+        return jax.tree.map(lambda p, d: p - d, values, grads), value
+
+    start = {name: jnp.asarray(node.value) for name, node in params.items()}
+    values, curve = jax.jit(lambda p: lax.scan(body, p, length=2000))(start)
+    assert curve[-1] < 0.01 < curve[0]
+    answers = graph.function(y, None, (params,))(values)
+    assert (answers > 0).tolist() == [[False], [True], [True], [False]]
+
+
+MODULES = sorted(
+    m.name for m in pkgutil.iter_modules(graph.__path__, graph.__name__ + ".")
+)
+
+
+@pytest.mark.parametrize("name", ["jaxnn.graph", *MODULES])
+def test_docstrings_say_what_happens(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_no_name_of_the_package_hides_an_op():
+    ops = set(graph.ops.op_names())
+    assert not ops & set(vars(graph))
+    assert ops < set(dir(graph))

@@ -1,6 +1,7 @@
 """The hot loop: one compiled program runs the step over many batches."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def batch_order(count: int, batch: int, epoch: int, order_seed=0) -> np.ndarray:
 
 
 def scan_steps(
-    step: Step, ts: TrainState, x: Array, y: Array, order: Array, key: Array
+    step: Step, ts: TrainState, x: Array, y: Any, order: Array, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """Run `step` over the batches that `order` (steps, batch) picks from x and y.
 
@@ -52,7 +53,7 @@ def scan_steps(
 
         def one(j, carry):
             ts, metrics = carry
-            ts, new = step(ts, xs[j], ys[j], key)
+            ts, new = step(ts, xs[j], jax.tree.map(lambda y: y[j], ys), key)
             at = i * each + j
             return ts, jax.tree.map(lambda a, m: a.at[at].set(m), metrics, new)
 
@@ -64,7 +65,7 @@ def scan_steps(
 
 
 def scan_seeds(
-    step: Step, ts: TrainState, x: Array, y: Array, order: Array, keys: Array
+    step: Step, ts: TrainState, x: Array, y: Any, order: Array, keys: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """`scan_steps` of S networks at once: leading axis S on ts and keys.
 
@@ -87,6 +88,9 @@ def _batches_a_gather(order: Array) -> int:
     return 1 if rows >= 128 else min(256 // rows, len(order))
 
 
-def take_rows(a: Array, rows: Array) -> Array:
-    """a[rows] for row numbers known to be in range: no bounds test, no mask."""
-    return a.at[rows].get(mode="promise_in_bounds")
+def take_rows(tree: Any, rows: Array) -> Any:
+    """a[rows] for row numbers known to be in range: no bounds test, no mask.
+
+    `tree` is an array or a tree of them (targets with their weights).
+    """
+    return jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), tree)

@@ -17,7 +17,8 @@ class Evaluation(NamedTuple):
     """What `evaluate` found; with S seeds every field has a leading axis S.
 
     `loss` is the mean over samples, `accuracy` the share of right labels (NaN where
-    the targets are not labels), `outputs` the network's outputs (N, classes).
+    the targets are not labels; a single output says yes above 0), `outputs` the
+    network's outputs (N, classes).
     """
 
     loss: Any
@@ -77,10 +78,19 @@ def evaluate(
     target = np.asarray(y)
     losses = _values(loss, outputs, jnp.asarray(target), seeds)
     if np.issubdtype(target.dtype, np.integer) and target.ndim == 1:
-        accuracy = (outputs.argmax(-1) == target).mean(-1)
+        accuracy = (_said(outputs) == _answers(target, outputs)).mean(-1)
     else:
         accuracy = np.full(outputs.shape[:-2], np.nan)
     return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)
+
+
+def _said(outputs):
+    """The labels that outputs (..., N) stand for; a single one says yes above 0."""
+    return outputs.argmax(-1) if outputs.shape[-1] > 1 else outputs[..., 0] > 0
+
+
+def _answers(target, outputs):
+    return target if outputs.shape[-1] > 1 else target > 0  # no is 0, for hinge also -1
 
 
 @partial(jax.jit, static_argnames=("net", "seeds"))

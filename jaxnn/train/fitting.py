@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import optax
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.train.loop import History, Run
-from jaxnn.train.step import make_step
+from jaxnn.train.step import Weighted, make_step
+from jaxnn.train.weighting import check_takes_weights, sample_weights
 
 
 def fit(
@@ -27,8 +29,16 @@ def fit(
     penalty: Callable | None = None,
     project: Callable | None = None,
     augment: Callable | None = None,
+    mixup: Callable | None = None,
+    weight_noise: Callable | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    ema: float | None = None,
+    weights: Any = None,
+    class_weights: Any = None,
     patience: int | None = None,
     keep: str = "best",
+    guard: str = "skip",
     max_bad_steps: int = 10,
     steps_per_call: int | None = None,
     dtype: Any = None,
@@ -51,12 +61,24 @@ def fit(
         not depend on its company); "own": each seed its own order, slower.
       penalty: added to the loss, see `jaxnn.regularize`.
       project: applied to the parameters after each update (`max_norm`).
-      augment: applied to each batch (`input_noise`).
+      augment: applied to each batch (`input_noise`, `jaxnn.data.augment`).
+      mixup: mixes pairs of samples (`jaxnn.regularize.mixup`).
+      weight_noise: perturbs the weights for the gradients (`jaxnn.regularize`).
+      clip_norm: longest gradient, over all leaves; a longer one is scaled back.
+      clip_value: largest entry of the gradient; one of the two only.
+      ema: decay of a moving average of the parameters, such as 0.999, which is then
+        validated and returned instead of the last ones.
+      weights: a weight >= 0 for each training sample, (N,): its loss is multiplied by
+        it, the mean still divides by the batch (see `jaxnn.losses`).
+      class_weights: a weight for each class, (classes,), or "balanced": N / (classes
+        n_c). Validation is measured without weights.
       patience: stop after so many epochs without a better validation; None never.
       keep: "best": the history's params are those best on validation, "last": those
         of the last epoch.
-      max_bad_steps: a step with a non-finite loss or gradient is skipped; so many in a
-        row raise `TrainingError`.
+      guard: what becomes of a step whose loss, gradient or update is not finite: "skip"
+        it, "raise", "rollback" (half the learning rate), "stop" or "off", see
+        `jaxnn.guard.POLICIES`. The first one is located: `History.findings`.
+      max_bad_steps: so many skipped steps in a row raise `TrainingError`.
       steps_per_call: steps in one call of the program, None for a whole epoch; smaller
         makes Ctrl-C and the guard answer sooner on slow networks.
       dtype: of parameters and computation; None is JAX's default float.
@@ -68,7 +90,7 @@ def fit(
 
     Raises:
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
-      TrainingError: `max_bad_steps` bad steps in a row.
+      TrainingError: as `guard` says, with what was located in its words.
     """
     x, y = _checked(data, "data")
     if validation is not None:
@@ -87,12 +109,21 @@ def fit(
     ):
         if value not in valid:
             raise JaxnnError(f"fit: got {name}={value!r}; valid: {', '.join(valid)}")
+    lookup("guard", guard, POLICIES)
     optimiser = optax.adam(1e-3) if optimiser is None else optimiser
+    optimiser = slowable(optimiser) if guard == "rollback" else optimiser
     step = make_step(
-        net, loss, optimiser, penalty=penalty, project=project, augment=augment
-    )
-    run = Run(net, loss, step, x, y, validation, seeds, order, batch, max_bad_steps)
-    run.start(optimiser, dtype)
+        net, loss, optimiser, penalty=penalty, project=project, augment=augment,
+        mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
+        clip_value=clip_value, ema=ema, guard=step_guard(guard),
+    )  # fmt: skip
+    each = sample_weights(y, weights, class_weights)
+    if each is not None:
+        check_takes_weights(loss)
+        y = Weighted(y, each)
+    policy = guard, max_bad_steps
+    run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy)
+    run.start(optimiser, dtype, ema=ema is not None)
     choose = keep == "best" and validation is not None
     return run.train(epochs, patience, choose, steps_per_call, progress, on_epoch)
 

@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.train.average import evaluated
+
 
 class Best:
-    """The best parameters so far, for each seed by itself."""
+    """The best parameters so far (of their moving average, if there is one), for each
+    seed by itself."""
 
     def __init__(self, ts, seeds, many, patience):
         self.patience, self.many = patience, many
-        self.tree = jax.tree.map(jnp.copy, (ts.params, ts.state))
+        self.tree = jax.tree.map(jnp.copy, evaluated(ts))
         self.score = np.full(seeds, -np.inf)
         self.epoch = np.zeros(seeds, int)
         self.stopped = np.zeros(seeds, bool)
@@ -36,7 +39,7 @@ class Best:
             self.stopped |= epoch - self.epoch >= self.patience
         if better.any():
             mask = better if self.many else better[0]
-            self.tree = _select(mask, (ts.params, ts.state), self.tree)
+            self.tree = _select(mask, evaluated(ts), self.tree)
 
     def exhausted(self) -> bool:
         """Whether every seed has run out of patience."""

@@ -11,16 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnn.errors import JaxnnError
+from jaxnn.train.average import evaluated
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
+from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
 from jaxnn.train.keep import Best, interruptible
-from jaxnn.train.step import TrainState, init_state
-
-
-class TrainingError(JaxnnError):
-    """Training could not go on; `history` holds what was learnt until then."""
-
-    history: "History"
+from jaxnn.train.step import TrainState, Weighted, init_state
 
 
 @dataclass
@@ -33,11 +29,13 @@ class History:
       rows: one dict an epoch: `epoch`, `loss` and `grad_norm` (means over the steps
         that counted), `skipped`, `seconds`, and `validation_loss`,
         `validation_accuracy` where there is a validation set.
-      params: the best parameters by validation, the last ones without.
+      params: the best parameters by validation, the last ones without; those of the
+        moving average where one is kept (`fit(ema=...)`).
       state: the network state that belongs to `params`.
       last: the whole `TrainState` at the end.
       best_epoch: epoch of `params`, counted from 1.
-      stopped: "finished", "early stopping", "interrupted" or "diverged".
+      stopped: "finished", "early stopping", "interrupted", "diverged" or "guard".
+      findings: what the guard located, see `jaxnn.guard.Finding`.
       seconds: `compile` (tracing and compiling the programs that initialise and
         train), `train`, and `first_step_at`, the `time.perf_counter()` of the moment
         when the first step could start.
@@ -50,29 +48,33 @@ class History:
     rows: list[dict] = field(default_factory=list)
     stopped: str = "finished"
     seconds: dict[str, float] = field(default_factory=dict)
+    findings: list = field(default_factory=list)
 
 
 class Run:
     """The moving parts of one call of `fit`."""
 
-    def __init__(self, net, loss, step, x, y, validation, seeds, order, batch, max_bad):
+    def __init__(self, net, loss, step, x, y, validation, seeds, order, batch, guard):
         self.net, self.loss, self.step = net, loss, step
-        self.x, self.y, self.validation = jnp.asarray(x), jnp.asarray(y), validation
+        self.x, self.y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
+        self.validation = validation
         self.many = not isinstance(seeds, (int, np.integer))
         self.seeds = list(seeds) if self.many else [seeds]
         if not self.seeds:
             raise JaxnnError("fit: got seeds=[], expected at least one seed")
-        self.own_order, self.batch, self.max_bad = order == "own", batch, max_bad
-        self.bad_in_a_row = np.zeros(len(self.seeds), int)
+        self.own_order, self.batch = order == "own", batch
+        policy, max_bad = guard
+        self.guard = Guard(policy, max_bad, self.seeds, self.many)
         self.programs: dict[int, Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
-    def start(self, optimiser, dtype):
+    def start(self, optimiser, dtype, ema=False):
         """Initialise the states, one a seed."""
         self._check_labels()
 
         def init(key):
-            return init_state(self.net, optimiser, self.x.shape[1:], key, dtype)
+            shape = self.x.shape[1:]
+            return init_state(self.net, optimiser, shape, key, dtype, ema=ema)
 
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.many else keys[0]
@@ -90,14 +92,15 @@ class Run:
             jax.random.key(0),
         )
         for name, y in (
-            ("data", self.y),
+            ("data", self.y.target if isinstance(self.y, Weighted) else self.y),
             ("validation", (self.validation or (0,) * 2)[1]),
         ):
             y = np.asarray(y)
             if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
                 continue
+            # the labels of a single output are answers, and the loss checks them
             bad = np.flatnonzero((y < 0) | (y >= out[0][-1]))
-            if len(bad):
+            if len(bad) and out[0][-1] > 1:
                 raise JaxnnError(
                     f"fit: {name} has label {y[bad[0]]} at index {bad[0]}, but the "
                     f"network has {out[0][-1]} outputs: labels must be 0 to "
@@ -129,7 +132,7 @@ class Run:
     def train(self, epochs, patience, choose, steps_per_call, progress, on_epoch):
         """All epochs, until one of the reasons to stop; see `jaxnn.train.fit`."""
         keep = Best(self.ts, len(self.seeds), self.many, patience)
-        history = History(self.ts.params, self.ts.state, self.ts, 0)
+        history = History(*evaluated(self.ts), self.ts, 0)
         start, compiled = time.perf_counter(), self.compile_seconds
         with (
             interruptible() as interrupted,
@@ -153,6 +156,8 @@ class Run:
                     if keep.exhausted():
                         history.stopped = "early stopping"
                         break
+            except GuardStopError:
+                history.stopped = "guard"
             except TrainingError as error:
                 history.stopped, error.history = "diverged", history
                 raise
@@ -161,9 +166,9 @@ class Run:
         return history
 
     def _finish(self, history, keep, start, compiled):
-        history.last = self.ts
-        best = keep.best() if keep else (self.ts, len(history.rows))
-        (history.params, history.state, *_), history.best_epoch = best
+        history.last, history.findings = self.ts, self.guard.findings
+        best = keep.best() if keep else (evaluated(self.ts), len(history.rows))
+        (history.params, history.state), history.best_epoch = best
         compiling = self.compile_seconds - compiled
         history.seconds = {
             "compile": self.compile_seconds,
@@ -178,18 +183,23 @@ class Run:
         size = min(steps_per_call or len(order), len(order))
         for first in range(0, len(order), size):
             rows = order[first : first + size]
-            self.ts, metrics = self.program(rows)(
-                self.ts, self.x, self.y, rows, self.keys
-            )
-            metrics = jax.tree.map(np.asarray, metrics)
-            self._guard(metrics["ok"], epoch, first)
-            parts.append(metrics)
+            parts.append(self._call(rows, epoch, first))
             if interrupted.is_set() and first + size < len(order):
                 return None
         metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         compiling = self.compile_seconds - compiled
         seconds = time.perf_counter() - start - compiling
         return self._row(epoch, metrics, seconds)
+
+    def _call(self, rows, epoch, first):
+        """Run the program on some batches, again if the guard rolls it back."""
+        while True:
+            program = self.program(rows)  # compiled before the state is copied
+            self.guard.copy(self.ts)
+            self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
+            metrics = jax.tree.map(np.asarray, metrics)
+            if self.guard.look(self, metrics, epoch, first, rows):
+                return metrics
 
     def _row(self, epoch, metrics, seconds):
         ok = metrics["ok"]
@@ -202,8 +212,7 @@ class Run:
         if self.validation is not None:
             found = evaluate(
                 self.net,
-                self.ts.params,
-                self.ts.state,
+                *evaluated(self.ts),
                 *self.validation,
                 loss=self.loss,
                 seeds=self.many,
@@ -211,24 +220,6 @@ class Run:
             row["validation_loss"] = found.loss.tolist()
             row["validation_accuracy"] = found.accuracy.tolist()
         return row | {"seconds": round(seconds, 4)}
-
-    def _guard(self, ok, epoch, first):
-        """Count bad steps in a row, across calls and epochs; raise at the cap."""
-        ok = ok.reshape(len(ok), len(self.seeds))
-        if ok.all():
-            self.bad_in_a_row[:] = 0
-            return
-        for i, good in enumerate(ok):
-            self.bad_in_a_row = np.where(good, 0, self.bad_in_a_row + 1)
-            if self.bad_in_a_row.max() >= self.max_bad:
-                seed = self.seeds[int(self.bad_in_a_row.argmax())]
-                raise TrainingError(
-                    f"training diverged: {self.max_bad} steps in a row had a "
-                    f"non-finite loss or gradient, up to epoch {epoch}, step "
-                    f"{first + i + 1} of that epoch, seed {seed}. Parameters are those "
-                    "before the first of them. Try a smaller lr, another init, or look "
-                    "for bad values in the data."
-                )
 
 
 def describe(row: dict) -> str:

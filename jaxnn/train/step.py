@@ -1,22 +1,31 @@
 """One training step as a pure function of the state, a batch and a key."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
+from jaxnn.regularize import clip_gradient
+from jaxnn.train.average import moving_average, start_average
+
+NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 
 
 class TrainState(NamedTuple):
     """All that a step changes; arrays only, so it is donated, vmapped and saved whole.
 
     `params` and `state` are the network's, `opt` the optimiser's; `step` counts the
-    steps tried and `skipped` those the guard refused, both int32 scalars.
+    steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
+    moving average of (params, state), or `()` if none is kept. Steps from number
+    `limit` on change nothing: so a replay stops before a step, and a guard that halts
+    leaves the state as it was before the first bad one.
     """
 
     params: Any
@@ -24,18 +33,58 @@ class TrainState(NamedTuple):
     opt: Any
     step: Array
     skipped: Array
+    ema: Any = ()
+    limit: Any = NO_LIMIT
 
 
-Step = Callable[[TrainState, Array, Array, Array], tuple[TrainState, dict[str, Array]]]
+class Weighted(NamedTuple):
+    """Targets with a weight for each sample, in the place of y: see `make_step`."""
+
+    target: Array
+    weights: Array
 
 
-def init_state(net: Layer, optimiser: Any, in_shape, key, dtype=None) -> TrainState:
-    """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given."""
+@dataclass(frozen=True, eq=False)
+class Step:
+    """`step(train_state, x, y, key) -> (train_state, metrics)`, and what it is made of.
+
+    Attributes:
+      run: the step itself, guard included.
+      prepare: `(ts, x, y, key) -> (params, x, y, weights, key)` as the network gets
+        them: pixels as floats, augmented and mixed, weights perturbed.
+      everything: `(ts, x, y, key) -> (loss, grads, state, params)` without a guard.
+      net: the network.
+      loss: the loss.
+      penalty: the regulariser, or None.
+    """
+
+    run: Callable[[TrainState, Array, Any, Array], tuple[TrainState, dict[str, Array]]]
+    prepare: Callable
+    everything: Callable
+    net: Layer
+    loss: Loss
+    penalty: Callable | None
+
+    def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
+        """Run one step."""
+        return self.run(ts, x, y, key)
+
+
+def init_state(
+    net: Layer, optimiser: Any, in_shape, key, dtype=None, *, ema: bool = False
+) -> TrainState:
+    """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
+
+    With `ema` it has room for the moving average that `make_step(ema=...)` keeps.
+    """
     params, state, _ = net.init(key, tuple(in_shape))
     if dtype is not None:
         params, state = cast_floats((params, state), dtype)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, state, optimiser.init(params), zero, zero)
+    # one array each: a buffer can be donated only once
+    counters = [jnp.zeros((), jnp.int32) for _ in range(2)]
+    limit, opt = jnp.asarray(NO_LIMIT), optimiser.init(params)
+    ts = TrainState(params, state, opt, *counters, limit=limit)
+    return ts._replace(ema=start_average((params, state))) if ema else ts
 
 
 def cast_floats(tree: Any, dtype: Any) -> Any:
@@ -71,6 +120,12 @@ def make_step(
     penalty: Callable | None = None,
     project: Callable | None = None,
     augment: Callable | None = None,
+    mixup: Callable | None = None,
+    weight_noise: Callable | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    ema: float | None = None,
+    guard: str = "skip",
 ) -> Step:
     """The step `(train_state, x, y, key) -> (train_state, metrics)`, guard included.
 
@@ -80,49 +135,102 @@ def make_step(
       optimiser: any optax gradient transformation (schedules, `optax.partition` ...).
       penalty: `params -> (value, dparams)`, added to loss and gradients.
       project: `params -> params` after the update (`max_norm`).
-      augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`).
+      augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`,
+        `jaxnn.data.augment`).
+      mixup: `(key, x, y, weights) -> (x, y, weights)` after `augment`
+        (`jaxnn.regularize.mixup`).
+      weight_noise: `(key, params) -> params`: loss and gradients are taken there, the
+        update and the penalty are of the parameters themselves.
+      clip_norm: longest gradient, 2-norm over all leaves; a longer one is scaled back.
+      clip_value: largest entry of the gradient; larger ones are cut off.
+      ema: decay of the moving average of params and state in [0, 1), such as 0.999;
+        needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
+      guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
+        "off": take it.
 
     `key` is the run's key: the step folds its own count in. x (B, ...) is uint8 or
-    float, y (B,) labels or (B, N). Metrics: `loss` (penalty included), `grad_norm`
-    (2-norm over all leaves) and `ok`. If loss, gradients or running statistics are not
-    finite, `ok` is False and parameters, optimiser and running statistics stay as they
-    were, bit for bit.
+    float, y (B,) labels or (B, N), or `Weighted(y, weights (B,))`. Metrics: `loss`
+    (penalty included), `grad_norm` (2-norm over all leaves, before clipping) and `ok`.
+    If loss, gradients, running statistics or updates are not finite, `ok` is False and
+    parameters, optimiser, running statistics and average stay as they were, bit for
+    bit; the guard looks before clipping, which would spread a NaN or hide an overflow.
     """
+    clip = clip_gradient(clip_norm, clip_value)
+    keep_average = None if ema is None else moving_average(ema)
+
+    def prepare(ts, x, y, key):
+        with jax.named_scope("data"):
+            x = to_unit(x, float_type(ts.params))
+            y, weights = y if isinstance(y, Weighted) else (y, None)
+            if augment is not None:
+                x = augment(jax.random.fold_in(key, 0), x)
+            if mixup is not None:
+                x, y, weights = mixup(jax.random.fold_in(key, 2), x, y, weights)
+            params = ts.params
+            if weight_noise is not None:
+                params = weight_noise(jax.random.fold_in(key, 3), params)
+        return params, x, y, weights, jax.random.fold_in(key, 1)
 
     def gradients(ts, x, y, key):
-        x = to_unit(x, float_type(ts.params))
-        key_noise, key_net = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        if augment is not None:
-            x = augment(key_noise, x)
-        pred, state, cache = net.forward(
-            ts.params, ts.state, x, key=key_net, train=True
-        )
-        value, dpred = loss(pred, y)
+        params, x, y, weights, key_net = prepare(ts, x, y, key)
+        pred, state, cache = net.forward(params, ts.state, x, key=key_net, train=True)
+        options = {} if weights is None else {"weights": weights}
+        with jax.named_scope("loss"):
+            value, dpred = loss(pred, y, **options)
         _, grads = net.backward(cache, dpred)  # the unused dx is dropped by XLA
         if penalty is not None:
-            extra, dpenalty = penalty(ts.params)
-            value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
+            with jax.named_scope("regulariser"):
+                extra, dpenalty = penalty(ts.params)
+                value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
         return value, grads, state
 
-    def step(ts, x, y, key):
+    def update(ts, grads, norm):
+        """(params, optimiser's state) after the step, and whether it is finite."""
+        with jax.named_scope("update"):
+            bounded = grads if clip is None else clip(grads, norm)
+            updates, opt = optimiser.update(bounded, ts.opt, ts.params)
+            params = optax.apply_updates(ts.params, updates)
+            params = params if project is None else project(params)
+            return params, opt, jnp.isfinite(_sum_of_squares(updates))
+
+    def everything(ts, x, y, key):
+        value, grads, state = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
+        params, _, _ = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
+        return value, grads, state, params
+
+    def run(ts, x, y, key):
         value, grads, state = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
         norm = jnp.sqrt(_sum_of_squares(grads))
-        ok = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
+        sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
 
         def apply(_):
-            updates, opt = optimiser.update(grads, ts.opt, ts.params)
-            params = optax.apply_updates(ts.params, updates)
-            return params if project is None else project(params), state, opt
+            params, opt, finite = update(ts, grads, norm)
+            average = ts.ema
+            if keep_average is not None:
+                average = keep_average(ts, (params, state))
+            new = params, state, opt, average
+            if guard == "off":
+                return new, finite
+            return lax.cond(finite, lambda: new, lambda: old), finite
 
-        def keep(_):
-            return ts.params, ts.state, ts.opt
-
-        params, state, opt = lax.cond(ok, apply, keep, None)
+        old = ts.params, ts.state, ts.opt, ts.ema
+        if guard == "off":
+            (params, state, opt, average), finite = apply(None)
+            ok = sound & finite
+        else:
+            go = sound & (ts.step < ts.limit)
+            (params, state, opt, average), ok = lax.cond(
+                go, apply, lambda _: (old, jnp.zeros((), bool)), None
+            )
         skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
+        limit = ts.limit
+        if guard == "halt":
+            limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
         metrics = {"loss": value, "grad_norm": norm, "ok": ok}
-        return TrainState(params, state, opt, ts.step + 1, skipped), metrics
+        done = TrainState(params, state, opt, ts.step + 1, skipped, average, limit)
+        return done, metrics
 
-    return step
+    return Step(run, prepare, everything, net, loss, penalty)
 
 
 def _all_finite(state):

@@ -1,0 +1,7 @@
+"""NaN guards: found at no cost, survived by policy, and the culprit named."""
+
+from jaxnn.guard.finding import Finding
+from jaxnn.guard.locate import locate_nonfinite
+from jaxnn.guard.policies import POLICIES
+
+__all__ = ["POLICIES", "Finding", "locate_nonfinite"]

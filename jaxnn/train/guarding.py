@@ -1,0 +1,144 @@
+"""The host's side of the guard: what becomes of a run that had a bad step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
+from jaxnn.train.step import NO_LIMIT, TrainState
+
+
+class TrainingError(JaxnnError):
+    """Training could not go on; `history` holds what was learnt until then."""
+
+    history: Any
+
+
+class GuardStopError(Exception):
+    """The policy "stop" ends the training; not an error."""
+
+
+class Guard:
+    """Watches one run by its policy; `findings` holds what it located.
+
+    Args:
+      policy: one of `jaxnn.guard.POLICIES`.
+      max_bad: bad steps in a row that end a run under "skip".
+      seeds: seeds of the run.
+      many: whether they are trained side by side.
+    """
+
+    def __init__(self, policy: str, max_bad: int, seeds: list, many: bool):
+        self.policy, self.max_bad, self.seeds, self.many = policy, max_bad, seeds, many
+        self.in_a_row = np.zeros(len(seeds), int)
+        self.rollbacks = 0
+        self.findings: list[Any] = []
+        self.norms = np.zeros((0, len(seeds)))
+        self.before: Any = None  # the state at the start of the call under way
+        self.untrained: Any = None
+
+    def copy(self, ts: TrainState) -> None:
+        """Keep the state, which the next call is about to overwrite."""
+        if self.policy != "off":
+            self.before = jax.tree.map(jnp.copy, ts)
+
+    def look(self, run: Any, metrics: dict, epoch: int, first: int, rows: Any) -> bool:
+        """Whether the call stands; False if it has to be done again after a rollback.
+
+        Raises:
+          TrainingError: as the policy says.
+          GuardStopError: the policy is "stop".
+        """
+        ok = metrics["ok"].reshape(len(rows), len(self.seeds))
+        norms = metrics["grad_norm"].reshape(ok.shape)
+        bad = ~ok if self.policy != "rollback" else ~ok | self._exploded(metrics, ok)
+        if self.policy == "off" or not bad.any():
+            self.in_a_row[:] = 0
+            self.norms = norms[-20:]
+            return True
+        at = int(bad.any(1).argmax())
+        which = int(bad[at].argmax())
+        if not self.findings:
+            past = np.concatenate([self.norms, norms[:at]])[-20:, which]
+            finding = self._locate(run, epoch, first, at, which, rows, past)
+            self.findings += [finding] if finding is not None else []
+        self.norms = norms[-20:]
+        if self.policy == "rollback":
+            return self._roll_back(run, bad.any(0), epoch)
+        if self.policy == "skip":
+            self._count(ok, epoch, first)
+            return True
+        run.ts = self._unlimited(run.ts)
+        if self.policy == "stop":
+            raise GuardStopError
+        raise TrainingError(
+            f"training: epoch {epoch}, step {first + at + 1}, seed "
+            f"{self.seeds[which]} had a loss, gradient or update that is not finite. "
+            f"Parameters are those before it.{self._words()}"
+        )
+
+    def _exploded(self, metrics, ok):
+        """Steps whose loss is far above that of the untrained network."""
+        loss = np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
+        if self.untrained is None:
+            self.untrained = np.where(np.isfinite(loss[0]), np.abs(loss[0]), np.inf)
+        return loss > EXPLODED * self.untrained
+
+    def _roll_back(self, run, slower, epoch):
+        self.rollbacks += 1
+        if self.rollbacks > MOST_ROLLBACKS:
+            raise TrainingError(
+                f"training: {MOST_ROLLBACKS} rollbacks, each with half the learning "
+                f"rate, have not helped, up to epoch {epoch}.{self._words()}"
+            )
+        factor = np.where(slower, 0.5, 1.0)
+        opt = slow_down(self.before.opt, factor if self.many else factor[0])
+        run.ts = self.before._replace(opt=opt)
+        return False
+
+    def _count(self, ok, epoch, first):
+        """Count bad steps in a row, across calls and epochs; raise at the cap."""
+        for i, good in enumerate(ok):
+            self.in_a_row = np.where(good, 0, self.in_a_row + 1)
+            if self.in_a_row.max() >= self.max_bad:
+                seed = self.seeds[int(self.in_a_row.argmax())]
+                raise TrainingError(
+                    f"training diverged: {self.max_bad} steps in a row had a "
+                    f"non-finite loss, gradient or update, up to epoch {epoch}, step "
+                    f"{first + i + 1} of that epoch, seed {seed}. Parameters are those "
+                    f"before the first of them.{self._words()}"
+                )
+
+    def _words(self):
+        if not self.findings:
+            return " Try a smaller lr, another init, or look at the data."
+        return "\n" + "\n".join(self.findings[0].lines())
+
+    def _unlimited(self, ts):
+        return ts._replace(limit=jnp.full_like(ts.limit, NO_LIMIT))
+
+    def _locate(self, run, epoch, first, at, which, rows, past):
+        """Replay the call up to the bad step, then look into that step."""
+        from jaxnn.guard.locate import locate_nonfinite  # only a bad run needs it
+
+        start = np.asarray(self.before.step).reshape(-1)[which]
+        # by a copy: the program takes what it is given
+        again = jax.tree.map(jnp.copy, self.before)
+        again = again._replace(limit=jnp.full_like(again.limit, start + at))
+        ts, _ = run.program(rows)(again, run.x, run.y, rows, run.keys)
+        key, picked = run.keys, rows[at]
+        if self.many:
+            ts = jax.tree.map(lambda a: a[which], ts)
+            key = run.keys[which]
+            picked = picked[which] if rows.ndim == 3 else picked
+        ts = ts._replace(
+            step=jnp.asarray(start + at, jnp.int32), limit=jnp.asarray(NO_LIMIT)
+        )
+        y = jax.tree.map(lambda a: a[picked], run.y)
+        return locate_nonfinite(
+            run.step, ts, run.x[picked], y, key, epoch=epoch, number=first + at + 1,
+            seed=self.seeds[which], rows=picked, grad_norms=past,
+        )  # fmt: skip

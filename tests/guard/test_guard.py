@@ -1,0 +1,263 @@
+"""Bad steps: found, survived by policy, and the culprit named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import mlp, serial
+from jaxnn.errors import JaxnnError
+from jaxnn.guard import POLICIES, locate_nonfinite
+from jaxnn.guard.locate import scope_place
+from jaxnn.layers import batch_norm, dense, log_softmax, pointwise, relu, softplus
+from jaxnn.losses import nll, softmax_cross_entropy
+from jaxnn.rules import Rule
+from jaxnn.train import TrainingError, fit, make_step
+from jaxnn.train.step import init_state
+from tests.train.problem import blobs
+
+KEY = jax.random.key(0)
+OPTIMISER = optax.sgd(0.1)
+
+
+def faulty(name, fwd=None, bwd=None):
+    """The identity, but for what `fwd` does to x or `bwd` to dy."""
+    return pointwise(
+        Rule(
+            name,
+            lambda x: (x if fwd is None else fwd(x), ()),
+            lambda _, dy: (dy if bwd is None else bwd(dy),),
+        )
+    )
+
+
+NAIVE_LOG = pointwise(
+    Rule("naive_log", lambda x: (jnp.log(x), x), lambda x, dy: (dy / x,))
+)
+MINUS = jnp.asarray(-jnp.inf)
+FORWARD = {
+    "log of 0": (lambda x: jnp.log(x * 0), "log", "minus_inf"),
+    "0 / 0": (lambda x: (x * 0) / (x * 0), "div", "nan"),
+    "exp overflow": (lambda x: jnp.exp(x * 0 + 1e4), "exp", "plus_inf"),
+    "sqrt of -1": (lambda x: jnp.sqrt(x * 0 - 1), "sqrt", "nan"),
+    "rsqrt of 0": (lambda x: jax.lax.rsqrt(x * 0), "rsqrt", "plus_inf"),
+    "inf - inf": (
+        lambda x: jnp.where(x > -1e9, MINUS, x) - jnp.where(x > -1e9, MINUS, x),
+        "sub",
+        "nan",
+    ),
+}
+
+
+def batch():
+    x, y = blobs(16, 6, 3)
+    return jnp.asarray(x), jnp.asarray(y)
+
+
+def located(net, loss=softmax_cross_entropy, x=None, optimiser=OPTIMISER, **options):
+    a, y = batch()
+    x = a if x is None else x
+    step = make_step(net, loss, optimiser, **options)
+    ts = init_state(net, optimiser, x.shape[1:], KEY)
+    return locate_nonfinite(step, ts, x, y, KEY, rows=np.arange(100, 100 + len(x)))
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_a_forward_fault_is_named_with_layer_operation_and_kind(name):
+    fault, op, kind = FORWARD[name]
+    found = located(serial(dense(5), relu, faulty("fault", fault), dense(3)))
+    assert (found.part, found.layer) == ("forward", "2 fault")
+    assert found.op == op
+    assert getattr(found, kind) > 0
+    assert "test_guard.py" in found.line
+    assert found.agree
+    assert found.cause
+
+
+@pytest.mark.parametrize("name", ["log of 0", "0 / 0", "sqrt of -1"])
+def test_a_backward_fault_is_named_as_backward(name):
+    fault, op, _ = FORWARD[name]
+    net = serial(dense(5), faulty("fault", bwd=fault), relu, dense(3))
+    found = located(net)
+    assert (found.part, found.layer, found.op) == ("backward", "1 fault", op)
+    assert found.agree
+
+
+def test_a_fault_deep_in_nested_networks_has_its_whole_path():
+    inner = serial(dense(4), faulty("fault", FORWARD["log of 0"][0]))
+    found = located(serial(dense(5), serial(relu, inner), dense(3)))
+    assert found.layer.endswith("1 fault")
+    assert found.layer.startswith("1 serial")
+    assert found.agree
+
+
+def test_other_parts_of_a_step_are_named():
+    net = serial(dense(3))
+    bad_penalty = located(
+        net, penalty=lambda p: (jnp.log(jnp.zeros(())), jax.tree.map(jnp.zeros_like, p))
+    )
+    assert (bad_penalty.part, bad_penalty.op) == ("regulariser", "log")
+
+    def bad_loss(pred, target):
+        del target
+        return jnp.log(pred - pred).mean(), pred
+
+    assert located(net, bad_loss).part == "loss"
+    update = optax.GradientTransformation(
+        lambda p: (), lambda g, s, p=None: (jax.tree.map(lambda a: a / 0, g), s)
+    )
+    assert (located(net, optimiser=update).part) == "update"
+
+
+def test_a_bad_sample_is_named_by_its_row_in_the_data():
+    x, _ = batch()
+    found = located(serial(dense(4), relu, dense(3)), x=x.at[5, 2].set(jnp.nan))
+    assert found.part == "data"
+    assert found.samples == [105]
+    assert found.index == (5, 2)
+
+
+def test_the_sample_that_leaves_a_functions_domain_is_named():
+    x, _ = batch()
+    x = jnp.abs(x).at[3].set(0.0).at[9].set(0.0)
+    found = located(serial(NAIVE_LOG, dense(3)), x=x)
+    assert (found.layer, found.op) == ("0 naive_log", "log")
+    assert found.samples == [103, 109]
+
+
+def test_a_sound_step_has_no_finding():
+    net = serial(dense(5), batch_norm(), softplus, dense(3), log_softmax)
+    assert located(net, nll) is None
+
+
+def test_an_intended_mask_is_not_blamed_for_a_later_fault():
+    def masked(x):
+        return jax.nn.softmax(jnp.where(jnp.arange(5)[None] == 0, -jnp.inf, x))
+
+    net = serial(dense(5), faulty("mask", masked, lambda dy: dy), NAIVE_LOG, dense(3))
+    found = located(net)
+    assert found.layer == "2 naive_log"
+
+
+def test_scopes_are_read_as_places():
+    scope = "fwd/1_mlp([4, 3])/fwd/3_dense(10)"
+    assert scope_place(scope) == ("forward", "1 mlp([4, 3]) > 3 dense(10)")
+    assert scope_place("bwd/0_relu/mul") == ("backward", "0 relu")
+    assert scope_place("update") == ("update", "")
+    assert scope_place("") == ("", "")
+
+
+def data(bad=()):
+    x, y = blobs(256, 6, 3)
+    x = np.abs(x) + 0.1
+    for row in bad:
+        x[row] = 0.0
+    return x, y
+
+
+NET = serial(dense(6), relu, dense(3))
+LOGS = serial(NAIVE_LOG, dense(3))
+FIT = {"epochs": 2, "batch": 32, "optimiser": optax.adam(0.01)}
+
+
+def test_skip_goes_on_and_says_what_it_left_out():
+    found = fit(LOGS, data(bad=[17]), guard="skip", **FIT)
+    assert found.stopped == "finished"
+    assert sum(row["skipped"] for row in found.rows) == 2
+    assert found.findings[0].samples == [17]
+    assert found.findings[0].op == "log"
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
+
+
+def test_raise_ends_at_the_first_bad_step_with_the_report():
+    with pytest.raises(TrainingError, match="naive_log") as caught:
+        fit(LOGS, data(bad=[17]), guard="raise", **FIT)
+    history = caught.value.history
+    # what is kept is the state before that step: a run that skips from there on agrees
+    skipped = fit(LOGS, data(bad=[17]), guard="skip", **FIT)
+    assert history.findings[0].step == skipped.findings[0].step
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(history.last.params))
+
+
+def test_stop_ends_without_an_error():
+    found = fit(LOGS, data(bad=[17]), guard="stop", **FIT)
+    assert found.stopped == "guard"
+    assert found.findings[0].samples == [17]
+
+
+def test_off_takes_the_step():
+    found = fit(LOGS, data(bad=[17]), guard="off", **FIT)
+    assert any(np.isnan(a).any() for a in jax.tree.leaves(found.params))
+    assert not found.findings
+
+
+def test_halting_keeps_the_state_before_the_bad_step_bit_for_bit():
+    x, y = data(bad=[40])  # in the second of eight batches, in order
+    order = np.arange(256).reshape(8, 32)
+    from jaxnn.train.engine import scan_steps
+
+    optimiser = optax.adam(0.01)
+    halting, plain = (
+        make_step(LOGS, softmax_cross_entropy, optimiser, guard=g)
+        for g in ("halt", "skip")
+    )
+    ts = init_state(LOGS, optimiser, (6,), KEY)
+    after, metrics = scan_steps(halting, ts, jnp.asarray(x), jnp.asarray(y), order, KEY)
+    first, _ = scan_steps(plain, ts, jnp.asarray(x), jnp.asarray(y), order[:1], KEY)
+    assert metrics["ok"].tolist() == [True] + [False] * 7
+    assert int(after.limit) == 1
+    for a, b in zip(
+        jax.tree.leaves((after.params, after.opt)),
+        jax.tree.leaves((first.params, first.opt)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_bad_update_is_left_out():
+    """A schedule that goes wrong at step 3: loss and gradient never see it."""
+    optimiser = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
+    found = fit(NET, data(), epochs=1, batch=32, optimiser=optimiser, max_bad_steps=9)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
+    assert found.findings[0].part == "update"
+    assert found.findings[0].step == 4
+
+
+def test_rollback_halves_the_rate_until_it_trains():
+    found = fit(
+        mlp([6, 16, 3]), blobs(256, 6, 3), guard="rollback", epochs=4, batch=32,
+        optimiser=optax.sgd(3e3),
+    )  # fmt: skip
+    assert found.stopped == "finished"
+    assert found.rows[-1]["loss"] < 0.7
+    assert float(found.last.opt.scale) < 1e-2
+
+
+def test_rollback_gives_up_where_the_rate_is_not_to_blame():
+    with pytest.raises(TrainingError, match="20 rollbacks"):
+        fit(LOGS, data(bad=[17]), guard="rollback", **FIT)
+
+
+def test_one_bad_seed_beside_sound_ones_is_named():
+    spoilt = jax.random.key_data(jax.random.fold_in(jax.random.key(2), 0))
+
+    def draw(key, shape, dtype):
+        w = jax.random.normal(key, shape, dtype)
+        return jnp.where((jax.random.key_data(key) == spoilt).all(), w * 1e200, w)
+
+    net = serial(dense(4, draw), relu, dense(3), softplus)
+    data = blobs(128, 6, 3)
+    with pytest.raises(TrainingError, match="seed 2") as caught:
+        fit(net, data, seeds=[0, 1, 2, 3], epochs=3, batch=32, guard="skip")
+    finding = caught.value.history.findings[0]
+    assert (finding.seed, finding.epoch, finding.step) == (2, 1, 1)
+    # nothing is infinite yet, but the squares of these gradients are
+    assert finding.nan == finding.plus_inf == 0
+    assert "smaller lr" in finding.cause
+
+
+def test_unknown_policy_is_an_error_that_lists_them():
+    with pytest.raises(JaxnnError, match="rollback"):
+        fit(NET, data(), guard="ignore", **FIT)
+    assert set(POLICIES) == {"skip", "raise", "rollback", "stop", "off"}

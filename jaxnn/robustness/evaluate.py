@@ -1,0 +1,239 @@
+"""How robust is a network? The worst case per image, and whether to believe it."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn import attacks
+from jaxnn.data.sets import stratified_sample
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.layers import Layer
+from jaxnn.robustness import checks, checks_network
+from jaxnn.robustness.battery import battery
+from jaxnn.robustness.evidence import Check, Evidence
+from jaxnn.robustness.lab import BATCH, Lab
+from jaxnn.robustness.masking import LayerGradient, masking_report
+from jaxnn.robustness.threat import Share, Threat
+
+LEVELS = ("fast", "full")
+CHECKS: tuple[Callable[[Evidence], Check], ...] = (
+    checks.k1_identity,
+    checks.k2_budget,
+    checks.k3_iterated,
+    checks.k4_monotone,
+    checks.k5_unbounded,
+    checks.k6_impossible,
+    checks.k7_noise,
+    checks.k8_black_box,
+    checks.k9_transfer,
+    checks_network.k10_gradient_size,
+    checks.k11_two_losses,
+    checks.k12_converged,
+    checks.k13_best_iterate,
+    checks.k14_worst_case,
+    checks_network.k15_logits,
+    checks.k16_determinism,
+    checks_network.k17_loss_noise,
+    checks_network.k18_gradient_truth,
+    checks_network.k19_certified,
+)
+
+
+class Round(NamedTuple):
+    """One attack of the battery.
+
+    Attributes:
+      name: which attack.
+      tried: images it was tried on: those still right, or a sample of them.
+      broken: how many of them it broke.
+      alone: share of the sample that it leaves right by itself.
+    """
+
+    name: str
+    tried: int
+    broken: int
+    alone: Share
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` found.
+
+    Attributes:
+      threat: what the attacker may do.
+      level: "fast" or "full".
+      clean: images classified right without an attack, of all.
+      robust: images that every attack of the battery left right, of all.
+      rounds: the attacks in the order they were run.
+      targeted: least-likely class reached, of the sample.
+      curve: attack -> accuracy on the sample at each of `epsilons`.
+      epsilons: budgets of the curve.
+      checks: K1 to K20.
+      layers: gradients of every layer, from the output back.
+      verdict: in words, whether the number can be believed.
+      robust_images: which images stayed right (N,), bool.
+      x_adv: the worst example found for every image (N, ...).
+      sample: rows of the sample.
+      seconds: how long it took.
+    """
+
+    threat: Threat
+    level: str
+    clean: Share
+    robust: Share
+    rounds: list[Round]
+    targeted: Share
+    curve: dict[str, np.ndarray]
+    epsilons: np.ndarray
+    checks: list[Check]
+    layers: list[LayerGradient]
+    verdict: str
+    robust_images: np.ndarray
+    x_adv: np.ndarray
+    sample: np.ndarray
+    seconds: float
+
+
+def evaluate(
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Any,
+    y: Any,
+    *,
+    threat: Threat | None = None,
+    level: str = "fast",
+    seed: int = 0,
+    sample: int = 500,
+    others: Mapping[str, tuple[Layer, Any, Any]] | None = None,
+    certified: Any = None,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Attack every image by a battery, keep the worst case, and check the attack.
+
+    An image that one attack has broken is not shown to the next. The checks K1 to K20
+    run on a stratified sample, by default, and say whether robustness is real or the
+    gradient is only hidden.
+
+    Args:
+      net: the network; its first layer does any normalisation.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (N, ...), float in [0, 1] or uint8.
+      y: labels (N,).
+      threat: norm, epsilon and box; None is linf 0.1.
+      level: "fast" (one start) or "full" (10 restarts, 100 steps, 5,000 queries).
+      seed: of all randomness.
+      sample: images of the checks, the curve and the targeted attack.
+      others: name -> (net, params, state) of other networks, for transfer (K9).
+      certified: which images (N,) a certificate holds for, for K19.
+      say: called with a line of progress now and then.
+
+    Raises:
+      JaxnnError: unknown level or norm, lengths that differ, no images.
+    """
+    started = time.perf_counter()
+    lookup("level", level, dict.fromkeys(LEVELS))
+    threat = (threat or Threat()).checked()
+    x, y = _images(x, y)
+    say = say or (lambda line: None)
+    key, batch = jax.random.key(seed), min(BATCH, len(y))
+    lab = Lab(net, params, state, threat, key, batch)
+    weapons = battery(level, threat.norm, lab.outputs(x[:1]).shape[-1])
+    rows = stratified_sample(y, min(sample, len(y)), seed)
+    rivals = {
+        name: Lab(*other, threat, key, batch) for name, other in (others or {}).items()
+    }
+    proven = None if certified is None else np.asarray(certified)[rows]
+    evidence = Evidence(lab, x[rows], y[rows], rows, weapons, rivals, proven)
+
+    right, rounds, x_adv = lab.right(x, y), [], x.copy()
+    clean = Share(int(right.sum()), len(y))
+    for weapon in weapons:
+        tried, broken = _round(lab, weapon, x, y, right, x_adv, rows)
+        say(f"{weapon.name}: {broken:,} of {tried:,} broken, {right.sum():,} stand")
+        alone = Share(int(evidence.right[weapon.name].sum()), len(rows))
+        rounds.append(Round(weapon.name, tried, broken, alone))
+    say("checks K1 to K20")
+    masking = masking_report(lab, evidence.x, evidence.y, evidence.steps)
+    results = [check(evidence) for check in CHECKS]
+    results.append(checks_network.k20_adaptive(evidence, masking))
+    return Evaluation(
+        threat=threat,
+        level=level,
+        clean=clean,
+        robust=Share(int(right.sum()), len(y)),
+        rounds=rounds,
+        targeted=_targeted(lab, evidence),
+        curve={name: found.mean(1) for name, found in evidence.curve.items()},
+        epsilons=evidence.epsilons,
+        checks=results,
+        layers=masking.layers,
+        verdict=judge(results, masking, checks_network.dead_loss(evidence)),
+        robust_images=right,
+        x_adv=x_adv,
+        sample=rows,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _images(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y) or not len(x):
+        raise JaxnnError(
+            f"robustness: got {len(x)} images and {len(y)} labels, expected as many, "
+            "at least one"
+        )
+    if x.dtype == np.uint8:
+        x = x.astype(np.float32) / 255
+    return x, y
+
+
+def _round(lab, weapon, x, y, right, x_adv, rows):
+    """Attack the images still right; `right` and `x_adv` are brought up to date."""
+    alive = np.flatnonzero(right)
+    if weapon.images is not None:  # dear weapons see the sample only
+        alive = np.intersect1d(alive, rows[: weapon.images])
+    if not len(alive):
+        return 0, 0
+    found = lab.attack(weapon.attack, x[alive], y[alive], **weapon.options)
+    broken = ~lab.right(found, y[alive])
+    x_adv[alive[broken]] = found[broken]
+    right[alive[broken]] = False
+    return len(alive), int(broken.sum())
+
+
+def _targeted(lab, evidence):
+    goal = lab.each_batch(
+        lambda a: attacks.least_likely(lab.net, lab.params, lab.state, a), evidence.x
+    )
+    x_adv = lab.attack(
+        attacks.pgd, evidence.x, goal, steps=evidence.steps, targeted=True
+    )
+    return Share(int(lab.right(x_adv, goal).sum()), len(goal))
+
+
+def judge(results: list[Check], masking: Any, loss: str | None) -> str:
+    """The verdict: which checks failed, and what hides the gradient."""
+    failed = [c for c in results if c.verdict == "fail"]
+    warned = [c for c in results if c.verdict == "warn"]
+    if not failed:
+        words = "No sign of masked gradients"
+        if warned:
+            names = ", ".join(f"{c.id} ({c.name})" for c in warned)
+            words = f"Believable with care: warnings from {names}"
+        return words + "; an upper bound on robustness, as any attack gives."
+    names = ", ".join(f"{c.id} ({c.name})" for c in failed)
+    culprit = "not found in a single layer"
+    if masking.blocking:
+        culprit = "layer " + ", ".join(layer.label for layer in masking.blocking)
+    elif loss is not None:
+        culprit = f"the loss: {loss} has no gradient left where the network is sure"
+    elif any(c.id == "K17" for c in failed):
+        culprit = "randomness in the forward pass"
+    return (
+        f"DO NOT BELIEVE the accuracy under attack: {names} failed. What hides the "
+        f"gradient: {culprit}."
+    )

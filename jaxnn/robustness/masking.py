@@ -1,0 +1,176 @@
+"""Which layer, or the loss, hides the gradient: the deltas of every backward pass.
+
+Only a network with hand-written backward passes can say what each of them was given and
+gave back. And any one of them can be exchanged for another.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import attacks
+from jaxnn.attacks.core import loss_and_gradient
+from jaxnn.check.parts import with_parts
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer
+from jaxnn.losses import softmax_cross_entropy
+from jaxnn.robustness.lab import Lab
+
+BLOCKED = 0.5  # share of images without gradient from which a layer counts as blocking
+
+
+class LayerGradient(NamedTuple):
+    """What one layer's backward was given (dy) and gave back (dx), over many images.
+
+    Attributes:
+      path: its number in each combinator, from the outside in.
+      label: its place and name.
+      ratio: mean |dx| / mean |dy|, both as 2-norms over an image.
+      zero_in: share of images whose dy is all zero.
+      zero_out: share of the other images whose dx is all zero.
+      saturated: share of elements with |dx| < 1e-3 |dy|, None if the shape changes.
+      same_shape: whether x and y have one shape.
+    """
+
+    path: tuple[int, ...]
+    label: str
+    ratio: float
+    zero_in: float
+    zero_out: float
+    saturated: float | None
+    same_shape: bool
+
+
+class Masking(NamedTuple):
+    """The report on the gradients of all layers, and the attack through blocking ones.
+
+    Attributes:
+      layers: from the output back to the input.
+      blocking: those that get a gradient and pass none.
+      attacked_through: images left right by PGD through the blocking layers as if they
+        were the identity; None if nothing blocks or a shape changes.
+    """
+
+    layers: list[LayerGradient]
+    blocking: list[LayerGradient]
+    attacked_through: np.ndarray | None
+
+
+def layer_gradients(
+    net: Layer, params: Any, state: Any, x: Any, y: Any, loss: Any = None
+) -> list[LayerGradient]:
+    """The deltas at every layer, by hand, of the loss of each image.
+
+    Args:
+      net: the network; combinators that name their parts are looked into.
+      params: its parameters.
+      state: its state; evaluation mode is used.
+      x: images (B, ...), float in [0, 1].
+      y: labels (B,).
+      loss: with `reduction="none"`; None is softmax cross-entropy.
+    """
+    places: list[tuple[tuple[int, ...], str]] = []
+    rows: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def keep(number, dy, dx):
+        rows.append((number, np.asarray(dy), np.asarray(dx)))
+
+    def watched(layer, path, label):
+        if layer.parts:
+            parts = [
+                watched(part, (*path, i), f"{label} > {i} {part.name}".strip(" >"))
+                for i, part in enumerate(layer.parts)
+            ]
+            return with_parts(layer, parts)
+        number = len(places)
+        places.append((path, label or layer.name))
+
+        def backward(cache, dy):
+            dx, dparams = layer.backward(cache, dy)
+            if dx is not None:
+                jax.debug.callback(partial(keep, number), dy, dx, ordered=True)
+            return dx, dparams
+
+        return layer._replace(backward=backward)
+
+    twin = watched(net, (), "")
+    objective = softmax_cross_entropy if loss is None else loss
+    program = jax.jit(partial(loss_and_gradient, twin, objective))
+    jax.block_until_ready(program(params, state, jnp.asarray(x), jnp.asarray(y)))
+    jax.effects_barrier()
+    return [_summary(*places[number], dy, dx) for number, dy, dx in rows]
+
+
+def _summary(path, label, dy, dx):
+    def sizes(a):
+        return np.sqrt(np.square(a.reshape(len(a), -1).astype(np.float64)).sum(-1))
+
+    given, back = sizes(dy), sizes(dx)
+    alive = given > 0
+    same = dy.shape == dx.shape
+    saturated = None
+    if same:
+        live = dy != 0
+        faint = np.abs(dx) < 1e-3 * np.abs(dy)
+        saturated = float(faint[live].mean()) if live.any() else 0.0
+    ratio = float(back.mean() / given.mean()) if alive.any() else 0.0
+    blocked = float((back[alive] == 0).mean()) if alive.any() else 0.0
+    return LayerGradient(
+        path, label, ratio, float((~alive).mean()), blocked, saturated, same
+    )
+
+
+def swap_backward(
+    net: Layer, path: Sequence[int], backward: Callable | None = None
+) -> Layer:
+    """The network with one layer's backward pass exchanged (BPDA), forward as it was.
+
+    >>> from jaxnn.combine import serial
+    >>> from jaxnn.layers import dense, relu
+    >>> attacked = swap_backward(serial(dense(3), relu, dense(2)), [1])
+
+    Args:
+      net: the network.
+      path: the layer's number in each combinator, from the outside in.
+      backward: `(cache, dy) -> (dx, dparams)`; None takes the layer for the identity.
+
+    Raises:
+      JaxnnError: there is no such layer.
+
+    Source: Athalye, Carlini, Wagner 2018, arXiv 1802.00420.
+    """
+    if not path:
+
+        def identity(cache, dy):
+            del cache
+            return dy, ()
+
+        return net._replace(backward=backward or identity)
+    first, *rest = path
+    if not 0 <= first < len(net.parts):
+        raise JaxnnError(
+            f"swap_backward: {net.name} has {len(net.parts)} parts, got number {first}"
+        )
+    parts = list(net.parts)
+    parts[first] = swap_backward(parts[first], rest, backward)
+    return with_parts(net, parts)
+
+
+def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Masking:
+    """Every layer's gradients, and PGD through those layers that pass none."""
+    bound = (lab.net, lab.params, lab.state)
+    layers = layer_gradients(*bound, x[: lab.batch], y[: lab.batch], attacks.margin)
+    blocking = [layer for layer in layers if layer.zero_out >= BLOCKED]
+    through = None
+    if blocking and all(layer.same_shape for layer in blocking):
+        net = lab.net
+        for layer in blocking:
+            net = swap_backward(net, layer.path)
+        open_lab = Lab(net, lab.params, lab.state, lab.threat, lab.key, lab.batch)
+        x_adv = open_lab.attack(attacks.pgd, x, y, steps=steps, loss=attacks.margin)
+        through = lab.right(x_adv, y)
+    return Masking(layers, blocking, through)

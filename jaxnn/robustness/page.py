@@ -1,0 +1,161 @@
+"""An evaluation as a page, as JSON, as lines on a screen and as pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnn.files import write_json, write_text
+from jaxnn.robustness.evaluate import Evaluation
+from jaxnn.robustness.threat import Share
+
+
+def to_json(e: Evaluation) -> dict[str, Any]:
+    """All of the evaluation but its images; accuracies are shares in [0, 1]."""
+    return {
+        "threat": dict(e.threat._asdict()),
+        "level": e.level,
+        "images": e.clean.total,
+        "sample": len(e.sample),
+        "clean": _share(e.clean),
+        "robust": _share(e.robust),
+        "rounds": [r._asdict() | {"alone": _share(r.alone)} for r in e.rounds],
+        "targeted_least_likely_success": _share(e.targeted),
+        "curve": {
+            "epsilon": e.epsilons.tolist(),
+            **{name: accuracy.tolist() for name, accuracy in e.curve.items()},
+        },
+        "checks": [c._asdict() for c in e.checks],
+        "layers": [layer._asdict() for layer in e.layers],
+        "verdict": e.verdict,
+        "broken_images": np.flatnonzero(~e.robust_images).tolist(),
+        "seconds": e.seconds,
+    }
+
+
+def _share(share: Share) -> dict[str, Any]:
+    return {
+        "share": share.value,
+        "count": share.count,
+        "of": share.total,
+        "wilson_95": list(share.interval),
+    }
+
+
+def lines(e: Evaluation) -> list[str]:
+    """What a person wants to read on the screen."""
+    noted = [c for c in e.checks if c.verdict in ("warn", "fail")]
+    return [
+        f"threat model   {e.threat}",
+        f"clean          {e.clean} of {e.clean.total:,} images",
+        f"robust         {e.robust} worst case per image, {e.level} battery",
+        *[f"  {r.name:<26}broke {r.broken:>6,} of {r.tried:,}" for r in e.rounds],
+        f"targeted       least-likely class reached for {e.targeted} "
+        f"of a sample of {e.targeted.total:,}",
+        f"checks         {_counts(e)}",
+        *[f"  {c.verdict:<5}{c.id:<4}{c.name}: {c.words}" for c in noted],
+        f"verdict        {e.verdict}",
+    ]
+
+
+def _counts(e):
+    found = [c.verdict for c in e.checks]
+    return ", ".join(
+        f"{found.count(v)} {v}" for v in ("pass", "warn", "fail", "skip") if v in found
+    )
+
+
+def page(e: Evaluation, title: str) -> str:
+    """The evaluation in Markdown."""
+    sections = [
+        f"# {title}",
+        f"**{e.verdict}**",
+        f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
+        "are Wilson's at 95%.",
+        _battery(e),
+        f"Targeted (least-likely class, PGD): reached for {e.targeted} of a stratified "
+        f"sample of {e.targeted.total:,}; counted apart from the untargeted attacks.",
+        "![Accuracy over the budget](curve.png)",
+        "![The worst examples found](examples.png)",
+        _checks(e),
+        _layers(e),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _battery(e):
+    n = e.clean.total
+    rows = [
+        f"| attack | tried on | broke | leaves right of {len(e.sample):,} |",
+        "|---|---|---|---|",
+        f"| none | {n:,} | {n - e.clean.count:,} | {e.clean} of all |",
+        *[f"| {r.name} | {r.tried:,} | {r.broken:,} | {r.alone} |" for r in e.rounds],
+        f"| **worst case per image** | {n:,} | {n - e.robust.count:,} | "
+        f"**{e.robust} of all** |",
+    ]
+    return "## Attacks\n\n" + "\n".join(rows)
+
+
+def _checks(e):
+    rows = [
+        "| | check | verdict | what was measured | images |",
+        "|---|---|---|---|---|",
+    ]
+    for c in e.checks:
+        images = ", ".join(map(str, c.images[:8])) + (" ..." if c.images[8:] else "")
+        rows.append(f"| {c.id} | {c.name} | **{c.verdict}** | {c.words} | {images} |")
+    return "## Checks\n\n" + "\n".join(rows)
+
+
+def _layers(e):
+    rows = [
+        "| layer | gradient out / in | images given none | images passed none | "
+        "saturated |",
+        "|---|---|---|---|---|",
+    ]
+    for layer in e.layers:
+        flat = "" if layer.saturated is None else f"{100 * layer.saturated:.1f}%"
+        rows.append(
+            f"| {layer.label} | {layer.ratio:.3g} | {100 * layer.zero_in:.1f}% | "
+            f"{100 * layer.zero_out:.1f}% | {flat} |"
+        )
+    return (
+        "## Gradients of every layer, from the output back\n\nOf the margin loss; "
+        "saturated: elements whose gradient shrinks a thousandfold.\n\n"
+    ) + "\n".join(rows)
+
+
+def write(
+    folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str
+) -> Path:
+    """Write `robustness.json`, `report.md`, `curve.png` and `examples.png`.
+
+    Args:
+      folder: made if it is not there.
+      e: the evaluation.
+      x: the images that were evaluated, float in [0, 1].
+      y: their labels.
+      outputs: function from images to probabilities (B, N).
+      title: heading of the page.
+
+    Returns:
+      The page's path.
+    """
+    from jaxnn import plots
+    from jaxnn.plots.robustness import curve
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "robustness.json", to_json(e))
+    curve(
+        e.epsilons, e.curve, len(e.sample), folder / "curve.png",
+        budget=e.threat.epsilon, norm=e.threat.norm,
+    )  # fmt: skip
+    rows = e.sample
+    plots.adversarial(
+        x[rows], e.x_adv[rows], y[rows], outputs(x[rows]), outputs(e.x_adv[rows]),
+        e.threat.epsilon, folder / "examples.png",
+        count=10, norm=e.threat.norm, attack="The battery",
+    )  # fmt: skip
+    write_text(folder / "report.md", page(e, title))
+    return folder / "report.md"

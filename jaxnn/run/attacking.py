@@ -1,0 +1,167 @@
+"""Attacking a saved run: `jaxnn attack` and `jaxnn robustness`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import attacks, plots
+from jaxnn.attacks.core import NORMS
+from jaxnn.compile_cache import enable_compile_cache
+from jaxnn.config import AttackConfig, RobustnessConfig
+from jaxnn.data import load
+from jaxnn.data.sets import stratified_sample
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.files import write_json
+from jaxnn.robustness import Share, Threat, evaluate, page
+from jaxnn.run.folder import Run, load_run
+from jaxnn.run.job import probabilities
+from jaxnn.train import predict
+
+ATTACKS: dict[str, Callable] = {
+    name: getattr(attacks, name)
+    for name in (
+        "apgd", "bim", "camera", "carlini_wagner", "ddn", "deepfool", "fgsm", "mifgsm",
+        "noise", "pgd", "spsa", "square",
+    )
+}  # fmt: skip
+"""Attacks of the command line by name."""
+
+
+def attack_run(config: AttackConfig) -> dict[str, Any]:
+    """Attack a saved run's test images; prints two lines, writes JSON and a picture.
+
+    Raises:
+      JaxnnError: no run folder, unknown attack, a setting that the attack has not.
+    """
+    enable_compile_cache()
+    attack = lookup("attack", config.attack, ATTACKS)
+    options = _options(config, attack)
+    run, x, y, rows = _opened(config)
+    params, state = _first(run)
+    x_adv = attacks.in_batches(
+        lambda a, b: attack(run.net, params, state, a, b, **options), x, y
+    )
+    before, after = (predict(run.net, params, state, a) for a in (x, x_adv))
+    right, still = before.argmax(-1) == y, after.argmax(-1) == y
+    norm = options.get("norm", "linf" if "epsilon" in options else "l2")
+    size = np.asarray(attacks.distance(x_adv, x, norm))
+    fooled = size[right & ~still]
+    found = {
+        "run": str(run.folder),
+        "attack": config.attack,
+        "settings": {k: v for k, v in options.items() if k != "key"}
+        | {"seed": config.seed},
+        "images": len(y),
+        "rows": rows.tolist() if config.images > 0 else "all",
+        "accuracy_before": Share(int(right.sum()), len(y)).value,
+        "accuracy_after": Share(int(still.sum()), len(y)).value,
+        "distance_norm": norm,
+        "median_distance_of_fooled": float(np.median(fooled)) if len(fooled) else None,
+    }
+    folder = config.out or run.folder / "attacks"
+    folder.mkdir(parents=True, exist_ok=True)
+    budget = f"_{config.epsilon:g}" if "epsilon" in options else ""
+    name = f"{config.attack}{budget}"
+    write_json(folder / f"{name}.json", found)
+    plots.adversarial(
+        x, x_adv, y, probabilities(before, run.config),
+        probabilities(after, run.config), options.get("epsilon", float(size.max())),
+        folder / f"{name}.png", count=10, norm=norm, attack=config.attack,
+    )  # fmt: skip
+    shares = (Share(int(mask.sum()), len(y)) for mask in (right, still))
+    clean, attacked = shares
+    print(
+        f"accuracy       {clean} before, {attacked} under {config.attack}, "
+        f"{len(y):,} images"
+    )
+    if len(fooled):
+        print(
+            f"distance       median {np.median(fooled):.4g} in {norm} of the "
+            f"{len(fooled):,} fooled"
+        )
+    print(f"written        {folder / name}.json, .png")
+    return found
+
+
+def robustness_run(config: RobustnessConfig) -> Any:
+    """Evaluate a saved run by the whole battery and its checks; writes a folder.
+
+    Raises:
+      JaxnnError: no run folder, unknown level or norm.
+    """
+    enable_compile_cache()
+    run, x, y, _ = _opened(config)
+    params, state = _first(run)
+    threat = Threat(config.norm, config.epsilon)
+    print(f"attacking {len(y):,} images, {threat}", flush=True)
+    found = evaluate(
+        run.net, params, state, x, y, threat=threat, level=config.level,
+        seed=config.seed, say=None if config.quiet else lambda line: print(
+            f"  {line}", flush=True
+        ),
+    )  # fmt: skip
+    folder = config.out or run.folder / "robustness"
+
+    def outputs(images):
+        return probabilities(predict(run.net, params, state, images), run.config)
+
+    written = page.write(folder, found, x, y, outputs, f"Robustness of {run.folder}")
+    print("\n".join(page.lines(found)))
+    print(f"written        {written}")
+    return found
+
+
+def run_test(run: Run, config: Any) -> Any:
+    """The test images a command is about: the run's own data, or `--data`."""
+    data = load(config.data or run.config.data, validation=0)
+    if data.test.x.shape[1:] != run.facts.in_shape:
+        raise JaxnnError(
+            f"{run.folder} was trained on images {run.facts.in_shape}, got "
+            f"{data.test.x.shape[1:]} from {data.name}"
+        )
+    return data.test
+
+
+def _opened(config):
+    """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
+    run = load_run(config.run)
+    test = run_test(run, config)
+    rows = np.arange(len(test.y))
+    if 0 < config.images < len(test.y):
+        rows = stratified_sample(test.y, config.images, config.seed)
+    x = test.x[rows]
+    scale = 255 if x.dtype == np.uint8 else 1
+    return run, x.astype(np.float32) / np.float32(scale), test.y[rows], rows
+
+
+def _first(run):
+    """Parameters and state of the run's first network."""
+    if run.config.seeds == 1:
+        return run.params, run.state
+    return jax.tree.map(lambda a: jnp.asarray(a[0]), (run.params, run.state))
+
+
+def _options(config, attack):
+    """The settings this attack has, those of the command line among them."""
+    known = inspect.signature(attack).parameters
+    options: dict[str, Any] = {}
+    if "epsilon" in known:
+        options["epsilon"] = config.epsilon
+    if "amount" in known:
+        options |= {"amount": config.amount, "kind": config.kind or "rotation"}
+    if "key" in known:
+        options["key"] = jax.random.key(config.seed)
+    for name in ("steps", "restarts", "norm", "queries", "kind", "step_size"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if name not in known:
+            raise JaxnnError(f"attack {config.attack} has no setting --{name}")
+        options[name] = value
+    if config.norm is not None:
+        lookup("norm", config.norm, dict.fromkeys(NORMS))
+    return options

@@ -1,0 +1,262 @@
+"""The evaluation believes an honest network and names what hides a gradient."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import serial
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer, pointwise
+from jaxnn.robustness import (
+    Share,
+    Threat,
+    evaluate,
+    layer_gradients,
+    page,
+    swap_backward,
+)
+from jaxnn.robustness.checks import k1_identity, k2_budget, k16_determinism
+from jaxnn.robustness.evidence import Evidence
+from jaxnn.robustness.masking import layer_gradients as deltas
+from jaxnn.rules import Rule
+from jaxnn.train import fit
+from tests.attacks.problem import NET
+from tests.train.problem import pixels
+
+THREAT = Threat("linf", 0.15)
+
+
+@pytest.fixture(scope="module")
+def network():
+    x, y = pixels(400)
+    history = fit(NET, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
+    return history.params, history.state, x[:80] / 255.0, y[:80]
+
+
+@pytest.fixture(scope="module")
+def plain(network):
+    return evaluate(NET, *network, threat=THREAT, sample=40)
+
+
+def scaled(factor):
+    def fwd(x):
+        return x * factor, ()
+
+    def bwd(cache, dy):
+        del cache
+        return (dy * factor,)
+
+    return pointwise(Rule("sharpen", fwd, bwd))
+
+
+def rounded(levels):
+    """A staircase: its derivative is 0 wherever there is one."""
+
+    def fwd(x):
+        return jnp.round(x * levels) / levels, ()
+
+    def bwd(cache, dy):
+        del cache
+        return (jnp.zeros_like(dy),)
+
+    return pointwise(Rule("quantise", fwd, bwd))
+
+
+def by_id(found):
+    return {c.id: c for c in found.checks}
+
+
+def test_all_twenty_checks_run_and_an_honest_network_passes(plain):
+    assert sorted(by_id(plain), key=lambda n: int(n[1:])) == [
+        f"K{i}" for i in range(1, 21)
+    ]
+    assert not [c for c in plain.checks if c.verdict == "fail"]
+    assert "DO NOT BELIEVE" not in plain.verdict
+
+
+def test_the_worst_case_is_the_images_that_no_attack_broke(plain, network):
+    params, state, x, y = network
+    assert plain.robust.count == plain.robust_images.sum() <= plain.clean.count
+    out = NET.forward(params, state, jnp.asarray(plain.x_adv), train=False)[0]
+    np.testing.assert_array_equal(out.argmax(-1) == y, plain.robust_images)
+    assert abs(plain.x_adv - x).max() <= THREAT.epsilon + 1e-6
+    assert plain.robust.count + sum(r.broken for r in plain.rounds) == plain.clean.count
+
+
+def test_a_layer_without_gradient_is_named_and_attacked_through(network):
+    params, state, x, y = network
+    net = serial(rounded(8), NET)
+    found = evaluate(net, ((), params), ((), state), x, y, threat=THREAT, sample=40)
+    assert "DO NOT BELIEVE" in found.verdict
+    assert "quantise" in found.verdict
+    k20 = by_id(found)["K20"]
+    assert k20.verdict == "fail"
+    assert "quantise" in k20.words
+    assert k20.number > 0.2  # what the attack through it breaks more
+
+
+@pytest.mark.slow
+def test_a_loss_that_has_saturated_is_named(network):
+    params, state, x, y = network
+    net = serial(NET, scaled(1e6))
+    found = evaluate(
+        net, (params, ()), (state, ()), x, y, threat=Threat("linf", 0.05), sample=40
+    )
+    assert by_id(found)["K10"].verdict == "fail"
+    assert "cross-entropy" in found.verdict
+    assert "quantise" not in found.verdict
+
+
+@pytest.mark.slow
+def test_a_wrong_backward_pass_is_found(network):
+    params, state, x, y = network
+    flipped = NET._replace(
+        backward=lambda cache, dy: jax.tree.map(jnp.negative, NET.backward(cache, dy))
+    )
+    found = evaluate(flipped, params, state, x, y, threat=THREAT, sample=40)
+    assert by_id(found)["K18"].verdict == "fail"
+
+
+@pytest.mark.slow
+def test_another_networks_stronger_examples_are_noticed(network):
+    params, state, x, y = network
+    net = serial(rounded(8), NET)
+    found = evaluate(
+        net, ((), params), ((), state), x, y, threat=THREAT, sample=40,
+        others={"the network inside": (NET, params, state)},
+    )  # fmt: skip
+    assert by_id(found)["K9"].verdict == "fail"
+
+
+def test_a_false_certificate_is_noticed(network):
+    params, state, x, y = network
+    proven = np.ones(len(y), bool)
+    found = evaluate(
+        NET,
+        params,
+        state,
+        x,
+        y,
+        threat=Threat("linf", 0.5),
+        sample=40,
+        certified=proven,
+    )
+    assert by_id(found)["K19"].verdict == "fail"
+
+
+class Broken:
+    """An `Evidence` whose attacks do what they must not."""
+
+    def __init__(self, change):
+        self.lab = type("Lab", (), {"threat": THREAT})()
+        self.x, self.y, self.rows = np.full((4, 9), 0.5), np.zeros(4, int), np.arange(4)
+        self.weapons, self.change, self.calls = ["one"], change, 0
+        self.images = {"one": change(self.x, 0)}
+
+    def attacked(self, weapon, **options):
+        del weapon, options
+        self.calls += 1
+        return self.change(self.x, self.calls)
+
+    where = Evidence.where
+
+
+@pytest.mark.parametrize(
+    ("check", "change"),
+    [
+        (k1_identity, lambda x, n: x + 1e-12),
+        (k2_budget, lambda x, n: x + 0.1501),
+        (k2_budget, lambda x, n: x * np.nan),
+        (k2_budget, lambda x, n: x + 0.1 + np.array([0, 0, 0, 0.45])[:, None]),
+    ],
+)
+def test_a_broken_attack_fails_the_check(check, change):
+    result = check(Broken(change))
+    assert result.verdict == "fail"
+    assert result.images
+
+
+def test_the_report_of_layers_goes_from_the_output_to_the_input(network):
+    params, state, x, y = network
+    found = layer_gradients(NET, params, state, x, y)
+    names = [layer.label.split()[-1] for layer in found]
+    assert names[0] == "dense(3)"
+    assert found[-1].path == (0,)
+    assert all(layer.ratio > 0 and layer.zero_out < 0.1 for layer in found)
+    assert deltas is layer_gradients
+
+
+def test_swap_backward_changes_one_backward_and_no_forward(network):
+    params, state, x, _ = network
+    net = serial(rounded(8), NET)
+    swapped = swap_backward(net, [0])
+    p, s = ((), params), ((), state)
+    y1, _, cache = net.forward(p, s, jnp.asarray(x), train=False)
+    y2, _, open_cache = swapped.forward(p, s, jnp.asarray(x), train=False)
+    np.testing.assert_array_equal(y1, y2)
+    assert not np.any(net.backward(cache, jnp.ones_like(y1))[0])
+    assert np.any(swapped.backward(open_cache, jnp.ones_like(y2))[0])
+    with pytest.raises(JaxnnError, match="2 parts, got number 5"):
+        swap_backward(net, [5])
+    assert isinstance(swapped, Layer)
+
+
+def test_wilson_intervals_are_the_textbooks():
+    low, high = Share(10, 100).interval  # 0.0552 to 0.1744
+    assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)
+    assert Share(0, 50).interval[0] == 0
+    assert Share(50, 50).interval[1] == pytest.approx(1)
+    assert Share(50, 50).interval[0] < 1
+
+
+def test_the_page_says_what_the_json_says(plain, network, tmp_path):
+    _, _, x, y = network
+
+    def outputs(images):
+        chance = np.zeros((len(images), 3))
+        chance[:, 0] = 1
+        return chance
+
+    path = page.write(tmp_path / "out", plain, x, y, outputs, "Robustness of a test")
+    text = path.read_text()
+    kept = json.loads((tmp_path / "out" / "robustness.json").read_text())
+    assert plain.verdict in text
+    assert all(f"| {c['id']} |" in text for c in kept["checks"])
+    assert kept["robust"]["count"] == plain.robust.count
+    assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
+    assert (tmp_path / "out" / "examples.png").stat().st_size > 5000
+    assert any("verdict" in line for line in page.lines(plain))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"level": "slow"}, "fast, full"),
+        ({"threat": Threat("l7", 0.1)}, "l1"),
+        ({"threat": Threat("linf", 0.0)}, "above 0"),
+        ({"threat": Threat("linf", float("nan"))}, "above 0"),
+    ],
+)
+def test_bad_requests_are_named(network, options, message):
+    with pytest.raises(JaxnnError, match=message):
+        evaluate(NET, *network, **options)
+    params, state, x, y = network
+    with pytest.raises(JaxnnError, match="80 images and 79 labels"):
+        evaluate(NET, params, state, x, y[:-1])
+
+
+def test_determinism_is_checked_on_the_attack_itself(network):
+    params, state, x, y = network
+    from jaxnn.robustness.battery import battery
+    from jaxnn.robustness.lab import Lab
+
+    lab = Lab(NET, params, state, THREAT, jax.random.key(0), 40)
+    rows = np.arange(40)
+    e = Evidence(lab, x[:40], y[:40], rows, battery("fast", "linf", 3)[:2])
+    assert k16_determinism(e).verdict == "pass"
+    e.images["PGD-40"] = e.images["PGD-40"] + 1e-9
+    assert k16_determinism(e).verdict == "fail"

@@ -96,6 +96,10 @@ def test_a_wrong_dx_shows_in_everything_before_it():
     found = report(broken(lambda dx, g: (-dx, g)))
     bad = {c.leaf for c in found.leaves if not c.passed}
     assert bad == {"0/w", "0/b", "input"}
+    # but only one layer is to blame
+    assert [(f.layer, f.argument) for f in found.findings] == [("2 spoilt", "x")]
+    assert "the sign is wrong" in found.findings[0].cause
+    assert found.worst.leaf == "2/x"
 
 
 def test_a_wrong_loss_gradient_is_caught():
@@ -106,11 +110,27 @@ def test_a_wrong_loss_gradient_is_caught():
     assert not report(mlp([6, 5, 3]), wrong).passed
 
 
-def test_a_wrong_structure_or_shape_is_an_error_that_says_so():
-    with pytest.raises(JaxnnError, match="another structure"):
-        report(broken(lambda dx, g: (dx, {"w": g["w"]})))
-    with pytest.raises(JaxnnError, match=r"gradient of 2/w.*\(5, 6\).*\(6, 5\)"):
-        report(broken(lambda dx, g: (dx, {**g, "w": g["w"].T})))
+def test_a_wrong_structure_or_shape_is_reported_with_its_layer():
+    found = report(broken(lambda dx, g: (dx, {"w": g["w"]})))
+    assert not found.passed
+    assert "2 spoilt: db (2/b): it returns no gradient for it" in found.table()
+    found = report(broken(lambda dx, g: (dx, {**g, "w": g["w"].T})))
+    assert "2 spoilt: dw (2/w): dw has shape (5, 6), not (6, 5)" in found.line()
+    assert "a transpose is missing" in found.line()
+    found = report(broken(lambda dx, g: (dx, {**g, "c": g["b"]})))
+    assert "2 spoilt: dc (2/c): it returns dc, but has no argument c" in found.line()
+
+
+def test_a_backward_that_raises_is_named_and_the_others_are_judged():
+    def backward(dx, g):
+        raise TypeError("shapes (5, 6) and (5, 6) do not fit")
+
+    found = report(broken(backward))
+    assert not found.passed
+    assert "TypeError: shapes (5, 6)" in found.error
+    assert [f.layer for f in found.findings] == ["2 spoilt"]
+    assert "2 spoilt: dx (2/x): its backward raised TypeError" in found.line()
+    json.dumps(found.to_json())
 
 
 def test_the_report_is_json_and_names_its_worst_element():

@@ -1,0 +1,88 @@
+"""Second thoughts before an error is reported: is it rounding, or a kink?"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.check.measure import DTYPES, compare_arrays
+from jaxnn.check.probe import beside, cast
+from jaxnn.check.watch import Given, Place, arguments, exact
+
+AS_GOOD = 4.0
+"""By hand passes if it is no more than so many times as far from the float64 gradient
+as `jax.grad` in that precision is: float32 itself cannot do better, as with the
+gradient of a trained network, a small difference of large terms."""
+
+MARGIN = 32.0  # times the rounding that float32 shows, for its precision
+SHRINK = float(jnp.finfo(jnp.float64).eps / jnp.finfo(jnp.float32).eps)
+KINK = "a kink: other values of the derivative are as good"
+JUMP = 1e-3  # of the largest derivative: what counts as a kink
+
+
+def excuse(given: Given, got: Any, want: Any, dtype: str, look: Callable) -> str | None:
+    """Why a difference beyond the limit is no error, None if it is one.
+
+    Args:
+      given: what the layer was given.
+      got: the gradient by hand for one argument.
+      want: the same by `jax.grad`.
+      dtype: the precision of both.
+      look: `(given, dtype) -> want` at any point and in any precision.
+    """
+    got, want = (np.asarray(a).astype(np.float64) for a in (got, want))
+    gap = float(np.abs(got - want).max())
+    if not np.isfinite(gap):
+        if np.isfinite(got).all() and _in_single_steps(given, got, dtype, look):
+            return "not finite by jax.grad when compiled, but in single steps it agrees"
+        return None
+    if dtype == "float64":
+        rough = np.abs(_wide(look(given, "float32")) - want).max()
+        if np.isfinite(rough) and gap <= MARGIN * SHRINK * rough:
+            return "rounding: jax.grad in float32 differs as much for its precision"
+    else:
+        narrow = jax.tree.map(_as_numpy, cast(given, DTYPES[dtype]))
+        truth = _wide(look(narrow, "float64"))
+        if np.abs(got - truth).max() <= AS_GOOD * np.abs(want - truth).max():
+            return "as close to the float64 gradient as jax.grad in this precision"
+    sides = [
+        _wide(look(beside(given, seed, sign), "float64"))
+        for seed in range(4)
+        for sign in (1, -1)
+    ]
+    jump = (np.max(sides, axis=0) - np.min(sides, axis=0)).max()
+    if gap <= 1.001 * jump and jump > JUMP * np.abs(want).max():
+        return KINK
+    return None
+
+
+def own_look(place: Place, argument: str) -> Callable:
+    """`look` for one argument of a layer by a program of its own."""
+    program = _program(place.layer, place.train)
+
+    def look(given, dtype):
+        return arguments(program(given=cast(given, DTYPES[dtype])))[argument]
+
+    return look
+
+
+@lru_cache(maxsize=64)
+def _program(layer, train):
+    return jax.jit(partial(exact, layer, train=train))
+
+
+def _in_single_steps(given, got, dtype, look) -> bool:
+    """Whether it is right if nothing is compiled, and so each thing computed once."""
+    with jax.disable_jit():
+        return compare_arrays("", got, look(given, dtype), dtype).passed
+
+
+def _wide(a) -> np.ndarray:
+    return np.asarray(a).astype(np.float64)
+
+
+def _as_numpy(a):
+    return a if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.asarray(a)

@@ -1,0 +1,264 @@
+"""What went wrong, guessed from the wrong numbers.
+
+Each guess is a hypothesis with a prediction: "the sign is wrong" predicts got = -want.
+The first one whose prediction holds in every digit is said; none is said that does not.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn.check.places import moved, reshaped, where
+from jaxnn.check.watch import Given, named_leaves
+
+
+class Clue(NamedTuple):
+    """All that is known of a wrong gradient.
+
+    Attributes:
+      argument: whose gradient it is.
+      got: argument -> gradient as returned, of all arguments of the layer.
+      want: argument -> what it should be.
+      given: what the layer was given.
+      tolerance: relative difference up to which a prediction holds.
+      other_mode: gradients, as `want`, with `train` the other way; None if it makes no
+        difference or cannot be run.
+    """
+
+    argument: str
+    got: Mapping[str, np.ndarray]
+    want: Mapping[str, np.ndarray]
+    given: Given
+    tolerance: float
+    other_mode: Callable[[], Mapping[str, np.ndarray] | None] = lambda: None
+
+    def same(self, a: Any, b: Any) -> bool:
+        """Whether two arrays agree in all the digits there are."""
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if a.shape != b.shape or not np.isfinite(a).all():
+            return False
+        return np.abs(a - b).max(initial=0) <= self.tolerance * np.abs(b).max(initial=0)
+
+
+def guess(clue: Clue) -> str:
+    """The likeliest cause, in words."""
+    return "guess: " + _likeliest(clue)
+
+
+def _likeliest(clue) -> str:
+    got = np.asarray(clue.got[clue.argument], np.float64)
+    want = np.asarray(clue.want[clue.argument], np.float64)
+    if got.shape != want.shape:
+        for name, other in clue.want.items():
+            if name != clue.argument and clue.same(got, other):
+                return f"it is the gradient of d{name}: leaves are swapped"
+        return next(reshaped(clue.same, got, want), "its shape is wrong")
+    if not np.isfinite(got).all():
+        return _not_finite(got)
+    for cause in CAUSES:
+        if found := cause(clue, got, want):
+            return found
+    return _direction(got, want)
+
+
+def _simple(clue, got, want) -> str | None:
+    """One number explains it all: 0, -1, the batch size, 1.01."""
+    if not got.any():
+        return "zero: a branch is cut off, or a cached value was never filled in"
+    if clue.tolerance < 1e-7 and np.abs(got - want).max() < 1e-6 * np.abs(want).max():
+        rounded = want.astype(np.float32).astype(np.float64)
+        near = np.abs(got - want) <= 16 * np.abs(rounded - want).max()
+        if near.all():
+            return "right to 7 digits only: something is computed in float32"
+    size = float(np.square(want).sum())
+    factor = float((got * want).sum()) / size if size else 0.0
+    if not factor or not clue.same(got, factor * want):
+        return None
+    return _factor(clue, factor)
+
+
+def _factor(clue, factor) -> str:
+    if abs(factor + 1) < 1e-6:
+        return "the sign is wrong (got = -expected)"
+    sign = "the sign is wrong and it is " if factor < 0 else "it is "
+    size = abs(factor)
+    for count, name in _counts(clue):
+        if math.isclose(size, count, rel_tol=1e-6):
+            return (
+                f"{sign}{_number(size)} times too large: that is {name}, so perhaps a "
+                "sum where there should be a mean"
+            )
+        if math.isclose(size, 1 / count, rel_tol=1e-6):
+            return (
+                f"{sign}too small by {_number(count)}, {name}: perhaps a mean where "
+                "there should be a sum (a missing reduction factor)"
+            )
+    return f"{sign}a constant factor {_number(size)} times the expected one"
+
+
+def _counts(clue) -> Iterator[tuple[int, str]]:
+    """Sizes that a forgotten or doubled mean would leave as a factor."""
+    for what, tree in (("x", clue.given.x), ("dy", clue.given.dy)):
+        for a in jax.tree.leaves(tree):
+            shape = np.shape(a)
+            found = [(shape[0], "the batch size")] if shape else []
+            found += [
+                (n, f"the length of axis {i} of {what}") for i, n in enumerate(shape)
+            ]
+            found += [
+                (math.prod(shape[:i]), f"the number of rows of {what}")
+                for i in range(1, len(shape))
+            ]
+            found.append((math.prod(shape), f"the number of entries of {what}"))
+            yield from (
+                (n, name) for n, name in found if n > 2
+            )  # 2 has likelier causes
+
+
+def _mode(clue, got, want) -> str | None:
+    del want
+    other = clue.other_mode()
+    if other is None or not clue.same(got, other[clue.argument]):
+        return None
+    return (
+        "it is the derivative of the other mode: training and evaluation are mixed up"
+    )
+
+
+def _swapped(clue, got, want) -> str | None:
+    for name, other in clue.want.items():
+        if name == clue.argument or clue.same(want, other):
+            continue
+        if clue.same(got, other):
+            back = clue.got.get(name)
+            both = back is not None and clue.same(back, want)
+            return f"{'swapped with' if both else 'it is the gradient of'} d{name}"
+    return None
+
+
+def _moved(clue, got, want) -> str | None:
+    return moved(clue.same, got, want)
+
+
+def _cotangent(clue, got, want) -> str | None:
+    """dy in the place of the derivative, or a path for dy left out or counted twice."""
+    for _, dy in named_leaves(clue.given.dy):
+        dy = np.asarray(dy, np.float64)
+        if dy.shape == got.shape:
+            if clue.same(got, dy):
+                return "it is dy itself: the local derivative is missing"
+            if _explained(clue, got + dy, want):
+                return "dy is missing from it: one path, a skip connection, is left out"
+            if _explained(clue, got - dy, want):
+                return "dy is in it once too often: a path is counted twice"
+            if _explained(clue, dy - got, want):
+                return "it is dy where it should be 0: a mask the wrong way round?"
+        if dy.ndim > got.ndim and dy.shape[1:] == got.shape:
+            for row in (0, -1):
+                if clue.same(got, dy[row]):
+                    return f"row {row} of dy alone: a missing reduction over the batch"
+    return None
+
+
+def _explained(clue, got, want):
+    """As `same`, relative to the terms of the sum too."""
+    return np.abs(got - want).max() <= clue.tolerance * max(
+        np.abs(got).max(), np.abs(want).max()
+    )
+
+
+def _channelwise(clue, got, want) -> str | None:
+    """A factor for each channel: which parameter is it?"""
+    if not want.ndim or want.shape[-1] < 2:
+        return None
+    rows = got.reshape(-1, got.shape[-1]), want.reshape(-1, want.shape[-1])
+    size = np.square(rows[1]).sum(0)
+    if not size.all():
+        return None
+    factors = (rows[0] * rows[1]).sum(0) / size
+    if not clue.same(rows[0], rows[1] * factors[None]):
+        return None
+    for name, p in named_leaves(clue.given.params):
+        p = np.asarray(p, np.float64)
+        if p.shape == factors.shape and p.all():
+            if clue.same(factors, p):
+                return f"too large by the factor {name}, channel by channel"
+            if clue.same(factors, 1 / p):
+                return f"the factor {name} is left out, channel by channel"
+    if len(rows[0]) < 2:
+        return None  # one row can always be explained so
+    return "a factor that differs from channel to channel: is a scale left out?"
+
+
+def _partly_simple(clue, got, want) -> str | None:
+    """Right but for some places, and simply wrong there."""
+    wrong = _beyond(clue, got, want)
+    if wrong.all() or (part := _simple(clue, got[wrong], want[wrong])) is None:
+        return None
+    part_of = where(wrong) or f"{wrong.sum():,} of {wrong.size:,} entries"
+    return f"right but for {part_of}; there {part}"
+
+
+def _partly(clue, got, want) -> str | None:
+    """Right but for some places."""
+    part_of = where(_beyond(clue, got, want))
+    return None if part_of is None else f"right but for {part_of}"
+
+
+def _beyond(clue, got, want):
+    return np.abs(got - want) > clue.tolerance * np.abs(want).max(initial=0)
+
+
+def _without_transpose(clue, got, want) -> str | None:
+    """dy w where it should be dy w^T; only a square w lets that pass."""
+    del want
+    dy = jax.tree.leaves(clue.given.dy)
+    for name, w in named_leaves(clue.given.params):
+        w = np.asarray(w, np.float64)
+        if w.ndim != 2 or w.shape[0] != w.shape[1] or len(dy) != 1:
+            continue
+        rows = np.asarray(dy[0], np.float64)
+        if rows.ndim and rows.shape[-1] == len(w) and clue.same(got, rows @ w):
+            return f"a transpose is missing: it is dy {name}, not dy {name}^T"
+    return None
+
+
+CAUSES = (
+    _simple,
+    _mode,
+    _swapped,
+    _moved,
+    _cotangent,
+    _without_transpose,
+    _partly_simple,
+    _channelwise,
+    _partly,
+)
+"""In the order in which they are asked: the simplest first."""
+
+
+def _not_finite(got) -> str:
+    bad = ~np.isfinite(got)
+    what = "NaN" if np.isnan(got).any() else "infinite"
+    return f"{what} in {bad.sum():,} of {got.size:,} entries"
+
+
+def _direction(got, want) -> str:
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(got), np.linalg.norm(want)
+        cosine = float((got * want).sum() / (norms[0] * norms[1]))
+    if not math.isfinite(cosine):
+        return "no simple relation: expected is zero" if not want.any() else "no guess"
+    angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+    return (
+        f"no simple relation (angle {angle:.3g} degrees, length "
+        f"{_number(norms[0] / norms[1])} of the expected): a term is missing or wrong, "
+        "or a cached value is stale"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"

@@ -1,0 +1,234 @@
+"""Pictures of the gradient laboratory: who agrees with whom, and how well.
+
+Everything is plain numbers. Errors are relative; one of exactly 0 is drawn as `EXACT`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from jaxnn.plots.panels import (
+    COLOURS,
+    DASHES,
+    lines,
+    name_axes,
+    panels,
+    set_scales,
+    show_legend,
+)
+from jaxnn.plots.shared import (
+    ERRORS,
+    GREY,
+    INK,
+    RED,
+    new_axes,
+    new_figure,
+    save,
+    text_width,
+)
+
+EXACT = 1e-17  # where 0 lies on a log axis
+WORDS = {
+    "manual": "by hand",
+    "forward": "forward AD",
+    "complex_step": "complex step",
+    "central": "central difference",
+}
+MARKS = ("o", "s", "^", "D", "v", "P")
+
+
+def errors_by_layer(
+    rows: Sequence[Mapping[str, Any]], policy: Mapping[str, float], path: str | Path
+) -> None:
+    """A table of colours: layers down, methods across, each error written in its cell.
+
+    Args:
+      rows: dicts with `layer`, `errors` (method -> error or None) and `kinks`.
+      policy: method -> largest error that passes; a cell beyond it has a red frame.
+      path: the PNG file.
+    """
+    ways = list(policy)
+    names = [str(row["layer"]) for row in rows]
+    cell, high = 1.35, 0.3
+    left = text_width([*names, "layer"], 9) + 0.2
+    width, height = left + cell * len(ways) + 0.2, high * len(rows) + 1.3
+    figure = new_figure(max(width, 7.0), height)
+    ax = new_axes(figure, left, 0.55, cell * len(ways), high * len(rows))
+    values = np.array(
+        [[_or_nan(row["errors"].get(way)) for way in ways] for row in rows]
+    )
+    shown = np.where(np.isnan(values), np.nan, np.maximum(values, EXACT))
+    shown = np.where(np.isinf(shown), 1.0, shown)
+    scale = LogNorm(EXACT, 1.0)
+    ax.imshow(shown, cmap=ERRORS, norm=scale, aspect="auto")
+    for i, row in enumerate(rows):
+        for j, way in enumerate(ways):
+            dark = np.isfinite(shown[i, j]) and scale(shown[i, j]) > 0.6
+            text = _cell(values[i, j])
+            if way == "central" and row["kinks"]:
+                text += "*"
+            ax.text(j, i, text, ha="center", va="center", fontsize=9,
+                    color="white" if dark else INK)  # fmt: skip
+            if values[i, j] > policy[way] and not (way == "central" and row["kinks"]):
+                ax.add_patch(_frame(j, i))
+    ax.set_xticks(range(len(ways)), [WORDS.get(way, way) for way in ways], fontsize=9)
+    ax.set_yticks(range(len(rows)), names, fontsize=9)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    title = "Error of each layer's derivative by each method, against reverse mode"
+    figure.text(0.5, 1 - 0.18 / height, title, ha="center", va="center", fontsize=11)
+    note = (
+        "float64, along a random direction, relative to the gradient's length. "
+        "Red frame: beyond the policy.\n-: the method does not apply. "
+        "*: kinks within the step of the difference, which is not judged then."
+    )
+    figure.text(0.02, 0.12 / height, note, fontsize=8, color=INK, va="bottom")
+    save(figure, path)
+
+
+def scatter(
+    leaves: Mapping[str, tuple[np.ndarray, np.ndarray, bool]],
+    path: str | Path,
+    dtype: str = "float32",
+) -> None:
+    """Each gradient entry by hand over the same by `jax.grad`, and their difference.
+
+    Args:
+      leaves: name -> (by hand, by jax.grad, passed), arrays of one shape; of large ones
+        a sample.
+      path: the PNG file.
+      dtype: the precision, for the title.
+    """
+    figure, (left, right) = panels(
+        2, width=4.9, height=4.1, title=f"Gradient by hand and by jax.grad, {dtype}"
+    )
+    every = np.concatenate([np.abs(b).ravel() for _, b, _ in leaves.values()])
+    largest = float(np.max(every, initial=0.0, where=np.isfinite(every))) or 1.0
+    edge = largest * 1.6
+    left.plot([-edge, edge], [-edge, edge], color=GREY, lw=0.8, zorder=1)
+    for i, (name, (a, b, passed)) in enumerate(leaves.items()):
+        a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
+        style = {
+            "color": COLOURS[i % len(COLOURS)] if passed else RED,
+            "marker": MARKS[i % len(MARKS)] if passed else "x",
+            "ls": "", "ms": 3.2 if passed else 5, "alpha": 0.6,
+        }  # fmt: skip
+        label = name if passed else f"{name} WRONG"
+        left.plot(b, a, label=label, **style)
+        gap = np.maximum(np.abs(a - b) / largest, EXACT)
+        right.plot(np.maximum(np.abs(b) / largest, 1e-12), gap, **style)
+    linear = largest * 1e-5
+    for set_scale in (left.set_xscale, left.set_yscale):
+        set_scale("symlog", linthresh=linear)
+    for limit in (left.set_xlim, left.set_ylim):
+        limit(-edge, edge)
+    ticks = [-largest, -largest * 1e-3, 0, largest * 1e-3, largest]
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_ticks(ticks, [f"{t:.0e}" if t else "0" for t in ticks])
+        axis.set_minor_locator(_nothing())
+    name_axes(left, "by jax.grad", "by hand", "on the line: the same number")
+    show_legend(left, loc="upper left", ncols=1 + (len(leaves) > 12), markerscale=1.5)
+    set_scales(right, True, True)
+    right.set_ylim(EXACT / 3, 3)
+    name_axes(
+        right,
+        "|entry|, largest = 1",
+        "|difference|, largest entry = 1",
+        f"the difference; exactly 0 is drawn at {EXACT:.0e}",
+    )
+    save(figure, path)
+
+
+def step_errors(
+    steps: Sequence[float],
+    errors: Mapping[str, Sequence[float | None]],
+    path: str | Path,
+) -> None:
+    """The V of finite differences: error over step size, log-log.
+
+    Args:
+      steps: the steps h.
+      errors: name of method and precision -> error for each step; None throughout
+        where a method does not apply.
+      path: the PNG file.
+    """
+    shown = {
+        name: np.maximum([_or_nan(e) for e in values], EXACT)
+        for name, values in errors.items()
+        if any(e is not None for e in values)
+    }
+    title = "Smaller steps are better, until rounding takes over"
+    figure, (ax,) = panels(1, width=7.6, height=4.3, title=title)
+    lines(
+        ax, steps, shown, "step h: how far each parameter and pixel moves",
+        "error of the derivative, relative", log=True, log_x=True, legend=False,
+    )  # fmt: skip
+    for i, (name, values) in enumerate(shown.items()):
+        best = int(np.nanargmin(values))
+        if name.startswith("complex"):
+            label = f"{name}: nothing rounds"
+        else:
+            label = f"{name}: best {values[best]:.0e} at h = {steps[best]:.0e}"
+            ax.plot(steps[best], values[best], "*", ms=12, mfc="none",
+                    mec=COLOURS[i % len(COLOURS)])  # fmt: skip
+        ax.lines[i].set_label(label)
+    ax.set_ylim(EXACT / 3, 30)
+    show_legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.42))
+    save(figure, path)
+
+
+def taylor(found: Mapping[str, Any], path: str | Path) -> None:
+    """Taylor remainders over step size: slope 2 if the gradient is right, 1 if wrong.
+
+    Args:
+      found: what `jaxnn.check.curves.taylor_errors` returns.
+      path: the PNG file.
+    """
+    title = "What is left after the linear term"
+    figure, (ax,) = panels(1, width=6.4, height=4.0, title=title)
+    steps = np.array(found["steps"])
+    series = {
+        f"gradient by hand: slope {found['slope']:.2f}": found["remainders"],
+        f"one that is 1% too large: slope {found['wrong_slope']:.2f}": found["wrong"],
+    }
+    shown = {k: np.maximum(v, 1e-300) for k, v in series.items()}
+    lines(
+        ax, steps, shown, "step h", "|f(x + h v) - f(x) - h g v|", log=True, log_x=True
+    )
+    for i, values in enumerate(shown.values()):
+        ax.plot(steps, values, MARKS[i], ms=4, color=COLOURS[i], ls="")
+    start = max(found["remainders"][0], 1e-300)
+    for order in (1, 2):
+        guide = start * (steps / steps[0]) ** order
+        ax.plot(steps, guide, color=GREY, lw=0.9, ls=DASHES[3])
+        style = {"textcoords": "offset points", "fontsize": 8.5, "color": INK}
+        ax.annotate(f"h^{order}", (steps[-1], guide[-1]), (6, -8), **style)
+    show_legend(ax, loc="upper left")
+    save(figure, path)
+
+
+def _or_nan(value) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _cell(value) -> str:
+    if np.isnan(value):
+        return "-"
+    if np.isinf(value):
+        return "wrong"
+    return "0" if value == 0 else f"{value:.0e}"
+
+
+def _frame(j, i):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, ec=RED, lw=2)
+
+
+def _nothing():
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()

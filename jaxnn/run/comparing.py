@@ -1,0 +1,249 @@
+"""`jaxnn compare`: the gradients of a run, a model, or your own code, on one page."""
+
+import dataclasses
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn.check.compare import compare_job
+from jaxnn.check.cost import compare_costs
+from jaxnn.check.curves import STEPS, curvature, difference_errors, taylor_errors
+from jaxnn.check.findings import AS_CALLED
+from jaxnn.check.job import Job
+from jaxnn.check.laboratory import POLICY, compare_methods
+from jaxnn.check.own import Own, audit_own, load_own
+from jaxnn.check.page import facts, methods_table, verdict, write_page
+from jaxnn.check.report import GradientReport
+from jaxnn.check.watch import named_leaves
+from jaxnn.compile_cache import enable_compile_cache
+from jaxnn.config import RECIPES, CompareConfig, TrainConfig
+from jaxnn.data import load, pixel_statistics
+from jaxnn.environment import device, git_commit, versions
+from jaxnn.errors import JaxnnError
+from jaxnn.files import write_json
+from jaxnn.losses import loss_by_name
+from jaxnn.models import DataFacts, build
+from jaxnn.overview import count_parameters
+from jaxnn.plots import gradients as plots
+from jaxnn.run.folder import load_run, new_folder
+from jaxnn.run.options import step_options
+
+FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
+DRAWN = 2_000  # entries of a leaf that the scatter shows
+USED = {
+    *("model", "layers", "activation", "output", "init", "bias_init", "batch_norm"),
+    *("standardize", "loss", "label_smoothing", "batch", "l1", "l2", "spectral_norm"),
+    *("dropout", "seed", "data", "out", "quiet"),
+}
+"""Settings of `jaxnn train` that a comparison takes."""
+
+
+def compare_run(config: CompareConfig, started: float | None = None) -> dict:
+    """Compare gradients and write gradients.json, gradients.md and pictures.
+
+    Args:
+      config: the settings.
+      started: `time.perf_counter()` when the program began; None is now.
+
+    Returns:
+      What gradients.json holds, and `folder`.
+
+    Raises:
+      JaxnnError: a target that does not exist, settings that have no effect here.
+    """
+    started = time.perf_counter() if started is None else started
+    enable_compile_cache()
+    say = (lambda *_: None) if config.network.quiet else print
+    subject = _subject(config)
+    folder = new_folder(config.network.out, f"compare-{subject.name}")
+    say(f"comparing      {subject.title}\ndevice         {device()}\n")
+    report, seen, result = subject.compare(config, folder)
+    say(report.table())
+    result = {
+        "title": subject.title,
+        "passed": report.passed,
+        "gradients": report.to_json(),
+        "evaluation": None,
+    } | result
+    if seen:
+        rows = [dataclasses.asdict(row) for row in compare_methods(seen)]
+        plots.errors_by_layer(rows, POLICY, folder / "errors.png")
+        result |= {"methods": rows, "policy": POLICY}
+        say(f"\n{methods_table(result)}\n")
+    for what, sentence in facts(result):
+        say(f"{what:<14} {sentence}")
+    result |= {"device": device(), "versions": versions(), "git": git_commit()}
+    result["seconds"] = round(time.perf_counter() - started, 3)
+    write_json(folder / "gradients.json", result)
+    page = write_page(folder, result)
+    print(f"verdict        {verdict(result)}")
+    say(f"time           {result['seconds']:.1f} s")
+    print(f"written to     {folder}  (start with {page})")
+    return result | {"folder": str(folder)}
+
+
+class _Network(NamedTuple):
+    """A network at a batch: compared whole, layer by layer, and timed."""
+
+    name: str
+    title: str
+    job: Job
+
+    def compare(self, config, folder):
+        """The report, what was seen of its layers, and all other measurements."""
+        job, result = self.job, {}
+        report, seen = compare_job(job, config.dtypes)
+        if job.has_two_modes():
+            other = compare_job(job.evaluation(), config.dtypes)[0]
+            result["evaluation"] = other.to_json()
+            result["passed"] = report.passed and other.passed
+        few = job.few(FEW)
+        errors = difference_errors(few)
+        plots.step_errors(STEPS, errors, folder / "steps.png")
+        result["steps"] = {"steps": list(STEPS), "errors": errors}
+        by_hand, by_jax, error = job.both_ways(config.dtypes[0])
+        if error is None:  # else there is no whole gradient by hand
+            remainders, costs = taylor_errors(few), compare_costs(job)
+            plots.taylor(remainders, folder / "taylor.png")
+            pairs = _sample(by_hand, by_jax, report.leaves)
+            plots.scatter(pairs, folder / "scatter.png", config.dtypes[0])
+            result["taylor"], result["curvature"] = remainders, curvature(job)
+            result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
+        return report, seen, result
+
+
+class _OwnCode(NamedTuple):
+    """Your own rule, layer or pair, judged alone."""
+
+    name: str
+    title: str
+    own: Own
+
+    def compare(self, config, folder):
+        """The report, what was seen, and nothing else."""
+        shapes = [_shape(text) for text in config.shape]
+        found, seen = audit_own(self.own, shapes, config.dtypes, config.network.seed)
+        leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
+        for s in seen[-1:]:
+            pairs = _sample(s.got, s.want, leaves)
+            plots.scatter(pairs, folder / "scatter.png", "float64")
+        report = GradientReport(
+            leaves, found.findings, found.checks, found.kinks, found.excused
+        )
+        return report, seen, {}
+
+
+def _subject(config: CompareConfig):
+    """What is to be compared.
+
+    Raises:
+      JaxnnError: it does not exist, or a setting has no effect on it.
+    """
+    target = config.target
+    if target is not None and ".py:" in target:
+        own = load_own(target)
+        return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
+    if target is not None and Path(target).is_dir():
+        return _of_run(config)
+    if target is not None and target not in RECIPES:
+        raise JaxnnError(
+            f"compare: {target!r} is no run folder; expected one that `jaxnn train` "
+            f"wrote, a recipe ({', '.join(RECIPES)}), or FILE.py:name"
+        )
+    return _of_model(config)
+
+
+def _of_model(config) -> _Network:
+    """The untrained network that the settings describe."""
+    base = RECIPES[config.target or "default"]
+    chosen = _with_changes(config.network, base)
+    data = load(chosen.data, validation=0)
+    mean, std = pixel_statistics(data.train.x)
+    facts_ = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
+    net = build(chosen, facts_)
+    params, state, _ = net.init(jax.random.key(chosen.seed), facts_.in_shape)
+    name = config.target or chosen.model
+    return _network(f"{name}, untrained", name, chosen, net, params, state, data)
+
+
+def _of_run(config) -> _Network:
+    """A trained network; of several seeds the first."""
+    run = load_run(config.target)
+    chosen = run.config
+    data = load(chosen.data, validation=chosen.validation)
+    tree = run.params, run.state
+    if chosen.seeds > 1:
+        tree = jax.tree.map(lambda a: a[0], tree)
+    name = Path(config.target).resolve().name
+    return _network(f"run {config.target}", name, chosen, run.net, *tree, data)
+
+
+def _network(what, name, chosen, net, params, state, data) -> _Network:
+    x, y = data.train.x[: chosen.batch], data.train.y[: chosen.batch]
+    smoothing = chosen.label_smoothing
+    if smoothing is None:
+        smoothing = 0.1 if chosen.loss == "softmax_cross_entropy" else 0.0
+    job = Job(
+        net,
+        loss_by_name(chosen.loss, smoothing),
+        params,
+        state,
+        x,
+        y,
+        jax.random.key(chosen.seed),
+        True,
+        step_options(chosen, data.classes)["penalty"],
+    )
+    title = (
+        f"{what}: {count_parameters(params):,} parameters, {chosen.loss}, {len(x)} "
+        f"images of {data.name}"
+    )
+    return _Network(name, title, job)
+
+
+def _with_changes(given: TrainConfig, base: TrainConfig) -> TrainConfig:
+    """`base` with what differs from the defaults in `given`.
+
+    Raises:
+      JaxnnError: a setting differs that a comparison does not take.
+    """
+    plain = TrainConfig()
+    changed = {
+        f.name: getattr(given, f.name)
+        for f in dataclasses.fields(TrainConfig)
+        if getattr(given, f.name) != getattr(plain, f.name)
+    }
+    for name in changed.keys() - USED:
+        flag = "--" + name.replace("_", "-")
+        raise JaxnnError(
+            f"compare: {flag} has no effect here: nothing is trained. Flags that have: "
+            + ", ".join("--" + n.replace("_", "-") for n in sorted(USED))
+        )
+    return replace(base, **changed)
+
+
+def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
+    """Leaf -> (by hand, by JAX, passed), of large leaves every so many entries."""
+    passed = {c.leaf: c.passed for c in leaves}
+    ours = dict(named_leaves(by_hand))
+    found = {}
+    for path, want in named_leaves(by_jax):
+        got, name = ours.get(path), path.removeprefix("params/")
+        if got is None or np.shape(got) != np.shape(want):
+            continue
+        every = max(1, np.size(want) // DRAWN)
+        pair = (np.ravel(a)[::every].astype(np.float64) for a in (got, want))
+        found[name] = (*pair, passed.get(name, True))
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """ "4,3" as (4, 3); "()" or "" as a number's."""
+    words = [w for w in text.strip("()").split(",") if w]
+    if not all(w.strip().isdigit() for w in words):
+        raise JaxnnError(f"--shape {text}: expected whole numbers such as 4,3")
+    return tuple(map(int, words))

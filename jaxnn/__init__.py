@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
         data,
         errors,
         files,
+        graph,
+        interop,
         layers,
         losses,
         models,
@@ -30,8 +32,20 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
         train,
     )
     from jaxnn.check import compare_gradients
-    from jaxnn.combine import mlp, residual, serial
+    from jaxnn.combine import (
+        freeze,
+        mlp,
+        parallel,
+        remat,
+        repeat,
+        residual,
+        serial,
+        share,
+        siamese,
+        stack,
+    )
     from jaxnn.errors import JaxnnError
+    from jaxnn.interop import as_jax, from_jax, layer_from_jax
     from jaxnn.layers import Layer
     from jaxnn.overview import summary
     from jaxnn.rules import RULES, Rule
@@ -55,17 +69,27 @@ _HOME = {
     "TrainState": "train",
     "TrainingError": "train",
     "JaxnnError": "errors",
+    "as_jax": "interop",
     "compare_gradients": "check",
     "evaluate": "train",
     "fit": "train",
+    "freeze": "combine",
+    "from_jax": "interop",
+    "layer_from_jax": "interop",
     "load_params": "train.checkpoint",
     "load_run": "run",
     "make_step": "train",
     "mlp": "combine",
+    "parallel": "combine",
     "predict": "train",
+    "remat": "combine",
+    "repeat": "combine",
     "residual": "combine",
     "save_params": "train.checkpoint",
     "serial": "combine",
+    "share": "combine",
+    "siamese": "combine",
+    "stack": "combine",
     "summary": "overview",
 }
 
@@ -76,6 +100,7 @@ __all__ = [
     "Rule",
     "TrainState",
     "TrainingError",
+    "as_jax",
     "attacks",
     "check",
     "combine",
@@ -86,6 +111,11 @@ __all__ = [
     "evaluate",
     "files",
     "fit",
+    "freeze",
+    "from_jax",
+    "graph",
+    "interop",
+    "layer_from_jax",
     "layers",
     "load_params",
     "load_run",
@@ -94,13 +124,19 @@ __all__ = [
     "mlp",
     "models",
     "optimisers",
+    "parallel",
     "plots",
     "predict",
     "regularize",
+    "remat",
+    "repeat",
     "residual",
     "rules",
     "save_params",
     "serial",
+    "share",
+    "siamese",
+    "stack",
     "summary",
     "train",
 ]

@@ -131,16 +131,50 @@ def _data(words, started) -> int:
     return 0 if intact else 1
 
 
+def _attack(words, started) -> int:
+    del started
+    from jaxnn.config import AttackConfig
+
+    config = _parse(AttackConfig, words, "attack")
+    from jaxnn.run.attacking import attack_run
+
+    attack_run(config)
+    return 0
+
+
+def _robustness(words, started) -> int:
+    del started
+    from jaxnn.config import RobustnessConfig
+
+    config = _parse(RobustnessConfig, words, "robustness")
+    from jaxnn.run.attacking import robustness_run
+
+    robustness_run(config)
+    return 0
+
+
+def _compare(words, started) -> int:
+    from jaxnn.config import CompareConfig
+
+    config = _parse(CompareConfig, words, "compare")
+    from jaxnn.run.comparing import compare_run
+
+    return 0 if compare_run(config, started)["passed"] else 1
+
+
 COMMANDS = {
     "train": Command("train a network, test, compare gradients, attack, draw", _train),
     "eval": Command("measure a saved run on all test images", _eval),
     "predict": Command("read digits from picture files with a saved run", _predict),
+    "attack": Command("attack the test images of a saved run", _attack),
+    "robustness": Command("worst case over many attacks, with checks", _robustness),
+    "compare": Command("compare gradients by hand with jax.grad and others", _compare),
     "data": Command("list, verify or fetch data sets", _data),
 }
 
 
 def _help() -> str:
-    lines = [f"  {name:<9}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxnn COMMAND [FLAGS]",

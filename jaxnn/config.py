@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-MODELS = ("linear", "mlp", "serial")
+MODELS = ("linear", "mlp", "cnn", "serial")
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,18 @@ class TrainConfig:
 
     model: str = "mlp"
     """mlp: the hidden layers below and a dense layer to the classes; linear: no hidden
-    layers (softmax regression); serial: exactly the layers below."""
+    layers (softmax regression); cnn: the layers below on images with a channel axis,
+    flattened before the first dense one; serial: exactly the layers below."""
     layers: tuple[str, ...] = ("512", "512")
     """Hidden layers: a number is dense + batch norm if on + activation + dropout if on,
-    a name is that layer (relu, dropout:0.2, dense:64, batch_norm ...). Input and output
-    sizes come from the data."""
+    32x5 is a convolution to 32 channels by 5x5 + batch norm if on + activation, a name
+    is that layer (relu, dropout:0.2, dense:64, batch_norm ...). Input and output sizes
+    come from the data."""
     activation: str = "relu"
-    """relu, leaky_relu, tanh, sigmoid or softplus."""
+    """relu, leaky_relu, elu, selu, gelu, swish, tanh, sigmoid or softplus."""
     output: str | None = None
-    """After the last layer: an activation, or log_softmax for nll; none: logits."""
+    """After the last layer: an activation, softmax, or log_softmax for nll; none:
+    logits."""
     init: str = "he"
     """Weights: zeros, normal, xavier, he, lecun (also _uniform), orthogonal."""
     bias_init: str = "zeros"
@@ -33,7 +36,8 @@ class TrainConfig:
     standardize: bool = True
     """First layer subtracts the training pixels' mean and divides by their std."""
     loss: str = "softmax_cross_entropy"
-    """softmax_cross_entropy, nll, mse, quadratic or sigmoid_cross_entropy."""
+    """softmax_cross_entropy, nll, kl, softmax_focal, margin; sigmoid_cross_entropy,
+    sigmoid_focal, hinge; mse, quadratic, mae or huber."""
     label_smoothing: float | None = None
     """Share of the target spread over all classes; none: 0.1 with
     softmax_cross_entropy, 0 with the other losses."""
@@ -57,12 +61,48 @@ class TrainConfig:
     """Strength of the penalty sum w^2 / 2."""
     max_norm: float | None = None
     """Largest 2-norm of the weights into one unit."""
+    spectral_norm: float = 0.0
+    """Strength of the penalty on each weight matrix's largest singular value."""
+    max_spectral_norm: float | None = None
+    """Largest singular value of a weight matrix."""
+    weight_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the weights while a gradient is taken."""
+    clip_norm: float | None = None
+    """Longest gradient (2-norm over all parameters); a longer one is scaled back."""
+    clip_value: float | None = None
+    """Largest entry of the gradient; one of the two only."""
+    ema: float | None = None
+    """Decay of a moving average of the parameters, such as 0.999, which is then
+    validated, tested and saved instead of the last ones."""
     dropout: float = 0.0
     """Fraction of each hidden layer's units set to zero in training."""
+    mixup: float = 0.0
+    """Mix pairs of training images and their labels by Beta(mixup, mixup); 0: no."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: samples of rare classes count more, each class as much in all."""
+    augment: Literal["none", "digits"] = "none"
+    """digits: rotate 10, scale 0.1, shear 0.1, shift 2; flags below change a part."""
+    shift: float | None = None
+    """Move training images by up to so many pixels along each axis (whole pixels if
+    there is nothing else below)."""
+    rotate: float | None = None
+    """Turn training images by up to so many degrees either way."""
+    scale: float | None = None
+    """Zoom training images by up to 1 + scale, in or out."""
+    shear: float | None = None
+    """Shear training images by up to so many pixels a pixel from the centre."""
+    elastic: float | None = None
+    """Bend training images: standard deviation in pixels of a smooth displacement."""
     noise: float = 0.0
-    """Standard deviation of Gaussian noise added to the training images, in [0, 1]."""
+    """Size of noise added to the training images, pixels being in [0, 1]."""
+    noise_kind: Literal["gaussian", "uniform", "sign"] = "gaussian"
+    """gaussian: noise is the standard deviation; uniform: half the width of the range;
+    sign: added or subtracted by chance."""
     noise_shift: float = 0.0
     """Constant added to the training images along with the noise."""
+    guard: Literal["skip", "raise", "rollback", "stop", "off"] = "skip"
+    """A step whose loss, gradient or update is not finite: leave it out; an error; back
+    with half the learning rate; end and keep the best; or take it."""
     seeds: int = 1
     """Networks trained side by side by vmap, from seed, seed + 1, ..."""
     seed: int = 0
@@ -136,3 +176,87 @@ class DataConfig:
     """list: what is known and here; verify: compare checksums; fetch: download."""
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Data set: mnist, fashion-mnist, emnist-balanced ... (verify: or a folder)."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare hand-written gradients with jax.grad, differences and other methods.
+
+    Whole, and layer by layer: an error is pinned to a layer and its argument. Besides
+    the flags below, those of jaxnn train that describe network, loss and data.
+    """
+
+    target: Annotated[str | None, tyro.conf.Positional] = None
+    """Run folder, recipe, or FILE.py:name with your own Rule, Layer or pair (forward,
+    backward); none: the network of the flags, untrained."""
+    dtypes: tuple[Literal["float32", "float64", "bfloat16"], ...] = (
+        "float32",
+        "float64",
+    )
+    """Precisions to compare in."""
+    shape: tuple[str, ...] = ()
+    """Shapes of the arguments of your own function, such as 4,3 3,5 5; of a layer one,
+    without the batch axis. Not needed if the file has name_inputs."""
+    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=TrainConfig
+    )
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Attack the test images of a saved run; writes JSON and a picture beside it."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
+    attack: str = "pgd"
+    """fgsm, bim, pgd, mifgsm, apgd (budget epsilon); square, spsa (black-box); noise,
+    camera (baselines); deepfool, ddn, carlini_wagner (smallest change)."""
+    epsilon: float = 0.1
+    """Budget, pixels in [0, 1]."""
+    norm: Literal["linf", "l2", "l1"] | None = None
+    """None: linf for a budget, l2 for the smallest change."""
+    steps: int | None = None
+    """None: the attack's own number."""
+    restarts: int | None = None
+    """Random starts; none: one."""
+    queries: int | None = None
+    """Of square; none: 1,000."""
+    step_size: float | None = None
+    """None: the attack's own."""
+    kind: str | None = None
+    """Of noise: uniform, signs, gaussian, salt_and_pepper; of camera: rotation,
+    translation, blur, contrast."""
+    amount: float = 15.0
+    """Of camera: degrees, pixels, sigma in pixels, or share of contrast lost."""
+    images: int = -1
+    """Test images: -1 takes all, else a seeded stratified sample."""
+    data: str | None = None
+    """Another data set or folder of the same shape; none: the run's own."""
+    seed: int = 0
+    """Of random starts and samples."""
+    out: Path | None = None
+    """Folder to write; none: attacks/ in the run's."""
+
+
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """Worst case over a battery of attacks, with the attack's own checks K1 to K20."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
+    epsilon: float = 0.1
+    """Budget, pixels in [0, 1]."""
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    """In which the budget is measured."""
+    level: Literal["fast", "full"] = "fast"
+    """fast: about a minute for a small network; full: 10 restarts, 100 steps."""
+    images: int = -1
+    """Test images: -1 takes all, else a seeded stratified sample."""
+    data: str | None = None
+    """Another data set or folder of the same shape; none: the run's own."""
+    seed: int = 0
+    """Of random starts and samples."""
+    out: Path | None = None
+    """Folder to write; none: robustness/ in the run's."""
+    quiet: bool = False
+    """Print the results only."""

@@ -1,11 +1,23 @@
 """The network that a configuration describes."""
 
-from typing import NamedTuple
+import inspect
+import re
+from collections.abc import Callable
+from typing import NamedTuple, get_args
 
-from jaxnn.combine import dense_block, output_layer, serial
+from jaxnn.combine import activation_layer, dense_block, output_layer, serial
 from jaxnn.config import MODELS, TrainConfig
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.layers import LAYERS, Layer, dense, flatten, standardize
+from jaxnn.layers import (
+    LAYERS,
+    Layer,
+    batch_norm,
+    conv,
+    dense,
+    flatten,
+    reshape,
+    standardize,
+)
 
 
 class DataFacts(NamedTuple):
@@ -25,11 +37,19 @@ def build(config: TrainConfig, facts: DataFacts) -> Layer:
     """
     lookup("model", config.model, dict.fromkeys(MODELS))
     layers = [standardize(facts.mean, facts.std)] if config.standardize else []
-    if config.model != "serial":
+    if config.model == "cnn" and len(facts.in_shape) == 2:
+        layers.append(reshape(*facts.in_shape, 1))  # grey images get a channel axis
+    flat = config.model == "serial"  # there the user says where
+    if config.model in ("linear", "mlp"):
         layers.append(flatten)
+        flat = True
     for token in () if config.model == "linear" else config.layers:
+        if token.isdigit() and not flat:
+            layers.append(flatten)
+            flat = True
         layers += _block(token, config)
     if config.model != "serial":
+        layers += [] if flat else [flatten]
         layers.append(dense(facts.classes, config.init, config.bias_init))
     if config.output is not None:
         layers.append(output_layer(config.output))
@@ -47,21 +67,42 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
             normalize=config.batch_norm,
             drop_rate=config.dropout,
         )
+    if convolution := re.fullmatch(r"(\d+)x(\d+)", token):
+        channels, kernel = map(int, convolution.groups())
+        bias = False if config.batch_norm else config.bias_init
+        return [
+            conv(channels, kernel, init=config.init, bias=bias),
+            *([batch_norm()] if config.batch_norm else []),
+            activation_layer(config.activation),
+        ]
     name, *settings = token.split(":")
     make = lookup("layer", name, LAYERS)
     try:
-        return [make(*map(_number, settings))]
+        return [make(*_settings(make, settings))]
     except TypeError as error:
         raise JaxnnError(
             f"layer {token!r}: wrong number of settings ({error}); expected a form "
-            "such as 128, relu, dense:128, dropout:0.2"
+            "such as 128, 32x5, relu, dense:128, dropout:0.2"
         ) from None
 
 
-def _number(text: str) -> int | float:
+def _settings(make: Callable, texts: list[str]) -> list[int | float | str]:
+    """Numbers, or words where `make` takes them: pad:2:reflect, conv:32:5:1:VALID."""
+    takes = [p.annotation for p in inspect.signature(make).parameters.values()]
+    settings = []
+    for i, text in enumerate(texts):
+        number = _number(text)
+        wordy = i < len(takes) and str in (takes[i], *get_args(takes[i]))
+        if number is None and not wordy:
+            raise JaxnnError(
+                f"layer setting {text!r} is not a number; expected such as dropout:0.2"
+            )
+        settings.append(text if number is None else number)
+    return settings
+
+
+def _number(text: str) -> int | float | None:
     try:
         return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError:
-        raise JaxnnError(
-            f"layer setting {text!r} is not a number; expected such as dropout:0.2"
-        ) from None
+        return None

@@ -138,10 +138,11 @@ def _blur(images, amount):
     for axis in (1, 2):
         size = images.shape[axis]
         wide = jnp.pad(images, [(10, 10) if i == axis else (0, 0) for i in range(4)])
-        images = sum(
+        shifted = [
             weights[i] * lax.slice_in_dim(wide, i, i + size, axis=axis)
             for i in range(21)
-        )
+        ]
+        images = sum(shifted, jnp.zeros_like(images))
     return images
 
 

@@ -51,9 +51,9 @@ def l2_norm(delta: Array) -> Array:
     return jnp.sqrt(jnp.square(delta).sum(tuple(range(1, delta.ndim))))
 
 
-def distance(x_adv: Array, x: Array, norm: str) -> Array:
+def distance(x_adv: Any, x: Any, norm: str) -> Array:
     """Size of each image's perturbation in that norm: (B, ...) -> (B,)."""
-    delta = (x_adv - x).reshape(len(x), -1)
+    delta = (jnp.asarray(x_adv) - x).reshape(len(x), -1)
     if norm == "linf":
         return jnp.abs(delta).max(-1, initial=0)
     return l2_norm(delta) if norm == "l2" else jnp.abs(delta).sum(-1)

@@ -5,7 +5,6 @@ input by about h; of several directions the median, since in a network of relus 
 unit is near its kink along most of them. Everything is plain numbers, for pictures.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -83,7 +82,7 @@ def taylor_errors(job: Job) -> dict[str, Any]:
     ):
         each = np.abs(rises - steps * factor * slopes[:, None])
         found[name] = np.median(each, axis=0).tolist()
-        found[slope_name] = taylor_slope(np.array(found[name]), steps, floor)
+        found[slope_name] = taylor_slope(np.array(found[name]), list(steps), floor)
     return found
 
 
@@ -134,7 +133,7 @@ def _ahead(f, x, v, step):
     return f(move(x, step, v))
 
 
-def _over_steps(f, at, way, dtype, steps: Sequence[float] = STEPS) -> np.ndarray | None:
+def _over_steps(f, at, way, dtype, steps: Any = STEPS) -> np.ndarray | None:
     """(directions, steps, ...) values of `way`, None if it cannot be traced."""
     steps = jnp.array(steps, DTYPES[dtype])
 

@@ -255,8 +255,8 @@ def _direction(got, want) -> str:
     angle = math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
     return (
         f"no simple relation (angle {angle:.3g} degrees, length "
-        f"{_number(norms[0] / norms[1])} of the expected): a term is missing or wrong, "
-        "or a cached value is stale"
+        f"{_number(float(norms[0] / norms[1]))} of the expected): a term is missing or "
+        "wrong, or a cached value is stale"
     )
 
 

@@ -30,8 +30,9 @@ class Job:
 
     def evaluation(self) -> "Job":
         """The same in evaluation mode."""
+        params, state = self.trees
         return Job(
-            self.net, self.loss, *self.trees, self.x, self.y, self.key, False,
+            self.net, self.loss, params, state, self.x, self.y, self.key, False,
             self.penalty,
         )  # fmt: skip
 
@@ -142,7 +143,8 @@ class Job:
         beside = {"loss": loss_layer(self.loss)}
         if self.penalty is not None:
             beside["penalty"] = penalty_layer(self.penalty)
-        other = shuffled(Given(*jax.device_get((p, s, x)), None, ()))
+        given = jax.device_get((p, s, x))
+        other = shuffled(Given(given[0], given[1], given[2], None, ()))
         for depth in (99, 1, 0):
             try:
                 run = Watch(self.net, depth, **beside).compile(program)

@@ -103,12 +103,14 @@ class _Slope:
         def f(at):
             return self.value(at, rest)
 
-        ends = (self.gradient(move(at, sign * STEPS[0], v), rest) for sign in (1, -1))
+        ahead, behind = (
+            self.gradient(move(at, sign * STEPS[0], v), rest) for sign in (1, -1)
+        )
         found = {
             "gradient": self.gradient(at, rest),
             "forward": forward(f, at, v),
             "central": jnp.stack([central(f, at, v, h) for h in STEPS]),
-            "kinks": jumps(*ends),
+            "kinks": jumps(ahead, behind),
         }
         try:
             found["complex_step"] = complex_step(f, at, v)

@@ -182,7 +182,8 @@ def kinks(f: Callable, x: Any, v: Any, step: float, jump: float = 1e-3) -> int:
 
     Where there are any, differences over that step say nothing of the derivative.
     """
-    return int(jumps(*(jax.grad(f)(move(x, h, v)) for h in (step, -step)), jump))
+    ahead, behind = (jax.grad(f)(move(x, h, v)) for h in (step, -step))
+    return int(jumps(ahead, behind, jump))
 
 
 def jumps(a: Any, b: Any, share: float = 1e-3) -> Any:

@@ -14,11 +14,12 @@ Arguments are `name_inputs` in the file, a tuple (for a layer its input, batch a
 first). Otherwise their shapes are given and values drawn from N(0, 1).
 """
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def load_own(target: str) -> Own:
     """
     path, _, name = target.rpartition(":")
     module = _run_file(Path(path))
-    inputs = getattr(module, f"{name}_inputs", None)
+    inputs: Any = getattr(module, f"{name}_inputs", None)
     if inputs is not None and not isinstance(inputs, tuple | list):
         inputs = (inputs,)
     found = getattr(module, name, None)
@@ -70,7 +71,8 @@ def load_own(target: str) -> Own:
                 found = pair
     if found is None:
         lookup(f"name in {path}", name, _candidates(module))
-    return Own(name, _as_rule_or_layer(name, found), inputs and tuple(inputs))
+    given = None if inputs is None else tuple(inputs)
+    return Own(name, _as_rule_or_layer(name, found), given)
 
 
 def audit_own(
@@ -146,7 +148,7 @@ def _as_rule_or_layer(name, found) -> Rule | Layer:
     if isinstance(found, tuple | list) and len(found) == 2:
         ends = list(found)
     if all(map(callable, ends)):
-        forward, backward = ends
+        forward, backward = cast("list[Callable]", ends)
         return Rule(name, _with_cache(name, forward), backward)
     raise JaxnnError(
         f"{name} is {type(found).__name__}, expected a Rule, a Layer, a pair (forward, "
@@ -155,6 +157,8 @@ def _as_rule_or_layer(name, found) -> Rule | Layer:
 
 
 def _with_cache(name, forward) -> Callable:
+    # wraps: its argument names stay those of the user's function
+    @functools.wraps(forward)
     def checked(*args):
         made = forward(*args)
         if not isinstance(made, tuple | list) or len(made) != 2:
@@ -164,7 +168,6 @@ def _with_cache(name, forward) -> Callable:
             )
         return tuple(made)
 
-    checked.__wrapped__ = forward  # its argument names are those of the user's function
     return checked
 
 

@@ -182,7 +182,8 @@ class Watch:
 
         def backward(cache, dy):
             cache, given, place = cache
-            given, error = Given(*given, dy), None
+            p, s, x, key = given
+            given, error = Given(p, s, x, key, dy), None
             want = exact(layer, given, place.train)
             try:
                 got = inner.backward(cache, dy)

@@ -124,9 +124,7 @@ def _place(origin, spot) -> tuple[str, str]:
     """(part of the step, layer), from the operation's scopes or from the layers."""
     if spot is not None and spot.part == "data":
         return "data", ""
-    if origin is None:
-        return spot.part, spot.layer
-    part, layer = scope_place(origin.scope)
+    part, layer = scope_place(origin.scope) if origin is not None else ("", "")
     if not part:
         part = spot.part if spot is not None else "forward"
     if not layer and spot is not None and spot.part == part:

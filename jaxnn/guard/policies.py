@@ -38,9 +38,8 @@ def slowable(optimiser: Any) -> Any:
     def init(params):
         return Slowed(jnp.ones(()), optimiser.init(params))
 
-    def update(grads, state, params=None, **extra):
-        del extra
-        updates, inner = optimiser.update(grads, state.inner, params)
+    def update(updates, state, params=None):
+        updates, inner = optimiser.update(updates, state.inner, params)
         slowed = jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates)
         return slowed, Slowed(state.scale, inner)
 

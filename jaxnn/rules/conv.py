@@ -136,8 +136,8 @@ def check_channels(where: str, x_shape, w_shape, groups: int) -> None:
     c, per_group, o = x_shape[-1], w_shape[-2], w_shape[-1]
     if groups < 1 or c % groups or o % groups:
         raise JaxnnError(
-            f"{where}: got groups={groups}, expected a divisor of both the {c} channels "
-            f"in and the {o} out"
+            f"{where}: got groups={groups}, expected a divisor of both the {c} "
+            f"channels in and the {o} out"
         )
     if per_group * groups != c:
         raise JaxnnError(

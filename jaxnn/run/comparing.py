@@ -175,11 +175,11 @@ def _of_run(config) -> _Network:
     run = load_run(config.target)
     chosen = run.config
     data = load(chosen.data, validation=chosen.validation)
-    tree = run.params, run.state
+    params, state = run.params, run.state
     if chosen.seeds > 1:
-        tree = jax.tree.map(lambda a: a[0], tree)
+        params, state = jax.tree.map(lambda a: a[0], (params, state))
     name = Path(config.target).resolve().name
-    return _network(f"run {config.target}", name, chosen, run.net, *tree, data)
+    return _network(f"run {config.target}", name, chosen, run.net, params, state, data)
 
 
 def _network(what, name, chosen, net, params, state, data) -> _Network:
@@ -236,8 +236,8 @@ def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, 
         if got is None or np.shape(got) != np.shape(want):
             continue
         every = max(1, np.size(want) // DRAWN)
-        pair = (np.ravel(a)[::every].astype(np.float64) for a in (got, want))
-        found[name] = (*pair, passed.get(name, True))
+        mine, theirs = (np.ravel(a)[::every].astype(np.float64) for a in (got, want))
+        found[name] = mine, theirs, passed.get(name, True)
     return found
 
 

@@ -12,9 +12,9 @@ from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
-from jaxnn.regularize import combined, input_noise, l1, l2, max_norm
 from jaxnn.run.folder import append_line
-from jaxnn.train import TrainingError, describe, evaluate, fit, predict
+from jaxnn.run.options import step_options
+from jaxnn.train import TrainingError, describe, evaluate, fit, make_step, predict
 
 EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
 
@@ -29,23 +29,25 @@ class Job:
         self.optimiser = optimiser_by_name(
             config.optimiser, config.lr, config.schedule, steps
         )
-        penalties = [
-            make(strength)
-            for make, strength in ((l1, config.l1), (l2, config.l2))
-            if strength
-        ]
-        self.penalty = combined(*penalties) if penalties else None
-        self.project = max_norm(config.max_norm) if config.max_norm else None
-        noisy = config.noise or config.noise_shift
-        self.augment = input_noise(config.noise, config.noise_shift) if noisy else None
+        self.options = step_options(config, data.classes)
+        self._check(facts)
         self.many = config.seeds > 1
         first = config.seed
         self.seeds = list(range(first, first + config.seeds)) if self.many else first
+
+    def _check(self, facts):
+        """Raise for options that cannot be met, before any file is written."""
+        make_step(self.net, self.loss, self.optimiser, **self.options)
+        if self.options["augment"] is not None:
+            images = jax.ShapeDtypeStruct((1, *facts.in_shape), jnp.float32)
+            jax.eval_shape(self.options["augment"], jax.random.key(0), images)
 
     def train(self, folder):
         """(history, None), or (history so far, the error) if training diverged."""
         config, data = self.config, self.data
         terminal = sys.stderr.isatty() and not config.quiet
+
+        balanced = "balanced" if config.class_weights == "balanced" else None
 
         def on_epoch(row):
             append_line(folder / "metrics.jsonl", row)
@@ -63,11 +65,11 @@ class Job:
                 batch=config.batch,
                 seeds=self.seeds,
                 order=config.order,
-                penalty=self.penalty,
-                project=self.project,
-                augment=self.augment,
+                **self.options,
+                class_weights=balanced,
                 patience=config.patience,
                 keep=config.keep,
+                guard=config.guard,
                 dtype=jnp.dtype(config.dtype),
                 progress=terminal,
                 on_epoch=on_epoch,
@@ -103,7 +105,8 @@ class Job:
             self.data.train.x[: self.config.batch],
             self.data.train.y[: self.config.batch],
             key=jax.random.key(self.config.seed),
-            penalty=self.penalty,
+            penalty=self.options["penalty"],
+            audit=False,  # layer by layer if they differ; `jaxnn compare` always
         )
         result["gradients"] = (
             {
@@ -184,12 +187,13 @@ class Job:
 def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
     """Outputs (..., N) of a network as probabilities, by the loss it was trained with.
 
-    Logits go through softmax; the outputs of the quadratic losses are no probabilities
-    and are only scaled to sum to 1.
+    Logits go through softmax or sigmoid. The scores of the margin losses do too, and
+    the outputs of the others are only scaled to sum to 1: no probabilities, but in
+    their order.
     """
-    if config.loss == "sigmoid_cross_entropy":
+    if config.loss in ("sigmoid_cross_entropy", "sigmoid_focal"):
         outputs = 1 / (1 + np.exp(-outputs))
-    elif config.loss in ("softmax_cross_entropy", "nll"):
+    elif config.loss not in ("mse", "quadratic", "mae", "huber"):
         outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
     positive = np.clip(outputs, 1e-12, None)
     return positive / positive.sum(-1, keepdims=True)

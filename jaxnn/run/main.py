@@ -49,12 +49,15 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     job = Job(config, data, facts, net)  # all settings are checked before any file
     folder = new_folder(config.out, Path(data.name).name)
     say = (lambda *_: None) if config.quiet else print
-    table = summary(net, facts.in_shape)
+    table = summary(net, facts.in_shape, batch=None)
     say(f"{words.heading(config, data)}\n{table}\n")
     save_config(folder, config, facts)
 
     history, trouble = job.train(folder)
     result = _describe_run(config, history, facts, table)
+    if trouble is None:
+        for finding in history.findings:
+            say("\n".join(finding.lines()))
     tree = {"params": history.params, "state": history.state}
     save_params(folder / "params.npz", tree)
     job.test(history, result)
@@ -107,6 +110,10 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
         "best_epoch": history.best_epoch,
         "stopped": history.stopped,
         "parameters": count_parameters(one),
+        "guard": {
+            "policy": config.guard,
+            "findings": [finding.to_json() for finding in history.findings],
+        },
         "steps_skipped": np.asarray(history.last.skipped).tolist(),
         "gradients": None,
         "adversarial": None,

@@ -86,6 +86,7 @@ def test_one_program_one_result_and_a_sweep_is_its_single_calls(name, trained):
         assert bool((x_adv == run(name, trained, epsilon)).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgsm", "pgd l2", "pgd l1", "apgd", "square", "spsa"])
 def test_an_epsilon_an_image_is_each_images_own(name, trained):
     one, two = run(name, trained, 0.1), run(name, trained, 0.4)
@@ -116,6 +117,7 @@ def test_an_iterated_attack_fools_whatever_fgsm_fools(name, trained):
         assert bool((many | ~single).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TARGET)
 def test_a_target_is_reached_more_often_than_without_an_attack(name, trained):
     params, state, x, y = trained
@@ -171,6 +173,7 @@ def test_the_distance_to_a_plane_is_found(name):
     assert (found <= slack)[inside].all()
 
 
+@pytest.mark.slow
 def test_an_image_no_minimal_attack_can_fool_comes_back_as_it_was():
     net = mlp([16, 3], init="zeros")  # always says class 0, and has no gradient
     params, state, _ = net.init(KEY, (16,))

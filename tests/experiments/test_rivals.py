@@ -1,6 +1,8 @@
 """The rivals learn, do the same work as each other, and say why they cannot run."""
 
+import functools
 import gzip
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bench import cnn as our_cnn
 from experiments.rivals import (
+    CNN_RIVALS,
     RIVALS,
     UnavailableError,
     batches,
+    cnn,
+    cnn_jax,
+    jax_grad_scan,
     load,
     numpy_twin,
     start,
+    unit,
 )
 from jaxnn.errors import JaxnnError
+from jaxnn.losses import softmax_cross_entropy
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -105,6 +114,71 @@ def test_numpy_gradient_is_jax_grads(widths):
         loss = net.gradient(x, y, 1 / 8)
         np.testing.assert_allclose(loss / 8, expected_loss, rtol=1e-10)
         np.testing.assert_allclose(net.grads, expected, rtol=1e-10, atol=1e-12)
+
+
+def cnn_params():
+    """The rivals' first weights as the parameters of our network."""
+    layers = [{"w": jnp.asarray(w), "b": jnp.asarray(b)} for w, b in cnn.start(0)]
+    first, second, third, last = layers
+    return (first, (), (), second, (), (), (), third, (), last)
+
+
+def cnn_gradient(x, y):
+    """Mean loss and the gradient of each w and b, by jaxnn's backward pass."""
+    net, params = our_cnn(), cnn_params()
+    state = ((),) * len(params)
+    logits, _, cache = net.forward(params, state, x, train=True)
+    value, dlogits = softmax_cross_entropy(logits, y)
+    _, grads = net.backward(cache, dlogits)
+    return value, [(g["w"], g["b"]) for g in grads if g]
+
+
+def cnn_images(digits, count):
+    x, y = digits
+    return unit(x[:count]).reshape(count, 784), y[:count]
+
+
+def test_cnn_of_the_rivals_has_our_loss_and_gradient(digits):
+    x, y = cnn_images(digits, 16)
+    ours = jax.jit(cnn_gradient)(x.reshape(16, 28, 28, 1), y)
+    loss_of = functools.partial(jax_grad_scan.mean_loss, cnn_jax.logits)
+    theirs = jax.jit(jax.value_and_grad(loss_of))(cnn.start(0), x, y)
+    for got, want in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * abs(want).max())
+
+
+def test_cnn_of_torch_has_our_loss_and_gradient(digits):
+    torch = pytest.importorskip("torch")
+    network = importlib.import_module("experiments.rivals.cnn_torch").Network(0)
+    x, y = cnn_images(digits, 16)
+    loss = torch.nn.functional.cross_entropy(
+        network(torch.from_numpy(x)), torch.from_numpy(y.astype(np.int64))
+    )
+    loss.backward()
+    value, grads = jax.jit(cnn_gradient)(x.reshape(16, 28, 28, 1), y)
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+    theirs = [p.grad.numpy() for p in network.parameters()]
+    theirs[0], theirs[2] = (g.transpose(2, 3, 1, 0) for g in (theirs[0], theirs[2]))
+    third = theirs[4].T.reshape(64, 7, 7, 1024).transpose(1, 2, 0, 3)
+    theirs[4], theirs[6] = third.reshape(7 * 7 * 64, 1024), theirs[6].T
+    for got, want in zip(jax.tree.leaves(grads), theirs, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * abs(want).max())
+
+
+@pytest.mark.slow
+def test_cnn_rivals_walk_the_common_path(digits):
+    few = digits[0][:16], digits[1][:16]  # the scan is what takes seconds a step
+    losses = {}
+    for name in CNN_RIVALS:
+        try:
+            rival = load(name, CNN_RIVALS)(8, "adam", 1e-3, *few, seed=0)
+        except UnavailableError:
+            continue
+        assert rival.name == name
+        losses[name] = [rival.epoch(index) for index in range(2)]
+        assert 0 <= rival.accuracy(*few) <= 1
+    for path in losses.values():
+        np.testing.assert_allclose(path, losses["jax_grad_loop"], rtol=1e-3)
 
 
 def test_batches_hold_each_image_once_in_a_new_order_each_epoch():

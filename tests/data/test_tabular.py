@@ -1,0 +1,287 @@
+"""Tables: typed columns, nothing learnt from test rows, errors that name the cell."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from jaxnn.data.table import as_text
+from jaxnn.data.tabular import (
+    Table,
+    find_table,
+    fit_encoder,
+    one_hot,
+    quantile_bins,
+    read_csv,
+    stratified_folds,
+    stratified_split,
+)
+from jaxnn.errors import JaxnnError
+
+CARS = "automobile.csv"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="mine.csv"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_columns_are_typed_and_gaps_known(write):
+    table = read_csv(write("a, b,c,d\n1,x,?,\n2.5,,3e2,NA\n-7,x,4,\n"))
+    assert table["a"].tolist() == [1, 2.5, -7]
+    assert table["b"].tolist() == ["x", "", "x"]
+    np.testing.assert_array_equal(table["c"], [np.nan, 300, 4])
+    assert table["d"].tolist() == ["", "", ""]  # no value: no type to guess
+    assert table.missing() == {"b": 1, "c": 1, "d": 3}
+    assert len(table) == 3
+
+
+def test_one_word_makes_a_column_text_and_text_can_be_asked_for(write):
+    path = write("a,code\n1,007\nfew,008\n")
+    assert read_csv(path)["a"].tolist() == ["1", "few"]
+    assert read_csv(path)["code"].tolist() == [7, 8]
+    assert read_csv(path, text=["code"])["code"].tolist() == ["007", "008"]
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "1e999"])
+def test_an_infinite_number_is_not_a_number(write, word):
+    assert read_csv(write(f"a\n1\n{word}\n"))["a"].dtype.kind == "U"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfa,b\r\n1,x\r\n\r\n2,y\r\n",  # byte-order mark, CRLF, blank line
+        b'"a","b"\n"1","x"\n2,y',  # quotes, no newline at the end
+    ],
+)
+def test_what_spreadsheets_write_is_read(write, text):
+    table = read_csv(write(text))
+    assert table["a"].tolist() == [1, 2]
+    assert table["b"].tolist() == ["x", "y"]
+
+
+def test_commas_and_newlines_inside_quotes_stay(write):
+    assert read_csv(write('a,b\n"1,5","x\ny"\n'))["b"].tolist() == ["x\ny"]
+
+
+def test_a_row_of_gaps_is_a_row(write):
+    assert len(read_csv(write("a,b\n1,2\n,\n"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "0 lines"),
+        ("a,b\n", "1 lines"),
+        ("a,b\n1,2\n3\n", "line 3: got 1 values, expected 2"),
+        ("a,b\n1,2,3\n", "line 2: got 3 values, expected 2"),
+        ("a,a\n1,2\n", "'a' is empty or there twice"),
+        ("a,\n1,2\n", "'' is empty"),
+        (b"a\n\xff\xfe\n", "UTF-8"),
+        ('a\n"1\n', "not a CSV"),
+    ],
+)
+def test_a_broken_file_says_what_and_where(write, text, message):
+    with pytest.raises(JaxnnError, match=message):
+        read_csv(write(text))
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(JaxnnError, match="cannot read"):
+            read_csv(path)
+
+
+def test_an_unknown_column_names_its_neighbour(write):
+    path = write("price,make\n1,x\n")
+    with pytest.raises(JaxnnError, match="Did you mean 'price'"):
+        read_csv(path)["prise"]
+    with pytest.raises(JaxnnError, match=r"mine\.csv 'mark'"):
+        read_csv(path, text=["mark"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("automobile.csv", 205), ("titanic.csv", 1309)]
+)
+def test_the_committed_tables_agree_with_another_reader(name, rows):
+    table = read_csv(find_table(name))
+    with find_table(name).open(newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert len(table) == len(expected) == rows
+    for column, values in table.columns.items():
+        for mine, theirs in zip(values.tolist(), expected, strict=True):
+            word = theirs[column]
+            if isinstance(mine, str):
+                assert mine == word
+            else:
+                assert mine == float(word) if word else np.isnan(mine)
+
+
+def test_a_table_is_found_in_the_users_folder_first(write, tmp_path, monkeypatch):
+    write("a\n1\n", CARS)
+    monkeypatch.setenv("JAXNN_DATA", str(tmp_path))
+    assert find_table(CARS).parent == tmp_path
+    with pytest.raises(JaxnnError, match="JAXNN_DATA"):
+        find_table("nothing.csv")
+
+
+# ---------------------------------------------------------------- encoding
+
+
+def table(**columns):
+    arrays = {
+        k: np.array(v, float if isinstance(v[0], (int, float)) else str)
+        for k, v in columns.items()
+    }
+    return Table("t", arrays)
+
+
+NAN = float("nan")
+
+
+def test_numbers_are_filled_and_standardised_by_the_training_rows():
+    train = table(age=[1, NAN, 3, 8])
+    encode = fit_encoder(train, numbers=["age"], flag_missing=True)
+    assert encode.names == ["age", "age missing"]
+    filled = np.array([1, 3, 3, 8])  # the median of 1, 3, 8
+    x = encode(train)
+    np.testing.assert_allclose(x[:, 0], (filled - filled.mean()) / filled.std())
+    assert x[:, 1].tolist() == [0, 1, 0, 0]
+    other = encode(table(age=[NAN, 100]))
+    np.testing.assert_allclose(
+        other[:, 0], (np.array([3, 100]) - filled.mean()) / filled.std()
+    )
+
+
+def test_test_rows_teach_nothing():
+    train, test = table(a=[1, 2, 3], b=["x", "y", "x"]), table(a=[50, NAN], b=["y"] * 2)
+    encode = fit_encoder(train, numbers=["a"], categories=["b"])
+    before = encode(train)
+    encode(test)
+    np.testing.assert_array_equal(encode(train), before)
+    assert encode(train)[:, 0].mean() == pytest.approx(0)
+    assert encode(test)[0, 0] > 10
+
+
+@pytest.mark.parametrize("value", [0.1, 0.0, 1e9, -3.3])
+def test_a_constant_column_is_zero_not_a_division_by_zero(value):
+    constant = table(a=[value] * 7)
+    assert abs(fit_encoder(constant, numbers=["a"])(constant)).max() < 1e-6
+
+
+def test_categories_come_in_order_and_missing_is_one_of_them():
+    train = table(sex=["male", "", "female", "male"], doors=[2, 4, NAN, 2])
+    encode = fit_encoder(train, categories=["sex", "doors"])
+    assert encode.names == [
+        "sex=missing", "sex=female", "sex=male", "doors=missing", "doors=2", "doors=4",
+    ]  # fmt: skip
+    assert encode(train)[:, :3].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert (encode(train)[:, 3:].sum(1) == 1).all()
+
+
+def test_numbers_as_categories_keep_all_their_digits():
+    codes = np.array([1234567.0, 1234568.0, 0.1, -0.0])
+    assert as_text(codes).tolist() == ["1234567", "1234568", "0.1", "0"]
+
+
+def test_an_unknown_category_is_an_error_or_zeros():
+    train, test = table(make=["bmw", "audi"]), table(make=["audi", "saab"])
+    with pytest.raises(JaxnnError, match=r"column 'make' of t: got 'saab' in row 1"):
+        fit_encoder(train, categories=["make"])(test)
+    zeros = fit_encoder(train, categories=["make"], unknown="zeros")
+    assert zeros(test).tolist() == [[1, 0], [0, 0]]
+    given = fit_encoder(train, categories={"make": ["audi", "bmw", "saab"]})
+    assert given(test).tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"numbers": ["make"]}, "is text \\(such as 'bmw'\\)"),
+        ({"numbers": ["none"]}, "has no value"),
+        ({"numbers": ["gaps"]}, "no value in the 2 rows"),
+        ({"numbers": ["hight"]}, "unknown column of t 'hight'. Did you mean 'height'"),
+        ({"categories": ["makes"]}, "Did you mean 'make'"),
+        ({"numbers": ["height"], "unknown": "ignore"}, "valid: error, zeros"),
+        ({}, "no columns"),
+    ],
+)
+def test_bad_settings_are_named(options, message):
+    train = table(make=["bmw", "?"], none=["", ""], height=[1, 2], gaps=[NAN, NAN])
+    with pytest.raises(JaxnnError, match=message):
+        fit_encoder(train, **options)
+
+
+def test_no_rows_to_learn_from():
+    with pytest.raises(JaxnnError, match="no rows"):
+        fit_encoder(table(a=[1.0]).take([]), numbers=["a"])
+
+
+def test_a_column_missing_when_encoding_is_named():
+    encode = fit_encoder(table(a=[1, 2], b=[1, 2]), numbers=["a", "b"])
+    with pytest.raises(JaxnnError, match="unknown column of t 'b'"):
+        encode(table(a=[1, 2]))
+
+
+def test_one_hot_of_no_rows_and_one_category():
+    assert one_hot([], ["a"]).shape == (0, 1)
+    assert one_hot(["a"], ["a"]).tolist() == [[1.0]]
+    with pytest.raises(JaxnnError, match="'b' in row 0"):
+        one_hot(["b"], ["a"])
+
+
+# ---------------------------------------------------------------- splitting
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_split_keeps_the_shares_and_every_row(seed):
+    y = np.repeat([0, 1, 2], [100, 40, 10])
+    train, test = stratified_split(y, 0.2, seed)
+    assert sorted([*train, *test]) == list(range(150))
+    assert np.bincount(y[test]).tolist() == [20, 8, 2]
+    again = stratified_split(y, 0.2, seed)[1]
+    assert (again == test).all()
+    assert (stratified_split(y, 0.2, seed + 1)[1] != test).any()
+
+
+@pytest.mark.parametrize("k", [2, 5, 7])
+def test_folds_are_disjoint_whole_and_even(k):
+    y = np.random.default_rng(0).integers(0, 3, 101)
+    folds = stratified_folds(y, k, seed=1)
+    assert sorted(np.concatenate(folds)) == list(range(101))
+    for label in range(3):
+        counts = [(y[fold] == label).sum() for fold in folds]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_bins_hold_equal_numbers():
+    values = np.random.default_rng(0).normal(size=1000)
+    bins = quantile_bins(values, 8)
+    assert np.bincount(bins).tolist() == [125] * 8
+    assert values[bins == 0].max() < values[bins == 1].min()
+    assert set(quantile_bins(np.ones(5), 3)) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stratified_split(np.zeros(9), 0.0, 0), "share=0"),
+        (lambda: stratified_split(np.zeros(9), 1.0, 0), "share=1"),
+        (lambda: stratified_folds(np.zeros(3), 1, 0), "k=1"),
+        (lambda: stratified_folds(np.zeros(3), 4, 0), "k=4 for 3 rows"),
+        (lambda: quantile_bins([1, 2], 3), "bins=3"),
+        (lambda: quantile_bins([1, NAN], 2), "1 values are missing"),
+    ],
+)
+def test_impossible_splits_are_refused(call, message):
+    with pytest.raises(JaxnnError, match=message):
+        call()

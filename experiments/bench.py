@@ -16,14 +16,11 @@ Compilation is the first epoch less a later one. Expected: several times PyTorch
 small networks, less on wide ones, where all wait for the same matrix products.
 """
 
-import gc
 import itertools
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +30,11 @@ from jax import lax
 
 from experiments import rivals
 from experiments.common import main, record
-from jaxnn import mlp
+from experiments.turns import Program, in_turn, ratio
+from jaxnn import mlp, serial
 from jaxnn.check.automatic import automatic, automatic_loss
 from jaxnn.data import load
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 
@@ -52,7 +50,7 @@ class Args:
     skip: tuple[str, ...] = ()
     """Rivals to leave out."""
     only: tuple[str, ...] = ()
-    """Parts to run: names of TASKS, backward, seeds; none given: all."""
+    """Parts to run: names of TASKS, backward, seeds, cnn; none given: all."""
 
 
 TASKS = {
@@ -61,8 +59,6 @@ TASKS = {
     "784-512-512-10": ((784, 512, 512, 10), 128, "adam", 1e-3),
 }
 """Name -> widths, batch, optimiser, learning rate."""
-
-Program = Callable[[int], Any]  # epoch number -> when it has finished
 
 
 def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> Program:
@@ -126,31 +122,6 @@ def products_alone(widths, batch, steps, seeds=0) -> Program:
         return lax.fori_loop(0, steps, lambda i, ws: many(ws, xs[i % 64]), ws)
 
     return lambda number: float(epoch(ws)[0].sum())
-
-
-def in_turn(programs: dict[str, Program], rounds: int) -> dict[str, dict]:
-    """Run one epoch of each program in turn, `rounds` times after a first; seconds."""
-    first = {name: _timed(program, 0) for name, program in programs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    names = list(programs)
-    for number in range(1, rounds + 1):
-        random.Random(number).shuffle(names)
-        for name in names:
-            seconds[name].append(_timed(programs[name], number))
-    return {
-        name: {
-            "seconds": times,
-            "median": float(np.median(times)),
-            "compile": max(first[name] - float(np.median(times)), 0.0),
-        }
-        for name, times in seconds.items()
-    }
-
-
-def ratio(found: dict, slow: str, fast: str) -> float:
-    """Median over rounds of seconds of `slow` / seconds of `fast` in that round."""
-    pairs = zip(found[slow]["seconds"], found[fast]["seconds"], strict=True)
-    return float(np.median([a / b for a, b in pairs]))
 
 
 def against_rivals(name: str, x, y, args: Args) -> dict:
@@ -229,6 +200,48 @@ def many_seeds(x, y, args: Args) -> dict:
     }
 
 
+def cnn() -> Layer:
+    """conv 5x5x32, pool, conv 5x5x64, pool, dense 1024, dense 10; relu between."""
+    images = (conv(32, 5), relu, max_pool(2), conv(64, 5), relu, max_pool(2))
+    return serial(*images, flatten, dense(1024), relu, dense(10))
+
+
+def convolutional(x, y, args: Args) -> dict:
+    """The convolutional network of `rivals.cnn`, batch 128, Adam: seconds a step.
+
+    Every program runs 20 steps at a time, but `jax.grad` in a scan, which takes seconds
+    for one of them, runs 2.
+    """
+    batch, many, few = 128, 20, 2
+    x, y = x[: many * batch], y[: many * batch]
+    images = x.reshape(len(x), 28, 28, 1)
+    programs = {
+        "jaxnn": ours(cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y)
+    }
+    absent, packages, steps = {}, {}, dict.fromkeys(rivals.CNN_RIVALS, many)
+    steps |= {"jaxnn": many, "jax_grad_scan": few}
+    for rival in sorted(set(rivals.CNN_RIVALS) - set(args.skip)):
+        rows = steps[rival] * batch
+        try:
+            make = rivals.load(rival, rivals.CNN_RIVALS)
+        except rivals.UnavailableError as error:
+            absent[rival] = str(error)
+            continue
+        made = make(batch, "adam", 1e-3, x[:rows], y[:rows], seed=0)
+        programs[rival], packages[rival] = made.epoch, made.version
+    found = in_turn(programs, args.rounds)
+    for name, times in found.items():
+        times["seconds"] = [s / steps[name] for s in times["seconds"]]
+        times["median"] /= steps[name]
+    for name, times in found.items():
+        times["times_jaxnn"] = ratio(found, name, "jaxnn")
+        print(
+            f"cnn             {name:<16}{1e3 * times['median']:8.1f} ms a step "
+            f"{times['times_jaxnn']:6.2f} x jaxnn"
+        )
+    return {"programs": found, "absent": absent, "rival_versions": packages}
+
+
 def run(args: Args) -> None:
     """Measure everything and write results/bench.json."""
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
@@ -237,6 +250,7 @@ def run(args: Args) -> None:
     start, values = time.perf_counter(), {}
     parts: dict[str, Callable] = {name: partial(against_rivals, name) for name in TASKS}
     parts |= {"backward": manual_against_automatic, "seeds": many_seeds}
+    parts["cnn"] = convolutional
     for name, part in parts.items():
         if not args.only or name in args.only:
             values[name] = part(x, y, args)
@@ -260,14 +274,6 @@ def table(result: dict) -> list[list[str]]:
             )
         rows.append([name.replace("_", " "), *cells])
     return rows
-
-
-def _timed(program: Program, number: int) -> float:
-    gc.collect()
-    time.sleep(0.2)  # BLAS and OpenMP threads spin for a while after their last work
-    start = time.perf_counter()
-    program(number)  # returns a number on the host, so it has finished
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

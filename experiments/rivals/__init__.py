@@ -12,7 +12,7 @@ B batch, I in, O out, C classes, N images, S = N // B steps in an epoch.
 import importlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,18 +49,25 @@ RIVALS = {
         "sklearn_mlp",
     )
 }
+# The same, of the network in `experiments.rivals.cnn`:
+# make(batch, optimiser, learning_rate, x, y, seed) -> Rival
+CNN_RIVALS = {
+    "jax_grad_scan": "experiments.rivals.cnn_jax:make_scan",
+    "jax_grad_loop": "experiments.rivals.cnn_jax:make_loop",
+    "torch_eager": "experiments.rivals.cnn_torch:make",
+}
 
 
-def load(name: str) -> Callable[..., Rival]:
+def load(name: str, among: Mapping[str, str] = RIVALS) -> Callable[..., Rival]:
     """The `make` of the rival called `name`; only now is its library imported.
 
     Raises:
       UnavailableError: the library is not installed.
       JaxnnError: no such rival; the message lists the valid names.
     """
-    path = lookup("rival", name, RIVALS)
+    path, _, function = lookup("rival", name, among).partition(":")
     try:
-        return importlib.import_module(path).make
+        return getattr(importlib.import_module(path), function or "make")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("experiments", "jaxnn"):

@@ -5,14 +5,19 @@ XLA's gather in the step, and the loop never waits for a result, so that Python 
 the next batch while the device works.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.rivals import Rival, batches, start, unit
-from experiments.rivals.jax_grad_scan import OPTIMISERS, accuracy_of, train_step
+from experiments.rivals.jax_grad_scan import (
+    OPTIMISERS,
+    accuracy_of,
+    logits,
+    train_step,
+)
 from jaxnn.errors import lookup
 
 
@@ -27,8 +32,13 @@ def make(
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
     opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
-    step = jax.jit(train_step(opt), donate_argnums=(0, 1))
-    params = jax.tree.map(jnp.asarray, start(widths, seed))
+    return rival("jax_grad_loop", start(widths, seed), logits, batch, opt, x, y, seed)
+
+
+def rival(name: str, params, logits: Callable, batch: int, opt, x, y, seed) -> Rival:
+    """The loop over any network: `logits` of (params, x (B, I)) -> (B, C)."""
+    step = jax.jit(train_step(opt, logits), donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.asarray, params)
     state = opt.init(params)
     images, labels = unit(x), y
 
@@ -42,6 +52,6 @@ def make(
         return float(np.mean(jax.device_get(losses)))
 
     def accuracy(x: np.ndarray, y: np.ndarray) -> float:
-        return accuracy_of(params, x, y)
+        return accuracy_of(logits, params, x, y)
 
-    return Rival("jax_grad_loop", jax.__version__, epoch, accuracy)
+    return Rival(name, jax.__version__, epoch, accuracy)

@@ -3,7 +3,8 @@
 The batches are gathered by index, in the scan, from float32 images on the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,24 +25,25 @@ def logits(params, x):
     return x @ w + b[None]
 
 
-def mean_loss(params, x, y):
+def mean_loss(logits: Callable, params, x, y):
     """Softmax cross-entropy, mean over the batch: x (B, I), y (B,) -> ()."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y)
     return losses.mean()
 
 
-def train_step(opt: optax.GradientTransformation):
+def train_step(opt: optax.GradientTransformation, logits: Callable):
     """Make the step: (params, state, x (B, I), y (B,)) -> (params, state, loss)."""
+    loss_of = partial(mean_loss, logits)
 
     def step(params, state, x, y):
-        loss, grads = jax.value_and_grad(mean_loss)(params, x, y)
+        loss, grads = jax.value_and_grad(loss_of)(params, x, y)
         updates, state = opt.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
     return step
 
 
-def accuracy_of(params, x: np.ndarray, y: np.ndarray) -> float:
+def accuracy_of(logits: Callable, params, x: np.ndarray, y: np.ndarray) -> float:
     """Share of the images x uint8 (N, I) whose largest logit is at y (N,)."""
     right = jax.jit(logits)(params, unit(x)).argmax(1) == y
     return float(right.mean())
@@ -58,8 +60,13 @@ def make(
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
     opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
-    step = train_step(opt)
-    params = jax.tree.map(jnp.asarray, start(widths, seed))
+    return rival("jax_grad_scan", start(widths, seed), logits, batch, opt, x, y, seed)
+
+
+def rival(name: str, params, logits: Callable, batch: int, opt, x, y, seed) -> Rival:
+    """The scan over any network: `logits` of (params, x (B, I)) -> (B, C)."""
+    step = train_step(opt, logits)
+    params = jax.tree.map(jnp.asarray, params)
     state = opt.init(params)
     images, labels = jnp.asarray(unit(x)), jnp.asarray(y)
 
@@ -80,6 +87,6 @@ def make(
         return float(loss)
 
     def accuracy(x: np.ndarray, y: np.ndarray) -> float:
-        return accuracy_of(params, x, y)
+        return accuracy_of(logits, params, x, y)
 
-    return Rival("jax_grad_scan", jax.__version__, epoch, accuracy)
+    return Rival(name, jax.__version__, epoch, accuracy)

@@ -22,14 +22,19 @@ OPTIMISERS = {
 
 def network(widths: Sequence[int], seed: int) -> nn.Sequential:
     """Make Linear, ReLU, ..., Linear with the common start weights."""
-    layers: list[nn.Module] = []
-    for w, b in start(widths, seed):
+    return layers(start(widths, seed))
+
+
+def layers(weights: Sequence[tuple[np.ndarray, np.ndarray]]) -> nn.Sequential:
+    """Make Linear, ReLU, ..., Linear of the given w (I, O) and b (O,)."""
+    made: list[nn.Module] = []
+    for w, b in weights:
         linear = nn.Linear(*w.shape)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(w.T))  # torch keeps w as (O, I)
             linear.bias.copy_(torch.from_numpy(b))
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+        made += [linear, nn.ReLU()]
+    return nn.Sequential(*made[:-1])
 
 
 def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:

@@ -1,0 +1,50 @@
+"""Rival: the convolutional network in eager PyTorch, channels last in memory.
+
+Channels last is the layout that PyTorch recommends on CPU, and the faster one here.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.rivals import Rival, torch_eager
+from experiments.rivals.cnn import start
+from jaxnn.errors import lookup
+
+
+class Network(nn.Module):
+    """Images (B, 784) -> logits (B, 10)."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        weights = start(seed)
+        for w, b in weights[:2]:
+            k, _, i, o = w.shape
+            conv = nn.Conv2d(i, o, k, padding="same")
+            with torch.no_grad():
+                # torch keeps w as (O, I, K, K)
+                conv.weight.copy_(torch.from_numpy(w.transpose(3, 2, 0, 1)))
+                conv.bias.copy_(torch.from_numpy(b))
+            layers += [conv, nn.ReLU(), nn.MaxPool2d(2)]
+        self.images = nn.Sequential(*layers)
+        # and the first dense layer's inputs as (channels, height, width)
+        (w, b), last = weights[2:]
+        w = w.reshape(7, 7, 64, 1024).transpose(2, 0, 1, 3).reshape(w.shape)
+        self.classes = torch_eager.layers([(w, b), last])
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        """Images (B, 784), float32, to logits."""
+        x = x.view(-1, 1, 28, 28).to(memory_format=torch.channels_last)
+        return self.classes(self.images(x).flatten(1))
+
+
+def make(
+    batch: int, optimiser: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
+) -> Rival:
+    """See `experiments.rivals.Rival`."""
+    opt = lookup("optimiser", optimiser, torch_eager.OPTIMISERS)
+    model = Network(seed)
+    step = torch_eager.train_step(model, opt(model.parameters(), learning_rate))
+    return torch_eager.rival("torch_eager", model, step, batch, x, y, seed)

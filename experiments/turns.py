@@ -1,0 +1,44 @@
+"""Programs that are compared take turns: a machine that slows down slows them all."""
+
+import gc
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Program = Callable[[int], Any]  # epoch number -> when it has finished
+
+
+def in_turn(programs: dict[str, Program], rounds: int) -> dict[str, dict]:
+    """Run one epoch of each program in turn, `rounds` times after a first; seconds."""
+    first = {name: _timed(program, 0) for name, program in programs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    names = list(programs)
+    for number in range(1, rounds + 1):
+        random.Random(number).shuffle(names)
+        for name in names:
+            seconds[name].append(_timed(programs[name], number))
+    return {
+        name: {
+            "seconds": times,
+            "median": float(np.median(times)),
+            "compile": max(first[name] - float(np.median(times)), 0.0),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def ratio(found: dict, slow: str, fast: str) -> float:
+    """Median over rounds of seconds of `slow` / seconds of `fast` in that round."""
+    pairs = zip(found[slow]["seconds"], found[fast]["seconds"], strict=True)
+    return float(np.median([a / b for a, b in pairs]))
+
+
+def _timed(program: Program, number: int) -> float:
+    gc.collect()
+    time.sleep(0.2)  # BLAS and OpenMP threads spin for a while after their last work
+    start = time.perf_counter()
+    program(number)  # returns a number on the host, so it has finished
+    return time.perf_counter() - start

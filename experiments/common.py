@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -67,6 +67,91 @@ def record(
     )
     print(f"written to {path}")
     return path
+
+
+def picture(name: str, file: str) -> Path:
+    """Where the experiment `name` puts a picture, `results/NAME/FILE`."""
+    return RESULTS / name / file
+
+
+def what_to_see(text: str, *pictures: Path) -> None:
+    """The last words of an experiment: where to look, and what for."""
+    print("\nWhat to see")
+    for path in pictures:
+        print(f"  {path}")
+    print(text.rstrip("\n"))
+
+
+class Trained(NamedTuple):
+    """S networks after training; every array has a leading axis S.
+
+    `losses` is (S, steps). `path` holds the parameters on the way, (K + 1, S, ...):
+    at the start and after every `every` steps.
+    """
+
+    params: Any
+    state: Any
+    losses: Any
+    path: Any
+
+
+def train_many(
+    net: Any,
+    loss: Callable,
+    optimiser: Any,
+    x: Any,
+    y: Any,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    own_data: bool = False,
+    penalty: Callable | None = None,
+    every: int | None = None,
+) -> Trained:
+    """Train one small network a seed, all at once, each step on all rows.
+
+    `jaxnn.fit` goes through shuffled batches of one data set; this is for tables and
+    toys: whole-batch steps, and with `own_data` each seed its own rows. One program:
+    `vmap` over the seeds of a `scan` over the steps.
+
+    Args:
+      net, loss, optimiser, penalty: as in `jaxnn.make_step`.
+      x, y: rows shared by all, or with a leading axis S with `own_data`.
+      seeds: S of them; a network's start depends on its seed alone.
+      steps: of the optimiser.
+      own_data: whether x and y have that leading axis.
+      every: steps between two entries of `path`; None: start and end only.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from jaxnn import make_step
+    from jaxnn.train import init_state
+
+    step, every = make_step(net, loss, optimiser, penalty=penalty), every or steps
+
+    def one(key, x, y):
+        def several(ts, _):
+            def once(ts, _):
+                ts, metrics = step(ts, x, y, key)
+                return ts, metrics["loss"]
+
+            ts, losses = jax.lax.scan(once, ts, length=every)
+            return ts, (ts.params, losses)
+
+        start = init_state(net, optimiser, x.shape[1:], key)
+        end, (path, losses) = jax.lax.scan(several, start, length=steps // every)
+        path = jax.tree.map(
+            lambda a, b: jnp.concatenate([a[None], b]), start.params, path
+        )
+        return Trained(end.params, end.state, losses.reshape(-1), path)
+
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    data = 0 if own_data else None
+    # the path's axis of time comes first: a frame of a film is one entry
+    out = Trained(0, 0, 0, 1)  # type: ignore[arg-type]
+    many = jax.vmap(one, in_axes=(0, data, data), out_axes=out)
+    return jax.block_until_ready(jax.jit(many)(keys, jnp.asarray(x), jnp.asarray(y)))
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

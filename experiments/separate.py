@@ -286,7 +286,7 @@ def run(args: Args) -> None:
         """\
   learning.gif: the best of 20 seeds as it learns; the count says how many of them
   separate the classes. Two units: two lines, too few even for the moons. Three: a
-  triangle closes around the inner ring, a bend follows the moons; the spirals need more.
+  triangle closes around the inner ring, a bend follows the moons; spirals need more.
   bending.gif: the plane with its grid goes through six blocks. Watch the arms uncurl:
   no line of the grid is cut, but at the end one straight line separates them.""",
         *films,

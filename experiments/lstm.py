@@ -41,7 +41,7 @@ class Args:
     """Networks trained, one after the other."""
     units: int = 128
     """Width of the LSTM's state."""
-    epochs: int = 8
+    epochs: int = 6
     """Epochs of Adam on a one-cycle schedule."""
     batch: int = 128
     """Images a step."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 
@@ -30,14 +31,32 @@ def pytest_addoption(parser):
     parser.addoption(
         "--slow-seed", type=int, default=0, help="which sample of the slow tests"
     )
+    parser.addoption(
+        "--share", type=int, default=1, help="run one test in so many, by --slow-seed"
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error:::jaxnn")
 
 
+def _family(item):
+    """Tests that share a compiled program, such as all cases of one rule in a file."""
+    file, _, rest = item.nodeid.partition("::")
+    _, _, case = rest.partition("[")
+    return file + (case.split(": ")[0] if ": " in case else rest)
+
+
 def pytest_collection_modifyitems(config, items):
     how, seed = config.getoption("--slow"), config.getoption("--slow-seed")
+    share = config.getoption("--share")
+    if share > 1:  # crc32, not hash: the same in every process
+        turn = [
+            zlib.crc32(f"{seed} {_family(item)}".encode()) % share for item in items
+        ]
+        left_out = [item for item, t in zip(items, turn, strict=True) if t]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item, t in zip(items, turn, strict=True) if not t]
     slow = [item for item in items if item.get_closest_marker("slow")]
     named = any("::" in word for word in config.args)  # asked for by name: run it
     if how == "all" or named or not slow:

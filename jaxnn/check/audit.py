@@ -119,7 +119,8 @@ class _Auditor:
 
     def _judge(self, s: Seen, at, dtype, scales):
         if s.error is not None:
-            nothing = no_numbers("x", dtype, f"its backward raised {s.error}")
+            said = f"its backward raised {s.error}"
+            nothing = no_numbers(s.place.leaf("x"), dtype, said)
             self._fail(s, Check(s.place.label, "x", at, nothing))
             return
         for argument, want in s.want.items():
@@ -154,7 +155,8 @@ class _Auditor:
         def look(given, dtype):
             givens = list(self.points[AS_CALLED])
             givens[i] = given
-            return self._run(givens, dtype)[i][1][argument]
+            got, want = self._run(givens, dtype)[i]
+            return got.get(argument), want[argument]
 
         return look
 

@@ -3,7 +3,8 @@
 x (B, T, I) -> the state after the last step (B, units), or with
 `return_sequences=True` the state after every step (B, T, units), for the next
 recurrent layer. T may differ from one call to the next. An image (28, 28) is a
-sequence of 28 rows.
+sequence of 28 rows. Both directions at once:
+`parallel(lstm(64), lstm(64, go_backwards=True), merge="concatenate")`.
 
 Sequences of different lengths are padded to one T and `mask_value` says with what: a
 step all of whose features equal it is not read. The state stays as it was and the

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import losses
-from jaxnn.combine import serial
+from jaxnn.combine import parallel, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, embedding, gru, lstm, rnn
 from jaxnn.train import fit
@@ -70,6 +70,31 @@ def test_layer_from_zero_equals_torch(name):
     assert_close(y, want_y)
     assert_close(dx, want_dx)
     assert_trees_close(dparams, want)
+
+
+def test_both_directions_equal_torch():
+    torch = pytest.importorskip("torch")
+    halves = lstm(3, True), lstm(3, True, go_backwards=True)
+    net, x = parallel(*halves, merge="concatenate"), jnp.asarray(normal(2, 5, 4))
+    params = drawn(traced_init(net, (5, 4))[0], 10)
+    theirs = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True).double()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.zero_()
+        for half, end in zip(params, ("", "_reverse"), strict=True):
+            for name, ours in (
+                ("weight_ih", "w"),
+                ("weight_hh", "u"),
+                ("bias_ih", "b"),
+            ):
+                p = getattr(theirs, f"{name}_l0{end}")
+                p.copy_(torch.tensor(np.array(half[ours].T)))
+    leaf = torch.tensor(np.array(x), requires_grad=True)
+    want, dy = theirs(leaf)[0], normal(2, 5, 6)
+    want.backward(torch.tensor(dy))
+    y, _, cache = net.forward(params, ((), ()), x, train=True)
+    assert_close(y, want.detach().numpy())
+    assert_close(net.backward(cache, jnp.asarray(dy))[0], leaf.grad.numpy())
 
 
 def test_sequence_may_be_longer_or_shorter_than_in_shape():

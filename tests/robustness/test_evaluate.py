@@ -87,6 +87,7 @@ def test_the_worst_case_is_the_images_that_no_attack_broke(plain, network):
     assert plain.robust.count + sum(r.broken for r in plain.rounds) == plain.clean.count
 
 
+@pytest.mark.slow
 def test_a_layer_without_gradient_is_named_and_attacked_through(network):
     params, state, x, y = network
     net = serial(rounded(8), NET)

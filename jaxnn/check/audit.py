@@ -14,6 +14,7 @@ from jaxnn.check.findings import (
     DRAWN,
     ELSEWHERE,
     SHUFFLED,
+    WIDE,
     Audit,
     Check,
     Finding,
@@ -26,7 +27,7 @@ from jaxnn.check.measure import (
     compare_arrays,
     no_numbers,
 )
-from jaxnn.check.probe import beside, cast, drawn, shuffled
+from jaxnn.check.probe import beside, cast, drawn, shuffled, wide
 from jaxnn.check.watch import (
     Seen,
     arguments,
@@ -68,6 +69,7 @@ class _Auditor:
             AS_CALLED: givens,
             SHUFFLED: [shuffled(g) for g in givens],
             DRAWN: [drawn(g) for g in givens],
+            WIDE: [wide(g) for g in givens],
         }
         self.checks: list[Check] = []
         self.failed: dict[tuple, list[tuple[Seen, Check]]] = {}
@@ -75,17 +77,17 @@ class _Auditor:
 
     def run(self, dtypes, elsewhere) -> Audit:
         """All checks, those as called and in float64 first."""
-        formulas = {at: self._at(at, "float64") for at in (SHUFFLED, DRAWN)}
+        formulas = {at: self._at(at, "float64") for at in (SHUFFLED, DRAWN, WIDE)}
         for dtype in ("float64", *(d for d in dtypes if d != "float64")):
             # in float64 they were watched in the midst of the others
-            wide = dtype == "float64"
-            called = self.seen if wide else self._at(AS_CALLED, dtype)
+            exactly = dtype == "float64"
+            called = self.seen if exactly else self._at(AS_CALLED, dtype)
             scales = _scales(called, formulas, dtype)
             for s in called:
                 self._judge(s, AS_CALLED, dtype, scales)
             # a bfloat16 point has ties and few digits: formulas are judged above
             for at in () if dtype == "bfloat16" else formulas:
-                for s in formulas[at] if wide else self._at(at, dtype):
+                for s in formulas[at] if exactly else self._at(at, dtype):
                     self._judge(s, at, dtype, {})
         scales = _scales(elsewhere, formulas, "float64")
         for s in elsewhere:

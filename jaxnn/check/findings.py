@@ -8,7 +8,7 @@ import numpy as np
 from jaxnn.check.measure import LeafComparison
 
 AS_CALLED, ELSEWHERE = "as called", "with other parameters"
-SHUFFLED, DRAWN = "at shuffled inputs", "at random inputs"
+SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,16 @@ class _Exchange:
         return value
 
     def _layer(self, value):
-        return self.by_identity.get(id(value), value)
+        if id(value) in self.by_identity:
+            return self.by_identity[id(value)]
+        if not any(id(part) in self.by_identity for part in value.parts):
+            return value
+        # a combinator of the same parts, which this one wraps
+        return value._replace(
+            forward=self(value.forward),
+            backward=self(value.backward),
+            parts=self(value.parts),
+        )
 
     def _sequence(self, value):
         # by place where it is the parts themselves: one layer may be there twice

@@ -57,6 +57,12 @@ def drawn(given: Given, seed: int = 1) -> Given:
     return given._replace(x=_floats(normal, given.x))
 
 
+def wide(given: Given, seed: int = 2) -> Given:
+    """As `drawn`, but x five times as large: where units saturate."""
+    given = drawn(given, seed)
+    return given._replace(x=_floats(lambda a: 5 * a, given.x))
+
+
 def beside(given: Given, seed: int, sign: int) -> Given:
     """`given` moved by a hair in a random direction, or with sign -1 in the opposite.
 

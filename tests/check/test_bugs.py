@@ -1,10 +1,13 @@
 """Seeded bugs: every one is caught, in float32 too, and pinned to layer and leaf."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import compare_gradients, mlp, serial
+from jaxnn import compare_gradients, mlp, residual, serial
+from jaxnn.combine import freeze, parallel, remat, repeat, share, stack
+from jaxnn.layers import batch_norm, dense, layer_norm, sigmoid, tanh
 from jaxnn.losses import softmax_cross_entropy
 from tests.check.bugs import FAMILIES, LOSS_BUGS, PENALTY_BUGS, Bug
 
@@ -93,3 +96,109 @@ def test_a_wrong_loss_is_blamed_on_the_loss(name):
 def test_a_wrong_penalty_is_blamed_on_the_penalty(name):
     report = compared(mlp([4, 5, 3]), (4,), penalty=PENALTY_BUGS[name])
     assert_found(report, {("penalty", "1/w"), ("penalty", "3/w")})
+
+
+def wired_wrong(layer, change, name=None):
+    """A combinator whose own wiring is spoilt; its parts are right."""
+    return layer._replace(
+        backward=lambda cache, dy: change(*layer.backward(cache, dy), dy),
+        name=name or layer.name,
+    )
+
+
+def block():
+    return serial(dense(4), tanh)
+
+
+COMBINED = {  # name -> combinator, arguments to be found
+    "residual without its skip": (
+        wired_wrong(residual(block()), lambda dx, g, dy: (dx - dy, g)), {"x"}
+    ),
+    "parallel counts a branch twice": (
+        wired_wrong(
+            parallel(block(), dense(4)), lambda dx, g, dy: (dx, (g[0], jax.tree.map(
+                lambda a: 2 * a, g[1])))
+        ), {"1/b", "1/w"},
+    ),
+    "serial mixes its layers up": (
+        wired_wrong(
+            serial(dense(4), dense(4)), lambda dx, g, dy: (dx, (g[1], g[0]))
+        ), {"0/b", "0/w", "1/b", "1/w"},
+    ),
+    "stack gives all copies the gradient of the first": (
+        wired_wrong(
+            stack(dense(4), 3),
+            lambda dx, g, dy: (dx, jax.tree.map(lambda a: a[:1] + 0 * a, g)),
+        ), {"stacked/b", "stacked/w"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_wrong_wiring_is_blamed_on_the_combinator_and_not_on_its_parts(name):
+    combinator, wrong = COMBINED[name]
+    net = serial(dense(4), combinator, dense(3))
+    report = compared(net, (4,), dtypes=("float64",))
+    found = {(f.layer, f.argument) for f in report.findings}
+    assert found == {(f"1 {combinator.name}", a) for a in wrong}, report.table()
+
+
+def test_a_bug_deep_inside_combinators_is_found_where_it_is():
+    bad = Bug("", dense(4), lambda dx, g, c, dy: (dx, {**g, "b": -g["b"]}), {"b"})
+    inner = serial(tanh, bad.spoilt())
+    net = serial(
+        residual(inner), parallel(dense(4), residual(inner)), stack(remat(inner), 2),
+        repeat(inner, 2), share(bad.spoilt(), lambda twice: serial(twice, tanh, twice)),
+        freeze(inner), dense(3),
+    )  # fmt: skip
+    report = compared(net, (4,), dtypes=("float64",))
+    layers = {f.layer for f in report.findings}
+    assert {f.argument for f in report.findings} == {"b"}
+    assert layers == {
+        "0 residual(serial(2 layers)) > 0 serial(2 layers) > 1 dense(4)",
+        "1 parallel(dense(4), residual(serial(2 layers))) > "
+        "1 residual(serial(2 layers)) > 0 serial(2 layers) > 1 dense(4)",
+        "2 stack(remat(serial(2 layers)), 2) > 0 remat(serial(2 layers)) > "
+        "0 serial(2 layers) > 1 dense(4)",
+        "3 repeat(serial(2 layers), 2) > 0 serial(2 layers) > 1 dense(4)",
+        "4 share(dense(4)) > 0 serial(3 layers) > 0 dense(4)",
+        "4 share(dense(4)) > 0 serial(3 layers) > 2 dense(4)",
+        "5 freeze(serial(2 layers)) > 0 serial(2 layers) > 1 dense(4)",
+    }
+    leaves = {f.comparison.leaf for f in report.findings}
+    assert {"0/1/b", "1/1/1/b", "4/shared/b"} <= leaves
+
+
+HIDDEN = {  # right as called: nothing is there to be seen
+    "gamma is 1": (batch_norm(), lambda dx, g, c, dy: (dx / c.gamma[None], g), "x"),
+    "beta is 0": (
+        layer_norm(),
+        lambda dx, g, c, dy: (dx, {**g, "beta": g["beta"] + 0 * dx[0]}),
+        None,
+    ),
+    "only large inputs": (
+        sigmoid, lambda dx, g, y, dy: (jnp.where(y > 0.99, 0, dx), g), "x"
+    ),
+    "a pixel that is always 0": (
+        dense(4), lambda dx, g, c, dy: (dx, {**g, "w": g["w"].at[1].mul(2)}), "w"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_bug_that_these_values_hide_is_found_at_others(name):
+    layer, change, argument = HIDDEN[name]
+    bad = Bug("", layer, change, {argument}).spoilt()
+    net = serial(bad, dense(3))
+    params, state, _ = net.init(KEY, (4,))
+    x = np.random.default_rng(0).standard_normal((8, 4))
+    x[:, 1] = 0
+    report = compare_gradients(
+        net, softmax_cross_entropy, params, state, x, np.arange(8) % 3,
+        dtypes=("float64",),
+    )  # fmt: skip
+    assert all(leaf.passed for leaf in report.leaves)
+    found = {(f.layer, f.argument) for f in report.findings}
+    assert found == ({(f"0 {layer.name}", argument)} if argument else set())
+    if argument:
+        assert "only" in report.findings[0].line()

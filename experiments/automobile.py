@@ -180,9 +180,7 @@ def run(args: Args) -> None:
     values = {
         name: {
             "r2": spread(r2(data.price_test, dollars).tolist()),
-            "mean_error_dollars": spread(
-                abs(data.price_test - dollars).mean(1).tolist()
-            ),
+            "mean_error_dollars": spread(np.abs(data.price_test - dollars).mean(1)),
         }
         for name, dollars in ways.items()
     }

@@ -5,7 +5,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -154,7 +154,7 @@ def train_many(
     return jax.block_until_ready(jax.jit(many)(keys, jnp.asarray(x), jnp.asarray(y)))
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(values: Iterable[float]) -> dict[str, Any]:
     """Mean, sample standard deviation, n and the values themselves."""
     values = [float(v) for v in values]
     std = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -123,7 +123,7 @@ def k8_black_box(e: Evidence) -> Check:
         f"{name} leaves {100 * e.right[name].mean():.1f}%, the white-box attacks "
         f"{100 * e.worst.mean():.1f}%; {missed.sum()} broken by it alone"
     )
-    how = "fail" if gap > 0.002 else verdict(missed.mean() <= 0.01, "warn")
+    how = "fail" if gap > 0.002 else verdict(bool(missed.mean() <= 0.01), "warn")
     if how == "fail":
         words += ": the gradients are masked"
     return Check("K8", "white-box <= black-box", how, gap, words, e.where(missed))

@@ -29,14 +29,20 @@ from jaxnn.errors import JaxnnError
 
 
 class Dual:
-    """value + derivative e, e^2 = 0; both floats, or arrays of one shape."""
+    """value + derivative e, e^2 = 0; both floats, or arrays of one shape.
+
+    Without a derivative it is a constant.
+    """
 
     __array_priority__ = 1000  # array * Dual asks Dual
     __array_ufunc__ = None
 
-    def __init__(self, value: Any, derivative: Any = 0.0):
+    def __init__(self, value: Any, derivative: Any = None):
         self.value = value
-        self.derivative = derivative
+        # a constant: nothing moves
+        self.derivative = (
+            0.0 * np.asarray(value)[()] if derivative is None else derivative
+        )
 
     def __repr__(self):
         return f"Dual({self.value!r}, {self.derivative!r})"
@@ -110,7 +116,7 @@ class Dual:
 
 def lift(x: Any) -> Dual:
     """x itself if it is dual, else a constant: derivative 0."""
-    return x if isinstance(x, Dual) else Dual(x, 0.0 * np.asarray(x)[()])
+    return x if isinstance(x, Dual) else Dual(x)
 
 
 def exp(x: Any) -> Any:

@@ -144,7 +144,29 @@ RECIPES: dict[str, TrainConfig] = {
         seeds=5,
         validation=10000,
     ),
-}
+    "cnn": TrainConfig(
+        model="cnn",
+        layers=("16x3", "max_pool:2", "32x3", "32x3", "max_pool:2", "64x3", "64x3",
+                "global_avg_pool"),
+        batch_norm=True,
+        augment="digits",
+        ema=0.99,
+        schedule="onecycle",
+        lr=0.01,
+        epochs=4,
+    ),
+    "cnn-large": TrainConfig(
+        model="cnn",
+        layers=("32x3", "max_pool:2", "32x3", "64x3", "max_pool:2", "96x3", "96x3",
+                "global_avg_pool"),
+        batch_norm=True,
+        augment="digits",
+        ema=0.999,
+        schedule="onecycle",
+        lr=0.01,
+        epochs=12,
+    ),
+}  # fmt: skip
 """Named settings: `jaxnn train --recipe nielsen`; other flags still override."""
 
 

@@ -4,6 +4,7 @@ import math
 
 from jax import default_backend, lax
 
+from jaxnn.errors import JaxnnError
 from jaxnn.rules.core import Rule, last_axis
 
 FEW = 64  # outputs up to which dw is made transposed, see `_transposed_product`
@@ -11,6 +12,7 @@ FEW = 64  # outputs up to which dw is made transposed, see `_transposed_product`
 
 def _affine_fwd(x, w, b):
     # x (..., I), w (I, O), b (O,) -> y (..., O)
+    _check("affine", x, w)
     y = x @ w
     return y + last_axis(b, y.ndim), (x, w)
 
@@ -25,12 +27,22 @@ def _affine_bwd(cache, dy):
 
 def _matmul_fwd(x, w):
     # x (..., I), w (I, O) -> y (..., O)
+    _check("matmul", x, w)
     return x @ w, (x, w)
 
 
 def _matmul_bwd(cache, dy):
     x, w = cache
     return dy @ w.T, _transposed_product(_rows(x), _rows(dy))
+
+
+def _check(name, x, w):
+    # `@` would take stacked matrices too, whose gradients are another formula
+    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
+        raise JaxnnError(
+            f"{name}: expected x (..., I) and w (I, O), got {x.shape} and {w.shape}; "
+            "for stacked matrices use einsum"
+        )
 
 
 def _transposed_product(x, dy):

@@ -12,6 +12,12 @@ def ran(rule, *shapes):
 
 
 ERRORS = {
+    "matmul: stacked matrices": (
+        ran(rules.matmul, (2, 3, 4), (2, 4, 5)),
+        r"matmul: expected x \(..., I\) and w \(I, O\), got \(2, 3, 4\) and "
+        r"\(2, 4, 5\); .*einsum",
+    ),
+    "affine: widths": (ran(rules.affine, (3, 4), (5, 2), (2,)), "affine: expected x"),
     "add": (
         ran(rules.add, (3, 4), (3,)),
         r"add: shapes \(3, 4\) and \(3,\) do not fit",

@@ -12,7 +12,7 @@ at least 99.5%; the streaming part stays below 300 MB, all of Python and JAX inc
 
 The neuron weighs the 784 pixels and adds a bias: z = x.w + b. Its answer is a
 probability, p = sigmoid(z) = 1 / (1 + e^-z). With y = 1 for a zero and 0 for any other
-digit, the cross-entropy is -ln p if y = 1 and -ln(1 - p) if y = 0; one formula for both:
+digit, the cross-entropy is -ln p if y = 1 and -ln(1 - p) if y = 0; in one formula:
 
     -ln p       = ln(1 + e^-z)         -ln(1 - p) = ln(1 + e^z)
     J           = ln(1 + e^u)          with u = (1 - 2y) z,  1 - 2y being -1 or +1

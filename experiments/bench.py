@@ -4,7 +4,8 @@ Question: does one compiled scan over hand-written backward passes beat the loop
 write in PyTorch, Flax, Equinox, scikit-learn and NumPy, and the
 same loop over jax.grad?
 
-    python -m experiments.bench     about 12 minutes, needs pip install -e '.[bench]'
+    python -m experiments.bench     about 15 minutes, needs pip install -e '.[bench]'
+    python -m experiments.bench --only cnn      3 minutes: the convolutional network
 
 Programs take turns within each round, in another order each time and after a pause in
 which the threads of the one before come to rest, so that a machine that slows down
@@ -13,7 +14,9 @@ slows them all; figures are medians over rounds, comparisons are ratios within a
 else, as XLA does them. Data lie in
 memory, the last partial batch is dropped, and every epoch is a new permutation.
 Compilation is the first epoch less a later one. Expected: several times PyTorch on
-small networks, less on wide ones, where all wait for the same matrix products.
+small networks, less on wide ones, where all wait for the same matrix products; about
+PyTorch's time on the convolutional network, where `jax.grad` in a scan takes 20 times
+as long and in a loop twice.
 """
 
 import itertools
@@ -51,6 +54,8 @@ class Args:
     """Rivals to leave out."""
     only: tuple[str, ...] = ()
     """Parts to run: names of TASKS, backward, seeds, cnn; none given: all."""
+    label: str = ""
+    """Last part of the result's name: `newest` beside the result of another version."""
 
 
 TASKS = {
@@ -255,7 +260,8 @@ def run(args: Args) -> None:
         if not args.only or name in args.only:
             values[name] = part(x, y, args)
     values["seconds"] = time.perf_counter() - start
-    name = "-".join(["bench", *args.only])  # a part has a result of its own
+    # a part, and another version, has a result of its own
+    name = "-".join(["bench", *args.only, *filter(None, [args.label])])
     packages = ("torch", "flax", "equinox", "scikit-learn")
     record(name, args, values, packages, module="bench")
 

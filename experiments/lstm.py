@@ -215,8 +215,9 @@ def run(args: Args) -> None:
     print(f"test accuracy {np.mean(accuracy):.2f}%: {accuracy}")
     record("lstm", args, values)
     what_to_see(
-        "For most of the way down the answers are guesses that later rows overturn; "
-        "read the\ndotted lines: a 1 is settled early, a 2 with its last stroke.",
+        "For most of the way down the answers are guesses that later rows overturn. "
+        "The dotted\nlines say from which row on the answer is right: halfway down for "
+        "some digits, with the\nlast stroke for others.",
         path,
     )
 

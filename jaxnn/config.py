@@ -100,6 +100,27 @@ class TrainConfig:
     sign: added or subtracted by chance."""
     noise_shift: float = 0.0
     """Constant added to the training images along with the noise."""
+    adversarial: Literal[
+        "none", "fgsm_mix", "fgsm_rs", "pgd", "trades", "free", "ibp"
+    ] = "none"
+    """Train on attacked images: half of them by FGSM, all by one step from a random
+    start, by PGD, by TRADES, by replaying each batch; ibp: for a certificate."""
+    epsilon: Annotated[float, tyro.conf.arg(aliases=["--eps"])] = 0.1
+    """Budget of --adversarial: each pixel within so much, pixels being in [0, 1]."""
+    epsilon_ramp: float = 0.0
+    """Share of the run over which the budget grows from 0."""
+    attack_steps: int | None = None
+    """Steps of pgd (none: 7) and trades (none: 10)."""
+    attack_step_size: float | None = None
+    """As a share of epsilon; none: 2.5 / steps, with fgsm_rs 1.25."""
+    alpha: float = 0.5
+    """Of fgsm_mix and ibp: share of the loss on the images as they are."""
+    beta: float = 1.0
+    """Of trades: weight of saying the same nearby."""
+    replays: int = 4
+    """Of free: times each batch is used in a row."""
+    binarise: float | None = None
+    """Threshold at which pixels become black or white, in the network's first layer."""
     guard: Literal["skip", "raise", "rollback", "stop", "off"] = "skip"
     """A step whose loss, gradient or update is not finite: leave it out; an error; back
     with half the learning rate; end and keep the best; or take it."""
@@ -109,6 +130,11 @@ class TrainConfig:
     """First seed: initial weights, dropout, noise."""
     order: Literal["shared", "own"] = "shared"
     """Whether all seeds see the same batches (faster) or each its own order."""
+    devices: int | None = None
+    """Devices that divide each batch, the result being that of one; none: one, or all
+    of them where there are several processes. A CPU shows as many as asked for."""
+    batch_stats: Literal["sync", "ghost"] = "sync"
+    """Batch norm's statistics: over the whole batch, or over each device's part."""
     data: str = "mnist"
     """A named data set (jaxnn data list) or a folder with four IDX files."""
     validation: int = 5000
@@ -117,10 +143,45 @@ class TrainConfig:
     """Test images to attack: a seeded stratified sample; 0 skips, -1 takes all."""
     out: Path | None = None
     """Folder to write, new or empty; none: runs/ and a name made of data and time."""
+    snapshots: int = 2
+    """Whole states kept to resume from: the last so many and the best; 0: none."""
+    snapshot_steps: int | None = None
+    """Also within an epoch, after so many steps; none: after each epoch."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Type of parameters and computation."""
     quiet: bool = False
     """Print the results only."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of several processes this one is; nothing given: found out, or alone."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, a free port there, the same in all processes."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0; 0 writes the run folder."""
+    local_device_ids: tuple[int, ...] = ()
+    """GPUs of this host that this process takes; none: all, or one each where SLURM or
+    Open MPI started several on a host."""
+    detect: bool = True
+    """Whether to look in the environment for what is not given: SLURM, Open MPI,
+    Kubernetes."""
+    rank_timeout: float = 30.0
+    """Seconds without a sign of life from another process after which this one ends."""
+
+
+@dataclass(frozen=True)
+class TrainCommand(TrainConfig):
+    """Train a network with hand-written backward passes, compare, attack, picture."""
+
+    resume: Path | None = None
+    """Run folder to continue, bit for bit, after a kill; its settings hold."""
+    ranks: Annotated[Processes, tyro.conf.arg(name="")] = field(
+        default_factory=Processes
+    )
 
 
 RECIPES: dict[str, TrainConfig] = {

@@ -7,6 +7,7 @@ from typing import NamedTuple, get_args
 
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
 from jaxnn.config import MODELS, TrainConfig
+from jaxnn.defences import binarise
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     LAYERS,
@@ -36,7 +37,8 @@ def build(config: TrainConfig, facts: DataFacts) -> Layer:
       JaxnnError: unknown model, layer, activation or initialiser; lists valid names.
     """
     lookup("model", config.model, dict.fromkeys(MODELS))
-    layers = [standardize(facts.mean, facts.std)] if config.standardize else []
+    layers = [] if config.binarise is None else [binarise(config.binarise)]
+    layers += [standardize(facts.mean, facts.std)] if config.standardize else []
     if config.model == "cnn" and len(facts.in_shape) == 2:
         layers.append(reshape(*facts.in_shape, 1))  # grey images get a channel axis
     flat = config.model == "serial"  # there the user says where
@@ -64,7 +66,7 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
             config.activation,
             init=config.init,
             bias=config.bias_init,
-            normalize=config.batch_norm,
+            normalize=config.batch_norm and _batch_norm(config),
             drop_rate=config.dropout,
         )
     if convolution := re.fullmatch(r"(\d+)x(\d+)", token):
@@ -72,7 +74,7 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
         bias = False if config.batch_norm else config.bias_init
         return [
             conv(channels, kernel, init=config.init, bias=bias),
-            *([batch_norm()] if config.batch_norm else []),
+            *([_batch_norm(config)] if config.batch_norm else []),
             activation_layer(config.activation),
         ]
     name, *settings = token.split(":")
@@ -84,6 +86,11 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
             f"layer {token!r}: wrong number of settings ({error}); expected a form "
             "such as 128, 32x5, relu, dense:128, dropout:0.2"
         ) from None
+
+
+def _batch_norm(config: TrainConfig) -> Layer:
+    ghost = config.batch_stats == "ghost"
+    return batch_norm(groups=config.devices or 1) if ghost else batch_norm()
 
 
 def _settings(make: Callable, texts: list[str]) -> list[int | float | str]:

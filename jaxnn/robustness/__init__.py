@@ -1,16 +1,22 @@
 """Robustness measured honestly: worst case per image, with the attack's own checks."""
 
+from jaxnn.robustness import ibp, smoothing
 from jaxnn.robustness.evaluate import Evaluation, evaluate
 from jaxnn.robustness.evidence import Check
 from jaxnn.robustness.masking import layer_gradients, swap_backward
 from jaxnn.robustness.threat import Share, Threat
+from jaxnn.robustness.transfer import Transfer, transfer_matrix
 
 __all__ = [
     "Check",
     "Evaluation",
     "Share",
     "Threat",
+    "Transfer",
     "evaluate",
+    "ibp",
     "layer_gradients",
+    "smoothing",
     "swap_backward",
+    "transfer_matrix",
 ]

@@ -1,6 +1,8 @@
 """The stages of one run: train, test, compare, attack, draw."""
 
 import sys
+import zlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,23 @@ from jaxnn import attacks
 from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
+from jaxnn.defences import find_collapse
+from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
+from jaxnn.parallel.data import same_everywhere
 from jaxnn.run.folder import append_line
 from jaxnn.run.options import step_options
-from jaxnn.train import TrainingError, describe, evaluate, fit, make_step, predict
+from jaxnn.run.resuming import trim_rows
+from jaxnn.train import (
+    Snapshots,
+    TrainingError,
+    describe,
+    evaluate,
+    fit,
+    make_step,
+    predict,
+)
 
 EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
 
@@ -25,11 +39,12 @@ class Job:
     def __init__(self, config, data, facts, net):
         self.config, self.data, self.net = config, data, net
         self.loss = loss_by_name(config.loss, config.label_smoothing or 0.0)
-        steps = max(len(data.train.x) // config.batch, 1) * config.epochs
+        replays = config.replays if config.adversarial == "free" else 1
+        steps = max(len(data.train.x) // config.batch, 1) * config.epochs * replays
         self.optimiser = optimiser_by_name(
             config.optimiser, config.lr, config.schedule, steps
         )
-        self.options = step_options(config, data.classes)
+        self.options = step_options(config, data.classes, steps)
         self._check(facts)
         self.many = config.seeds > 1
         first = config.seed
@@ -42,14 +57,21 @@ class Job:
             images = jax.ShapeDtypeStruct((1, *facts.in_shape), jnp.float32)
             jax.eval_shape(self.options["augment"], jax.random.key(0), images)
 
-    def train(self, folder):
-        """(history, None), or (history so far, the error) if training diverged."""
+    def train(self, folder, mesh=None, resume=False):
+        """(history, None), or (history so far, the error) if training diverged.
+
+        With several processes all but the first write and say nothing.
+        """
         config, data = self.config, self.data
-        terminal = sys.stderr.isatty() and not config.quiet
+        first = mesh is None or jax.process_index() == 0
+        terminal = sys.stderr.isatty() and not config.quiet and first
+        snapshots = self._snapshots(folder, mesh, resume)
 
         balanced = "balanced" if config.class_weights == "balanced" else None
 
         def on_epoch(row):
+            if not first:
+                return
             append_line(folder / "metrics.jsonl", row)
             if not terminal and not config.quiet:
                 print(f"epoch {row['epoch']:>3}/{config.epochs}  {describe(row)}")
@@ -73,9 +95,37 @@ class Job:
                 dtype=jnp.dtype(config.dtype),
                 progress=terminal,
                 on_epoch=on_epoch,
+                steps_per_call=config.snapshot_steps,
+                mesh=mesh,
+                snapshots=snapshots,
             ), None
         except TrainingError as error:
             return error.history, error
+
+    def _snapshots(self, folder, mesh, resume):
+        """Where the run is kept, and brought back from, or None if it is not."""
+        if mesh is not None:
+            self._check_same()
+        if folder is None or not (self.config.snapshots or resume):
+            return None
+        where, every = folder / "snapshots", self.config.snapshot_steps
+        snapshots = Snapshots(where, max(self.config.snapshots, 1), every, resume)
+        if resume and (mesh is None or jax.process_index() == 0):
+            trim_rows(folder / "metrics.jsonl", (snapshots.newest() or (0, 0))[0])
+        return snapshots
+
+    def _check_same(self):
+        """All processes must be started with the same settings and data."""
+        settings = repr(replace(self.config, out=None, quiet=False))
+        crc = zlib.crc32(settings.encode())
+        for a in (self.data.train.x, self.data.train.y, self.data.validation.x):
+            crc = zlib.crc32(np.ascontiguousarray(a), crc)
+        if not same_everywhere(crc & 0x7FFFFFFF):
+            raise JaxnnError(
+                "several processes: they were started with different settings or data; "
+                "give all the same flags but for --process, --local-device-ids, --out "
+                "and --quiet"
+            )
 
     def test(self, history, result):
         """Accuracy and probabilities on all test images, once."""
@@ -84,7 +134,8 @@ class Job:
             loss=self.loss, seeds=self.many,
         )  # fmt: skip
         accuracy = np.atleast_1d(found.accuracy)
-        self.outputs = found.outputs[0] if self.many else found.outputs
+        self.all_outputs = found.outputs if self.many else found.outputs[None]
+        self.outputs = self.all_outputs[0]
         result["test_accuracy"] = accuracy.tolist()
         result["mean"] = float(accuracy.mean())
         result["std"] = float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0
@@ -148,6 +199,21 @@ class Job:
             "steps": STEPS, "step_size": 2.5 * EPSILON / STEPS,
             "note": _gap_note(gap),
         }  # fmt: skip
+
+    def collapse(self, result):
+        """Whether training collapsed, seed by seed; a list of words, [] if none did."""
+        attacked = result["adversarial"] or {"fgsm_0.1": None, "pgd40_0.1": None}
+        pairs = (attacked["fgsm_0.1"], attacked["pgd40_0.1"])
+        said = []
+        for i, outputs in enumerate(self.all_outputs):
+            one, many = (a[i] if isinstance(a, list) else a for a in pairs)
+            found = find_collapse(
+                outputs, self.data.test.y, one_step=one, many_steps=many
+            )
+            if found is not None:
+                seed = f"seed {self.config.seed + i}: " if self.many else ""
+                said.append(f"{seed}{found.kind}: {found.words}")
+        result["collapse"] = said
 
     def _attacks(self, params, state):
         def fgsm(x, y):

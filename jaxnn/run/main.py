@@ -9,26 +9,37 @@ import jax
 import numpy as np
 
 from jaxnn.compile_cache import enable_compile_cache
-from jaxnn.config import TrainConfig
+from jaxnn.config import Processes, TrainConfig
 from jaxnn.data import load, pixel_statistics
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.optimisers import learning_rate
 from jaxnn.overview import count_parameters, summary
+from jaxnn.parallel.processes import together
 from jaxnn.run import words
 from jaxnn.run.folder import new_folder, save_config, use_dtype
 from jaxnn.run.job import Job
+from jaxnn.run.resuming import finished
 from jaxnn.train.checkpoint import save_params
 
+ALONE = Processes(detect=False)
 
-def train_run(config: TrainConfig, started: float | None = None) -> dict:
+
+def train_run(
+    config: TrainConfig,
+    started: float | None = None,
+    ranks: Processes = ALONE,
+    resume: Path | None = None,
+) -> dict:
     """Do the main job and write the run folder.
 
     Args:
       config: the settings.
       started: `time.perf_counter()` when the program began, for the times reported;
         None is now.
+      ranks: which of several processes this is; all but the first only train.
+      resume: run folder to continue, written with the same `config`.
 
     Returns:
       What result.json holds, and `folder`.
@@ -41,19 +52,28 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
     imported = time.perf_counter()
     config = _resolved(config)
     use_dtype(config.dtype)
-    enable_compile_cache()
-    data = load(config.data, validation=config.validation)
-    mean, std = pixel_statistics(data.train.x)
-    facts = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
-    net = build(config, facts)
-    job = Job(config, data, facts, net)  # all settings are checked before any file
-    folder = new_folder(config.out, Path(data.name).name)
-    say = (lambda *_: None) if config.quiet else print
-    table = summary(net, facts.in_shape, batch=None)
-    say(f"{words.heading(config, data)}\n{table}\n")
-    save_config(folder, config, facts)
-
-    history, trouble = job.train(folder)
+    if resume is not None and (done := finished(resume, config)) is not None:
+        print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
+        return done | {"folder": str(resume)}
+    with together(ranks, config.devices) as mesh:
+        first = jax.process_index() == 0 if mesh else True
+        enable_compile_cache()
+        data = load(config.data, validation=config.validation)
+        mean, std = pixel_statistics(data.train.x)
+        facts = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
+        net = build(config, facts)
+        job = Job(config, data, facts, net)  # settings are checked before any file
+        say = (lambda *_: None) if config.quiet or not first else print
+        table = summary(net, facts.in_shape, batch=None)
+        folder = resume
+        if first:
+            folder = folder or new_folder(config.out, Path(data.name).name)
+            save_config(folder, config, facts)
+        say(f"{words.heading(config, data, mesh)}\n{table}\n")
+        history, trouble = job.train(folder, mesh, resume is not None)
+    if not first:
+        return {"stopped": history.stopped, "folder": None}
+    assert folder is not None  # the first process has made it
     result = _describe_run(config, history, facts, table)
     if trouble is None:
         for finding in history.findings:
@@ -70,6 +90,9 @@ def train_run(config: TrainConfig, started: float | None = None) -> dict:
             say("under attack   " + words.attack_line(result))
             if result["adversarial"]["note"]:
                 say("               " + result["adversarial"]["note"])
+        job.collapse(result)
+        for words_of_one in result["collapse"]:
+            print(f"COLLAPSED      {words_of_one}")
     job.draw(folder, history)
     result["seconds"] = {
         "import": imported - started,

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxnn import regularize
+from jaxnn import defences, regularize
 from jaxnn.config import TrainConfig
 from jaxnn.data import augment
-from jaxnn.errors import lookup
+from jaxnn.errors import JaxnnError, lookup
 
 
-def step_options(config: TrainConfig, classes: int) -> dict[str, Any]:
+def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str, Any]:
     """The keywords of `make_step` for `config`; None for what it leaves out.
+
+    `steps` are those of the whole run, for what grows along it.
 
     Raises:
       JaxnnError: settings out of range.
@@ -34,7 +36,30 @@ def step_options(config: TrainConfig, classes: int) -> dict[str, Any]:
         "clip_norm": c.clip_norm,
         "clip_value": c.clip_value,
         "ema": c.ema,
+        "defence": _defence(config, steps),
     }
+
+
+def _defence(config, steps) -> defences.Defence | None:
+    c, epsilon = config, config.epsilon
+    if c.adversarial == "none":
+        return None
+    if not 0 <= c.epsilon_ramp <= 1:
+        raise JaxnnError(
+            f"--epsilon-ramp: got {c.epsilon_ramp:g}, expected a share in [0, 1]"
+        )
+    if c.epsilon_ramp:
+        epsilon = defences.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
+    size = c.attack_step_size
+    makers: dict[str, Callable[[], defences.Defence]] = {
+        "fgsm_mix": lambda: defences.fgsm_mix(epsilon, c.alpha),
+        "fgsm_rs": lambda: defences.fgsm_rs(epsilon, 1.25 if size is None else size),
+        "pgd": lambda: defences.pgd(epsilon, c.attack_steps or 7, size),
+        "trades": lambda: defences.trades(epsilon, c.attack_steps or 10, size, c.beta),
+        "free": lambda: defences.free(epsilon, c.replays),
+        "ibp": lambda: defences.ibp(epsilon, c.alpha),
+    }
+    return lookup("adversarial training", c.adversarial, makers)()
 
 
 def _augment(config) -> Callable | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from jaxnn.defences.core import Defence
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
@@ -34,6 +35,7 @@ def fit(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     ema: float | None = None,
+    defence: Defence | None = None,
     weights: Any = None,
     class_weights: Any = None,
     patience: int | None = None,
@@ -68,6 +70,8 @@ def fit(
       clip_value: largest entry of the gradient; one of the two only.
       ema: decay of a moving average of the parameters, such as 0.999, which is then
         validated and returned instead of the last ones.
+      defence: what is trained on instead of the images as they are, such as
+        `jaxnn.defences.pgd(0.1)`.
       weights: a weight >= 0 for each training sample, (N,): its loss is multiplied by
         it, the mean still divides by the batch (see `jaxnn.losses`).
       class_weights: a weight for each class, (classes,), or "balanced": N / (classes
@@ -115,7 +119,7 @@ def fit(
     step = make_step(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment,
         mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
-        clip_value=clip_value, ema=ema, guard=step_guard(guard),
+        clip_value=clip_value, ema=ema, defence=defence, guard=step_guard(guard),
     )  # fmt: skip
     each = sample_weights(y, weights, class_weights)
     if each is not None:
@@ -123,7 +127,7 @@ def fit(
         y = Weighted(y, each)
     policy = guard, max_bad_steps
     run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy)
-    run.start(optimiser, dtype, ema=ema is not None)
+    run.start(optimiser, dtype, ema=ema is not None, defence=defence)
     choose = keep == "best" and validation is not None
     return run.train(epochs, patience, choose, steps_per_call, progress, on_epoch)
 

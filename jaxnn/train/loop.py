@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxnn.defences.core import undefended
 from jaxnn.errors import JaxnnError
 from jaxnn.train.average import evaluated
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
 from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
 from jaxnn.train.keep import Best, interruptible
-from jaxnn.train.step import TrainState, Weighted, init_state
+from jaxnn.train.step import TrainState, Weighted, float_type, init_state
 
 
 @dataclass
@@ -68,13 +69,17 @@ class Run:
         self.programs: dict[int, Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
-    def start(self, optimiser, dtype, ema=False):
+    def start(self, optimiser, dtype, ema=False, defence=None):
         """Initialise the states, one a seed."""
         self._check_labels()
+        defence = defence or undefended
+        self.replays = defence.replays
 
         def init(key):
             shape = self.x.shape[1:]
-            return init_state(self.net, optimiser, shape, key, dtype, ema=ema)
+            ts = init_state(self.net, optimiser, shape, key, dtype, ema=ema)
+            kept = defence.memory((self.batch, *shape), float_type(ts.params))
+            return ts._replace(memory=kept)
 
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.many else keys[0]
@@ -109,10 +114,13 @@ class Run:
 
     def order(self, epoch) -> np.ndarray:
         """The epoch's batches, (steps, batch), or (steps, S, batch) of own orders."""
-        if not self.own_order:
-            return batch_order(len(self.x), self.batch, epoch)
-        orders = [batch_order(len(self.x), self.batch, epoch, s) for s in self.seeds]
-        return np.stack(orders, 1) if self.many else orders[0]
+        if self.own_order:
+            seeds = self.seeds
+            orders = [batch_order(len(self.x), self.batch, epoch, s) for s in seeds]
+            order = np.stack(orders, 1) if self.many else orders[0]
+        else:
+            order = batch_order(len(self.x), self.batch, epoch)
+        return np.repeat(order, self.replays, 0)
 
     def program(self, order):
         """The compiled epoch; compiled ahead of time, so a second compile is an error

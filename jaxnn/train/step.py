@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
+from jaxnn.defences.core import Defence, undefended
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
@@ -23,9 +25,10 @@ class TrainState(NamedTuple):
 
     `params` and `state` are the network's, `opt` the optimiser's; `step` counts the
     steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
-    moving average of (params, state), or `()` if none is kept. Steps from number
-    `limit` on change nothing: so a replay stops before a step, and a guard that halts
-    leaves the state as it was before the first bad one.
+    moving average of (params, state), or `()` if none is kept; `memory` is what a
+    defence keeps from step to step, or `()`. Steps from number `limit` on change
+    nothing: so a replay stops before a step, and a guard that halts leaves the state as
+    it was before the first bad one.
     """
 
     params: Any
@@ -35,6 +38,7 @@ class TrainState(NamedTuple):
     skipped: Array
     ema: Any = ()
     limit: Any = NO_LIMIT
+    memory: Any = ()
 
 
 class Weighted(NamedTuple):
@@ -52,10 +56,13 @@ class Step:
       run: the step itself, guard included.
       prepare: `(ts, x, y, key) -> (params, x, y, weights, key)` as the network gets
         them: pixels as floats, augmented and mixed, weights perturbed.
-      everything: `(ts, x, y, key) -> (loss, grads, state, params)` without a guard.
+      everything: `(ts, x, y, key) -> (loss, grads, state, params, opt)`, no guard.
       net: the network.
       loss: the loss.
       penalty: the regulariser, or None.
+      optimiser: the optax transformation.
+      remade: `(**changes) -> Step`, the same step with other settings of `make_step`.
+      start: `(shape of a batch, key) -> TrainState`, before the first step.
     """
 
     run: Callable[[TrainState, Array, Any, Array], tuple[TrainState, dict[str, Array]]]
@@ -64,6 +71,9 @@ class Step:
     net: Layer
     loss: Loss
     penalty: Callable | None
+    optimiser: Any
+    remade: Callable[..., "Step"]
+    start: Callable[..., "TrainState"]
 
     def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
         """Run one step."""
@@ -71,11 +81,13 @@ class Step:
 
 
 def init_state(
-    net: Layer, optimiser: Any, in_shape, key, dtype=None, *, ema: bool = False
-) -> TrainState:
+    net: Layer, optimiser: Any, in_shape, key, dtype=None, *, ema: bool = False,
+    memory: Any = (),
+) -> TrainState:  # fmt: skip
     """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
 
-    With `ema` it has room for the moving average that `make_step(ema=...)` keeps.
+    With `ema` it has room for the moving average that `make_step(ema=...)` keeps;
+    `memory` is the one that a defence begins with, `Defence.memory(x.shape, dtype)`.
     """
     params, state, _ = net.init(key, tuple(in_shape))
     if dtype is not None:
@@ -83,7 +95,7 @@ def init_state(
     # one array each: a buffer can be donated only once
     counters = [jnp.zeros((), jnp.int32) for _ in range(2)]
     limit, opt = jnp.asarray(NO_LIMIT), optimiser.init(params)
-    ts = TrainState(params, state, opt, *counters, limit=limit)
+    ts = TrainState(params, state, opt, *counters, limit=limit, memory=memory)
     return ts._replace(ema=start_average((params, state))) if ema else ts
 
 
@@ -125,6 +137,7 @@ def make_step(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     ema: float | None = None,
+    defence: Defence | None = None,
     guard: str = "skip",
 ) -> Step:
     """The step `(train_state, x, y, key) -> (train_state, metrics)`, guard included.
@@ -145,6 +158,8 @@ def make_step(
       clip_value: largest entry of the gradient; larger ones are cut off.
       ema: decay of the moving average of params and state in [0, 1), such as 0.999;
         needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
+      defence: how loss and gradients are taken, see `jaxnn.defences`; one with a memory
+        needs `init_state(..., memory=...)`. None: of the images as they are.
       guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
         "off": take it.
 
@@ -155,8 +170,10 @@ def make_step(
     parameters, optimiser, running statistics and average stay as they were, bit for
     bit; the guard looks before clipping, which would spread a NaN or hide an overflow.
     """
+    settings = dict(locals())
     clip = clip_gradient(clip_norm, clip_value)
     keep_average = None if ema is None else moving_average(ema)
+    defence = defence or undefended
 
     def prepare(ts, x, y, key):
         with jax.named_scope("data"):
@@ -173,16 +190,16 @@ def make_step(
 
     def gradients(ts, x, y, key):
         params, x, y, weights, key_net = prepare(ts, x, y, key)
-        pred, state, cache = net.forward(params, ts.state, x, key=key_net, train=True)
-        options = {} if weights is None else {"weights": weights}
-        with jax.named_scope("loss"):
-            value, dpred = loss(pred, y, **options)
-        _, grads = net.backward(cache, dpred)  # the unused dx is dropped by XLA
+        weighted = loss if weights is None else partial(loss, weights=weights)
+        value, grads, state, memory = defence.gradients(
+            net, weighted, params, ts.state, x, y,
+            key=key_net, step=ts.step, memory=ts.memory,
+        )  # fmt: skip
         if penalty is not None:
             with jax.named_scope("regulariser"):
                 extra, dpenalty = penalty(ts.params)
                 value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
-        return value, grads, state
+        return value, grads, state, memory
 
     def update(ts, grads, norm):
         """(params, optimiser's state) after the step, and whether it is finite."""
@@ -191,15 +208,21 @@ def make_step(
             updates, opt = optimiser.update(bounded, ts.opt, ts.params)
             params = optax.apply_updates(ts.params, updates)
             params = params if project is None else project(params)
-            return params, opt, jnp.isfinite(_sum_of_squares(updates))
+            # what a projection makes counts, and moments that spoil the next step
+            moved = updates
+            if project is not None:
+                moved = jax.tree.map(jnp.subtract, params, ts.params)
+            finite = jnp.isfinite(_sum_of_squares(moved)) & _all_finite(opt)
+            return params, opt, finite
 
     def everything(ts, x, y, key):
-        value, grads, state = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
-        params, _, _ = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
-        return value, grads, state, params
+        value, grads, state, _ = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
+        params, opt, _ = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
+        return value, grads, state, params, opt
 
     def run(ts, x, y, key):
-        value, grads, state = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
+        folded = jax.random.fold_in(key, ts.step)
+        value, grads, state, memory = gradients(ts, x, y, folded)
         norm = jnp.sqrt(_sum_of_squares(grads))
         sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
 
@@ -208,18 +231,18 @@ def make_step(
             average = ts.ema
             if keep_average is not None:
                 average = keep_average(ts, (params, state))
-            new = params, state, opt, average
+            new = params, state, opt, average, memory
             if guard == "off":
                 return new, finite
             return lax.cond(finite, lambda: new, lambda: old), finite
 
-        old = ts.params, ts.state, ts.opt, ts.ema
+        old = ts.params, ts.state, ts.opt, ts.ema, ts.memory
         if guard == "off":
-            (params, state, opt, average), finite = apply(None)
+            (params, state, opt, average, memory), finite = apply(None)
             ok = sound & finite
         else:
             go = sound & (ts.step < ts.limit)
-            (params, state, opt, average), ok = lax.cond(
+            (params, state, opt, average, memory), ok = lax.cond(
                 go, apply, lambda _: (old, jnp.zeros((), bool)), None
             )
         skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
@@ -227,14 +250,22 @@ def make_step(
         if guard == "halt":
             limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
         metrics = {"loss": value, "grad_norm": norm, "ok": ok}
-        done = TrainState(params, state, opt, ts.step + 1, skipped, average, limit)
-        return done, metrics
+        done = params, state, opt, ts.step + 1, skipped, average, limit, memory
+        return TrainState(*done), metrics
 
-    return Step(run, prepare, everything, net, loss, penalty)
+    def remade(**changes):
+        return make_step(**(settings | changes))
+
+    def start(shape, key, dtype=None):
+        ts = init_state(net, optimiser, shape[1:], key, dtype, ema=ema is not None)
+        return ts._replace(memory=defence.memory(tuple(shape), float_type(ts.params)))
+
+    made = run, prepare, everything, net, loss, penalty, optimiser, remade, start
+    return Step(*made)
 
 
 def _all_finite(state):
-    """Running statistics can overflow while loss and gradients stay finite."""
+    """Running statistics and moments can overflow while the gradients are finite."""
     floats = [
         a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)
     ]

@@ -52,6 +52,18 @@ def test_images_are_moved_and_then_noisy(kind):
     assert_trees_close(found["augment"](KEY, X), want)
 
 
+@pytest.mark.parametrize(
+    "name, made",
+    [("pgd", "pgd-7"), ("fgsm_rs", "fgsm-rs"), ("fgsm_mix", "fgsm-mix"),
+     ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
+)  # fmt: skip
+def test_every_adversarial_training_has_its_defence(name, made):
+    found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
+    assert found["defence"].name == made
+    with pytest.raises(JaxnnError, match="epsilon-ramp"):
+        options(adversarial=name, epsilon_ramp=2.0)
+
+
 def test_the_rest_is_passed_on():
     found = options(mixup=0.2, weight_noise=0.1, clip_norm=1.0, ema=0.99)
     assert found["mixup"](KEY, X, jnp.array([0, 9, 1]))[1].shape == (3, 10)

@@ -1,0 +1,237 @@
+"""Training on attacked images: the attack is made in the step, by the same backwards.
+
+The attacks here are short and keep their last point; `jaxnn.attacks` are the ones to
+measure with. They look at the network in evaluation mode and never touch its state.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnn.attacks.core import Box, loss_and_gradient
+from jaxnn.defences.core import (
+    Defence,
+    Epsilon,
+    budget_at,
+    check_epsilon,
+    value_and_gradients,
+)
+from jaxnn.errors import JaxnnError
+from jaxnn.rules import log_softmax
+
+
+def _stepped(x_adv: Array, dx: Array, x: Array, size, epsilon, box: Box) -> Array:
+    """One signed step up the gradient, back into the budget, then into the box.
+
+    A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a CPU,
+    and the guard would not see the step that made it.
+    """
+    moved = x_adv + size * jnp.sign(dx)
+    kept = jnp.clip(moved, x - epsilon, x + epsilon)
+    kept = kept if box is None else jnp.clip(kept, *box)
+    return jnp.where(jnp.isnan(moved), moved, kept)
+
+
+def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
+    """`steps` steps up the `gradient` (a function of the images)."""
+
+    def once(_, x_adv):
+        return _stepped(x_adv, gradient(x_adv), x, size, epsilon, box)
+
+    if steps == 1:
+        return once(0, x_adv)
+    return lax.fori_loop(0, steps, once, x_adv)
+
+
+def _random_start(key, x, epsilon, box):
+    start = x + epsilon * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+    return start if box is None else jnp.clip(start, *box)
+
+
+def pgd(
+    epsilon: Epsilon,
+    steps: int = 7,
+    step_size: float | None = None,
+    *,
+    box: Box = (0.0, 1.0),
+) -> Defence:
+    """Train on the images that PGD finds within `epsilon` (Linf), and on no others.
+
+    Args:
+      epsilon: budget in pixel units of [0, 1], or `ramp(...)`.
+      steps: gradient steps from a random start; each costs about two thirds of a
+        training step.
+      step_size: as a share of epsilon; None is 2.5 / steps.
+      box: limits of a pixel, None for none.
+
+    Source: Madry et al. 2018, arXiv 1706.06083.
+    """
+    _check("pgd", epsilon, steps=steps)
+    share = 2.5 / steps if step_size is None else step_size
+    return _on_attacked(f"pgd-{steps}", epsilon, steps, share, box, start_box=box)
+
+
+def fgsm_rs(
+    epsilon: Epsilon, step_size: float = 1.25, *, box: Box = (0.0, 1.0)
+) -> Defence:
+    """Train on one signed step from a random start: nearly PGD, at two steps' cost.
+
+    `step_size` is a share of epsilon; a larger one fails by catastrophic overfitting
+    (see `find_collapse`). The start is not clipped to the box, only the step's end:
+    from a clipped start all background pixels move alike, and the same recipe overfits.
+
+    Source: Wong, Rice, Kolter 2020, arXiv 2001.03994, and their program.
+    """
+    _check("fgsm_rs", epsilon)
+    return _on_attacked("fgsm-rs", epsilon, 1, step_size, box, start_box=None)
+
+
+def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
+    def gradients(net, loss, params, state, x, y, *, key, step, memory):
+        limit = budget_at(epsilon, step, x.dtype)
+        key_start, key_net = jax.random.split(key)
+
+        def uphill(x_adv):
+            return loss_and_gradient(net, loss, params, state, x_adv, y)[1]
+
+        with jax.named_scope("attack"):
+            x_adv = _random_start(key_start, x, limit, start_box)
+            x_adv = _climb(uphill, x_adv, x, share * limit, limit, steps, box)
+        value, _, dparams, state = value_and_gradients(
+            net, loss, params, state, x_adv, y, key_net
+        )
+        return value, dparams, state, memory
+
+    return Defence(name, gradients)
+
+
+def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> Defence:
+    """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx): Goodfellow's own defence.
+
+    It learns to hide its gradient from the one step it is trained on: measure it by
+    PGD. `box=None` does not clip, as in the original.
+
+    Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572, section 6.
+    """
+    _check("fgsm_mix", epsilon)
+    if not 0 <= alpha <= 1:
+        raise JaxnnError(f"fgsm_mix: got alpha {alpha:g}, expected a share in [0, 1]")
+
+    def gradients(net, loss, params, state, x, y, *, key, step, memory):
+        limit = budget_at(epsilon, step, x.dtype)
+        keys = jax.random.split(key)
+        clean, dx, dclean, state = value_and_gradients(
+            net, loss, params, state, x, y, keys[0]
+        )
+        x_adv = _stepped(x, dx, x, limit, limit, box)
+        attacked, _, dattacked, state = value_and_gradients(
+            net, loss, params, state, x_adv, y, keys[1]
+        )
+
+        def mix(a, b):
+            return alpha * a + (1 - alpha) * b
+
+        return mix(clean, attacked), jax.tree.map(mix, dclean, dattacked), state, memory
+
+    return Defence("fgsm-mix", gradients)
+
+
+def trades(
+    epsilon: Epsilon,
+    steps: int = 10,
+    step_size: float | None = None,
+    beta: float = 1.0,
+    *,
+    box: Box = (0.0, 1.0),
+) -> Defence:
+    """J(x) + beta KL(p(x) || p(x')): be right, and say the same nearby.
+
+    x' maximises that divergence within `epsilon` (Linf). The gradient goes through both
+    p(x) and p(x'), as in the authors' program. The network must end in logits.
+
+    Args:
+      epsilon: budget in pixel units of [0, 1], or `ramp(...)`.
+      steps: gradient steps towards x'.
+      step_size: as a share of epsilon; None is 2.5 / steps.
+      beta: weight of the second term; 1 and 6 are the paper's.
+      box: limits of a pixel, None for none.
+
+    Source: Zhang et al. 2019, arXiv 1901.08573.
+    """
+    _check("trades", epsilon, steps=steps)
+    if not beta >= 0:
+        raise JaxnnError(f"trades: got beta {beta:g}, expected >= 0")
+    share = 2.5 / steps if step_size is None else step_size
+
+    def gradients(net, loss, params, state, x, y, *, key, step, memory):
+        limit = budget_at(epsilon, step, x.dtype)
+        key_start, key_clean, key_near = jax.random.split(key, 3)
+        steady, _, _ = net.forward(params, state, x, train=False)
+
+        def uphill(x_adv):
+            pred, _, cache = net.forward(params, state, x_adv, train=False)
+            return net.backward(cache, divergence(steady, pred)[2])[0]
+
+        with jax.named_scope("attack"):
+            start = x + 1e-3 * jax.random.normal(key_start, x.shape, x.dtype)
+            x_adv = _climb(uphill, start, x, share * limit, limit, steps, box)
+        clean, state, cache = net.forward(params, state, x, key=key_clean, train=True)
+        near, state, cache_near = net.forward(
+            params, state, x_adv, key=key_near, train=True
+        )
+        value, dclean = loss(clean, y)
+        apart, dclean_apart, dnear = divergence(clean, near)
+        scale = beta / len(x)
+        _, dparams = net.backward(cache, dclean + scale * dclean_apart)
+        _, dparams_near = net.backward(cache_near, scale * dnear)
+        dparams = jax.tree.map(jnp.add, dparams, dparams_near)
+        return value + scale * apart.sum(), dparams, state, memory
+
+    return Defence("trades", gradients)
+
+
+def divergence(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """KL(softmax a || softmax b) of each row, and its gradients for a and b.
+
+    a, b (B, N) -> (B,), da and db (B, N). With p = softmax a, q = softmax b:
+    KL = sum p (log p - log q), db = q - p, da = p ((log p - log q) - KL).
+    """
+    log_p, log_q = log_softmax.fwd(a)[0], log_softmax.fwd(b)[0]
+    p, gap = jnp.exp(log_p), log_p - log_q
+    gap = jnp.where(p > 0, gap, 0)  # 0 log 0 is 0
+    value = (p * gap).sum(-1)
+    return value, p * (gap - value[:, None]), jnp.exp(log_q) - p
+
+
+def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defence:
+    """Each batch several times; the way back that trains also moves the attack.
+
+    The perturbation is kept from step to step, also to the next batch; every step
+    costs what a plain one costs and the input's gradient. Train for fewer epochs: one
+    goes through the data `replays` times.
+
+    Source: Shafahi et al. 2019, arXiv 1904.12843.
+    """
+    _check("free", epsilon, replays=replays)
+
+    def gradients(net, loss, params, state, x, y, *, key, step, memory):
+        limit = budget_at(epsilon, step, x.dtype)
+        seen = jnp.clip(memory, -limit, limit)  # a ramp may start the run below it
+        x_adv = x + jnp.where(jnp.isnan(memory), memory, seen)
+        inside = x_adv if box is None else jnp.clip(x_adv, *box)
+        x_adv = jnp.where(jnp.isnan(x_adv), x_adv, inside)
+        value, dx, dparams, state = value_and_gradients(
+            net, loss, params, state, x_adv, y, key
+        )
+        moved = memory + limit * jnp.sign(dx)
+        kept = jnp.where(jnp.isnan(moved), moved, jnp.clip(moved, -limit, limit))
+        return value, dparams, state, kept
+
+    return Defence(f"free-{replays}", gradients, jnp.zeros, replays)
+
+
+def _check(name, epsilon, **counts):
+    check_epsilon(name, epsilon)
+    for what, count in counts.items():
+        if count < 1:
+            raise JaxnnError(f"{name}: got {what}={count}, expected >= 1")

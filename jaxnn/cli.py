@@ -57,20 +57,30 @@ def _parse(config, words, name, **options):
 
 
 def _train(words, started) -> int:
-    from jaxnn.config import RECIPES, TrainConfig
+    from dataclasses import replace
+
+    from jaxnn.config import RECIPES, TrainCommand, TrainConfig
 
     recipe, words = _take_recipe(words)
-    default = lookup("recipe", recipe, RECIPES)
+    default = TrainCommand(**vars(lookup("recipe", recipe, RECIPES)))
     description = (
         f"{TrainConfig.__doc__}\n\n--recipe NAME starts from named settings "
         f"({', '.join(RECIPES)}); the other flags still override."
     )
-    config = _parse(
-        TrainConfig, words, "train", default=default, description=description
-    )
+    options = {"description": description}
+    command = _parse(TrainCommand, words, "train", default=default, **options)
+    if command.resume is not None:
+        from jaxnn.run.resuming import check_resumed, saved_command
+
+        default = saved_command(command.resume)
+        command = _parse(TrainCommand, words, "train", default=default, **options)
+        check_resumed(default, command)
+        command = replace(command, out=default.out)
     from jaxnn.run import train_run
 
-    result = train_run(config, started)
+    settings = vars(command).copy()
+    resume, ranks = settings.pop("resume"), settings.pop("ranks")
+    result = train_run(TrainConfig(**settings), started, ranks, resume)
     return 130 if result["stopped"] == "interrupted" else 0
 
 

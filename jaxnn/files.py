@@ -58,7 +58,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and inf become null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -82,14 +82,14 @@ def read_json(path: str | Path) -> Any:
         raise JaxnnError(f"{path} is not valid JSON: {error}") from error
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no arrays: arrays become lists, non-finite numbers None."""
+def plain(value: Any) -> Any:
+    """`value` for JSON, which has no arrays and no NaN: lists, and None for those."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not (abs(value) < float("inf")):
         return None
     return value

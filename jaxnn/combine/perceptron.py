@@ -84,16 +84,16 @@ def dense_block(
     *,
     init: str | Initializer = "he",
     bias: bool | str | Initializer = True,
-    normalize: bool = False,
+    normalize: bool | Layer = False,
     drop_rate: float = 0.0,
 ) -> list[Layer]:
     """The layers of one hidden layer: dense, batch norm, activation, dropout.
 
-    Arguments as in `mlp`.
+    Arguments as in `mlp`; `normalize` may be a layer, instead of batch norm.
     """
     layers = [dense(width, init, False if normalize else bias)]
     if normalize:
-        layers.append(batch_norm())
+        layers.append(batch_norm() if isinstance(normalize, bool) else normalize)
     layers.append(activation_layer(activation))
     if drop_rate:
         layers.append(dropout(drop_rate))

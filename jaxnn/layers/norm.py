@@ -5,6 +5,7 @@ from numbers import Integral
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
@@ -13,17 +14,37 @@ from jaxnn.rules import BatchStats
 from jaxnn.rules.core import Rule
 
 
-def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
+def batch_norm(
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    axis_name: str | None = None,
+    groups: int = 1,
+) -> Layer:
     """Normalise each channel (last axis) by the batch in training, by averages after.
 
     x (B, ..., C) -> y (B, ..., C). State: running `mean` (from 0) and `var` (from 1),
     new = momentum * old + (1 - momentum) * batch, the variance with n / (n - 1).
 
+    Under `jit` the statistics are those of the whole batch, also where it is divided
+    among devices (`fit(mesh=...)`).
+
+    Args:
+      momentum: share of the old running average.
+      epsilon: added to the variance.
+      axis_name: in a `shard_map` or `vmap` of your own: the axis whose parts of the
+        batch share their statistics ("sync"). The gradients of gamma and beta are this
+        part's, to be summed over that axis like all others.
+      groups: so many parts of the batch have statistics of their own ("ghost"), such
+        as one a device, which need not talk then; the running averages are of their
+        means.
+
     Raises:
-      JaxnnError: training on one row (its variance is 0 and y would be beta), or an
-        input whose channels differ from the parameters'.
+      JaxnnError: training on one row (its variance is 0 and y would be beta), a batch
+        that `groups` does not divide, or an input whose channels differ from the
+        parameters'.
     """
-    live, fixed = rules.batch_norm(epsilon), rules.batch_norm_fixed(epsilon)
+    live = rules.batch_norm(epsilon, axis_name, groups)
+    fixed = rules.batch_norm_fixed(epsilon)
 
     def init(key, in_shape):
         del key
@@ -49,7 +70,8 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         if not train:
             y, cache = fixed.fwd(x, gamma, beta, state["mean"], state["var"])
             return y, state, cache
-        n = math.prod(x.shape[:-1])
+        n = math.prod(x.shape[:-1]) // groups
+        n *= 1 if axis_name is None else lax.axis_size(axis_name)
         if n < 2:
             raise JaxnnError(
                 f"batch_norm: input of shape {x.shape} has {n} row to take statistics "
@@ -61,9 +83,12 @@ def batch_norm(momentum: float = 0.9, epsilon: float = 1e-5) -> Layer:
         def mix(old, new):
             return (momentum * old + (1 - momentum) * new).astype(old.dtype)
 
-        unbiased = cache.var * (n / (n - 1))
+        mean, var = cache.mean, cache.var
+        if groups > 1:
+            mean, var = mean.mean(0), var.mean(0)
+        unbiased = var * (n / (n - 1))
         new_state = {
-            "mean": mix(state["mean"], cache.mean),
+            "mean": mix(state["mean"], mean),
             "var": mix(state["var"], unbiased),
         }
         return y, new_state, cache

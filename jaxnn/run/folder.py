@@ -82,7 +82,7 @@ def load_run(folder: str | Path) -> Run:
             f"{folder} is not a run folder: it has no config.json; expected a folder "
             "that `jaxnn train` wrote"
         )
-    config, facts = _read_config(folder / "config.json")
+    config, facts = read_config(folder / "config.json")
     use_dtype(config.dtype)
     net = build(config, facts)
     like = jax.eval_shape(lambda: _init(net, config, facts))
@@ -118,12 +118,18 @@ def _init(net, config, facts):
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (config.seeds, *a.shape)), tree)
 
 
-def _read_config(path) -> tuple[TrainConfig, DataFacts]:
+def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
+    """The settings and facts that `save_config` wrote.
+
+    Raises:
+      JaxnnError: missing, damaged, or something else.
+    """
     settings = read_json(path)
     try:
         network = settings.pop("network")
         facts = DataFacts(**network)._replace(in_shape=tuple(network["in_shape"]))
         settings["layers"] = tuple(settings["layers"])
+        settings["out"] = Path(settings["out"]) if settings.get("out") else None
         known = {f.name for f in dataclasses.fields(TrainConfig)}
         return TrainConfig(**{k: v for k, v in settings.items() if k in known}), facts
     except (KeyError, TypeError, AttributeError) as error:

@@ -1,5 +1,7 @@
 """What a run says on the screen."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -9,8 +11,14 @@ from jaxnn.data import Dataset
 from jaxnn.environment import device
 
 
-def heading(config: TrainConfig, data: Dataset) -> str:
+def heading(config: TrainConfig, data: Dataset, mesh: Any = None) -> str:
     """Versions, data and plan of the run, before it begins."""
+    spread = ""
+    if mesh is not None:
+        count = jax.process_count()
+        spread = f", on {mesh.size} devices" + (
+            f" of {count} processes" if count > 1 else ""
+        )
     size = "x".join(map(str, data.train.x.shape[1:]))
     steps = len(data.train.x) // config.batch
     seeds = f", {config.seeds} seeds side by side" if config.seeds > 1 else ""
@@ -21,7 +29,7 @@ def heading(config: TrainConfig, data: Dataset) -> str:
         f"{size}, {data.classes} classes\n"
         f"training       {config.epochs} epochs of {steps} steps, batch "
         f"{config.batch}, {config.optimiser}, lr {config.lr:g}, {config.schedule} "
-        f"schedule{seeds}\n"
+        f"schedule{seeds}{spread}\n"
     )
 
 

@@ -5,6 +5,7 @@ from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluation import Evaluation, evaluate, predict
 from jaxnn.train.fitting import fit
 from jaxnn.train.loop import History, TrainingError, describe
+from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.step import (
     TrainState,
     Weighted,
@@ -19,6 +20,7 @@ from jaxnn.train.weighting import balanced_class_weights
 __all__ = [
     "Evaluation",
     "History",
+    "Snapshots",
     "TrainState",
     "TrainingError",
     "Weighted",

@@ -1,7 +1,6 @@
 """Parameters in one .npz file: the arrays, and JSON that says what they are."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,15 @@ def load_params(path: str | Path, like: Any) -> Any:
         raise JaxnnError(f"{path} holds another network: {_difference(found, wanted)}")
     leaves = []
     for name, _ in named:
-        dtype = header["arrays"][name]["dtype"]
-        a = arrays[name]
-        leaves.append(jnp.asarray(a.view(jnp.bfloat16) if dtype == "bfloat16" else a))
+        about, a = header["arrays"].get(name, {}), arrays[name]
+        if about.get("dtype") == "bfloat16" and a.dtype == np.uint16:
+            a = a.view(jnp.bfloat16)
+        if [a.dtype.name, list(a.shape)] != [about.get("dtype"), about.get("shape")]:
+            raise JaxnnError(
+                f"{path}: array {name} is {a.dtype}{list(a.shape)}, but the file's "
+                f"header says {about}"
+            )
+        leaves.append(jnp.asarray(a))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -72,20 +77,33 @@ def _read(path):
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise JaxnnError(f"{path} does not exist; expected saved parameters") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged zip raises almost anything
         raise JaxnnError(
             f"{path} cannot be read as saved parameters ({error}); it may be truncated "
             "or another kind of file"
         ) from error
     if _HEADER not in arrays:
         raise JaxnnError(f"{path} was not written by jaxnn: it has no {_HEADER} entry")
-    header = json.loads(str(arrays.pop(_HEADER)))
-    if header.get("format", 0) > FORMAT:
+    header = _header(path, arrays.pop(_HEADER))
+    if header["format"] > FORMAT:
         raise JaxnnError(
             f"{path} has format {header['format']}, this version reads up to {FORMAT}; "
             "update jaxnn"
         )
     return header, arrays
+
+
+def _header(path, text) -> dict:
+    """The JSON entry of a file, looked through before anything relies on it."""
+    try:
+        header = json.loads(str(text))
+        if header["format"] <= FORMAT:
+            header["meta"].items(), header["arrays"].items()
+        return header
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise JaxnnError(
+            f"{path} has a header that jaxnn did not write ({error})"
+        ) from error
 
 
 def _named(tree) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.parallel.data import Spread, host_array
 from jaxnn.train.step import float_type, to_unit
 
 
@@ -27,7 +28,14 @@ class Evaluation(NamedTuple):
 
 
 def predict(
-    net: Layer, params: Any, state: Any, x: Any, *, batch: int = 1000, seeds=False
+    net: Layer,
+    params: Any,
+    state: Any,
+    x: Any,
+    *,
+    batch: int = 1000,
+    seeds: bool = False,
+    spread: Spread | None = None,
 ) -> np.ndarray:
     """Outputs of `net` in evaluation mode, (N, classes), or (S, N, classes) for seeds.
 
@@ -38,15 +46,23 @@ def predict(
       x: inputs (N, ...), uint8 or float in [0, 1].
       batch: inputs a call; one program serves all of them, the last one padded.
       seeds: whether params and state have a leading axis of seeds.
+      spread: the mesh on which params and state lie, and each batch is divided.
     """
     count = len(x)
     if count == 0:
         raise JaxnnError("predict: got no inputs, expected at least one row")
     batch = min(batch, count)
+    if spread is not None:
+        x, batch = host_array(x), -(-batch // spread.mesh.size) * spread.mesh.size
     outputs = []
     for start in range(0, count, batch):
+        short = max(start + batch - count, 0)
+        if spread is not None:
+            order = np.minimum(np.arange(start, start + batch), count - 1)
+            out = _forward(net, params, state, spread.rows(x, order), seeds)
+            outputs.append(spread.gathered(out)[..., : batch - short, :])
+            continue
         rows = x[start : start + batch]
-        short = batch - len(rows)
         if short:
             rows = jnp.concatenate([rows, jnp.repeat(rows[:1], short, axis=0)])
         out = _forward(net, params, state, jnp.asarray(rows), seeds)
@@ -64,6 +80,7 @@ def evaluate(
     loss: Loss = softmax_cross_entropy,
     batch: int = 1000,
     seeds: bool = False,
+    spread: Spread | None = None,
 ) -> Evaluation:
     """Mean loss and accuracy of `net` on x (N, ...), y (N,) labels or (N, classes).
 
@@ -74,7 +91,7 @@ def evaluate(
     """
     if len(x) != len(y):
         raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")
-    outputs = predict(net, params, state, x, batch=batch, seeds=seeds)
+    outputs = predict(net, params, state, x, batch=batch, seeds=seeds, spread=spread)
     target = np.asarray(y)
     losses = _values(loss, outputs, jnp.asarray(target), seeds)
     if np.issubdtype(target.dtype, np.integer) and target.ndim == 1:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxnn.defences.core import Defence
 from jaxnn.errors import JaxnnError, lookup
@@ -12,6 +13,7 @@ from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.train.loop import History, Run
+from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.step import Weighted, make_step
 from jaxnn.train.weighting import check_takes_weights, sample_weights
 
@@ -47,6 +49,8 @@ def fit(
     progress: bool = False,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> History:
+    mesh: Mesh | None = None,
+    snapshots: Snapshots | None = None,
     """Train `net` on `data`, one compiled program scanning over the batches.
 
     Args:
@@ -91,6 +95,11 @@ def fit(
 
     Ctrl-C ends training after the running call; the history so far is returned with
     `stopped = "interrupted"`. A second Ctrl-C interrupts at once.
+      mesh: devices that divide each batch; parameters are on all of them. The result
+        is that of one device but for rounding. With several processes each must call
+        `fit` with the same arguments, and returns the same history.
+      snapshots: where to keep the run's whole state after each epoch, and whether to
+        continue from there, see `jaxnn.train.Snapshots`.
 
     Raises:
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
@@ -126,10 +135,12 @@ def fit(
         check_takes_weights(loss)
         y = Weighted(y, each)
     policy = guard, max_bad_steps
-    run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy)
+    run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy, mesh)
     run.start(optimiser, dtype, ema=ema is not None, defence=defence)
     choose = keep == "best" and validation is not None
-    return run.train(epochs, patience, choose, steps_per_call, progress, on_epoch)
+    return run.train(
+        epochs, patience, choose, steps_per_call, progress, on_epoch, snapshots
+    )
 
 
 def _checked(pair, name):

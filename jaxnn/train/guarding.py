@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
+from jaxnn.files import plain
 from jaxnn.train.step import NO_LIMIT, TrainState
 
 
@@ -81,6 +82,27 @@ class Guard:
         )
 
     def _exploded(self, metrics, ok):
+    def saved(self) -> dict[str, Any]:
+        """What it counts, as plain values; `restore` takes it up again."""
+        return {
+            "in_a_row": self.in_a_row.tolist(),
+            "rollbacks": self.rollbacks,
+            "norms": self.norms.tolist(),
+            "untrained": None if self.untrained is None else self.untrained.tolist(),
+            "findings": [plain(finding.to_json()) for finding in self.findings],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on counting from what `saved` returned."""
+        from jaxnn.guard.finding import Finding  # only a run that is resumed needs it
+
+        self.in_a_row = np.array(saved["in_a_row"], int)
+        self.rollbacks = saved["rollbacks"]
+        self.norms = np.array(saved["norms"], float).reshape(-1, len(self.seeds))
+        untrained = saved["untrained"]
+        self.untrained = None if untrained is None else np.array(untrained, float)
+        self.findings = [Finding(**finding) for finding in saved["findings"]]
+
         """Steps whose loss is far above that of the untrained network."""
         loss = np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
         if self.untrained is None:
@@ -142,3 +164,5 @@ class Guard:
             run.step, ts, run.x[picked], y, key, epoch=epoch, number=first + at + 1,
             seed=self.seeds[which], rows=picked, grad_norms=past,
         )  # fmt: skip
+        if run.spread is not None:
+            ts, key = run.spread.local((ts, key))

@@ -1,6 +1,7 @@
 """One call of `fit` under way: its programs, its epochs, its guard."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from jaxnn.defences.core import undefended
 from jaxnn.errors import JaxnnError
+from jaxnn.parallel.data import Spread, agreed, host_array
+from jaxnn.parallel.processes import came
 from jaxnn.train.average import evaluated
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
@@ -55,9 +58,13 @@ class History:
 class Run:
     """The moving parts of one call of `fit`."""
 
-    def __init__(self, net, loss, step, x, y, validation, seeds, order, batch, guard):
+    def __init__(
+        self, net, loss, step, x, y, validation, seeds, order, batch, guard, mesh=None
+    ):
         self.net, self.loss, self.step = net, loss, step
-        self.x, self.y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
+        self.spread = None if mesh is None else Spread(mesh, batch)
+        where = jnp.asarray if mesh is None else host_array
+        self.x, self.y = where(x), jax.tree.map(where, y)
         self.validation = validation
         self.many = not isinstance(seeds, (int, np.integer))
         self.seeds = list(seeds) if self.many else [seeds]
@@ -84,9 +91,10 @@ class Run:
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.many else keys[0]
         start = time.perf_counter()
-        self.ts = jax.block_until_ready(
-            jax.jit(jax.vmap(init) if self.many else init)(self.keys)
-        )
+        self.ts = jax.jit(jax.vmap(init) if self.many else init)(self.keys)
+        if self.spread is not None:
+            self.ts, self.keys = self.spread.replicate((self.ts, self.keys))
+        jax.block_until_ready(self.ts)
         self.compile_seconds += time.perf_counter() - start
 
     def _check_labels(self):
@@ -127,27 +135,37 @@ class Run:
         rather than a surprise."""
         if len(order) not in self.programs:
             start = time.perf_counter()
-            scan = partial(scan_seeds if self.many else scan_steps, self.step)
-            self.programs[len(order)] = (
-                jax.jit(scan, donate_argnums=0)
-                .lower(self.ts, self.x, self.y, order, self.keys)
-                .compile()
-            )
+            given = self.ts, self.x, self.y, order, self.keys
+            if self.spread is not None:
+                program = self.spread.program(self.step, self.many, *given)
+            else:
+                scan = partial(scan_seeds if self.many else scan_steps, self.step)
+                program = jax.jit(scan, donate_argnums=0).lower(*given).compile()
+            self.programs[len(order)] = program
             self.compile_seconds += time.perf_counter() - start
             self.first_step_at = self.first_step_at or time.perf_counter()
         return self.programs[len(order)]
 
-    def train(self, epochs, patience, choose, steps_per_call, progress, on_epoch):
+    def train(
+        self, epochs, patience, choose, steps_per_call, progress, on_epoch,
+        snapshots=None,
+    ):  # fmt: skip
         """All epochs, until one of the reasons to stop; see `jaxnn.train.fit`."""
-        keep = Best(self.ts, len(self.seeds), self.many, patience)
-        history = History(*evaluated(self.ts), self.ts, 0)
+        keep = self.keep = Best(self.ts, len(self.seeds), self.many, patience)
+        history = self.history = History(*evaluated(self.ts), self.ts, 0)
+        self.snapshots = snapshots
+        done, *self.begun = (0, 0, []) if snapshots is None else snapshots.restore(self)
         start, compiled = time.perf_counter(), self.compile_seconds
         with (
             interruptible() as interrupted,
-            tqdm(total=epochs, unit="epoch", disable=not progress) as bar,
+            tqdm(total=epochs, initial=done, unit="epoch", disable=not progress) as bar,
+            snapshots or nullcontext(),
         ):
             try:
-                for epoch in range(1, epochs + 1):
+                for epoch in range(done + 1, epochs + 1):
+                    if keep.exhausted():
+                        history.stopped = "early stopping"
+                        break
                     row = self.epoch(epoch, steps_per_call, interrupted)
                     if row is None:
                         history.stopped = "interrupted"
@@ -157,13 +175,14 @@ class Run:
                     bar.update()
                     bar.set_postfix_str(describe(row))
                     if on_epoch is not None:
+                    if snapshots is not None:
+                        snapshots.save(self, epoch)
                         on_epoch(row)
-                    if interrupted.is_set():
+                    if agreed(interrupted.is_set()):
                         history.stopped = "interrupted"
                         break
-                    if keep.exhausted():
-                        history.stopped = "early stopping"
-                        break
+                if history.stopped == "finished" and keep.exhausted():
+                    history.stopped = "early stopping"
             except GuardStopError:
                 history.stopped = "guard"
             except TrainingError as error:
@@ -177,23 +196,32 @@ class Run:
         history.last, history.findings = self.ts, self.guard.findings
         best = keep.best() if keep else (evaluated(self.ts), len(history.rows))
         (history.params, history.state), history.best_epoch = best
+        if self.spread is not None:
+            self.ts = self.spread.local(self.ts)
+            self.keep.tree = self.spread.local(self.keep.tree)
         compiling = self.compile_seconds - compiled
         history.seconds = {
             "compile": self.compile_seconds,
             "train": time.perf_counter() - start - compiling,
-            "first_step_at": self.first_step_at,
+            "first_step_at": self.first_step_at or start,
         }
 
     def epoch(self, epoch, steps_per_call, interrupted) -> dict | None:
         """Run one epoch; None if it was interrupted before its end."""
         start, compiled = time.perf_counter(), self.compile_seconds
-        order, parts = self.order(epoch), []
-        size = min(steps_per_call or len(order), len(order))
-        for first in range(0, len(order), size):
+        order, (begin, parts) = self.order(epoch), self.begun
+        self.begun = 0, []
+        every = self.snapshots and self.snapshots.every
+        size = min(steps_per_call or len(order), every or len(order), len(order))
+        for first in range(begin, len(order), size):
             rows = order[first : first + size]
             parts.append(self._call(rows, epoch, first))
-            if interrupted.is_set() and first + size < len(order):
-                return None
+            end = first + size
+            if end < len(order):
+                if every and end // every > first // every:
+                    self.snapshots.save(self, epoch - 1, end, parts)
+                if agreed(interrupted.is_set()):
+                    return None
         metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         compiling = self.compile_seconds - compiled
         seconds = time.perf_counter() - start - compiling
@@ -204,6 +232,7 @@ class Run:
         while True:
             program = self.program(rows)  # compiled before the state is copied
             self.guard.copy(self.ts)
+        came()
             self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
             metrics = jax.tree.map(np.asarray, metrics)
             if self.guard.look(self, metrics, epoch, first, rows):
@@ -229,6 +258,7 @@ class Run:
             row["validation_accuracy"] = found.accuracy.tolist()
         return row | {"seconds": round(seconds, 4)}
 
+                spread=self.spread,
 
 def describe(row: dict) -> str:
     """One short line about an epoch, means over seeds."""

@@ -1,0 +1,255 @@
+"""Several processes as one run: how they find each other, and how they end.
+
+JAX's own runtime connects them (`jax.distributed`). What it leaves open is the end: a
+process that dies, stops or hangs leaves the others waiting in a collective. So each
+writes a pulse into the store that connects them, and ends when another's is missing.
+"""
+
+import importlib.util
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import jax
+from jax._src.distributed import global_state  # the store has no public name
+from jax.sharding import Mesh
+
+from jaxnn.config import Processes
+from jaxnn.errors import JaxnnError
+from jaxnn.parallel.data import data_mesh
+
+JOIN_SECONDS = 300  # the pods of a cluster may start minutes apart
+
+
+@contextmanager
+def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
+    """The mesh of a run, this process joined with the others; None for one device.
+
+    Args:
+      ranks: which process this is; see `jaxnn.config.Processes`.
+      devices: of all processes together; None: one, or all with several processes.
+
+    With several processes an error inside ends this one at once, with a message: the
+    usual way out would wait for the others. So does one of them that dies or hangs.
+
+    Raises:
+      JaxnnError: flags that do not fit together, too few devices, nobody answers.
+    """
+    how = cluster(ranks)
+    if how is None:
+        show_cpu_devices(devices or 1)
+        yield None if devices is None or devices == 1 else data_mesh(devices)
+        return
+    join(ranks, how)
+    try:
+        count = global_state.num_processes
+        if devices is not None and devices % count:
+            raise JaxnnError(
+                f"--devices: got {devices} for {count} processes, expected a multiple"
+            )
+        show_cpu_devices((devices or count) // count)
+        with Watch(ranks.rank_timeout):
+            yield data_mesh(devices)
+        jax.distributed.shutdown()  # all are here; process 0 goes on by itself
+    except BaseException as error:
+        _end(error)
+
+
+def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | None:
+    """How the processes find each other: "flags", "slurm", "ompi", "k8s"; None: alone.
+
+    Raises:
+      JaxnnError: flags are missing, and nothing in the environment fills them in.
+    """
+    given = {
+        "--coordinator": ranks.coordinator,
+        "--processes": ranks.processes,
+        "--process": ranks.process,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if not missing:
+        _check(ranks)
+        return "flags"
+    found = _detected(environ) if ranks.detect else None
+    if found is None and len(missing) < len(given):
+        raise JaxnnError(
+            f"several processes: {', '.join(missing)} not given"
+            + (", and no SLURM, Open MPI or Kubernetes found" if ranks.detect else "")
+            + "; expected such as --coordinator 10.0.0.1:7000 --processes 2 --process 0"
+        )
+    if found == "k8s" and importlib.util.find_spec("kubernetes") is None:
+        raise JaxnnError(
+            "this is a pod of an indexed Kubernetes job, but the package kubernetes is "
+            "missing: pip install kubernetes; or give --coordinator, --processes and "
+            "--process; or --no-detect for a process by itself"
+        )
+    return found
+
+
+def _check(ranks):
+    host, _, port = ranks.coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise JaxnnError(
+            f"--coordinator: got {ranks.coordinator!r}, expected HOST:PORT, such as "
+            "10.0.0.1:7000"
+        )
+    if not 0 <= ranks.process < ranks.processes:
+        raise JaxnnError(
+            f"--process: got {ranks.process} of --processes {ranks.processes}, "
+            f"expected 0 to {ranks.processes - 1}"
+        )
+
+
+def _detected(environ) -> str | None:
+    def number(name):
+        text = environ.get(name, "")
+        return int(text) if text.isdigit() else 0
+
+    # within `srun` only: a batch script has the job's variables, and runs once
+    if "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ:
+        if number("SLURM_STEP_NUM_TASKS") > 1:
+            return "slurm"
+    elif number("OMPI_COMM_WORLD_SIZE") > 1:
+        return "ompi"
+    elif "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+        return "k8s"
+    return None
+
+
+def join(ranks: Processes, how: str) -> None:
+    """Connect this process with the others; waits for them, and says so.
+
+    Raises:
+      JaxnnError: they do not all come within five minutes.
+    """
+    where = ranks.coordinator or f"the address that {how} gives"
+    who = "this process" if ranks.process is None else f"process {ranks.process}"
+    print(
+        f"{who} waits for the others at {where}, up to {JOIN_SECONDS} s",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    try:
+        jax.distributed.initialize(
+            ranks.coordinator,
+            ranks.processes,
+            ranks.process,
+            list(ranks.local_device_ids) or None,
+            cluster_detection_method="deactivate" if how == "flags" else how,
+            initialization_timeout=JOIN_SECONDS,
+            # JAX's own pulse is the second net: it ends a process, in its own words
+            heartbeat_timeout_seconds=max(10, round(1.6 * ranks.rank_timeout)),
+            shutdown_timeout_seconds=max(10, round(ranks.rank_timeout)),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise JaxnnError(
+            f"{who} could not join the others at {where}: {_first_line(error)}. Are "
+            "all of them started, with the same --coordinator, and is that port free "
+            "and open?"
+        ) from error
+
+
+def show_cpu_devices(count: int) -> None:
+    """Let a CPU show `count` devices; nothing happens where JAX has started already."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if count > 1 and "xla_force_host_platform_device_count" not in flags:
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+
+
+class Watch:
+    """A thread that ends this process when another one dies, stops or falls behind.
+
+    Args:
+      seconds: without a pulse of another process; or between this process's call
+        `came` and another's. Training is in step, so nobody may lag for long.
+    """
+
+    def __init__(self, seconds: float):
+        self.seconds, self.every = seconds, min(2.0, seconds / 5)
+        self.over = threading.Event()
+        self.calls = 0
+        self.seen: dict[int, tuple[str, float]] = {}
+        self.waiting: dict[int, float] = {}
+
+    def __enter__(self):
+        global _watch
+        _watch = self
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        global _watch
+        _watch = None
+        self.over.set()
+
+    def _run(self):
+        beat = 0
+        while not self.over.wait(self.every):
+            beat += 1
+            try:
+                self._beat(f"{beat} {self.calls}")
+            except Exception as error:
+                if not self.over.is_set():
+                    leave(f"process 0 does not answer ({_first_line(error)})")
+
+    def _beat(self, mine):
+        store, me = global_state.client, global_state.process_id
+        store.key_value_set(f"jaxnn/pulse/{me}", mine, allow_overwrite=True)
+        now = time.monotonic()
+        pulses = dict(store.key_value_dir_get("jaxnn/pulse/"))
+        for other in set(range(global_state.num_processes)) - {me}:
+            pulse = pulses.get(f"jaxnn/pulse/{other}", "0 0")
+            before, since = self.seen.get(other, ("", now))
+            self.seen[other] = pulse, (since if pulse == before else now)
+            if now - self.seen[other][1] > self.seconds:
+                leave(f"no sign of life from process {other} for {self.seconds:g} s")
+            behind = int(pulse.split()[1]) < self.calls
+            since = self.waiting.get(other, now)
+            self.waiting[other] = since if behind else now
+            if now - self.waiting[other] > self.seconds:
+                leave(
+                    f"process {other} lives, but has not come to step call "
+                    f"{self.calls} for {self.seconds:g} s: it hangs, or is far slower"
+                )
+
+
+_watch: Watch | None = None
+
+
+def came() -> None:
+    """Tell the watch, if there is one, that this process has come to its next call."""
+    if _watch is not None:
+        _watch.calls += 1
+
+
+def leave(why: str, status: int = 1) -> None:
+    """End this process now, saying why; waits for nobody."""
+    me, count = global_state.process_id, global_state.num_processes
+    text = (
+        f"jaxnn: error: process {me} of {count} ends: {why}. What was saved is whole: "
+        "start all processes again with --resume RUN."
+    )
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _end(error: BaseException) -> None:
+    if isinstance(error, JaxnnError):
+        print(f"jaxnn: error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1 if hasattr(error, "history") else 2)
+    if isinstance(error, KeyboardInterrupt):
+        leave("interrupted", 130)
+    if isinstance(error, RuntimeError):
+        leave(f"it lost another process ({_first_line(error)})")
+    traceback.print_exception(error)
+    leave(f"{type(error).__name__}")
+
+
+def _first_line(error) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,75 @@
+"""Continuing a run that was killed: what must be as it was, and what may change."""
+
+import json
+from pathlib import Path
+
+from jaxnn.config import TrainCommand, TrainConfig
+from jaxnn.errors import JaxnnError
+from jaxnn.files import write_text
+from jaxnn.run.folder import read_config
+
+FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks", "out")
+"""Settings that do not change what is learnt."""
+
+
+def saved_command(folder: Path) -> TrainCommand:
+    """The settings of the run in `folder`, as the defaults of a command that resumes.
+
+    Raises:
+      JaxnnError: not a run folder, or one whose run never began.
+    """
+    if not (folder / "config.json").is_file():
+        raise JaxnnError(
+            f"--resume: {folder} has no config.json, so there is nothing to continue; "
+            f"start the run with --out {folder}"
+        )
+    config, _ = read_config(folder / "config.json")
+    return TrainCommand(**vars(config))
+
+
+def check_resumed(saved: TrainCommand, asked: TrainCommand) -> None:
+    """Raise if a flag beside --resume would make it another run."""
+    changed = [
+        name
+        for name in vars(TrainConfig())
+        if name not in FREE and getattr(saved, name) != getattr(asked, name)
+    ]
+    longer = asked.schedule == "constant" and asked.epochs > saved.epochs
+    if changed == ["epochs"] and longer:
+        return  # the steps so far are those of the longer run
+    if saved.batch_stats == "ghost" and saved.devices != asked.devices:
+        changed.append("devices")
+    if changed:
+        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise JaxnnError(
+            f"--resume: {flags} would make it another run than the one to continue; "
+            "only --devices, --attack-images, --snapshots and --quiet may change, and "
+            "with a constant schedule more --epochs"
+        )
+
+
+def finished(folder: Path, config: TrainConfig) -> dict | None:
+    """result.json of the run in `folder` if nothing is left to do, else None."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        done = result["stopped"] not in ("interrupted", "diverged")
+        return result if done and result["config"]["epochs"] >= config.epochs else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # killed before, or while, it was written
+
+
+def trim_rows(path: Path, epochs: int) -> None:
+    """Cut the JSON lines of `path` back to the first `epochs` epochs.
+
+    The epoch after the snapshot, and half a line, may have been written before the
+    kill.
+    """
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["epoch"] <= epochs:
+            rows.append(line)
+    write_text(path, "".join(row + "\n" for row in rows))

@@ -1,0 +1,238 @@
+"""A killed run goes on as if nothing had happened, bit for bit; or says why it cannot."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import mlp
+from jaxnn.errors import JaxnnError
+from jaxnn.train import Snapshots, fit
+from jaxnn.train.checkpoint import save_params
+from tests.train.problem import blobs
+
+NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
+DATA, HELD = blobs(160), blobs(40, seed=1)
+
+
+def train(epochs=6, folder=None, resume=False, every=None, **options):
+    snapshots = folder and Snapshots(folder, every=every, resume=resume)
+    return fit(
+        NET, options.pop("data", DATA), validation=HELD, epochs=epochs, batch=32,
+        snapshots=snapshots, **({"optimiser": optax.adam(0.02)} | options),
+    )  # fmt: skip
+
+
+def same(a, b):
+    """Bit for bit: parameters, best parameters, history but for the seconds."""
+    assert bits((a.last, a.params, a.state)) == bits((b.last, b.params, b.state))
+    rows = [[row | {"seconds": 0} for row in h.rows] for h in (a, b)]
+    assert rows[0] == rows[1]
+    assert (a.best_epoch, a.stopped) == (b.best_epoch, b.stopped)
+
+
+def bits(tree):
+    def one(a):
+        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(a) if is_key else a).tobytes()
+
+    return [one(a) for a in jax.tree.leaves(tree)]
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return train()
+
+
+def test_a_run_continues_bit_for_bit_from_an_epoch(tmp_path, whole):
+    train(3, tmp_path)
+    same(train(6, tmp_path, resume=True), whole)
+    same(train(6, tmp_path, resume=True), whole)  # nothing is left to do
+
+
+def test_a_run_continues_bit_for_bit_within_an_epoch(tmp_path):
+    """The snapshots of a run that ended are thinned to what a kill would leave."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    written = Snapshots._write
+
+    def keeping(self, epoch, first, *rest):
+        written(self, epoch, first, *rest)
+        shutil.copy(self.path(epoch, first), kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Snapshots, "_write", keeping)
+        uninterrupted = train(3, tmp_path / "a", every=2)
+    assert "snapshot-000001-0000004.npz" in files(kept)
+    (tmp_path / "b").mkdir()
+    shutil.copy(kept / "snapshot-000001-0000004.npz", tmp_path / "b")
+    same(train(3, tmp_path / "b", resume=True, every=2), uninterrupted)
+
+
+def test_seeds_average_patience_and_the_guards_count_continue(tmp_path):
+    x, y = DATA[0].copy(), DATA[1]
+    x[7] = 1e200  # a bad row: steps with it are skipped, and one is located
+    options = {
+        "seeds": [0, 5], "ema": 0.9, "patience": 2, "data": (x, y), "guard": "skip",
+        "optimiser": optax.adam(0.3),
+    }  # fmt: skip
+    straight = train(12, **options)
+    train(2, tmp_path, **options)
+    resumed = train(12, tmp_path, resume=True, **options)
+    same(resumed, straight)
+    found = [finding.lines() for finding in resumed.findings]
+    assert found == [finding.lines() for finding in straight.findings]
+    assert found
+
+
+def test_random_numbers_of_the_optimiser_continue(tmp_path):
+    options = {"optimiser": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.1))}
+    train(1, tmp_path, **options)
+    same(train(2, tmp_path, resume=True, **options), train(2, **options))
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    schedule = optax.exponential_decay(0.01, 5, 8.0)  # grows: the best is not the last
+    history = train(9, tmp_path, optimiser=optax.sgd(schedule))
+    best = history.best_epoch
+    assert best < 8
+    expected = [f"snapshot-{epoch:06d}-0000000.npz" for epoch in (best, 8, 9)]
+    assert files(tmp_path) == expected
+
+
+def test_a_folder_in_use_is_not_taken_for_another_run(tmp_path):
+    train(1, tmp_path)
+    with pytest.raises(JaxnnError, match="already holds some"):
+        Snapshots(tmp_path)
+    with pytest.raises(JaxnnError, match="keep=0"):
+        Snapshots(tmp_path / "new", keep=0)
+
+
+def broken(path, how):
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    elif how == "parameters":
+        save_params(path, {"w": np.ones(3)})
+    elif how == "an array":
+        with open(path, "wb") as file:
+            np.save(file, np.ones(3))
+    else:
+        header = json.dumps({"format": 99} if how == "newer" else how)
+        np.savez(path, __jaxnn__=np.array(header))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("cut", "cannot be read"),
+        ("empty", "cannot be read"),
+        ("flipped", "cannot be read"),
+        ("an array", "cannot be read"),
+        ("newer", "format 99"),
+        ("parameters", "not a snapshot"),
+        ("not a header", "header that jaxnn did not write"),
+    ],
+)
+def test_a_broken_snapshot_is_named_and_never_half_read(tmp_path, how, message):
+    (tmp_path / "snapshot-000001-0000000.npz").write_bytes(snapshot_bytes())
+    (path,) = tmp_path.iterdir()
+    broken(path, how)
+    with pytest.raises(JaxnnError, match=message) as caught:
+        train(2, tmp_path, resume=True)
+    assert path.name in str(caught.value)
+
+
+def snapshot_bytes(cache=[]):  # noqa: B006 - made once
+    if not cache:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory() as folder:
+            train(1, folder)
+            cache.append((Snapshots(folder, resume=True).path(1, 0)).read_bytes())
+    return cache[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 1}, r"seeds is \[0\] there and \[1\] here"),
+        ({"order": "own"}, "order is shared there"),
+        ({"data": blobs(160, seed=3)}, "training data is crc32"),
+        ({"data": blobs(96)}, "training inputs"),
+        ({"dtype": "float32"}, "dtype is float64 there and float32"),
+        ({"optimiser": optax.sgd(0.1)}, "another network"),
+    ],
+)
+def test_another_run_is_not_continued(tmp_path, change, message):
+    (tmp_path / "snapshot-000001-0000000.npz").write_bytes(snapshot_bytes())
+    with pytest.raises(JaxnnError, match=message):
+        train(2, tmp_path, resume=True, **change)
+
+
+VICTIM = """
+import sys
+import numpy as np
+from tests.train.test_resume import train
+history = train(int(sys.argv[2]), sys.argv[1], resume=True, every=3)
+np.savez(sys.argv[3], *__import__("jax").tree.leaves(history.last))
+"""
+
+
+def killed_and_resumed(tmp_path, kills, epochs=400, seed=0):
+    """Final arrays of a run killed so many times, each time at a random moment."""
+    folder, out = tmp_path / "run", tmp_path / "end.npz"
+    words = [sys.executable, "-c", VICTIM, str(folder), str(epochs), str(out)]
+    environment = os.environ | {"JAX_ENABLE_X64": "true", "JAX_PLATFORMS": "cpu"}
+    rng, hits = random.Random(seed), 0
+    while not out.exists():
+        process = subprocess.Popen(words, env=environment)
+        before = Snapshots(folder, resume=True).newest()
+        while process.poll() is None:  # until it trains, and then some
+            if hits < kills and Snapshots(folder, resume=True).newest() != before:
+                time.sleep(rng.uniform(0, 0.3))
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    hits += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    with np.load(out) as file:
+        return hits, [file[name] for name in file.files]
+
+
+def check_kills(tmp_path, kills, epochs):
+    hits, found = killed_and_resumed(tmp_path, kills, epochs)
+    assert hits == kills
+    straight = train(epochs, tmp_path / "straight", every=3)
+    for a, b in zip(found, jax.tree.leaves(straight.last), strict=True):
+        assert a.tobytes() == np.asarray(b).tobytes()
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path):
+    check_kills(tmp_path, 1, 150)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path):
+    check_kills(tmp_path, 10, 1500)

@@ -55,6 +55,11 @@ class LeafComparison:
     wrong: int = 0
     note: str = ""
 
+    @property
+    def excused(self) -> bool:
+        """Whether it passed beyond the limit, for the reason in `note`."""
+        return self.passed and bool(self.note)
+
 
 def compare_arrays(
     leaf: str, manual: Any, automatic: Any, dtype: str, scale: float = 0.0

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnn import Layer, compare_gradients, mlp, residual, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import dense, relu, sigmoid, tanh
+from jaxnn.layers import batch_norm, dense, relu, sigmoid, tanh
 from jaxnn.losses import LOSSES, quadratic, softmax_cross_entropy
 from jaxnn.regularize import combined, l1, l2
 from jaxnn.train import fit
@@ -170,3 +170,15 @@ def test_a_gradient_lost_to_rounding_is_no_false_alarm_and_no_excuse():
         return value, dpred * 1.001
 
     assert not compare_gradients(net, off, params, state, X, y).passed
+
+
+def test_a_bias_that_batch_norm_takes_out_does_not_spoil_the_number():
+    net = serial(dense(4, bias="normal"), batch_norm(), dense(3))
+    params, state, _ = net.init(jax.random.key(0), (5,))
+    draw = np.random.default_rng(0)
+    x, y = draw.standard_normal((16, 5)), np.arange(16) % 3
+    report = compare_gradients(net, softmax_cross_entropy, params, state, x, y)
+    assert report.passed
+    assert {c.leaf for c in report.leaves if c.excused} == {"0/b"}
+    assert report.max_relative("float64") < 1e-12
+    assert "but for rounding" in report.line()

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import jax
 from jax._src.distributed import global_state  # the store has no public name
@@ -197,7 +198,8 @@ class Watch:
                     leave(f"process 0 does not answer ({_first_line(error)})")
 
     def _beat(self, mine):
-        store, me = global_state.client, global_state.process_id
+        store: Any = global_state.client
+        me = global_state.process_id
         store.key_value_set(f"jaxnn/pulse/{me}", mine, allow_overwrite=True)
         now = time.monotonic()
         pulses = dict(store.key_value_dir_get("jaxnn/pulse/"))

@@ -1,7 +1,7 @@
 """Normalisation by statistics of the batch or of each sample, or by fixed ones."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,8 @@ def _ghost(rule: Rule, groups: int) -> Rule:
         return y.reshape(x.shape), cache
 
     def bwd(cache, dy):
-        dx, dgamma, dbeta = jax.vmap(rule.bwd)(cache, parts(dy))
+        grads: Any = jax.vmap(rule.bwd)(cache, parts(dy))
+        dx, dgamma, dbeta = grads
         return dx.reshape(dy.shape), dgamma.sum(0), dbeta.sum(0)
 
     return Rule("batch_norm", fwd, bwd)

@@ -119,7 +119,7 @@ class Job:
         settings = repr(replace(self.config, out=None, quiet=False))
         crc = zlib.crc32(settings.encode())
         for a in (self.data.train.x, self.data.train.y, self.data.validation.x):
-            crc = zlib.crc32(np.ascontiguousarray(a), crc)
+            crc = zlib.crc32(np.ascontiguousarray(a).data, crc)
         if not same_everywhere(crc & 0x7FFFFFFF):
             raise JaxnnError(
                 "several processes: they were started with different settings or data; "

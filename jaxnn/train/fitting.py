@@ -48,9 +48,9 @@ def fit(
     dtype: Any = None,
     progress: bool = False,
     on_epoch: Callable[[dict], None] | None = None,
-) -> History:
     mesh: Mesh | None = None,
     snapshots: Snapshots | None = None,
+) -> History:
     """Train `net` on `data`, one compiled program scanning over the batches.
 
     Args:
@@ -92,14 +92,14 @@ def fit(
       dtype: of parameters and computation; None is JAX's default float.
       progress: show a progress bar on stderr.
       on_epoch: called with each finished row of the history.
-
-    Ctrl-C ends training after the running call; the history so far is returned with
-    `stopped = "interrupted"`. A second Ctrl-C interrupts at once.
       mesh: devices that divide each batch; parameters are on all of them. The result
         is that of one device but for rounding. With several processes each must call
         `fit` with the same arguments, and returns the same history.
       snapshots: where to keep the run's whole state after each epoch, and whether to
         continue from there, see `jaxnn.train.Snapshots`.
+
+    Ctrl-C ends training after the running call; the history so far is returned with
+    `stopped = "interrupted"`. A second Ctrl-C interrupts at once.
 
     Raises:
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
 from jaxnn.files import plain
+from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
 from jaxnn.train.step import NO_LIMIT, TrainState
 
 
@@ -81,7 +81,6 @@ class Guard:
             f"Parameters are those before it.{self._words()}"
         )
 
-    def _exploded(self, metrics, ok):
     def saved(self) -> dict[str, Any]:
         """What it counts, as plain values; `restore` takes it up again."""
         return {
@@ -103,6 +102,7 @@ class Guard:
         self.untrained = None if untrained is None else np.array(untrained, float)
         self.findings = [Finding(**finding) for finding in saved["findings"]]
 
+    def _exploded(self, metrics, ok):
         """Steps whose loss is far above that of the untrained network."""
         loss = np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
         if self.untrained is None:
@@ -152,6 +152,8 @@ class Guard:
         again = again._replace(limit=jnp.full_like(again.limit, start + at))
         ts, _ = run.program(rows)(again, run.x, run.y, rows, run.keys)
         key, picked = run.keys, rows[at]
+        if run.spread is not None:
+            ts, key = run.spread.local((ts, key))
         if self.many:
             ts = jax.tree.map(lambda a: a[which], ts)
             key = run.keys[which]
@@ -164,5 +166,3 @@ class Guard:
             run.step, ts, run.x[picked], y, key, epoch=epoch, number=first + at + 1,
             seed=self.seeds[which], rows=picked, grad_norms=past,
         )  # fmt: skip
-        if run.spread is not None:
-            ts, key = run.spread.local((ts, key))

@@ -154,7 +154,8 @@ class Run:
         keep = self.keep = Best(self.ts, len(self.seeds), self.many, patience)
         history = self.history = History(*evaluated(self.ts), self.ts, 0)
         self.snapshots = snapshots
-        done, *self.begun = (0, 0, []) if snapshots is None else snapshots.restore(self)
+        done, at, parts = (0, 0, []) if snapshots is None else snapshots.restore(self)
+        self.begun: tuple[int, list] = at, parts
         start, compiled = time.perf_counter(), self.compile_seconds
         with (
             interruptible() as interrupted,
@@ -172,11 +173,11 @@ class Run:
                         break
                     keep.offer(epoch, row, self.ts)
                     history.rows.append(row)
+                    if snapshots is not None:
+                        snapshots.save(self, epoch)
                     bar.update()
                     bar.set_postfix_str(describe(row))
                     if on_epoch is not None:
-                    if snapshots is not None:
-                        snapshots.save(self, epoch)
                         on_epoch(row)
                     if agreed(interrupted.is_set()):
                         history.stopped = "interrupted"
@@ -193,12 +194,12 @@ class Run:
         return history
 
     def _finish(self, history, keep, start, compiled):
-        history.last, history.findings = self.ts, self.guard.findings
-        best = keep.best() if keep else (evaluated(self.ts), len(history.rows))
-        (history.params, history.state), history.best_epoch = best
         if self.spread is not None:
             self.ts = self.spread.local(self.ts)
             self.keep.tree = self.spread.local(self.keep.tree)
+        history.last, history.findings = self.ts, self.guard.findings
+        best = keep.best() if keep else (evaluated(self.ts), len(history.rows))
+        (history.params, history.state), history.best_epoch = best
         compiling = self.compile_seconds - compiled
         history.seconds = {
             "compile": self.compile_seconds,
@@ -218,7 +219,7 @@ class Run:
             parts.append(self._call(rows, epoch, first))
             end = first + size
             if end < len(order):
-                if every and end // every > first // every:
+                if self.snapshots and every and end // every > first // every:
                     self.snapshots.save(self, epoch - 1, end, parts)
                 if agreed(interrupted.is_set()):
                     return None
@@ -229,10 +230,10 @@ class Run:
 
     def _call(self, rows, epoch, first):
         """Run the program on some batches, again if the guard rolls it back."""
+        came()
         while True:
             program = self.program(rows)  # compiled before the state is copied
             self.guard.copy(self.ts)
-        came()
             self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
             metrics = jax.tree.map(np.asarray, metrics)
             if self.guard.look(self, metrics, epoch, first, rows):
@@ -253,12 +254,12 @@ class Run:
                 *self.validation,
                 loss=self.loss,
                 seeds=self.many,
+                spread=self.spread,
             )
             row["validation_loss"] = found.loss.tolist()
             row["validation_accuracy"] = found.accuracy.tolist()
         return row | {"seconds": round(seconds, 4)}
 
-                spread=self.spread,
 
 def describe(row: dict) -> str:
     """One short line about an epoch, means over seeds."""

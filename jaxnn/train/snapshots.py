@@ -191,7 +191,7 @@ def _facts(run) -> dict[str, Any]:
     rows = slice(None, None, max(len(x) // 1000, 1))  # a sample: all take 50 ms
     crc = 0
     for a in (x, *y):
-        crc = zlib.crc32(np.ascontiguousarray(np.asarray(a)[rows]), crc)
+        crc = zlib.crc32(np.ascontiguousarray(np.asarray(a)[rows]).data, crc)
     return {
         "seeds": [int(seed) for seed in run.seeds],
         "side by side": run.many,

@@ -122,7 +122,7 @@ def test_what_does_not_divide_is_named():
     with pytest.raises(JaxnnError, match=r"got 4096, but JAX sees.*4096"):
         data_mesh(4096)
     mesh = jax.sharding.AbstractMesh((3,), ("data",))
-    with pytest.raises(JaxnnError, match="batch=32 on a mesh of 3.*such as 33"):
+    with pytest.raises(JaxnnError, match=r"batch=32 on a mesh of 3.*such as 33"):
         fit(mlp([6, 3]), blobs(64), batch=32, mesh=mesh)
 
 

@@ -1,4 +1,4 @@
-"""A killed run goes on as if nothing had happened, bit for bit; or says why it cannot."""
+"""A killed run goes on bit for bit as if nothing had been; or says why it cannot."""
 
 import json
 import os

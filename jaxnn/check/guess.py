@@ -213,17 +213,32 @@ def _beyond(clue, got, want):
 
 
 def _without_transpose(clue, got, want) -> str | None:
-    """dy w where it should be dy w^T; only a square w lets that pass."""
-    del want
-    dy = jax.tree.leaves(clue.given.dy)
-    for name, w in named_leaves(clue.given.params):
+    """A product with w in the place of one with w^T; only a square w lets that pass."""
+    for name, w in (*named_leaves(clue.given.params), *named_leaves(clue.given.x)):
         w = np.asarray(w, np.float64)
-        if w.ndim != 2 or w.shape[0] != w.shape[1] or len(dy) != 1:
+        if w.ndim != 2 or w.shape[0] != w.shape[1] or np.array_equal(w, w.T):
             continue
-        rows = np.asarray(dy[0], np.float64)
-        if rows.ndim and rows.shape[-1] == len(w) and clue.same(got, rows @ w):
-            return f"a transpose is missing: it is dy {name}, not dy {name}^T"
+        label = name or "x"
+        for a, used, right, what in (
+            (w, label, f"{label}^T", "is missing"),
+            (w.T, f"{label}^T", label, "too many"),
+        ):
+            if _exchanged(clue, got, want, a) or _exchanged(clue, got.T, want.T, a.T):
+                return (
+                    f"a transpose {what}: it is a product with {used}, not with {right}"
+                )
     return None
+
+
+def _exchanged(clue, got, want, w) -> bool:
+    """Whether there is a z with want = z w^T and got = z w."""
+    if want.ndim == 0 or want.shape[-1] != len(w) or not np.isfinite(w).all():
+        return False
+    lost = clue.tolerance * np.linalg.cond(w)
+    if not lost < 1e-3:
+        return False
+    z = np.linalg.solve(w, want.reshape(-1, len(w)).T).T
+    return clue._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w)
 
 
 CAUSES = (

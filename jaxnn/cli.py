@@ -96,6 +96,21 @@ def _take_recipe(words: list[str]) -> tuple[str, list[str]]:
     return "default", words
 
 
+def _sweep(words, started) -> int:
+    from jaxnn.config import RECIPES, SweepConfig
+
+    recipe, words = _take_recipe(words)
+    default = SweepConfig(network=lookup("recipe", recipe, RECIPES))
+    config = _parse(SweepConfig, words, "sweep", default=default)
+    from jaxnn.parallel.processes import show_cpu_devices
+
+    show_cpu_devices(config.network.devices or os.cpu_count() or 1)
+    from jaxnn.run.sweeping import sweep_run
+
+    sweep_run(config, started)
+    return 0
+
+
 def _eval(words, started) -> int:
     del started
     from jaxnn.config import EvalConfig
@@ -172,14 +187,37 @@ def _compare(words, started) -> int:
     return 0 if compare_run(config, started)["passed"] else 1
 
 
+def _replay(words, started) -> int:
+    del started
+    from jaxnn.config import ReplayConfig
+
+    config = _parse(ReplayConfig, words, "replay")
+    from jaxnn.run.replaying import replay_run
+
+    return 0 if replay_run(config) is None else 1
+
+
+def _demo(words, started) -> int:
+    del started
+    from jaxnn.demo import list_tutorials, run_tutorial
+
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(list_tutorials())
+        return 0
+    return run_tutorial(words[0], words[1:])
+
+
 COMMANDS = {
     "train": Command("train a network, test, compare gradients, attack, draw", _train),
+    "sweep": Command("train many networks that differ in settings", _sweep),
     "eval": Command("measure a saved run on all test images", _eval),
     "predict": Command("read digits from picture files with a saved run", _predict),
     "attack": Command("attack the test images of a saved run", _attack),
     "robustness": Command("worst case over many attacks, with checks", _robustness),
     "compare": Command("compare gradients by hand with jax.grad and others", _compare),
+    "replay": Command("run the bad step of a run again, name the culprit", _replay),
     "data": Command("list, verify or fetch data sets", _data),
+    "demo": Command("list the tutorials, or run one: jaxnn demo NAME", _demo),
 }
 
 

@@ -147,8 +147,9 @@ class TrainConfig:
     """Whole states kept to resume from: the last so many and the best; 0: none."""
     snapshot_steps: int | None = None
     """Also within an epoch, after so many steps; none: after each epoch."""
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Type of parameters and computation."""
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    """Type of parameters and computation; float16: of the computation only, with a
+    loss scale that adapts."""
     quiet: bool = False
     """Print the results only."""
 
@@ -232,6 +233,32 @@ RECIPES: dict[str, TrainConfig] = {
 
 
 @dataclass(frozen=True)
+class SweepConfig:
+    """Train many networks that differ in settings, side by side where they can.
+
+    jaxnn sweep lr=0.001,0.01 l2=0,1e-4 --seeds 4 --layers 30
+    jaxnn sweep lr=1e-4:1e-1:log dropout=0:0.5 --random 32
+
+    Besides the flags below, those of jaxnn train that describe network, data and
+    training. Points that differ in lr, l2, dropout, noise, init and seed only are one
+    compiled program; the others run in turn.
+    """
+
+    axes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """NAME=VALUE,VALUE...: any flag of jaxnn train, or width (of all hidden layers);
+    layers=30+30,100; with --random also NAME=LOW:HIGH and NAME=LOW:HIGH:log."""
+    random: int | None = None
+    """So many random points instead of every combination."""
+    at_once: int | None = None
+    """Most points in one program; none: 16 a device on a CPU, else all."""
+    resume: Path | None = None
+    """Folder of a sweep to continue after a kill; no other flag is needed."""
+    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=TrainConfig
+    )
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Measure a saved run on all test images."""
 
@@ -259,6 +286,14 @@ class DataConfig:
     """list: what is known and here; verify: compare checksums; fetch: download."""
     name: Annotated[str | None, tyro.conf.Positional] = None
     """Data set: mnist, fashion-mnist, emnist-balanced ... (verify: or a folder)."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Run the first bad step of a run again, and say where it began."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote, with a repro.npz in it."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +366,8 @@ class RobustnessConfig:
     """Budget, pixels in [0, 1]."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """In which the budget is measured."""
+    others: tuple[Path, ...] = ()
+    """Other run folders: who fools whom (transfer.png), and K9."""
     level: Literal["fast", "full"] = "fast"
     """fast: about a minute for a small network; full: 10 restarts, 100 steps."""
     images: int = -1

@@ -42,6 +42,7 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         _headline(result),
         _pictures(folder, result.get("n")),
         _network(result),
+        _guard(_part(result, "guard")),
         _gradients(_part(result, "gradients")),
         _adversarial(result),
         _seconds(_part(result, "seconds")),
@@ -114,6 +115,15 @@ def _network(result) -> list[str]:
     summary = result.get("summary")
     body = ["```text", str(summary).rstrip(), "```"] if summary else [f"{MISSING}."]
     return ["## Network", "", *body]
+
+
+def _guard(guard) -> list[str]:
+    """What the guard located; nothing where it had nothing to say."""
+    found = guard.get("report")
+    if not found:
+        return []
+    policy = _text(guard.get("policy"))
+    return ["## Guard", "", f"Policy: {policy}.", "", "```text", *found, "```"]
 
 
 def _gradients(gradients) -> list[str]:

@@ -1,6 +1,6 @@
 """What the guard has to say about a bad step: where, what, which samples, and why."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ CAUSES = {
 
 PARTS = {
     "data": "the input already has it: repair or remove those samples",
-    "update": "the optimiser made it of finite gradients: look at lr, epsilon and "
-    "schedule",
+    "update": "the optimiser, or a projection after it, made it of finite gradients: "
+    "look at lr, epsilon and schedule",
 }
 
 
@@ -74,6 +74,9 @@ class Finding:
       agree: whether both ways of looking name the same part and layer.
       cause: in words, with what to do.
       replay: the command that shows it again, "" if nothing was written.
+      turn: where in scans and loops, such as "scan step 3", "" outside.
+      seconds: that it took to find this, from the state before the bad step.
+      case: everything that the step was given, see `jaxnn.guard.repro`.
     """
 
     epoch: int
@@ -97,14 +100,18 @@ class Finding:
     agree: bool = True
     cause: str = ""
     replay: str = ""
+    turn: str = ""
+    seconds: float | None = None
+    case: Any = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self)
+        """All of it but the arrays of `case`, as plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "case"}
 
     def lines(self) -> list[str]:
         """What a person reads."""
         where = f"{self.part}" + (f" of layer {self.layer}" if self.layer else "")
+        where += f", {self.turn}" if self.turn else ""
         made = ", ".join(
             f"{count:,} {name}"
             for count, name in (
@@ -112,13 +119,15 @@ class Finding:
             )
             if count
         )  # fmt: skip
+        when = f"epoch {self.epoch}, step {self.step}, seed {self.seed}"
         found = [
-            f"first bad step  epoch {self.epoch}, step {self.step}, seed {self.seed}",
+            f"first bad step  {when if self.epoch else 'a single call'}",
             f"where           {where}"
             + (f", operation {self.op}" if self.op else "")
             + (f" ({self.line})" if self.line else ""),
             f"what            {made or 'finite, but its square overflows'} in "
-            f"{self.dtype}{list(self.shape)}, first at {list(self.index)}",
+            f"{self.dtype}{list(self.shape)}"
+            + (f", first at {list(self.index)}" if made else ""),
         ]
         if self.inputs is not None:
             found.append(
@@ -130,12 +139,15 @@ class Finding:
                 f"{row} (label {label})"
                 for row, label in list(zip(self.samples, self.labels, strict=True))[:8]
             )
-            found.append(f"samples         {shown}")
+            more = f" and {len(self.samples) - 8} more" if len(self.samples) > 8 else ""
+            found.append(f"samples         {shown}{more}; the step is sound without")
         if self.lr is not None:
             found.append(f"learning rate   {self.lr:.4g}")
         if self.grad_norms:
-            last = ", ".join(f"{n:.3g}" for n in self.grad_norms[-5:])
-            found.append(f"gradient norms  {last} (last {len(self.grad_norms[-5:])})")
+            for start in range(0, len(self.grad_norms), 10):
+                name = "gradient norms" if not start else ""
+                ten = self.grad_norms[start : start + 10]
+                found.append(f"{name:<16}{', '.join(f'{n:.3g}' for n in ten)}")
         found.append(f"likely cause    {self.cause}")
         if not self.agree:
             found.append(
@@ -173,21 +185,35 @@ def value_range(values: Any) -> tuple[float, float] | None:
     return (float(low), float(high)) if low <= high else None
 
 
-def likely_cause(part: str, origin: Origin | None, spot: Spot | None) -> str:
+def likely_cause(
+    part: str, origin: Origin | None, spot: Spot | None, before: str = ""
+) -> str:
     """Words for what went wrong, from the part of the step and the operation."""
-    if part in PARTS and (part == "data" or origin is None):
+    if part == "data":
         return PARTS[part]
+    before = before or (spot.before if spot is not None and origin is None else "")
+    if before:
+        return (
+            f"{before} was not finite before this step already: look at its "
+            "initialiser, at what loaded it, or at a run with guard='off'"
+        )
     if origin is None and spot is not None and np.isfinite(spot.value).all():
+        if part == "update":
+            return "the update is so large that its square overflows: a smaller lr"
         return (
             "the gradient is so large that its square overflows: a smaller lr, another "
             "init, or clip_norm"
         )
+    if part in PARTS and origin is None:
+        return PARTS[part]
     words = CAUSES.get(origin.op if origin else "", "")
+    if origin is not None and origin.constant:
+        words = "a constant that is not finite came in here: look at this line"
     if not words:
         words = "values have grown too large, or a function left its domain"
     if part == "update":
         words = f"{PARTS['update']}; {words}"
-    if part == "backward" and spot is not None:
+    if part == "backward":
         words += "; the forward values are finite, so the formula of the gradient is "
         words += "unsafe here"
     return words

@@ -1,19 +1,18 @@
 """Path two to a NaN's origin: what each layer was given and gave back, in order.
 
-No part of JAX but its documented functions is used: the layers hand over their own
-intermediates. It names the layer and the direction; `jaxnn.guard.trace` the operation.
+The step is made once more of layers that hand over their own intermediates; no name
+or structure of a traced program is read. It tells the layer and the direction;
+`jaxnn.guard.trace` the operation.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnn.check.parts import with_parts
-from jaxnn.guard.trace import is_bad
+from jaxnn.guard.trace import Replay, has_nan, is_bad
 from jaxnn.layers import Layer
-from jaxnn.losses import Loss
 
 
 class Spot(NamedTuple):
@@ -23,28 +22,45 @@ class Spot(NamedTuple):
       part: "data", "forward", "loss", "backward", "regulariser" or "update".
       layer: its place and name, "" outside the network.
       value: what it made: the array with the first bad values.
-      given: what it was given, "" -> array.
+      given: what it was given.
+      or_else: (part, layer) that is to blame instead if what was made is a mask: the
+        first that turned its -inf into NaN.
+      before: the parameter or state that was bad before the step, "" if none was.
     """
 
     part: str
     layer: str
     value: np.ndarray
     given: tuple[np.ndarray, ...]
+    or_else: tuple[str, str] | None = None
+    before: str = ""
+
+
+class Note(NamedTuple):
+    """What one layer was given, what it has of its own, and what it made."""
+
+    part: str
+    layer: str
+    given: list[np.ndarray]
+    own: list[np.ndarray]
+    made: list[np.ndarray]
+
+
+def _note(notes, part, layer, given, own, made):
+    """Have the program write down these trees when it runs."""
+    floats = [
+        [a for a in jax.tree.leaves(tree) if jax.numpy.issubdtype(a.dtype, np.inexact)]
+        for tree in (given, own, made)
+    ]
+
+    def keep(*arrays):
+        notes.append(Note(part, layer, *jax.tree.map(np.asarray, arrays)))
+
+    jax.debug.callback(keep, *floats)
 
 
 def watched(net: Layer, notes: list) -> Layer:
-    """`net`, whose layers write (direction, label, given, made) into `notes`."""
-
-    def keep(direction, label, given, made):
-        notes.append((direction, label, *jax.tree.map(np.asarray, (given, made))))
-
-    def note(direction, label, given, made):
-        arrays = [jax.tree.leaves(tree) for tree in (given, made)]
-        floats = [
-            [a for a in found if jax.numpy.issubdtype(a.dtype, np.floating)]
-            for found in arrays
-        ]
-        jax.debug.callback(partial(keep, direction, label), *floats, ordered=True)
+    """`net`, whose layers write what they do into `notes`."""
 
     def wrap(layer, label):
         inner = layer
@@ -52,7 +68,7 @@ def watched(net: Layer, notes: list) -> Layer:
             inner = with_parts(
                 layer,
                 [
-                    wrap(part, f"{label} > {i} {part.name}".strip(" >"))
+                    wrap(part, f"{label} > {i} {part.name}".removeprefix(" > "))
                     for i, part in enumerate(layer.parts)
                 ],
             )
@@ -60,12 +76,12 @@ def watched(net: Layer, notes: list) -> Layer:
 
         def forward(params, state, x, *, key=None, train):
             y, new, cache = inner.forward(params, state, x, key=key, train=train)
-            note("forward", name, (x, params, state), (y, new))
+            _note(notes, "forward", name, x, (params, state), (y, new))
             return y, new, cache
 
         def backward(cache, dy):
             dx, dparams = inner.backward(cache, dy)
-            note("backward", name, dy, (dx, dparams))
+            _note(notes, "backward", name, dy, (), (dx, dparams))
             return dx, dparams
 
         return layer._replace(forward=forward, backward=backward)
@@ -73,44 +89,86 @@ def watched(net: Layer, notes: list) -> Layer:
     return wrap(net, "")
 
 
-def layer_spot(
-    net: Layer, loss: Loss, params: Any, state: Any, x: Any, y: Any, key: Any
-) -> Spot | None:
+def layer_spot(step: Any, ts: Any, x: Any, y: Any, key: Any) -> Spot | None:
     """The first layer whose output, or gradient, is bad though what it got was not.
 
     Args:
-      net: the network.
-      loss: `(pred, target) -> (value, dpred)`.
-      params: parameters before the step.
-      state: state before the step.
-      x: the batch as the network sees it (after augmentation).
-      y: its targets, as the loss takes them.
-      key: the network's key of that step.
+      step: made by `make_step`.
+      ts: the `TrainState` before the step.
+      x: the step's batch.
+      y: its targets.
+      key: the run's key, as the step was given it.
     """
     if is_bad(x):
         return Spot("data", "", np.asarray(x), ())
-    notes: list = []
-    pred, _, cache = watched(net, notes).forward(params, state, x, key=key, train=True)
-    jax.effects_barrier()
-    found = _first(notes, "forward")
-    if found is not None:
-        return found
-    value, dpred = loss(pred, y)
-    if is_bad(value) or is_bad(dpred):
-        bad = value if is_bad(value) else dpred
-        return Spot("loss", "", np.asarray(bad), (np.asarray(pred),))
-    # the caches come from the same forward, so backward is the step's own
-    watched_cache = cache
-    notes.clear()
-    watched(net, notes).backward(watched_cache, dpred)
-    jax.effects_barrier()
-    return _first(notes, "backward")
+    notes: list[Note] = []
+    again = step.remade(**_watched_settings(step, notes))
+    try:
+        replay = Replay(again.everything, ts, x, y, key)
+        replay.frame.run_all()
+        new = replay.outputs()
+    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError):
+        notes.clear()  # this JAX's internals have moved: by JAX itself
+        new = again.everything(ts, x, y, key)
+        jax.effects_barrier()
+    found = first_spot(notes)
+    if found is None:
+        for leaf in jax.tree.leaves(new[-2:]):
+            if is_bad(leaf):
+                given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
+                return Spot("update", "", np.asarray(leaf), given)
+    return found
 
 
-def _first(notes, direction) -> Spot | None:
-    """Of the layers that made something bad of something good, the innermost first."""
-    for said, label, given, made in notes:
-        bad = [a for a in made if is_bad(a)]
-        if said == direction and bad and not any(map(is_bad, given)):
-            return Spot(direction, label, bad[0], tuple(given))
-    return None
+def _watched_settings(step, notes):
+    """The settings of `step` with network, loss and penalty that take notes."""
+    changed: dict[str, Any] = {"net": watched(step.net, notes)}
+
+    def loss(pred, y, **options):
+        value, dpred = step.loss(pred, y, **options)
+        _note(notes, "loss", "", pred, (), (value, dpred))
+        return value, dpred
+
+    def penalty(params):
+        value, dparams = step.penalty(params)
+        _note(notes, "regulariser", "", params, (), (value, dparams))
+        return value, dparams
+
+    changed["loss"] = loss
+    if step.penalty is not None:
+        changed["penalty"] = penalty
+    return changed
+
+
+def first_spot(notes: list[Note]) -> Spot | None:
+    """Of the layers that made something bad of something good, the innermost first.
+
+    A layer that made sound values of bad ones took a mask as it was meant: whoever
+    made the mask is not to blame.
+    """
+    found: Spot | None = None
+    for number, note in enumerate(notes):
+        bad = [a for a in note.made if is_bad(a)]
+        given_bad = [a for a in note.given if is_bad(a)]
+        if given_bad and found is None and number == 0:
+            return Spot("data", "", given_bad[0], ())
+        if given_bad and not bad:
+            if found is not None and found.part == note.part:
+                found = found if has_nan(found.value) else None
+            continue
+        if not bad:
+            continue
+        if found is None:
+            own = [a for a in note.own if is_bad(a)]
+            before = "parameters or state" if own else ""
+            given = (*note.given, *note.own)
+            found = Spot(note.part, note.layer, bad[0], given, before=before)
+        elif found.or_else is None and _unmasks(found.value, bad, given_bad):
+            found = found._replace(or_else=(note.part, note.layer))
+    return found
+
+
+def _unmasks(made, bad, given_bad):
+    """Whether a layer made NaN of values that were -inf only."""
+    masks = np.isneginf(np.asarray(made, np.float64)).any() and not has_nan(made)
+    return masks and any(map(has_nan, bad)) and not any(map(has_nan, given_bad))

@@ -1,7 +1,6 @@
 """From a bad step to its origin: two ways of looking at a replay of it."""
 
 import re
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +8,15 @@ import numpy as np
 
 from jaxnn.guard.finding import Finding, counts, likely_cause, value_range
 from jaxnn.guard.layers import Spot, layer_spot
-from jaxnn.guard.trace import Origin, is_bad, trace_origin
+from jaxnn.guard.rate import learning_rate
+from jaxnn.guard.samples import MOST, bad_rows, guilty_rows
+from jaxnn.guard.trace import Replay, is_bad
 
 SCOPES = {"fwd": "forward", "bwd": "backward"}
+STEP = ("loss", "grads", "state", "params", "opt")  # what `Step.everything` gives
+ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
+MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
+"""What a JAX whose internals have moved makes of path one; path two still stands."""
 
 
 def locate_nonfinite(
@@ -44,80 +49,154 @@ def locate_nonfinite(
     Returns:
       The finding, None if everything in the step is finite.
     """
-    origin = _traced(step, ts, x, y, key)
-    spot = _by_layers(step, ts, x, y, key)
+    replay, origin, large = _traced(step, ts, x, y, key)
+    if replay is not None and origin is None and large is None:
+        return None
+    spot = layer_spot(step, ts, x, y, key) if large is None else None
     if origin is None and spot is None:
-        spot = _too_large(step, ts, x, y, key)
-    if origin is not None:
-        value, given = origin.output, origin.inputs
-    elif spot is not None:
-        value, given = spot.value, spot.given
-    else:
+        spot = _too_large(step, large, ts, x, y, key)
+    if origin is None and spot is None:
         return None
     part, layer = _place(origin, spot)
-    if part == "data" and spot is not None:
-        value = spot.value
+    if spot is not None and (part == "data" or origin is None):
+        value, given = spot.value, spot.given
+    else:
+        assert origin is not None  # one of the two is there
+        value, given = origin.output, origin.inputs
+    told = origin is not None and (part != "data" or spot is None)
+    before = _argument((ts, x, y, key), origin)
     found = Finding(
         epoch=epoch,
         step=number,
         seed=seed,
         part=part,
         layer=layer,
-        op=origin.op if origin is not None and part != "data" else "",
-        line=origin.line if origin is not None and part != "data" else "",
+        op=origin.op if told else "",
+        line=origin.line if told else "",
         inputs=value_range(given),
-        lr=_learning_rate(ts.opt),
+        lr=learning_rate(step.optimiser, ts.opt),
         grad_norms=[float(n) for n in np.asarray(grad_norms)[-20:]],
         agree=_agree(origin, spot),
-        cause=likely_cause(part, origin, spot),
+        turn=origin.turn if told else "",
+        cause=likely_cause(part, origin, spot, before),
         **counts(np.asarray(value)),
     )
-    return _with_samples(found, value, x, y, rows)
+    return _with_samples(found, value, replay, (ts, x, y, key), rows)
 
 
-def _traced(step, ts, x, y, key) -> Origin | None:
-    """Path one; None if this JAX's internals have moved, path two still stands."""
-    try:
-        return trace_origin(step.everything, ts, x, y, key, roots=lambda out: out)
-    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError):
+def _traced(step, ts, x, y, key):
+    """(replay, origin, None) or (replay, None, what is too large) by path one.
+
+    First by NumPy, then to the letter if that finds nothing.
+    """
+    replay = None
+    for exact in (False, True):
+        try:
+            replay = Replay(step.everything, ts, x, y, key, exact=exact)
+            origin, large = _searched(replay, ts)
+        except MOVED:
+            continue
+        if origin is not None or large is not None:
+            return replay, origin, large
+    return replay, None, None
+
+
+def _searched(replay, ts):
+    """In the order of a step: loss, gradients, statistics; then what is made of them.
+
+    Gradients that are too large for their squares go before the update, whose moments
+    they spoil.
+    """
+    for names, part in ROUNDS:
+        pick = _picker(names)
+        origin = replay.origin(pick)
+        if origin is not None:
+            return origin, None
+        large = _outsized(ts, replay.outputs, part)
+        if large is not None:
+            return None, large
+    return None, None
+
+
+def _sound(replay, ts):
+    """Whether loss, gradients and statistics are finite, and their squares."""
+    names, part = ROUNDS[0]
+    made = replay.outputs(_picker(names))
+    bad = any(is_bad(leaf) for leaf in jax.tree.leaves(made))
+    return not bad and _outsized(ts, replay.outputs, part) is None
+
+
+def _picker(names):
+    return lambda out: [out[STEP.index(name)] for name in names]
+
+
+def _too_large(step, large, ts, x, y, key) -> Spot | None:
+    """The gradient or update whose square overflows though it does not itself."""
+    if large is None:
+        made = step.everything(ts, x, y, key)
+        found = (
+            _outsized(ts, lambda pick: pick(made), part)
+            for part in ("backward", "update")
+        )
+        large = next((one for one in found if one is not None), None)
+    if large is None:
         return None
+    part, path, value = large
+    return Spot(part, _owner(step.net, path), value, (value,))
 
 
-def _by_layers(step, ts, x, y, key) -> Spot | None:
-    """Path two: the data, the layers forward, the loss, back, the rest of the step."""
-    folded = jax.random.fold_in(key, ts.step)
-    params, seen, target, weights, key_net = step.prepare(ts, x, y, folded)
-    loss = step.loss if weights is None else partial(step.loss, weights=weights)
-    spot = layer_spot(step.net, loss, params, ts.state, seen, target, key_net)
-    if spot is not None:
-        return spot
-    given = tuple(map(np.asarray, jax.tree.leaves(ts.params)))
-    if step.penalty is not None:
-        for made in jax.tree.leaves(step.penalty(ts.params)):
-            if is_bad(made):
-                return Spot("regulariser", "", np.asarray(made), given)
-    for made in jax.tree.leaves(step.everything(ts, x, y, key)[-1]):
-        if is_bad(made):
-            return Spot("update", "", np.asarray(made), given)
+def _outsized(ts, outputs, part):
+    """(part, path, value) of what is too large for a sum of squares, if anything is."""
+
+    def moved(new, old):
+        new, old = np.asarray(new), np.asarray(old)
+        return new - old if jax.numpy.issubdtype(new.dtype, np.inexact) else 0 * old
+
+    if part == "backward":
+        tree = outputs(lambda out: out[1])
+    else:
+        tree = jax.tree.map(moved, outputs(lambda out: out[3]), ts.params)
+    total, largest = np.zeros((), np.float32), (-1.0, None, None)
+    # the backward pass makes the last layer's first
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)[::-1]:
+        leaf = np.asarray(leaf)
+        wide = np.promote_types(leaf.dtype, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = np.square(leaf.astype(wide)).sum()
+            total = total + square
+        if square > largest[0]:
+            largest = square, path, leaf
+        if not np.isfinite(total):
+            return part, largest[1], largest[2]
     return None
 
 
-def _too_large(step, ts, x, y, key) -> Spot | None:
-    """The gradient whose square overflows though it does not itself, if one does."""
-    _, grads, _, _ = step.everything(ts, x, y, key)
-    largest, where = 0.0, None
-    for path, g in jax.tree_util.tree_leaves_with_path(grads):
-        size = float(np.abs(np.asarray(g, np.float64)).max(initial=0))
-        if size > largest:
-            largest, where = size, (path, np.asarray(g))
-    if where is None:
-        return None
-    path, g = where
-    widest = np.finfo(np.promote_types(g.dtype, np.float32)).max
-    if largest * np.sqrt(g.size) < np.sqrt(widest):
-        return None
+def _owner(net, path) -> str:
+    """The layer whose parameter has this path, as scopes name it."""
+    label = ""
+    for entry in path:
+        index = getattr(entry, "idx", None)
+        if index is None or not net.parts or index >= len(net.parts):
+            break
+        net = net.parts[index]
+        label = f"{label} > {index} {net.name}".removeprefix(" > ")
     leaf = jax.tree_util.keystr(path, simple=True, separator="/")
-    return Spot("backward", f"parameter {leaf}", g, (g,))
+    return label or f"parameter {leaf}"
+
+
+def _argument(args, origin) -> str:
+    """What of the step's arguments was bad before it, in words."""
+    if origin is None or origin.argument is None:
+        return ""
+    paths = jax.tree_util.tree_leaves_with_path(args)
+    name = jax.tree_util.keystr(paths[origin.argument][0], simple=True, separator="/")
+    for start, words in (
+        ("0/params/", "parameter "), ("0/state/", "running statistic "),
+        ("0/opt/", "optimiser state "), ("1", "input"), ("2", "target or weight"),
+    ):  # fmt: skip
+        if name.startswith(start):
+            return words + name.removeprefix(start)
+    return name
 
 
 def _place(origin, spot) -> tuple[str, str]:
@@ -136,47 +215,66 @@ def scope_place(scope: str) -> tuple[str, str]:
     """("backward", "1 mlp > 3 dense(10)") of "bwd/1_mlp/bwd/3_dense(10)"."""
     part, layers = "", []
     for match in re.finditer(
-        r"(?<![\w])(fwd|bwd)/(\d+)_([^/]*)|(?<![\w])(data|loss|regulariser|update)(?![\w])",
+        r"(?<![\w])(fwd|bwd)/(?:(\d+)_)?([^/]*)"
+        r"|(?<![\w])(data|loss|regulariser|update)(?![\w])",
         scope,
     ):
         if match[4]:
             part, layers = match[4], []
             continue
         part = SCOPES[match[1]]
-        layers.append(f"{match[2]} {match[3]}")
+        layers.append(f"{match[2]} {match[3]}" if match[2] else match[3])
     return part, " > ".join(layers)
 
 
 def _agree(origin, spot) -> bool:
-    if origin is None or spot is None:
+    if origin is None or spot is None or origin.argument is not None:
         return True
     part, layer = scope_place(origin.scope)
-    return part == spot.part and (not layer or not spot.layer or layer == spot.layer)
+    if "data" in (part, spot.part):
+        return part == spot.part
+    said = [(spot.part, spot.layer)] + ([spot.or_else] if spot.or_else else [])
+    return not part or any(
+        part == p and (layer.startswith(name) or name.startswith(layer))
+        for p, name in said
+    )
 
 
-def _learning_rate(opt) -> float | None:
-    """The rate that an optimiser keeps in its state (inject_hyperparams), if any."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(opt):
-        if "learning_rate" in jax.tree_util.keystr(path):
-            return float(leaf)
-    return None
-
-
-def _with_samples(found, value, x, y, rows):
-    """The rows of the batch whose values are bad, if some are and others are not."""
-    rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+def _with_samples(found, value, replay, args, rows):
+    """The rows of the batch without which the step is sound."""
+    _, x, y, _ = args
+    batch = len(x)
+    rows = np.arange(batch) if rows is None else np.asarray(rows)
     labels = np.asarray(y.target if hasattr(y, "target") else y)
-    value, batch = np.asarray(value), len(rows)
-    bad = None
     raw = np.asarray(x)
-    if np.issubdtype(raw.dtype, np.floating) and not np.isfinite(raw).all():
+    bad = None
+    if is_bad(raw):
         bad = ~np.isfinite(raw.reshape(batch, -1)).all(-1)
-    elif value.ndim and value.shape[0] == batch:
-        bad = ~np.isfinite(value.reshape(batch, -1).astype(np.float64)).all(-1)
-    elif value.ndim > 1 and value.shape[1] == batch:  # time first
-        wide = np.moveaxis(value, 1, 0).reshape(batch, -1).astype(np.float64)
-        bad = ~np.isfinite(wide).all(-1)
-    if bad is not None and bad.any() and not (bad.all() and batch > 1):
+    elif batch > 1 and found.part != "update":
+        bad = _by_experiment(value, replay, args)
+    if bad is not None and bad.any() and (bad.mean() <= MOST or batch == 1):
         found.samples = [int(r) for r in rows[bad]]
         found.labels = [np.asarray(v).tolist() for v in labels[bad]]
     return found
+
+
+def _by_experiment(value, replay, args):
+    """(B,) bool of the guilty rows, or of those that look bad if none is found."""
+    ts, x, y, key = args
+    suspects = bad_rows(value, len(x))
+    parameters = {np.shape(a) for a in jax.tree.leaves(ts.params)}
+    if np.shape(value) in parameters:
+        suspects = None  # a gradient of a weight that happens to have as many rows
+    if replay is None:
+        return suspects
+
+    def sound(x, y):
+        return _sound(replay.with_arguments(ts, x, y, key), ts)
+
+    try:
+        guilty = guilty_rows(sound, x, y, suspects)
+    except MOVED:
+        return suspects
+    if guilty is None:
+        return suspects
+    return np.isin(np.arange(len(x)), guilty)

@@ -41,6 +41,7 @@ class Job:
         self.loss = loss_by_name(config.loss, config.label_smoothing or 0.0)
         replays = config.replays if config.adversarial == "free" else 1
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs * replays
+        self.steps = steps
         self.optimiser = optimiser_by_name(
             config.optimiser, config.lr, config.schedule, steps
         )

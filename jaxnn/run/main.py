@@ -16,10 +16,12 @@ from jaxnn.files import write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.optimisers import learning_rate
 from jaxnn.overview import count_parameters, summary
+from jaxnn.parallel.data import Spread
 from jaxnn.parallel.processes import together
 from jaxnn.run import words
 from jaxnn.run.folder import new_folder, save_config, use_dtype
 from jaxnn.run.job import Job
+from jaxnn.run.replaying import save_findings
 from jaxnn.run.resuming import finished
 from jaxnn.train.checkpoint import save_params
 
@@ -50,7 +52,7 @@ def train_run(
     """
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
-    config = _resolved(config)
+    config = resolved(config)
     use_dtype(config.dtype)
     if resume is not None and (done := finished(resume, config)) is not None:
         print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
@@ -63,6 +65,8 @@ def train_run(
         facts = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
         net = build(config, facts)
         job = Job(config, data, facts, net)  # settings are checked before any file
+        if mesh is not None:
+            Spread(mesh, config.batch)
         say = (lambda *_: None) if config.quiet or not first else print
         table = summary(net, facts.in_shape, batch=None)
         folder = resume
@@ -74,10 +78,12 @@ def train_run(
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
+    save_findings(folder, history.findings, job.steps)
     result = _describe_run(config, history, facts, table)
-    if trouble is None:
-        for finding in history.findings:
-            say("\n".join(finding.lines()))
+    if trouble is None and history.findings:
+        print("\n".join(result["guard"]["report"]))
+    elif history.findings:
+        trouble.add_note(f"see it again: {history.findings[0].replay}")
     tree = {"params": history.params, "state": history.state}
     save_params(folder / "params.npz", tree)
     job.test(history, result)
@@ -113,7 +119,7 @@ def train_run(
     return result | {"folder": str(folder)}
 
 
-def _resolved(config: TrainConfig) -> TrainConfig:
+def resolved(config: TrainConfig) -> TrainConfig:
     """`config` with what was left to a rule made explicit, so that the run says it."""
     smoothing = config.label_smoothing
     if smoothing is None:
@@ -136,6 +142,7 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
         "guard": {
             "policy": config.guard,
             "findings": [finding.to_json() for finding in history.findings],
+            "report": [line for found in history.findings for line in found.lines()],
         },
         "steps_skipped": np.asarray(history.last.skipped).tolist(),
         "gradients": None,

@@ -61,7 +61,10 @@ def scan_steps(
         count = jnp.minimum(each, steps - i * each) if short else each
         return lax.fori_loop(0, count, one, carry)
 
-    return lax.fori_loop(0, gathers, gather, (ts, metrics))
+    # A replay that ends at a limit need not run the steps behind it.
+    wanted = jnp.max(ts.limit - ts.step)
+    needed = jnp.minimum(gathers, wanted // each + (wanted % each > 0))
+    return lax.fori_loop(0, needed, gather, (ts, metrics))
 
 
 def scan_seeds(

@@ -13,6 +13,7 @@ from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.train.loop import History, Run
+from jaxnn.train.scaling import is_half
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.step import Weighted, make_step
 from jaxnn.train.weighting import check_takes_weights, sample_weights
@@ -89,7 +90,9 @@ def fit(
       max_bad_steps: so many skipped steps in a row raise `TrainingError`.
       steps_per_call: steps in one call of the program, None for a whole epoch; smaller
         makes Ctrl-C and the guard answer sooner on slow networks.
-      dtype: of parameters and computation; None is JAX's default float.
+      dtype: of parameters and computation; None is JAX's default float. float16
+        computes in it with a loss scale that adapts (`jaxnn.train.scaling`) and keeps
+        the parameters in JAX's default float.
       progress: show a progress bar on stderr.
       on_epoch: called with each finished row of the history.
       mesh: devices that divide each batch; parameters are on all of them. The result
@@ -128,7 +131,8 @@ def fit(
     step = make_step(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment,
         mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
-        clip_value=clip_value, ema=ema, defence=defence, guard=step_guard(guard),
+        clip_value=clip_value, ema=ema, defence=defence, half=is_half(dtype),
+        guard=step_guard(guard),
     )  # fmt: skip
     each = sample_weights(y, weights, class_weights)
     if each is not None:

@@ -1,5 +1,6 @@
 """The host's side of the guard: what becomes of a run that had a bad step."""
 
+import time
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ class Guard:
         self.norms = np.zeros((0, len(seeds)))
         self.before: Any = None  # the state at the start of the call under way
         self.untrained: Any = None
+        self.unlocated = ""  # why nothing was located
 
     def copy(self, ts: TrainState) -> None:
         """Keep the state, which the next call is about to overwrite."""
@@ -64,8 +66,7 @@ class Guard:
         which = int(bad[at].argmax())
         if not self.findings:
             past = np.concatenate([self.norms, norms[:at]])[-20:, which]
-            finding = self._locate(run, epoch, first, at, which, rows, past)
-            self.findings += [finding] if finding is not None else []
+            self._find(run, epoch, first, at, which, rows, past)
         self.norms = norms[-20:]
         if self.policy == "rollback":
             return self._roll_back(run, bad.any(0), epoch)
@@ -136,15 +137,31 @@ class Guard:
 
     def _words(self):
         if not self.findings:
-            return " Try a smaller lr, another init, or look at the data."
+            return (
+                " Try a smaller lr, another init, or look at the data. Where it began "
+                f"was not found{self.unlocated}."
+            )
         return "\n" + "\n".join(self.findings[0].lines())
 
     def _unlimited(self, ts):
         return ts._replace(limit=jnp.full_like(ts.limit, NO_LIMIT))
 
+    def _find(self, *where):
+        """Locate, whatever that meets: a report must not end a run in its place."""
+        start = time.perf_counter()
+        try:
+            finding = self._locate(*where)
+        except Exception as error:
+            self.unlocated = f" ({type(error).__name__}: {error})"
+            return
+        if finding is not None:
+            finding.seconds = round(time.perf_counter() - start, 3)
+            self.findings.append(finding)
+
     def _locate(self, run, epoch, first, at, which, rows, past):
         """Replay the call up to the bad step, then look into that step."""
-        from jaxnn.guard.locate import locate_nonfinite  # only a bad run needs it
+        from jaxnn.guard.locate import locate_nonfinite  # only a bad run needs these
+        from jaxnn.guard.repro import Case
 
         start = np.asarray(self.before.step).reshape(-1)[which]
         # by a copy: the program takes what it is given
@@ -162,7 +179,12 @@ class Guard:
             step=jnp.asarray(start + at, jnp.int32), limit=jnp.asarray(NO_LIMIT)
         )
         y = jax.tree.map(lambda a: a[picked], run.y)
-        return locate_nonfinite(
-            run.step, ts, run.x[picked], y, key, epoch=epoch, number=first + at + 1,
-            seed=self.seeds[which], rows=picked, grad_norms=past,
-        )  # fmt: skip
+        about = {
+            "epoch": epoch, "number": first + at + 1, "seed": self.seeds[which],
+            "rows": picked, "grad_norms": past,
+        }  # fmt: skip
+        case = Case(ts, run.x[picked], y, key, about)
+        finding = locate_nonfinite(run.step, *case[:4], **about)
+        if finding is not None:
+            finding.case = case
+        return finding

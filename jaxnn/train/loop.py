@@ -20,6 +20,7 @@ from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
 from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
 from jaxnn.train.keep import Best, interruptible
+from jaxnn.train.scaling import first_scale, is_half
 from jaxnn.train.step import TrainState, Weighted, float_type, init_state
 
 
@@ -78,6 +79,8 @@ class Run:
 
     def start(self, optimiser, dtype, ema=False, defence=None):
         """Initialise the states, one a seed."""
+        half = is_half(dtype)
+        dtype = None if half else dtype
         self._check_labels()
         defence = defence or undefended
         self.replays = defence.replays
@@ -86,7 +89,7 @@ class Run:
             shape = self.x.shape[1:]
             ts = init_state(self.net, optimiser, shape, key, dtype, ema=ema)
             kept = defence.memory((self.batch, *shape), float_type(ts.params))
-            return ts._replace(memory=kept)
+            return ts._replace(memory=kept, scaling=first_scale() if half else ())
 
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.many else keys[0]
@@ -247,6 +250,8 @@ class Run:
             with np.errstate(invalid="ignore"):
                 row[name] = (good / ok.sum(0)).tolist()
         row["skipped"] = (~ok).sum(0).tolist()
+        if "rescaled" in metrics:
+            row["rescaled"] = metrics["rescaled"].sum(0).tolist()
         if self.validation is not None:
             found = evaluate(
                 self.net,

@@ -12,10 +12,12 @@ import optax
 from jax import Array, lax
 
 from jaxnn.defences.core import Defence, undefended
+from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.train.average import moving_average, start_average
+from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
 
 NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 
@@ -26,7 +28,8 @@ class TrainState(NamedTuple):
     `params` and `state` are the network's, `opt` the optimiser's; `step` counts the
     steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
     moving average of (params, state), or `()` if none is kept; `memory` is what a
-    defence keeps from step to step, or `()`. Steps from number `limit` on change
+    defence keeps from step to step, or `()`; `scaling` is the scale of the loss, see
+    `jaxnn.train.scaling`, or `()`. Steps from number `limit` on change
     nothing: so a replay stops before a step, and a guard that halts leaves the state as
     it was before the first bad one.
     """
@@ -39,6 +42,7 @@ class TrainState(NamedTuple):
     ema: Any = ()
     limit: Any = NO_LIMIT
     memory: Any = ()
+    scaling: Any = ()
 
 
 class Weighted(NamedTuple):
@@ -138,6 +142,7 @@ def make_step(
     clip_value: float | None = None,
     ema: float | None = None,
     defence: Defence | None = None,
+    half: bool = False,
     guard: str = "skip",
 ) -> Step:
     """The step `(train_state, x, y, key) -> (train_state, metrics)`, guard included.
@@ -160,6 +165,8 @@ def make_step(
         needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
       defence: how loss and gradients are taken, see `jaxnn.defences`; one with a memory
         needs `init_state(..., memory=...)`. None: of the images as they are.
+      half: compute in float16, see `jaxnn.train.scaling`; the parameters stay as they
+        are. The state needs the first scale: `step.start(...)`.
       guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
         "off": take it.
 
@@ -173,6 +180,11 @@ def make_step(
     settings = dict(locals())
     clip = clip_gradient(clip_norm, clip_value)
     keep_average = None if ema is None else moving_average(ema)
+    if half and defence is not None:
+        raise JaxnnError(
+            f"make_step: defence {defence.name} makes gradients of its own, which "
+            "float16 would need scaled; use float32 or bfloat16"
+        )
     defence = defence or undefended
 
     def prepare(ts, x, y, key):
@@ -186,15 +198,20 @@ def make_step(
             params = ts.params
             if weight_noise is not None:
                 params = weight_noise(jax.random.fold_in(key, 3), params)
+            if half:
+                params, x = cast_floats((params, x), jnp.float16)
         return params, x, y, weights, jax.random.fold_in(key, 1)
 
     def gradients(ts, x, y, key):
         params, x, y, weights, key_net = prepare(ts, x, y, key)
         weighted = loss if weights is None else partial(loss, weights=weights)
+        weighted = scaled(weighted, ts.scaling.scale) if half else weighted
         value, grads, state, memory = defence.gradients(
             net, weighted, params, ts.state, x, y,
             key=key_net, step=ts.step, memory=ts.memory,
         )  # fmt: skip
+        if half:
+            grads = unscaled(grads, ts.scaling.scale, ts.params)
         if penalty is not None:
             with jax.named_scope("regulariser"):
                 extra, dpenalty = penalty(ts.params)
@@ -202,23 +219,26 @@ def make_step(
         return value, grads, state, memory
 
     def update(ts, grads, norm):
-        """(params, optimiser's state) after the step, and whether it is finite."""
+        """(updates, optimiser's state) after the step."""
         with jax.named_scope("update"):
             bounded = grads if clip is None else clip(grads, norm)
-            updates, opt = optimiser.update(bounded, ts.opt, ts.params)
+            return optimiser.update(bounded, ts.opt, ts.params)
+
+    def moved(ts, updates):
+        with jax.named_scope("update"):
             params = optax.apply_updates(ts.params, updates)
-            params = params if project is None else project(params)
-            # what a projection makes counts, and moments that spoil the next step
-            moved = updates
-            if project is not None:
-                moved = jax.tree.map(jnp.subtract, params, ts.params)
-            finite = jnp.isfinite(_sum_of_squares(moved)) & _all_finite(opt)
-            return params, opt, finite
+            return params if project is None else project(params)
+
+    def finite(ts, updates):
+        """Whether updates are, and what a projection makes of the parameters."""
+        if project is not None:
+            updates = jax.tree.map(jnp.subtract, moved(ts, updates), ts.params)
+        return jnp.isfinite(_sum_of_squares(updates))
 
     def everything(ts, x, y, key):
         value, grads, state, _ = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
-        params, opt, _ = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
-        return value, grads, state, params, opt
+        updates, opt = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
+        return value, grads, state, moved(ts, updates), opt
 
     def run(ts, x, y, key):
         folded = jax.random.fold_in(key, ts.step)
@@ -226,46 +246,57 @@ def make_step(
         norm = jnp.sqrt(_sum_of_squares(grads))
         sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
 
-        def apply(_):
-            params, opt, finite = update(ts, grads, norm)
+        def take(updates):
+            params, (_, opt) = moved(ts, updates), update(ts, grads, norm)
             average = ts.ema
             if keep_average is not None:
                 average = keep_average(ts, (params, state))
-            new = params, state, opt, average, memory
-            if guard == "off":
-                return new, finite
-            return lax.cond(finite, lambda: new, lambda: old), finite
+            return params, state, opt, average, memory
+
+        def apply():
+            # Moments are made again where they are kept, in place: a branch that
+            # handed on those made here would copy them.
+            updates = lax.optimization_barrier(update(ts, grads, norm)[0])
+            good = finite(ts, updates)
+            return lax.cond(good, take, lambda _: old, updates), good
 
         old = ts.params, ts.state, ts.opt, ts.ema, ts.memory
         if guard == "off":
-            (params, state, opt, average, memory), finite = apply(None)
-            ok = sound & finite
+            updates, _ = update(ts, grads, norm)
+            ok = sound & finite(ts, updates)
+            params, state, opt, average, memory = take(updates)
         else:
             go = sound & (ts.step < ts.limit)
             (params, state, opt, average, memory), ok = lax.cond(
-                go, apply, lambda _: (old, jnp.zeros((), bool)), None
+                go, apply, lambda: (old, jnp.zeros((), bool))
             )
+        scaling = ts.scaling
+        metrics = {"loss": value, "grad_norm": norm}
+        if half:  # an overflow that a smaller scale mends is no bad step
+            over = overflowed(scaling, value, norm) & (ts.step < ts.limit)
+            scaling, ok = adjusted(scaling, over), ok | over
+            metrics |= {"grad_norm": jnp.where(over, 0, norm), "rescaled": over}
         skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
         limit = ts.limit
         if guard == "halt":
             limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
-        metrics = {"loss": value, "grad_norm": norm, "ok": ok}
-        done = params, state, opt, ts.step + 1, skipped, average, limit, memory
-        return TrainState(*done), metrics
+        done = params, state, opt, ts.step + 1, skipped, average, limit, memory, scaling
+        return TrainState(*done), metrics | {"ok": ok}
 
     def remade(**changes):
         return make_step(**(settings | changes))
 
     def start(shape, key, dtype=None):
         ts = init_state(net, optimiser, shape[1:], key, dtype, ema=ema is not None)
-        return ts._replace(memory=defence.memory(tuple(shape), float_type(ts.params)))
+        memory = defence.memory(tuple(shape), float_type(ts.params))
+        return ts._replace(memory=memory, scaling=first_scale() if half else ())
 
     made = run, prepare, everything, net, loss, penalty, optimiser, remade, start
     return Step(*made)
 
 
 def _all_finite(state):
-    """Running statistics and moments can overflow while the gradients are finite."""
+    """Running statistics can overflow while loss and gradients stay finite."""
     floats = [
         a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)
     ]
@@ -274,6 +305,10 @@ def _all_finite(state):
 
 def _sum_of_squares(tree):
     def one(g):
-        return jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32))).sum()
+        square = jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
+        if g.ndim < 2:
+            return square.sum()
+        # column sums first: XLA adds up a whole array one number after the other
+        return square.reshape(-1, g.shape[-1]).sum(0).sum()
 
     return sum(map(one, jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))

@@ -1,0 +1,154 @@
+"""Does the guard name the culprit? Forty faults, each with a known one.
+
+Question: of 40 faults put into small networks of every kind of layer, 20 forward, 14
+backward, 6 in optimiser, regulariser or data, how many does the guard find at the right
+step, in the right layer and direction, in the right operation, and with the right
+sample? And what does it say of 50 healthy runs, some with masks of -inf?
+
+    python -m experiments.guard_faults          about 4 minutes
+
+Each fault shows when one row of the data comes by, or at a known step; every run is a
+`jaxnn.fit`, so each fault is found in the compiled loop, then replayed.
+Expected: 40 of 40 steps, layers, directions and samples, at least 38 operations, no
+false alarm.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.common import main, record
+from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
+from jaxnn import fit
+from jaxnn.train import TrainingError
+from jaxnn.train.engine import batch_order
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    healthy_seeds: int = 5
+    """Healthy runs of each of ten networks."""
+
+
+class Verdict(NamedTuple):
+    """Which answers were right."""
+
+    step: bool
+    place: bool
+    op: bool
+    sample: bool
+    agree: bool
+    told: dict[str, Any]
+
+
+def expected_step(case: Case) -> tuple[int, int]:
+    """(epoch, step) of the first bad step, counted from 1."""
+    if case.row is None:
+        return 1, case.step
+    order = batch_order(ROWS, BATCH, 1)
+    return 1, int((order == case.row).any(1).argmax()) + 1
+
+
+def judge(case: Case, finding) -> Verdict:
+    """What of a finding is right."""
+    samples = [] if case.row is None else [case.row]
+    return Verdict(
+        (finding.epoch, finding.step) == expected_step(case),
+        (finding.part, finding.layer) == (case.part, case.layer),
+        finding.op in case.ops,
+        finding.samples == samples,
+        finding.agree,
+        {
+            k: getattr(finding, k)
+            for k in ("epoch", "step", "part", "layer", "op", "turn", "samples", "line")
+        } | {"seconds": finding.seconds},
+    )  # fmt: skip
+
+
+def train(case: Case, seed: int | list[int] = 0):
+    """The findings of one epoch with a fault."""
+    data = dataset(case)
+    try:
+        history = fit(
+            case.net, data, loss=case.loss, optimiser=case.optimiser, batch=BATCH,
+            epochs=1, seeds=seed, **case.options,
+        )  # fmt: skip
+    except TrainingError as error:
+        history = error.history
+    return history
+
+
+def faults() -> list[dict]:
+    """One row a fault."""
+    rows = []
+    for name, make in CASES.items():
+        case = make()
+        found = train(case).findings
+        if not found:
+            rows.append({"fault": name, "found": False})
+            print(f"{name:<44} NOT FOUND")
+            continue
+        verdict = judge(case, found[0])
+        wrong = [
+            k for k in ("step", "place", "op", "sample") if not getattr(verdict, k)
+        ]
+        expected = {"step": expected_step(case)[1], "part": case.part,
+                    "layer": case.layer, "ops": case.ops, "row": case.row}  # fmt: skip
+        row: dict[str, Any] = {"fault": name, "found": True, "expected": expected}
+        rows.append(row | verdict._asdict())
+        told, wrong = verdict.told, "  WRONG: " + ", ".join(wrong) if wrong else ""
+        where = f"{told['part']:<12}{told['layer'] or '-':<32}{told['op'] or '-':<16}"
+        print(f"{name:<44} {where}{wrong}")
+    return rows
+
+
+def healthy(seeds: int) -> list[dict]:
+    """Bad steps and findings of runs that are sound."""
+    rows = []
+    for name, make in HEALTHY.items():
+        history = train(make(), list(range(seeds)))
+        skipped = np.sum([row["skipped"] for row in history.rows], 0)
+        accused = [finding.seed for finding in history.findings]
+        for seed in range(seeds):
+            rows.append({"network": name, "seed": seed, "skipped": int(skipped[seed]),
+                         "findings": accused.count(seed)})  # fmt: skip
+    return rows
+
+
+def run(args: Args) -> None:
+    """All faults, all healthy runs, and the JSON."""
+    start = time.perf_counter()
+    rows = faults()
+    sound = healthy(args.healthy_seeds)
+    count: Callable[[str], int] = lambda k: sum(bool(r.get(k)) for r in rows)  # noqa: E731
+    alarms = sum(r["skipped"] + r["findings"] > 0 for r in sound)
+    slowest = max(r["told"]["seconds"] for r in rows if r["found"])
+    values = {
+        "faults": rows,
+        "right": {k: count(k) for k in ("step", "place", "op", "sample", "agree")},
+        "healthy": sound,
+        "false_alarms": alarms,
+        "slowest_seconds": slowest,
+        "seconds": time.perf_counter() - start,
+    }
+    right = values["right"]
+    goals = (
+        ("step", right["step"], 40), ("layer and direction", right["place"], 40),
+        ("operation", right["op"], 38), ("sample", right["sample"], 40),
+    )  # fmt: skip
+    for what, got, goal in goals:
+        print(f"{what:<20} {got} of {len(rows)}, expected {goal}: "
+              f"{'pass' if got >= goal else 'MISS'}")  # fmt: skip
+    print(f"both ways agree      {right['agree']} of {len(rows)}")
+    print(f"false alarms         {alarms} of {len(sound)} healthy runs, expected 0: "
+          f"{'pass' if alarms == 0 else 'MISS'}")  # fmt: skip
+    record("guard_faults", args, values)
+
+
+if __name__ == "__main__":
+    main(Args, run)

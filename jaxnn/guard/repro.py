@@ -1,0 +1,88 @@
+"""A bad step in a file: all that it was given, so that anyone can see it again."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+from jaxnn.guard.finding import Finding
+from jaxnn.guard.locate import locate_nonfinite
+from jaxnn.train.checkpoint import load_meta, load_params, save_params
+from jaxnn.train.step import Weighted
+
+
+class Case(NamedTuple):
+    """What one step was given.
+
+    Attributes:
+      ts: the `TrainState` before it, of one network.
+      x: its batch.
+      y: its targets, `Weighted` if they have weights.
+      key: the run's key.
+      about: `epoch`, `number`, `seed`, `rows` and `grad_norms`, for the report.
+    """
+
+    ts: Any
+    x: Any
+    y: Any
+    key: Any
+    about: dict[str, Any]
+
+
+def save_case(path: str | Path, case: Case, **meta: Any) -> None:
+    """Write a case as one .npz, whole or not at all; arrays by their names, no pickle.
+
+    Raises:
+      JaxnnError: the file cannot be written.
+    """
+    tree = {"ts": case.ts, "x": case.x, "y": case.y}
+    tree["key"] = jax.random.key_data(case.key)
+    about = jax.tree.map(lambda a: np.asarray(a).tolist(), case.about)
+    save_params(path, tree, {"about": about, **meta})
+
+
+def load_case(path: str | Path, step: Any) -> Case:
+    """Read what `save_case` wrote, for the step it belongs to.
+
+    Raises:
+      JaxnnError: no such file, a damaged one, or one of another network or optimiser.
+    """
+    meta = load_meta(path)
+    if "about" not in meta:
+        raise JaxnnError(
+            f"{path} holds parameters, no bad step; expected repro.npz of a run"
+        )
+    with np.load(path, allow_pickle=False) as file:
+        shapes = {
+            name: jax.ShapeDtypeStruct(file[name].shape, file[name].dtype)
+            for name in file.files
+            if not name.startswith("ts/")
+        }
+    if "x" not in shapes or "key" not in shapes:
+        raise JaxnnError(f"{path} has no batch or key; it may be damaged")
+    like: dict[str, Any] = {"x": shapes["x"], "key": shapes["key"]}
+    like["y"] = shapes.get("y")
+    if "y/weights" in shapes:
+        parts: list[Any] = [shapes[f"y/{part}"] for part in Weighted._fields]
+        like["y"] = Weighted(*parts)
+    shape = shapes["x"].shape
+    like["ts"] = jax.eval_shape(lambda: step.start(shape, jax.random.key(0)))
+    tree = load_params(path, like)
+    key = jax.random.wrap_key_data(tree["key"])
+    return Case(tree["ts"], tree["x"], tree["y"], key, meta["about"])
+
+
+def replay(path: str | Path, step: Any) -> Finding | None:
+    """Run the step of a `repro.npz` again and locate what is bad in it.
+
+    Args:
+      path: what `save_case` wrote.
+      step: made by `make_step` with the same network, loss and optimiser.
+
+    Returns:
+      The finding; None if everything is finite now, so the fault is repaired.
+    """
+    case = load_case(path, step)
+    return locate_nonfinite(step, case.ts, case.x, case.y, case.key, **case.about)

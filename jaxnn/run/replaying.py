@@ -1,0 +1,67 @@
+"""`jaxnn replay`: the first bad step of a run, once more, from the run's folder."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from jaxnn.config import ReplayConfig
+from jaxnn.errors import JaxnnError
+from jaxnn.guard.finding import Finding
+from jaxnn.guard.policies import slowable
+from jaxnn.guard.repro import replay, save_case
+from jaxnn.losses import loss_by_name
+from jaxnn.optimisers import optimiser_by_name
+from jaxnn.run.folder import load_run
+from jaxnn.run.options import step_options
+from jaxnn.train.checkpoint import load_meta
+from jaxnn.train.scaling import is_half
+from jaxnn.train.step import make_step
+
+FILE = "repro.npz"
+
+
+def save_findings(folder: Path, findings: Sequence[Finding], steps: int) -> None:
+    """Write repro.npz for the first finding and tell it the command.
+
+    Args:
+      folder: the run's.
+      findings: what the guard located.
+      steps: of the whole run, which schedules need.
+    """
+    for finding in findings[:1]:
+        if finding.case is not None:
+            save_case(folder / FILE, finding.case, steps=steps)
+            finding.replay = f"jaxnn replay {shlex.quote(str(folder))}"
+
+
+def replay_run(config: ReplayConfig) -> Finding | None:
+    """Run the bad step again and print what is found; None if it is sound now.
+
+    Raises:
+      JaxnnError: no run folder, no repro.npz in it, or damaged files.
+    """
+    path = config.run / FILE
+    run = load_run(config.run)
+    if not path.is_file():
+        raise JaxnnError(
+            f"{config.run} has no {FILE}: the run had no bad step that was located"
+        )
+    c, steps = run.config, load_meta(path).get("steps", 1)
+    optimiser = optimiser_by_name(c.optimiser, c.lr, c.schedule, steps)
+    if c.guard == "rollback":
+        optimiser = slowable(optimiser)
+    step = make_step(
+        run.net,
+        loss_by_name(c.loss, c.label_smoothing or 0.0),
+        optimiser,
+        half=is_half(jnp.dtype(c.dtype)),
+        **step_options(c, run.facts.classes, steps),
+    )
+    finding = replay(path, step)
+    if finding is None:
+        print("every value of that step is finite now")
+    else:
+        print("\n".join(finding.lines()))
+    return finding

@@ -1,0 +1,148 @@
+"""The replay: operations in NumPy, loops, any function, the file of a bad step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import attacks, graph, serial
+from jaxnn.errors import JaxnnError
+from jaxnn.guard import locate_in
+from jaxnn.guard.rate import learning_rate
+from jaxnn.guard.repro import replay, save_case
+from jaxnn.guard.samples import guilty_rows
+from jaxnn.guard.trace import Replay
+from jaxnn.layers import dense, relu, rnn
+from jaxnn.losses import softmax_cross_entropy
+from jaxnn.optimisers import OPTIMISERS, optimiser_by_name
+from jaxnn.train import fit, make_step
+from tests.guard.test_guard import FIT, LOGS, data, faulty
+
+KEY = jax.random.key(0)
+
+
+def everything(x, w):
+    """Most operations that a network is made of."""
+    h = jnp.tanh(x @ w) + jax.nn.sigmoid(x)[:, :3] - jnp.exp(-(x[:, :3] ** 2))
+    h = jnp.where(h > 0, h, jnp.expm1(h)) / (1 + jnp.abs(h)) + jax.lax.rsqrt(1 + h * h)
+    h = jnp.concatenate([h, h[:, ::-1]], 1).reshape(2, -1, 6).transpose(1, 0, 2)
+    h = jnp.log1p(jnp.square(h)) + jnp.sqrt(h.max((0, 2), keepdims=True) + 2)
+    h = h + jnp.einsum("abc,adc->abd", h, h).sum(-1, keepdims=True)
+    half = h.astype(jnp.float32).sum(0).astype(jnp.float64)
+    done, _ = jax.lax.scan(lambda c, v: (c * 0.5 + v, c.min()), half[0], half)
+    return jax.lax.fori_loop(0, 3, lambda i, v: v - i, done), half, jnp.sign(half) ** -3
+
+
+def test_a_replay_in_numpy_gives_what_jax_gives():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(8, 6)), rng.normal(size=(6, 3))
+    for exact in (False, True):
+        found = Replay(everything, x, w, exact=exact).outputs()
+        for got, want in zip(found, everything(x, w), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_the_turn_of_a_loop_is_named():
+    def f(x):
+        return jax.lax.scan(lambda c, v: (jnp.log(c - v), c), 9.0, x)
+
+    found = locate_in(f, jnp.array([1.0, 2.0, 0.5, 3.0, 1.0]))
+    assert (found.op, found.turn) == ("log", "scan step 2")
+    back = locate_in(lambda x: jax.lax.scan(
+        lambda c, v: (c / v, c), 1.0, x, reverse=True), jnp.array([1.0, 0.0, 2.0])
+    )  # fmt: skip
+    assert (back.op, back.turn) == ("div", "scan step 1")
+
+    def loop(x):
+        return jax.lax.while_loop(lambda v: v[0] < 9, lambda v: (v[0] + 1, v[1] * 1e60),
+                                  (0, x))  # fmt: skip
+
+    found = locate_in(loop, jnp.ones(2))
+    assert (found.op, found.turn) == ("mul", "loop turn 5")
+
+
+def test_a_nan_inside_an_attack_is_found():
+    net = serial(dense(4), faulty("bad", bwd=lambda dy: dy / (dy - dy)), dense(3))
+    params, state, _ = net.init(KEY, (5,))
+    x, y = jnp.full((6, 5), 0.5), jnp.arange(6) % 3
+
+    def attack(x):
+        return attacks.pgd(net, params, state, x, y, epsilon=0.1, steps=3)
+
+    found = locate_in(attack, x)
+    assert (found.part, found.layer, found.op) == ("backward", "1 bad", "div")
+
+
+def test_a_nan_that_is_swallowed_on_the_way_is_found():
+    found = locate_in(lambda x: jnp.nan_to_num(jnp.sqrt(-x)) + x, jnp.ones(3))
+    assert (found.op, found.nan) == ("sqrt", 3)
+
+
+def test_a_node_of_a_graph_is_found():
+    x = graph.feed("x")
+    root = graph.sum(graph.log(graph.relu(x), name="unsafe"))
+    found = locate_in(graph.function(root, x, (x,)), jnp.array([1.0, 0.0]))
+    assert (found.part, found.layer, found.op) == ("forward", "unsafe", "log")
+
+
+def test_a_mask_is_no_fault_and_a_sound_function_has_none():
+    hide = jnp.arange(4)[None] == 1
+    masked = lambda x: jax.nn.softmax(jnp.where(hide, -jnp.inf, x))  # noqa: E731
+    assert locate_in(masked, jnp.ones((2, 4))) is None
+
+
+def test_the_time_step_of_a_recurrent_layer_is_named():
+    net = serial(rnn(3, activation="relu"), dense(2))
+    params, state, _ = net.init(KEY, (5, 2))
+    x = jnp.ones((4, 5, 2)).at[2, 3, 0].set(1e308)
+    params[0]["w"] = jnp.abs(params[0]["w"]) * 1e10
+
+    def f(x):
+        return net.forward(params, state, x, train=True)[0]
+
+    found = locate_in(f, x, batch=4)
+    assert (found.layer, found.op) == ("0 rnn(3)", "dot_general")
+    assert found.turn == "scan step 3"
+    assert found.samples == [2]
+
+
+def test_guilty_rows_are_those_that_spoil_alone():
+    bad = {3, 11, 12}
+    x = np.arange(16)
+    found = guilty_rows(lambda x, y: not bad & set(x.tolist()), x, x, None)
+    assert sorted(found) == sorted(bad)
+    assert guilty_rows(lambda x, y: False, x, x, None) is None
+    suspects = np.isin(x, [3, 4])
+    found = guilty_rows(lambda x, y: 3 not in x, x, x, suspects)
+    assert found == [3]
+
+
+def test_two_hundred_and_one_bad_rows_do_not_share_blame_with_sound_ones():
+    x = np.arange(16.0)
+    assert guilty_rows(lambda x, y: x.sum() < 100, x, x, None) == []
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMISERS))
+def test_the_rate_of_every_optimiser_is_found(name):
+    optimiser = optimiser_by_name(name, 0.03, "linear", 10)
+    opt = jax.eval_shape(optimiser.init, jnp.zeros(3))
+    opt = jax.tree.map(lambda a: jnp.full(a.shape, 5, a.dtype), opt)
+    assert learning_rate(optimiser, opt) == pytest.approx(0.015)
+    plain = optimiser_by_name(name, 0.03)
+    assert learning_rate(plain, plain.init(jnp.zeros(3))) == pytest.approx(0.03)
+
+
+def test_a_bad_step_is_found_again_from_its_file(tmp_path):
+    history = fit(LOGS, data(bad=[17]), guard="skip", **FIT)
+    found = history.findings[0]
+    path = tmp_path / "repro.npz"
+    save_case(path, found.case)
+    step = make_step(LOGS, softmax_cross_entropy, FIT["optimiser"])
+    again = replay(path, step)
+    assert again == found.__class__(**(found.to_json() | {"seconds": None}))
+    assert replay(path, step.remade(net=serial(relu, dense(3)))) is None
+    with pytest.raises(JaxnnError, match="another network"):
+        replay(path, step.remade(optimiser=optax.sgd(0.1)))
+    with pytest.raises(JaxnnError, match="does not exist"):
+        replay(tmp_path / "none.npz", step)

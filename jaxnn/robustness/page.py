@@ -8,6 +8,7 @@ import numpy as np
 from jaxnn.files import write_json, write_text
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Share
+from jaxnn.robustness.transfer import Transfer
 
 
 def to_json(e: Evaluation) -> dict[str, Any]:
@@ -126,8 +127,9 @@ def _layers(e):
 
 
 def write(
-    folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str
-) -> Path:
+    folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str,
+    transfer: Transfer | None = None,
+) -> Path:  # fmt: skip
     """Write `robustness.json`, `report.md`, `curve.png` and `examples.png`.
 
     Args:
@@ -137,17 +139,24 @@ def write(
       y: their labels.
       outputs: function from images to probabilities (B, N).
       title: heading of the page.
+      transfer: who fools whom, for `transfer.png`; None leaves it out.
 
     Returns:
       The page's path.
     """
     from jaxnn import plots
-    from jaxnn.plots.robustness import curve
+    from jaxnn.plots import robustness as pictures
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "robustness.json", to_json(e))
-    curve(
+    found, text = to_json(e), page(e, title)
+    if transfer is not None:
+        names, matrix = list(transfer.names), transfer.matrix
+        found["transfer"] = {"names": names, "matrix": matrix.tolist()}
+        pictures.transfer(matrix, names, folder / "transfer.png")
+        text += "\n## Transfer\n\n![Who fools whom](transfer.png)\n"
+    write_json(folder / "robustness.json", found)
+    pictures.curve(
         e.epsilons, e.curve, len(e.sample), folder / "curve.png",
         budget=e.threat.epsilon, norm=e.threat.norm,
     )  # fmt: skip
@@ -157,5 +166,5 @@ def write(
         e.threat.epsilon, folder / "examples.png",
         count=10, norm=e.threat.norm, attack="The battery",
     )  # fmt: skip
-    write_text(folder / "report.md", page(e, title))
+    write_text(folder / "report.md", text)
     return folder / "report.md"

@@ -16,7 +16,7 @@ from jaxnn.data import load
 from jaxnn.data.sets import stratified_sample
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import write_json
-from jaxnn.robustness import Share, Threat, evaluate, page
+from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 from jaxnn.run.folder import Run, load_run
 from jaxnn.run.job import probabilities
 from jaxnn.train import predict
@@ -98,8 +98,9 @@ def robustness_run(config: RobustnessConfig) -> Any:
     params, state = _first(run)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
+    others = {folder.name: _other(folder, run) for folder in config.others}
     found = evaluate(
-        run.net, params, state, x, y, threat=threat, level=config.level,
+        run.net, params, state, x, y, threat=threat, level=config.level, others=others,
         seed=config.seed, say=None if config.quiet else lambda line: print(
             f"  {line}", flush=True
         ),
@@ -109,10 +110,28 @@ def robustness_run(config: RobustnessConfig) -> Any:
     def outputs(images):
         return probabilities(predict(run.net, params, state, images), run.config)
 
-    written = page.write(folder, found, x, y, outputs, f"Robustness of {run.folder}")
+    transfer = None
+    if others:
+        named = {run.folder.name: (run.net, params, state)} | others
+        sample = x[found.sample], y[found.sample]
+        transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
+        print(f"transfer       {transfer.check.verdict}: {transfer.check.words}")
+    title = f"Robustness of {run.folder}"
+    written = page.write(folder, found, x, y, outputs, title, transfer)
     print("\n".join(page.lines(found)))
     print(f"written        {written}")
     return found
+
+
+def _other(folder, run):
+    """(net, params, state) of another run for the same images."""
+    other = load_run(folder)
+    if other.facts.in_shape != run.facts.in_shape:
+        raise JaxnnError(
+            f"--others {folder}: trained on images {other.facts.in_shape}, but "
+            f"{run.folder} on {run.facts.in_shape}"
+        )
+    return (other.net, *_first(other))
 
 
 def run_test(run: Run, config: Any) -> Any:

@@ -35,9 +35,11 @@ def attention(causal: bool = False) -> Rule:
     """
 
     def fwd(q, k, v, mask=None):
-        scores = q @ k.swapaxes(-1, -2)  # (..., T, S)
-        wide = jnp.promote_types(scores.dtype, jnp.float32)
-        scores = scores.astype(wide) * (1 / math.sqrt(max(q.shape[-1], 1)))
+        # (..., T, S), wide from the start: rounded to bfloat16 or not as XLA likes, a
+        # score could lie far above the maximum that is subtracted from it
+        wide = jnp.promote_types(jnp.promote_types(q.dtype, k.dtype), jnp.float32)
+        scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=wide)
+        scores = scores * (1 / math.sqrt(max(q.shape[-1], 1)))
         seen = _seen(scores.shape, mask, causal)
         p = _softmax(scores, seen).astype(v.dtype)
         masked = () if mask is None else (None,)

@@ -17,7 +17,7 @@ POLICIES: dict[str, str] = {
 """Policy -> what it does about a step whose loss, gradients or updates are bad."""
 
 MOST_ROLLBACKS = 20
-EXPLODED = 10.0  # times the loss before training: no step of a sound run is so bad
+EXPLODED = 3.0  # times the loss before training: no step of a sound run is so bad
 
 
 def step_guard(policy: str) -> str:

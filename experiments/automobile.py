@@ -6,9 +6,9 @@ better than a straight line (ridge regression)?
 
     python -m experiments.automobile        about 10 seconds
 
-Expected: R2 = 0.92 +- 0.02 over 20 seeds, each with its own split into 161 cars to
+Expected: R2 = 0.93 +- 0.02 over 20 seeds, each with its own split into 161 cars to
 learn from and 40 to be tested on; ridge regression 0.91, a mean error of 1,500 dollars
-against its 1,850. (With scikit-learn installed, its MLPRegressor is measured too.)
+against its 1,680. (With scikit-learn installed, its MLPRegressor is measured too.)
 
 A network needs numbers, all of about one size, none missing. So, in this order:
 
@@ -24,6 +24,9 @@ A network needs numbers, all of about one size, none missing. So, in this order:
    stay unseen, or the score is of cars that helped to make the ruler.
 5. The split is stratified by price: every tenth of the prices gives a fifth of its
    cars to the test, so that no seed is tested on cheap cars alone.
+
+Ridge regression is a weighted sum of the features, the weights found by a formula that
+also keeps them small. The network has 32 hidden units between.
 
 R2 = 1 - (sum of squared errors) / (sum of squared distances from the mean price): 1 is
 perfect, 0 is what one gets by always saying the mean price.

@@ -104,7 +104,7 @@ def _sweep(words, started) -> int:
     config = _parse(SweepConfig, words, "sweep", default=default)
     from jaxnn.parallel.processes import show_cpu_devices
 
-    show_cpu_devices(config.network.devices or os.cpu_count() or 1)
+    show_cpu_devices(config.network.devices or 1)
     from jaxnn.run.sweeping import sweep_run
 
     sweep_run(config, started)

@@ -250,7 +250,7 @@ class SweepConfig:
     random: int | None = None
     """So many random points instead of every combination."""
     at_once: int | None = None
-    """Most points in one program; none: 16 a device on a CPU, else all."""
+    """Most points in one program; none: 8 a device on a CPU, else all."""
     resume: Path | None = None
     """Folder of a sweep to continue after a kill; no other flag is needed."""
     network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(

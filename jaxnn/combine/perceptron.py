@@ -15,6 +15,7 @@ from jaxnn.layers import (
     softmax,
 )
 from jaxnn.layers.initializers import Initializer
+from jaxnn.layers.noise import traced
 
 
 def mlp(
@@ -95,7 +96,7 @@ def dense_block(
     if normalize:
         layers.append(batch_norm() if isinstance(normalize, bool) else normalize)
     layers.append(activation_layer(activation))
-    if drop_rate:
+    if traced(drop_rate) or drop_rate:
         layers.append(dropout(drop_rate))
     return layers
 

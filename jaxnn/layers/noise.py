@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,24 @@ def keep_mask(key: Array, shape: tuple[int, ...], drop_rate: float) -> Array:
     size = math.prod(shape)
     words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
-    return (halves >= _threshold(drop_rate)).reshape(shape)
+    least = _threshold(drop_rate)
+    least = least.astype(jnp.uint16) if traced(drop_rate) else least
+    return (halves >= least).reshape(shape)
 
 
-def _threshold(drop_rate: float) -> int:
+def _threshold(drop_rate: float) -> Any:
     """Of 2^16 equally likely halves, how many mean "drop"; at least one keeps."""
+    if traced(drop_rate):
+        return jnp.minimum(jnp.round(drop_rate * 2**16), 2**16 - 1)
     return min(round(drop_rate * 2**16), 2**16 - 1)
+
+
+def traced(setting: Any) -> bool:
+    """Whether a setting is known only when the program runs: a sweep's, an array.
+
+    Such a one has been looked at before; here it cannot be.
+    """
+    return isinstance(setting, jax.core.Tracer)
 
 
 def dropout(drop_rate: float) -> Layer:
@@ -86,8 +99,9 @@ def gaussian_noise(std: float) -> Layer:
 
 def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
     """Dropout with a mask of `mask_shape(x.shape)`."""
-    name = f"{kind}({drop_rate:g})"
-    if not 0 <= drop_rate < 1:
+    given = not traced(drop_rate)
+    name = f"{kind}({drop_rate:g})" if given else kind
+    if given and not 0 <= drop_rate < 1:
         raise JaxnnError(
             f"{name}: drop_rate is the fraction set to zero, expected 0 <= rate < 1"
         )
@@ -97,7 +111,7 @@ def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
     def dropped(key, x):
         return rule.fwd(x, keep_mask(key, mask_shape(x.shape), drop_rate))
 
-    return _in_training(name, dropped, rule, idle=drop_rate == 0)
+    return _in_training(name, dropped, rule, idle=given and drop_rate == 0)
 
 
 def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:

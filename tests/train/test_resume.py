@@ -202,7 +202,11 @@ def killed_and_resumed(tmp_path, kills, epochs=400, seed=0):
     """Final arrays of a run killed so many times, each time at a random moment."""
     folder, out = tmp_path / "run", tmp_path / "end.npz"
     words = [sys.executable, "-c", VICTIM, str(folder), str(epochs), str(out)]
-    environment = os.environ | {"JAX_ENABLE_X64": "true", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {  # the same program as in this process
+        "JAX_ENABLE_X64": "true",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "JAX_PLATFORMS": "cpu",
+    }
     rng, hits = random.Random(seed), 0
     while not out.exists():
         process = subprocess.Popen(words, env=environment)

@@ -1,0 +1,43 @@
+"""One of two processes that train together; its words: rank, port, what happens then.
+
+Prints its history as JSON. With "die" or "stop" the second process then kills or stops
+itself in the middle of a training without end, and the first must not wait for ever.
+"""
+
+import json
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+
+from jaxnn.config import Processes
+from jaxnn.parallel.processes import together
+from jaxnn.train import batch_order
+from tests.parallel.on_devices import NET, X, Y, losses, train
+
+if __name__ == "__main__":
+    rank, port, then = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    timeout = 15 if then == "stop" else 60
+    ranks = Processes(f"127.0.0.1:{port}", 2, rank, rank_timeout=timeout)
+    with together(ranks, 4) as mesh:
+        found = {"losses": losses(train(mesh))}
+        x = X.astype(np.float64)
+        x[5] = 1e300  # in the part of one process's device
+        bad = train(mesh, x, epochs=3)
+        found["skipped"] = [row["skipped"] for row in bad.rows]
+        found["in batch"] = [int(5 in batch_order(80, 64, e)) for e in (1, 2, 3)]
+        found["devices"] = [mesh.size, len(mesh.local_devices)]
+        found["norm"] = float(sum(abs(a).sum() for a in jax.tree.leaves(bad.params)))
+        print(json.dumps(found), flush=True)
+
+        def fail(row):
+            if then != "end" and rank == 1 and row["epoch"] == 3:
+                how = signal.SIGKILL if then == "die" else signal.SIGSTOP
+                os.kill(os.getpid(), how)
+
+        train(mesh, epochs=3 if then == "end" else 10**6, on_epoch=fail)
+    # alone again: what is left is done by the first
+    logits, _, _ = NET.forward(bad.params, bad.state, X[:2] / 255.0, train=False)
+    print("end", logits.shape, len(Y), flush=True)

@@ -1,0 +1,146 @@
+"""Processes that train as one, find each other, and end when one of them does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxnn.cli import main
+from jaxnn.config import Processes
+from jaxnn.errors import JaxnnError
+from jaxnn.parallel.processes import cluster
+from tests.parallel.on_devices import train
+
+FLAGS = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    "JAX_ENABLE_X64": "true",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def start(then):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel.rank", str(rank), str(port), then],
+            env=environment | FLAGS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+
+
+def printed(text):
+    return json.loads(next(line for line in text.splitlines() if line[:1] == "{"))
+
+
+def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
+    first, second = start("die")
+    try:
+        other, _ = second.communicate(timeout=280)
+        died = time.monotonic()
+        out, words = first.communicate(timeout=60)
+    finally:
+        first.kill()
+        second.kill()
+    assert second.returncode == -signal.SIGKILL
+    assert first.returncode not in (0, -signal.SIGKILL)
+    assert time.monotonic() - died <= 60
+    assert "jaxnn: error: process 0 of 2 ends: it lost another process" in words
+    mine, theirs = printed(out), printed(other)
+    assert mine == theirs  # the same history in both, to the last bit
+    assert mine["devices"] == [4, 2]
+    assert mine["skipped"] == mine["in batch"]
+    assert sum(mine["skipped"]) > 0
+    alone = [row["loss"] for row in train().rows]
+    np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["end", "stop"])
+def test_processes_end_together_or_by_the_watch_when_one_hangs(then):
+    first, second = start(then)
+    try:
+        out, words = first.communicate(timeout=280)
+        if then == "end":
+            other, _ = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        second.kill()
+    if then == "end":
+        assert first.returncode == second.returncode == 0
+        assert "end (2, 3) 80" in out
+        assert printed(out) == printed(other)
+    else:
+        assert first.returncode == 1
+        assert "no sign of life from process 1 for 15 s" in words
+
+
+SLURM = {
+    "SLURM_STEP_NODELIST": "node[1-2]",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_PROCID": "1",
+}
+MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        (SLURM, "slurm"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script itself
+        (MPI, "ompi"),
+        (MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod of no indexed job
+    ],
+)
+def test_the_environment_is_looked_through_unless_told_not_to(environ, expected):
+    assert cluster(Processes(), environ) == expected
+    assert cluster(Processes(detect=False), environ) is None
+    given = Processes("host:70", 2, 1, detect=False)
+    assert cluster(given, environ) == "flags"
+
+
+def test_a_pod_without_the_package_that_asks_kubernetes_says_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(JaxnnError, match=r"pip install kubernetes.*--no-detect"):
+        cluster(Processes(), POD)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"process": None}, r"--process not given.*--process 0"),
+        ({"coordinator": None, "processes": None}, "--coordinator, --processes not"),
+        ({"coordinator": "host"}, "HOST:PORT"),
+        ({"coordinator": "host:99999"}, "HOST:PORT"),
+        ({"process": 2}, "expected 0 to 1"),
+        ({"process": -1}, "expected 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(change, message):
+    with pytest.raises(JaxnnError, match=message):
+        cluster(replace(Processes("host:70", 2, 0), **change), {})
+
+
+def test_the_command_line_names_what_is_missing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--processes", "2"]) == 2
+    assert "--coordinator, --process not given" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

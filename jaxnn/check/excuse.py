@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.check.measure import DTYPES, compare_arrays
-from jaxnn.check.probe import beside, cast
+from jaxnn.check.probe import beside, cast, last_digits
 from jaxnn.check.watch import Given, Place, arguments, exact
 
 AS_GOOD = 4.0
@@ -19,6 +19,11 @@ gradient of a trained network, a small difference of large terms."""
 
 MARGIN = 32.0  # times the rounding that float32 shows, for its precision
 SHRINK = float(jnp.finfo(jnp.float64).eps / jnp.finfo(jnp.float32).eps)
+FLOOR = 8.0
+"""A difference of no more than so many units in the last place of dy is rounding: a
+saturated softmax or a norm over two channels takes terms as large as dy from each other
+and leaves a derivative of 1e-20."""
+
 KINK = "a kink: other values of the derivative are as good"
 JUMP = 1e-3  # of the largest derivative: what counts as a kink
 
@@ -43,6 +48,9 @@ def excuse(given: Given, got: Any, want: Any, dtype: str, look: Callable) -> str
         if np.isfinite(got).all() and _in_single_steps(given, got, dtype, exactly):
             return "not finite by jax.grad when compiled, but in single steps it agrees"
         return None
+    eps = float(jnp.finfo(DTYPES[dtype]).eps)
+    if gap <= FLOOR * eps * _largest(given.dy):
+        return "rounding: a difference of nothing beside dy"
     if dtype == "float64":
         rough = np.abs(exactly(given, "float32") - want).max()
         if np.isfinite(rough) and gap <= MARGIN * SHRINK * rough:
@@ -55,6 +63,10 @@ def excuse(given: Given, got: Any, want: Any, dtype: str, look: Callable) -> str
             return "as close to the float64 gradient as jax.grad in this precision"
         if dtype == "bfloat16" and _shrinks(look(narrow, "float32")[0], truth, error):
             return "rounding: in float32 it is as much closer as that has more digits"
+    if dtype != "bfloat16":  # whose last digit would step over kinks
+        moved = [exactly(last_digits(given, eps, seed), "float64") for seed in range(4)]
+        if gap <= MARGIN * np.abs(moved - exactly(given, "float64")).max():
+            return "rounding: the last digit of the inputs matters as much"
     sides = [
         exactly(beside(given, seed, sign), "float64")
         for seed in range(4)
@@ -97,6 +109,10 @@ def _in_single_steps(given, got, dtype, exactly) -> bool:
     """Whether it is right if nothing is compiled, and so each thing computed once."""
     with jax.disable_jit():
         return compare_arrays("", got, exactly(given, dtype), dtype).passed
+
+
+def _largest(tree) -> float:
+    return max(float(np.abs(_wide(a)).max(initial=0)) for a in jax.tree.leaves(tree))
 
 
 def _wide(a) -> np.ndarray:

@@ -80,6 +80,20 @@ def beside(given: Given, seed: int, sign: int) -> Given:
     )
 
 
+def last_digits(given: Given, eps: float, seed: int) -> Given:
+    """`given` with every number changed by about `eps` of itself, dy too."""
+    draw = np.random.default_rng(seed)
+
+    def nudge(a):
+        return a * (1 + eps * draw.standard_normal(a.shape))
+
+    return given._replace(
+        params=_floats(nudge, given.params, np.float64),
+        x=_floats(nudge, given.x, np.float64),
+        dy=_floats(nudge, given.dy, np.float64),
+    )
+
+
 def cast(tree: Any, dtype: Any) -> Any:
     """`tree` as JAX arrays, floating-point ones in `dtype`; PRNG keys as they are."""
 

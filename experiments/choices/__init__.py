@@ -1,0 +1,128 @@
+"""The ideas of `experiments.design_choices`, a file each, and what they share.
+
+Read them in this order: layout, initialisers, keeping, optimisers, nested. Each has
+`measure(args)`, which prints what it finds, draws a picture and returns the numbers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnn.data import load
+from jaxnn.layers import Layer
+from jaxnn.losses import softmax_cross_entropy
+from jaxnn.train import batch_order
+
+NAME = "design_choices"
+RATE_SEED = 100  # learning rates are chosen with this start, results use others
+
+
+class Digits(NamedTuple):
+    """Images (N, 784), floats in [0, 1], and labels (N,): to learn from and to test."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def digits(args: Any) -> Digits:
+    """The first `args.images` training images and `args.test_images` test images."""
+    data = load("mnist")
+    x, x_test = (
+        a.reshape(len(a), 784).astype(np.float32) / 255
+        for a in (data.train.x[: args.images], data.test.x[: args.test_images])
+    )
+    return Digits(x, data.train.y[: len(x)], x_test, data.test.y[: len(x_test)])
+
+
+class Learnt(NamedTuple):
+    """What R runs gave: losses (R, steps) and parameters, with a leading axis R."""
+
+    losses: np.ndarray
+    params: Any
+
+
+def learner(
+    net: Layer, make_optimiser: Callable, data: Digits, *, batch: int, epochs: int
+) -> Callable[[Sequence[float], Sequence[int]], Learnt]:
+    """A function (rates, seeds) -> Learnt that trains a network for each pair.
+
+    All of training is here: draw the parameters; for each batch run forward, take the
+    loss, run backward, let the optimiser make a step of the gradients. `scan` repeats
+    the step, `vmap` does it for all runs at once.
+    """
+    x, y = jnp.asarray(data.x), jnp.asarray(data.y)
+    epoch_orders = [batch_order(len(x), batch, epoch) for epoch in range(epochs)]
+    order = jnp.asarray(np.concatenate(epoch_orders))  # (steps, B) row numbers
+
+    def one_run(rate, key):
+        params, state, _ = net.init(key, x.shape[1:])
+        optimiser = make_optimiser(rate)
+
+        def step(carry, rows):
+            params, memory = carry
+            logits, _, cache = net.forward(params, state, x[rows], train=True)
+            loss, dlogits = softmax_cross_entropy(logits, y[rows])
+            _, grads = net.backward(cache, dlogits)
+            updates, memory = optimiser.update(grads, memory, params)
+            return (optax.apply_updates(params, updates), memory), loss
+
+        start = params, optimiser.init(params)
+        (params, _), losses = jax.lax.scan(step, start, order)
+        return params, losses
+
+    runs = jax.jit(jax.vmap(one_run))
+
+    def learn(rates, seeds):
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        params, losses = runs(jnp.asarray(rates, jnp.float32), keys)
+        return Learnt(np.asarray(losses), params)
+
+    return learn
+
+
+def best_rate(learn: Callable, rates: Sequence[float]) -> float:
+    """The rate whose loss is smallest over the last fifth of the steps.
+
+    Every way gets the same number of tries, with a start that no result uses: to
+    compare ways at one rate would compare how well the rate suits them.
+    """
+    losses = learn(rates, [RATE_SEED] * len(rates)).losses
+    late = losses[:, -losses.shape[1] // 5 :].mean(1)
+    return rates[int(np.argmin(np.where(np.isfinite(late), late, np.inf)))]
+
+
+def smoothed(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (K,) and losses (R, K), each the mean of `window` steps."""
+    whole = losses.shape[1] // window
+    means = losses[:, : whole * window].reshape(len(losses), whole, window).mean(2)
+    return window * (np.arange(whole) + 1), means
+
+
+def accuracies(net: Layer, params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The share of images each of the R networks gets right: (R,)."""
+    _, state, _ = net.init(jax.random.key(0), x.shape[1:])
+
+    @jax.jit
+    @jax.vmap
+    def right(params):
+        logits = net.forward(params, state, jnp.asarray(x), train=False)[0]
+        return (logits.argmax(1) == y).mean()
+
+    return np.asarray(right(params))
+
+
+def milliseconds(work: Callable[[], Any], times: int = 15) -> float:
+    """Median time of a call after two warm-up calls; waits for the result."""
+    seconds = []
+    for _ in range(times + 2):
+        start = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(seconds[2:]))

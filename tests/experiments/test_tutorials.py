@@ -1,0 +1,118 @@
+"""Every tutorial runs with small settings, and leaves its JSON and its pictures."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import common
+from jaxnn import demo
+from jaxnn.cli import main
+from jaxnn.errors import JaxnnError
+
+ROOT = Path(__file__).parents[2]
+FEW = {
+    "images": 200, "test_images": 100, "batch": 50, "epochs": 1, "seeds": 2,
+    "width": 8, "rows": 16, "valley_steps": 5, "frames": 2,
+}  # fmt: skip
+SMALL = {
+    "linear_recovery": {"seeds": 2, "batch": 32, "steps": 40},
+    "autodiff": {"steps": 5},
+    "xor": {"seeds": 8, "steps": 10, "patience": 2},
+    "separate": {"seeds": 2, "steps": 40, "points": 40, "frames": 2},
+    "one_digit": {"images": 4000, "seeds": 2, "hidden": 4},
+    "design_choices": FEW,
+    "automobile": {"seeds": 2, "steps": 5, "hidden": 4},
+    "titanic": {"seeds": 1, "steps": 5, "hidden": 4, "rivals": 1},
+    "mnist_numpy": {"images": 320, "wide_images": 128, "many_images": 128, "seeds": 2,
+                    "rounds": 1},
+}  # fmt: skip
+QUICK = ("linear_recovery", "autodiff", "automobile")  # compiled in a second or two
+CASES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in SMALL
+]
+
+
+def not_blank(path):
+    """Whether a picture has many colours, and a film frames that differ."""
+    with Image.open(path) as image:
+        frames = []
+        for i in {0, getattr(image, "n_frames", 1) - 1}:
+            image.seek(i)
+            frames.append(np.asarray(image.convert("RGB")))
+    moves = len(frames) == 1 or (frames[0] != frames[1]).any()
+    return min(frames[0].shape[:2]) > 100 and len(np.unique(frames[0])) > 20 and moves
+
+
+def test_a_blank_picture_is_found_out(tmp_path):
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "blank.png")
+    assert not not_blank(tmp_path / "blank.png")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_runs_and_leaves_json_and_pictures(name, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module(f"experiments.{name}")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    with jax.enable_x64(False):  # as a reader runs it
+        module.run(module.Args(**SMALL[name]))
+
+    result = json.loads((tmp_path / f"{name}.json").read_text())
+    assert result["config"].items() >= SMALL[name].items()
+    assert {"values", "versions", "machine", "command", "git"} <= result.keys()
+    assert result["values"]["seconds"] > 0
+    pictures = list((tmp_path / name).iterdir())
+    assert pictures
+    assert all(not_blank(path) for path in pictures)
+    printed = capsys.readouterr().out.partition("What to see")[2]
+    assert all(str(path) in printed for path in pictures)
+
+
+def test_every_tutorial_has_a_case():
+    assert tuple(SMALL) == demo.TUTORIALS
+
+
+def test_the_list_says_of_each_what_and_how_long(capsys):
+    assert main(["demo"]) == 0
+    printed = capsys.readouterr().out
+    for i, tutorial in enumerate(demo.tutorials(), 1):
+        assert re.fullmatch(r"\d+ seconds?", tutorial.time), tutorial
+        assert int(tutorial.time.split()[0]) <= 90
+        assert tutorial.summary.endswith((".", "?"))
+        assert f"{i}  {tutorial.name}" in printed
+
+
+def test_a_tutorial_runs_by_name_from_anywhere(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "autodiff", "--help"]) == 0
+    printed = capfd.readouterr().out
+    assert str(ROOT / "experiments" / "autodiff.py") in printed
+    assert "--steps" in printed
+
+
+def test_an_unknown_tutorial_is_named_with_the_valid_ones(capsys):
+    assert main(["demo", "xxor"]) == 2
+    words = capsys.readouterr().err
+    assert "'xxor'" in words
+    assert all(name in words for name in demo.TUTORIALS)
+
+
+def test_without_the_source_folder_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "lib" / "jaxnn" / "demo.py"))
+    with pytest.raises(JaxnnError, match=r"pip install -e \.") as error:
+        demo.list_tutorials()
+    assert str(tmp_path) in str(error.value)
+
+
+def test_the_list_needs_no_jax():
+    code = "import jaxnn.demo, sys; jaxnn.demo.tutorials(); print('jax' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == "False\n"

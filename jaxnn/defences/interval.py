@@ -23,8 +23,8 @@ from jaxnn.layers import Layer
 
 LINEAR = ("dense", "conv", "conv1d", "depthwise_conv")
 MONOTONE = (
-    "avg_pool", "elu", "flatten", "global_avg_pool", "global_max_pool", "leaky_relu",
-    "max_pool", "pad", "relu", "reshape", "selu", "sigmoid", "softplus",
+    "avg_pool", "binarise", "elu", "flatten", "global_avg_pool", "global_max_pool",
+    "leaky_relu", "max_pool", "pad", "relu", "reshape", "selu", "sigmoid", "softplus",
     "standardize", "tanh", "transpose",
 )  # fmt: skip
 """Layers that never fall when an input rises, by the first word of their name."""

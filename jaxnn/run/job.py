@@ -13,6 +13,7 @@ from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
 from jaxnn.defences import find_collapse
+from jaxnn.defences.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
@@ -54,6 +55,8 @@ class Job:
     def _check(self, facts):
         """Raise for options that cannot be met, before any file is written."""
         make_step(self.net, self.loss, self.optimiser, **self.options)
+        if self.config.adversarial == "ibp":
+            margins(self.net)
         if self.options["augment"] is not None:
             images = jax.ShapeDtypeStruct((1, *facts.in_shape), jnp.float32)
             jax.eval_shape(self.options["augment"], jax.random.key(0), images)

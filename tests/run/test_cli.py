@@ -63,7 +63,7 @@ def errors(capsys, *words):
 def test_a_run_leaves_everything_it_promises(run_folder):
     assert {p.name for p in run_folder.iterdir()} == {
         "config.json", "metrics.jsonl", "result.json", "params.npz", "report.md",
-        "curves.png", "confusion.png", "mistakes.png", "adversarial.png",
+        "curves.png", "confusion.png", "mistakes.png", "adversarial.png", "snapshots",
     }  # fmt: skip
     result = json.loads((run_folder / "result.json").read_text())
     assert result.keys() >= {
@@ -290,4 +290,30 @@ def test_a_killed_run_leaves_whole_lines_and_no_half_files(digits, tmp_path):
         range(1, len(lines) + 1)
     )
     json.loads((folder / "config.json").read_text())
-    assert {p.name for p in folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    left = {p.name for p in folder.iterdir()}
+    assert left - {"snapshots"} == {"config.json", "metrics.jsonl"}
+
+
+def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
+    digits, tmp_path, capsys
+):
+    words = ["train", *TINY, "--data", str(digits), "--attack-images", "0", "--quiet"]
+    assert main([*words, "--out", "a"]) == 0
+    end = (tmp_path / "a" / "params.npz").read_bytes()
+    for name in ("result.json", "params.npz", "report.md"):  # as if killed in between
+        (tmp_path / "a" / name).unlink()
+    (tmp_path / "a" / "snapshots" / "snapshot-000002-0000000.npz").unlink()
+    with open(tmp_path / "a" / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "lo')
+    assert main(["train", "--resume", "a"]) == 0
+    assert (tmp_path / "a" / "params.npz").read_bytes() == end
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert main(["train", "--resume", "a"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    words = errors(capsys, "train", "--resume", "a", "--lr", "1")
+    assert "--lr would make it another run" in words
+    assert "--epochs would make it another" in errors(
+        capsys, "train", "--resume", "a", "--epochs", "9"
+    )
+    assert "has no config.json" in errors(capsys, "train", "--resume", "nowhere")

@@ -1,4 +1,4 @@
-"""float16: small gradients survive, an overflow halves the scale, NaN is no overflow."""
+"""float16: small gradients survive, an overflow halves the scale, a NaN does not."""
 
 import jax
 import jax.numpy as jnp

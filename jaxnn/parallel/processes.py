@@ -142,7 +142,7 @@ def join(ranks: Processes, how: str) -> None:
             cluster_detection_method="deactivate" if how == "flags" else how,
             initialization_timeout=JOIN_SECONDS,
             # JAX's own pulse is the second net: it ends a process, in its own words
-            heartbeat_timeout_seconds=max(10, round(1.6 * ranks.rank_timeout)),
+            heartbeat_timeout_seconds=max(10, round(1.9 * ranks.rank_timeout)),
             shutdown_timeout_seconds=max(10, round(ranks.rank_timeout)),
         )
     except (RuntimeError, ValueError) as error:
@@ -207,12 +207,13 @@ class Watch:
             pulse = pulses.get(f"jaxnn/pulse/{other}", "0 0")
             before, since = self.seen.get(other, ("", now))
             self.seen[other] = pulse, (since if pulse == before else now)
-            if now - self.seen[other][1] > self.seconds:
+            silent = now - self.seen[other][1]
+            if silent > self.seconds:
                 leave(f"no sign of life from process {other} for {self.seconds:g} s")
             behind = int(pulse.split()[1]) < self.calls
             since = self.waiting.get(other, now)
             self.waiting[other] = since if behind else now
-            if now - self.waiting[other] > self.seconds:
+            if now - self.waiting[other] > self.seconds and silent < 3 * self.every:
                 leave(
                     f"process {other} lives, but has not come to step call "
                     f"{self.calls} for {self.seconds:g} s: it hangs, or is far slower"

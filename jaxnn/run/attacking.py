@@ -131,7 +131,8 @@ def _other(folder, run):
             f"--others {folder}: trained on images {other.facts.in_shape}, but "
             f"{run.folder} on {run.facts.in_shape}"
         )
-    return (other.net, *_first(other))
+    params, state = _first(other)
+    return other.net, params, state
 
 
 def run_test(run: Run, config: Any) -> Any:

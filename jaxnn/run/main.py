@@ -80,9 +80,9 @@ def train_run(
     assert folder is not None  # the first process has made it
     save_findings(folder, history.findings, job.steps)
     result = _describe_run(config, history, facts, table)
-    if trouble is None and history.findings:
+    if history.findings and trouble is None:
         print("\n".join(result["guard"]["report"]))
-    elif history.findings:
+    elif history.findings and trouble is not None:
         trouble.add_note(f"see it again: {history.findings[0].replay}")
     tree = {"params": history.params, "state": history.state}
     save_params(folder / "params.npz", tree)

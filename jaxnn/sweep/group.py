@@ -48,7 +48,8 @@ class SideBySide(Run):
         ]
         validation = data.validation if len(data.validation.x) else None
         super().__init__(
-            self.job.net, self.job.loss, self._step, *data.train[:2], validation,
+            self.job.net, self.job.loss, self._step, data.train.x, data.train.y,
+            validation,
             list(range(len(points))), "shared", first.batch,
             # each point skips its own bad steps; one that diverges stops no other
             ("off", 10),

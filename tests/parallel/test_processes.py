@@ -85,7 +85,7 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then):
         assert "end (2, 3) 80" in out
         assert printed(out) == printed(other)
     else:
-        assert first.returncode == 1
+        assert first.returncode != 0
         assert "no sign of life from process 1 for 15 s" in words
 
 

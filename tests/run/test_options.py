@@ -53,7 +53,7 @@ def test_images_are_moved_and_then_noisy(kind):
 
 
 @pytest.mark.parametrize(
-    "name, made",
+    ("name", "made"),
     [("pgd", "pgd-7"), ("fgsm_rs", "fgsm-rs"), ("fgsm_mix", "fgsm-mix"),
      ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
 )  # fmt: skip

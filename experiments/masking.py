@@ -1,0 +1,234 @@
+"""Four networks that look robust because their gradient is hidden, and what finds them.
+
+Questions: does the evaluation name what hides the gradient, and does the right attack
+break the network? And does it leave honest networks alone?
+
+    python -m experiments.masking               about 8 minutes on 2 cores
+
+    sharp logits       a trained network's logits times 1,000: the cross-entropy of a
+                       sure answer has no gradient left in float32; the loss is named
+    binarised pixels   a first layer of 0 and 1 has derivative 0; the layer is named
+    staircase units    hidden units rounded to multiples of 4: the same, deeper inside
+    saturated sigmoid  hidden units sigmoid(300 a): flat in float32 wherever it stands
+
+Expected: 4 of 4 named with the layer or the loss, each broken by the right attack; no
+check fails on the plain, the Gaussian and the PGD-trained network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import main, picture, record, what_to_see
+from experiments.robust import (
+    Digits,
+    Line,
+    Net,
+    checks_json,
+    digits,
+    judged,
+    percents,
+    trained,
+    verdicts,
+)
+from jaxnn import attacks, defences, mlp, rules, serial
+from jaxnn.layers import dense, flatten, pointwise, relu
+from jaxnn.regularize import input_noise
+from jaxnn.robustness import swap_backward
+from jaxnn.rules import Rule
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    seeds: int = 3
+    """Networks of every kind; the checks run on the first."""
+    epochs: int = 8
+    """Times through the 55,000 training images."""
+    epsilon: float = 0.1
+    """Linf budget, all 10,000 test images."""
+
+
+class Masked(NamedTuple):
+    """A network that hides its gradient.
+
+    Attributes:
+      nets: seeds of it.
+      named: a word that the verdict must have.
+      right: options of the attack that sees through, and the network it goes through.
+    """
+
+    nets: list[Net]
+    named: str
+    right: Callable[[Net], tuple[Net, dict]]
+
+
+def times(factor: float):
+    """y = factor x."""
+
+    def fwd(x):
+        return factor * x, ()
+
+    return pointwise(Rule("times", fwd, lambda _, dy: (factor * dy,)), f"x{factor:g}")
+
+
+def staircase(step: float):
+    """y = x rounded to multiples of `step`; its derivative is 0."""
+
+    def fwd(x):
+        return step * jnp.round(x / step), ()
+
+    return pointwise(
+        Rule("staircase", fwd, lambda _, dy: (jnp.zeros_like(dy),)), "staircase"
+    )
+
+
+def steep_sigmoid(factor: float):
+    """y = sigmoid(factor x) and its own derivative: in float32 0 nearly everywhere."""
+
+    def fwd(x):
+        return rules.sigmoid.fwd(factor * x)
+
+    def bwd(cache, dy):
+        return (factor * rules.sigmoid.bwd(cache, dy)[0],)
+
+    return pointwise(Rule("steep_sigmoid", fwd, bwd), "steep_sigmoid")
+
+
+def with_layer(nets: list[Net], at: int, layer: Any) -> list[Net]:
+    """The trained networks with one more layer, number `at`."""
+
+    def one(n):
+        parts = list(n.net.parts)
+        params, state = list(n.params), list(n.state)
+        for tree, value in ((parts, layer), (params, ()), (state, ())):
+            tree.insert(at, value)
+        return Net(serial(*parts), tuple(params), tuple(state))
+
+    return [one(n) for n in nets]
+
+
+def masked(args: Args, data: Digits, plain: list[Net]) -> dict[str, Masked]:
+    """The four, trained where they must be."""
+
+    def margin(net: Net) -> tuple[Net, dict]:
+        return net, {"loss": attacks.margin}
+
+    def through(*path: int) -> Callable[[Net], tuple[Net, dict]]:
+        def swap(net: Net) -> tuple[Net, dict]:
+            opened = swap_backward(net.net, path)
+            return net._replace(net=opened), {"loss": attacks.margin}
+
+        return swap
+
+    binarised = trained(
+        data, args.seeds, args.epochs, serial(defences.binarise(0.5), flatten,
+                                              dense(128), relu, dense(10)),
+    )  # fmt: skip
+    gentle = trained(data, args.seeds, args.epochs, mlp([784, 128, 10], "sigmoid"))
+    steep = [
+        Net(serial(flatten, dense(128), steep_sigmoid(300.0), dense(10)),
+            n.params, n.state)
+        for n in gentle
+    ]  # fmt: skip
+    return {
+        "sharp logits": Masked(with_layer(plain, 4, times(1000.0)), "loss", margin),
+        "binarised pixels": Masked(binarised, "binarise", through(0)),
+        "staircase units": Masked(
+            with_layer(plain, 3, staircase(4.0)), "staircase", through(3)
+        ),
+        "saturated sigmoid": Masked(steep, "steep_sigmoid", through(2)),
+    }
+
+
+def accuracies(kind: Masked, data: Digits, args: Args) -> dict[str, list[float]]:
+    """Clean, under the attack that follows the gradient, and under the right one."""
+    found: dict[str, list[float]] = {"clean": [], "naive": [], "right": []}
+    for seed, net in enumerate(kind.nets):
+        budget = {"epsilon": args.epsilon, "key": jax.random.key(seed)}
+        found["clean"].append(net.accuracy(data.x, data.y))
+        naive = net.under(attacks.pgd, data.x, data.y, **budget)
+        found["naive"].append(float(naive.mean()))
+        opened, options = kind.right(net)
+        # the forward is the same, so what fools one fools the other
+        right = opened.under(attacks.pgd, data.x, data.y, **budget, **options)
+        found["right"].append(float((naive & right).mean()))
+    return found
+
+
+def run(args: Args) -> None:
+    """Judge seven networks; writes results/masking.json."""
+    data = digits()
+    plain = trained(data, args.seeds, args.epochs)
+    kinds = masked(args, data, plain)
+    table: dict[str, Any] = {}
+    print(f"{'network':<20}{'clean':>12}{'naive PGD':>13}{'right attack':>14}")
+    for name, kind in kinds.items():
+        found = accuracies(kind, data, args)
+        print(
+            f"{name:<20}"
+            + "".join(f"{percents(found[k]):>13}" for k in ("clean", "naive", "right"))
+        )
+        seen = judged(kind.nets[0], data, args.epsilon, name)
+        named = "DO NOT BELIEVE" in seen.verdict and kind.named in seen.verdict
+        table[name] = found | {"named": named, "checks": checks_json(seen)}
+    honest = {
+        "plain": plain,
+        "Gaussian .3": trained(data, 1, args.epochs, augment=input_noise(0.3)),
+        "PGD-7": trained(data, 1, args.epochs, defence=defences.pgd(args.epsilon)),
+    }
+    failures: dict[str, list[str]] = {}
+    for name, nets in honest.items():
+        seen = judged(nets[0], data, args.epsilon, name)
+        failures[name] = [c.id for c in seen.checks if c.verdict == "fail"]
+        table[name] = {"failed": failures[name], "checks": checks_json(seen)}
+    named = sum(table[name]["named"] for name in kinds)
+    lines = verdicts([
+        Line("masked networks named with layer or loss", named, 4),
+        Line("failures raised on honest networks",
+             sum(map(len, failures.values())), high=0),
+        *[Line(f"{n}: right attack / naive attack", float(
+            np.mean(table[n]["right"]) / max(np.mean(table[n]["naive"]), 1e-9)),
+            high=0.5) for n in kinds],
+    ], percent=False)  # fmt: skip
+    path = picture("masking", "masking.png")
+    draw(table, kinds, path)
+    record("masking", args, {"table": table, "expected": lines})
+    what_to_see(
+        """\
+  Middle bars look robust: PGD follows a gradient that is not there. The right bars are
+  the same networks under PGD through the layer (or the loss) that the checks named.""",
+        path,
+    )
+
+
+def draw(table, kinds, path) -> None:
+    """Three bars a network."""
+    from jaxnn.plots.panels import COLOURS, name_axes, panels, show_legend
+    from jaxnn.plots.shared import save
+
+    figure, (ax,) = panels(1, width=7.6, height=3.9, title="Four masks, lifted")
+    words = {"clean": "clean", "naive": "PGD-40 along the gradient",
+             "right": "PGD-40 through the mask"}  # fmt: skip
+    at = np.arange(len(kinds))
+    for i, (key, word) in enumerate(words.items()):
+        means = [100 * np.mean(table[name][key]) for name in kinds]
+        places = at + 0.27 * (i - 1)
+        ax.bar(places, means, 0.25, color=COLOURS[i], label=word)
+        for place, mean in zip(places, means, strict=True):
+            ax.text(place, mean + 2, f"{mean:.0f}", ha="center", fontsize=8)
+    ax.set_xticks(at, kinds, fontsize=9)
+    ax.set_ylim(0, 122)
+    ax.set_yticks(range(0, 101, 20))
+    name_axes(ax, "", "percent right of 10,000")
+    show_legend(ax, loc="upper center", ncols=3)
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    main(Args, run)

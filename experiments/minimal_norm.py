@@ -1,0 +1,138 @@
+"""How far is it to the next class? DeepFool and Carlini-Wagner, without a budget.
+
+Question: how small a change of a digit changes a network's mind?
+
+    python -m experiments.minimal_norm          about 6 minutes on 2 cores
+
+DeepFool's own measure on its own network, 784-500-150-10 (1.7% error): rho = mean over
+the images of |r| / |x|, from the network's answer to another, no box
+(Moosavi-Dezfooli et al. 2016, table 1: rho2 0.11, rho_inf 0.04). Beside it the
+distances in pixel units within [0, 1], and Carlini-Wagner and DDN on a stratified
+sample, which must not need more than DeepFool.
+
+Expected: rho2 0.11 +- 0.02, rho_inf 0.04 +- 0.01, under three steps in the paper.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.common import main, picture, record, spread, what_to_see
+from experiments.robust import (
+    Digits,
+    Line,
+    Net,
+    checks_json,
+    digits,
+    judged,
+    trained,
+    verdicts,
+)
+from jaxnn import attacks, mlp
+from jaxnn.data import stratified_sample
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    seeds: int = 3
+    """Networks."""
+    epochs: int = 8
+    """Times through the 55,000 training images."""
+    sample: int = 500
+    """Images of Carlini-Wagner and DDN."""
+
+
+def norms(a: np.ndarray, norm: str) -> np.ndarray:
+    """The norm of each image."""
+    flat = np.abs(a.reshape(len(a), -1).astype(np.float64))
+    return flat.max(-1) if norm == "linf" else np.sqrt((flat**2).sum(-1))
+
+
+def rho(net: Net, data: Digits, norm: str) -> float:
+    """mean |r| / |x| of DeepFool from the network's own answers, without a box."""
+    said = net.outputs(data.x).argmax(-1).astype(np.int32)
+    x_adv = net.attacked(attacks.deepfool, data.x, said, norm=norm, box=None)
+    return float((norms(x_adv - data.x, norm) / norms(data.x, norm)).mean())
+
+
+def distances(net: Net, data: Digits, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """l2 distance of each sampled image that was right, by attack, within the box."""
+    x, y = data.x[rows], data.y[rows]
+    right = net.right(x, y)
+    found = {}
+    for name, attack in (
+        ("DeepFool", attacks.deepfool), ("DDN", attacks.ddn),
+        ("Carlini-Wagner", attacks.carlini_wagner),
+    ):  # fmt: skip
+        x_adv = net.attacked(attack, x, y)
+        fooled = ~net.right(x_adv, y)
+        size = np.where(fooled, norms(x_adv - x, "l2"), np.inf)
+        found[name] = size[right]
+    return found
+
+
+def run(args: Args) -> None:
+    """Train, measure; writes results/minimal_norm.json."""
+    data = digits()
+    nets = trained(data, args.seeds, args.epochs, mlp([784, 500, 150, 10]), lr=1e-3)
+    errors = [1 - n.accuracy(data.x, data.y) for n in nets]
+    ratios = {norm: [rho(n, data, norm) for n in nets] for norm in ("l2", "linf")}
+    print(f"error {100 * np.mean(errors):.2f}%, rho2 {np.round(ratios['l2'], 4)}, "
+          f"rho_inf {np.round(ratios['linf'], 4)}", flush=True)  # fmt: skip
+    rows = stratified_sample(data.y, args.sample, 0)
+    sizes = distances(nets[0], data, rows)
+    print(f"\nl2 distance, {args.sample} images (stratified), seed 0, box [0, 1]")
+    for name, size in sizes.items():
+        print(f"  {name:<16}median {np.median(size):.3f}, mean "
+              f"{size[np.isfinite(size)].mean():.3f}, success "
+              f"{100 * np.isfinite(size).mean():.1f}%")  # fmt: skip
+    checks = judged(nets[0], data, 0.1, "784-500-150-10")
+    lines = verdicts([
+        Line("rho2", float(np.mean(ratios["l2"])), 0.09, 0.13),
+        Line("rho_inf", float(np.mean(ratios["linf"])), 0.03, 0.05),
+        Line("Carlini-Wagner / DeepFool, median distance", float(
+            np.median(sizes["Carlini-Wagner"]) / np.median(sizes["DeepFool"])),
+            high=1.0),
+    ], percent=False)  # fmt: skip
+    path = picture("minimal_norm", "minimal_norm.png")
+    draw(sizes, ratios, path)
+    record("minimal_norm", args, {
+        "error": spread(errors), "rho2": spread(ratios["l2"]),
+        "rho_inf": spread(ratios["linf"]), "test_images": len(data.y),
+        "l2": {
+            n: {"median": float(np.median(s)), "success": float(np.isfinite(s).mean())}
+            for n, s in sizes.items()
+        },
+        "expected": lines, "checks": checks_json(checks),
+    })  # fmt: skip
+    what_to_see(
+        """\
+  How many images a change of that length breaks: the further left a line, the better
+  the attack. DeepFool walks to the first boundary, the other two search for the
+  nearest.""",
+        path,
+    )
+
+
+def draw(sizes, ratios, path) -> None:
+    """Share of images broken within a distance, by attack."""
+    from jaxnn.plots.panels import lines, panels
+    from jaxnn.plots.shared import save
+
+    title = (
+        f"784-500-150-10: rho2 {np.mean(ratios['l2']):.3f}, "
+        f"rho_inf {np.mean(ratios['linf']):.3f}"
+    )
+    figure, (ax,) = panels(1, width=5.8, height=3.7, title=title)
+    at = np.linspace(0, 2.5, 120)
+    shares = {
+        name: 100 * (size[None] <= at[:, None]).mean(1) for name, size in sizes.items()
+    }
+    lines(ax, at, shares, "l2 distance, pixels in [0, 1]", "percent of images broken")
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    main(Args, run)

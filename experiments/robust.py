@@ -1,0 +1,258 @@
+"""What the robustness experiments share: MNIST in [0, 1], attacks over all test images,
+the networks of the papers, a table and a verdict for each line that is expected."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common import spread
+from jaxnn import attacks, fit, mlp, robustness, serial
+from jaxnn.attacks.core import ascent_direction, loss_and_gradient, per_image
+from jaxnn.data import load, stratified_sample
+from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
+from jaxnn.losses import softmax_cross_entropy
+from jaxnn.train import predict
+
+
+class Digits(NamedTuple):
+    """MNIST: uint8 training pairs, test images as floats in [0, 1]."""
+
+    train: Any  # (x (N, 28, 28) uint8, y (N,))
+    validation: Any
+    x: np.ndarray  # (10000, 28, 28) float32
+    y: np.ndarray  # (10000,)
+
+
+def digits(validation: int = 5000) -> Digits:
+    """The data, with so many training images kept aside."""
+    data = load("mnist", validation=validation)
+    x = data.test.x.astype(np.float32) / np.float32(255)
+    return Digits(data.train, data.validation, x, data.test.y)
+
+
+def wong() -> Layer:
+    """conv4x4-16 and conv4x4-32 with stride 2, 100, 10 (Wong et al. 2020).
+
+    Weights and biases start as PyTorch's do: uniform within 1 / sqrt(inputs of a unit).
+    """
+
+    def start(inputs):
+        def draw(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -1, 1) / inputs**0.5
+
+        return {"init": draw, "bias": draw}
+
+    edge = ((1, 1), (1, 1))
+    return serial(
+        reshape(28, 28, 1), conv(16, 4, 2, edge, **start(16)), relu,
+        conv(32, 4, 2, edge, **start(256)), relu, flatten,
+        dense(100, **start(1568)), relu, dense(10, **start(100)),
+    )  # fmt: skip
+
+
+def madry() -> Layer:
+    """conv5x5-32, pool, conv5x5-64, pool, 1024, 10 (Madry et al. 2018)."""
+    return serial(
+        reshape(28, 28, 1), conv(32, 5), relu, max_pool(2), conv(64, 5), relu,
+        max_pool(2), flatten, dense(1024), relu, dense(10),
+    )  # fmt: skip
+
+
+class Net(NamedTuple):
+    """A trained network, bound."""
+
+    net: Layer
+    params: Any
+    state: Any
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """Logits (N, classes)."""
+        return predict(self.net, self.params, self.state, x)
+
+    def right(self, x: Any, y: Any) -> np.ndarray:
+        """Which images (N,) it classifies as labelled."""
+        return self.outputs(x).argmax(-1) == y
+
+    def accuracy(self, x: Any, y: Any) -> float:
+        """Share of them."""
+        return float(self.right(x, y).mean())
+
+    def attacked(
+        self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
+    ) -> np.ndarray:
+        """Every image after one attack of `jaxnn.attacks`."""
+
+        def run(a, b):
+            return attack(self.net, self.params, self.state, a, b, **options)
+
+        return attacks.in_batches(run, x, y, batch)
+
+    def under(
+        self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
+    ) -> np.ndarray:
+        """Which images (N,) stay right; those wrong before are not attacked."""
+        if not len(y):
+            return np.zeros(0, bool)
+        stands = self.right(x, y)
+        rows = np.flatnonzero(stands)
+        if len(rows):
+            x_adv = self.attacked(attack, x[rows], y[rows], batch, **options)
+            stands[rows] = self.right(x_adv, y[rows])
+        return stands
+
+
+def members(net: Layer, history: Any, seeds: int) -> list[Net]:
+    """The networks of a run with several seeds, one by one."""
+
+    def one(i):
+        return jax.tree.map(lambda a: a[i], (history.params, history.state))
+
+    return [Net(net, *one(i)) for i in range(seeds)]
+
+
+def pgd_restarts(
+    target: Net, x: Any, y: Any, restarts: int, seed: int = 0, **options: Any
+) -> np.ndarray:
+    """Which images (N,) stay right under `restarts` runs of PGD.
+
+    An image that one start has broken is not shown to the next: worst case per image.
+    """
+    stands = target.right(x, y)
+    for restart in range(restarts):
+        rows = np.flatnonzero(stands)
+        key = jax.random.fold_in(jax.random.key(seed), restart)
+        stands[rows] = target.under(attacks.pgd, x[rows], y[rows], key=key, **options)
+    return stands
+
+
+class Line(NamedTuple):
+    """One number that is expected: what, measured, and the range it should be in."""
+
+    what: str
+    value: float
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is."""
+        return bool(self.low <= self.value <= self.high)
+
+
+def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]]:
+    """Print each number with pass or miss, and return them for the record."""
+    print("\nExpected and measured")
+    scale, unit = (100, "%") if percent else (1, "")
+
+    def shown(v):
+        return f"{scale * v:.4g}{unit}"
+
+    for line in lines:
+        parts = []
+        if np.isfinite(line.low):
+            parts.append(f">= {shown(line.low)}")
+        if np.isfinite(line.high):
+            parts.append(f"<= {shown(line.high)}")
+        word = "pass" if line.passed else "MISS"
+        print(f"  {word}  {line.what}: {shown(line.value)} ({' and '.join(parts)})")
+    return [line._asdict() | {"passed": line.passed} for line in lines]
+
+
+def percents(values: Any) -> str:
+    """Mean +- standard deviation of shares, in percent."""
+    found = spread(np.atleast_1d(values).tolist())
+    more = f" +- {100 * found['std']:.1f}" if found["n"] > 1 else ""
+    return f"{100 * found['mean']:.1f}{more}"
+
+
+def judged(
+    target: Net, data: Digits, epsilon: float, title: str, images: int = 500
+) -> Any:
+    """The checks K1 to K20 on a stratified sample; prints what did not pass."""
+    rows = stratified_sample(data.y, images, 0)
+    found = robustness.evaluate(
+        *target, data.x[rows], data.y[rows],
+        threat=robustness.Threat("linf", epsilon), sample=images,
+    )  # fmt: skip
+    said = [c for c in found.checks if c.verdict in ("warn", "fail")]
+    print(f"\nChecks of {title}, eps {epsilon:g}, {images} images (stratified)")
+    print(f"  clean {found.clean}, robust {found.robust}")
+    for check in said:
+        print(f"  {check.verdict} {check.id} {check.name}: {check.words}")
+    print(f"  {found.verdict}")
+    return found
+
+
+def checks_json(found: Any) -> dict[str, Any]:
+    """What `judged` found, for the record."""
+    return {
+        "images": found.clean.total,
+        "clean": found.clean.value,
+        "robust": found.robust.value,
+        "verdict": found.verdict,
+        "checks": {c.id: [c.verdict, c.words] for c in found.checks},
+    }
+
+
+def trained(
+    data: Digits, seeds: int, epochs: int, layer: Layer | None = None, **options: Any
+) -> list[Net]:
+    """784-128-10 (or `layer`) with Adam and a falling rate, `seeds` side by side."""
+    net = mlp([784, 128, 10]) if layer is None else layer
+    first = options.pop("first_seed", 0)
+    batch = options.pop("batch", 128)
+    peak = options.pop("lr", 2e-3)
+    steps = len(data.train.y) // batch * epochs
+    optimiser = optax.adam(optax.cosine_decay_schedule(peak, steps))
+    history = fit(
+        net, data.train, optimiser=optimiser, epochs=epochs, batch=batch,
+        seeds=range(first, first + seeds), **options,
+    )  # fmt: skip
+    return members(net, history, seeds)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _until_fooled(net, loss, steps, params, state, x, y, length):
+    def go_on(carry):
+        i, *_, done = carry
+        return (i < steps) & ~done.all()
+
+    def once(carry):
+        i, x_adv, before, near, done = carry
+        _, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, y)
+        wrong = pred.argmax(-1) != y
+        done |= wrong & near
+        back = wrong & ~near  # to the last point that was right, from there in eighths
+        step = jnp.where(near, length / 8, length)
+        moved = x_adv + per_image(step, x) * ascent_direction(dx, "l2")
+        moved = jnp.clip(moved, 0, 1)
+        following = jnp.where(per_image(back, x), before, moved)
+        following = jnp.where(per_image(done, x), x_adv, following)
+        before = jnp.where(per_image(back | done, x), before, x_adv)
+        return i + 1, following, before, near | wrong, done
+
+    nothing = jnp.zeros(len(y), bool)
+    return jax.lax.while_loop(go_on, once, (0, x, x, nothing, nothing))[1]
+
+
+def until_fooled(
+    target: Net, x: Any, y: Any, length: float = 0.1, steps: int = 200
+) -> np.ndarray:
+    """Steps of that length up the input's gradient until the network is wrong.
+
+    The last step is done again in eighths, so that the image stops behind the border.
+    Pixels stay in [0, 1]; there is no budget.
+    """
+
+    def attack(a, b):
+        net, params, state = target
+        return _until_fooled(
+            net, softmax_cross_entropy, steps, params, state, a, b, length
+        )
+
+    return attacks.in_batches(attack, x, y, 1000)

@@ -1,0 +1,99 @@
+"""Who fools whom: six networks, each attacked with the examples of all six.
+
+Questions: do examples made on one network fool another? Does a network that stands its
+neighbour's examples stand its own?
+
+    python -m experiments.transfer              about 6 minutes on 2 cores
+
+PGD-40 within 0.1 (Linf) on all 10,000 test images; rows make the examples, columns are
+attacked by them. Expected: every column's minimum is its diagonal (K9); examples of one
+plain network take most of another's accuracy and little of the PGD-trained one's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.common import main, picture, record, what_to_see
+from experiments.robust import (
+    Line,
+    checks_json,
+    digits,
+    judged,
+    trained,
+    verdicts,
+)
+from jaxnn import defences, mlp
+from jaxnn.plots.robustness import transfer
+from jaxnn.regularize import input_noise
+from jaxnn.robustness import Threat, transfer_matrix
+
+KINDS: dict[str, dict] = {
+    "plain": {},
+    "another plain": {"first_seed": 100},
+    "784-30-30-10": {"layer": mlp([784, 30, 30, 10])},
+    "Gaussian .3": {"augment": input_noise(0.3)},
+    "FGSM mix .1": {"defence": defences.fgsm_mix(0.1)},
+    "PGD-7 .1": {"defence": defences.pgd(0.1)},
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    seeds: int = 3
+    """Networks of every kind: so many matrices, of which the mean is shown."""
+    epochs: int = 8
+    """Times through the 55,000 training images."""
+    epsilon: float = 0.1
+    """Linf budget."""
+
+
+def run(args: Args) -> None:
+    """Train six kinds, make the matrices; writes results/transfer.json."""
+    data = digits()
+    nets = {
+        name: trained(data, args.seeds, args.epochs, **options)
+        for name, options in KINDS.items()
+    }
+    matrices, k9 = [], []
+    for seed in range(args.seeds):
+        found = transfer_matrix(
+            {name: tuple(group[seed]) for name, group in nets.items()}, data.x, data.y,
+            threat=Threat("linf", args.epsilon), seed=seed,
+        )  # fmt: skip
+        matrices.append(found.matrix)
+        k9.append(found.check)
+        print(f"seed {seed}: K9 {found.check.verdict}, {found.check.words}", flush=True)
+    mean = np.mean(matrices, 0)
+    print(f"\n{'made on':<16}" + "".join(f"{n:>15}" for n in KINDS))
+    for name, row in zip(KINDS, mean, strict=True):
+        print(f"{name:<16}" + "".join(f"{100 * v:>15.1f}" for v in row))
+    checks = judged(nets["PGD-7 .1"][0], data, args.epsilon, "PGD-7 .1")
+    away = mean - np.diag(mean)[None]
+    lines = verdicts([
+        Line("smallest entry of a column minus its diagonal", float(away.min()),
+             -0.005),
+    ])  # fmt: skip
+    path = picture("transfer", "transfer.png")
+    transfer(
+        mean, list(KINDS), path,
+        title=f"Accuracy under each other's examples (mean of {args.seeds})",
+    )  # fmt: skip
+    record("transfer", args, {
+        "names": list(KINDS), "matrix": mean.tolist(),
+        "matrices": np.asarray(matrices).tolist(),
+        "k9": [c._asdict() for c in k9], "test_images": len(data.y),
+        "expected": lines, "checks": checks_json(checks),
+    })  # fmt: skip
+    what_to_see(
+        """\
+  Read a column from top to bottom: the same network under everybody's examples. The
+  bold entry, its own, is the smallest; where it is not, the gradient is masked.""",
+        path,
+    )
+
+
+if __name__ == "__main__":
+    main(Args, run)

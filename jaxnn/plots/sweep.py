@@ -40,7 +40,7 @@ def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> No
             ax.set_xscale("log")
         else:
             ax.set_xticks(range(len(ticks)), ticks)
-        ax.set_ylim(bottom=low)
+        ax.set_ylim(bottom=low, top=min(accuracy.max() + 1, 100.5))
         name_axes(ax, name, "validation accuracy (%)")
     save(figure, Path(path))
 

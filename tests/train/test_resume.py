@@ -61,7 +61,12 @@ def whole():
 def test_a_run_continues_bit_for_bit_from_an_epoch(tmp_path, whole):
     train(3, tmp_path)
     same(train(6, tmp_path, resume=True), whole)
-    same(train(6, tmp_path, resume=True), whole)  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_is_read_back_with_nothing_left_to_do(tmp_path, whole):
+    train(6, tmp_path)
+    same(train(6, tmp_path, resume=True), whole)
 
 
 def test_a_run_continues_bit_for_bit_within_an_epoch(tmp_path):
@@ -99,6 +104,7 @@ def test_seeds_average_patience_and_the_guards_count_continue(tmp_path):
     assert found
 
 
+@pytest.mark.slow
 def test_random_numbers_of_the_optimiser_continue(tmp_path):
     options = {"optimiser": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.1))}
     train(1, tmp_path, **options)
@@ -176,9 +182,7 @@ def snapshot_bytes(cache=[]):  # noqa: B006 - made once
     ("change", "message"),
     [
         ({"seeds": 1}, r"seeds is \[0\] there and \[1\] here"),
-        ({"order": "own"}, "order is shared there"),
         ({"data": blobs(160, seed=3)}, "training data is crc32"),
-        ({"data": blobs(96)}, "training inputs"),
         ({"dtype": "float32"}, "dtype is float64 there and float32"),
         ({"optimiser": optax.sgd(0.1)}, "another network"),
     ],
@@ -234,7 +238,7 @@ def check_kills(tmp_path, kills, epochs):
 
 
 def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tmp_path):
-    check_kills(tmp_path, 1, 150)
+    check_kills(tmp_path, 1, 60)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ README.md marks what comes from a result, in one of two forms:
     <!-- value NAME:path/to/number FORMAT -->98.5<!-- /value -->
 
 A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value
-is one number of that file in a Python format such as `.1f` or `.1%`.
+is one number of that file in a Python format such as `.1f` or `.1%`. A space in a key
+is written as "_" in its path.
 """
 
 import difflib
@@ -72,6 +73,8 @@ def markdown(rows: list[list[str]]) -> str:
 
 def _dig(result: Any, path: str, name: str) -> Any:
     for key in path.split("/"):
+        if isinstance(result, dict) and key not in result:
+            key = key.replace("_", " ")
         try:
             result = result[int(key)] if isinstance(result, list) else result[key]
         except (KeyError, IndexError, ValueError, TypeError):

@@ -39,6 +39,7 @@ from experiments.robust import (
 )
 from jaxnn import attacks, defences, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
+from jaxnn.losses import softmax_cross_entropy
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import ibp, smoothing
 
@@ -144,11 +145,10 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
     clean = target.right(data.x, data.y)
     proven = ibp.verify(*target, data.x, data.y, epsilon=args.epsilon)
     attacked = clean.copy()
-    for loss in (None, attacks.margin):
-        options = {} if loss is None else {"loss": loss}
+    for loss in (softmax_cross_entropy, attacks.margin):
         attacked &= target.under(
             attacks.pgd, data.x, data.y, epsilon=args.epsilon,
-            key=jax.random.key(seed), **options,
+            key=jax.random.key(seed), loss=loss,
         )  # fmt: skip
     budgets = [0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2]
     curve = [

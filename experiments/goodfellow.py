@@ -141,7 +141,16 @@ def curve(net, data: Digits, rows: np.ndarray) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {"epsilon": epsilons}
     for name, attack in (("FGSM", attacks.fgsm), ("PGD-40", attacks.pgd)):
         options = {} if attack is attacks.fgsm else {"key": jax.random.key(0)}
-        x_adv = attacks.sweep(attack, *net, x, y, epsilons=epsilons, **options)
+        x_adv = attacks.sweep(
+            attack,
+            net.net,
+            net.params,
+            net.state,
+            x,
+            jnp.asarray(y),
+            epsilons=epsilons,
+            **options,
+        )
         found[name] = [net.accuracy(a, y) for a in x_adv]
     return found
 

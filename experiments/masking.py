@@ -95,7 +95,9 @@ def steep_sigmoid(factor: float):
         return rules.sigmoid.fwd(factor * x)
 
     def bwd(cache, dy):
-        return (factor * rules.sigmoid.bwd(cache, dy)[0],)
+        (dx,) = rules.sigmoid.bwd(cache, dy)
+        assert dx is not None
+        return (jnp.asarray(factor * dx),)
 
     return pointwise(Rule("steep_sigmoid", fwd, bwd), "steep_sigmoid")
 

@@ -82,6 +82,7 @@ def run(args: Args) -> None:
         print(f"trained {name}", flush=True)
     static: dict[str, list[float]] = {name: [] for name in NOISES}
     sizes = []
+    shown: Any = None
     for seed in range(args.seeds):
         x_adv = until_fooled(nets["plain"][seed], x, y, args.length)
         sizes += [np.median(np.asarray(attacks.distance(x_adv, x, "l2")))]

@@ -108,7 +108,7 @@ def _train(groups, data, facts, mesh, folder, result, quiet):
                       f"{describe(row)}", flush=True)  # fmt: skip
 
         history = train_group(
-            group.points, data, facts, mesh=mesh, programs=shared,
+            group, data, facts, mesh=mesh, programs=shared,
             snapshots=Snapshots(where / "snapshots", 1, resume=True),
             on_epoch=on_epoch,
         )  # fmt: skip
@@ -185,7 +185,7 @@ def _test(groups, number, data, facts, folder) -> float:
         for row, point in enumerate(group.points)
         if point.number == number
     )
-    net = network(groups[i].points, facts)
+    net = network(groups[i].points[row].config, groups[i].traced, facts)
     keys = jnp.stack([jax.random.key(0)] * len(groups[i].points))
     init = jax.vmap(lambda key: net.init(key, facts.in_shape)[:2])
     params, state = jax.eval_shape(init, keys)
@@ -228,7 +228,7 @@ def _parts(groups, at_once, mesh) -> list[Group]:
     default = AT_ONCE.get(jax.default_backend(), 10**9) * (mesh.size if mesh else 1)
     most = at_once or default
     return [
-        Group(group.values, group.points[i : i + most])
+        group._replace(points=group.points[i : i + most])
         for group in groups
         for i in range(0, len(group.points), most)
     ]

@@ -4,8 +4,15 @@ What only changes numbers (learning rate, penalty, dropout, noise, start, seed) 
 side by side; what changes shapes or the program (width, batch, activation) in turn.
 """
 
-from jaxnn.sweep.group import TRACED, network, train_group
-from jaxnn.sweep.points import Group, Point, grouped, parse_axes, sweep_points
+from jaxnn.sweep.group import network, train_group
+from jaxnn.sweep.points import (
+    TRACED,
+    Group,
+    Point,
+    grouped,
+    parse_axes,
+    sweep_points,
+)
 
 __all__ = [
     "TRACED",

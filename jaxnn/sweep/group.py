@@ -12,40 +12,35 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnn.config import TrainConfig
 from jaxnn.layers import Layer
 from jaxnn.models import build
 from jaxnn.optimisers import optimiser_by_name
 from jaxnn.regularize import NOISES, combined, l2
 from jaxnn.run.job import Job
-from jaxnn.sweep.points import Point
+from jaxnn.sweep.points import Group
 from jaxnn.train import History, Snapshots, make_step
 from jaxnn.train.engine import scan_seeds
 from jaxnn.train.loop import Run
-
-TRACED = ("lr", "l2", "dropout", "noise")
-"""Settings that are arrays in the program where a group's points differ in them."""
 
 
 class SideBySide(Run):
     """A run whose seeds are the points of a group.
 
     Args:
-      points: they differ in lr, l2, dropout, noise, init, bias_init and seed only.
+      group: points that differ in what runs side by side only.
       data: the data set.
       facts: what the networks know of it.
       mesh: devices over which the points are divided, if their number allows it.
-      programs: compiled for a group of as many points with the same settings, or empty.
+      programs: compiled for another part of this group with as many points, or empty.
     """
 
-    def __init__(self, points: Sequence[Point], data, facts, mesh, programs):
+    def __init__(self, group: Group, data, facts, mesh, programs):
+        points, self.traced = group.points, group.traced
         self.points, self.facts, self.data_set = points, facts, data
         first = points[0].config
-        self.job = Job(first, data, facts, network(points, facts))
-        self.differing = [
-            name
-            for name in TRACED
-            if len({getattr(point.config, name) for point in points}) > 1
-        ]
+        net = network(first, self.traced, facts)
+        self.job = Job(first, data, facts, net)
         validation = data.validation if len(data.validation.x) else None
         super().__init__(
             self.job.net, self.job.loss, self._step, data.train.x, data.train.y,
@@ -83,7 +78,7 @@ class SideBySide(Run):
         dtype = jnp.dtype(self.job.config.dtype)
         hyper = {
             name: jnp.array([getattr(p.config, name) for p in self.points], dtype)
-            for name in self.differing
+            for name in self.traced
         }
         self.keys = keys, hyper
         if self.where is not None:
@@ -104,18 +99,18 @@ class SideBySide(Run):
         """The step with the settings in `hyper` as traced numbers."""
         c, options = config, dict(self.job.options)
         optimiser = self.job.optimiser
-        if "lr" in self.differing:
+        if "lr" in self.traced:
             unit = optimiser_by_name(c.optimiser, 1.0, c.schedule, self.job.steps)
             optimiser = optax.chain(unit, optax.scale(hyper.get("lr", c.lr)))
-        if "l2" in self.differing:
+        if "l2" in self.traced:
             others = self._without(c, l2=0.0)["penalty"]
             mine = _times(l2(1.0), hyper.get("l2", c.l2))
             options["penalty"] = mine if others is None else combined(others, mine)
-        if "noise" in self.differing:
+        if "noise" in self.traced:
             others = self._without(c, noise=0.0, noise_shift=0.0)["augment"]
             size = hyper.get("noise", c.noise)
             options["augment"] = _noisy(others, NOISES[c.noise_kind], size, c)
-        net = network(self.points, self.facts, c, hyper.get("dropout"))
+        net = network(c, self.traced, self.facts, hyper.get("dropout"))
         return make_step(net, self.loss, optimiser, **options, guard="skip")
 
     def _without(self, config, **changes) -> dict:
@@ -149,19 +144,20 @@ def _divided(run: Callable, where: NamedSharding) -> Callable:
     )  # fmt: skip
 
 
-def network(points: Sequence[Point], facts: Any, config=None, drop_rate=None) -> Layer:
+def network(
+    config: TrainConfig, traced: Sequence[str], facts: Any, drop_rate: Any = None
+) -> Layer:
     """The network of a group, the same tree for all its points.
 
     Where they differ in dropout all have its layers, at rate 0 too.
     """
-    config = config or points[0].config
-    if len({point.config.dropout for point in points}) > 1:
+    if "dropout" in traced:
         config = replace(config, dropout=0.5 if drop_rate is None else drop_rate)
     return build(config, facts)
 
 
 def train_group(
-    points: Sequence[Point],
+    group: Group,
     data: Any,
     facts: Any,
     *,
@@ -173,12 +169,12 @@ def train_group(
     """Train the points of a group; the history's seeds are the points, in order.
 
     Args:
-      points: see `SideBySide`, as all arguments but these:
+      group: see `SideBySide`, as all arguments but these:
       snapshots: as in `jaxnn.fit`.
       on_epoch: as in `jaxnn.fit`.
     """
-    run = SideBySide(points, data, facts, mesh, {} if programs is None else programs)
-    config = points[0].config
+    run = SideBySide(group, data, facts, mesh, {} if programs is None else programs)
+    config = group.points[0].config
     choose = config.keep == "best" and run.validation is not None
     history = run.train(
         config.epochs, config.patience, choose, None, False, on_epoch, snapshots

@@ -34,11 +34,21 @@ class Point(NamedTuple):
     config: TrainConfig
 
 
+TRACED = ("lr", "l2", "dropout", "noise")
+"""Settings that are arrays in the program where a group's points differ in them."""
+
+
 class Group(NamedTuple):
-    """Points that one program trains; `values` is what they share of the axes."""
+    """Points that one program trains.
+
+    `values` is what they share of the axes, `traced` which settings are arrays in the
+    program. A part of a group has its `traced`, whatever its own points differ in:
+    so one program serves all parts.
+    """
 
     values: dict[str, Any]
     points: list[Point]
+    traced: tuple[str, ...]
 
 
 def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
@@ -104,10 +114,12 @@ def grouped(points: Sequence[Point]) -> list[Group]:
         settings = vars(point.config).items()
         key = tuple(item for item in settings if item[0] not in SIDE_BY_SIDE)
         groups.setdefault(key, []).append(point)
-    return [
-        Group({k: v for k, v in g[0].values.items() if k not in SIDE_BY_SIDE}, g)
-        for g in groups.values()
-    ]
+    found = []
+    for g in groups.values():
+        shared = {k: v for k, v in g[0].values.items() if k not in SIDE_BY_SIDE}
+        traced = (n for n in TRACED if len({getattr(p.config, n) for p in g}) > 1)
+        found.append(Group(shared, g, tuple(traced)))
+    return found
 
 
 def _settings(config, values) -> TrainConfig:

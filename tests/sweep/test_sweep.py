@@ -53,8 +53,22 @@ def test_every_point_is_what_it_is_alone(data):
         "init=he,xavier", "seed=3,4",
     )  # fmt: skip
     (group,) = grouped(points)
-    history = train_group(group.points, data, FACTS)
+    history = train_group(group, data, FACTS)
     assert len(points) == 64
+    assert group.traced == ("lr", "l2", "dropout", "noise")
+    # the parts of a group share its program; in this one all have one lr
+    programs = {}
+    parts = [
+        train_group(
+            group._replace(points=points[at : at + 16]), data, FACTS, programs=programs
+        )
+        for at in (0, 48)
+    ]
+    assert len(programs) == 1
+    whole = np.array([row["validation_loss"] for row in history.rows])
+    for part, at in zip(parts, (0, 48), strict=True):
+        mine = [row["validation_loss"] for row in part.rows]
+        np.testing.assert_allclose(mine, whole[:, at : at + 16], rtol=1e-8)
     for i in (23, 41):
         single = alone(points[i], data)
         for name in ("validation_loss", "grad_norm"):
@@ -68,7 +82,7 @@ def test_a_point_that_diverges_stops_no_other(data):
     points = points_of("lr=0.01,1e200", base=TrainConfig(**vars(BASE) | {
         "optimiser": "sgd", "loss": "mse"}))  # fmt: skip
     (group,) = grouped(points)
-    history = train_group(group.points, data, FACTS)
+    history = train_group(group, data, FACTS)
     skipped = np.sum([row["skipped"] for row in history.rows], 0)
     assert skipped[0] == 0
     assert skipped[1] > 5
@@ -130,12 +144,12 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     assert "test accuracy" in capsys.readouterr().out
     train = sweeping.train_group
 
-    def dies(points, *args, on_epoch, **options):
+    def dies(group, *args, on_epoch, **options):
         def kill(row):
-            if points[0].config.layers[0] == "6" and row["epoch"] == 2:
+            if group.points[0].config.layers[0] == "6" and row["epoch"] == 2:
                 raise RuntimeError("killed")
 
-        return train(points, *args, on_epoch=kill, **options)
+        return train(group, *args, on_epoch=kill, **options)
 
     monkeypatch.setattr(sweeping, "train_group", dies)
     with pytest.raises(RuntimeError, match="killed"):

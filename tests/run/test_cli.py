@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -232,10 +233,7 @@ def test_eval_refuses_data_of_another_shape_or_more_classes(
 
 def test_damaged_run_folders_are_refused(run_folder, tmp_path, capsys):
     for name, content in (("params.npz", b"PK"), ("config.json", b"{")):
-        copy = tmp_path / name
-        copy.mkdir()
-        for file in run_folder.iterdir():
-            (copy / file.name).write_bytes(file.read_bytes())
+        copy = shutil.copytree(run_folder, tmp_path / name)
         (copy / name).write_bytes(content)
         assert name in errors(capsys, "eval", copy)
 

@@ -29,10 +29,10 @@ import optax  # noqa: E402
 
 from experiments.common import main, picture, record, what_to_see  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
+from jaxnn.distributed import data_mesh  # noqa: E402
+from jaxnn.distributed.collectives import collectives  # noqa: E402
+from jaxnn.distributed.data import Spread  # noqa: E402
 from jaxnn.losses import softmax_cross_entropy  # noqa: E402
-from jaxnn.parallel import data_mesh  # noqa: E402
-from jaxnn.parallel.collectives import collectives  # noqa: E402
-from jaxnn.parallel.data import Spread  # noqa: E402
 from jaxnn.plots.panels import lines, panels  # noqa: E402
 from jaxnn.plots.shared import save  # noqa: E402
 

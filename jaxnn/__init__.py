@@ -107,6 +107,8 @@ __all__ = [
     "compare_gradients",
     "config",
     "data",
+    "defences",
+    "distributed",
     "errors",
     "evaluate",
     "files",
@@ -114,6 +116,7 @@ __all__ = [
     "freeze",
     "from_jax",
     "graph",
+    "guard",
     "interop",
     "layer_from_jax",
     "layers",
@@ -131,6 +134,7 @@ __all__ = [
     "remat",
     "repeat",
     "residual",
+    "robustness",
     "rules",
     "save_params",
     "serial",
@@ -138,6 +142,7 @@ __all__ = [
     "siamese",
     "stack",
     "summary",
+    "sweep",
     "train",
 ]
 

@@ -102,7 +102,7 @@ def _sweep(words, started) -> int:
     recipe, words = _take_recipe(words)
     default = SweepConfig(network=lookup("recipe", recipe, RECIPES))
     config = _parse(SweepConfig, words, "sweep", default=default)
-    from jaxnn.parallel.processes import show_cpu_devices
+    from jaxnn.distributed.processes import show_cpu_devices
 
     show_cpu_devices(config.network.devices or 1)
     from jaxnn.run.sweeping import sweep_run

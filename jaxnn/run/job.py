@@ -14,10 +14,10 @@ from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
 from jaxnn.defences import find_collapse
 from jaxnn.defences.interval import margins
+from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
-from jaxnn.parallel.data import same_everywhere
 from jaxnn.run.folder import append_line
 from jaxnn.run.options import step_options
 from jaxnn.run.resuming import trim_rows

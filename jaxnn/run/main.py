@@ -11,13 +11,13 @@ import numpy as np
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import Processes, TrainConfig
 from jaxnn.data import load, pixel_statistics
+from jaxnn.distributed.data import Spread
+from jaxnn.distributed.processes import together
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.optimisers import learning_rate
 from jaxnn.overview import count_parameters, summary
-from jaxnn.parallel.data import Spread
-from jaxnn.parallel.processes import together
 from jaxnn.run import words
 from jaxnn.run.folder import new_folder, save_config, use_dtype
 from jaxnn.run.job import Job

@@ -13,11 +13,11 @@ import numpy as np
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import SweepConfig, TrainConfig
 from jaxnn.data import load, pixel_statistics
+from jaxnn.distributed.data import data_mesh
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_json
 from jaxnn.models import DataFacts, build
-from jaxnn.parallel.data import data_mesh
 from jaxnn.run.folder import new_folder, use_dtype
 from jaxnn.run.main import resolved
 from jaxnn.run.options import step_options

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.parallel.data import Spread, host_array
 from jaxnn.train.step import float_type, to_unit
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnn.defences.core import undefended
+from jaxnn.distributed.data import Spread, agreed, host_array
+from jaxnn.distributed.processes import came
 from jaxnn.errors import JaxnnError
-from jaxnn.parallel.data import Spread, agreed, host_array
-from jaxnn.parallel.processes import came
 from jaxnn.train.average import evaluated
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate

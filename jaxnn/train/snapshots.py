@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
-from jaxnn.parallel.data import same_everywhere
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.step import float_type
 

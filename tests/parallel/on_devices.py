@@ -15,11 +15,11 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from jaxnn import make_step, mlp
+from jaxnn.distributed import data_mesh
+from jaxnn.distributed.collectives import collectives
+from jaxnn.distributed.data import Spread
 from jaxnn.layers import batch_norm
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.parallel import data_mesh
-from jaxnn.parallel.collectives import collectives
-from jaxnn.parallel.data import Spread
 from jaxnn.train import Snapshots, batch_order, fit, init_state
 from tests.train.problem import pixels
 

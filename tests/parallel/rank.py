@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnn.config import Processes
-from jaxnn.parallel.processes import together
+from jaxnn.distributed.processes import together
 from jaxnn.train import batch_order
 from tests.parallel.on_devices import NET, X, Y, losses, train
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from jaxnn import mlp, rules
+from jaxnn.distributed import data_mesh
+from jaxnn.distributed.collectives import collectives
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm
-from jaxnn.parallel import data_mesh
-from jaxnn.parallel.collectives import collectives
 from jaxnn.train import fit
 from tests.train.problem import blobs
 

@@ -14,8 +14,8 @@ import pytest
 
 from jaxnn.cli import main
 from jaxnn.config import Processes
+from jaxnn.distributed.processes import cluster
 from jaxnn.errors import JaxnnError
-from jaxnn.parallel.processes import cluster
 from tests.parallel.on_devices import train
 
 FLAGS = {

@@ -20,8 +20,8 @@ from jax._src.distributed import global_state  # the store has no public name
 from jax.sharding import Mesh
 
 from jaxnn.config import Processes
+from jaxnn.distributed.data import data_mesh
 from jaxnn.errors import JaxnnError
-from jaxnn.parallel.data import data_mesh
 
 JOIN_SECONDS = 300  # the pods of a cluster may start minutes apart
 

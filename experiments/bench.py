@@ -68,7 +68,7 @@ TASKS = {
 
 def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> Program:
     """jaxnn's engine on this network, as `fit` runs it; many networks if seeds > 0."""
-    step = make_step(net, loss, optimiser)
+    step = make_step(net, loss, optimiser, watch_update=False)
     keys = jnp.stack([jax.random.key(s) for s in range(max(seeds, 1))])
 
     def init(key):

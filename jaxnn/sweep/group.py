@@ -1,6 +1,5 @@
 """Training a group of networks side by side: settings as arrays, one program."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -111,7 +110,9 @@ class SideBySide(Run):
             size = hyper.get("noise", c.noise)
             options["augment"] = _noisy(others, NOISES[c.noise_kind], size, c)
         net = network(c, self.traced, self.facts, hyper.get("dropout"))
-        return make_step(net, self.loss, optimiser, **options, guard="skip")
+        return make_step(
+            net, self.loss, optimiser, **options, guard="skip", watch_update=False
+        )
 
     def _without(self, config, **changes) -> dict:
         from jaxnn.run.options import step_options
@@ -119,19 +120,12 @@ class SideBySide(Run):
         config = replace(config, **changes)
         return step_options(config, self.data_set.classes, self.job.steps)
 
-    def program(self, order):
-        """The compiled epoch, shared by groups of the same shapes."""
-        if len(order) not in self.programs:
-            start = time.perf_counter()
-            run = partial(scan_seeds, self.step)
-            if self.where is not None:
-                run = _divided(run, self.where)
-            given = self.ts, self.x, self.y, order, self.keys
-            compiled = jax.jit(run, donate_argnums=0).lower(*given).compile()
-            self.programs[len(order)] = compiled
-            self.compile_seconds += time.perf_counter() - start
-            self.first_step_at = self.first_step_at or time.perf_counter()
-        return self.programs[len(order)]
+    def _compiled(self, order):
+        run = partial(scan_seeds, self.step)
+        if self.where is not None:
+            run = _divided(run, self.where)
+        given = self.ts, self.x, self.y, order, self.keys
+        return jax.jit(run, donate_argnums=0).lower(*given).compile()
 
 
 def _divided(run: Callable, where: NamedSharding) -> Callable:

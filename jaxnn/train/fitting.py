@@ -132,7 +132,7 @@ def fit(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment,
         mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
         clip_value=clip_value, ema=ema, defence=defence, half=is_half(dtype),
-        guard=step_guard(guard),
+        guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
     each = sample_weights(y, weights, class_weights)
     if each is not None:

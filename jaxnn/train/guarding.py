@@ -31,6 +31,11 @@ class Guard:
       max_bad: bad steps in a row that end a run under "skip".
       seeds: seeds of the run.
       many: whether they are trained side by side.
+
+    Looking at each update before it is taken costs a tenth of a small step, so the
+    programs of a run do not. Parameters that are not finite at the end of a call say
+    that an update went wrong: the call is done again by a program that looks, and so
+    are all that follow (`watching`).
     """
 
     def __init__(self, policy: str, max_bad: int, seeds: list, many: bool):
@@ -42,11 +47,26 @@ class Guard:
         self.before: Any = None  # the state at the start of the call under way
         self.untrained: Any = None
         self.unlocated = ""  # why nothing was located
+        self.watching = False
 
     def copy(self, ts: TrainState) -> None:
         """Keep the state, which the next call is about to overwrite."""
         if self.policy != "off":
             self.before = jax.tree.map(jnp.copy, ts)
+
+    def spoilt(self, ts: TrainState) -> bool:
+        """Whether the call has to be done again because an update went wrong."""
+        if self.policy == "off" or self.watching:
+            return False
+        pairs = zip(*map(jax.tree.leaves, (ts.params, self.before.params)), strict=True)
+        # a network may hold an infinite number on purpose, as a mask
+        self.watching = any(
+            not np.isfinite(after).all()
+            and (~np.isfinite(after) & np.isfinite(before)).any()
+            for after, before in pairs
+            if jnp.issubdtype(after.dtype, jnp.floating)
+        )
+        return self.watching
 
     def look(self, run: Any, metrics: dict, epoch: int, first: int, rows: Any) -> bool:
         """Whether the call stands; False if it has to be done again after a rollback.
@@ -87,6 +107,7 @@ class Guard:
         return {
             "in_a_row": self.in_a_row.tolist(),
             "rollbacks": self.rollbacks,
+            "watching": self.watching,
             "norms": self.norms.tolist(),
             "untrained": None if self.untrained is None else self.untrained.tolist(),
             "findings": [plain(finding.to_json()) for finding in self.findings],
@@ -98,6 +119,7 @@ class Guard:
 
         self.in_a_row = np.array(saved["in_a_row"], int)
         self.rollbacks = saved["rollbacks"]
+        self.watching = saved.get("watching", False)
         self.norms = np.array(saved["norms"], float).reshape(-1, len(self.seeds))
         untrained = saved["untrained"]
         self.untrained = None if untrained is None else np.array(untrained, float)

@@ -74,7 +74,7 @@ class Run:
         self.own_order, self.batch = order == "own", batch
         policy, max_bad = guard
         self.guard = Guard(policy, max_bad, self.seeds, self.many)
-        self.programs: dict[int, Any] = {}
+        self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
     def start(self, optimiser, dtype, ema=False, defence=None):
@@ -136,18 +136,22 @@ class Run:
     def program(self, order):
         """The compiled epoch; compiled ahead of time, so a second compile is an error
         rather than a surprise."""
-        if len(order) not in self.programs:
+        which = len(order), self.guard.watching
+        if which not in self.programs:
             start = time.perf_counter()
-            given = self.ts, self.x, self.y, order, self.keys
-            if self.spread is not None:
-                program = self.spread.program(self.step, self.many, *given)
-            else:
-                scan = partial(scan_seeds if self.many else scan_steps, self.step)
-                program = jax.jit(scan, donate_argnums=0).lower(*given).compile()
-            self.programs[len(order)] = program
+            self.programs[which] = self._compiled(order)
             self.compile_seconds += time.perf_counter() - start
             self.first_step_at = self.first_step_at or time.perf_counter()
-        return self.programs[len(order)]
+        return self.programs[which]
+
+    def _compiled(self, order):
+        given, step = (self.ts, self.x, self.y, order, self.keys), self.step
+        if self.guard.watching:
+            step = step.remade(watch_update=True)
+        if self.spread is not None:
+            return self.spread.program(step, self.many, *given)
+        scan = partial(scan_seeds if self.many else scan_steps, step)
+        return jax.jit(scan, donate_argnums=0).lower(*given).compile()
 
     def train(
         self, epochs, patience, choose, steps_per_call, progress, on_epoch,
@@ -232,12 +236,15 @@ class Run:
         return self._row(epoch, metrics, seconds)
 
     def _call(self, rows, epoch, first):
-        """Run the program on some batches, again if the guard rolls it back."""
+        """Run the program on some batches, again if the guard wants it done again."""
         came()
         while True:
             program = self.program(rows)  # compiled before the state is copied
             self.guard.copy(self.ts)
             self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
+            if self.guard.spoilt(self.ts):
+                self.ts = self.guard.before
+                continue
             metrics = jax.tree.map(np.asarray, metrics)
             if self.guard.look(self, metrics, epoch, first, rows):
                 return metrics

@@ -14,6 +14,8 @@ from jaxnn.layers import batch_norm, dense, log_softmax, pointwise, relu, softpl
 from jaxnn.losses import nll, softmax_cross_entropy
 from jaxnn.rules import Rule
 from jaxnn.train import TrainingError, fit, make_step
+from jaxnn.train.engine import batch_order
+from jaxnn.train.guarding import Guard
 from jaxnn.train.step import init_state
 from tests.train.problem import blobs
 
@@ -222,6 +224,35 @@ def test_a_bad_update_is_left_out():
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
     assert found.findings[0].part == "update"
     assert found.findings[0].step == 4
+
+
+def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
+    """The program of a run does not look at updates; one that does takes over."""
+    optimiser = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
+    x, y = data()
+    found = fit(NET, (x, y), epochs=1, batch=32, optimiser=optimiser, max_bad_steps=9)
+    step = make_step(NET, softmax_cross_entropy, optimiser)
+    ts = init_state(NET, optimiser, (6,), KEY)
+    for rows in batch_order(len(x), 32, 1):
+        ts, _ = jax.jit(step)(ts, jnp.asarray(x)[rows], jnp.asarray(y)[rows], KEY)
+    assert found.rows[0]["skipped"] == int(ts.skipped) == 5
+    same = jax.tree.map(np.array_equal, found.last.params, ts.params)
+    assert jax.tree.all(same)
+
+
+def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
+    def first_unit_off(key, shape, dtype):
+        return jnp.zeros(shape, dtype).at[0].set(MINUS)
+
+    seen, spoilt = [], Guard.spoilt
+    monkeypatch.setattr(
+        Guard, "spoilt", lambda *args: seen.append(spoilt(*args)) or seen[-1]
+    )
+    net = serial(dense(6, bias=first_unit_off), relu, dense(3))
+    found = fit(net, data(), epochs=2, batch=32)
+    assert seen == [False, False]
+    assert found.rows[-1]["skipped"] == 0
+    assert np.isneginf(found.params[0]["b"][0])
 
 
 def test_rollback_halves_the_rate_until_it_trains():

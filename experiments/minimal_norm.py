@@ -16,6 +16,7 @@ Expected: rho2 0.11 +- 0.02, rho_inf 0.04 +- 0.01, under three steps in the pape
 from dataclasses import dataclass
 
 import numpy as np
+import optax
 
 from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
@@ -25,10 +26,10 @@ from experiments.robust import (
     checks_json,
     digits,
     judged,
-    trained,
+    members,
     verdicts,
 )
-from jaxnn import attacks, mlp
+from jaxnn import attacks, fit, mlp
 from jaxnn.data import stratified_sample
 
 
@@ -38,8 +39,8 @@ class Args:
 
     seeds: int = 3
     """Networks."""
-    epochs: int = 8
-    """Times through the 55,000 training images."""
+    epochs: int = 10
+    """Times through the 55,000 training images, by SGD with momentum as in 2016."""
     sample: int = 500
     """Images of Carlini-Wagner and DDN."""
 
@@ -62,21 +63,37 @@ def distances(net: Net, data: Digits, rows: np.ndarray) -> dict[str, np.ndarray]
     x, y = data.x[rows], data.y[rows]
     right = net.right(x, y)
     found = {}
-    for name, attack in (
-        ("DeepFool", attacks.deepfool), ("DDN", attacks.ddn),
-        ("Carlini-Wagner", attacks.carlini_wagner),
+    for name, attack, options in (
+        ("DeepFool", attacks.deepfool, {}), ("DDN", attacks.ddn, {}),
+        ("Carlini-Wagner", attacks.carlini_wagner, {"searches": 9, "lr": 0.01,
+                                                    "steps": 1000}),
     ):  # fmt: skip
-        x_adv = net.attacked(attack, x, y)
+        x_adv = net.attacked(attack, x, y, **options)
         fooled = ~net.right(x_adv, y)
         size = np.where(fooled, norms(x_adv - x, "l2"), np.inf)
         found[name] = size[right]
     return found
 
 
+def train(data: Digits, args: Args) -> list[Net]:
+    """SGD 0.05 with momentum 0.9, the rate falling to 0.
+
+    By Adam the same network gets the same error with borders about a fifth nearer
+    (rho2 0.085): how far it is to the next class is a matter of training too.
+    """
+    net, steps = mlp([784, 500, 150, 10]), len(data.train.y) // 128 * args.epochs
+    rate = optax.cosine_decay_schedule(0.05, steps)
+    history = fit(
+        net, data.train, optimiser=optax.sgd(rate, momentum=0.9), epochs=args.epochs,
+        batch=128, seeds=range(args.seeds),
+    )  # fmt: skip
+    return members(net, history, args.seeds)
+
+
 def run(args: Args) -> None:
     """Train, measure; writes results/minimal_norm.json."""
     data = digits()
-    nets = trained(data, args.seeds, args.epochs, mlp([784, 500, 150, 10]), lr=1e-3)
+    nets = train(data, args)
     errors = [1 - n.accuracy(data.x, data.y) for n in nets]
     ratios = {norm: [rho(n, data, norm) for n in nets] for norm in ("l2", "linf")}
     print(f"error {100 * np.mean(errors):.2f}%, rho2 {np.round(ratios['l2'], 4)}, "

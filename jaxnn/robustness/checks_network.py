@@ -127,22 +127,30 @@ def k19_certified(e: Evidence) -> Check:
 def k20_adaptive(e: Evidence, masking: Masking) -> Check:
     """A layer that passes no gradient is attacked through, as if it were the identity.
 
+    So is the one that passes the least: if that breaks more than all attacks along the
+    gradient together, the layer hides it.
+
     Source: Athalye, Carlini, Wagner 2018, arXiv 1802.00420 (BPDA).
     """
-    if not masking.blocking:
+    suspects, how = masking.blocking, "no"
+    if not suspects and masking.saturated is not None:
+        suspects, how = [masking.saturated], "hardly any"
+    if not suspects:
         words = "every layer passes gradients: the plain attack is adaptive"
         return Check("K20", "adaptive", "pass", None, words)
-    names = ", ".join(layer.label for layer in masking.blocking)
+    names = ", ".join(layer.label for layer in suspects)
     through = masking.attacked_through
     if through is None:
         words = f"{names} passes no gradient and changes the shape: NOT adaptive"
         return Check("K20", "adaptive", "fail", None, words)
     gap = float(e.worst.mean() - through.mean())
     words = (
-        f"{names} passes no gradient; attacked through it (BPDA) accuracy is "
+        f"{names} passes {how} gradient; attacked through it (BPDA) accuracy is "
         f"{100 * through.mean():.1f}%, without {100 * e.worst.mean():.1f}%"
     )
     ok = gap <= 0.005
+    if ok and not masking.blocking:
+        words += ": it hides nothing"
     missed = e.worst & ~through
     return Check("K20", "adaptive", verdict(ok), gap, words, e.where(missed))
 

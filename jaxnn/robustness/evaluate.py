@@ -229,6 +229,8 @@ def judge(results: list[Check], masking: Any, loss: str | None) -> str:
     culprit = "not found in a single layer"
     if masking.blocking:
         culprit = "layer " + ", ".join(layer.label for layer in masking.blocking)
+    elif masking.saturated is not None and any(c.id == "K20" for c in failed):
+        culprit = f"layer {masking.saturated.label}"
     elif loss is not None:
         culprit = f"the loss: {loss} has no gradient left where the network is sure"
     elif any(c.id == "K17" for c in failed):

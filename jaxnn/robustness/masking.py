@@ -21,6 +21,7 @@ from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.lab import Lab
 
 BLOCKED = 0.5  # share of images without gradient from which a layer counts as blocking
+SATURATED = 0.5  # share of elements without gradient from which a layer is looked into
 
 
 class LayerGradient(NamedTuple):
@@ -51,12 +52,16 @@ class Masking(NamedTuple):
     Attributes:
       layers: from the output back to the input.
       blocking: those that get a gradient and pass none.
-      attacked_through: images left right by PGD through the blocking layers as if they
-        were the identity; None if nothing blocks or a shape changes.
+      saturated: where nothing blocks, the layer that lets the least through, if that is
+        less than half of the elements. A relu may well be one, and hide nothing: what
+        an attack through it gains decides.
+      attacked_through: images left right by PGD through those layers as if they were
+        the identity; None if there are none or a shape changes.
     """
 
     layers: list[LayerGradient]
     blocking: list[LayerGradient]
+    saturated: LayerGradient | None
     attacked_through: np.ndarray | None
 
 
@@ -161,16 +166,19 @@ def swap_backward(
 
 
 def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Masking:
-    """Every layer's gradients, and PGD through those layers that pass none."""
+    """Every layer's gradients, and PGD through those that pass none or hardly any."""
     bound = (lab.net, lab.params, lab.state)
     layers = layer_gradients(*bound, x[: lab.batch], y[: lab.batch], attacks.margin)
     blocking = [layer for layer in layers if layer.zero_out >= BLOCKED]
-    through = None
-    if blocking and all(layer.same_shape for layer in blocking):
+    faint = [layer for layer in layers if (layer.saturated or 0) >= SATURATED]
+    least = max(faint, key=lambda layer: layer.saturated or 0, default=None)
+    least = None if blocking else least
+    through, suspects = None, blocking or ([least] if least else [])
+    if suspects and all(layer.same_shape for layer in suspects):
         net = lab.net
-        for layer in blocking:
+        for layer in suspects:
             net = swap_backward(net, layer.path)
         open_lab = Lab(net, lab.params, lab.state, lab.threat, lab.key, lab.batch)
         x_adv = open_lab.attack(attacks.pgd, x, y, steps=steps, loss=attacks.margin)
         through = lab.right(x_adv, y)
-    return Masking(layers, blocking, through)
+    return Masking(layers, blocking, least, through)

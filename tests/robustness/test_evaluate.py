@@ -1,6 +1,7 @@
 """The evaluation believes an honest network and names what hides a gradient."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,9 @@ from jaxnn.robustness import (
     swap_backward,
 )
 from jaxnn.robustness.checks import k1_identity, k2_budget, k16_determinism
+from jaxnn.robustness.checks_network import k20_adaptive
 from jaxnn.robustness.evidence import Evidence
+from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.masking import layer_gradients as deltas
 from jaxnn.rules import Rule
 from jaxnn.train import fit
@@ -100,10 +103,47 @@ def test_a_layer_without_gradient_is_named_and_attacked_through(network):
     assert k20.number > 0.2  # what the attack through it breaks more
 
 
+def steep(factor):
+    """A sigmoid that is flat in float32 nearly everywhere, and its true derivative."""
+
+    def fwd(x):
+        y = jax.nn.sigmoid(factor * (x - 0.4))
+        return y, y
+
+    return pointwise(
+        Rule("steep", fwd, lambda y, dy: (factor * y * (1 - y) * dy,)), "steep"
+    )
+
+
+@pytest.mark.slow
+def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(network):
+    params, state, x, y = network
+    net = serial(steep(250.0), NET)
+    found = evaluate(net, ((), params), ((), state), x, y, threat=THREAT, sample=40)
+    k20 = by_id(found)["K20"]
+    assert k20.verdict == "fail"
+    assert "hardly any" in k20.words
+    assert "steep" in found.verdict
+
+
+def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
+    """Half of a relu is off: only what an attack through it gains would be a reason."""
+    right = np.array([True, False, True, True])
+    relu = LayerGradient((1,), "1 relu", 0.5, 0.0, 0.0, 0.7, True)
+    evidence = SimpleNamespace(worst=right, where=lambda images: ())
+    found = k20_adaptive(evidence, Masking([relu], [], relu, right))
+    assert found.verdict == "pass"
+    assert "1 relu passes hardly any gradient" in found.words
+    assert "hides nothing" in found.words
+    broken = k20_adaptive(evidence, Masking([relu], [], relu, ~right))
+    assert broken.verdict == "fail"
+
+
 @pytest.mark.slow
 def test_a_loss_that_has_saturated_is_named(network):
     params, state, x, y = network
-    net = serial(NET, scaled(1e6))
+    # a power of 2: what a fused multiply and add would round is not there to be seen
+    net = serial(NET, scaled(2.0**20))
     found = evaluate(
         net, (params, ()), (state, ()), x, y, threat=Threat("linf", 0.05), sample=40
     )

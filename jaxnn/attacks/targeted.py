@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.attacks.core import Best, Box, check_count, is_fooled, loss_and_gradient
+from jaxnn.attacks.core import (
+    Best,
+    Box,
+    check_count,
+    is_fooled,
+    loss_and_gradient,
+    per_image,
+)
 from jaxnn.attacks.objectives import margin
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -50,7 +57,8 @@ def towards(
       box: limits of a pixel; None as in the original.
 
     Returns:
-      The images after the last step, like x.
+      Of each path, like x, the last point that the network took for the goal; where
+      there is none, its end.
 
     Raises:
       JaxnnError: shapes that differ, steps below 1.
@@ -72,14 +80,26 @@ def towards(
 def _towards(net, loss, steps, box, params, state, x, goal, like, stay, step_size):
     stay, step_size = jnp.asarray(stay, x.dtype), jnp.asarray(step_size, x.dtype)
 
-    def body(x_adv, _):
-        _, dx, _ = loss_and_gradient(net, loss, params, state, x_adv, goal)
+    label = goal if goal.ndim == 1 else goal.argmax(-1)
+
+    def last_reached(x_adv, kept, pred):
+        reached = pred.argmax(-1) == label
+        return jnp.where(per_image(reached, x), x_adv, kept[0]), kept[1] | reached
+
+    def body(carry, _):
+        x_adv, kept = carry
+        _, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, goal)
+        kept = last_reached(x_adv, kept, pred)
         if like is not None:
             dx = dx + stay * (x_adv - like)
         x_adv = x_adv - step_size * dx
-        return (x_adv if box is None else jnp.clip(x_adv, *box)), None
+        return (x_adv if box is None else jnp.clip(x_adv, *box), kept), None
 
-    return lax.scan(body, x, length=steps)[0]
+    start = (x, (x, jnp.zeros(len(x), bool)))
+    (x_adv, kept), _ = lax.scan(body, start, length=steps)
+    pred, *_ = net.forward(params, state, x_adv, train=False)
+    kept, reached = last_reached(x_adv, kept, pred)
+    return jnp.where(per_image(reached, x), kept, x_adv)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,0 +1,147 @@
+"""Sixty-four networks: one compiled program, or one run after the other?
+
+Question: how much sooner is a grid of lr x l2 x seed done as a sweep, and is each of
+its networks the one that a run by itself would have given?
+
+    python -m experiments.sweep_speed            about 4 minutes on 2 cores
+
+784-30-10, four learning rates, four strengths of l2, four seeds; both ways train,
+validate after each epoch and keep the best parameters, in this process, without a
+cache of compiled programs. A run by itself compiles its own program, for its settings
+are constants in it. Expected: at least 3 times the throughput, one compile for each
+shape, and the same networks but for rounding, which large learning rates blow up.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.common import main, picture, record, what_to_see
+from experiments.robust import Line, verdicts
+from jaxnn.config import TrainConfig
+from jaxnn.data import load, pixel_statistics
+from jaxnn.models import DataFacts, build
+from jaxnn.run.job import Job
+from jaxnn.run.main import resolved
+from jaxnn.run.sweeping import AT_ONCE
+from jaxnn.sweep import Group, grouped, sweep_points, train_group
+
+
+@dataclass(frozen=True)
+class Args:
+    """Settings."""
+
+    lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+    """Learning rates of Adam."""
+    l2: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
+    """Strengths of the penalty."""
+    seeds: int = 4
+    """Networks of each setting."""
+    epochs: int = 4
+    """Times through the 55,000 training images."""
+
+
+def side_by_side(points: list, data: Any, facts: Any) -> tuple[dict, float, int]:
+    """Accuracy of each point as the sweep trains it, seconds, programs compiled."""
+    start, programs, found = time.perf_counter(), {}, {}
+    (group,) = grouped(points)
+    size = AT_ONCE.get(jax.default_backend(), len(points))
+    for at in range(0, len(points), size):
+        part = Group(group.values, group.points[at : at + size], group.traced)
+        history = train_group(part, data, facts, programs=programs)
+        best = np.atleast_1d(history.best_epoch)
+        for i, point in enumerate(part.points):
+            row = history.rows[int(best[i]) - 1]
+            found[point.number] = row["validation_accuracy"][i]
+    return found, time.perf_counter() - start, len(programs)
+
+
+def in_turn(points: list, data: Any, facts: Any) -> tuple[dict, float, float]:
+    """Accuracy of each point run by itself, seconds, seconds without compiling."""
+    start, trained, found = time.perf_counter(), 0.0, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for point in points:
+            job = Job(point.config, data, facts, build(point.config, facts))
+            history, error = job.train(Path(folder))
+            assert error is None
+            trained += history.seconds["train"]
+            row = history.rows[history.best_epoch - 1]
+            found[point.number] = row["validation_accuracy"]
+            if point.number % 16 == 15:
+                print(f"  {point.number + 1} of {len(points)} run", flush=True)
+    return found, time.perf_counter() - start, trained
+
+
+def run(args: Args) -> None:
+    """Both ways; writes results/sweep_speed.json."""
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
+    data = load("mnist")
+    facts = DataFacts(
+        data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
+    )
+    base = TrainConfig(
+        layers=("30",), epochs=args.epochs, seeds=args.seeds, quiet=True, snapshots=0
+    )
+    axes = {"lr": list(args.lr), "l2": list(args.l2)}
+    points = sweep_points(base, axes, None)
+    points = [p._replace(config=resolved(replace(p.config, quiet=True)))
+              for p in points]  # fmt: skip
+    side_by_side(points[:1], data, facts)  # warm-up of both ways
+    in_turn(points[:1], data, facts)
+    together, swept, compiles = side_by_side(points, data, facts)
+    print(f"{len(points)} side by side: {swept:.0f} s, {compiles} compiles", flush=True)
+    alone, turned, trained = in_turn(points, data, facts)
+    print(f"{len(points)} in turn: {turned:.0f} s, {trained:.0f} s of them training")
+    apart = {
+        lr: [abs(together[p.number] - alone[p.number])
+             for p in points if p.config.lr == lr]
+        for lr in args.lr
+    }  # fmt: skip
+    print("\nlr, validation accuracy side by side and alone, largest difference")
+    rows = {}
+    for lr in args.lr:
+        mine = [p.number for p in points if p.config.lr == lr]
+        rows[f"{lr:g}"] = {
+            "side_by_side": float(np.mean([together[n] for n in mine])),
+            "alone": float(np.mean([alone[n] for n in mine])),
+            "largest_difference": float(max(apart[lr])),
+        }
+        print(f"  {lr:<8g}" + "  ".join(f"{100 * v:.2f}%" for v in
+                                        rows[f"{lr:g}"].values()))  # fmt: skip
+    lines = verdicts([
+        Line("throughput of the sweep / runs in turn", turned / swept, 3.0),
+        Line("programs compiled", compiles, high=1),
+        Line("mean accuracy, difference in points", 100 * abs(
+            float(np.mean(list(together.values())) - np.mean(list(alone.values())))),
+            high=0.2),
+    ], percent=False)  # fmt: skip
+    path = picture("sweep_speed", "sweep_speed.png")
+    draw({"a sweep": swept, "runs in turn": turned, "their training alone": trained},
+         len(points), path)  # fmt: skip
+    record("sweep_speed", args, {
+        "points": len(points), "sweep_seconds": swept, "in_turn_seconds": turned,
+        "in_turn_training_seconds": trained, "throughput": turned / swept,
+        "against_training_alone": trained / swept, "compiles": compiles,
+        "by_lr": rows, "expected": lines,
+    })  # fmt: skip
+    what_to_see("  Most of what a sweep saves is compiling.", path)
+
+
+def draw(seconds: dict[str, float], points: int, path: Path) -> None:
+    """Bars."""
+    from jaxnn.plots.bars import bars
+    from jaxnn.plots.panels import panels
+    from jaxnn.plots.shared import save
+
+    figure, (ax,) = panels(1, width=5.6, height=2.8)
+    bars(ax, seconds, "seconds", f"{points} networks of 784-30-10", marked=["a sweep"])
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    main(Args, run)

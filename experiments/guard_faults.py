@@ -10,7 +10,7 @@ sample? And what does it say of 50 healthy runs, some with masks of -inf?
 Each fault shows when one row of the data comes by, or at a known step; every run is a
 `jaxnn.fit`, so each fault is found in the compiled loop, then replayed.
 Expected: 40 of 40 steps, layers, directions and samples, at least 38 operations, no
-false alarm.
+false alarm; for the network of `jaxnn train` less than a second after the bad step.
 """
 
 import time
@@ -23,6 +23,11 @@ import numpy as np
 from experiments.common import main, record
 from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
 from jaxnn import fit
+from jaxnn.config import TrainConfig
+from jaxnn.data import load, pixel_statistics
+from jaxnn.models import DataFacts, build
+from jaxnn.run.job import Job
+from jaxnn.run.main import resolved
 from jaxnn.train import TrainingError
 from jaxnn.train.engine import batch_order
 
@@ -120,15 +125,40 @@ def healthy(seeds: int) -> list[dict]:
     return rows
 
 
+def default_network(bad: int = 31_337) -> dict[str, Any]:
+    """What `jaxnn train` trains, with one image of 55,000 that overflows."""
+    data = load("mnist")
+    pixels = pixel_statistics(data.train.x)
+    facts = DataFacts(data.train.x.shape[1:], data.classes, *pixels)
+    config = resolved(TrainConfig(epochs=1))
+    job = Job(config, data, facts, build(config, facts))
+    x = data.train.x.astype(np.float32) / np.float32(255)
+    x[bad] = 3e38
+    history = fit(
+        job.net, (x, data.train.y), loss=job.loss, optimiser=job.optimiser,
+        batch=config.batch, epochs=1, **job.options,
+    )  # fmt: skip
+    (finding,) = history.findings
+    print(f"default network: step {finding.step}, {finding.layer}, {finding.op}, image "
+          f"{finding.samples}, located in {finding.seconds:.2f} s")  # fmt: skip
+    return {
+        "network": job.net.name, "step": finding.step, "layer": finding.layer,
+        "op": finding.op, "samples": finding.samples, "seconds": finding.seconds,
+        "right": finding.samples == [bad], "skipped": history.rows[0]["skipped"],
+    }  # fmt: skip
+
+
 def run(args: Args) -> None:
     """All faults, all healthy runs, and the JSON."""
     start = time.perf_counter()
+    default = default_network()  # first: what locating loads is part of it
     rows = faults()
     sound = healthy(args.healthy_seeds)
     count: Callable[[str], int] = lambda k: sum(bool(r.get(k)) for r in rows)  # noqa: E731
     alarms = sum(r["skipped"] + r["findings"] > 0 for r in sound)
     slowest = max(r["told"]["seconds"] for r in rows if r["found"])
     values = {
+        "default_network": default,
         "faults": rows,
         "right": {k: count(k) for k in ("step", "place", "op", "sample", "agree")},
         "healthy": sound,
@@ -147,6 +177,9 @@ def run(args: Args) -> None:
     print(f"both ways agree      {right['agree']} of {len(rows)}")
     print(f"false alarms         {alarms} of {len(sound)} healthy runs, expected 0: "
           f"{'pass' if alarms == 0 else 'MISS'}")  # fmt: skip
+    quick = default["seconds"] < 1 and default["right"]
+    print(f"default network      {default['seconds']:.2f} s, expected 1: "
+          f"{'pass' if quick else 'MISS'}")  # fmt: skip
     record("guard_faults", args, values)
 
 

@@ -28,7 +28,8 @@ def learning_rate(optimiser: Any, opt: Any) -> float | None:
             if name == "step_size" and np.ndim(value) == 0:
                 return abs(float(value)) * scale
             if name == "step_size_fn" and counts:
-                return abs(float(value(counts[-1]))) * scale
+                # jit: one program to compile, not one for each operation
+                return abs(float(jax.jit(value)(counts[-1]))) * scale
     except (TypeError, ValueError):
         return None
     return None

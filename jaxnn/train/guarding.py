@@ -10,6 +10,7 @@ import numpy as np
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
 from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
+from jaxnn.train.engine import take_rows
 from jaxnn.train.step import NO_LIMIT, TrainState
 
 
@@ -200,13 +201,19 @@ class Guard:
         ts = ts._replace(
             step=jnp.asarray(start + at, jnp.int32), limit=jnp.asarray(NO_LIMIT)
         )
-        y = jax.tree.map(lambda a: a[picked], run.y)
+        on_device = run.spread is None  # else the rows lie on the host
+        take = jax.jit(take_rows) if on_device else _picked
+        x, y = take((run.x, run.y), picked)
         about = {
             "epoch": epoch, "number": first + at + 1, "seed": self.seeds[which],
             "rows": picked, "grad_norms": past,
         }  # fmt: skip
-        case = Case(ts, run.x[picked], y, key, about)
+        case = Case(ts, x, y, key, about)
         finding = locate_nonfinite(run.step, *case[:4], **about)
         if finding is not None:
             finding.case = case
         return finding
+
+
+def _picked(tree, rows):
+    return jax.tree.map(lambda a: a[rows], tree)

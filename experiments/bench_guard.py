@@ -132,9 +132,7 @@ def run(args: Args) -> None:
             values[name][f"{which}_ms_per_step"] = ms
             print(f"{name:<5} {which:<6}{ms:8.2f} ms a step")
         once = values[name]["once_a_call_ms"] = around_a_call(net, optimiser, x)
-        print(
-            f"{name:<5} beside that, once a call of the program (an epoch): {once:.1f} ms"
-        )
+        print(f"{name:<5} beside that, once a call (an epoch): {once:.1f} ms")
         verdict = "pass" if times <= GOAL else "MISS"
         print(f"{name:<5} guarded over bare {times:.3f}, expected {GOAL}: {verdict}")
     record("bench-guard", args, values | {"seconds": time.perf_counter() - start},

@@ -8,9 +8,9 @@ README.md marks what comes from a result, in one of two forms:
     <!-- table NAME --> ... <!-- /table -->
     <!-- value NAME:path/to/number FORMAT -->98.5<!-- /value -->
 
-A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; a value
-is one number of that file in a Python format such as `.1f` or `.1%`. A space in a key
-is written as "_" in its path.
+A table is what `experiments.NAME.table(result)` makes of `results/NAME.json`; for
+`NAME:A,B` of the results A and B. A value is one number of that file in a Python format
+such as `.1f` or `.1%`. A space in a key is written as "_" in its path.
 """
 
 import difflib
@@ -56,10 +56,13 @@ def render(text: str, results: Path = RESULTS) -> str:
     def fill(match):
         head, kind, what, form, _, tail = match.groups()
         name, _, path = what.partition(":")
-        result = read_json(results / f"{name}.json")
         if kind == "table":
-            rows = importlib.import_module(f"experiments.{name}").table(result)
+            found = [
+                read_json(results / f"{n}.json") for n in (path or name).split(",")
+            ]
+            rows = importlib.import_module(f"experiments.{name}").table(*found)
             return f"{head}\n{markdown(rows)}\n{tail}"
+        result = read_json(results / f"{name}.json")
         return head + format(_dig(result, path, name), form or "") + tail
 
     return MARK.sub(fill, text)

@@ -160,7 +160,37 @@ def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]
             parts.append(f"<= {shown(line.high)}")
         word = "pass" if line.passed else "MISS"
         print(f"  {word}  {line.what}: {shown(line.value)} ({' and '.join(parts)})")
-    return [line._asdict() | {"passed": line.passed} for line in lines]
+    return [
+        line._asdict() | {"passed": line.passed, "percent": percent} for line in lines
+    ]
+
+
+NOT_PERCENT = ("minimal_norm", "masking")  # measured before that was in the record
+
+
+def table(*results: dict[str, Any]) -> list[list[str]]:
+    """README's table: what every experiment expected, and what it found."""
+    rows = [["experiment", "number", "expected", "measured"]]
+    for result in results:
+        name = result["experiment"]
+        for i, line in enumerate(result["values"]["expected"]):
+            percent = line.get("percent", name not in NOT_PERCENT)
+            scale, unit = (100, "%") if percent else (1, "")
+
+            def said(value, scale=scale, unit=unit):
+                return f"{scale * value:.4g}{unit}"
+
+            bounds = [
+                f"{sign} {said(bound)}"
+                for sign, bound in ((">=", line["low"]), ("<=", line["high"]))
+                if bound is not None and np.isfinite(bound)
+            ]
+            measured = said(line["value"])
+            rows.append([
+                "" if i else f"`{name}`", line["what"], ", ".join(bounds),
+                measured if line["passed"] else f"**{measured}**, missed",
+            ])  # fmt: skip
+    return rows
 
 
 def percents(values: Any) -> str:

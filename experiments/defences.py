@@ -146,8 +146,8 @@ def draw(table, path) -> None:
     from jaxnn.plots.shared import save
 
     figure, (ax,) = panels(
-        1, width=10.0, height=4.2,
-        title="784-128-10: what is left of 10,000 test images",
+        1, width=10.0, height=4.6,
+        title="784-128-10 trained in ten ways: what the attacks leave (their budget below)",
     )  # fmt: skip
     words = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD-40"}
     at = np.arange(len(table))
@@ -159,11 +159,14 @@ def draw(table, path) -> None:
                capsize=2)  # fmt: skip
         for place, mean in zip(places, means, strict=True):
             ax.text(place, mean + 3, f"{mean:.0f}", ha="center", fontsize=7.5)
-    names = [f"{n}\n(eps {row['epsilon']:g})" for n, row in table.items()]
+    names = [
+        f"{n.replace(', eps .3', '').replace(', ', chr(10))}\n(eps {row['epsilon']:g})"
+        for n, row in table.items()
+    ]
     ax.set_xticks(at, names, fontsize=7.5)
     ax.set_ylim(0, 122)
     ax.set_yticks(range(0, 101, 20))
-    name_axes(ax, "trained by (budget of both attacks)", "percent right")
+    name_axes(ax, "", "percent right of 10,000")
     show_legend(ax, loc="upper center", ncols=3)
     save(figure, path)
 

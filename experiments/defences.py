@@ -147,7 +147,7 @@ def draw(table, path) -> None:
 
     figure, (ax,) = panels(
         1, width=10.0, height=4.6,
-        title="784-128-10 trained in ten ways: what the attacks leave (their budget below)",
+        title="784-128-10, trained in ten ways, under attack within the budget below",
     )  # fmt: skip
     words = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD-40"}
     at = np.arange(len(table))

@@ -1,7 +1,7 @@
-"""Fast is better than free: one attack step from a random start, in full, on a CPU.
+"""Fast adversarial training in full, on a CPU: one attack step, or two?
 
-Question: does a small CNN trained on single signed steps stand fifty steps from ten
-starts?
+Question: does a small CNN trained on one or two signed steps from a random start stand
+fifty steps from ten starts?
 
     python -m experiments.fast_at            about 25 minutes on 2 cores
 
@@ -11,9 +11,11 @@ Adam, learning rate up to 0.005 at 40% of the run and down to 0; 10 epochs of al
 images, batch 100. The paper: 98.5% clean, 88.8% under PGD-50 with step 0.01 and 10
 restarts.
 
-One change: the budget grows from 0 over the first 40%, as the learning rate does.
-Without it some seeds, here and in PyTorch, never leave the state in which one step is
-stood and many are not (catastrophic overfitting); one such run is measured beside.
+Two changes, in the networks that count: the budget grows from 0 over the first 40%, as
+the learning rate does, and there are two steps of 0.75 eps instead of one of 1.25. One
+step, as published, is measured beside: here (and in PyTorch) some seeds never leave, or
+end in, the state in which one step is stood and many are not (catastrophic
+overfitting).
 
 Expected: clean >= 98%, PGD-50 x 10 >= 86% on all 10,000 test images, <= 10 minutes of
 training a seed.
@@ -57,12 +59,12 @@ class Args:
     """Its steps, of 0.01."""
     epsilon: float = 0.3
     """Budget of training and attack."""
-    published_seeds: int = 1
-    """Networks trained without the growing budget, attacked from one start."""
+    published_seeds: int = 3
+    """Networks trained as published, attacked from one start."""
 
 
 def train(
-    args: Args, data: Digits, seed: int, grow: bool = True
+    args: Args, data: Digits, seed: int, published: bool = False
 ) -> tuple[Net, dict[str, Any]]:
     """One network, and how long it took: by the clock and in processor time."""
     batch, began = 100, time.process_time()
@@ -75,11 +77,13 @@ def train(
         [int(0.4 * total)],
     )
     net = wong()
+    budget = defences.ramp(args.epsilon, int(0.4 * total))
+    defence = defences.pgd(budget, steps=2, step_size=0.75)
+    if published:
+        defence = defences.fgsm_rs(args.epsilon)
     history = fit(
         net, data.train, optimiser=optax.adam(rate), epochs=args.epochs, batch=batch,
-        seeds=seed, defence=defences.fgsm_rs(
-            defences.ramp(args.epsilon, int(0.4 * total)) if grow else args.epsilon
-        ),
+        seeds=seed, defence=defence,
         on_epoch=lambda row: print(
             f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}  "
             f"{row['seconds']:.0f} s", flush=True,
@@ -126,7 +130,7 @@ def run(args: Args) -> None:
     published = []
     for seed in range(args.published_seeds):
         print(f"as published, seed {seed}")
-        target, _ = train(args, data, seed, grow=False)
+        target, _ = train(args, data, seed, published=True)
         once = dataclasses.replace(args, restarts=1)
         found = measure(once, target, data, seed)
         collapse = defences.find_collapse(
@@ -142,6 +146,9 @@ def run(args: Args) -> None:
         f"\nclean {percents(clean)}%, FGSM {percents(fgsm)}%, PGD-{args.steps} x "
         f"{args.restarts} {percents(pgd)}% of all {len(data.y):,} test images"
     )
+    one = [r["pgd"] for r in published]
+    print(f"one step, as published: PGD-{args.steps} x 1 {percents(one)}% "
+          f"({', '.join(f'{100 * v:.1f}' for v in one)})")  # fmt: skip
     lines = verdicts(
         [
             Line("clean, mean of the seeds", float(np.mean(clean)), low=0.98),
@@ -177,7 +184,7 @@ def draw(runs, checks, args, path) -> None:
     from jaxnn.plots.shared import save
 
     figure, axes = panels(
-        2, width=4.4, height=3.4, title="Trained on one step, attacked by many"
+        2, width=4.4, height=3.4, title="Trained on two steps, attacked by fifty"
     )
     after = 100 * np.array([r["after_restart"] for r in runs])
     lines(

@@ -1,4 +1,6 @@
-"""One of two processes that train together; its words: rank, port, what happens then.
+"""One of two processes that train together.
+
+Its words: rank, port, what happens then, devices of both together.
 
 Prints its history as JSON. With "die" or "stop" the second process then kills or stops
 itself in the middle of a training without end, and the first must not wait for ever.
@@ -21,7 +23,7 @@ if __name__ == "__main__":
     rank, port, then = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     timeout = 15 if then == "stop" else 60
     ranks = Processes(f"127.0.0.1:{port}", 2, rank, rank_timeout=timeout)
-    with together(ranks, 4) as mesh:
+    with together(ranks, int(sys.argv[4])) as mesh:
         found = {"losses": losses(train(mesh))}
         x = X.astype(np.float64)
         x[5] = 1e300  # in the part of one process's device

@@ -26,14 +26,15 @@ FLAGS = {
 }
 
 
-def start(then):
+def start(then, devices=4):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    words = [str(port), then, str(devices)]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.parallel.rank", str(rank), str(port), then],
+            [sys.executable, "-m", "tests.parallel.rank", str(rank), *words],
             env=environment | FLAGS,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,9 +71,9 @@ def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", ["end", "stop"])
-def test_processes_end_together_or_by_the_watch_when_one_hangs(then):
-    first, second = start(then)
+@pytest.mark.parametrize(("then", "devices"), [("end", 4), ("end", 2), ("stop", 4)])
+def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
+    first, second = start(then, devices)
     try:
         out, words = first.communicate(timeout=280)
         if then == "end":
@@ -84,6 +85,9 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then):
         assert first.returncode == second.returncode == 0
         assert "end (2, 3) 80" in out
         assert printed(out) == printed(other)
+        assert printed(out)["devices"] == [devices, devices // 2]
+        alone = [row["loss"] for row in train().rows]
+        np.testing.assert_allclose(printed(out)["losses"], alone, atol=1e-5)
     else:
         assert first.returncode != 0
         assert "no sign of life from process 1 for 15 s" in words

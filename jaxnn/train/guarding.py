@@ -34,9 +34,9 @@ class Guard:
       many: whether they are trained side by side.
 
     Looking at each update before it is taken costs a tenth of a small step, so the
-    programs of a run do not. Parameters that are not finite at the end of a call say
-    that an update went wrong: the call is done again by a program that looks, and so
-    are all that follow (`watching`).
+    programs of a run do not. Parameters that are not finite at the end of a call, or
+    too far from where they were, say that an update went wrong: the call is done again
+    by a program that looks, and so are all that follow (`watching`).
     """
 
     def __init__(self, policy: str, max_bad: int, seeds: list, many: bool):
@@ -60,10 +60,8 @@ class Guard:
         if self.policy == "off" or self.watching:
             return False
         pairs = zip(*map(jax.tree.leaves, (ts.params, self.before.params)), strict=True)
-        # a network may hold an infinite number on purpose, as a mask
         self.watching = any(
-            not np.isfinite(after).all()
-            and (~np.isfinite(after) & np.isfinite(before)).any()
+            _overflows(after, before)
             for after, before in pairs
             if jnp.issubdtype(after.dtype, jnp.floating)
         )
@@ -213,6 +211,24 @@ class Guard:
         if finding is not None:
             finding.case = case
         return finding
+
+
+def _overflows(after: Any, before: Any) -> bool:
+    """Whether the square of the way between two arrays is not finite.
+
+    The step asks the same of an update, in float32 too: far from overflowing itself a
+    number can be too large for what comes next. An infinite number that was there
+    before is a mask, and on purpose.
+    """
+    after, before = (np.asarray(a) for a in (after, before))
+    wide = np.promote_types(after.dtype, np.float32)
+    after, before = (a.astype(wide, copy=False).ravel() for a in (after, before))
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = after - before
+        if np.isfinite(np.vdot(moved, moved)):
+            return False
+        moved = moved[np.isfinite(before)]
+        return not np.isfinite(np.vdot(moved, moved))
 
 
 def _picked(tree, rows):

@@ -233,6 +233,8 @@ def judge(results: list[Check], masking: Any, loss: str | None) -> str:
         culprit = f"layer {masking.saturated.label}"
     elif loss is not None:
         culprit = f"the loss: {loss} has no gradient left where the network is sure"
+    elif any(c.id == "K11" for c in failed):
+        culprit = "the loss: along another one's gradient more images break"
     elif any(c.id == "K17" for c in failed):
         culprit = "randomness in the forward pass"
     return (

@@ -22,7 +22,8 @@ from jaxnn.robustness import (
 )
 from jaxnn.robustness.checks import k1_identity, k2_budget, k16_determinism
 from jaxnn.robustness.checks_network import k20_adaptive
-from jaxnn.robustness.evidence import Evidence
+from jaxnn.robustness.evaluate import judge
+from jaxnn.robustness.evidence import Check, Evidence
 from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.masking import layer_gradients as deltas
 from jaxnn.rules import Rule
@@ -124,6 +125,12 @@ def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(netwo
     assert k20.verdict == "fail"
     assert "hardly any" in k20.words
     assert "steep" in found.verdict
+
+
+def test_a_loss_that_leads_elsewhere_is_named():
+    k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
+    words = judge([k11], Masking([], [], None, None), None)
+    assert "What hides the gradient: the loss" in words
 
 
 def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():

@@ -15,7 +15,7 @@ Two changes, in the networks that count: the budget grows from 0 over the first 
 the learning rate does, and there are five steps of half the budget instead of one of
 1.25. One step, as published, is measured beside: here (and in PyTorch) some seeds never
 leave, or end in, the state in which one step is stood and many are not (catastrophic
-overfitting); two steps ended there from one seed of two.
+overfitting).
 
 Expected: clean >= 98%, PGD-50 x 10 >= 86% on all 10,000 test images, <= 10 minutes of
 training a seed.

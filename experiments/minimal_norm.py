@@ -79,8 +79,8 @@ def distances(net: Net, data: Digits, rows: np.ndarray) -> dict[str, np.ndarray]
 def train(data: Digits, args: Args) -> list[Net]:
     """SGD 0.05 with momentum 0.9, the rate falling to 0.
 
-    By Adam the same network gets the same error with borders about a fifth nearer
-    (rho2 0.085): how far it is to the next class is a matter of training too.
+    How far it is to the next class is a matter of training too: by Adam the borders
+    come nearer.
     """
     net, steps = mlp([784, 500, 150, 10]), len(data.train.y) // 128 * args.epochs
     rate = optax.cosine_decay_schedule(0.05, steps)

@@ -6,8 +6,7 @@ Question: is that robustness?
 
     python -m experiments.noise_augmentation        about 12 minutes on 2 cores
 
-The original's network is not known; here it is 784-128-128-10. With one hidden layer of
-128 the noise-trained networks get about a point less of the examples right.
+The original's network is not known; here it is 784-128-128-10.
 
 The attack is the original's kind: steps up the input's gradient until the plain network
 is wrong. What the original never measured is beside it: the noise-trained network

@@ -32,7 +32,7 @@ class Guard:
       seeds: seeds of the run.
       many: whether they are trained side by side.
 
-    Looking at each update before it is taken costs a tenth of a small step, so the
+    To look at each update before it is taken, it has to be made twice; so the
     programs of a run do not. Parameters that are not finite at the end of a call, or
     too far from where they were, say that an update went wrong: the call is done again
     by a program that looks, and so are all that follow (`watching`).

@@ -171,8 +171,8 @@ def make_step(
       guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
         "off": take it.
       watch_update: whether the guard looks at the update too before it is taken. That
-        costs a tenth of a small step, as the update is made twice; without, the caller
-        has to look at the parameters afterwards, as `fit` does after each call.
+        takes time, as the update is made twice; without, the caller has to look at the
+        parameters afterwards, as `fit` does after each call.
 
     `key` is the run's key: the step folds its own count in. x (B, ...) is uint8 or
     float, y (B,) labels or (B, N), or `Weighted(y, weights (B,))`. Metrics: `loss`

@@ -20,7 +20,7 @@ from jaxnn.attacks.core import (
     per_image,
     project,
 )
-from jaxnn.attacks.gradient import random_start
+from jaxnn.attacks.moves import random_start
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 

@@ -15,6 +15,7 @@ from tests.rules.cases import normal
 
 KEY = jax.random.key(3)
 FEW = {"steps": 6}
+EARLY = {"early_stop": True, "slots": 7}
 
 # name -> (attack, norm of its budget, options)
 FIXED = {
@@ -28,6 +29,9 @@ FIXED = {
     "pgd l2": (attacks.pgd, "l2", FEW | {"key": KEY, "norm": "l2"}),
     "pgd l1": (attacks.pgd, "l1", FEW | {"key": KEY, "norm": "l1"}),
     "pgd margin": (attacks.pgd, "linf", FEW | {"loss": attacks.margin}),
+    "pgd early": (attacks.pgd, "linf", FEW | EARLY | {"key": KEY, "restarts": 2}),
+    "pgd early l2": (attacks.pgd, "l2", FEW | EARLY | {"key": KEY, "norm": "l2"}),
+    "pgd early l1": (attacks.pgd, "l1", FEW | EARLY | {"norm": "l1"}),
     "apgd": (attacks.apgd, "linf", {"steps": 20, "key": KEY}),
     "apgd l2": (attacks.apgd, "l2", {"steps": 20, "key": KEY, "norm": "l2"}),
     "apgd dlr": (attacks.apgd, "linf", {"steps": 20, "key": KEY, "loss": attacks.dlr}),
@@ -47,7 +51,7 @@ MINIMAL = {
         {"steps": 100, "searches": 8, "lr": 0.02},
     ),
 }
-WITH_TARGET = ["fgsm l2", "mifgsm", "pgd l1", "apgd dlr", "square", "spsa"]
+WITH_TARGET = ["fgsm l2", "mifgsm", "pgd l1", "pgd early", "apgd dlr", "square", "spsa"]
 
 
 def run(name, trained, epsilon, **more):
@@ -87,7 +91,9 @@ def test_one_program_one_result_and_a_sweep_is_its_single_calls(name, trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fgsm", "pgd l2", "pgd l1", "apgd", "square", "spsa"])
+@pytest.mark.parametrize(
+    "name", ["fgsm", "pgd l2", "pgd l1", "pgd early l2", "apgd", "square", "spsa"]
+)
 def test_an_epsilon_an_image_is_each_images_own(name, trained):
     one, two = run(name, trained, 0.1), run(name, trained, 0.4)
     each = np.where(np.arange(60) % 2, 0.1, 0.4)
@@ -105,7 +111,7 @@ def test_an_attack_lowers_accuracy_and_beats_doing_nothing(name, trained):
     assert hit.mean() > fooled(params, state, x, y).mean() + 0.2
 
 
-ITERATED = ["bim", "mifgsm", "pgd", "apgd"]
+ITERATED = ["bim", "mifgsm", "pgd", "pgd early", "apgd"]
 
 
 @pytest.mark.parametrize("name", ITERATED)

@@ -337,6 +337,8 @@ class AttackConfig:
     """None: the attack's own number."""
     restarts: int | None = None
     """Random starts; none: one."""
+    early_stop: bool = False
+    """Of pgd: leave an image alone once it is fooled, which finds the same sooner."""
     queries: int | None = None
     """Of square; none: 1,000."""
     step_size: float | None = None

@@ -43,8 +43,9 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     run, x, y, rows = _opened(config)
     params, state = _first(run)
     x_adv = attacks.in_batches(
-        lambda a, b: attack(run.net, params, state, a, b, **options), x, y
-    )
+        lambda a, b: attack(run.net, params, state, a, b, **options), x, y,
+        len(x) if options.get("early_stop") else 500,
+    )  # fmt: skip
     before, after = (predict(run.net, params, state, a) for a in (x, x_adv))
     right, still = before.argmax(-1) == y, after.argmax(-1) == y
     norm = options.get("norm", "linf" if "epsilon" in options else "l2")
@@ -175,12 +176,15 @@ def _options(config, attack):
         options |= {"amount": config.amount, "kind": config.kind or "rotation"}
     if "key" in known:
         options["key"] = jax.random.key(config.seed)
-    for name in ("steps", "restarts", "norm", "queries", "kind", "step_size"):
+    for name in (
+        "steps", "restarts", "early_stop", "norm", "queries", "kind", "step_size",
+    ):  # fmt: skip
         value = getattr(config, name)
-        if value is None:
+        if value is None or value is False:  # not asked for
             continue
         if name not in known:
-            raise JaxnnError(f"attack {config.attack} has no setting --{name}")
+            flag = name.replace("_", "-")
+            raise JaxnnError(f"attack {config.attack} has no setting --{flag}")
         options[name] = value
     if config.norm is not None:
         lookup("norm", config.norm, dict.fromkeys(NORMS))

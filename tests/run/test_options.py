@@ -16,7 +16,7 @@ from jaxnn.losses import LOSSES
 from jaxnn.run.job import probabilities
 from jaxnn.run.options import step_options
 from tests.rules.common import assert_trees_close, normal
-from tests.run.test_cli import TINY, digits, errors, home  # noqa: F401 (fixtures)
+from tests.run.problem import TINY, errors
 
 KEY = jax.random.key(0)
 PARAMS = {"w": jnp.asarray(3 * normal(6, 4)), "b": jnp.asarray(normal(4))}
@@ -98,7 +98,7 @@ ALL = (
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_flags_train(digits, words):  # noqa: F811
+def test_flags_train(digits, words):
     out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
     assert main(["train", *TINY, *words, *out]) == 0
 
@@ -119,7 +119,7 @@ def test_flags_train(digits, words):  # noqa: F811
         (("--shift", "-2"), ["-2"]),
     ],
 )
-def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):  # noqa: F811
+def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
     text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x", *words)
     for part in expected:
         assert part in text

@@ -3,21 +3,9 @@
 import json
 
 import numpy as np
-import pytest
 
 from jaxnn.cli import main
-from tests.run.test_cli import TINY, errors, write_folder
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+from tests.run.problem import TINY, errors
 
 
 def test_a_bad_run_reports_and_replays(digits, tmp_path, capsys):

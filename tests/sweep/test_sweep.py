@@ -15,7 +15,7 @@ from jaxnn.run.job import Job
 from jaxnn.run.main import resolved
 from jaxnn.sweep import grouped, parse_axes, sweep_points, train_group
 from jaxnn.train import fit
-from tests.run.test_cli import write_folder
+from tests.run.problem import write_folder
 from tests.train.problem import pixels
 
 BASE = TrainConfig(

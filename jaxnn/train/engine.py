@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.train.step import Step, TrainState
+from jaxnn.train.turned import straight, turned
 
 
 def batch_order(count: int, batch: int, epoch: int, order_seed=0) -> np.ndarray:
@@ -36,6 +37,13 @@ def scan_steps(
 
     Metrics come back as arrays with a leading axis of steps.
     """
+    if not _turns(step):
+        return _scan(step, ts, x, y, order, key)
+    ts, metrics = _scan(step, _turned(ts), x, y, order, key)
+    return straight(ts), metrics
+
+
+def _scan(step, ts, x, y, order, key):
     order = jnp.asarray(order)
     steps, each = order.shape[0], _batches_a_gather(order)
     gathers = -(-steps // each)
@@ -76,7 +84,21 @@ def scan_seeds(
     Metrics are (steps, S).
     """
     axes = (0, None, None, 0) if order.ndim == 2 else (0, 0, 0, 0)
-    return scan_steps(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
+    many, given = jax.vmap(step, in_axes=axes), (x, y, order, keys)
+    if not _turns(step):
+        return _scan(many, ts, *given)
+    ts, metrics = _scan(many, jax.vmap(_turned)(ts), *given)
+    return jax.vmap(straight)(ts), metrics
+
+
+def _turns(step):
+    """Whether the loop keeps matrices transposed, see `jaxnn.train.turned`."""
+    return isinstance(step, Step) and jax.default_backend() == "cpu"
+
+
+def _turned(ts):
+    params, opt, ema = turned((ts.params, ts.opt, ts.ema))
+    return ts._replace(params=params, opt=opt, ema=ema)
 
 
 def _batches_a_gather(order: Array) -> int:

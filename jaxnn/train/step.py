@@ -18,6 +18,7 @@ from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.train.average import moving_average, start_average
 from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
+from jaxnn.train.turned import has_turned, straight, turned
 
 NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 
@@ -224,19 +225,22 @@ def make_step(
 
     def update(ts, grads, norm):
         """(updates, optimiser's state) after the step."""
+        ts, grads = straight((ts, grads))
         with jax.named_scope("update"):
             bounded = grads if clip is None else clip(grads, norm)
             return optimiser.update(bounded, ts.opt, ts.params)
 
     def moved(ts, updates):
+        params = straight(ts.params)
         with jax.named_scope("update"):
-            params = optax.apply_updates(ts.params, updates)
+            params = optax.apply_updates(params, updates)
             return params if project is None else project(params)
 
     def finite(ts, updates):
         """Whether updates are, and what a projection makes of the parameters."""
         if project is not None:
-            updates = jax.tree.map(jnp.subtract, moved(ts, updates), ts.params)
+            params = straight(ts.params)
+            updates = jax.tree.map(jnp.subtract, moved(ts, updates), params)
         return jnp.isfinite(_sum_of_squares(updates))
 
     def everything(ts, x, y, key):
@@ -245,8 +249,12 @@ def make_step(
         return value, grads, state, moved(ts, updates), opt
 
     def run(ts, x, y, key):
+        # The branches take matrices as they are kept and turn them there, where the
+        # update reads them: turned outside they would be copied at every step.
+        keep = turned if has_turned(ts.params) else _as_is
         folded = jax.random.fold_in(key, ts.step)
-        value, grads, state, memory = gradients(ts, x, y, folded)
+        value, grads, state, memory = gradients(straight(ts), x, y, folded)
+        grads = keep(grads)
         norm = jnp.sqrt(_sum_of_squares(grads))
         sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
 
@@ -254,8 +262,8 @@ def make_step(
             params, (_, opt) = moved(ts, updates), update(ts, grads, norm)
             average = ts.ema
             if keep_average is not None:
-                average = keep_average(ts, (params, state))
-            return params, state, opt, average, memory
+                average = keep_average(straight(ts), (params, state))
+            return *keep((params, state, opt, average)), memory
 
         def apply():
             if not watch_update:
@@ -299,6 +307,10 @@ def make_step(
 
     made = run, prepare, everything, net, loss, penalty, optimiser, remade, start
     return Step(*made)
+
+
+def _as_is(tree):
+    return tree
 
 
 def _all_finite(state):

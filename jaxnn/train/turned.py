@@ -1,0 +1,60 @@
+"""How weight matrices lie in memory while the loop runs on a CPU: transposed.
+
+A dense layer's w is (inputs, outputs), as one writes x w. Where the outputs are the
+fewer, a CPU multiplies faster if each output's weights lie together: x w reads along
+the rows of w^T, and dy^T x is made as w^T lies, without a copy that transposes it. So
+the loop keeps those matrices, and what the optimiser keeps of them, transposed, and
+everything else sees w as it is: a transpose that is only read costs nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+from jaxnn.rules.linear import FEW
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turned:
+    """A matrix a, kept as its transpose."""
+
+    transpose: Array
+
+
+def turned(tree: Any) -> Any:
+    """`tree` with every dense weight of few outputs as a `Turned`.
+
+    A dense weight is a matrix under the name "w", in the parameters as in the moments
+    and averages that copy their structure. Few are `FEW`, and fewer than the inputs.
+    """
+
+    def turn(path, a):
+        name = getattr(path[-1], "key", None) if path else None
+        if (
+            name == "w"
+            and a.ndim == 2
+            and a.shape[1] < a.shape[0]
+            and a.shape[1] <= FEW
+        ):
+            return Turned(a.T)
+        return a
+
+    return jax.tree.map_with_path(turn, tree)
+
+
+def straight(tree: Any) -> Any:
+    """`tree` with every `Turned` as the matrix it stands for."""
+
+    def one(a):
+        return a.transpose.T if isinstance(a, Turned) else a
+
+    return jax.tree.map(one, tree, is_leaf=lambda a: isinstance(a, Turned))
+
+
+def has_turned(tree: Any) -> bool:
+    """Whether any matrix of `tree` is kept as its transpose."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda a: isinstance(a, Turned))
+    return any(isinstance(a, Turned) for a in leaves)

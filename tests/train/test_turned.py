@@ -1,0 +1,161 @@
+"""Matrices that the loop keeps transposed: nobody who looks from outside can tell."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import mlp, regularize, serial
+from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
+from jaxnn.losses import mse, softmax_cross_entropy
+from jaxnn.rules.linear import FEW
+from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
+from jaxnn.train.turned import Turned, has_turned, straight, turned
+from tests.train.problem import pixels
+
+KEY = jax.random.key(7)
+X, Y = pixels(60)
+X = X.reshape(60, -1) / 255.0  # (60, 16)
+ORDER = batch_order(60, 10, 0)
+
+OPTIMISERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.01),
+    "adamw": optax.adamw(0.01, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p)),
+    "adafactor": optax.adafactor(0.01, min_dim_size_to_factor=2),
+    "lamb": optax.lamb(0.01),
+    "muon": optax.contrib.muon(0.01),
+}
+SETTINGS = {
+    "plain": {},
+    "penalty": {"penalty": regularize.combined(
+        regularize.l2(0.01), regularize.spectral_norm(0.1))},
+    "max_norm": {"project": regularize.max_norm(0.5)},
+    "noise": {"weight_noise": regularize.weight_noise(0.1)},
+    "clip": {"clip_norm": 0.1},
+    "average": {"ema": 0.9},
+    "halting": {"guard": "halt"},
+    "no guard": {"guard": "off"},
+    "unwatched": {"watch_update": False},
+}  # fmt: skip
+
+
+def made(net, optimiser, in_shape=(16,), **settings):
+    step = make_step(net, softmax_cross_entropy, optimiser, **settings)
+    ema = "ema" in settings
+    return step, init_state(net, optimiser, in_shape, KEY, jnp.float64, ema=ema)
+
+
+def by_hand(step, ts, x, y, order=ORDER, key=KEY):
+    """The same steps in a Python loop: no matrix is kept transposed."""
+    run, metrics = jax.jit(step.run), []
+    for rows in order:
+        ts, found = run(ts, jnp.asarray(x[rows]), jnp.asarray(y[rows]), key)
+        metrics.append(found)
+    return ts, jax.tree.map(lambda *a: jnp.stack(a), *metrics)
+
+
+def assert_same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_sees_matrices_as_they_are(name):
+    step, ts = made(mlp([16, 8, 3]), OPTIMISERS[name])
+    assert has_turned(turned(ts.params))
+    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
+    assert_same(got, by_hand(step, ts, X, Y))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_sees_matrices_as_they_are(name):
+    step, ts = made(mlp([16, 8, 3]), optax.adam(0.01), **SETTINGS[name])
+    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
+    assert_same(got, by_hand(step, ts, X, Y))
+
+
+NETS = {
+    "grows": mlp([16, 40, 16, 3]),
+    "square": mlp([16, 16, 16, 3]),
+    "wide": mlp([16, FEW + 6, FEW + 3, 3]),
+    "conv": serial(reshape(4, 4, 1), conv(4, 3), relu, flatten, dense(3)),
+    "recurrent": serial(reshape(4, 4), gru(1), dense(3)),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_network(name):
+    step, ts = made(NETS[name], optax.adam(0.01))
+    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
+    assert_same(got, by_hand(step, ts, X, Y))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_seeds_side_by_side(own):
+    step, _ = made(mlp([16, 8, 3]), optax.adam(0.01))
+    keys = jax.random.split(KEY, 3)
+    ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
+    orders = np.stack([batch_order(60, 10, 0, own * s) for s in range(3)], 1)
+    got, metrics = scan_seeds(
+        step, ts, jnp.asarray(X), jnp.asarray(Y), orders if own else ORDER, keys
+    )
+    for s in range(3):
+        alone = jax.tree.map(lambda a, s=s: a[s], ts)
+        want = by_hand(step, alone, X, Y, orders[:, s], keys[s])
+        of_s = jax.tree.map(lambda a, s=s: a[s], got)
+        assert_same((of_s, jax.tree.map(lambda m, s=s: m[:, s], metrics)), want)
+
+
+def test_a_bad_step_changes_no_bit():
+    step, ts = made(mlp([16, 8, 3]), optax.adam(0.01))
+    bad = np.where(np.arange(60)[:, None] == ORDER[3][2], np.nan, X)
+    got, metrics = scan_steps(step, ts, jnp.asarray(bad), jnp.asarray(Y), ORDER, KEY)
+    want, _ = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER[:3], KEY)
+    three, _ = scan_steps(
+        step, ts, jnp.asarray(bad), jnp.asarray(Y), ORDER[:4], KEY
+    )  # fmt: skip
+    np.testing.assert_array_equal(metrics["ok"], np.arange(6) != 3)
+    assert int(got.skipped) == 1
+    for a, b in zip(
+        jax.tree.leaves(three.params), jax.tree.leaves(want.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_function_in_the_place_of_a_step_gets_matrices_as_they_are():
+    step, ts = made(mlp([16, 8, 3]), optax.sgd(0.1))
+    seen = []
+
+    def plain(ts, x, y, key):
+        seen.append(has_turned(ts.params))
+        return step(ts, x, y, key)
+
+    scan_steps(plain, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
+    assert not any(seen)
+
+
+def test_what_is_turned_and_back():
+    tree = {
+        "a": {"w": jnp.ones((6, 2)), "b": jnp.ones(2)},
+        "grows": {"w": jnp.ones((2, 6))}, "square": {"w": jnp.ones((3, 3))},
+        "table": {"e": jnp.ones((6, 2))}, "kernel": {"w": jnp.ones((3, 3, 1, 2))},
+        "many": {"w": jnp.ones((FEW + 9, FEW + 1))},
+    }  # fmt: skip
+    kept = turned(tree)
+    assert isinstance(kept["a"]["w"], Turned)
+    assert kept["a"]["w"].transpose.shape == (2, 6)
+    nothing_else = [kept[k] for k in tree if k != "a"]
+    assert not has_turned(nothing_else)
+    assert_same(straight(kept), tree)
+
+
+def test_other_losses_and_targets():
+    net = mlp([16, 8, 2])
+    step = make_step(net, mse, optax.sgd(0.1))
+    ts, y = init_state(net, optax.sgd(0.1), (16,), KEY, jnp.float64), X[:, :2]
+    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(y), ORDER, KEY)
+    assert_same(got, by_hand(step, ts, X, y))

@@ -5,11 +5,13 @@
 The same trained network, 10,000 test images, Linf 0.1, 40 steps of 0.00625, a random
 start. All programs in turn in one process, after a warm-up, medians of the rounds:
 jaxnn, Foolbox with its PyTorch and its JAX back end, and a loop in the style of
-torchattacks in eager PyTorch. jaxnn's PGD does more: of all points seen it keeps each
-image's best. PyTorch runs twice: as shipped, and told to take denormal numbers, which
-the gradients of sure networks may be full of, for 0, as XLA does. Expected: at least 3
-times as fast as each; but "products alone", no rival but a yardstick, says how little
-of the time is anything else.
+torchattacks in eager PyTorch. jaxnn runs twice: `early_stop` finds the same images by
+leaving each one alone once it is fooled; plain `pgd` goes on, and of all points seen it
+keeps each image's best. PyTorch runs twice: as shipped, and told to take denormal
+numbers, which the gradients of sure networks may be full of, for 0, as XLA does.
+Expected: with early stop at least 3 times as fast as each. Stopping early gains nothing
+on a network that holds, so all of it is run again on one trained by PGD-7. "Products
+alone", no rival but a yardstick, says how little of `pgd` is anything else.
 """
 
 from collections.abc import Callable
@@ -23,10 +25,11 @@ import numpy as np
 from experiments.common import main, picture, record, what_to_see
 from experiments.robust import Line, Net, digits, trained, verdicts
 from experiments.turns import in_turn, ratio
-from jaxnn import attacks, mlp
+from jaxnn import attacks, defences, mlp
 
 EPSILON, STEPS = 0.1, 40
 SIZE = 2.5 * EPSILON / STEPS
+EARLY = "jaxnn, early stop"
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ class Args:
     """Of training."""
 
 
-def ours(net: Net, data: Any, batch: int) -> Callable[[int], Any]:
+def ours(net: Net, data: Any, batch: int, **options: Any) -> Callable[[int], Any]:
     """jaxnn's `pgd`."""
 
     def run(number):
         return net.attacked(
             attacks.pgd, data.x, data.y, batch, epsilon=EPSILON, steps=STEPS,
-            step_size=SIZE, key=jax.random.key(number),
+            step_size=SIZE, key=jax.random.key(number), **options,
         )  # fmt: skip
 
     return run
@@ -174,6 +177,7 @@ def programs(net: Net, data: Any, batch: int) -> dict[str, Callable[[int], Any]]
     foolbox_torch = foolbox_of(with_torch, as_torch, data, batch)
     loop = torch_loop(net, data, batch)
     return {
+        EARLY: ours(net, data, len(data.y), early_stop=True),
         "jaxnn": ours(net, data, batch),
         "products alone": products_alone(net, data, batch),
         "Foolbox, PyTorch": foolbox_torch,
@@ -184,41 +188,59 @@ def programs(net: Net, data: Any, batch: int) -> dict[str, Callable[[int], Any]]
     }
 
 
-def run(args: Args) -> None:
-    """Train, attack in turn; writes results/bench_attacks.json."""
-    data = digits()
-    net = trained(data, 1, args.epochs, mlp(list(args.widths)))[0]
+def compared(net: Net, data: Any, args: Args, what: str) -> dict[str, Any]:
+    """One network: seconds of each program, times ours, and what each leaves right."""
     rivals = programs(net, data, args.batch)
     left = {n: net.accuracy(attack(0), data.y) for n, attack in rivals.items()}
     found = in_turn(rivals, args.rounds)
-    ratios = {n: ratio(found, n, "jaxnn") for n in rivals}
-    name = "-".join(map(str, args.widths))
-    print(f"PGD-{STEPS} on 10,000 images, {name}, batches of {args.batch}")
+    print(f"\nPGD-{STEPS} on 10,000 images, {what}, batches of {args.batch}")
     for rival, times in found.items():
-        print(f"  {rival:<26}{times['median']:>8.2f} s  {ratios[rival]:>6.1f} x  "
+        print(f"  {rival:<26}{times['median']:>8.2f} s  "
+              f"{ratio(found, rival, EARLY):>6.1f} x early stop  "
+              f"{ratio(found, rival, 'jaxnn'):>6.1f} x pgd  "
               f"{100 * left[rival]:.2f}% left")  # fmt: skip
+    return {
+        "network": what, "programs": found, "accuracy_left": left,
+        "times_jaxnn": {n: ratio(found, n, "jaxnn") for n in rivals},
+        "times_early_stop": {n: ratio(found, n, EARLY) for n in rivals},
+    }  # fmt: skip
+
+
+def run(args: Args) -> None:
+    """Train, attack in turn; writes results/bench_attacks.json."""
+    data, name = digits(), "-".join(map(str, args.widths))
+    kinds = {name: {}, f"{name} trained by PGD-7": {"defence": defences.pgd(EPSILON)}}
+    plain, robust = (
+        compared(
+            trained(data, 1, args.epochs, mlp(list(args.widths)), **how)[0],
+            data, args, what,
+        )
+        for what, how in kinds.items()
+    )  # fmt: skip
     lines = verdicts(
-        [Line(f"{n} / jaxnn", r, 3.0) for n, r in ratios.items()
-         if n not in ("jaxnn", "products alone")],
+        [Line(f"{n} / jaxnn, early stop", r, 3.0)
+         for n, r in plain["times_early_stop"].items()
+         if n not in (EARLY, "jaxnn", "products alone")],
         percent=False,
     )  # fmt: skip
     path = picture("bench_attacks", "bench_attacks.png")
-    draw({n: t["median"] for n, t in found.items()}, name, path)
-    record("bench_attacks", args, {
-        "network": name, "programs": found, "times_jaxnn": ratios,
-        "accuracy_left": left, "expected": lines,
-    }, more_packages=("torch", "foolbox"))  # fmt: skip
+    draw([plain, robust], path)
+    record("bench_attacks", args, plain | {"robust": robust, "expected": lines},
+           more_packages=("torch", "foolbox"))  # fmt: skip
     what_to_see("  Seconds for PGD-40 on all 10,000 test images.", path)
 
 
-def draw(seconds: dict[str, float], name: str, path: Any) -> None:
-    """Bars."""
+def draw(found: list[dict[str, Any]], path: Any) -> None:
+    """Bars, a panel a network."""
     from jaxnn.plots.bars import bars
     from jaxnn.plots.panels import panels
     from jaxnn.plots.shared import save
 
-    figure, (ax,) = panels(1, width=5.6, height=3.4)
-    bars(ax, seconds, "seconds", f"PGD-40, 10,000 images, {name}", marked=["jaxnn"])
+    figure, axes = panels(2, width=5.6, height=3.4)
+    for ax, one in zip(axes, found, strict=True):
+        seconds = {n: t["median"] for n, t in one["programs"].items()}
+        title = f"PGD-40, 10,000 images, {one['network']}"
+        bars(ax, seconds, "seconds", title, marked=["jaxnn", EARLY])
     save(figure, path)
 
 

@@ -30,7 +30,7 @@ from jaxnn.optimisers import optimiser_by_name
 from jaxnn.overview import count_parameters
 from jaxnn.plots.shared import BLUE, GREY, GREYS, INK, PALE, new_figure, save
 from jaxnn.train import History, evaluate, fit
-from jaxnn.train.step import to_unit
+from jaxnn.train.state import to_unit
 
 
 @dataclass(frozen=True)

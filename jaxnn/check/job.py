@@ -12,7 +12,7 @@ from jaxnn.check.measure import DTYPES
 from jaxnn.check.probe import shuffled
 from jaxnn.check.second import automatic_gradient, manual_gradient
 from jaxnn.check.watch import Given, Seen, Watch, one_line
-from jaxnn.train.step import cast_floats, to_unit
+from jaxnn.train.state import cast_floats, to_unit
 
 
 class Job:

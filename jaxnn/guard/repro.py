@@ -10,7 +10,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.guard.finding import Finding
 from jaxnn.guard.locate import locate_nonfinite
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
-from jaxnn.train.step import Weighted
+from jaxnn.train.state import Weighted
 
 
 class Case(NamedTuple):

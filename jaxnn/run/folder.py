@@ -15,7 +15,7 @@ from jaxnn.files import read_json, write_json
 from jaxnn.layers import Layer
 from jaxnn.models import DataFacts, build
 from jaxnn.train.checkpoint import load_params
-from jaxnn.train.step import cast_floats
+from jaxnn.train.state import cast_floats
 
 
 class Run(NamedTuple):

@@ -121,7 +121,9 @@ class SideBySide(Run):
         return step_options(config, self.data_set.classes, self.job.steps)
 
     def _compiled(self, order):
-        run = partial(scan_seeds, self.step)
+        # a step made anew in each trace, from settings that are traced
+        step = replace(self._made(self.job.config, {}), run=self._step)
+        run = partial(scan_seeds, step)
         if self.where is not None:
             run = _divided(run, self.where)
         given = self.ts, self.x, self.y, order, self.keys

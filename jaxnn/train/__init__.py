@@ -6,15 +6,15 @@ from jaxnn.train.evaluation import Evaluation, evaluate, predict
 from jaxnn.train.fitting import fit
 from jaxnn.train.loop import History, TrainingError, describe
 from jaxnn.train.snapshots import Snapshots
-from jaxnn.train.step import (
+from jaxnn.train.state import (
     TrainState,
     Weighted,
     cast_floats,
     float_type,
     init_state,
-    make_step,
     to_unit,
 )
+from jaxnn.train.step import make_step
 from jaxnn.train.weighting import balanced_class_weights
 
 __all__ = [

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.train.step import Step, TrainState
+from jaxnn.train.state import TrainState
+from jaxnn.train.step import Changed, Found, Step
 from jaxnn.train.turned import straight, turned
 
 
@@ -76,19 +77,53 @@ def _scan(step, ts, x, y, order, key):
 
 
 def scan_seeds(
-    step: Step, ts: TrainState, x: Array, y: Any, order: Array, keys: Array
-) -> tuple[TrainState, dict[str, Array]]:
+    step: Step, ts: TrainState, x: Array, y: Any, order: Array, keys: Array,
+    *, together: bool = False,
+) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
     """`scan_steps` of S networks at once: leading axis S on ts and keys.
 
     An order (steps, batch) is shared by all; (steps, S, batch) gives each its own.
     Metrics are (steps, S).
+
+    `together` is faster, but then a step that is bad for one network (`ok` says so) is
+    taken by none: the caller has to do such a call again without it, as `fit` does.
     """
-    axes = (0, None, None, 0) if order.ndim == 2 else (0, 0, 0, 0)
-    many, given = jax.vmap(step, in_axes=axes), (x, y, order, keys)
+    shared = order.ndim == 2
+    axes = (0, None, None, 0) if shared else (0, 0, 0, 0)
     if not _turns(step):
-        return _scan(many, ts, *given)
-    ts, metrics = _scan(many, jax.vmap(_turned)(ts), *given)
+        return _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
+    ts = jax.vmap(_turned)(ts)
+    if not together:
+        ts, metrics = _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
+        return jax.vmap(straight)(ts), metrics
+    where = jax.tree.map_with_path(_seed_axis, ts)
+    all_at_once = _together(step, where, axes[1:])
+    ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, 0, axis), ts, where)
+    ts, metrics = _scan(all_at_once, ts, x, y, order, keys)
+    ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
     return jax.vmap(straight)(ts), metrics
+
+
+def _together(step, where, axes):
+    """The step of all networks: one branch for all, where each network's own would be
+    a select that writes every parameter and moment a second time."""
+    found = Found(0, where.params, 0, 0, 0, 0)
+    look = jax.vmap(step.look, in_axes=(where, *axes), out_axes=found)
+    take = jax.vmap(step.take, in_axes=(where, found), out_axes=Changed.of(where))
+
+    def run(ts, x, y, key):
+        seen = look(ts, x, y, key)
+        ok = seen.sound & (ts.step < ts.limit)
+        new = lax.cond(ok.all(), lambda: take(ts, seen), lambda: Changed.of(ts))
+        return step.finish(ts, seen, new, ok)
+
+    return run
+
+
+def _seed_axis(path, a):
+    """Where the networks' axis lies: second in a dense weight, (I, S, O), so that one
+    product with (I, S * O) serves all of them without a copy."""
+    return 1 if getattr(path[-1], "key", None) == "w" and a.ndim == 3 else 0
 
 
 def _turns(step):

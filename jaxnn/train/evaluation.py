@@ -11,7 +11,7 @@ from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.train.step import float_type, to_unit
+from jaxnn.train.state import float_type, to_unit
 
 
 class Evaluation(NamedTuple):

@@ -15,7 +15,8 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.train.loop import History, Run
 from jaxnn.train.scaling import is_half
 from jaxnn.train.snapshots import Snapshots
-from jaxnn.train.step import Weighted, make_step
+from jaxnn.train.state import Weighted
+from jaxnn.train.step import make_step
 from jaxnn.train.weighting import check_takes_weights, sample_weights
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
 from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
-from jaxnn.train.step import NO_LIMIT, TrainState
+from jaxnn.train.state import NO_LIMIT, TrainState
 
 
 class TrainingError(JaxnnError):
@@ -35,7 +35,8 @@ class Guard:
     To look at each update before it is taken, it has to be made twice; so the
     programs of a run do not. Parameters that are not finite at the end of a call, or
     too far from where they were, say that an update went wrong: the call is done again
-    by a program that looks, and so are all that follow (`watching`).
+    by a program that looks, and so are all that follow (`watching`). So it is when
+    seeds side by side take steps `together` and one of them has a bad one.
     """
 
     def __init__(self, policy: str, max_bad: int, seeds: list, many: bool):
@@ -54,10 +55,14 @@ class Guard:
         if self.policy != "off":
             self.before = jax.tree.map(jnp.copy, ts)
 
-    def spoilt(self, ts: TrainState) -> bool:
-        """Whether the call has to be done again because an update went wrong."""
+    def spoilt(self, ts: TrainState, held_up: bool = False) -> bool:
+        """Whether the call has to be done again because an update went wrong, or
+        because one seed's bad step has `held_up` the others."""
         if self.policy == "off" or self.watching:
             return False
+        if held_up:
+            self.watching = True
+            return True
         pairs = zip(*map(jax.tree.leaves, (ts.params, self.before.params)), strict=True)
         self.watching = any(
             _overflows(after, before)

@@ -21,7 +21,7 @@ from jaxnn.train.evaluation import evaluate
 from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
 from jaxnn.train.keep import Best, interruptible
 from jaxnn.train.scaling import first_scale, is_half
-from jaxnn.train.step import TrainState, Weighted, float_type, init_state
+from jaxnn.train.state import TrainState, Weighted, float_type, init_state
 
 
 @dataclass
@@ -133,6 +133,13 @@ class Run:
             order = batch_order(len(self.x), self.batch, epoch)
         return np.repeat(order, self.replays, 0)
 
+    @property
+    def together(self) -> bool:
+        """Whether a step that is bad for one seed is taken by none, then done again."""
+        guarded = self.guard.policy != "off" and not self.guard.watching
+        whole = self.spread is None and self.ts.scaling == ()
+        return self.many and guarded and whole
+
     def program(self, order):
         """The compiled epoch; compiled ahead of time, so a second compile is an error
         rather than a surprise."""
@@ -150,7 +157,9 @@ class Run:
             step = step.remade(watch_update=True)
         if self.spread is not None:
             return self.spread.program(step, self.many, *given)
-        scan = partial(scan_seeds if self.many else scan_steps, step)
+        scan = partial(scan_steps, step)
+        if self.many:
+            scan = partial(scan_seeds, step, together=self.together)
         return jax.jit(scan, donate_argnums=0).lower(*given).compile()
 
     def train(
@@ -242,10 +251,11 @@ class Run:
             program = self.program(rows)  # compiled before the state is copied
             self.guard.copy(self.ts)
             self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
-            if self.guard.spoilt(self.ts):
+            metrics = jax.tree.map(np.asarray, metrics)
+            held_up = self.together and not metrics["ok"].all()
+            if self.guard.spoilt(self.ts, held_up):
                 self.ts = self.guard.before
                 continue
-            metrics = jax.tree.map(np.asarray, metrics)
             if self.guard.look(self, metrics, epoch, first, rows):
                 return metrics
 

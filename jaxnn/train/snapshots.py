@@ -19,7 +19,7 @@ import numpy as np
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
-from jaxnn.train.step import float_type
+from jaxnn.train.state import float_type
 
 KIND = "snapshot"
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array, lax
 
@@ -16,41 +15,46 @@ from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
-from jaxnn.train.average import moving_average, start_average
+from jaxnn.train.average import moving_average
 from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
-from jaxnn.train.turned import has_turned, straight, turned
+from jaxnn.train.state import (
+    TrainState,
+    Weighted,
+    cast_floats,
+    float_type,
+    init_state,
+    to_unit,
+)
+from jaxnn.train.turned import as_kept, straight
 
-NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 
+class Found(NamedTuple):
+    """What a step finds out before it changes anything; `sound`: all is finite.
 
-class TrainState(NamedTuple):
-    """All that a step changes; arrays only, so it is donated, vmapped and saved whole.
-
-    `params` and `state` are the network's, `opt` the optimiser's; `step` counts the
-    steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
-    moving average of (params, state), or `()` if none is kept; `memory` is what a
-    defence keeps from step to step, or `()`; `scaling` is the scale of the loss, see
-    `jaxnn.train.scaling`, or `()`. Steps from number `limit` on change
-    nothing: so a replay stops before a step, and a guard that halts leaves the state as
-    it was before the first bad one.
+    Gradients lie as the loop keeps the parameters, see `jaxnn.train.turned`.
     """
+
+    loss: Any
+    grads: Any
+    state: Any
+    memory: Any
+    norm: Any
+    sound: Any
+
+
+class Changed(NamedTuple):
+    """What an update changes: the state but for what is counted."""
 
     params: Any
     state: Any
     opt: Any
-    step: Array
-    skipped: Array
-    ema: Any = ()
-    limit: Any = NO_LIMIT
-    memory: Any = ()
-    scaling: Any = ()
+    ema: Any
+    memory: Any
 
-
-class Weighted(NamedTuple):
-    """Targets with a weight for each sample, in the place of y: see `make_step`."""
-
-    target: Array
-    weights: Array
+    @staticmethod
+    def of(ts: TrainState) -> "Changed":
+        """As it is before the update."""
+        return Changed(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +72,9 @@ class Step:
       optimiser: the optax transformation.
       remade: `(**changes) -> Step`, the same step with other settings of `make_step`.
       start: `(shape of a batch, key) -> TrainState`, before the first step.
+      look: `(ts, x, y, key) -> Found`, the first part of a step.
+      take: `(ts, found) -> Changed`, the update itself, no guard.
+      finish: `(ts, found, changed, ok) -> (ts, metrics)`: what is counted.
     """
 
     run: Callable[[TrainState, Array, Any, Array], tuple[TrainState, dict[str, Array]]]
@@ -78,55 +85,14 @@ class Step:
     penalty: Callable | None
     optimiser: Any
     remade: Callable[..., "Step"]
-    start: Callable[..., "TrainState"]
+    start: Callable[..., TrainState]
+    look: Callable[..., Found]
+    take: Callable[..., Changed]
+    finish: Callable[..., tuple[TrainState, dict[str, Array]]]
 
     def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
         """Run one step."""
         return self.run(ts, x, y, key)
-
-
-def init_state(
-    net: Layer, optimiser: Any, in_shape, key, dtype=None, *, ema: bool = False,
-    memory: Any = (),
-) -> TrainState:  # fmt: skip
-    """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
-
-    With `ema` it has room for the moving average that `make_step(ema=...)` keeps;
-    `memory` is the one that a defence begins with, `Defence.memory(x.shape, dtype)`.
-    """
-    params, state, _ = net.init(key, tuple(in_shape))
-    if dtype is not None:
-        params, state = cast_floats((params, state), dtype)
-    # one array each: a buffer can be donated only once
-    counters = [jnp.zeros((), jnp.int32) for _ in range(2)]
-    limit, opt = jnp.asarray(NO_LIMIT), optimiser.init(params)
-    ts = TrainState(params, state, opt, *counters, limit=limit, memory=memory)
-    return ts._replace(ema=start_average((params, state))) if ema else ts
-
-
-def cast_floats(tree: Any, dtype: Any) -> Any:
-    """`tree` with every floating-point array in `dtype`; the others as they are."""
-
-    def cast(a):
-        a = jnp.asarray(a)
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-
-    return jax.tree.map(cast, tree)
-
-
-def to_unit(x: Array, dtype: Any) -> Array:
-    """Pixels as floats: uint8 0..255 becomes [0, 1], floats change their type only."""
-    if x.dtype == jnp.uint8:
-        return x.astype(dtype) * jnp.asarray(1 / 255, dtype)
-    return x.astype(dtype)
-
-
-def float_type(params: Any) -> Any:
-    """The floating type a network computes in: that of its first float parameter."""
-    for leaf in jax.tree.leaves(params):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf.dtype
-    return jnp.result_type(float)
 
 
 def make_step(
@@ -248,54 +214,61 @@ def make_step(
         updates, opt = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
         return value, grads, state, moved(ts, updates), opt
 
-    def run(ts, x, y, key):
-        # The branches take matrices as they are kept and turn them there, where the
-        # update reads them: turned outside they would be copied at every step.
-        keep = turned if has_turned(ts.params) else _as_is
+    def look(ts, x, y, key):
         folded = jax.random.fold_in(key, ts.step)
         value, grads, state, memory = gradients(straight(ts), x, y, folded)
-        grads = keep(grads)
+        grads = as_kept(grads, ts)
         norm = jnp.sqrt(_sum_of_squares(grads))
         sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
+        return Found(value, grads, state, memory, norm, sound)
 
-        def take(updates):
-            params, (_, opt) = moved(ts, updates), update(ts, grads, norm)
-            average = ts.ema
-            if keep_average is not None:
-                average = keep_average(straight(ts), (params, state))
-            return *keep((params, state, opt, average)), memory
+    # `take` and what it calls get matrices as they are kept and turn them there, where
+    # the update reads them: turned before a branch they would be copied at every step.
+    def take(ts, found, updates=None):
+        made, opt = update(ts, found.grads, found.norm)
+        params = moved(ts, made if updates is None else updates)
+        average = ts.ema
+        if keep_average is not None:
+            average = keep_average(straight(ts), (params, found.state))
+        params, opt, average = as_kept((params, opt, average), ts)
+        return Changed(params, found.state, opt, average, found.memory)
+
+    def finish(ts, found, new, ok):
+        scaling, limit = ts.scaling, ts.limit
+        metrics = {"loss": found.loss, "grad_norm": found.norm}
+        if half:  # an overflow that a smaller scale mends is no bad step
+            over = overflowed(scaling, found.loss, found.norm) & (ts.step < limit)
+            scaling, ok = adjusted(scaling, over), ok | over
+            norm = jnp.where(over, 0, found.norm)
+            metrics |= {"grad_norm": norm, "rescaled": over}
+        skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
+        if guard == "halt":
+            limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
+        counts = {"step": ts.step + 1, "skipped": skipped, "limit": limit}
+        ts = TrainState(**new._asdict(), **counts, scaling=scaling)
+        return ts, metrics | {"ok": ok}
+
+    def run(ts, x, y, key):
+        found = look(ts, x, y, key)
 
         def apply():
             if not watch_update:
-                return take(update(ts, grads, norm)[0]), jnp.ones((), bool)
+                return take(ts, found), jnp.ones((), bool)
             # Moments are made again where they are kept, in place: a branch that
             # handed on those made here would copy them.
-            updates = lax.optimization_barrier(update(ts, grads, norm)[0])
+            updates = lax.optimization_barrier(update(ts, found.grads, found.norm)[0])
             good = finite(ts, updates)
-            return lax.cond(good, take, lambda _: old, updates), good
+            old = Changed.of(ts)
+            new = lax.cond(good, lambda u: take(ts, found, u), lambda _: old, updates)
+            return new, good
 
-        old = ts.params, ts.state, ts.opt, ts.ema, ts.memory
         if guard == "off":
-            updates, _ = update(ts, grads, norm)
-            ok = sound & finite(ts, updates) if watch_update else sound
-            params, state, opt, average, memory = take(updates)
-        else:
-            go = sound & (ts.step < ts.limit)
-            (params, state, opt, average, memory), ok = lax.cond(
-                go, apply, lambda: (old, jnp.zeros((), bool))
-            )
-        scaling = ts.scaling
-        metrics = {"loss": value, "grad_norm": norm}
-        if half:  # an overflow that a smaller scale mends is no bad step
-            over = overflowed(scaling, value, norm) & (ts.step < ts.limit)
-            scaling, ok = adjusted(scaling, over), ok | over
-            metrics |= {"grad_norm": jnp.where(over, 0, norm), "rescaled": over}
-        skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
-        limit = ts.limit
-        if guard == "halt":
-            limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
-        done = params, state, opt, ts.step + 1, skipped, average, limit, memory, scaling
-        return TrainState(*done), metrics | {"ok": ok}
+            updates, _ = update(ts, found.grads, found.norm)
+            ok = found.sound & finite(ts, updates) if watch_update else found.sound
+            return finish(ts, found, take(ts, found, updates), ok)
+        go = found.sound & (ts.step < ts.limit)
+        new, ok = lax.cond(go, apply, lambda: (Changed.of(ts), jnp.zeros((), bool)))
+        return finish(ts, found, new, ok)
 
     def remade(**changes):
         return make_step(**(settings | changes))
@@ -306,11 +279,7 @@ def make_step(
         return ts._replace(memory=memory, scaling=first_scale() if half else ())
 
     made = run, prepare, everything, net, loss, penalty, optimiser, remade, start
-    return Step(*made)
-
-
-def _as_is(tree):
-    return tree
+    return Step(*made, look, take, finish)
 
 
 def _all_finite(state):

@@ -54,7 +54,7 @@ def straight(tree: Any) -> Any:
     return jax.tree.map(one, tree, is_leaf=lambda a: isinstance(a, Turned))
 
 
-def has_turned(tree: Any) -> bool:
-    """Whether any matrix of `tree` is kept as its transpose."""
-    leaves = jax.tree.leaves(tree, is_leaf=lambda a: isinstance(a, Turned))
-    return any(isinstance(a, Turned) for a in leaves)
+def as_kept(tree: Any, like: Any) -> Any:
+    """`tree` turned if the state `like` is."""
+    leaves = jax.tree.leaves(like, is_leaf=lambda a: isinstance(a, Turned))
+    return turned(tree) if any(isinstance(a, Turned) for a in leaves) else tree

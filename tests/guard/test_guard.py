@@ -16,7 +16,7 @@ from jaxnn.rules import Rule
 from jaxnn.train import TrainingError, fit, make_step
 from jaxnn.train.engine import batch_order
 from jaxnn.train.guarding import Guard
-from jaxnn.train.step import init_state
+from jaxnn.train.state import init_state
 from tests.train.problem import blobs
 
 KEY = jax.random.key(0)

@@ -10,8 +10,16 @@ from jaxnn import mlp, regularize, serial
 from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
 from jaxnn.losses import mse, softmax_cross_entropy
 from jaxnn.rules.linear import FEW
-from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
-from jaxnn.train.turned import Turned, has_turned, straight, turned
+from jaxnn.train import (
+    TrainingError,
+    batch_order,
+    fit,
+    init_state,
+    make_step,
+    scan_seeds,
+    scan_steps,
+)
+from jaxnn.train.turned import Turned, straight, turned
 from tests.train.problem import pixels
 
 KEY = jax.random.key(7)
@@ -39,6 +47,23 @@ SETTINGS = {
     "no guard": {"guard": "off"},
     "unwatched": {"watch_update": False},
 }  # fmt: skip
+
+
+NETS = {
+    "grows": mlp([16, 40, 16, 3]),
+    "square": mlp([16, 16, 16, 3]),
+    "wide": mlp([16, FEW + 6, FEW + 3, 3]),
+    "conv": serial(reshape(4, 4, 1), conv(4, 3), relu, flatten, dense(3)),
+    "recurrent": serial(reshape(4, 4), gru(1), dense(3)),
+}
+
+
+def is_turned(a):
+    return isinstance(a, Turned)
+
+
+def has_turned(tree):
+    return any(map(is_turned, jax.tree.leaves(tree, is_leaf=is_turned)))
 
 
 def made(net, optimiser, in_shape=(16,), **settings):
@@ -78,15 +103,6 @@ def test_every_setting_sees_matrices_as_they_are(name):
     assert_same(got, by_hand(step, ts, X, Y))
 
 
-NETS = {
-    "grows": mlp([16, 40, 16, 3]),
-    "square": mlp([16, 16, 16, 3]),
-    "wide": mlp([16, FEW + 6, FEW + 3, 3]),
-    "conv": serial(reshape(4, 4, 1), conv(4, 3), relu, flatten, dense(3)),
-    "recurrent": serial(reshape(4, 4), gru(1), dense(3)),
-}
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_every_network(name):
     step, ts = made(NETS[name], optax.adam(0.01))
@@ -94,20 +110,61 @@ def test_every_network(name):
     assert_same(got, by_hand(step, ts, X, Y))
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("own", [False, True])
-def test_seeds_side_by_side(own):
-    step, _ = made(mlp([16, 8, 3]), optax.adam(0.01))
+@pytest.mark.parametrize("name", ["narrow", *NETS])
+def test_seeds_side_by_side(own, together, name):
+    net = mlp([16, 8, 3]) if name == "narrow" else NETS[name]
+    step, _ = made(net, optax.adam(0.01), watch_update=False)
     keys = jax.random.split(KEY, 3)
     ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
     orders = np.stack([batch_order(60, 10, 0, own * s) for s in range(3)], 1)
     got, metrics = scan_seeds(
-        step, ts, jnp.asarray(X), jnp.asarray(Y), orders if own else ORDER, keys
-    )
+        step, ts, jnp.asarray(X), jnp.asarray(Y), orders if own else ORDER, keys,
+        together=together,
+    )  # fmt: skip
     for s in range(3):
         alone = jax.tree.map(lambda a, s=s: a[s], ts)
         want = by_hand(step, alone, X, Y, orders[:, s], keys[s])
         of_s = jax.tree.map(lambda a, s=s: a[s], got)
         assert_same((of_s, jax.tree.map(lambda m, s=s: m[:, s], metrics)), want)
+
+
+def test_together_a_bad_step_of_one_is_taken_by_none():
+    step, _ = made(mlp([16, 8, 3]), optax.adam(0.01), watch_update=False)
+    keys = jax.random.split(KEY, 3)
+    ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
+    orders = np.stack([batch_order(60, 10, 0, s) for s in range(3)], 1)
+    bad = np.where(np.arange(60)[:, None] == orders[3, 1, 2], np.nan, X)
+    hit = (orders == orders[3, 1, 2]).any(2)  # (steps, seeds)
+    assert hit.any(1).sum() > 1
+    got, metrics = scan_seeds(
+        step, ts, jnp.asarray(bad), jnp.asarray(Y), orders, keys, together=True
+    )
+    np.testing.assert_array_equal(metrics["ok"], ~hit)
+    counts = np.asarray(got.opt[0].count)
+    assert (counts == (~hit.any(1)).sum()).all()
+
+
+def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too():
+    bad = X.copy()
+    bad[5, 0] = 7.0  # the augmentation makes this one NaN
+
+    def spoil(key, x):
+        return jnp.where(x.max(1, keepdims=True) > 5, jnp.nan, x)
+
+    options = {"optimiser": optax.adam(0.01), "epochs": 3, "batch": 10, "order": "own"}
+    options |= {"augment": spoil, "dtype": "float64"}
+    net = mlp([16, 8, 3])
+    many = fit(net, (bad, Y), seeds=range(3), **options)
+    assert [row["skipped"] for row in many.rows] == [[1, 1, 1]] * 3
+    for s in range(3):
+        alone = fit(net, (bad, Y), seeds=s, **options)
+        mine = jax.tree.map(lambda a, s=s: a[s], many.params)
+        for a, b in zip(*map(jax.tree.leaves, (mine, alone.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    with pytest.raises(TrainingError, match="epoch 1"):
+        fit(net, (bad, Y), seeds=range(3), guard="raise", **options)
 
 
 def test_a_bad_step_changes_no_bit():

@@ -39,6 +39,7 @@ from jaxnn.check.automatic import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy
+from jaxnn.rules.linear import FEW
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 
 
@@ -76,8 +77,10 @@ def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> 
 
     train_state = jax.jit(jax.vmap(init) if seeds else init)(keys if seeds else keys[0])
     x, y = jnp.asarray(x), jnp.asarray(y)
-    scan = scan_seeds if seeds else scan_steps
-    program = jax.jit(partial(scan, step), donate_argnums=0)
+    scan = (
+        partial(scan_seeds, step, together=True) if seeds else partial(scan_steps, step)
+    )
+    program = jax.jit(scan, donate_argnums=0)
 
     def epoch(number):
         nonlocal train_state
@@ -103,32 +106,44 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
     optimiser = optax.sgd(1e-9) if optimiser is None else optimiser
     pairs = list(itertools.pairwise(widths))
     keys = jax.random.split(jax.random.key(0), len(pairs) + 1)
-    lead = (seeds,) if seeds else ()
+    # as the engine keeps them: (O, I) if there are few outputs, (I, S, O) with seeds
+    turned = [o < i and o <= FEW for i, o in pairs]
+    where = [0 if t else 1 for t in turned]
+
+    def drawn(key, pair, t, axis):
+        w = jax.random.normal(key, pair[::-1] if t else pair) / pair[0] ** 0.5
+        return jnp.stack([w] * seeds, axis) if seeds else w
+
     ws = [
-        jax.random.normal(k, (*lead, i, o)) / i**0.5
-        for k, (i, o) in zip(keys, pairs, strict=False)
+        drawn(k, *p, t, a)
+        for k, p, t, a in zip(keys, pairs, turned, where, strict=False)
     ]
     xs = jax.random.normal(keys[-1], (64, batch, widths[0]))  # 64 batches, in turn
 
-    def step(carry, x):
-        (ws, opt), inputs = carry, [x]
-        for w in ws:
-            inputs.append(inputs[-1] @ w)
-        dy, dws = inputs[-1], []
+    def gradients(ws, x):
+        inputs, dws = [x], []
+        for w, t in zip(ws, turned, strict=True):
+            inputs.append(inputs[-1] @ (w.T if t else w))
+        dy = inputs[-1]
         for n in reversed(range(len(ws))):
-            dws.append(inputs[n].T @ dy)
+            dws.append(dy.T @ inputs[n] if turned[n] else inputs[n].T @ dy)
             if n:
-                dy = dy @ ws[n].T
-        updates, opt = optimiser.update(dws[::-1], opt)
-        return optax.apply_updates(ws, updates), opt
+                dy = dy @ (ws[n] if turned[n] else ws[n].T)
+        return dws[::-1]
 
-    many = jax.vmap(step, in_axes=(0, None)) if seeds else step
+    if seeds:
+        gradients = jax.vmap(gradients, in_axes=(where, None), out_axes=where)
+
+    def step(carry, x):
+        ws, opt = carry
+        updates, opt = optimiser.update(gradients(ws, x), opt)
+        return optax.apply_updates(ws, updates), opt
 
     @jax.jit
     def epoch(carry):
-        return lax.fori_loop(0, steps, lambda i, c: many(c, xs[i % 64]), carry)
+        return lax.fori_loop(0, steps, lambda i, c: step(c, xs[i % 64]), carry)
 
-    start = ws, (jax.vmap(optimiser.init) if seeds else optimiser.init)(ws)
+    start = ws, optimiser.init(ws)
     return lambda number: float(epoch(start)[0][0].sum())
 
 

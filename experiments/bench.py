@@ -114,10 +114,7 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
         w = jax.random.normal(key, pair[::-1] if t else pair) / pair[0] ** 0.5
         return jnp.stack([w] * seeds, axis) if seeds else w
 
-    ws = [
-        drawn(k, *p, t, a)
-        for k, p, t, a in zip(keys, pairs, turned, where, strict=False)
-    ]
+    ws = [drawn(*of) for of in zip(keys, pairs, turned, where, strict=False)]
     xs = jax.random.normal(keys[-1], (64, batch, widths[0]))  # 64 batches, in turn
 
     def gradients(ws, x):

@@ -115,8 +115,8 @@ def run(args: Args) -> None:
         ),
     }
     for name, value in found.items():
-        paper = PAPER.get(name, np.nan)
-        print(f"  {name:<16}{100 * value:.2f}%   (paper {100 * paper:.1f}%)")
+        paper = f"   (paper {100 * PAPER[name]:.1f}%)" if name in PAPER else ""
+        print(f"  {name:<16}{100 * value:.2f}%{paper}")
     checks = judged(target, data, args.epsilon, "Madry's network")
     lines = verdicts([Line("PGD-40, above chance and below the paper",
                            found["PGD-40"], 0.2, 1.0)])  # fmt: skip

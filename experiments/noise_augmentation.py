@@ -215,7 +215,8 @@ def examples(nets, shown, path) -> None:
     longest = float(np.asarray(attacks.distance(x_adv, x, "l2")).max())
     plots.adversarial(
         x, x_adv, y, chances(x), chances(x_adv), longest, path,
-        count=10, norm="l2", attack="Steps until the plain network is wrong",
+        count=10, norm="l2", budget=False,
+        attack="Steps until the plain network is wrong",
     )  # fmt: skip
 
 

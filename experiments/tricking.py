@@ -279,7 +279,7 @@ def gallery(net: Net, data: Digits, path) -> None:
     longest = float(np.asarray(attacks.distance(made, x, "l2")).max())
     plots.adversarial(
         x, made, y, chances(x), chances(made), longest, path, count=10, norm="l2",
-        attack="Gradient descent on the picture",
+        attack="Gradient descent on the picture", budget=False,
     )  # fmt: skip
 
 

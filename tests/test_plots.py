@@ -337,6 +337,13 @@ def test_the_title_counts_the_fooled_among_the_right(path, monkeypatch):
     assert {"+0.1", "-0.1", "±epsilon"} <= set(texts)
 
 
+def test_a_largest_change_is_not_called_a_budget(path, monkeypatch):
+    texts = titles(monkeypatch)
+    case = attacked(30)
+    plots.adversarial(*case, 2.34567, path, norm="l2", budget=False)
+    assert any("(l2, at most 2.35) fools" in text for text in texts)
+
+
 def test_survivors_are_said_to_be_survivors(path, monkeypatch):
     texts = titles(monkeypatch)
     plots.adversarial(*attacked(0), 0.1, path)

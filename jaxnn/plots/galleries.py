@@ -88,6 +88,7 @@ def adversarial(
     *,
     norm: str = "linf",
     attack: str = "The attack",
+    budget: bool = True,
 ) -> None:
     """Images before and after an attack, and what it added.
 
@@ -107,6 +108,7 @@ def adversarial(
       norm: of the budget. For "linf" the colours reach from -epsilon to +epsilon, for
         others to the largest change that is shown.
       attack: its name, for the title.
+      budget: False says that `epsilon` is no budget but the largest change found.
 
     Raises:
       JaxnnError: lengths or image sizes differ, or there are no images.
@@ -139,8 +141,8 @@ def adversarial(
     left, key = 1.05, 0.75  # inches for the names of the rows and for the colour scale
     step = height + CAPTION + GAP
     title = (
-        f"{attack} ({norm}, epsilon {epsilon:g}) fools {_share_of(fooled, right)} "
-        f"that were right"
+        f"{attack} ({norm}, {'epsilon' if budget else 'at most'} {epsilon:.3g}) fools "
+        f"{_share_of(fooled, right)} that were right"
     )
     if not fooled.any():
         title += ": these survived" if right.any() else ""
@@ -174,7 +176,14 @@ def adversarial(
         y = top + share * height
         ax.text(across + 0.17, y, text, va="center", fontsize=8, color=INK)
     if linf:
-        ax.text(across, top - 0.09, "±epsilon", fontsize=8, va="bottom", color=INK)
+        ax.text(
+            across,
+            top - 0.09,
+            "±epsilon" if budget else "±most",
+            fontsize=8,
+            va="bottom",
+            color=INK,
+        )
     save(ax.figure, path)
 
 

@@ -72,6 +72,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         x, x_adv, y, probabilities(before, run.config),
         probabilities(after, run.config), options.get("epsilon", float(size.max())),
         folder / f"{name}.png", count=10, norm=norm, attack=config.attack,
+        budget="epsilon" in options,
     )  # fmt: skip
     shares = (Share(int(mask.sum()), len(y)) for mask in (right, still))
     clean, attacked = shares

@@ -66,7 +66,7 @@ class Args:
 
     images: int = 55_000
     """Images of an epoch of the small network, and of the comparison of losses."""
-    wide_images: int = 12_800
+    wide_images: int = 25_600
     """Images of an epoch of the wide network."""
     many_images: int = 6_400
     """Images of an epoch of 32 networks."""

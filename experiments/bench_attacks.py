@@ -1,6 +1,6 @@
 """How fast is PGD-40 beside the same attack of other libraries?
 
-    chrt -r 1 python -m experiments.bench_attacks      about a minute; needs '.[bench]'
+    chrt -r 1 python -m experiments.bench_attacks    about two minutes; needs '.[bench]'
 
 The same trained network, 10,000 test images, Linf 0.1, 40 steps of 0.00625, a random
 start. All programs in turn in one process, after a warm-up, medians of the rounds:

@@ -59,7 +59,7 @@ def record(
             ),
             "date": time.strftime("%Y-%m-%d"),
             "config": dataclasses.asdict(args),
-            "values": values,
+            "values": relative(values),
             "versions": versions(*more_packages),
             "machine": device(),
             "git": git_commit(),
@@ -67,6 +67,16 @@ def record(
     )
     print(f"written to {path}")
     return path
+
+
+def relative(value: Any) -> Any:
+    """`value` with the paths in its strings relative to the project: no machine's."""
+    if isinstance(value, dict):
+        return {k: relative(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [relative(v) for v in value]
+    root = f"{Path(__file__).parents[1]}/"
+    return value.replace(root, "") if isinstance(value, str) else value
 
 
 def picture(name: str, file: str) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import RESULTS, main, record
+from experiments.common import main, record
 from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
 from jaxnn import fit
 from jaxnn.config import TrainConfig
@@ -70,9 +70,11 @@ def judge(case: Case, finding) -> Verdict:
         finding.agree,
         {
             k: getattr(finding, k)
-            for k in ("epoch", "step", "part", "layer", "op", "turn", "samples")
-        } | {"line": finding.line.removeprefix(f"{RESULTS.parents[1]}/"),
-             "seconds": finding.seconds},
+            for k in (
+                "epoch", "step", "part", "layer", "op", "turn", "samples", "line",
+                "seconds",
+            )
+        },
     )  # fmt: skip
 
 

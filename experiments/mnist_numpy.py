@@ -8,9 +8,9 @@ networks side by side?
 
 Expected: the same losses, to 1e-9 in float64 and 1e-4 in float32. On the small network
 784-30-10 a good NumPy loop is hard to beat: an epoch is 1,718 steps of a few small
-matrix products, which NumPy does well; on quiet cores ours takes 0.9 to 1.0 of its
-time, by processor, on 784-512-512-10 0.5 to 0.7, where the matrix products alone take
-0.4 to 0.65. Beside other programs the clock says nothing: run it on a quiet machine.
+matrix products, which NumPy does well; on quiet cores ours takes 0.7 of its time, on
+784-512-512-10 0.6, where the matrix products alone take 0.5. Beside other
+programs the clock says nothing: run it on a quiet machine.
 
 The NumPy network is `experiments/rivals/numpy_twin.py`: forward, backward and step by
 hand, every result written into memory that is already there. Both programs start from

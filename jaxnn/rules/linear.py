@@ -48,8 +48,8 @@ def _check(name, x, w):
 def _weight_gradient(x, dy):
     """x^T dy: x (R, I), dy (R, O) -> dw (I, O), by the order that CPUs do faster.
 
-    For few outputs the inner loop should run along I, so dw is made transposed: so a
-    training loop on a CPU keeps w, see `jaxnn.train.turned`. The barrier keeps XLA from
+    For few outputs the inner loop should run along I, so dw is made transposed, as the
+    training loop on a CPU keeps w: see `jaxnn.train.turned`. The barrier keeps XLA from
     swapping the operands back.
     """
     if dy.shape[1] > FEW or x.shape[1] <= dy.shape[1] or default_backend() != "cpu":

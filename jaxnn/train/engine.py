@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.train.state import TrainState
-from jaxnn.train.step import Changed, Found, Step
+from jaxnn.train.state import Changed, Found, TrainState
+from jaxnn.train.step import Step
 from jaxnn.train.turned import straight, turned
 
 

@@ -1,4 +1,4 @@
-"""What a training step changes, and how it begins."""
+"""What a training step finds out and changes, and how it begins."""
 
 from typing import Any, NamedTuple
 
@@ -41,6 +41,35 @@ class Weighted(NamedTuple):
 
     target: Array
     weights: Array
+
+
+class Found(NamedTuple):
+    """What a step finds out before it changes anything; `sound`: all is finite.
+
+    Gradients lie as the loop keeps the parameters, see `jaxnn.train.turned`.
+    """
+
+    loss: Any
+    grads: Any
+    state: Any
+    memory: Any
+    norm: Any
+    sound: Any
+
+
+class Changed(NamedTuple):
+    """What an update changes: the state but for what is counted."""
+
+    params: Any
+    state: Any
+    opt: Any
+    ema: Any
+    memory: Any
+
+    @staticmethod
+    def of(ts: TrainState) -> "Changed":
+        """As it is before the update."""
+        return Changed(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
 
 
 def init_state(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jaxnn.regularize import clip_gradient
 from jaxnn.train.average import moving_average
 from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
 from jaxnn.train.state import (
+    Changed,
+    Found,
     TrainState,
     Weighted,
     cast_floats,
@@ -26,35 +28,6 @@ from jaxnn.train.state import (
     to_unit,
 )
 from jaxnn.train.turned import as_kept, straight
-
-
-class Found(NamedTuple):
-    """What a step finds out before it changes anything; `sound`: all is finite.
-
-    Gradients lie as the loop keeps the parameters, see `jaxnn.train.turned`.
-    """
-
-    loss: Any
-    grads: Any
-    state: Any
-    memory: Any
-    norm: Any
-    sound: Any
-
-
-class Changed(NamedTuple):
-    """What an update changes: the state but for what is counted."""
-
-    params: Any
-    state: Any
-    opt: Any
-    ema: Any
-    memory: Any
-
-    @staticmethod
-    def of(ts: TrainState) -> "Changed":
-        """As it is before the update."""
-        return Changed(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
 
 
 @dataclass(frozen=True, eq=False)

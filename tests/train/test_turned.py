@@ -146,7 +146,14 @@ def test_together_a_bad_step_of_one_is_taken_by_none():
     assert (counts == (~hit.any(1)).sum()).all()
 
 
-def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too():
+def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too(monkeypatch):
+    asked = []
+
+    def watched(*args, together, **more):
+        asked.append(together)
+        return scan_seeds(*args, together=together, **more)
+
+    monkeypatch.setattr("jaxnn.train.loop.scan_seeds", watched)
     bad = X.copy()
     bad[5, 0] = 7.0  # the augmentation makes this one NaN
 
@@ -157,6 +164,7 @@ def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too():
     options |= {"augment": spoil, "dtype": "float64"}
     net = mlp([16, 8, 3])
     many = fit(net, (bad, Y), seeds=range(3), **options)
+    assert asked == [True, False]  # together until the first bad step, not after it
     assert [row["skipped"] for row in many.rows] == [[1, 1, 1]] * 3
     for s in range(3):
         alone = fit(net, (bad, Y), seeds=s, **options)

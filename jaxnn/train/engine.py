@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.rules.linear import weights_lie_transposed
 from jaxnn.train.state import Changed, Found, TrainState
 from jaxnn.train.step import Step
 from jaxnn.train.turned import straight, turned
@@ -94,12 +95,14 @@ def scan_seeds(
         return _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
     ts = jax.vmap(_turned)(ts)
     if not together:
-        ts, metrics = _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
+        with weights_lie_transposed():
+            ts, metrics = _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
         return jax.vmap(straight)(ts), metrics
     where = jax.tree.map_with_path(_seed_axis, ts)
     all_at_once = _together(step, where, axes[1:])
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, 0, axis), ts, where)
-    ts, metrics = _scan(all_at_once, ts, x, y, order, keys)
+    with weights_lie_transposed():
+        ts, metrics = _scan(all_at_once, ts, x, y, order, keys)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
     return jax.vmap(straight)(ts), metrics
 

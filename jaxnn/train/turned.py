@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxnn.rules.linear import FEW
+from jaxnn.rules.linear import few_outputs
 
 
 @jax.tree_util.register_dataclass
@@ -28,17 +28,12 @@ def turned(tree: Any) -> Any:
     """`tree` with every dense weight of few outputs as a `Turned`.
 
     A dense weight is a matrix under the name "w", in the parameters as in the moments
-    and averages that copy their structure. Few are `FEW`, and fewer than the inputs.
+    and averages that copy their structure. Few: `jaxnn.rules.linear.few_outputs`.
     """
 
     def turn(path, a):
         name = getattr(path[-1], "key", None) if path else None
-        if (
-            name == "w"
-            and a.ndim == 2
-            and a.shape[1] < a.shape[0]
-            and a.shape[1] <= FEW
-        ):
+        if name == "w" and a.ndim == 2 and few_outputs(*a.shape):
             return Turned(a.T)
         return a
 

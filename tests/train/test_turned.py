@@ -1,5 +1,8 @@
 """Matrices that the loop keeps transposed: nobody who looks from outside can tell."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from jaxnn import mlp, regularize, serial
 from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
 from jaxnn.losses import mse, softmax_cross_entropy
-from jaxnn.rules.linear import FEW
+from jaxnn.rules import affine, matmul
+from jaxnn.rules.linear import FEW, weights_lie_transposed
 from jaxnn.train import (
     TrainingError,
     batch_order,
@@ -224,3 +228,28 @@ def test_other_losses_and_targets():
     ts, y = init_state(net, optax.sgd(0.1), (16,), KEY, jnp.float64), X[:, :2]
     got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(y), ORDER, KEY)
     assert_same(got, by_hand(step, ts, X, y))
+
+
+@pytest.mark.parametrize("shape", [(16,), (5, 16), (2, 3, 16), (0, 16)])
+@pytest.mark.parametrize("outputs", [1, 5, 16, FEW + 1])
+def test_a_hint_about_memory_changes_no_product(shape, outputs):
+    x, w, b = (jax.random.normal(KEY, s) for s in (shape, (16, outputs), (outputs,)))
+    plain = affine.fwd(x, w, b)[0], matmul.fwd(x, w)[0]
+    with weights_lie_transposed():
+        hinted = affine.fwd(x, w, b)[0], matmul.fwd(x, w)[0]
+    assert_same(hinted, plain)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_weights_of_many_networks_are_copied_for_no_product(together, monkeypatch):
+    def as_the_product_would_want_them():
+        step, _ = made(mlp([16, 5, 3]), optax.sgd(0.1), watch_update=False)
+        keys = jax.random.split(KEY, 7)
+        ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
+        run = jax.jit(partial(scan_seeds, step, together=together))
+        program = run.lower(ts, X, Y, ORDER, keys).compile().as_text()
+        return "f64[16,35]" in program  # (inputs, networks * outputs)
+
+    assert not as_the_product_would_want_them()
+    monkeypatch.setattr("jaxnn.train.engine.weights_lie_transposed", nullcontext)
+    assert as_the_product_would_want_them()

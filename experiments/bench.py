@@ -120,7 +120,10 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
     def gradients(ws, x):
         inputs, dws = [x], []
         for w, t in zip(ws, turned, strict=True):
-            inputs.append(inputs[-1] @ (w.T if t else w))
+            if t and seeds:  # as the engine does, see `jaxnn.rules.linear`
+                inputs.append(lax.optimization_barrier(w @ inputs[-1].T).T)
+            else:
+                inputs.append(inputs[-1] @ (w.T if t else w))
         dy = inputs[-1]
         for n in reversed(range(len(ws))):
             dws.append(dy.T @ inputs[n] if turned[n] else inputs[n].T @ dy)

@@ -28,8 +28,10 @@ Four ways to run the same step:
 For the last we ask how many networks a second it trains, against one after another.
 That depends on what the processor waits for. In a tiny network (7 x 7 pixels, 10
 units) most of a step is the cost of starting operations: 32 networks share it, and
-gain much. In 784-30-10 two cores are busy multiplying already: little to gain. The
-yardstick "products alone" says how long the matrix products would take on their own.
+gain much. In 784-30-10 two cores are busy multiplying already: the larger the batch,
+the better the products of 32 networks use them. The yardstick "products alone" says
+how long the matrix products would take on their own: more than they allow no program
+can gain.
 """
 
 import time
@@ -182,7 +184,7 @@ def side_by_side(widths, batch: int, seeds: int, x, y, rounds: int) -> dict:
             widths, batch, len(x) // batch, seeds=seeds
         ),
     }
-    found = in_turn(programs, rounds)
+    found = in_turn(programs, rounds, pause=0)
     gain = seeds / ratio(found, "many", "one")
     share = ratio(found, "one, products alone", "one")
     bound = seeds / ratio(found, "many, products alone", "one")
@@ -235,12 +237,17 @@ def run(args: Args) -> None:
     print("what was asked for")
     engine = "JAX, compiled loop"
     a, b = small[engine]["times_numpy"], wide[engine]["times_numpy"]
-    gain = many["784-30-10, batch 32"]["throughput"]
-    asked = {
+    asked: dict[str, Any] = {
         "small": verdict("784-30-10: jaxnn / NumPy", a, "<= 0.9", a <= 0.9),
         "wide": verdict("784-512-512-10: jaxnn / NumPy", b, "<= 0.6", b <= 0.6),
-        "many": verdict("784-30-10: throughput of 32 by vmap", gain, ">= 3", gain >= 3),
     }
+    asked["many"] = {
+        name: verdict(
+            f"{name}: 32 by vmap (products alone: {of['allowed_by_products']:.1f})",
+            of["throughput"], ">= 3", of["throughput"] >= 3,
+        )
+        for name, of in many.items()
+    }  # fmt: skip
     path = picture("mnist_numpy", "mnist_numpy.png")
     draw(losses, small, wide, many, args, path)
     values = {
@@ -254,7 +261,7 @@ def run(args: Args) -> None:
   Middle: what an epoch takes. Compiling the whole loop saves the Python between the
   steps; the wide network is nearly all matrix products, and there nobody can be faster
   than "products alone". Right: 32 networks at once pay where a single one leaves the
-  processor idle; where it is busy already, they take nearly 32 times as long.""",
+  processor idle; where it is busy already, the products set the limit (blue).""",
         path,
     )
 

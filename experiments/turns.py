@@ -11,15 +11,23 @@ import numpy as np
 Program = Callable[[int], Any]  # epoch number -> when it has finished
 
 
-def in_turn(programs: dict[str, Program], rounds: int) -> dict[str, dict]:
-    """Run one epoch of each program in turn, `rounds` times after a first; seconds."""
-    first = {name: _timed(program, 0) for name, program in programs.items()}
+def in_turn(
+    programs: dict[str, Program], rounds: int, pause: float = 0.2
+) -> dict[str, dict]:
+    """Run one epoch of each program in turn, `rounds` times after a first; seconds.
+
+    `pause`: seconds before each. The threads of BLAS and OpenMP spin for a while after
+    their last work; programs of XLA alone need none.
+    """
+    first = {name: _timed(program, 0, pause) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
+    gc.freeze()  # what compiling left need not be looked through before every run
     for number in range(1, rounds + 1):
         random.Random(number).shuffle(names)
         for name in names:
-            seconds[name].append(_timed(programs[name], number))
+            seconds[name].append(_timed(programs[name], number, pause))
+    gc.unfreeze()
     return {
         name: {
             "seconds": times,
@@ -36,9 +44,9 @@ def ratio(found: dict, slow: str, fast: str) -> float:
     return float(np.median([a / b for a, b in pairs]))
 
 
-def _timed(program: Program, number: int) -> float:
+def _timed(program: Program, number: int, pause: float) -> float:
     gc.collect()
-    time.sleep(0.2)  # BLAS and OpenMP threads spin for a while after their last work
+    time.sleep(pause)
     start = time.perf_counter()
     program(number)  # returns a number on the host, so it has finished
     return time.perf_counter() - start

@@ -6,6 +6,7 @@ Read them in this order: layout, initialisers, keeping, optimisers, nested. Each
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,19 +51,21 @@ class Learnt(NamedTuple):
 
 def learner(
     net: Layer, make_optimiser: Callable, data: Digits, *, batch: int, epochs: int
-) -> Callable[[Sequence[float], Sequence[int]], Learnt]:
+) -> Callable[..., Learnt]:
     """A function (rates, seeds) -> Learnt that trains a network for each pair.
 
     All of training is here: draw the parameters; for each batch run forward, take the
     loss, run backward, let the optimiser make a step of the gradients. `scan` repeats
-    the step, `vmap` does it for all runs at once.
+    the step, `vmap` does it for all runs at once. `learn(rates, seeds, start)` draws
+    the parameters of another network `start`, which differs from `net` in that only:
+    it is trained by the program that is compiled already.
     """
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
+    _, state, _ = net.init(jax.random.key(0), x.shape[1:])
     epoch_orders = [batch_order(len(x), batch, epoch) for epoch in range(epochs)]
     order = jnp.asarray(np.concatenate(epoch_orders))  # (steps, B) row numbers
 
-    def one_run(rate, key):
-        params, state, _ = net.init(key, x.shape[1:])
+    def one_run(rate, params):
         optimiser = make_optimiser(rate)
 
         def step(carry, rows):
@@ -79,9 +82,10 @@ def learner(
 
     runs = jax.jit(jax.vmap(one_run))
 
-    def learn(rates, seeds):
+    def learn(rates, seeds, start=net):
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        params, losses = runs(jnp.asarray(rates, jnp.float32), keys)
+        drawn = jax.jit(jax.vmap(lambda key: start.init(key, x.shape[1:])[0]))(keys)
+        params, losses = runs(jnp.asarray(rates, jnp.float32), drawn)
         return Learnt(np.asarray(losses), params)
 
     return learn
@@ -108,14 +112,16 @@ def smoothed(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
 def accuracies(net: Layer, params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The share of images each of the R networks gets right: (R,)."""
     _, state, _ = net.init(jax.random.key(0), x.shape[1:])
+    return np.asarray(_share_right(net, params, state, jnp.asarray(x), jnp.asarray(y)))
 
-    @jax.jit
-    @jax.vmap
-    def right(params):
-        logits = net.forward(params, state, jnp.asarray(x), train=False)[0]
+
+@partial(jax.jit, static_argnums=0)
+def _share_right(net, params, state, x, y):
+    def one(params):
+        logits = net.forward(params, state, x, train=False)[0]
         return (logits.argmax(1) == y).mean()
 
-    return np.asarray(right(params))
+    return jax.vmap(one)(params)
 
 
 def milliseconds(work: Callable[[], Any], times: int = 15) -> float:

@@ -18,6 +18,7 @@ drawn independently with variance s^2, then z has the variance
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -83,13 +84,11 @@ def sizes(net: Layer, seeds: int, x: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(one))(keys))
 
 
-def learning(data: Digits, init: str | Callable, args: Any) -> dict:
+def learning(
+    learn: Callable, net: Layer, data: Digits, init: str | Callable, args: Any
+) -> dict:
     """Loss curves at the best of five rates, and test accuracy."""
-    net = network(init)
-    learn = learner(
-        net, lambda rate: optax.sgd(rate, momentum=0.9), data,
-        batch=args.batch, epochs=args.epochs,
-    )  # fmt: skip
+    learn = partial(learn, start=network(init))
     rate = best_rate(learn, RATES)
     runs = learn([rate] * args.seeds, range(args.seeds))
     right = accuracies(net, runs.params, data.x_test, data.y_test)
@@ -100,13 +99,18 @@ def measure(args: Any) -> dict:
     """How fast each start learns, and sizes by layer; draws initialisers.png."""
     data = digits(args)
     few = data.x[:256]
+    net = network("he")  # the others differ from it in their first parameters only
+    learn = learner(
+        net, lambda rate: optax.sgd(rate, momentum=0.9), data,
+        batch=args.batch, epochs=args.epochs,
+    )  # fmt: skip
     found, by_layer, by_layer_tanh = {}, {}, {}
     print(f"  {'start':<18}{'size after layer 1':>20}{f'{DEPTH} (relu)':>12}"
           f"{f'{DEPTH} (tanh)':>12}{'rate':>8}{'test accuracy':>18}")  # fmt: skip
     for name, init in STARTS.items():
         by_layer[name] = sizes(network(init), args.seeds, few)
         by_layer_tanh[name] = sizes(network(init, "tanh"), args.seeds, few)
-        found[name] = learning(data, init, args)
+        found[name] = learning(learn, net, data, init, args)
         first, last = by_layer[name].mean(0)[[0, -1]]
         right = found[name]["accuracy"]
         print(f"  {name:<18}{first:>20.2g}{last:>12.2g}"

@@ -39,7 +39,7 @@ from jaxnn.check.automatic import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.rules.linear import FEW
+from jaxnn.rules.linear import few_outputs
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 
 
@@ -107,7 +107,7 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
     pairs = list(itertools.pairwise(widths))
     keys = jax.random.split(jax.random.key(0), len(pairs) + 1)
     # as the engine keeps them: (O, I) if there are few outputs, (I, S, O) with seeds
-    turned = [o < i and o <= FEW for i, o in pairs]
+    turned = [few_outputs(i, o) for i, o in pairs]
     where = [0 if t else 1 for t in turned]
 
     def drawn(key, pair, t, axis):

@@ -243,7 +243,7 @@ def run(args: Args) -> None:
     }
     asked["many"] = {
         name: verdict(
-            f"{name}: 32 by vmap (products alone: {of['allowed_by_products']:.1f})",
+            f"{name}: {args.seeds} by vmap (products: {of['allowed_by_products']:.1f})",
             of["throughput"], ">= 3", of["throughput"] >= 3,
         )
         for name, of in many.items()

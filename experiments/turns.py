@@ -23,11 +23,13 @@ def in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     names = list(programs)
     gc.freeze()  # what compiling left need not be looked through before every run
-    for number in range(1, rounds + 1):
-        random.Random(number).shuffle(names)
-        for name in names:
-            seconds[name].append(_timed(programs[name], number, pause))
-    gc.unfreeze()
+    try:
+        for number in range(1, rounds + 1):
+            random.Random(number).shuffle(names)
+            for name in names:
+                seconds[name].append(_timed(programs[name], number, pause))
+    finally:
+        gc.unfreeze()
     return {
         name: {
             "seconds": times,

@@ -84,11 +84,16 @@ def learner(
 
     def learn(rates, seeds, start=net):
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        drawn = jax.jit(jax.vmap(lambda key: start.init(key, x.shape[1:])[0]))(keys)
+        drawn = _first_parameters(start, x.shape[1:], keys)
         params, losses = runs(jnp.asarray(rates, jnp.float32), drawn)
         return Learnt(np.asarray(losses), params)
 
     return learn
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _first_parameters(net, in_shape, keys):
+    return jax.vmap(lambda key: net.init(key, in_shape)[0])(keys)
 
 
 def best_rate(learn: Callable, rates: Sequence[float]) -> float:

@@ -94,15 +94,15 @@ def scan_seeds(
     if not _turns(step):
         return _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
     ts = jax.vmap(_turned)(ts)
-    if not together:
-        with weights_lie_transposed():
-            ts, metrics = _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
-        return jax.vmap(straight)(ts), metrics
-    where = jax.tree.map_with_path(_seed_axis, ts)
-    all_at_once = _together(step, where, axes[1:])
+    if together:
+        where = jax.tree.map_with_path(_seed_axis, ts)
+        many = _together(step, where, axes[1:])
+    else:
+        where = jax.tree.map(lambda _: 0, ts)
+        many = jax.vmap(step, in_axes=axes)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, 0, axis), ts, where)
     with weights_lie_transposed():
-        ts, metrics = _scan(all_at_once, ts, x, y, order, keys)
+        ts, metrics = _scan(many, ts, x, y, order, keys)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
     return jax.vmap(straight)(ts), metrics
 

@@ -30,6 +30,7 @@ from experiments.robust import (
     verdicts,
 )
 from jaxnn import attacks, defences
+from jaxnn.defences import undefended
 from jaxnn.regularize import input_noise
 
 
@@ -86,8 +87,9 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
         ).mean()  # fmt: skip
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
         found = defences.find_collapse(
-            outputs, data.y, one_step=float(one), many_steps=float(many)
-        )
+            outputs, data.y, defence=kind.options(10).get("defence", undefended),
+            one_step=float(one), many_steps=float(many),
+        )  # fmt: skip
         collapsed.append(found and f"{found.kind}: {found.words}")
     names = ("clean", "fgsm", "pgd")
     table = {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}

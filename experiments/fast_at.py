@@ -65,6 +65,14 @@ class Args:
     """Networks trained as published, attacked from one start."""
 
 
+def defence(args: Args, published: bool, steps: int) -> defences.Defence:
+    """What a network is trained with, in a run of so many steps."""
+    if published:
+        return defences.fgsm_rs(args.epsilon)
+    budget = defences.ramp(args.epsilon, int(0.4 * steps))
+    return defences.pgd(budget, args.attack_steps, step_size=0.5)
+
+
 def train(
     args: Args, data: Digits, seed: int, published: bool = False
 ) -> tuple[Net, dict[str, Any]]:
@@ -79,13 +87,9 @@ def train(
         [int(0.4 * total)],
     )
     net = wong()
-    budget = defences.ramp(args.epsilon, int(0.4 * total))
-    defence = defences.pgd(budget, args.attack_steps, step_size=0.5)
-    if published:
-        defence = defences.fgsm_rs(args.epsilon)
     history = fit(
         net, data.train, optimiser=optax.adam(rate), epochs=args.epochs, batch=batch,
-        seeds=seed, defence=defence,
+        seeds=seed, defence=defence(args, published, total),
         on_epoch=lambda row: print(
             f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}  "
             f"{row['seconds']:.0f} s", flush=True,
@@ -122,7 +126,7 @@ def run(args: Args) -> None:
         target, seconds = train(args, data, seed)
         found = measure(args, target, data, seed) | {"seconds": seconds}
         collapse = defences.find_collapse(
-            target.outputs(data.x), data.y,
+            target.outputs(data.x), data.y, defence=defence(args, False, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
         runs.append(found | {"collapse": collapse and collapse.words})
@@ -136,7 +140,7 @@ def run(args: Args) -> None:
         once = dataclasses.replace(args, restarts=1)
         found = measure(once, target, data, seed)
         collapse = defences.find_collapse(
-            target.outputs(data.x), data.y,
+            target.outputs(data.x), data.y, defence=defence(args, True, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
         published.append(found | {"collapse": collapse and collapse.words})

@@ -102,7 +102,7 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
         )
         return value, dparams, state, memory
 
-    return Defence(name, gradients)
+    return Defence(name, gradients, attack_steps=steps)
 
 
 def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> Defence:
@@ -133,7 +133,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
 
         return mix(clean, attacked), jax.tree.map(mix, dclean, dattacked), state, memory
 
-    return Defence("fgsm-mix", gradients)
+    return Defence("fgsm-mix", gradients, attack_steps=1)
 
 
 def trades(
@@ -187,7 +187,7 @@ def trades(
         dparams = jax.tree.map(jnp.add, dparams, dparams_near)
         return value + scale * apart.sum(), dparams, state, memory
 
-    return Defence("trades", gradients)
+    return Defence("trades", gradients, attack_steps=steps)
 
 
 def divergence(a: Array, b: Array) -> tuple[Array, Array, Array]:
@@ -227,7 +227,7 @@ def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defenc
         kept = jnp.where(jnp.isnan(moved), moved, jnp.clip(moved, -limit, limit))
         return value, dparams, state, kept
 
-    return Defence(f"free-{replays}", gradients, jnp.zeros, replays)
+    return Defence(f"free-{replays}", gradients, jnp.zeros, replays, 1)
 
 
 def _check(name, epsilon, **counts):

@@ -55,4 +55,4 @@ def ibp(
 
         return mix(plain, value), jax.tree.map(mix, dparams, dworst), state, memory
 
-    return Defence("ibp", gradients)
+    return Defence("ibp", gradients, attack_steps=0)

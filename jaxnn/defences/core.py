@@ -31,12 +31,15 @@ class Defence(NamedTuple):
         itself and to one value a sample with `reduction="none"`.
       memory: `(shape of x, dtype) ->` what is kept from step to step at the start.
       replays: how often each batch is used in a row.
+      attack_steps: of the attack it trains on; 0 where bounds take an attack's place,
+        None where images stay as they are. A single step can be hidden from.
     """
 
     name: str
     gradients: Callable[..., tuple[Array, Any, Any, Any]]
     memory: Callable[[tuple[int, ...], Any], Any] = no_memory
     replays: int = 1
+    attack_steps: int | None = None
 
 
 def value_and_gradients(

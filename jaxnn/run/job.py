@@ -12,7 +12,7 @@ from jaxnn import attacks
 from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
-from jaxnn.defences import find_collapse
+from jaxnn.defences import find_collapse, undefended
 from jaxnn.defences.interval import margins
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
@@ -206,14 +206,19 @@ class Job:
 
     def collapse(self, result):
         """Whether training collapsed, seed by seed; a list of words, [] if none did."""
-        attacked = result["adversarial"] or {"fgsm_0.1": None, "pgd40_0.1": None}
+        unknown = {"fgsm_0.1": None, "pgd40_0.1": None}
+        attacked = result["adversarial"] or unknown
+        if self.config.epsilon < EPSILON:  # it was not trained for that budget
+            attacked = unknown
         pairs = (attacked["fgsm_0.1"], attacked["pgd40_0.1"])
+        defence = self.options["defence"] or undefended
         said = []
         for i, outputs in enumerate(self.all_outputs):
             one, many = (a[i] if isinstance(a, list) else a for a in pairs)
             found = find_collapse(
-                outputs, self.data.test.y, one_step=one, many_steps=many
-            )
+                outputs, self.data.test.y,
+                defence=defence, one_step=one, many_steps=many,
+            )  # fmt: skip
             if found is not None:
                 seed = f"seed {self.config.seed + i}: " if self.many else ""
                 said.append(f"{seed}{found.kind}: {found.words}")
@@ -270,10 +275,10 @@ def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
 
 
 def _gap_note(gap: float) -> str | None:
-    """A warning where one step fools much less than many; 15 points is the custom."""
+    """A note where one step fools much less than many; 15 points is the custom."""
     if gap <= 0.15:
         return None
     return (
-        f"FGSM flatters by {100 * gap:.0f} points: where one step fools so much less "
-        "than many, gradients are masked, and only the stronger attack counts"
+        f"FGSM overstates accuracy by {100 * gap:.0f} points: one step is a weak "
+        "attack on this network, and only the stronger one counts"
     )

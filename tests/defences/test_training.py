@@ -223,12 +223,45 @@ def test_collapse_is_told_from_a_bad_network():
     # labels that are mostly one class are no collapse
     uneven = np.where(np.arange(100) < 70, 1, y)
     assert defences.find_collapse(uneven, uneven) is None
-    over = defences.find_collapse(y, y, one_step=0.9, many_steps=0.01)
-    assert over is not None
-    assert over.kind == "catastrophic overfitting"
-    assert defences.find_collapse(y, y, one_step=0.6, many_steps=0.5) is None
     with pytest.raises(JaxnnError, match="labels"):
         defences.find_collapse(y, y[:3])
+    # a single output says yes above 0, and no is not class 0 of a maximum
+    yes = y > 6
+    assert defences.find_collapse(np.where(yes, 2.0, -1.0)[:, None], yes) is None
+    none = np.full((100, 1), -1.0)
+    assert defences.find_collapse(none, y > 2).kind == "one class"
+    lost = defences.find_collapse(np.full((100, 10), np.nan), y)
+    assert lost.kind == "not finite"
+    assert "100 of 100 images are NaN or infinite" in lost.words
+
+
+STEPS = {
+    "undefended": (defences.undefended, None),
+    "ibp": (defences.ibp(0.1), 0),
+    "fgsm_mix": (defences.fgsm_mix(0.1), 1),
+    "fgsm_rs": (defences.fgsm_rs(0.1), 1),
+    "free": (defences.free(0.1), 1),
+    "pgd, one step": (defences.pgd(0.1, 1), 1),
+    "pgd": (defences.pgd(0.1), 7),
+    "trades": (defences.trades(0.1), 10),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
+    defence, steps = STEPS[kind]
+    assert defence.attack_steps == steps
+    y = np.arange(100) % 10
+    gap = {"defence": defence, "one_step": 0.9, "many_steps": 0.01}
+    over = defences.find_collapse(y, y, **gap)
+    assert (over is not None) == (steps == 1)  # only one step can be hidden from
+    if over is not None:
+        assert over.kind == "catastrophic overfitting"
+    one = defences.find_collapse(np.full(100, 3), y, **gap)
+    assert one.kind == "one class"
+    assert ("budget" in one.words) == (steps is not None)
+    small = gap | {"one_step": 0.6, "many_steps": 0.5}
+    assert defences.find_collapse(y, y, **small) is None
 
 
 def test_binarised_pixels_pass_no_gradient_and_keep_nan():

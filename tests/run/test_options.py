@@ -1,6 +1,7 @@
 """The regularisers and augmentations of the command line, as they reach the step."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxnn.config import TrainConfig
 from jaxnn.data.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
-from jaxnn.run.job import probabilities
+from jaxnn.run.job import Job, probabilities
 from jaxnn.run.options import step_options
 from tests.rules.common import assert_trees_close, normal
 from tests.run.problem import TINY, errors
@@ -128,3 +129,25 @@ def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
 def test_amounts_out_of_range_raise_before_any_step():
     with pytest.raises(JaxnnError, match="random_warp: got elastic=-1"):
         options(elastic=-1.0)
+
+
+def collapse_of(**settings):
+    """What a run says of ten images all right, 90% under one step, 1% under many."""
+    config = TrainConfig(**settings)
+    y = np.arange(100) % 10
+    job = SimpleNamespace(
+        config=config, options=step_options(config, 10), many=False,
+        all_outputs=[np.eye(10)[y]], data=SimpleNamespace(test=SimpleNamespace(y=y)),
+    )  # fmt: skip
+    result = {"adversarial": {"fgsm_0.1": 0.9, "pgd40_0.1": 0.01}}
+    Job.collapse(job, result)
+    return result["collapse"]
+
+
+def test_a_run_says_collapsed_only_of_what_it_was_trained_for():
+    assert collapse_of(label_smoothing=0.3) == []
+    assert collapse_of(adversarial="pgd") == []
+    (words,) = collapse_of(adversarial="fgsm_rs")
+    assert words.startswith("catastrophic overfitting")
+    # beyond its own budget a sound network falls, too
+    assert collapse_of(adversarial="fgsm_rs", epsilon=0.03) == []

@@ -12,7 +12,6 @@ Accuracy is always on all 10,000 test images, once, with the parameters that wer
 on validation. Expected: default at least 98.4%, Nielsen 94.5 to 95.7%.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import optax
 from experiments.common import RESULTS, main, record, spread
 from jaxnn import mlp
 from jaxnn.data import load
+from jaxnn.files import read_json
 from jaxnn.train import fit
 
 
@@ -50,7 +50,7 @@ def command(words: list[str], cache: Path) -> dict:
             check=True,
         )
         wall = time.perf_counter() - start
-        result = json.loads((out / "result.json").read_text())
+        result = read_json(out / "result.json")
         _keep_pictures(out, words)
     return result | {"wall_seconds": wall, "command": "jaxnn train " + " ".join(words)}
 

@@ -89,7 +89,7 @@ def _dig(result: Any, path: str, name: str) -> Any:
 
 def run(args: Args) -> int:
     """Check or rewrite README.md; returns the exit status."""
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     fresh = render(text)
     if not args.check:
         write_text(README, fresh)

@@ -9,6 +9,7 @@ import jax
 import jaxlib
 
 from jaxnn.data.sources import cache_folder
+from jaxnn.errors import JaxnnError
 
 
 def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
@@ -24,11 +25,11 @@ def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
     chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]
     if chosen:
         return Path(chosen)
-    folder = Path(folder) if folder else cache_folder().parent / "xla" / _machine()
     try:
+        folder = Path(folder) if folder else cache_folder().parent / "xla" / _machine()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None  # a read-only home costs compile time, nothing else
+    except (OSError, JaxnnError):
+        return None  # no home, or a read-only one, costs compile time, nothing else
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -40,7 +41,7 @@ def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
 def _machine() -> str:
     """jaxlib version and a hash of what the processor can do."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         features = next(
             line for line in lines if line.startswith(("flags", "Features"))
         )

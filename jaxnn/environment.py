@@ -48,14 +48,15 @@ def git_commit() -> str | None:
 def _git(folder, *words):
     done = subprocess.run(
         ["git", "-C", str(folder), *words],
-        capture_output=True, text=True, timeout=10, check=True,
+        capture_output=True, encoding="utf-8", errors="surrogateescape",
+        timeout=10, check=True,
     )  # fmt: skip
     return done.stdout.strip()
 
 
 def _cpu_name():
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -1,21 +1,164 @@
-"""Files that are whole or not there: write to a temporary name, then rename."""
+"""Reading and writing files: what is read is looked at first, what is written is whole.
+
+Read are regular files only (a pipe or a device can be waited for without end), as UTF-8
+and up to a size. Written is to a temporary name beside the file, which is then renamed,
+so that no link is written through.
+"""
 
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxnn.errors import JaxnnError
+
+MOST_TEXT = 1 << 28  # bytes of a text
+MOST_INTEGER = 1 << 63  # JSON's integers are no larger where other programs read them
+# not on every system: do not wait for the other end of a pipe, follow no link
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | _DO_NOT_WAIT
+
+
+def bad_file(path: str | Path, got: str, expected: str, fix: str) -> JaxnnError:
+    """The error for a file: which, what was got, what was expected, what to do."""
+    return JaxnnError(f"{path}: got {got}, expected {expected}. {fix}")
+
+
+# ---- reading
+
+
+@contextmanager
+def open_file(path: str | Path, expected: str = "a file") -> Iterator[BufferedReader]:
+    """Open a regular file for reading, in binary; never waits for a pipe or a device.
+
+    Args:
+      path: of the file.
+      expected: what errors call it.
+
+    Raises:
+      JaxnnError: missing, a folder, a special file, or not readable, then or later.
+    """
+    try:
+        number = _descriptor(path, os.O_RDONLY | _DO_NOT_WAIT, expected)
+        with open(path, "rb", opener=lambda *_: number) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise bad_file(path, "no such file", expected, "Check the path.") from error
+    except OSError as error:
+        raise bad_file(
+            path,
+            f"{error.strerror or error} from the system",
+            "a readable file" if expected == "a file" else expected,
+            "Check the path, who owns the file and its permissions.",
+        ) from error
+
+
+def _descriptor(path: str | Path, flags: int, expected: str) -> int:
+    """The descriptor of a regular file, which is open then."""
+    try:
+        number = os.open(path, flags, 0o666)
+    except ValueError as error:  # a null byte, or letters the system cannot take
+        name = repr(str(path))
+        raise bad_file(name, str(error), expected, "Check the path.") from error
+    kind = os.fstat(number).st_mode
+    if stat.S_ISREG(kind):
+        return number
+    os.close(number)
+    if stat.S_ISDIR(kind):
+        raise bad_file(path, "a folder", "a file", "Name one file inside it.")
+    raise bad_file(path, "a special file", "a file", "Name a file with content.")
+
+
+def read_text(path: str | Path, expected: str = "a text file") -> str:
+    """Read a text in UTF-8.
+
+    Raises:
+      JaxnnError: as `open_file`; too large, or not UTF-8.
+    """
+    with open_file(path, expected) as file:
+        content = file.read(MOST_TEXT + 1)
+    if len(content) > MOST_TEXT:
+        size = f"more than {MOST_TEXT:,} bytes"
+        raise bad_file(path, size, expected, "It is not what jaxnn wrote.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise bad_file(
+            path, f"bytes that are not UTF-8 ({error})", expected, "Save it as UTF-8."
+        ) from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file as the standard has it: no NaN, no name twice in an object.
+
+    Raises:
+      JaxnnError: as `read_text`, or not JSON; names the file and the place.
+    """
+    text = read_text(path, "a JSON file")
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise JaxnnError(
+            f"{path} is not valid JSON: {error}. Undo the change made to it, or take a "
+            "copy that is whole."
+        ) from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; a ValueError says where it is none."""
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_no_number,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in an object")
+    return found
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _float(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _no_number(word)
+
+
+def _integer(word: str) -> int:
+    # the length first: a million digits take minutes to read
+    value = int(word) if len(word) < 21 else MOST_INTEGER + 1
+    if abs(value) > MOST_INTEGER:
+        raise ValueError(f"the integer {word[:20]}... is beyond 64 bits")
+    return value
+
+
+# ---- writing
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; rename it to `path` only if all went well.
 
-    A full disk, a kill or an exception leaves the earlier `path` as it was.
+    A full disk, a kill or an exception leaves the earlier `path` as it was; where
+    `path` is a link, the link is replaced and not the file it points to.
 
     Raises:
       JaxnnError: the system refused (no space, no permission, not a folder).
@@ -23,10 +166,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
+        handle, temporary = _temporary(path)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -44,6 +184,16 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             Path(temporary).unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> tuple[int, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except ValueError as error:  # a null byte, or letters the system cannot take
+        raise JaxnnError(
+            f"cannot write {str(path)!r}: {error}. Choose another name."
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -53,7 +203,8 @@ def _umask() -> int:
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        # names of files may hold bytes that no text has
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -68,18 +219,36 @@ def write_with(path: str | Path, save: Callable[[BinaryIO], Any]) -> None:
         save(file)
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+@contextmanager
+def open_to_append(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file at its end, or make it; never through a link.
 
     Raises:
-      JaxnnError: missing, unreadable or not JSON; names the file and the place.
+      JaxnnError: a link, a special file, or the system refused.
     """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK
     try:
-        return json.loads(Path(path).read_text())
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        number = _descriptor(path, flags, "a file")
+        with open(path, "ab", opener=lambda *_: number) as file:
+            yield file
     except OSError as error:
-        raise JaxnnError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise JaxnnError(f"{path} is not valid JSON: {error}") from error
+        link = "it is a link" if Path(path).is_symlink() else error.strerror or error
+        raise JaxnnError(
+            f"cannot write {path}: {link}. Free some space, remove the link or choose "
+            "another folder."
+        ) from error
+
+
+def append_line(path: str | Path, row: Any) -> None:
+    """Append one JSON line and hand it to the system at once; NaN and inf become null.
+
+    Raises:
+      JaxnnError: the file cannot be written, or is a link.
+    """
+    text = json.dumps(plain(row), allow_nan=False) + "\n"
+    with open_to_append(path) as file:
+        file.write(text.encode())
 
 
 def plain(value: Any) -> Any:

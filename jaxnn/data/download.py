@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import io
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +14,16 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from jaxnn.errors import JaxnnError
+from jaxnn.files import open_to_append
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock, and an open file cannot be renamed there
     fcntl = None
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0  # without a byte
+LEAST_RATE = 10_000  # bytes a second on average, else a mirror counts as failed
+MOST_BYTES = 4 << 30
 PIECE = 1 << 16  # bytes read at a time
 
 
@@ -70,14 +75,7 @@ def download(
 @contextlib.contextmanager
 def _claimed(part: Path) -> Iterator[BinaryIO]:
     """Open `part` for appending, for this process alone."""
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("ab")
-    except OSError as error:
-        raise JaxnnError(
-            f"cannot write {part}: {error.strerror or error}. Choose another folder."
-        ) from error
-    with file:
+    with open_to_append(part) as file:
         busy = False
         if fcntl is not None:
             try:
@@ -153,7 +151,7 @@ def _transfer(url: str, file: BinaryIO) -> bool:
     resumable = True
     try:
         request = urllib.request.Request(url, headers=headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        with _opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
             span = answer.headers.get("Content-Range", "")
             resumed = have > 0 and answer.status == 206
             resumable = resumed or answer.headers.get("Accept-Ranges") == "bytes"
@@ -165,6 +163,7 @@ def _transfer(url: str, file: BinaryIO) -> bool:
             _copy(answer, file, have if resumed else 0, url.rsplit("/", 1)[-1])
             return resumed
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and have:  # nothing is left, or the range makes no sense
             if error.headers.get("Content-Range", "").endswith(f"/{have}"):
                 return True
@@ -181,6 +180,61 @@ def _transfer(url: str, file: BinaryIO) -> bool:
         raise _FailedError(text, not isinstance(error, ValueError)) from error
 
 
+class _Timed(io.RawIOBase):
+    """What arrives through a socket, as long as it arrives fast enough."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.started, self.count = raw, time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        got = self.raw.readinto(buffer)
+        self.count += got or 0
+        seconds = time.monotonic() - self.started
+        if seconds > TIMEOUT_SECONDS and self.count < LEAST_RATE * seconds:
+            raise ConnectionError(
+                f"too slow: {self.count:,} bytes in {seconds:.0f} s, expected at least "
+                f"{LEAST_RATE:,} a second"
+            )
+        return got
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose header and content are both timed."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach()))
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """What opens addresses: as `urllib.request.urlopen` does, with timed answers."""
+
+    def timed(connection):
+        def make(*args, **options):
+            made = connection(*args, **options)
+            made.response_class = _Answer
+            return made
+
+        return make
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, req):
+            return self.do_open(timed(http.client.HTTPConnection), req)
+
+    class Secure(urllib.request.HTTPSHandler):
+        def https_open(self, req):
+            return self.do_open(timed(http.client.HTTPSConnection), req)
+
+    return urllib.request.build_opener(Plain, Secure)
+
+
 def _copy(answer: Any, file: BinaryIO, have: int, label: str) -> None:
     length = answer.headers.get("Content-Length")
     total = None if length is None else have + int(length)
@@ -189,7 +243,9 @@ def _copy(answer: Any, file: BinaryIO, have: int, label: str) -> None:
         desc=label, total=total, initial=have, unit="B", unit_scale=True, disable=None
     )
     with bar:
-        while piece := answer.read(PIECE):
+        while piece := answer.read1(PIECE):
+            if got + len(piece) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES:,} bytes")
             try:
                 file.write(piece)
                 file.flush()

@@ -16,7 +16,7 @@ Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digit
 import gzip
 import hashlib
 import math
-import stat
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.files import atomic_file
+from jaxnn.files import atomic_file, bad_file, open_file
 
 TYPES = {
     0x08: np.dtype("u1"),
@@ -39,7 +39,8 @@ TYPES = {
 }
 _PIECE = 1 << 20  # bytes read at a time
 _MAX_RANK = 64  # what NumPy can hold
-_AGAIN = "Fetch or copy the file again."
+# Images pack 2 to 20 times; only what was made to fill a memory packs 100 times.
+_MOST_UNPACKED, _MOST_RATIO = 1 << 28, 100
 
 
 class _Header(NamedTuple):
@@ -51,8 +52,27 @@ class _Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _bad(path: str | Path, got: str, expected: str, fix: str = _AGAIN) -> JaxnnError:
-    return JaxnnError(f"{path}: got {got}, expected {expected}. {fix}")
+def _bad(path: str | Path, got: str, expected: str) -> JaxnnError:
+    return bad_file(path, got, expected, "Fetch or copy the file again.")
+
+
+class _Unpacked(gzip.GzipFile):
+    """The content of a gzip, as long as there is no absurd amount of it."""
+
+    packed = 0  # bytes of the gzip itself
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        self.count += len(piece)
+        if self.count > max(_MOST_UNPACKED, _MOST_RATIO * self.packed):
+            raise _bad(
+                self.name,
+                f"a gzip of {self.packed:,} bytes that unpacks to more than "
+                f"{self.count:,}",
+                "images or labels",
+            )
+        return piece
 
 
 @contextmanager
@@ -63,32 +83,25 @@ def open_content(path: str | Path) -> Iterator[tuple[BinaryIO, int | None]]:
       the stream of decompressed bytes, and their number (None when gzipped).
 
     Raises:
-      JaxnnError: missing, a folder, not readable; a gzip that is cut or corrupt.
+      JaxnnError: missing, a folder, not readable; a gzip that is cut or corrupt, or
+        that unpacks to far more than images and labels do.
     """
-    path = Path(path)
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a special file"
-            raise _bad(path, kind, "a file", "Name one file inside it.")
-        with path.open("rb") as raw:
+    with open_file(path, "an IDX file") as raw:
+        size = os.fstat(raw.fileno()).st_size
+        try:
             if raw.peek(2)[:2] == b"\x1f\x8b":
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)), None
+                unpacked = _Unpacked(str(path), "rb", fileobj=raw)
+                unpacked.packed = size
+                yield cast(BinaryIO, unpacked), None
             else:
-                yield raw, info.st_size
-    except EOFError as error:
-        raise _bad(path, "a gzip that ends too early", "a whole gzip") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise _bad(path, f"a corrupt gzip ({error})", "an intact gzip") from error
-    except FileNotFoundError as error:
-        raise _bad(path, "no such file", "an IDX file", "Check the path.") from error
-    except OSError as error:
-        raise _bad(
-            path,
-            f"{error.strerror or error} from the system",
-            "a readable file",
-            "Check who owns the file and its permissions.",
-        ) from error
+                yield raw, size
+        except EOFError as error:
+            raise _bad(path, "a gzip that ends too early", "a whole gzip") from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise _bad(path, f"a corrupt gzip ({error})", "an intact gzip") from error
+        except MemoryError as error:
+            raise _bad(path, f"more than fits into memory ({size:,} bytes)",
+                       "images or labels") from error  # fmt: skip
 
 
 def content_sha256(path: str | Path) -> str:
@@ -167,7 +180,7 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
     native = {dtype.newbyteorder("="): code for code, dtype in TYPES.items()}
     code = native.get(array.dtype.newbyteorder("="))
     if code is None or any(size >= 1 << 32 for size in array.shape):
-        raise _bad(
+        raise bad_file(
             path,
             f"an array of {array.dtype} {array.shape} to write",
             f"one of {', '.join(map(str, native))} and dimensions below 2**32",

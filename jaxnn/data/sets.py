@@ -18,7 +18,11 @@ from jaxnn.data.sources import (
     mismatch,
 )
 from jaxnn.errors import JaxnnError
+from jaxnn.files import bad_file
 
+# A folder tells its classes by its largest label: so many may lack training images,
+# or as many as have some. More, and a label is wrong, or they do not count from 0.
+_EMPTY_CLASSES = 10
 # 65536 squares of a byte, 65536 * 255**2 < 2**32: a uint32 sum is still exact
 _EXACT = 1 << 16
 
@@ -69,7 +73,9 @@ def load(
         assert place is not None, "fetch fills the folder in which locate looks"
     arrays = {part: _read(place, part) for part in PARTS}
     source = place.source
-    if source is not None:
+    if source is None:
+        _check_grey(arrays, place)
+    else:
         _check_rows(arrays, place, source)
         arrays = {part: _upright(part, a, source) for part, a in arrays.items()}
     names = {part: str(file) for part, file in place.files.items()}
@@ -205,6 +211,20 @@ def _check_rows(
             )
 
 
+def _check_grey(arrays: Mapping[str, np.ndarray], place: Located) -> None:
+    """Colour is refused here: what follows training shows images as grey ones."""
+    for split in ("train", "test"):
+        shape = arrays[f"{split}-images"].shape
+        if len(shape) == 4:
+            raise bad_file(
+                place.files[f"{split}-images"],
+                f"colour images {shape}",
+                "grey ones (N, H, W)",
+                "Convert them, as in x.mean(-1).astype(np.uint8), or train on arrays: "
+                "jaxnn.data.from_arrays and jaxnn.fit.",
+            )
+
+
 def _upright(part: str, array: np.ndarray, source: Source) -> np.ndarray:
     if part.endswith("images") and source.transposed:
         return np.ascontiguousarray(array.swapaxes(1, 2))
@@ -239,8 +259,16 @@ def _assemble(
         _check_labels(arrays[part], names[part], classes, known is None)
         classes = classes or int(arrays[part].max()) + 1
     assert classes is not None
+    if known is None:
+        _check_covered(arrays["train-labels"], classes, names["train-labels"])
     x, y = arrays["train-images"], arrays["train-labels"].astype(np.int32)
     train, held_out = _split_rows(len(x), validation, split_seed, names["train-images"])
+    if np.ptp(x[train]) == 0:
+        raise JaxnnError(
+            f"{names['train-images']}: got {len(train)} training images whose pixels "
+            f"are all {x[train[0]].flat[0]:g}, expected images that differ. Check how "
+            "they were made."
+        )
     return Dataset(
         name,
         Split(x[train], y[train]),
@@ -263,6 +291,8 @@ def _split_rows(
             f"validation: got {validation} rows, expected 0 to {count - 1}, as {where} "
             f"has {count}."
         )
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise JaxnnError(f"split_seed: got {seed!r}, expected a whole number from 0.")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])
 
@@ -331,4 +361,18 @@ def _check_labels(
         raise JaxnnError(
             f"{where}: got label {y[first]} at index {first} ({int(bad.sum())} labels "
             f"like it), expected 0{top or ' or more'}{why}. Correct the labels."
+        )
+
+
+def _check_covered(y: np.ndarray, classes: int, where: str) -> None:
+    seen = len(np.unique(y))
+    if seen < 2:
+        raise JaxnnError(
+            f"{where}: got the label {y[0]} only, expected at least two classes."
+        )
+    if classes - seen > max(_EMPTY_CLASSES, seen):
+        raise JaxnnError(
+            f"{where}: got label {classes - 1} at index {int(y.argmax())}, which makes "
+            f"{classes} classes, but only {seen} labels occur. Correct the label, or "
+            "number the classes from 0: np.unique(y, return_inverse=True)[1]."
         )

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from jaxnn.data.download import download
 from jaxnn.data.idx import content_sha256
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import atomic_file
+from jaxnn.files import atomic_file, bad_file, open_file
 
 # what a data set consists of, and the usual name of each part
 PARTS = {
@@ -139,16 +139,32 @@ class FileStatus(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """`jaxnn/data` in the user's cache directory; need not exist."""
+    """`jaxnn/data` in the user's cache directory; need not exist.
+
+    Raises:
+      JaxnnError: this user has no home directory (as in some containers).
+    """
     if base := os.environ.get("XDG_CACHE_HOME"):
         return Path(base) / "jaxnn" / "data"
-    if sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Caches"
-    else:
-        home = Path.home() / ".cache"
-    return home / "jaxnn" / "data"
+    if sys.platform == "win32" and (base := os.environ.get("LOCALAPPDATA")):
+        return Path(base) / "jaxnn" / "data"
+    below = {"win32": "AppData/Local", "darwin": "Library/Caches"}
+    return expanded("~") / below.get(sys.platform, ".cache") / "jaxnn" / "data"
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` and `~name` replaced by the home directory of that user.
+
+    Raises:
+      JaxnnError: that user, or their home directory, is not known here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise JaxnnError(
+            f"{path}: this machine knows no home directory for it. Set HOME, or "
+            "XDG_CACHE_HOME for what jaxnn keeps, or give a path without ~."
+        ) from error
 
 
 def find_parts(folder: str | Path, name: str = "") -> dict[str, Path]:
@@ -181,10 +197,12 @@ def find_parts(folder: str | Path, name: str = "") -> dict[str, Path]:
 def _visible(folder: Path, name: str) -> list[str]:
     try:
         names = sorted(f.name for f in folder.iterdir() if f.is_file())
-    except OSError as error:
-        raise JaxnnError(
-            f"{folder}: got {error.strerror or error}, expected a folder with four IDX "
-            "files. Check the path."
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise bad_file(
+            folder,
+            getattr(error, "strerror", None) or str(error),
+            "a folder with four IDX files",
+            "Check the path.",
         ) from error
     names = [n for n in names if not n.startswith(".") and not n.endswith(".part")]
     if not name:
@@ -224,6 +242,11 @@ def locate(data: str | Path) -> Located | None:
     Raises:
       JaxnnError: no such name or folder, or a folder that is incomplete.
     """
+    if not isinstance(data, (str, os.PathLike)):
+        raise JaxnnError(
+            f"data: got {data!r}, expected the name of a data set or the path of a "
+            "folder with four IDX files"
+        )
     if isinstance(data, str) and data in SOURCES:
         for folder, chosen in _places(data):
             if not folder.is_dir() or not any(map(_part_of, _visible(folder, data))):
@@ -234,27 +257,29 @@ def locate(data: str | Path) -> Located | None:
                 if chosen:  # else an unfinished fetch: `fetch` goes on with it
                     raise
         return None
-    folder = Path(data).expanduser()
-    if not folder.is_dir() and re.fullmatch(r"[\w-]*", str(data)):
+    folder = expanded(data)
+    if not os.path.isdir(folder) and re.fullmatch(r"[\w-]*", str(data)):
         try:
             lookup("data set", str(data), SOURCES)
         except JaxnnError as error:
             raise JaxnnError(f"{error}, or the path of a folder") from None
-    return Located(folder.resolve().name, folder, find_parts(folder), None)
+    files = find_parts(folder)
+    return Located(folder.resolve().name, folder, files, None)
 
 
 def _places(name: str) -> Iterator[tuple[Path, bool]]:
     """Folders to look into, and whether the user chose them."""
     if base := os.environ.get("JAXNN_DATA"):
-        folder = Path(base).expanduser()
-        if not folder.is_dir():
+        folder = expanded(base)
+        if not os.path.isdir(folder):
             raise JaxnnError(
                 f"JAXNN_DATA={base}: got no such folder, expected one that holds "
                 f"{name}/ or four IDX files. Correct the variable or unset it."
             )
         yield from ((folder / name, True), (folder, True))
     yield Path(__file__).resolve().parents[2] / "data" / name, False
-    yield cache_folder() / name, False
+    with contextlib.suppress(JaxnnError):  # without a home there is no such folder
+        yield cache_folder() / name, False
 
 
 # ---- are they the right bytes
@@ -262,18 +287,15 @@ def _places(name: str) -> Iterator[tuple[Path, bool]]:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 (hex) of a file as it is."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise JaxnnError(f"cannot read {path}: {error.strerror or error}") from error
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def mismatch(path: Path, expected: str, found: str, name: str) -> JaxnnError:
     """The error for a file of a known data set that has the wrong bytes."""
     fix = f"Delete it and run: jaxnn data fetch {name}."
     base = os.environ.get("JAXNN_DATA")
-    if base and path.is_relative_to(Path(base).expanduser()):
+    if base and path.is_relative_to(expanded(base)):
         fix = "Replace it, or unset JAXNN_DATA."
     return JaxnnError(
         f"{path}: got SHA-256 {found}, expected {expected}: not the {name} file "
@@ -345,8 +367,7 @@ def fetch(
       JaxnnError: unknown name, every mirror failed (it says how), or a full disk.
     """
     source = lookup("data set", name, SOURCES)
-    target = Path(folder) if folder is not None else cache_folder() / name
-    target = target.expanduser()
+    target = expanded(folder) if folder is not None else cache_folder() / name
     bases = source.mirrors if mirrors is None else mirrors
     if source.archive is not None:
         _fetch_archive(name, source, target, bases, force)

@@ -1,6 +1,7 @@
 """CSV files as typed columns."""
 
 import csv
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxnn.data.sources import expanded
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.files import read_text
 
 MISSING = ("", "?", "NA", "NaN", "nan")
 """What stands for "not known" in a CSV file."""
@@ -51,7 +54,7 @@ def find_table(name: str) -> Path:
     """
     folders = [Path(__file__).resolve().parents[2] / "data"]
     if base := os.environ.get("JAXNN_DATA"):
-        folders.insert(0, Path(base).expanduser())
+        folders.insert(0, expanded(base))
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
@@ -120,15 +123,13 @@ def _shortest(v: float) -> str:
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    # spreadsheets write a byte-order mark, which is not part of a name
+    text = read_text(path, "a CSV file").removeprefix("\ufeff")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark, which is not part of a name
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise JaxnnError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise JaxnnError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise JaxnnError(f"{path}: not a CSV file ({error})") from error
     if len(lines) < 2:
         raise JaxnnError(f"{path}: got {len(lines)} lines, expected a header and rows")
     header = [name.strip() for name in lines[0][1]]

@@ -1,7 +1,6 @@
 """The run folder: what is in it, how it is made and read again."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,19 +94,6 @@ def use_dtype(dtype: str) -> Any:
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     return jnp.dtype(dtype)
-
-
-def append_line(path: Path, row: dict) -> None:
-    """Append one JSON line and hand it to the system at once.
-
-    Raises:
-      JaxnnError: the file cannot be written.
-    """
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise JaxnnError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _init(net, config, facts):

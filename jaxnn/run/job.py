@@ -16,9 +16,9 @@ from jaxnn.defences import find_collapse, undefended
 from jaxnn.defences.interval import margins
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
+from jaxnn.files import append_line
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
-from jaxnn.run.folder import append_line
 from jaxnn.run.options import step_options
 from jaxnn.run.resuming import trim_rows
 from jaxnn.train import (

@@ -1,11 +1,10 @@
 """Continuing a run that was killed: what must be as it was, and what may change."""
 
-import json
 from pathlib import Path
 
 from jaxnn.config import TrainCommand, TrainConfig
 from jaxnn.errors import JaxnnError
-from jaxnn.files import write_text
+from jaxnn.files import parse_json, read_json, read_text, write_text
 from jaxnn.run.folder import read_config
 
 FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks", "out")
@@ -51,10 +50,10 @@ def check_resumed(saved: TrainCommand, asked: TrainCommand) -> None:
 def finished(folder: Path, config: TrainConfig) -> dict | None:
     """result.json of the run in `folder` if nothing is left to do, else None."""
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = read_json(folder / "result.json")
         done = result["stopped"] not in ("interrupted", "diverged")
         return result if done and result["config"]["epochs"] >= config.epochs else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (JaxnnError, KeyError, TypeError):
         return None  # killed before, or while, it was written
 
 
@@ -65,9 +64,9 @@ def trim_rows(path: Path, epochs: int) -> None:
     kill.
     """
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in read_text(path).splitlines() if path.exists() else ():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             break
         if row["epoch"] <= epochs:

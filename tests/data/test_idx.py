@@ -3,6 +3,7 @@
 import ast
 import gzip
 import io
+import os
 import stat
 import tracemalloc
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import jaxnn.data
-from jaxnn.data import read_idx, stream_idx, write_idx
+from jaxnn.data import idx, read_idx, stream_idx, write_idx
 from jaxnn.data.idx import TYPES, content_sha256, read_idx_and_sha256
 from jaxnn.errors import JaxnnError
 
@@ -184,6 +185,30 @@ def test_an_absurd_header_allocates_nothing(tmp_path, packed):
     assert peak < 3_000_000
 
 
+@pytest.mark.parametrize("announced", [2_000_000, 24, 2**40])
+def test_a_gzip_made_to_fill_the_memory_is_given_up_early(
+    tmp_path, monkeypatch, announced
+):
+    monkeypatch.setattr(idx, "_MOST_UNPACKED", 100_000)
+    path = tmp_path / "bomb"
+    header = _header(8, *(announced,) if announced < 2**32 else (2**20, 2**20))
+    path.write_bytes(gzip.compress(header + bytes(2_000_000)))
+    for read in (read_idx, content_sha256, read_idx_and_sha256):
+        tracemalloc.start()
+        # what is announced to be short is found out at its end
+        said = "more than 24 bytes|unpacks to more than"
+        with pytest.raises(JaxnnError, match=said):
+            read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3_500_000
+
+
+def test_blank_images_are_no_bomb(tmp_path):
+    write_idx(tmp_path / "blank.gz", np.zeros((3000, 28, 28), np.uint8))
+    assert not read_idx(tmp_path / "blank.gz").any()
+
+
 def test_pieces_before_the_damage_are_yielded(tmp_path):
     (tmp_path / "cut").write_bytes(gzip.compress(GOOD[:-1]))
     pieces = stream_idx(tmp_path / "cut", 1)
@@ -215,7 +240,7 @@ def test_no_permission_is_said(tmp_path, monkeypatch):
     def refuse(*_):  # the superuser may read everything
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(JaxnnError, match=r"mine: got Permission denied .*permissions"):
         read_idx(path)
 

@@ -42,6 +42,7 @@ def _arrays(n=12, tests=4, dtype=np.uint8):
     return [x[:n], y[:n], x[n:], y[n:]]
 
 
+X, Y, XT, YT = _arrays()
 NAMES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -362,3 +363,36 @@ def test_seeds_give_different_samples(mnist):
 def test_a_sample_larger_than_the_data_is_refused(n):
     with pytest.raises(JaxnnError, match=rf"got n={n} and labels of shape \(3,\)"):
         stratified_sample(np.array([0, 1, 1]), n, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, True, "0", float("nan")])
+def test_a_seed_of_the_split_is_a_whole_number(seed):
+    with pytest.raises(JaxnnError, match="split_seed: got "):
+        from_arrays(X, Y, XT, YT, validation=1, split_seed=seed)
+
+
+@pytest.mark.parametrize("data", [None, 3, ("mnist",), b"mnist", "a\0b", "~nobody/x"])
+def test_what_is_no_name_and_no_folder_is_said(data):
+    with pytest.raises(JaxnnError, match=r"expected|knows no home"):
+        load(data)
+
+
+def test_a_label_alone_makes_no_thousand_classes():
+    for label in (255, 32767, 2**31 - 1):
+        wrong = Y.astype(np.int32)
+        wrong[2] = label
+        with pytest.raises(JaxnnError, match=rf"got label {label} at index 2"):
+            from_arrays(X, wrong, XT, YT, validation=1)
+    few = np.where(Y == 0, 3, 7)  # two digits of ten, as they are called
+    assert from_arrays(X, few, XT, np.full_like(YT, 3), validation=1).classes == 8
+
+
+def test_one_class_and_blank_images_are_nothing_to_learn(tmp_path):
+    with pytest.raises(JaxnnError, match="got the label 0 only"):
+        from_arrays(X, np.zeros_like(Y), XT, YT * 0, validation=1)
+    with pytest.raises(JaxnnError, match=r"x_train: got \d+ training images .* all 7"):
+        from_arrays(np.full_like(X, 7), Y, XT, YT, validation=1)
+    for name, array in zip(NAMES, (np.stack([X] * 3, -1), Y, XT, YT), strict=True):
+        write_idx(tmp_path / name, array)
+    with pytest.raises(JaxnnError, match=rf"{NAMES[0]}: got colour images .*Convert"):
+        load(tmp_path, validation=1)

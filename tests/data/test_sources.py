@@ -3,13 +3,16 @@
 The mirrors are a small HTTP server in a thread: no test needs the network.
 """
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import http.server
 import io
+import os
 import re
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -36,6 +39,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         how, _, name = self.path.strip("/").partition("/")
+        if how == "slow-header":
+            return self._drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)
         self.server.asked.append((how, name, self.headers.get("Range")))
         if how == "gone" or name not in self.server.files:
             return self.send_error(503 if how == "busy" else 404)
@@ -61,9 +66,20 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
+        if how.startswith("slow"):
+            self._drip(content[first:])
+            return None
         end = len(content) // 2 if how.endswith("cut") else len(content)
         self.wfile.write(content[first:end])
         return None
+
+    def _drip(self, content):
+        """A byte at a time, until the other side has had enough."""
+        with contextlib.suppress(OSError):
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                self.server.pause.wait(0.02)
 
     def log_message(self, *_):
         pass
@@ -93,7 +109,7 @@ def mirror(files, tmp_path, monkeypatch):
     monkeypatch.delenv("JAXNN_DATA", raising=False)
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 5.0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    server.files, server.asked = dict(files), []
+    server.files, server.asked, server.pause = dict(files), [], threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
     sums = {
         part: hashlib.sha256(gzip.decompress(files[f"{name}.gz"])).hexdigest()
@@ -107,6 +123,7 @@ def mirror(files, tmp_path, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
+    server.pause.set()
     server.shutdown()
     server.server_close()
 
@@ -158,6 +175,47 @@ def test_the_next_mirror_makes_up_for_a_bad_one(mirror, tmp_path, how):
     bad = f"{mirror.url}/{how}"
     fetch("tiny", folder=tmp_path / "x", mirrors=[bad, f"{mirror.url}/good"])
     _is_whole(tmp_path / "x")
+
+
+@pytest.mark.parametrize("how", ["slow", "slow-header"])
+def test_a_mirror_that_sends_a_byte_now_and_then_is_passed_over(
+    mirror, tmp_path, monkeypatch, how
+):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
+    bases = [f"{mirror.url}/{how}", f"{mirror.url}/good"]
+    start = time.monotonic()
+    _is_whole(fetch("tiny", folder=tmp_path / "x", mirrors=bases))
+    assert time.monotonic() - start < 5
+    with pytest.raises(JaxnnError, match=r"too slow: .* expected at least 10,000 a"):
+        fetch("tiny", folder=tmp_path / "y", mirrors=bases[:1])
+
+
+def test_a_mirror_that_never_ends_is_given_up(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_BYTES", 1000)
+    with pytest.raises(JaxnnError, match="more than 1,000 bytes"):
+        fetch("tiny", folder=tmp_path / "x")
+    assert _names(tmp_path / "x") == []
+
+
+def test_a_part_file_that_is_a_link_is_not_written_through(mirror, tmp_path):
+    folder, kept = tmp_path / "x", tmp_path / "kept"
+    folder.mkdir()
+    kept.write_text("mine")
+    (folder / f"{FIRST}.part").symlink_to(kept)
+    with pytest.raises(JaxnnError, match=r"\.part: it is a link"):
+        fetch("tiny", folder=folder)
+    assert kept.read_text() == "mine"
+
+
+def test_without_a_home_the_data_are_found_and_a_fetch_says_what_to_set(
+    mirror, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # an unknown user
+    assert load("mnist").classes == 10
+    assert locate("tiny") is None
+    with pytest.raises(JaxnnError, match=r"no home directory.* Set HOME, or XDG"):
+        fetch("tiny")
 
 
 def test_a_mirror_that_cannot_be_reached_is_passed_over(mirror, tmp_path):
@@ -258,10 +316,13 @@ def test_a_full_disk_is_no_mirrors_fault(mirror, tmp_path, monkeypatch):
         def write(self, _):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def open_full(path, mode):
-        return Full(io.FileIO(path, mode.replace("b", "")))
+    @contextlib.contextmanager
+    def open_full(path):
+        path.parent.mkdir()
+        with Full(io.FileIO(path, "a")) as file:
+            yield file
 
-    monkeypatch.setattr(Path, "open", open_full)
+    monkeypatch.setattr(download, "open_to_append", open_full)
     with pytest.raises(JaxnnError, match=r"cannot write .*No space left on device"):
         fetch("tiny", folder=tmp_path / "x")
     assert len(mirror.asked) == 1
@@ -411,7 +472,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path, make):
 
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for platform, parts in {
         "linux": ".cache",
         "darwin": "Library/Caches",

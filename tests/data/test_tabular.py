@@ -97,7 +97,7 @@ def test_a_broken_file_says_what_and_where(write, text, message):
 
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(JaxnnError, match="cannot read"):
+        with pytest.raises(JaxnnError, match=r"got (no such file|a folder)"):
             read_csv(path)
 
 

@@ -170,4 +170,4 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
         "sweep.json", "sweep.png", "group-000", "group-001",
     }  # fmt: skip
     assert main(["sweep", "--resume", "digits"]) == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert "got no such file" in capsys.readouterr().err

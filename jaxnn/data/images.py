@@ -7,6 +7,7 @@ kept, greys come from anti-aliasing, and the centre of mass lies in the middle o
 Source: Y. LeCun et al., "The MNIST database of handwritten digits".
 """
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
+from jaxnn.files import bad_file, open_file
 
 SIDE = 28  # pixels
 BOX = 20  # pixels the longer side of the ink takes
 CENTRE = 14  # index at which the centre of mass goes
 MAX_PIXELS = 64_000_000
+LONGEST = 1500  # pixels of a side from twice of which on a picture is shrunk first
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
+"""What is read; others (EPS) would start programs."""
+_AGAIN = "Save it again as PNG or JPEG."
 _FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
 _NOISE = 6.0  # standard deviations of the background that are not ink
 _CONTRAST = 16.0  # grey levels of 255 that ink must differ from its background
@@ -32,13 +38,14 @@ def read_digit(path: str | Path) -> np.ndarray:
     is white. Ink that lies in a 20 x 20 box of 28 x 28 pixels is only centred.
 
     Args:
-      path: a file that Pillow can read (PNG, JPEG, BMP, GIF, TIFF, WebP ...).
+      path: a file in one of `FORMATS` (PNG, JPEG, BMP, GIF, TIFF, WebP ...).
 
     Returns:
       uint8 (28, 28), background 0, strongest ink 255.
 
     Raises:
-      JaxnnError: missing, empty, not an image, cut, too large, or without ink.
+      JaxnnError: missing, empty, not an image or several, cut, too large, or without
+        ink.
     """
     grey = _read_grey(Path(path))
     ink, noise = _strength(grey, path)
@@ -48,47 +55,68 @@ def read_digit(path: str | Path) -> np.ndarray:
     return _place(_fit(box))
 
 
-def _bad(path: str | Path, got: str, expected: str, fix: str) -> JaxnnError:
-    return JaxnnError(f"{path}: got {got}, expected {expected}. {fix}")
+def _bad(path: str | Path, got: str, expected: str, fix: str = _AGAIN) -> JaxnnError:
+    return bad_file(path, got, expected, fix)
 
 
 def _read_grey(path: Path) -> np.ndarray:
-    """The picture as float64 (H, W) grey levels in 0..255."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """The picture as float64 (H, W) grey levels in 0..255, no larger than needed."""
+    from PIL import Image, UnidentifiedImageError
 
-    fix = "Save it again as PNG or JPEG."
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise _bad(path, "an empty file (0 bytes)", "a picture of a digit", fix)
-        with warnings.catch_warnings():
-            # the limit below is stricter than the one Pillow warns of
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-                image.load()
-                return _to_grey(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        raise _bad(
-            path,
-            f"too large a picture ({error})",
-            f"at most {MAX_PIXELS} pixels",
-            "Crop or shrink it first.",
-        ) from error
-    except UnidentifiedImageError as error:
-        raise _bad(path, "a file that is no image", "a picture", fix) from error
-    except FileNotFoundError as error:
-        raise _bad(path, "no such file", "a picture", "Check the path.") from error
-    except JaxnnError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow reports cut and corrupt files as any of these
-        system = getattr(error, "strerror", None)
-        got = f"{system} from the system" if system else f"a damaged file ({error})"
-        raise _bad(path, got, "a readable picture", fix) from error
+    with open_file(path, "a picture") as file, warnings.catch_warnings():
+        if not file.peek(1):
+            raise _bad(path, "an empty file (0 bytes)", "a picture of a digit")
+        # the limit below is stricter than the one Pillow warns of
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                return _smaller(_loaded(image, path))
+        except Image.DecompressionBombError as error:
+            raise _too_large(path, error) from error
+        except UnidentifiedImageError as error:
+            raise _bad(path, "a file that is no image", "a picture") from error
+        except JaxnnError:
+            raise
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            # Pillow reports cut and corrupt files as any of these
+            got = f"a damaged file ({error})"
+            raise _bad(path, got, "a readable picture") from error
+
+
+def _too_large(path: Path, size: Any) -> JaxnnError:
+    limit = f"at most {MAX_PIXELS} pixels"
+    return _bad(
+        path, f"too large a picture ({size})", limit, "Crop or shrink it first."
+    )
+
+
+def _loaded(image: Any, path: Path) -> np.ndarray:
+    from PIL import ImageOps
+
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width}x{image.height}")
+    if 0 in image.size:
+        size = f"a picture of {image.width} x {image.height} pixels"
+        raise _bad(path, size, "at least one pixel")
+    # phones keep a second view of the same picture in a JPEG (MPO)
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise _bad(path, "a film or several pages", "one picture", "Save one of them.")
+    image.load()
+    return _to_grey(ImageOps.exif_transpose(image))
+
+
+def _smaller(grey: np.ndarray) -> np.ndarray:
+    """Means of squares, where a picture has far more pixels than its digit needs."""
+    k = max(grey.shape) // LONGEST
+    if k < 2 or min(grey.shape) < k:
+        return grey.astype(np.float64)
+    h, w = (side // k for side in grey.shape)
+    squares = grey[: h * k, : w * k].reshape(h, k, w, k)
+    return squares.mean((1, 3), dtype=np.float64)
 
 
 def _to_grey(image: Any) -> np.ndarray:
+    """Grey levels in 0..255 of a picture of any kind."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # one channel, 16 or 32 bits
@@ -100,11 +128,11 @@ def _to_grey(image: Any) -> np.ndarray:
             values = values * 255
         return values.clip(0, 255)
     if "A" not in image.getbands() and "transparency" not in image.info:
-        return np.asarray(image.convert("L"), np.float64)
+        return np.asarray(image.convert("L"))
     image = image.convert("RGBA")
     for paper in ("white", "black"):
         sheet = Image.new("RGBA", image.size, paper)
-        grey = np.asarray(Image.alpha_composite(sheet, image).convert("L"), np.float64)
+        grey = np.asarray(Image.alpha_composite(sheet, image).convert("L"))
         if np.ptp(grey) >= _CONTRAST:
             break
     return grey

@@ -1,5 +1,6 @@
 """Pictures of digits come out as MNIST would show them, whatever they went through."""
 
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_a_cut_picture_is_named(tmp_path, digits, suffix, share):
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(JaxnnError, match=r"nowhere\.png: got no such file, expected a"):
         read_digit(tmp_path / "nowhere.png")
-    with pytest.raises(JaxnnError, match="got Is a directory from the system"):
+    with pytest.raises(JaxnnError, match="got a folder, expected a file"):
         read_digit(tmp_path)
 
 
@@ -217,3 +218,50 @@ def test_a_picture_without_ink_is_refused(tmp_path, picture):
     path = _save(tmp_path / "blank.png", picture)
     with pytest.raises(JaxnnError, match=r"blank\.png: got a blank picture .*expected"):
         read_digit(path)
+
+
+def _film(picture):
+    def save(path):
+        pages = [Image.fromarray(p.astype(np.uint8)) for p in (picture, 255 - picture)]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
+def test_a_film_is_not_one_picture(tmp_path, digits, kind):
+    path = tmp_path / f"film.{kind}"
+    _film(np.kron(digits[0], np.ones((4, 4))))(path)
+    with pytest.raises(JaxnnError, match="got a film or several pages, expected one"):
+        read_digit(path)
+
+
+def test_cmyk_is_read_and_a_program_is_not_started(tmp_path, digits):
+    grey = Image.fromarray(255 - np.kron(digits[0], np.ones((4, 4))).astype(np.uint8))
+    grey.convert("CMYK").save(tmp_path / "a.jpg")
+    assert _likeness(read_digit(tmp_path / "a.jpg"), digits[0]) > 0.95
+    grey.convert("RGB").save(tmp_path / "a.eps")
+    with pytest.raises(JaxnnError, match="got a file that is no image"):
+        read_digit(tmp_path / "a.eps")
+
+
+def test_a_small_file_of_many_pixels_takes_little_memory(tmp_path, digits):
+    path = tmp_path / "large.png"
+    large = 255 - np.kron(digits[0], np.ones((200, 200), np.uint8))
+    Image.fromarray(large).save(path)  # 5600 x 5600 pixels in a few kB
+    tracemalloc.start()
+    digit = read_digit(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert _likeness(digit, digits[0]) > 0.95
+    assert peak < 5 * large.size
+
+
+def test_a_header_without_pixels_is_refused(tmp_path):
+    for size in ((0, 0), (0, 5), (5, 0)):
+        (tmp_path / "digit.png").write_bytes(_png_header(*size))
+        with pytest.raises(JaxnnError, match=r"digit\.png: got "):
+            read_digit(tmp_path / "digit.png")
+        (tmp_path / "digit.ppm").write_bytes(b"P5 %d %d 255\n" % size)
+        with pytest.raises(JaxnnError, match=r"digit\.ppm: got "):
+            read_digit(tmp_path / "digit.ppm")

@@ -1,6 +1,7 @@
 """The run folder: what is in it, how it is made and read again."""
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +53,11 @@ def new_folder(out: Path | None, name: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             if not any(folder.iterdir()):
                 return folder
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null byte in its name
             raise JaxnnError(
-                f"cannot make the run folder {folder}: {error.strerror}; choose "
-                "another with --out"
+                f"cannot make the run folder {str(folder)!r}: "
+                f"{getattr(error, 'strerror', None) or error}; choose another with "
+                "--out"
             ) from error
     raise JaxnnError(
         f"the run folder {tries[-1]} already holds files, expected a new or empty one; "
@@ -76,7 +78,7 @@ def load_run(folder: str | Path) -> Run:
       JaxnnError: not a run folder, or files missing, damaged or of another network.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):  # which never raises
         raise JaxnnError(
             f"{folder} is not a run folder: it has no config.json; expected a folder "
             "that `jaxnn train` wrote"

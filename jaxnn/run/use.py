@@ -19,7 +19,8 @@ def evaluate_run(config: EvalConfig) -> dict:
     """Test loss and accuracy of a saved run on all test images; prints one line.
 
     Raises:
-      JaxnnError: no run folder, damaged files, data of another shape.
+      JaxnnError: no run folder, damaged files, data of another shape, outputs that
+        are not finite.
     """
     enable_compile_cache()
     run = load_run(config.run)
@@ -41,6 +42,13 @@ def evaluate_run(config: EvalConfig) -> dict:
     spread = (
         f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)" if many else ""
     )
+    bad = int((~_finite_rows(found.outputs, many)).sum())
+    if bad:
+        raise JaxnnError(
+            f"{run.folder}: the network's outputs are not finite for {bad:,} of "
+            f"{len(data.test.y):,} test images, so it has no accuracy. Its parameters "
+            "may hold NaN; train it again, with --guard raise to see where it begins."
+        )
     print(
         f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
         f"{np.mean(found.loss):.4f}, on all {len(data.test.y):,} test images of "
@@ -55,7 +63,8 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     Several seeds vote with the mean of their probabilities.
 
     Raises:
-      JaxnnError: no run folder, no pictures, or one that cannot be read.
+      JaxnnError: no run folder or pictures; after the table, for those that could not
+        be read and those whose outputs are not finite.
     """
     if not config.images:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
@@ -66,13 +75,44 @@ def predict_run(config: PredictConfig) -> np.ndarray:
             f"{run.folder} was trained on inputs {run.facts.in_shape}; pictures can be "
             "read for 28x28 networks only"
         )
-    x = np.stack([read_digit(path) for path in config.images])
-    outputs = predict(run.net, run.params, run.state, x, seeds=run.config.seeds > 1)
-    chance = probabilities(outputs, run.config)
-    if run.config.seeds > 1:
-        chance = chance.mean(0)
-    print(_table(config.images, chance))
+    paths, pictures, bad = _read_all(config.images)
+    if not pictures:
+        raise JaxnnError("\n".join(bad))
+    many = run.config.seeds > 1
+    x = np.stack(pictures)
+    outputs = predict(run.net, run.params, run.state, x, seeds=many)
+    finite = _finite_rows(outputs, many)
+    chance = np.full((len(x), outputs.shape[-1]), np.nan)
+    each = probabilities(outputs[..., finite, :], run.config)
+    chance[finite] = each.mean(0) if many else each
+    print(_table(paths, chance))
+    if not finite.all():
+        bad.append(
+            f"{run.folder}: the network's outputs are not finite for "
+            f"{int((~finite).sum())} of these pictures; its parameters may hold NaN. "
+            "Train it again, with --guard raise to see where it begins."
+        )
+    if bad:
+        raise JaxnnError("\n".join(bad))
     return chance
+
+
+def _read_all(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list[str]]:
+    """Those that can be read, their pictures, and what is wrong with the others."""
+    good, pictures, bad = [], [], []
+    for path in paths:
+        try:
+            pictures.append(read_digit(path))
+            good.append(path)
+        except JaxnnError as error:
+            bad.append(str(error))
+    return good, pictures, bad
+
+
+def _finite_rows(outputs: np.ndarray, many: bool) -> np.ndarray:
+    """Which rows of (N, C), or of (S, N, C) for S seeds, are finite in every entry."""
+    finite = np.isfinite(outputs).all(-1)
+    return finite.all(0) if many else finite
 
 
 def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
@@ -80,6 +120,9 @@ def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
     classes = "".join(f"{c:>7}" for c in range(chance.shape[-1]))
     lines = [f"{'picture':<{width}}  reads  {classes}"]
     for path, row in zip(paths, chance, strict=True):
+        if not np.isfinite(row).all():
+            lines.append(f"{path!s:<{width}}  nothing: outputs that are not finite")
+            continue
         shares = "".join(f"{100 * p:6.1f}%" for p in row)
         lines.append(f"{path!s:<{width}}  {row.argmax():>5}  {shares}")
     return "\n".join(lines)

@@ -177,6 +177,38 @@ def test_predict_names_a_picture_it_cannot_read(run_folder, tmp_path, capsys):
     assert "no pictures" in errors(capsys, "predict", run_folder)
 
 
+def _digit(path):
+    canvas = np.full((40, 40), 255, np.uint8)
+    canvas[8:32, 18:22] = 0
+    Image.fromarray(canvas).save(path)
+
+
+def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, capsys):
+    _digit(tmp_path / "good.png")
+    (tmp_path / "text.png").write_text("no picture")
+    words = ["predict", run_folder, "text.png", "good.png", "absent.png", "good.png"]
+    assert main(list(map(str, words))) == 2
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["good.png"] * 2
+    assert out.splitlines()[-1].endswith("%")
+    assert "text.png: got a file that is no image" in err
+    assert "absent.png: got no such file" in err
+
+
+def test_outputs_that_are_not_finite_are_no_answer(run_folder, tmp_path, capsys):
+    _digit(tmp_path / "good.png")
+    copy = shutil.copytree(run_folder, tmp_path / "bad")
+    with np.load(copy / "params.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays |= {k: v * np.nan for k, v in arrays.items() if k.endswith("/w")}
+    np.savez(copy / "params.npz", **arrays)
+    for words in (["predict", copy, "good.png"], ["eval", copy]):
+        assert main(list(map(str, words))) == 2
+        out, err = capsys.readouterr()
+        assert "%" not in out
+        assert "outputs are not finite" in err
+
+
 def test_eval_refuses_data_of_another_shape_or_more_classes(
     run_folder, tmp_path, capsys
 ):

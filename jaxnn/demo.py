@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.files import read_text
 
 TUTORIALS = (
     "linear_recovery",
@@ -38,20 +39,21 @@ class Tutorial(NamedTuple):
 
 
 def source_folder() -> Path:
-    """The folder that holds `experiments/`: where one is, or beside the package.
+    """The folder that holds `experiments/`: the one beside the package, and no other.
+
+    What lies in the working folder may be anybody's, and would be run.
 
     Raises:
       JaxnnError: jaxnn was installed without its source folder.
     """
-    beside = Path(__file__).resolve().parents[1]
-    for folder in (Path.cwd(), beside):
-        if all((folder / "experiments" / f"{t}.py").is_file() for t in TUTORIALS):
-            return folder
+    folder = Path(__file__).resolve().parents[1]
+    if all((folder / "experiments" / f"{t}.py").is_file() for t in TUTORIALS):
+        return folder
     raise JaxnnError(
-        f"demo: no tutorials here: neither {Path.cwd()} nor {beside} has the folder "
-        "experiments/. They are part of jaxnn's source folder and not of the installed "
-        "package; go to the source folder (where README.md and pyproject.toml are), "
-        "run: pip install -e .   and then: jaxnn demo"
+        f"demo: no tutorials here: {folder} has no folder experiments/. They are part "
+        "of jaxnn's source folder and not of the installed package; go to the source "
+        "folder (where README.md and pyproject.toml are), run: pip install -e .   and "
+        "then: jaxnn demo"
     )
 
 
@@ -62,7 +64,7 @@ def tutorials() -> list[Tutorial]:
 
 
 def _described(folder: Path, name: str) -> Tutorial:
-    text = (folder / f"{name}.py").read_text(encoding="utf-8")
+    text = read_text(folder / f"{name}.py")
     words = ast.get_docstring(ast.parse(text)) or ""
     time = re.search(rf"python -m experiments\.{name} +about (.+)", words)
     return Tutorial(name, words.partition("\n")[0], time[1] if time else "")
@@ -91,8 +93,8 @@ def list_tutorials() -> str:
 def run_tutorial(name: str, words: Sequence[str] = ()) -> int:
     """Run the tutorial `name` with its own flags `words`; returns its exit status.
 
-    It runs in a process of its own, as `python -m experiments.NAME` does, and says
-    itself where its pictures are.
+    It runs in a process of its own, as `python -m experiments.NAME` does in the source
+    folder, and says itself where its pictures are.
 
     Raises:
       JaxnnError: unknown name (lists the valid ones), no source folder.
@@ -100,6 +102,7 @@ def run_tutorial(name: str, words: Sequence[str] = ()) -> int:
     lookup("tutorial", name, dict.fromkeys(TUTORIALS))
     folder = source_folder()
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", f"experiments.{name}", *words]
+    # -P: nothing is imported from the working folder
+    command = [sys.executable, "-P", "-m", f"experiments.{name}", *words]
     print(f"reading matter: {folder / 'experiments' / f'{name}.py'}\n", flush=True)
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode

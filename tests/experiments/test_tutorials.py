@@ -97,6 +97,17 @@ def test_a_tutorial_runs_by_name_from_anywhere(tmp_path, monkeypatch, capfd):
     assert "--steps" in printed
 
 
+def test_nothing_of_the_working_folder_is_run(tmp_path, monkeypatch, capfd):
+    (tmp_path / "experiments").mkdir()
+    for name in demo.TUTORIALS:
+        (tmp_path / "experiments" / f"{name}.py").write_text("print('of a stranger')")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('numpy of a stranger')")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "autodiff", "--help"]) == 0
+    assert "stranger" not in capfd.readouterr().out
+    assert demo.source_folder() == ROOT
+
+
 def test_an_unknown_tutorial_is_named_with_the_valid_ones(capsys):
     assert main(["demo", "xxor"]) == 2
     words = capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.files import write_text
+from jaxnn.markdown import code, escaped, fenced, table
 
 MISSING = "not measured"
 PICTURES = {  # file in the run's folder -> what it shows
@@ -73,7 +74,7 @@ def _headline(result) -> list[str]:
     return [
         *lines,
         "",
-        *_table(
+        *table(
             ("fact", "value"),
             [
                 ("epochs trained", _text(result.get("epochs"))),
@@ -113,7 +114,7 @@ def _pictures(folder, seeds) -> list[str]:
 
 def _network(result) -> list[str]:
     summary = result.get("summary")
-    body = ["```text", str(summary).rstrip(), "```"] if summary else [f"{MISSING}."]
+    body = fenced(str(summary)) if summary else [f"{MISSING}."]
     return ["## Network", "", *body]
 
 
@@ -123,7 +124,7 @@ def _guard(guard) -> list[str]:
     if not found:
         return []
     policy = _text(guard.get("policy"))
-    return ["## Guard", "", f"Policy: {policy}.", "", "```text", *found, "```"]
+    return ["## Guard", "", f"Policy: {policy}.", "", *fenced("\n".join(found))]
 
 
 def _gradients(gradients) -> list[str]:
@@ -147,7 +148,7 @@ def _gradients(gradients) -> list[str]:
         "derivatives differ only by rounding, far less in float64, while a wrong one "
         "differs as much in both.",
         "",
-        *_table(("precision", "largest relative difference", "where"), rows),
+        *table(("precision", "largest relative difference", "where"), rows),
     ]
 
 
@@ -182,7 +183,7 @@ def _adversarial(result) -> list[str]:
     clean = _accuracy(result.get("mean"), result.get("std"), result.get("n"))
     return [
         *title,
-        *_table(
+        *table(
             ("attack", "epsilon", "images", "accuracy"),
             [("none", "0", _all_images(result), clean), *rows],
         ),
@@ -195,7 +196,7 @@ def _adversarial(result) -> list[str]:
         f"{_text(found.get('step_size'))}; FGSM takes one step of the whole budget. "
         "Accuracy under these attacks is an upper bound on robustness: a stronger "
         "attack may fool the network more often."
-        + (f" {note}." if isinstance(note := found.get("note"), str) else ""),
+        + (f" {escaped(note)}." if isinstance(note := found.get("note"), str) else ""),
     ]
 
 
@@ -226,11 +227,11 @@ def _seconds(seconds) -> list[str]:
         "train": "training, validation included",
         "total": "the whole command",
     }
-    others = {k: k.replace("_", " ") for k in seconds if k not in names}
+    others = {k: escaped(k.replace("_", " ")) for k in seconds if k not in names}
     rows = [
         (what, _text(seconds.get(k), "{:.2f}")) for k, what in (names | others).items()
     ]
-    return ["## Time", "", *_table(("part", "seconds"), rows)]
+    return ["## Time", "", *table(("part", "seconds"), rows)]
 
 
 def _surroundings(result) -> list[str]:
@@ -240,29 +241,26 @@ def _surroundings(result) -> list[str]:
     rows = [
         ("device", _text(result.get("device"))),
         ("git", _text(result.get("git"))),
-        *((name, _text(versions.get(name))) for name in names),
+        *((escaped(name), _text(versions.get(name))) for name in names),
     ]
-    return ["## Made with", "", *_table(("fact", "value"), rows)]
+    return ["## Made with", "", *table(("fact", "value"), rows)]
 
 
 def _config(config) -> list[str]:
     title = ["## Configuration", ""]
     if not config:
         return [*title, f"{MISSING}."]
-    rows = [(f"`{name}`", _text(value, none="none")) for name, value in config.items()]
-    return [*title, *_table(("setting", "value"), rows)]
+    rows = [(code(name), _text(value, none="none")) for name, value in config.items()]
+    return [*title, *table(("setting", "value"), rows)]
 
 
 def _commands(folder) -> list[str]:
     run = shlex.quote(str(folder))
-    return [
-        "## Go on from here",
-        "",
-        "```sh",
+    lines = (
         f"jaxnn eval {run}                # test accuracy again, from the saved run",
         f"jaxnn predict {run} IMAGE.png   # which class is this picture?",
-        "```",
-    ]
+    )
+    return ["## Go on from here", "", *fenced("\n".join(lines), "sh")]
 
 
 def _part(result, name) -> Mapping[str, Any]:
@@ -314,7 +312,7 @@ def _spread(value) -> str:
 
 
 def _text(value, form: str = "{}", none: str = MISSING) -> str:
-    """Any value in one line; numbers by `form`, lists with commas between."""
+    """Any value in one line of Markdown; numbers by `form`, commas between entries."""
     value = _plain(value)
     if value is None:
         return none
@@ -323,14 +321,9 @@ def _text(value, form: str = "{}", none: str = MISSING) -> str:
     if isinstance(value, int | float):
         return form.format(value) if math.isfinite(value) else "not finite"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_text(v, form, none)}" for k, v in value.items())
+        return ", ".join(
+            f"{escaped(str(k))} {_text(v, form, none)}" for k, v in value.items()
+        )
     if isinstance(value, list | tuple):
         return ", ".join(_text(v, form, none) for v in value) or "none"
-    return " ".join(str(value).split())
-
-
-def _table(head, rows) -> list[str]:
-    def line(cells):
-        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
+    return escaped(str(value))

@@ -13,6 +13,7 @@ from jaxnn import plots
 from jaxnn.errors import JaxnnError
 from jaxnn.plots import shared
 from jaxnn.plots.galleries import _round_of_classes
+from jaxnn.plots.robustness import transfer
 from jaxnn.plots.shared import new_figure, save
 
 MAX_BYTES = 250_000
@@ -427,3 +428,12 @@ def test_neither_pyplot_nor_jax_is_imported():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_names_are_drawn_as_they_are_written(tmp_path):
+    """No mathematics between dollars, and a single class has no mistakes."""
+    for names in ([r"$\frac$", "\x1b\udcff"], ["only"]):
+        y = np.zeros(3, int)
+        plots.confusion(y, y, names, tmp_path / "a.png")
+        transfer(np.zeros((len(names),) * 2), names, tmp_path / "b.png")
+        assert (tmp_path / "a.png").stat().st_size > 1000

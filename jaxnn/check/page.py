@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.files import write_text
+from jaxnn.markdown import escaped, table
 
 PICTURES = {
     "errors.png": "Error of each layer's derivative by each method.",
@@ -98,7 +99,7 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     gradients = result["gradients"]
     sections = [
         f"# {'They agree' if result['passed'] else 'They do not agree'}",
-        f"Hand-written gradients against `jax.grad`: {result['title']}.",
+        f"Hand-written gradients against `jax.grad`: {escaped(result['title'])}.",
     ]
     findings = _all_findings(result)
     if findings:
@@ -107,7 +108,7 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
             "Each layer was fed the exact cotangent from above, so that an error is "
             "blamed on the layer that makes it and on none before it."
         )
-        sections.append("\n".join(f"- {_escaped(f['line'])}" for f in findings))
+        sections.append("\n".join(f"- {escaped(f['line'])}" for f in findings))
     sections += ["## Leaf by leaf", _leaves(gradients["leaves"])]
     if result.get("methods"):
         sections += ["## Layer by layer, by every method", _methods(result)]
@@ -181,11 +182,4 @@ def _cost(cost) -> str:
 
 
 def _markdown(head, rows) -> str:
-    def line(cells):
-        return "| " + " | ".join(map(_escaped, cells)) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return "\n".join(table(head, [list(map(escaped, row)) for row in rows]))

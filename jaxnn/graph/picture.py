@@ -21,6 +21,7 @@ from jaxnn.plots.shared import (
     INK,
     ORANGE,
     RED,
+    as_written,
     new_axes,
     new_figure,
     save,
@@ -67,7 +68,9 @@ def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
         {node: _size(*text) for node, text in texts.items()},
         {edge: _size([], lines, []) for edge, lines in notes.items()},
     )
-    figure, ax = _canvas(at, f"{root.name} = {numbers(values[root])[0]}", bool(notes))
+    figure, ax = _canvas(
+        at, f"{as_written(root.name)} = {numbers(values[root])[0]}", bool(notes)
+    )
     for edge, bends in at.bends.items():
         _draw_edge(ax, at, edge, bends, notes.get(edge))
     for node, text in texts.items():
@@ -109,7 +112,7 @@ def _texts(node, values, grads):
     summed = [] if node not in grads or parts == 1 else numbers(grads[node])
     if summed:
         summed[0] = ("sum " if parts else "gradient ") + summed[0]
-    return [title(node)], value, summed
+    return [as_written(title(node))], value, summed
 
 
 def _size(names, values, sums):

@@ -14,6 +14,7 @@ from jaxnn.plots.shared import (
     INK,
     MIDDLE,
     PALE,
+    as_written,
     counted,
     new_axes,
     new_figure,
@@ -40,7 +41,8 @@ def confusion(
     Raises:
       JaxnnError: lengths differ, or a label is outside 0 .. C - 1.
     """
-    names = list(map(str, range(classes) if isinstance(classes, int) else classes))
+    given = range(classes) if isinstance(classes, int) else classes
+    names = [as_written(str(name)) for name in given]
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     same_length("confusion", labels=labels, predictions=predictions)
     for name, a in (("labels", labels), ("predictions", predictions)):
@@ -53,7 +55,7 @@ def confusion(
     counts = np.zeros((size, size), int)  # row: true, column: said
     np.add.at(counts, (labels, predictions), 1)
     errors = np.ma.masked_array(counts, np.eye(size, dtype=bool))
-    most, right = int(errors.max()), int(counts.trace())
+    most, right = int(errors.filled(0).max()), int(counts.trace())
 
     annotated = size <= ANNOTATED
     shares = [

@@ -24,6 +24,7 @@ from jaxnn.plots.shared import (
     GREY,
     INK,
     RED,
+    as_written,
     new_axes,
     new_figure,
     save,
@@ -51,7 +52,7 @@ def errors_by_layer(
       path: the PNG file.
     """
     ways = list(policy)
-    names = [str(row["layer"]) for row in rows]
+    names = [as_written(str(row["layer"])) for row in rows]
     cell, high = 1.35, 0.3
     left = text_width([*names, "layer"], 9) + 0.2
     width, height = left + cell * len(ways) + 0.2, high * len(rows) + 1.3

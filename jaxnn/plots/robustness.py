@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.shared import BLUE, GREEN, GREY, INK, ORANGE, RED, new_figure, save
+from jaxnn.plots.shared import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    as_written,
+    new_figure,
+    save,
+)
 
 COLOURS = (GREEN, ORANGE, BLUE, RED, GREY, INK)
 UNITS = {"linf": "largest change of a pixel", "l2": "2-norm", "l1": "1-norm"}
@@ -74,7 +84,7 @@ def transfer(
       path: the PNG file.
       title: above the picture.
     """
-    n = len(names)
+    names, n = list(map(as_written, names)), len(names)
     figure = new_figure(2.6 + 0.95 * n, 1.7 + 0.6 * n)
     ax = figure.add_axes((0.3, 0.06, 0.68, 0.66))
     ax.imshow(np.asarray(matrix), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxnn.errors import JaxnnError
 from jaxnn.files import write_with
+from jaxnn.markdown import printable
 
 DPI = 110
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -59,6 +60,11 @@ def draw_words(text, path):
     figure = new_figure(6, 1.2)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
     save(figure, path)
+
+
+def as_written(name: str) -> str:
+    """A name for a picture: no mathematics between dollars, nothing unprintable."""
+    return printable(name).replace("$", "\\$")
 
 
 def text_width(texts, fontsize) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.plots.panels import COLOURS, name_axes, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.shared import as_written, save
 
 
 def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> None:
@@ -53,7 +53,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:
         return np.array(values, float), None
     return (
         np.array([kinds.index(_key(v)) for v in values]),
-        [f"{k:g}" if isinstance(k, (int, float)) else k for k in kinds],
+        [f"{k:g}" if isinstance(k, (int, float)) else as_written(k) for k in kinds],
     )
 
 

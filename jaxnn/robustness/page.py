@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.files import write_json, write_text
+from jaxnn.markdown import escaped, table
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Share
 from jaxnn.robustness.transfer import Transfer
@@ -69,8 +70,8 @@ def _counts(e):
 def page(e: Evaluation, title: str) -> str:
     """The evaluation in Markdown."""
     sections = [
-        f"# {title}",
-        f"**{e.verdict}**",
+        f"# {escaped(title)}",
+        f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
         "are Wilson's at 95%.",
         _battery(e),
@@ -87,43 +88,47 @@ def page(e: Evaluation, title: str) -> str:
 def _battery(e):
     n = e.clean.total
     rows = [
-        f"| attack | tried on | broke | leaves right of {len(e.sample):,} |",
-        "|---|---|---|---|",
-        f"| none | {n:,} | {n - e.clean.count:,} | {e.clean} of all |",
-        *[f"| {r.name} | {r.tried:,} | {r.broken:,} | {r.alone} |" for r in e.rounds],
-        f"| **worst case per image** | {n:,} | {n - e.robust.count:,} | "
-        f"**{e.robust} of all** |",
-    ]
-    return "## Attacks\n\n" + "\n".join(rows)
+        ("none", f"{n:,}", f"{n - e.clean.count:,}", f"{e.clean} of all"),
+        *[
+            (escaped(r.name), f"{r.tried:,}", f"{r.broken:,}", str(r.alone))
+            for r in e.rounds
+        ],
+        (
+            "**worst case per image**", f"{n:,}", f"{n - e.robust.count:,}",
+            f"**{e.robust} of all**",
+        ),
+    ]  # fmt: skip
+    head = ("attack", "tried on", "broke", f"leaves right of {len(e.sample):,}")
+    return "## Attacks\n\n" + "\n".join(table(head, rows))
 
 
 def _checks(e):
-    rows = [
-        "| | check | verdict | what was measured | images |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for c in e.checks:
         images = ", ".join(map(str, c.images[:8])) + (" ..." if c.images[8:] else "")
-        rows.append(f"| {c.id} | {c.name} | **{c.verdict}** | {c.words} | {images} |")
-    return "## Checks\n\n" + "\n".join(rows)
+        rows.append(
+            (c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.words), images)
+        )
+    head = ("", "check", "verdict", "what was measured", "images")
+    return "## Checks\n\n" + "\n".join(table(head, rows))
 
 
 def _layers(e):
-    rows = [
-        "| layer | gradient out / in | images given none | images passed none | "
-        "saturated |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for layer in e.layers:
         flat = "" if layer.saturated is None else f"{100 * layer.saturated:.1f}%"
-        rows.append(
-            f"| {layer.label} | {layer.ratio:.3g} | {100 * layer.zero_in:.1f}% | "
-            f"{100 * layer.zero_out:.1f}% | {flat} |"
-        )
+        rows.append((
+            escaped(layer.label), f"{layer.ratio:.3g}", f"{100 * layer.zero_in:.1f}%",
+            f"{100 * layer.zero_out:.1f}%", flat,
+        ))  # fmt: skip
+    head = (
+        "layer", "gradient out / in", "images given none", "images passed none",
+        "saturated",
+    )  # fmt: skip
     return (
         "## Gradients of every layer, from the output back\n\nOf the margin loss; "
         "saturated: elements whose gradient shrinks a thousandfold.\n\n"
-    ) + "\n".join(rows)
+    ) + "\n".join(table(head, rows))
 
 
 def write(

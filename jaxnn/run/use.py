@@ -111,8 +111,8 @@ def _read_all(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list
 
 def _finite_rows(outputs: np.ndarray, many: bool) -> np.ndarray:
     """Which rows of (N, C), or of (S, N, C) for S seeds, are finite in every entry."""
-    finite = np.isfinite(outputs).all(-1)
-    return finite.all(0) if many else finite
+    finite = np.isfinite(outputs)
+    return np.asarray(finite.all((0, -1) if many else -1))
 
 
 def _table(paths: Sequence[Path], chance: np.ndarray) -> str:

@@ -232,3 +232,10 @@ def test_picture_needs_its_feeds(tmp_path):
     with pytest.raises(JaxnnError, match="no value for x1, x2, t"):
         graph.draw(root, {}, tmp_path / "xor.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "a$b$c", "a\udcff\x1b"])
+def test_a_name_is_drawn_as_it_is_written(tmp_path, name):
+    x = graph.feed(name)
+    graph.draw(graph.sum(graph.tanh(x), name=name), {x: np.ones(3)}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

@@ -1,0 +1,48 @@
+"""Words in Markdown, and nothing but words: names come from folders, files and users.
+
+A name with `<`, `|`, a backtick or a line break must neither become HTML, a link or a
+picture nor break a table.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def escaped(text: str) -> str:
+    r"""`text` in one line that a reader of Markdown shows as it is.
+
+    >>> print(escaped("<b> | ![x](y)"))
+    &lt;b> \| ![x\](y)
+    """
+    line = printable(" ".join(text.split()))
+    line = re.sub(r"[\\`*|]|\](?=[(\[:])", r"\\\g<0>", line)
+    return line.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+    """`text` as code within a line, also in a table."""
+    line = printable(" ".join(text.split()))
+    return "`" + line.replace("`", "'").replace("|", "\\|") + "`"
+
+
+def fenced(text: str, language: str = "text") -> list[str]:
+    """The lines of a block of code that holds `text`, which cannot end it."""
+    lines = [printable(line) for line in text.rstrip().splitlines()]
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)),
+                  default=0)  # fmt: skip
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}{language}", *lines, fence]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; the cells are Markdown already."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, and bytes that are no text, written in ASCII."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -1,0 +1,104 @@
+"""Names from folders, files and users stay names in every page."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from jaxnn.check.page import write_page
+from jaxnn.markdown import code, escaped, fenced, table
+from jaxnn.report import write_report
+from jaxnn.robustness.page import page
+from jaxnn.robustness.threat import Share, Threat
+
+NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append(tag)
+
+
+def _is_only_words(text):
+    """Outside code: no HTML, no link or picture of a name, one line stays one line."""
+    fence, outside = "", []
+    for line in text.splitlines():
+        mark = re.match("`{3,}", line)
+        if mark and not fence:
+            fence = mark[0]
+        elif fence and line == fence:
+            fence = ""
+        elif not fence:
+            outside.append(re.sub(r"(?<!\\)`[^`]*`", "", line))
+    assert not fence, "a block of code does not end"
+    parser = _Tags()
+    parser.feed("\n".join(outside))
+    assert parser.found == []
+    assert not any(re.search(r"(?<!\\)\]\(http", line) for line in outside)
+    assert not any(line.startswith("# b") for line in outside)
+    assert "\x1b" not in text
+    text.encode()
+    return outside
+
+
+def test_words_stay_words():
+    _is_only_words(escaped(NASTY))
+    _is_only_words(code(NASTY))
+    _is_only_words("\n".join(fenced(NASTY)))
+    cells = table(("a", "b"), [(escaped(NASTY), code(NASTY))])
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in cells)
+    assert escaped("784 -> 30, [0, 1], a_b") == "784 -> 30, [0, 1], a_b"
+
+
+@pytest.mark.parametrize("name", [NASTY, "plain"])
+def test_a_run_with_any_names_has_a_page_of_words(tmp_path, name):
+    folder = tmp_path / re.sub(r"[/\udcff\x1b]", "", name)
+    folder.mkdir()
+    result = {
+        "config": {"data": name, "out": [name], name: 1},
+        "summary": name,
+        "guard": {"report": [name, "```", name], "policy": name},
+        "gradients": {"float32_worst": name, "passed": True},
+        "adversarial": {"fgsm_0.1": 0.1, "note": name, "sample": name, "norm": name},
+        "seconds": {name: 1.0},
+        "versions": {name: name},
+        "device": name, "git": name, "stopped": name,
+    }  # fmt: skip
+    _is_only_words(write_report(folder, result).read_text(encoding="utf-8"))
+
+
+def test_a_comparison_of_any_title_has_a_page_of_words(tmp_path):
+    leaf = {
+        "leaf": NASTY, "shape": [2], "dtype": NASTY, "max_abs": 0.0, "ulp_max": 0.0,
+        "max_relative": 0.0, "ulp_within": [0, 1.0], "cosine": 1.0, "index": [0],
+        "sign_disagreements": 0, "passed": False, "note": NASTY,
+    }  # fmt: skip
+    result = {
+        "passed": False, "title": NASTY, "device": NASTY, "git": NASTY,
+        "versions": {NASTY: NASTY},
+        "gradients": {
+            "findings": [{"line": NASTY}], "leaves": [leaf], "kinks": {NASTY: 1},
+        },
+    }  # fmt: skip
+    _is_only_words(write_page(tmp_path, result).read_text(encoding="utf-8"))
+
+
+def test_a_robustness_page_of_any_names_has_words():
+    half = Share(1, 2)
+    found = SimpleNamespace(
+        threat=Threat("linf", 0.1), level="fast", clean=half, robust=half, seconds=1.0,
+        rounds=[SimpleNamespace(name=NASTY, tried=2, broken=1, alone=half)],
+        targeted=half, sample=[0, 1], verdict=NASTY,
+        checks=[SimpleNamespace(id="K1", name=NASTY, verdict="pass", words=NASTY,
+                                images=[1])],
+        layers=[SimpleNamespace(label=NASTY, ratio=1.0, zero_in=0.0, zero_out=0.0,
+                                saturated=None)],
+    )  # fmt: skip
+    text = page(cast(Any, found), f"Robustness of {NASTY}")
+    _is_only_words(text)

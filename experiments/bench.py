@@ -39,7 +39,7 @@ from jaxnn.check.automatic import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.rules.linear import few_outputs
+from jaxnn.rules.products import few_outputs
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 
 
@@ -120,7 +120,7 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
     def gradients(ws, x):
         inputs, dws = [x], []
         for w, t in zip(ws, turned, strict=True):
-            if t and seeds:  # as the engine does, see `jaxnn.rules.linear`
+            if t and seeds:  # as the engine does, see `jaxnn.rules.products`
                 inputs.append(lax.optimization_barrier(w @ inputs[-1].T).T)
             else:
                 inputs.append(inputs[-1] @ (w.T if t else w))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.rules.linear import weights_lie_transposed
+from jaxnn.rules.products import weights_lie_transposed
 from jaxnn.train.state import Changed, Found, TrainState
 from jaxnn.train.step import Step
 from jaxnn.train.turned import straight, turned

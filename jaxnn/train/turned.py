@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from jaxnn.rules.linear import few_outputs
+from jaxnn.rules.products import few_outputs
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +28,7 @@ def turned(tree: Any) -> Any:
     """`tree` with every dense weight of few outputs as a `Turned`.
 
     A dense weight is a matrix under the name "w", in the parameters as in the moments
-    and averages that copy their structure. Few: `jaxnn.rules.linear.few_outputs`.
+    and averages that copy their structure. Few: `jaxnn.rules.products.few_outputs`.
     """
 
     def turn(path, a):

@@ -13,7 +13,7 @@ from jaxnn import mlp, regularize, serial
 from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
 from jaxnn.losses import mse, softmax_cross_entropy
 from jaxnn.rules import affine, matmul
-from jaxnn.rules.linear import FEW, weights_lie_transposed
+from jaxnn.rules.products import FEW, weights_lie_transposed
 from jaxnn.train import (
     TrainingError,
     batch_order,

@@ -1,0 +1,79 @@
+"""How products with weights are made: the order of the operands, and of the result.
+
+A CPU multiplies faster if the weights of few outputs lie transposed in memory. XLA
+would swap the operands back, so a barrier stands behind such a product.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from jax import Array, default_backend, lax
+
+FEW = 64  # outputs up to which a weight and its gradient lie transposed
+TINY = 3
+
+_weights_lie_transposed: ContextVar[bool] = ContextVar("transposed", default=False)
+
+
+def few_outputs(inputs: int, outputs: int) -> bool:
+    """Whether a CPU is faster with a weight (inputs, outputs) transposed in memory."""
+    return outputs <= FEW and outputs < inputs
+
+
+@contextmanager
+def weights_lie_transposed() -> Iterator[None]:
+    """Products traced in here may count on weights of few outputs lying transposed.
+
+    It is a hint for speed: without it, and with it about weights that do not, results
+    are the same.
+    """
+    token = _weights_lie_transposed.set(True)
+    try:
+        yield
+    finally:
+        _weights_lie_transposed.reset(token)
+
+
+def matmul(x: Array, w: Array) -> Array:
+    """x w: x (..., I), w (I, O) -> (..., O).
+
+    The weights of S networks side by side lie as (S, O, I): (S O, I) times x^T reads
+    them as they are, where x w would first copy all of them into (I, S O).
+    """
+    row_count = math.prod(x.shape[:-1])
+    if not (_weights_lie_transposed.get() and _transposes(row_count, *w.shape)):
+        return x @ w
+    return _transposed(w.T @ rows(x).T).reshape(*x.shape[:-1], w.shape[1])
+
+
+def weight_gradient(x: Array, dy: Array) -> Array:
+    """x^T dy: x (..., I), dy (..., O) -> dw (I, O), one product over all rows.
+
+    For few outputs the inner loop should run along I, so dw is made transposed, as the
+    training loop on a CPU keeps w: see `jaxnn.train.turned`.
+    """
+    x, dy = rows(x), rows(dy)
+    transposes = _transposes(len(x), x.shape[1], dy.shape[1]) and default_backend() == "cpu"
+    return _transposed(dy.T @ x) if transposes else x.T @ dy
+
+
+def rows(a: Array) -> Array:
+    """a (..., C) as (R, C)."""
+    # The count is spelt out: -1 cannot be inferred when an axis is empty.
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def _transposes(row_count, inputs, outputs):
+    """Whether to make a product with a weight (inputs, outputs) transposed.
+
+    Not where both operands have an axis of at most 3: such products XLA makes by plain
+    loops, which under `vmap` expect the result to lie as it is written; the compiler of
+    jaxlib 0.10 ends the process where it does not.
+    """
+    return few_outputs(inputs, outputs) and min(row_count, inputs) > TINY
+
+
+def _transposed(product):
+    return lax.optimization_barrier(product).T

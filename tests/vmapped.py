@@ -1,0 +1,134 @@
+"""What `test_vmapped.py` runs: a script, as a compiler's failed check ends the process.
+
+Its words are a kind (rules, layers, dense, networks), a batch size and a dtype. Every
+case goes forward and backward under `jit(vmap)` and must equal one after the other;
+networks also with shared parameters. It prints a case's name before it begins, so that
+the last line names what ended it.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import mlp, serial
+from jaxnn.layers import batch_norm, conv, dense, flatten, layer_norm, max_pool, relu
+from tests.combine.cases import NETWORKS
+from tests.layers.cases import KEY, LAYER_CASES, LayerCase, setup
+from tests.rules.cases import CASES
+from tests.rules.common import assert_trees_close, inputs, normal
+
+MEMBERS = 2
+DENSE = {
+    "12-5-4": (mlp([12, 5, 4]), (12,), 0),
+    "40-30-10": (mlp([40, 30, 10]), (40,), 0),
+    "5-3-1": (mlp([5, 3, 1]), (5,), 0),
+    "9-6-2, no bias": (serial(dense(6, bias=False), dense(2)), (9,), 0),
+    "steps of 7": (serial(dense(5), relu, dense(3)), (3, 7), 0),
+    "batch norm": (serial(dense(6), batch_norm(), relu, dense(3)), (8,), 0),
+    "layer norm": (serial(dense(6), layer_norm(), relu, dense(3)), (8,), 0),
+    "convolutional": (
+        serial(conv(3), relu, max_pool(2), flatten, dense(5), dense(3)), (6, 6, 2), 0,
+    ),
+}  # fmt: skip
+
+
+def rows_of(tree, batch):
+    """Its rows over and over until there are so many."""
+    return jax.tree.map(lambda a: a[np.arange(batch) % len(a)], tree)
+
+
+def cast(tree, dtype):
+    def one(a):
+        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    return jax.tree.map(one, tree)
+
+
+def variants(tree):
+    """Stacked: the arrays, and the same times 1.5; whole numbers and masks rolled."""
+
+    def other(a):
+        floats = jnp.issubdtype(a.dtype, jnp.floating)
+        return a * jnp.asarray(1.5, a.dtype) if floats or not a.ndim else jnp.roll(a, 1)
+
+    return jax.tree.map(lambda a: jnp.stack([a, other(a)]), tree)
+
+
+def member(tree, m):
+    """Its m-th of `MEMBERS`."""
+    return jax.tree.map(lambda a: a[m], tree)
+
+
+def compare(run, arrays, shared, tolerance):
+    """`run(*arrays)` under jit(vmap) against one by one; some arguments also shared."""
+    one_by_one = jax.jit(run)
+    stacked = variants(arrays)
+    for given in {(), tuple(shared)}:
+        axes = [None if i in given else 0 for i in range(len(arrays))]
+        args = [
+            s if axis == 0 else alone
+            for s, alone, axis in zip(stacked, arrays, axes, strict=True)
+        ]
+        together = jax.jit(jax.vmap(run, in_axes=axes))(*args)
+        for m in range(MEMBERS):
+            mine = [
+                member(a, m) if axis == 0 else a
+                for a, axis in zip(args, axes, strict=True)
+            ]
+            assert_trees_close(member(together, m), one_by_one(*mine), tolerance)
+
+
+def run_layers(cases, shared, batch, dtype, tolerance):
+    for name, case in cases.items():
+        print(name, flush=True)
+        case = LayerCase(*case)
+        s = setup(*case._replace(batch=max(case.batch, 2)))
+        params, state, x = cast((s.params, s.state, rows_of(s.x, batch)), dtype)
+
+        def forward(params, state, x, layer=case.layer):
+            return layer.forward(params, state, x, key=KEY, train=True)
+
+        y = jax.eval_shape(forward, params, state, x)[0]
+        dy = jnp.asarray(normal(*y.shape, seed=6), y.dtype)
+
+        def run(params, state, x, dy, layer=case.layer, forward=forward):
+            y, state, cache = forward(params, state, x)
+            return y, state, layer.backward(cache, dy)
+
+        compare(run, [params, state, x, dy], shared, tolerance)
+
+
+def run_rules(batch, dtype, tolerance):
+    for name, cases in CASES.items():
+        print(name, flush=True)
+        case = cases[0]
+        args, dy = inputs(case)
+        # products with so many rows, which is what a batch is to them
+        if name in ("affine", "matmul"):
+            args[0], dy = rows_of((args[0], dy), batch)
+        args, dy = cast((args, dy), dtype)
+
+        def run(*given, rule=case.rule):
+            *args, dy = given
+            y, cache = rule.fwd(*args)
+            return y, [d for d in rule.bwd(cache, dy) if d is not None]
+
+        compare(run, [*args, dy], (), tolerance)
+
+
+def main(kind, batch, dtype):
+    tolerance = {"float64": 1e-11, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.01}
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    how = int(batch), dtype, tolerance[dtype]
+    if kind == "rules":
+        run_rules(*how)
+    elif kind == "layers":
+        run_layers({name: cases[0] for name, cases in LAYER_CASES.items()}, (), *how)
+    else:
+        run_layers({"dense": DENSE, "networks": NETWORKS}[kind], (0, 1), *how)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

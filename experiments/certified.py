@@ -107,13 +107,18 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
             print(f"  certified {i + 1} of {len(rows)}", flush=True)
 
     found = smoothing.certify(
-        *target, x, sigma=args.sigma, key=jax.random.key(seed), n=args.copies, say=say
+        target.model,
+        x,
+        sigma=args.sigma,
+        key=jax.random.key(seed),
+        n=args.copies,
+        say=say,
     )
     x_adv = target.attacked(
         attacks.pgd, x, y, epsilon=np.float32(1.0), norm="l2", key=jax.random.key(seed)
     )
     vote = smoothing.predict(
-        *target, x_adv, sigma=args.sigma, key=jax.random.key(seed + 1), n=1000
+        target.model, x_adv, sigma=args.sigma, key=jax.random.key(seed + 1), n=1000
     )
     radii = np.arange(0, 1.65, 0.05)
     proven_at_1 = (found.labels == y) & (found.radii >= 1.0)

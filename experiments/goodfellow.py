@@ -142,14 +142,7 @@ def curve(net, data: Digits, rows: np.ndarray) -> dict[str, list[float]]:
     for name, attack in (("FGSM", attacks.fgsm), ("PGD-40", attacks.pgd)):
         options = {} if attack is attacks.fgsm else {"key": jax.random.key(0)}
         x_adv = attacks.sweep(
-            attack,
-            net.net,
-            net.params,
-            net.state,
-            x,
-            jnp.asarray(y),
-            epsilons=epsilons,
-            **options,
+            attack, net.model, x, jnp.asarray(y), epsilons=epsilons, **options
         )
         found[name] = [net.accuracy(a, y) for a in x_adv]
     return found

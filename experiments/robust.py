@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from experiments.common import spread
-from jaxnn import attacks, fit, mlp, robustness, serial
-from jaxnn.attacks.core import ascent_direction, loss_and_gradient, per_image
+from jaxnn import Classifier, attacks, fit, mlp, robustness, serial
+from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
@@ -70,6 +70,11 @@ class Net(NamedTuple):
     params: Any
     state: Any
 
+    @property
+    def model(self) -> Classifier:
+        """What attacks see."""
+        return Classifier(*self)
+
     def outputs(self, x: Any) -> np.ndarray:
         """Logits (N, classes)."""
         return predict(self.net, self.params, self.state, x)
@@ -86,11 +91,8 @@ class Net(NamedTuple):
         self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
     ) -> np.ndarray:
         """Every image after one attack of `jaxnn.attacks`."""
-
-        def run(a, b):
-            return attack(self.net, self.params, self.state, a, b, **options)
-
-        return attacks.in_batches(run, x, y, batch)
+        run = partial(attack, self.model, **options)
+        return attacks.map_batches(run, x, y, batch=min(batch, len(y)))
 
     def under(
         self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
@@ -206,7 +208,7 @@ def judged(
     """The checks K1 to K20 on a stratified sample; prints what did not pass."""
     rows = stratified_sample(data.y, images, 0)
     found = robustness.evaluate(
-        *target, data.x[rows], data.y[rows],
+        target.model, data.x[rows], data.y[rows],
         threat=robustness.Threat("linf", epsilon), sample=images,
     )  # fmt: skip
     said = [c for c in found.checks if c.verdict in ("warn", "fail")]
@@ -246,15 +248,15 @@ def trained(
     return members(net, history, seeds)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _until_fooled(net, loss, steps, params, state, x, y, length):
+@partial(jax.jit, static_argnums=(0, 1))
+def _until_fooled(loss, steps, model, x, y, length):
     def go_on(carry):
         i, *_, done = carry
         return (i < steps) & ~done.all()
 
     def once(carry):
         i, x_adv, before, near, done = carry
-        _, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, y)
+        _, dx, pred = model.value_and_gradient(x_adv, y, loss)
         wrong = pred.argmax(-1) != y
         done |= wrong & near
         back = wrong & ~near  # to the last point that was right, from there in eighths
@@ -280,9 +282,6 @@ def until_fooled(
     """
 
     def attack(a, b):
-        net, params, state = target
-        return _until_fooled(
-            net, softmax_cross_entropy, steps, params, state, a, b, length
-        )
+        return _until_fooled(softmax_cross_entropy, steps, target.model, a, b, length)
 
-    return attacks.in_batches(attack, x, y, 1000)
+    return attacks.map_batches(attack, x, y, batch=min(1000, len(y)))

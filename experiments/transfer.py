@@ -60,7 +60,7 @@ def run(args: Args) -> None:
     matrices, k9 = [], []
     for seed in range(args.seeds):
         found = transfer_matrix(
-            {name: tuple(group[seed]) for name, group in nets.items()}, data.x, data.y,
+            {name: group[seed].model for name, group in nets.items()}, data.x, data.y,
             threat=Threat("linf", args.epsilon), seed=seed,
         )  # fmt: skip
         matrices.append(found.matrix)

@@ -42,7 +42,6 @@ from experiments.robust import (
     verdicts,
 )
 from jaxnn import attacks, fit, mlp
-from jaxnn.attacks.core import loss_and_gradient
 from jaxnn.data import Split, stratified_sample
 from jaxnn.layers import Layer
 from jaxnn.losses import quadratic, softmax_cross_entropy
@@ -105,7 +104,7 @@ def tricked(
     rng = np.random.default_rng(seed)
     start = (0.5 + 0.3 * rng.standard_normal(x.shape)).astype(np.float32)
     found = attacks.towards(
-        *open_net, jnp.asarray(start), jnp.asarray(goal), like=jnp.asarray(x),
+        open_net.model, jnp.asarray(start), jnp.asarray(goal), like=jnp.asarray(x),
         loss=loss, box=box,
     )  # fmt: skip
     found = np.asarray(found)
@@ -115,9 +114,8 @@ def tricked(
 def gradient_sizes(net: Net, x: np.ndarray, y: np.ndarray, loss: Any) -> tuple:
     """(share of pictures with max |dC/dx| < 1e-6, median 2-norm of dC/dx)."""
     open_net = Net(NET if loss is quadratic else LOGITS, net.params, net.state)
-    _, dx, _ = jax.jit(lambda x, y: loss_and_gradient(
-        open_net.net, loss, net.params, net.state, x, y))(x, y)  # fmt: skip
-    dx = np.abs(np.asarray(dx).reshape(len(dx), -1))
+    _, dx = open_net.model.gradient(x, y, loss)
+    dx = np.abs(dx.reshape(len(dx), -1))
     tiny = float((dx.max(-1) < 1e-6).mean())
     return tiny, float(np.median(np.linalg.norm(dx, axis=-1)))
 

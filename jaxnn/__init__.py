@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
         rules,
         train,
     )
+    from jaxnn.attacks import Classifier
     from jaxnn.check import compare_gradients
     from jaxnn.combine import (
         freeze,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
 __version__ = "0.1.0"
 
 _HOME = {
+    "Classifier": "attacks",
     "Layer": "layers",
     "RULES": "rules",
     "Rule": "rules",
@@ -95,6 +97,7 @@ _HOME = {
 
 __all__ = [
     "RULES",
+    "Classifier",
     "JaxnnError",
     "Layer",
     "Rule",

@@ -4,13 +4,16 @@ Fixed budget (`epsilon`, in pixel units): fgsm, bim, pgd, mifgsm, apgd; square a
 see outputs only; noise and camera are what any attack must beat. Smallest perturbation
 (no budget): deepfool, ddn, carlini_wagner. Towards a goal: towards, or `targeted=True`.
 
-All take `(net, params, state, x, y, *, ...)` and return attacked images like x.
+All take `(model, x, y, *, ...)`, model = `Classifier(net, params, state)`, and return
+attacked images like x; `ATTACKS` has them by name, `@attack` makes one of a function.
 """
 
 from jaxnn.attacks.apgd import apgd
 from jaxnn.attacks.baselines import camera, noise
 from jaxnn.attacks.black_box import spsa, square
-from jaxnn.attacks.core import distance, in_batches
+from jaxnn.attacks.classifier import Classifier, map_batches
+from jaxnn.attacks.core import distance
+from jaxnn.attacks.driver import ATTACKS, Attack, attack
 from jaxnn.attacks.gradient import bim, fgsm, mifgsm, pgd
 from jaxnn.attacks.minimal import carlini_wagner, ddn, deepfool
 from jaxnn.attacks.objectives import dlr, margin
@@ -23,7 +26,11 @@ from jaxnn.attacks.targeted import (
 )
 
 __all__ = [
+    "ATTACKS",
+    "Attack",
+    "Classifier",
     "apgd",
+    "attack",
     "bim",
     "camera",
     "carlini_wagner",
@@ -33,8 +40,8 @@ __all__ = [
     "dlr",
     "every_target",
     "fgsm",
-    "in_batches",
     "least_likely",
+    "map_batches",
     "margin",
     "mifgsm",
     "noise",

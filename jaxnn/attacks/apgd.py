@@ -1,36 +1,31 @@
 """Auto-PGD: projected gradient descent that chooses its own step size."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
     ascent_direction,
     budget,
-    check_arguments,
-    check_count,
-    check_epsilon,
     is_fooled,
-    loss_and_gradient,
     per_image,
     project,
 )
+from jaxnn.attacks.driver import attack
 from jaxnn.attacks.moves import random_start
-from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 
 MOMENTUM, SHARE = 0.75, 0.75  # the paper's alpha and rho
 
 
+@attack(norms=("linf", "l2"))
 def apgd(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -51,9 +46,7 @@ def apgd(
     the step. `loss` is softmax cross-entropy or `jaxnn.attacks.dlr`.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
@@ -73,37 +66,13 @@ def apgd(
 
     Source: Croce, Hein 2020, arXiv 2003.01690, algorithm 1.
     """
-    check_arguments("apgd", x, y, norm, box, ("linf", "l2"))
-    check_epsilon("apgd", epsilon, x)
-    check_count("apgd", steps=steps, restarts=restarts)
-    options = (net, loss, norm, targeted, box, steps, restarts)
-    return _apgd(*options, params, state, x, y, epsilon, key)
-
-
-def _checkpoints(steps: int) -> list[tuple[int, int]]:
-    """(step, steps since the last one): 22% first, then each 3% less, at least 6%."""
-    found, part, gap = [], 0.0, 0.22
-    while part + gap < 1:
-        at = int(-(-(part + gap) * steps // 1))
-        last = found[-1][0] if found else 0
-        if at > last:
-            found.append((at, at - last))
-        part, gap = part + gap, max(gap - 0.03, 0.06)
-    return found
-
-
-@partial(jax.jit, static_argnums=range(7))
-def _apgd(
-    net, loss, norm, targeted, box, steps, restarts,
-    params, state, x, y, epsilon, key,
-):  # fmt: skip
     epsilon, sign = budget(epsilon, x), -1 if targeted else 1
     since = jnp.zeros(steps + 1, jnp.int32)
     for at, length in _checkpoints(steps):
         since = since.at[at].set(length)
 
     def look(x_adv, best):
-        values, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, y)
+        values, dx, pred = model.value_and_gradient(x_adv, y, loss)
         fooled = is_fooled(pred, y, targeted)
         best = best.with_point(x_adv, fooled, sign * values)
         return sign * values, sign * dx, best
@@ -150,6 +119,18 @@ def _apgd(
     best = look(within(x + epsilon * ascent_direction(dx, norm)), best)[2]
     best, _ = lax.scan(walk, best, jax.random.split(key, restarts))
     return best.x
+
+
+def _checkpoints(steps: int) -> list[tuple[int, int]]:
+    """(step, steps since the last one): 22% first, then each 3% less, at least 6%."""
+    found, part, gap = [], 0.0, 0.22
+    while part + gap < 1:
+        at = int(-(-(part + gap) * steps // 1))
+        last = found[-1][0] if found else 0
+        if at > last:
+            found.append((at, at - last))
+        part, gap = part + gap, max(gap - 0.03, 0.06)
+    return found
 
 
 def _choose(mask: Array, yes: tuple, no: tuple) -> tuple:

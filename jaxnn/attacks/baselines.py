@@ -3,6 +3,7 @@
 Each is the worst case over several tries, kept image by image.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,18 +13,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
     budget,
-    check_arguments,
-    check_count,
-    check_epsilon,
     is_fooled,
 )
+from jaxnn.attacks.driver import attack
 from jaxnn.attacks.objectives import margin
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.layers import Layer
 
 
 def _gaussian(key, x, epsilon):
@@ -53,10 +52,14 @@ NOISES: dict[str, Callable] = {
 pixel's change, and the share of pixels set to 0 or 1."""
 
 
+def _known_noise(settings, x):
+    del x
+    lookup("noise", settings["kind"], NOISES)
+
+
+@attack(norms=("linf",), gradients=False, check=_known_noise)
 def noise(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -70,9 +73,7 @@ def noise(
     """The worst of `draws` random perturbations: the floor of any attack.
 
     Args:
-      net: the network, used forward only.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network, used forward only.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: amount of noise, see `NOISES`; "uniform" and "signs" stay within
@@ -89,32 +90,21 @@ def noise(
     Raises:
       JaxnnError: unknown kind, and as `fgsm`.
     """
-    check_arguments("noise", x, y, "linf", box)
-    check_epsilon("noise", epsilon, x)
-    check_count("noise", draws=draws)
-    lookup("noise", kind, NOISES)
-    options = (net, kind, draws, targeted, box)
-    return _noise(*options, params, state, x, y, epsilon, key)
-
-
-@partial(jax.jit, static_argnums=range(5))
-def _noise(net, kind, draws, targeted, box, params, state, x, y, epsilon, key):
     epsilon = budget(epsilon, x)
 
     def noisy(k):
         x_adv = NOISES[kind](k, x, epsilon)
         return x_adv if box is None else jnp.clip(x_adv, *box)
 
-    keys = jax.random.split(key, draws)
-    return _worst(net, targeted, params, state, x, y, noisy, keys)
+    return _worst(model, x, y, targeted, noisy, jax.random.split(key, draws))
 
 
-def _worst(net, targeted, params, state, x, y, change, settings):
+def _worst(model, x, y, targeted, change, settings):
     """The best of x and of `change(setting)` for each of the settings."""
     sign = -1 if targeted else 1
 
     def look(best, x_adv):
-        pred, *_ = net.forward(params, state, x_adv, train=False)
+        pred = model.logits(x_adv)
         score = sign * margin(pred, y)[0]
         return best.with_point(x_adv, is_fooled(pred, y, targeted), score)
 
@@ -186,10 +176,33 @@ CHANGES: dict[str, Callable] = {
 pixels, degrees, and pixels in every direction."""
 
 
+def largest_amount(kind: str, shape: tuple[int, ...]) -> float:
+    """The largest change of that kind that still shows an image of (H, W, ...)."""
+    most = {"contrast": 1.0, "blur": 10.0, "rotation": 180.0}
+    return most.get(kind, float(max(shape[:2])))
+
+
+def _known_change(settings, x):
+    kind, amount = settings["kind"], settings["amount"]
+    lookup("change", kind, CHANGES)
+    if x.ndim not in (3, 4):
+        raise JaxnnError(
+            f"camera: got images of shape {x.shape}, expected (B, H, W) or (B, H, W, C)"
+        )
+    most = largest_amount(kind, x.shape[1:])
+    if amount > most:
+        raise JaxnnError(
+            f"camera: got amount={amount:g}, expected 0 to {most:g} for {kind} of "
+            f"images {x.shape[1:]}"
+        )
+
+
+@attack(
+    norms=(), gradients=False, traced=("amount",), limits={"amount": (0.0, math.inf)},
+    check=_known_change,
+)  # fmt: skip
 def camera(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -201,13 +214,11 @@ def camera(
     """The worst contrast, blur, rotation or translation up to `amount`, by a grid.
 
     Args:
-      net: the network, used forward only.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network, used forward only.
       x: images (B, H, W) or (B, H, W, C), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
-      kind: "contrast" (amount: share lost, 1 leaves grey), "blur" (sigma, pixels),
-        "rotation" (degrees either way) or "translation" (pixels either way).
+      kind: "contrast" (amount: share lost, 1 leaves grey), "blur" (sigma, pixels, up
+        to 10), "rotation" (degrees either way) or "translation" (pixels either way).
       amount: the largest change.
       tries: points of the grid, each way for "translation" (so tries^2 in all).
       targeted: whether y is the class to reach.
@@ -216,29 +227,17 @@ def camera(
       For each image the change that fooled it, else the one of largest margin, else x.
 
     Raises:
-      JaxnnError: unknown kind, flat images, tries below 1.
+      JaxnnError: unknown kind, flat images, tries below 1, more than there is to lose.
     """
-    check_arguments("camera", x, y, "linf", None)
-    check_count("camera", tries=tries)
-    lookup("change", kind, CHANGES)
-    if x.ndim not in (3, 4):
-        raise JaxnnError(
-            f"camera: got images of shape {x.shape}, expected (B, H, W) or (B, H, W, C)"
-        )
     amounts = jnp.linspace(-amount, amount, tries, dtype=x.dtype)
     if kind in ("contrast", "blur"):
         amounts = jnp.linspace(0, amount, tries, dtype=x.dtype)
     if kind == "translation":
         down, right = jnp.meshgrid(amounts, amounts, indexing="ij")
         amounts = jnp.stack([down.ravel(), right.ravel()], axis=-1)
-    return _camera(net, kind, targeted, params, state, x, y, amounts)
-
-
-@partial(jax.jit, static_argnums=range(3))
-def _camera(net, kind, targeted, params, state, x, y, amounts):
     images = x.reshape((*x.shape, 1)) if x.ndim == 3 else x
 
     def change(amount):
         return CHANGES[kind](images, amount).reshape(x.shape)
 
-    return _worst(net, targeted, params, state, x, y, change, amounts)
+    return _worst(model, x, y, targeted, change, amounts)

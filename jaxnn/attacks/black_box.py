@@ -1,34 +1,30 @@
 """Attacks that see the network's outputs only: no gradient can be masked from them."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
     ascent_direction,
     budget,
-    check_arguments,
-    check_count,
-    check_epsilon,
     is_fooled,
     per_image,
     project,
 )
+from jaxnn.attacks.driver import attack
 from jaxnn.attacks.objectives import margin
-from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 
 
+@attack(norms=("linf",), gradients=False, limits={"first_share": (0.0, 1.0)})
 def square(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -45,9 +41,7 @@ def square(
     large ones first, and keeps it where the margin rises.
 
     Args:
-      net: the network, used forward only.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network, used forward only.
       x: images (B, H, W), (B, H, W, C), or flat (B, D): a square if D is one, else a
         row of D pixels.
       y: true labels (B,); with `targeted` the labels to reach.
@@ -66,40 +60,6 @@ def square(
 
     Source: Andriushchenko et al. 2020, arXiv 1912.00049.
     """
-    check_arguments("square", x, y, "linf", box)
-    check_epsilon("square", epsilon, x)
-    check_count("square", queries=queries)
-    options = (net, queries, first_share, targeted, box)
-    return _square(*options, params, state, x, y, epsilon, key)
-
-
-def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C) of one image: a flat one is taken for a square where it can be."""
-    if len(shape) >= 3:
-        return shape[0], shape[1], math.prod(shape[2:])
-    if len(shape) == 2:
-        return shape[0], shape[1], 1
-    size = math.prod(shape)
-    side = math.isqrt(size)
-    return (side, side, 1) if side * side == size else (1, size, 1)
-
-
-def _side_lengths(queries: int, share: float, h: int, w: int) -> list[int]:
-    """Side of each query's square: its share of the pixels is halved on schedule."""
-    halvings = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
-    longest = min(h, w) if min(h, w) > 1 else max(h, w)
-    sides = []
-    for i in range(queries):
-        at = i * 10000 // queries
-        part = share / 2 ** sum(at > limit for limit in halvings)
-        sides.append(min(max(1, round(math.sqrt(part * h * w))), longest))
-    return sides
-
-
-@partial(jax.jit, static_argnums=range(5))
-def _square(
-    net, queries, first_share, targeted, box, params, state, x, y, epsilon, key
-):
     h, w, c = _image_shape(x.shape[1:])
     images = x.reshape(len(x), h, w, c)
     epsilon, sign = budget(epsilon, images), -1 if targeted else 1
@@ -107,7 +67,7 @@ def _square(
     columns = jnp.arange(w)[None, None, :, None]
 
     def rate(candidate, best):
-        pred, *_ = net.forward(params, state, candidate.reshape(x.shape), train=False)
+        pred = model.logits(candidate.reshape(x.shape))
         values, _ = margin(pred, y)
         return best.with_point(candidate, is_fooled(pred, y, targeted), sign * values)
 
@@ -136,15 +96,37 @@ def _square(
     return project(best.x, images, epsilon, "linf", box).reshape(x.shape)
 
 
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(H, W, C) of one image: a flat one is taken for a square where it can be."""
+    if len(shape) >= 3:
+        return shape[0], shape[1], math.prod(shape[2:])
+    if len(shape) == 2:
+        return shape[0], shape[1], 1
+    size = math.prod(shape)
+    side = math.isqrt(size)
+    return (side, side, 1) if side * side == size else (1, size, 1)
+
+
+def _side_lengths(queries: int, share: float, h: int, w: int) -> list[int]:
+    """Side of each query's square: its share of the pixels is halved on schedule."""
+    halvings = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
+    longest = min(h, w) if min(h, w) > 1 else max(h, w)
+    sides = []
+    for i in range(queries):
+        at = i * 10000 // queries
+        part = share / 2 ** sum(at > limit for limit in halvings)
+        sides.append(min(max(1, round(math.sqrt(part * h * w))), longest))
+    return sides
+
+
 def _below(key, count, limit):
     """An integer of [0, limit) for each image, (B, 1, 1, 1); limit may be traced."""
     return jax.random.randint(key, (count, 1, 1, 1), 0, limit)
 
 
+@attack(gradients=False, traced=("width",), limits={"width": (1e-6, 1.0)})
 def spsa(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -152,7 +134,7 @@ def spsa(
     key: Array,
     steps: int = 40,
     directions: int = 32,
-    width: float = 0.01,
+    width: Any = 0.01,
     step_size: Any = None,
     norm: str = "linf",
     loss: Loss = margin,
@@ -165,9 +147,7 @@ def spsa(
     (f(x + width v) - f(x - width v)) / (2 width) times v is averaged.
 
     Args:
-      net: the network, used forward only.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network, used forward only.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
@@ -189,25 +169,13 @@ def spsa(
 
     Source: Uesato et al. 2018, arXiv 1802.05666.
     """
-    check_arguments("spsa", x, y, norm, box)
-    check_epsilon("spsa", epsilon, x)
-    check_count("spsa", steps=steps, directions=directions)
     if step_size is None:
         step_size = 2.5 * jnp.asarray(epsilon) / steps
-    options = (net, loss, norm, targeted, box, steps, directions)
-    return _spsa(*options, params, state, x, y, epsilon, width, step_size, key)
-
-
-@partial(jax.jit, static_argnums=range(7))
-def _spsa(
-    net, loss, norm, targeted, box, steps, directions,
-    params, state, x, y, epsilon, width, step_size, key,
-):  # fmt: skip
     epsilon, step_size = budget(epsilon, x), budget(step_size, x)
     width, sign = jnp.asarray(width, x.dtype), -1 if targeted else 1
 
     def outputs(x_adv):
-        pred, *_ = net.forward(params, state, x_adv, train=False)
+        pred = model.logits(x_adv)
         return pred, loss(pred, y, reduction="none")[0]
 
     def look(x_adv, best):

@@ -1,38 +1,17 @@
-"""What every attack stands on: the loss of each image and its gradient, by hand.
+"""What every attack stands on: norms, directions, budgets, and the best point seen.
 
 Threat model: x in [0, 1] as the network's input, `epsilon` in the same pixel units;
 a network owns its normalisation (`standardize` as its first layer). Attacks run in
 evaluation mode and never touch parameters or state.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
-
-from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
-from jaxnn.losses import Loss
 
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")
-
-
-def loss_and_gradient(
-    net: Layer, loss: Loss, params: Any, state: Any, x: Array, y: Array
-) -> tuple[Array, Array, Array]:
-    """Loss of each image (B,), its gradient for x (as x), and the outputs (B, N).
-
-    The gradient comes from the hand-written backward passes; row i is the gradient of
-    image i's own loss.
-    """
-    pred, _, cache = net.forward(params, state, x, train=False)
-    values, dpred = loss(pred, y, reduction="none")
-    dx, _ = net.backward(cache, dpred)  # dparams is not used: XLA drops it
-    return values, dx, pred
 
 
 def per_image(v: Array, like: Array) -> Array:
@@ -159,75 +138,3 @@ def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
     """Whether each prediction (B, N) misses label y (B,), or meets it if targeted."""
     hit = pred.argmax(-1) == y
     return hit if targeted else ~hit
-
-
-def check_arguments(
-    attack: str, x: Any, y: Any, norm: str, box: Any, norms: tuple[str, ...] = NORMS
-) -> None:
-    """Raise a `JaxnnError` for arguments an attack cannot work with."""
-    if norm not in norms:
-        raise JaxnnError(
-            f"{attack}: unknown norm {norm!r}; valid names: {', '.join(norms)}"
-        )
-    if len(x) != len(y):
-        raise JaxnnError(f"{attack}: got {len(x)} images and {len(y)} labels")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise JaxnnError(
-            f"{attack}: images are {x.dtype}, expected floats in [0, 1]; divide uint8 "
-            "pixels by 255"
-        )
-    if box is None:
-        return
-    if not box[0] < box[1]:
-        raise JaxnnError(f"{attack}: got box {box}, expected (low, high), low < high")
-    if isinstance(x, jax.core.Tracer) or not x.size:
-        return
-    low, high = float(x.min()), float(x.max())
-    if not (box[0] <= low and high <= box[1]):  # written so that NaN fails
-        raise JaxnnError(
-            f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
-            f"{box}; let the network own its normalisation, or pass box=None"
-        )
-
-
-def check_epsilon(attack: str, epsilon: Any, x: Any) -> None:
-    """Raise a `JaxnnError` for a budget below 0, NaN, or of another length than x."""
-    if isinstance(epsilon, jax.core.Tracer):
-        return
-    epsilon = np.asarray(epsilon)
-    if epsilon.ndim > 1 or (epsilon.ndim == 1 and len(epsilon) != len(x)):
-        raise JaxnnError(
-            f"{attack}: got epsilon of shape {epsilon.shape}, expected one number or "
-            f"one an image ({len(x)},); for several budgets use attacks.sweep"
-        )
-    if not (epsilon >= 0).all():
-        raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
-
-
-def check_count(attack: str, **counts: int) -> None:
-    """Raise a `JaxnnError` for steps, restarts ... below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise JaxnnError(f"{attack}: got {name}={count}, expected >= 1")
-
-
-def in_batches(
-    attack: Callable[[Array, Array], Array], x: Any, y: Any, batch: int = 500
-) -> np.ndarray:
-    """`attack(x, y)` batch by batch, every call of one shape, the last one padded.
-
-    Args:
-      attack: for example `lambda x, y: fgsm(net, params, state, x, y, epsilon=.1)`.
-      x: images (N, ...) in [0, 1].
-      y: labels (N,).
-      batch: images a call.
-
-    Returns:
-      The attacked images, (N, ...).
-    """
-    batch, found = min(batch, len(x)), []
-    for start in range(0, len(x), batch):
-        rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
-        attacked = np.asarray(attack(jnp.asarray(x[rows]), jnp.asarray(y[rows])))
-        found.append(attacked[: len(x) - start])
-    return np.concatenate(found)

@@ -7,14 +7,13 @@ waits. Shapes stay fixed, it is one program, and the work is the steps really ta
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.attacks.core import is_fooled, loss_and_gradient, per_image
+from jaxnn.attacks.core import is_fooled, per_image
 from jaxnn.attacks.moves import move, random_start
 
 
@@ -121,11 +120,9 @@ def first_fooling(
     return save(queue, lax.while_loop(lambda at: ~at.done.all(), step, under_way))
 
 
-@partial(jax.jit, static_argnums=range(7))
 def pgd_until_fooled(
-    net, loss, norm, targeted, box, steps, slots,
-    params, state, x, y, epsilon, step_size, keys,
-):  # fmt: skip
+    model, x, y, loss, norm, targeted, box, steps, slots, epsilon, step_size, keys
+):
     """`pgd` with early stop: x, then the FGSM point, then `steps` moves a start.
 
     `keys` has one key a restart, or is None: one walk from x. An image's start is drawn
@@ -138,7 +135,7 @@ def pgd_until_fooled(
 
     def rate(x_adv, rows):
         labels = y.at[rows].get(mode="clip")
-        _, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, labels)
+        _, dx, pred = model.value_and_gradient(x_adv, labels, loss)
         return dx, is_fooled(pred, labels, targeted)
 
     def walk(found, start, steps, size):

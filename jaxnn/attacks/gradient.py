@@ -1,34 +1,29 @@
 """Attacks with a fixed budget that follow the input gradient."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
     budget,
-    check_arguments,
-    check_count,
-    check_epsilon,
     is_fooled,
-    loss_and_gradient,
     per_image,
 )
+from jaxnn.attacks.driver import attack
 from jaxnn.attacks.early import pgd_until_fooled
 from jaxnn.attacks.moves import l1_norm, move, random_start
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 
 
+@attack()
 def fgsm(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -41,9 +36,7 @@ def fgsm(
     """Fast gradient sign method: one step of size `epsilon` up the loss, one program.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
@@ -57,28 +50,29 @@ def fgsm(
       Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0.
 
     Raises:
-      JaxnnError: unknown norm, uint8 images, pixels outside the box, lengths that
-        differ, negative epsilon.
+      JaxnnError: unknown norm or setting, uint8 images, pixels outside the box, labels
+        that are none, lengths that differ, epsilon below 0 or wider than the box.
 
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
-    check_arguments("fgsm", x, y, norm, box)
-    check_epsilon("fgsm", epsilon, x)
-    return _fgsm(net, loss, norm, targeted, box, params, state, x, y, epsilon)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _fgsm(net, loss, norm, targeted, box, params, state, x, y, epsilon):
     epsilon = budget(epsilon, x)
-    _, dx, _ = loss_and_gradient(net, loss, params, state, x, y)
+    _, dx, _ = model.value_and_gradient(x, y, loss)
     sign = -1 if targeted else 1
     return move(x, x, dx, epsilon, epsilon, sign, norm, box)
 
 
+def _one_start_needs_no_key(settings, x):
+    del x
+    if settings["restarts"] > 1 and settings["key"] is None:
+        raise JaxnnError(
+            f"pgd: {settings['restarts']} restarts from the same point are one; pass "
+            "key="
+        )
+
+
+@attack(check=_one_start_needs_no_key)
 def pgd(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -101,9 +95,7 @@ def pgd(
     higher loss. So it is never weaker than `fgsm` of the same budget and loss.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
@@ -130,28 +122,21 @@ def pgd(
 
     Source: Madry et al. 2018, arXiv 1706.06083.
     """
-    counts = {"steps": steps, "restarts": restarts, "slots": slots}
-    _check("pgd", x, y, norm, box, epsilon, **counts)
-    if restarts > 1 and key is None:
-        raise JaxnnError(
-            f"pgd: {restarts} restarts from the same point are one; pass key="
-        )
     if step_size is None:
         # an l1 step moves 1% of the pixels: it must be long to use them all
         share = max(2.5 / steps, 0.2) if norm == "l1" else 2.5 / steps
         step_size = share * jnp.asarray(epsilon)
-    if early_stop and len(x):
-        options = (net, loss, norm, targeted, box, steps, slots)
+    if early_stop:
         keys = None if key is None else jax.random.split(key, restarts)
-        return pgd_until_fooled(*options, params, state, x, y, epsilon, step_size, keys)
-    options = (net, loss, norm, targeted, box, steps, restarts, None)
-    return _iterate(*options, params, state, x, y, epsilon, step_size, key)
+        options = (loss, norm, targeted, box, steps, slots)
+        return pgd_until_fooled(model, x, y, *options, epsilon, step_size, keys)
+    options = (loss, norm, targeted, box, steps, restarts, None)
+    return _iterate(model, x, y, *options, epsilon, step_size, key)
 
 
+@attack()
 def bim(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -169,17 +154,15 @@ def bim(
 
     Source: Kurakin, Goodfellow, Bengio 2017, arXiv 1607.02533.
     """
-    _check("bim", x, y, norm, box, epsilon, steps=steps)
     if step_size is None:
         step_size = 2 * jnp.asarray(epsilon) / steps
-    options = (net, loss, norm, targeted, box, steps, 1, None)
-    return _iterate(*options, params, state, x, y, epsilon, step_size, None)
+    options = (loss, norm, targeted, box, steps, 1, None)
+    return _iterate(model, x, y, *options, epsilon, step_size, None)
 
 
+@attack()
 def mifgsm(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -199,24 +182,22 @@ def mifgsm(
 
     Source: Dong et al. 2018, arXiv 1710.06081.
     """
-    _check("mifgsm", x, y, norm, box, epsilon, steps=steps)
     if step_size is None:
         step_size = jnp.asarray(epsilon) / steps
-    options = (net, loss, norm, targeted, box, steps, 1, float(decay))
-    return _iterate(*options, params, state, x, y, epsilon, step_size, None)
+    options = (loss, norm, targeted, box, steps, 1, decay)
+    return _iterate(model, x, y, *options, epsilon, step_size, None)
 
 
-@partial(jax.jit, static_argnums=range(8))
 def _iterate(
-    net, loss, norm, targeted, box, steps, restarts, decay,
-    params, state, x, y, epsilon, step_size, key,
+    model, x, y, loss, norm, targeted, box, steps, restarts, decay,
+    epsilon, step_size, key,
 ):  # fmt: skip
     epsilon, step_size = budget(epsilon, x), budget(step_size, x)
     sign = -1 if targeted else 1
 
     def look(x_adv, best):
         """Rate x_adv and keep it where it is the best; return its gradient too."""
-        values, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, y)
+        values, dx, pred = model.value_and_gradient(x_adv, y, loss)
         return dx, best.with_point(x_adv, is_fooled(pred, y, targeted), sign * values)
 
     def step(x_adv, gradient, size):
@@ -247,9 +228,3 @@ def _iterate(
 def _unit_l1(gradient):
     size = per_image(l1_norm(gradient), gradient)
     return jnp.where(size > 0, gradient / jnp.where(size > 0, size, 1), 0)
-
-
-def _check(attack, x, y, norm, box, epsilon, **counts):
-    check_arguments(attack, x, y, norm, box)
-    check_epsilon(attack, epsilon, x)
-    check_count(attack, **counts)

@@ -4,34 +4,30 @@ An image for which none was found comes back as it was, so its distance is 0 and
 network is not fooled: look at both.
 """
 
-from functools import partial
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
-    check_arguments,
-    check_count,
     distance,
     is_fooled,
     l2_norm,
-    loss_and_gradient,
     per_image,
 )
+from jaxnn.attacks.driver import attack
 from jaxnn.attacks.objectives import margin
-from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
 
 
+@attack(norms=("l2", "linf"))
 def deepfool(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -43,9 +39,7 @@ def deepfool(
     """DeepFool: walk to the nearest class boundary as if the network were linear there.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); an image already wrong comes back as it is.
       norm: "l2" or "linf", the norm kept small.
@@ -61,13 +55,6 @@ def deepfool(
 
     Source: Moosavi-Dezfooli et al. 2016, arXiv 1511.04599.
     """
-    check_arguments("deepfool", x, y, norm, box, ("l2", "linf"))
-    check_count("deepfool", steps=steps)
-    return _deepfool(net, norm, steps, overshoot, box, params, state, x, y)
-
-
-@partial(jax.jit, static_argnums=range(5))
-def _deepfool(net, norm, steps, overshoot, box, params, state, x, y):
     rows = jnp.arange(len(x))
 
     def shown(total):
@@ -76,11 +63,11 @@ def _deepfool(net, norm, steps, overshoot, box, params, state, x, y):
 
     def linearised(x_adv):
         """Logits (B, N) and the gradient of each of them (N, B, ...)."""
-        z, _, cache = net.forward(params, state, x_adv, train=False)
+        z, pull = model.vjp(x_adv)
         each = jnp.broadcast_to(
             jnp.eye(z.shape[-1], dtype=z.dtype)[:, None], (z.shape[-1], *z.shape)
         )
-        return z, jax.vmap(lambda dz: net.backward(cache, dz)[0])(each)
+        return z, jax.vmap(pull)(each)
 
     def nearest_boundary(z, gradients):
         w = gradients - gradients[y, rows][None]  # (N, B, ...)
@@ -111,20 +98,18 @@ def _deepfool(net, norm, steps, overshoot, box, params, state, x, y):
         step, total, done = carry
         r = nearest_boundary(*linearised(shown(total)))
         total = jnp.where(per_image(done, x), total, total + r)
-        pred, *_ = net.forward(params, state, shown(total), train=False)
-        return step + 1, total, done | is_fooled(pred, y, False)
+        fooled = is_fooled(model.logits(shown(total)), y, False)
+        return step + 1, total, done | fooled
 
-    pred, *_ = net.forward(params, state, x, train=False)
-    start = (0, jnp.zeros_like(x), is_fooled(pred, y, False))
+    start = (0, jnp.zeros_like(x), is_fooled(model.logits(x), y, False))
     _, total, done = lax.while_loop(unfinished, body, start)
     moved = per_image(done & (distance(total, jnp.zeros_like(x), "linf") > 0), x)
     return jnp.where(moved, shown(total), x)
 
 
+@attack(norms=("l2",), limits={"gamma": (0.0, 1.0), "first_norm": (1e-6, math.inf)})
 def ddn(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -140,9 +125,7 @@ def ddn(
     gamma smaller where the network is fooled, gamma larger where it is not.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       steps: gradient steps; the step size falls from 1 to 0.01 as a cosine.
@@ -159,21 +142,11 @@ def ddn(
 
     Source: Rony et al. 2019, arXiv 1811.09600.
     """
-    check_arguments("ddn", x, y, "l2", box)
-    check_count("ddn", steps=steps)
-    options = (net, steps, gamma, first_norm, targeted, box)
-    return _ddn(*options, params, state, x, y)
-
-
-@partial(jax.jit, static_argnums=range(6))
-def _ddn(net, steps, gamma, first_norm, targeted, box, params, state, x, y):
     sign = -1 if targeted else 1
 
     def body(carry, step):
         x_adv, norm, best = carry
-        _, dx, pred = loss_and_gradient(
-            net, softmax_cross_entropy, params, state, x_adv, y
-        )
+        _, dx, pred = model.value_and_gradient(x_adv, y, softmax_cross_entropy)
         fooled = is_fooled(pred, y, targeted)
         best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
         size = per_image(l2_norm(dx), x)
@@ -188,16 +161,14 @@ def _ddn(net, steps, gamma, first_norm, targeted, box, params, state, x, y):
 
     start = (x, jnp.full(len(x), first_norm, x.dtype), Best.of_nothing(x))
     (x_adv, _, best), _ = lax.scan(body, start, jnp.arange(steps))
-    pred, *_ = net.forward(params, state, x_adv, train=False)
-    fooled = is_fooled(pred, y, targeted)
+    fooled = is_fooled(model.logits(x_adv), y, targeted)
     best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
     return jnp.where(per_image(best.fooled, x), best.x, x)
 
 
+@attack(norms=("l2",), limits={"lr": (1e-6, math.inf), "first_constant": (1e-30, 1e10)})
 def carlini_wagner(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -215,9 +186,7 @@ def carlini_wagner(
     is found for each image by `searches` steps: times ten until it fools, then halving.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (B, ...), float in the box.
       y: true labels (B,); with `targeted` the labels to reach.
       steps: Adam steps for each constant.
@@ -236,17 +205,6 @@ def carlini_wagner(
 
     Source: Carlini, Wagner 2017, arXiv 1608.04644.
     """
-    check_arguments("carlini_wagner", x, y, "l2", box)
-    check_count("carlini_wagner", steps=steps, searches=searches)
-    options = (net, steps, searches, first_constant, confidence, lr, targeted, box)
-    return _carlini_wagner(*options, params, state, x, y)
-
-
-@partial(jax.jit, static_argnums=range(8))
-def _carlini_wagner(
-    net, steps, searches, first_constant, confidence, lr, targeted, box,
-    params, state, x, y,
-):  # fmt: skip
     low, width = box[0], box[1] - box[0]
     optimiser = optax.adam(lr)
     sign = -1 if targeted else 1
@@ -260,7 +218,7 @@ def _carlini_wagner(
         def body(carry, _):
             w, opt, best, ever = carry
             x_adv = pixels(w)
-            values, dx, pred = loss_and_gradient(net, margin, params, state, x_adv, y)
+            values, dx, pred = model.value_and_gradient(x_adv, y, margin)
             # margin: best other logit minus y's; to be raised, or lowered if targeted
             fooled = is_fooled(pred, y, targeted) & (sign * values >= confidence)
             best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
@@ -285,10 +243,8 @@ def _carlini_wagner(
 
     each = jnp.full(len(x), first_constant, x.dtype)
     start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))
-    pred, *_ = net.forward(params, state, x, train=False)
-    nothing = Best.of_nothing(x).with_point(
-        x, is_fooled(pred, y, targeted), jnp.zeros(len(x), x.dtype)
-    )
+    fooled = is_fooled(model.logits(x), y, targeted)
+    nothing = Best.of_nothing(x).with_point(x, fooled, jnp.zeros(len(x), x.dtype))
     (*_, best), _ = lax.scan(search, (*start, nothing), length=searches)
     # clip: rounding of tanh must not leave the box
     return jnp.where(per_image(best.fooled, x), jnp.clip(best.x, *box), x)

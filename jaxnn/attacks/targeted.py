@@ -8,24 +8,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
-    check_count,
     is_fooled,
-    loss_and_gradient,
     per_image,
 )
+from jaxnn.attacks.driver import as_images
 from jaxnn.attacks.objectives import margin
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
 from jaxnn.losses import Loss, quadratic
 
 
 def towards(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     goal: Array,
     *,
@@ -43,9 +40,7 @@ def towards(
     near a given image.
 
     Args:
-      net: the network.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network.
       x: where to start (B, ...), for example 0.5 + 0.3 * N(0, 1).
       goal: labels (B,) or outputs (B, N) to reach.
       like: images to stay near, like x; None leaves that term out.
@@ -71,13 +66,13 @@ def towards(
             f"towards: got x {x.shape}, goal {goal.shape} and like {shape}, expected "
             "one goal an image and `like` of the shape of x"
         )
-    check_count("towards", steps=steps)
-    options = (net, loss, steps, box, params, state, x, goal, like, stay, step_size)
-    return _towards(*options)
+    if steps < 1:
+        raise JaxnnError(f"towards: got steps={steps}, expected >= 1")
+    return _towards(loss, steps, box, model, x, goal, like, stay, step_size)
 
 
-@partial(jax.jit, static_argnums=range(4))
-def _towards(net, loss, steps, box, params, state, x, goal, like, stay, step_size):
+@partial(jax.jit, static_argnums=range(3))
+def _towards(loss, steps, box, model, x, goal, like, stay, step_size):
     stay, step_size = jnp.asarray(stay, x.dtype), jnp.asarray(step_size, x.dtype)
 
     label = goal if goal.ndim == 1 else goal.argmax(-1)
@@ -88,7 +83,7 @@ def _towards(net, loss, steps, box, params, state, x, goal, like, stay, step_siz
 
     def body(carry, _):
         x_adv, kept = carry
-        _, dx, pred = loss_and_gradient(net, loss, params, state, x_adv, goal)
+        _, dx, pred = model.value_and_gradient(x_adv, goal, loss)
         kept = last_reached(x_adv, kept, pred)
         if like is not None:
             dx = dx + stay * (x_adv - like)
@@ -97,26 +92,22 @@ def _towards(net, loss, steps, box, params, state, x, goal, like, stay, step_siz
 
     start = (x, (x, jnp.zeros(len(x), bool)))
     (x_adv, kept), _ = lax.scan(body, start, length=steps)
-    pred, *_ = net.forward(params, state, x_adv, train=False)
-    kept, reached = last_reached(x_adv, kept, pred)
+    kept, reached = last_reached(x_adv, kept, model.logits(x_adv))
     return jnp.where(per_image(reached, x), kept, x_adv)
 
 
-@partial(jax.jit, static_argnums=0)
-def least_likely(net: Layer, params: Any, state: Any, x: Array) -> Array:
+@jax.jit
+def least_likely(model: Classifier, x: Array) -> Array:
     """The class (B,) that the network gives the smallest output: the hardest target.
 
     Use it as y with `targeted=True`. Source: Kurakin et al. 2017, arXiv 1607.02533.
     """
-    pred, *_ = net.forward(params, state, x, train=False)
-    return pred.argmin(-1).astype(jnp.int32)
+    return model.logits(x).argmin(-1).astype(jnp.int32)
 
 
 def every_target(
     attack: Callable[..., Array],
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -127,9 +118,7 @@ def every_target(
 
     Args:
       attack: one that takes `targeted`, such as `pgd`.
-      net: the network.
-      params: its parameters.
-      state: its state.
+      model: the network.
       x: images (B, ...).
       y: true labels (B,).
       classes: how many classes there are.
@@ -140,38 +129,35 @@ def every_target(
     """
     if classes < 2:
         raise JaxnnError(f"every_target: got {classes} classes, expected at least 2")
-    best = _keep_worst(net, params, state, Best.of_nothing(x), x, y)
+    x = as_images("every_target", x)
+    best = _keep_worst(model, Best.of_nothing(x), x, y)
     for offset in range(1, classes):
         goal = (y + offset) % classes
-        x_adv = attack(net, params, state, x, goal, targeted=True, **options)
-        best = _keep_worst(net, params, state, best, x_adv, y)
+        x_adv = attack(model, x, goal, targeted=True, **options)
+        best = _keep_worst(model, best, x_adv, y)
     return best.x
 
 
-def strongest(
-    net: Layer, params: Any, state: Any, y: Array, *candidates: Array
-) -> Array:
+def strongest(model: Classifier, y: Array, *candidates: Array) -> Array:
     """Of several attacks' images (B, ...) the worst for each image, never a mean.
 
     One that fools goes before one that does not, then the larger margin.
     """
     best = Best.of_nothing(candidates[0])
     for x_adv in candidates:
-        best = _keep_worst(net, params, state, best, x_adv, y)
+        best = _keep_worst(model, best, x_adv, y)
     return best.x
 
 
-@partial(jax.jit, static_argnums=0)
-def _keep_worst(net, params, state, best, x_adv, y):
-    pred, *_ = net.forward(params, state, x_adv, train=False)
+@jax.jit
+def _keep_worst(model, best, x_adv, y):
+    pred = model.logits(x_adv)
     return best.with_point(x_adv, is_fooled(pred, y, False), margin(pred, y)[0])
 
 
 def sweep(
     attack: Callable[..., Array],
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Array,
     y: Array,
     *,
@@ -184,8 +170,5 @@ def sweep(
     one after another without waiting: entry e equals a single call, bit for bit.
     """
     return jnp.stack(
-        [
-            attack(net, params, state, x, y, epsilon=epsilon, **options)
-            for epsilon in epsilons
-        ]
+        [attack(model, x, y, epsilon=epsilon, **options) for epsilon in epsilons]
     )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.attacks.core import Box, loss_and_gradient
+from jaxnn.attacks.classifier import Classifier
+from jaxnn.attacks.core import Box
 from jaxnn.defences.core import (
     Defence,
     Epsilon,
@@ -90,9 +91,10 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
         key_start, key_net = jax.random.split(key)
+        model = Classifier(net, params, state)
 
         def uphill(x_adv):
-            return loss_and_gradient(net, loss, params, state, x_adv, y)[1]
+            return model.value_and_gradient(x_adv, y, loss)[1]
 
         with jax.named_scope("attack"):
             x_adv = _random_start(key_start, x, limit, start_box)

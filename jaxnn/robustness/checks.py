@@ -71,7 +71,7 @@ def k4_monotone(e: Evidence) -> Check:
 
 def _accuracy_at(e, epsilon):
     x_adv = e.lab.attack(attacks.pgd, e.x, e.y, epsilon=epsilon, steps=e.steps)
-    return e.lab.right(x_adv, e.y)
+    return e.lab.correct(x_adv, e.y)
 
 
 def k5_unbounded(e: Evidence) -> Check:
@@ -102,7 +102,7 @@ def k6_impossible(e: Evidence) -> Check:
 
 def k7_noise(e: Evidence) -> Check:
     """What random noise breaks, the attack must break."""
-    random = e.lab.right(e.random(e.lab.threat.epsilon, draws=100), e.y)
+    random = e.lab.correct(e.random(e.lab.threat.epsilon, draws=100), e.y)
     missed = ~random & e.worst
     words = f"{(~random).sum()} broken by 100 draws, {missed.sum()} of them not by PGD"
     ok = not missed.any()
@@ -132,12 +132,12 @@ def k8_black_box(e: Evidence) -> Check:
 def k9_transfer(e: Evidence) -> Check:
     """Examples made on another network must not be stronger than one's own."""
     if not e.others:
-        words = "no other network given: pass others={name: (net, params, state)}"
+        words = "no other network given: pass others={name: Classifier(...)}"
         return Check("K9", "transfer >= white-box", "skip", None, words)
     gaps, evidence, parts = [], np.zeros(len(e.y), bool), []
     for name, other in e.others.items():
         x_adv = other.attack(attacks.pgd, e.x, e.y, steps=e.steps)
-        right = e.lab.right(x_adv, e.y)
+        right = e.lab.correct(x_adv, e.y)
         evidence |= ~right & e.worst
         gaps.append(float(e.worst.mean() - right.mean()))
         parts.append(f"from {name} {100 * right.mean():.1f}%")
@@ -177,7 +177,7 @@ def k12_converged(e: Evidence) -> Check:
     }
     changes, missed = [], np.zeros(len(e.y), bool)
     for name, value in more.items():
-        right = e.lab.right(e.attacked(pgd, **{name: value}), e.y)
+        right = e.lab.correct(e.attacked(pgd, **{name: value}), e.y)
         changes.append(float(before.mean() - right.mean()))
         missed |= before & ~right
     gain = max(changes)
@@ -195,7 +195,7 @@ def k13_best_iterate(e: Evidence) -> Check:
     long = {"steps": e.steps, "step_size": step}
     short = long | {"steps": max(1, e.steps // 4)}
     fooled = [
-        ~e.lab.right(e.lab.attack(attacks.pgd, e.x, e.y, **options), e.y)
+        ~e.lab.correct(e.lab.attack(attacks.pgd, e.x, e.y, **options), e.y)
         for options in (short, long)
     ]
     lost = fooled[0] & ~fooled[1]
@@ -209,7 +209,7 @@ def k13_best_iterate(e: Evidence) -> Check:
 def k14_worst_case(e: Evidence) -> Check:
     """Restarts are reduced image by image: more of them never lose one."""
     few, many = (
-        ~e.lab.right(
+        ~e.lab.correct(
             e.lab.attack(attacks.pgd, e.x, e.y, steps=5, restarts=restarts), e.y
         )
         for restarts in (1, 3)

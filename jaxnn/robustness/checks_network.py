@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from jaxnn.attacks.core import loss_and_gradient
+from jaxnn.attacks import Classifier
 from jaxnn.check.automatic import automatic
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.checks import verdict
@@ -70,20 +70,21 @@ def k17_loss_noise(e: Evidence) -> Check:
 def k18_gradient_truth(e: Evidence) -> Check:
     """The hand-written input gradient is `jax.grad`'s, and the slope that one sees."""
     lab, x, y = e.lab, e.x[:100], e.y[:100]
-    twin = automatic(lab.net)
+    twin = automatic(lab.model.net)
 
     def double(a):
         a = np.asarray(a)
         return a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a
 
     with jax.enable_x64(True):
-        p, s = jax.tree.map(double, (lab.params, lab.state))
+        p, s = jax.tree.map(double, (lab.model.params, lab.model.state))
         x, loss = np.asarray(x, np.float64), softmax_cross_entropy
 
         def program(net):
-            return jax.jit(lambda x, y: loss_and_gradient(net, loss, p, s, x, y)[:2])
+            model = Classifier(net, p, s)
+            return jax.jit(lambda x, y: model.value_and_gradient(x, y, loss)[:2])
 
-        hand = program(lab.net)
+        hand = program(lab.model.net)
         by_hand, by_jax = hand(x, y)[1], program(twin)(x, y)[1]
         v = np.random.default_rng(0).standard_normal(x.shape)
         ahead, behind = (hand(x + h * v, y)[0] for h in (1e-6, -1e-6))

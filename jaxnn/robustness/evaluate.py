@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnn import attacks
+from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.data.sets import stratified_sample
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.layers import Layer
 from jaxnn.robustness import checks, checks_network
 from jaxnn.robustness.battery import battery
 from jaxnn.robustness.evidence import Check, Evidence
-from jaxnn.robustness.lab import BATCH, Lab
+from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.masking import LayerGradient, masking_report
 from jaxnn.robustness.threat import Share, Threat
 
@@ -97,9 +98,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Any,
     y: Any,
     *,
@@ -107,7 +106,7 @@ def evaluate(
     level: str = "fast",
     seed: int = 0,
     sample: int = 500,
-    others: Mapping[str, tuple[Layer, Any, Any]] | None = None,
+    others: Mapping[str, Classifier] | None = None,
     certified: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -118,16 +117,14 @@ def evaluate(
     gradient is only hidden.
 
     Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; its first layer does any normalisation.
       x: images (N, ...), float in [0, 1] or uint8.
       y: labels (N,).
       threat: norm, epsilon and box; None is linf 0.1.
       level: "fast" (one start) or "full" (10 restarts, 100 steps, 5,000 queries).
       seed: of all randomness.
       sample: images of the checks, the curve and the targeted attack.
-      others: name -> (net, params, state) of other networks, for transfer (K9).
+      others: name -> other networks, for transfer (K9).
       certified: which images (N,) a certificate holds for, for K19.
       say: called with a line of progress now and then.
 
@@ -140,16 +137,16 @@ def evaluate(
     x, y = _images(x, y)
     say = say or (lambda line: None)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
-    lab = Lab(net, params, state, threat, key, batch)
+    lab = Lab(model, threat, key, batch)
     weapons = battery(level, threat.norm, lab.outputs(x[:1]).shape[-1])
     rows = stratified_sample(y, min(sample, len(y)), seed)
     rivals = {
-        name: Lab(*other, threat, key, batch) for name, other in (others or {}).items()
+        name: Lab(other, threat, key, batch) for name, other in (others or {}).items()
     }
     proven = None if certified is None else np.asarray(certified)[rows]
     evidence = Evidence(lab, x[rows], y[rows], rows, weapons, rivals, proven)
 
-    right, rounds, x_adv = lab.right(x, y), [], x.copy()
+    right, rounds, x_adv = lab.correct(x, y), [], x.copy()
     clean = Share(int(right.sum()), len(y))
     for weapon in weapons:
         tried, broken = _round(lab, weapon, x, y, right, x_adv, rows)
@@ -199,20 +196,20 @@ def _round(lab, weapon, x, y, right, x_adv, rows):
     if not len(alive):
         return 0, 0
     found = lab.attack(weapon.attack, x[alive], y[alive], **weapon.options)
-    broken = ~lab.right(found, y[alive])
+    broken = ~lab.correct(found, y[alive])
     x_adv[alive[broken]] = found[broken]
     right[alive[broken]] = False
     return len(alive), int(broken.sum())
 
 
 def _targeted(lab, evidence):
-    goal = lab.each_batch(
-        lambda a: attacks.least_likely(lab.net, lab.params, lab.state, a), evidence.x
+    goal = attacks.map_batches(
+        partial(attacks.least_likely, lab.model), evidence.x, batch=lab.batch
     )
     x_adv = lab.attack(
         attacks.pgd, evidence.x, goal, steps=evidence.steps, targeted=True
     )
-    return Share(int(lab.right(x_adv, goal).sum()), len(goal))
+    return Share(int(lab.correct(x_adv, goal).sum()), len(goal))
 
 
 def judge(results: list[Check], masking: Any, loss: str | None) -> str:

@@ -1,15 +1,18 @@
 """What the checks look at: measured once, on one stratified sample of the images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnn import attacks
+from jaxnn.attacks.driver import widest
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.battery import Weapon
 from jaxnn.robustness.lab import Lab
+from jaxnn.robustness.threat import Threat
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the budget, for the curve
 
@@ -72,7 +75,7 @@ class Evidence:
     @cached_property
     def clean(self) -> np.ndarray:
         """Which images are classified right without an attack."""
-        return self.lab.right(self.x, self.y)
+        return self.lab.correct(self.x, self.y)
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:
@@ -82,7 +85,7 @@ class Evidence:
     @cached_property
     def right(self) -> dict[str, np.ndarray]:
         """Weapon -> which images it left right."""
-        return {n: self.lab.right(a, self.y) for n, a in self.images.items()}
+        return {n: self.lab.correct(a, self.y) for n, a in self.images.items()}
 
     @cached_property
     def worst(self) -> np.ndarray:
@@ -104,7 +107,9 @@ class Evidence:
     @cached_property
     def epsilons(self) -> np.ndarray:
         """Budgets of the curve."""
-        return self.lab.threat.epsilon * np.asarray(SHARES)
+        t = self.lab.threat
+        most = widest(t.norm, t.box, self.x[0].size)
+        return np.minimum(t.epsilon * np.asarray(SHARES), most)
 
     @cached_property
     def curve(self) -> dict[str, np.ndarray]:
@@ -123,8 +128,8 @@ class Evidence:
         if kind is not None:
             attack, options = kind
             x_adv = self.lab.attack(attack, self.x, self.y, epsilon=epsilon, **options)
-            return self.lab.right(x_adv, self.y)
-        return self.lab.right(self.random(epsilon, draws=1), self.y)
+            return self.lab.correct(x_adv, self.y)
+        return self.lab.correct(self.random(epsilon, draws=1), self.y)
 
     def random(self, epsilon: float, draws: int) -> np.ndarray:
         """The worst of several draws of noise that has the budget's size."""
@@ -134,9 +139,9 @@ class Evidence:
             features = self.x[0].size
             scale = np.sqrt(features) if self.lab.threat.norm == "l2" else features
             options, epsilon = {"kind": "gaussian"}, epsilon / scale
-        return self.lab.attack(
-            attacks.noise, self.x, self.y, epsilon=epsilon, draws=draws, **options
-        )
+        box = self.lab.threat.box  # noise has an amount, and no norm to keep it in
+        lab = replace(self.lab, threat=Threat("linf", epsilon, box))
+        return lab.attack(attacks.noise, self.x, self.y, draws=draws, **options)
 
     @cached_property
     def gradients(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

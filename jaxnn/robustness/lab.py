@@ -1,6 +1,8 @@
-"""A network under attack: calls of one shape, so each program compiles once."""
+"""A network under attack by one threat model: what every measurement calls."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,78 +10,101 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks
-from jaxnn.attacks.core import loss_and_gradient
-from jaxnn.layers import Layer
+from jaxnn.attacks import Classifier, map_batches
+from jaxnn.attacks.driver import attack_of
+from jaxnn.errors import JaxnnError
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.robustness.threat import Threat
 
-BATCH = 500
 
-
+@dataclass(frozen=True, eq=False)
 class Lab:
     """Attacks bound to one network and one threat model.
 
-    Args:
-      net: the network; its first layer does any normalisation.
-      params: its parameters.
-      state: its state.
+    Attributes:
+      model: the network.
       threat: what the attacker may do.
       key: all randomness comes from it.
-      batch: images a call.
+      batch: images a call, see `map_batches`.
     """
 
-    def __init__(
-        self,
-        net: Layer,
-        params: Any,
-        state: Any,
-        threat: Threat,
-        key: jax.Array,
-        batch: int = BATCH,
-    ):
-        self.net, self.threat, self.key, self.batch = net, threat, key, batch
-        self.params, self.state = jax.tree.map(jnp.asarray, (params, state))
-        self._outputs = jax.jit(
-            lambda p, s, x: net.forward(p, s, x, key=None, train=False)[0]
-        )
-        self._gradients: dict[Loss, Callable] = {}
-
-    def each_batch(self, function: Callable, *arrays: Any) -> Any:
-        """`function(*batches)` over all rows, the last batch padded and cut again."""
-        count, found = len(arrays[0]), []
-        for start in range(0, count, self.batch):
-            rows = np.minimum(np.arange(start, start + self.batch), count - 1)
-            made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
-            found.append(jax.tree.map(lambda a, n=count - start: a[:n], made))
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    model: Classifier
+    threat: Threat
+    key: jax.Array
+    batch: int | None = None
 
     def outputs(self, x: Any) -> np.ndarray:
-        """Logits (B, N) in evaluation mode."""
-        return self.each_batch(lambda a: self._outputs(self.params, self.state, a), x)
+        """Outputs (N, classes) in evaluation mode."""
+        return self.model.outputs(x, self.batch)
 
-    def right(self, x: Any, y: Any) -> np.ndarray:
-        """Which images (B,) the network classifies as labelled."""
-        return self.outputs(x).argmax(-1) == y
+    def correct(self, x: Any, y: Any) -> np.ndarray:
+        """Which images (N,) the network classifies as labelled."""
+        return self.model.correct(x, y, self.batch)
 
     def gradient(self, x: Any, y: Any, loss: Loss = softmax_cross_entropy) -> Any:
-        """Loss of each image (B,) and its gradient for x, by the hand-written rules."""
-        if loss not in self._gradients:
-            self._gradients[loss] = jax.jit(
-                lambda p, s, x, y: loss_and_gradient(self.net, loss, p, s, x, y)[:2]
-            )
-        program = self._gradients[loss]
-        return self.each_batch(
-            lambda a, b: program(self.params, self.state, a, b), x, y
-        )
+        """Loss of each image (N,) and its gradient for x, by the hand-written rules."""
+        return self.model.gradient(x, y, loss, self.batch)
 
     def attack(self, attack: Callable, x: Any, y: Any, **options: Any) -> np.ndarray:
-        """Attacked images; epsilon, norm and box come from the threat model."""
-        given = {"epsilon": self.threat.epsilon, "box": self.threat.box} | options
-        if attack in (attacks.fgsm, attacks.bim, attacks.mifgsm, attacks.pgd):
-            given.setdefault("norm", self.threat.norm)
-        if attack is attacks.apgd:
-            given.setdefault("norm", self.threat.norm)
-        if attack in (attacks.pgd, attacks.apgd, attacks.square, attacks.noise):
-            given.setdefault("key", self.key)
-        bound = (self.net, self.params, self.state)
-        return self.each_batch(lambda a, b: attack(*bound, a, b, **given), x, y)
+        """Attacked images; epsilon, norm, box and key come from the threat model."""
+        return under(
+            self.threat, attack, self.model, x, y, key=self.key, batch=self.batch,
+            **options,
+        )  # fmt: skip
+
+
+def under(
+    threat: Threat,
+    attack: Callable,
+    model: Classifier,
+    x: Any,
+    y: Any,
+    *,
+    key: jax.Array | None = None,
+    batch: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """All of x after one attack within a threat model, batch by batch.
+
+    Args:
+      threat: gives the attack its budget, norm and box.
+      attack: one of `jaxnn.attacks`, or `functools.partial` of one.
+      model: the network.
+      x: images (N, ...).
+      y: labels (N,).
+      key: for attacks that draw.
+      batch: images a call, see `map_batches`.
+      options: more settings of the attack; they go before the threat model's.
+
+    Returns:
+      The attacked images. An attack that looks for the smallest change has a try at
+      each image; where what it found is beyond the budget, the image stays as it was.
+
+    Raises:
+      JaxnnError: the attack cannot keep a budget in that norm.
+    """
+    found, bound = attack_of(attack)
+    options = bound | options
+    if options.get("norm", threat.norm) not in found.norms:
+        can = ", ".join(found.norms) or "no norm"
+        raise JaxnnError(
+            f"{found.name} keeps a budget in {can}, the threat model is {threat}"
+        )
+    given = {
+        "epsilon": threat.epsilon, "norm": threat.norm, "box": threat.box, "key": key
+    }  # fmt: skip
+    given = {k: v for k, v in given.items() if k in found.takes} | options
+
+    def run(a, b):
+        x_adv = found.run(model, a, b, **given)
+        if "epsilon" in found.takes:
+            return x_adv
+        return _within(x_adv, a, threat.norm, threat.epsilon)
+
+    return map_batches(run, x, y, batch=batch)
+
+
+@partial(jax.jit, static_argnums=2)
+def _within(x_adv, x, norm, epsilon):
+    near = attacks.distance(x_adv, x, norm) <= epsilon
+    return jnp.where(attacks.core.per_image(near, x), x_adv, x)

@@ -5,6 +5,7 @@ gave back. And any one of them can be exchanged for another.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks
-from jaxnn.attacks.core import loss_and_gradient
+from jaxnn.attacks import Classifier
 from jaxnn.check.parts import with_parts
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -66,14 +67,12 @@ class Masking(NamedTuple):
 
 
 def layer_gradients(
-    net: Layer, params: Any, state: Any, x: Any, y: Any, loss: Any = None
+    model: Classifier, x: Any, y: Any, loss: Any = None
 ) -> list[LayerGradient]:
     """The deltas at every layer, by hand, of the loss of each image.
 
     Args:
-      net: the network; combinators that name their parts are looked into.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network; combinators that name their parts are looked into.
       x: images (B, ...), float in [0, 1].
       y: labels (B,).
       loss: with `reduction="none"`; None is softmax cross-entropy.
@@ -102,10 +101,10 @@ def layer_gradients(
 
         return layer._replace(backward=backward)
 
-    twin = watched(net, (), "")
+    twin = replace(model, net=watched(model.net, (), ""))
     objective = softmax_cross_entropy if loss is None else loss
-    program = jax.jit(partial(loss_and_gradient, twin, objective))
-    jax.block_until_ready(program(params, state, jnp.asarray(x), jnp.asarray(y)))
+    program = jax.jit(partial(twin.value_and_gradient, loss=objective))
+    jax.block_until_ready(program(jnp.asarray(x), jnp.asarray(y)))
     jax.effects_barrier()
     return [_summary(*places[number], dy, dx) for number, dy, dx in rows]
 
@@ -167,18 +166,18 @@ def swap_backward(
 
 def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Masking:
     """Every layer's gradients, and PGD through those that pass none or hardly any."""
-    bound = (lab.net, lab.params, lab.state)
-    layers = layer_gradients(*bound, x[: lab.batch], y[: lab.batch], attacks.margin)
+    some = slice(lab.batch)
+    layers = layer_gradients(lab.model, x[some], y[some], attacks.margin)
     blocking = [layer for layer in layers if layer.zero_out >= BLOCKED]
     faint = [layer for layer in layers if (layer.saturated or 0) >= SATURATED]
     least = max(faint, key=lambda layer: layer.saturated or 0, default=None)
     least = None if blocking else least
     through, suspects = None, blocking or ([least] if least else [])
     if suspects and all(layer.same_shape for layer in suspects):
-        net = lab.net
+        net = lab.model.net
         for layer in suspects:
             net = swap_backward(net, layer.path)
-        open_lab = Lab(net, lab.params, lab.state, lab.threat, lab.key, lab.batch)
+        open_lab = replace(lab, model=replace(lab.model, net=net))
         x_adv = open_lab.attack(attacks.pgd, x, y, steps=steps, loss=attacks.margin)
-        through = lab.right(x_adv, y)
+        through = lab.correct(x_adv, y)
     return Masking(layers, blocking, least, through)

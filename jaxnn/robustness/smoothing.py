@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
 
 ABSTAIN = -1
 """The answer where the vote is too close to call."""
@@ -53,9 +53,7 @@ class Certified(NamedTuple):
 
 
 def certify(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Any,
     *,
     sigma: float,
@@ -68,9 +66,7 @@ def certify(
     """The smoothed network's answer for each image, and how far it holds.
 
     Args:
-      net: the network, best trained with `input_noise(sigma)`.
-      params: its parameters.
-      state: its state; evaluation mode is used.
+      model: the network, best trained with `input_noise(sigma)`.
       x: images (N, ...), float in [0, 1].
       sigma: standard deviation of the noise, pixel units.
       key: of all noise; image i draws from `fold_in(key, i)`, whatever its company.
@@ -87,7 +83,7 @@ def certify(
     for i, image in enumerate(x):
         keys = jax.random.split(jax.random.fold_in(key, i))
         votes = [
-            np.asarray(_votes(net, size, params, state, jnp.asarray(image), sigma, k))
+            np.asarray(_votes(size, model, jnp.asarray(image), sigma, k))
             for size, k in zip((n0, n), keys, strict=True)
         ]
         best = int(votes[0].argmax())
@@ -100,9 +96,7 @@ def certify(
 
 
 def predict(
-    net: Layer,
-    params: Any,
-    state: Any,
+    model: Classifier,
     x: Any,
     *,
     sigma: float,
@@ -120,17 +114,15 @@ def predict(
     answers = np.full(len(x), ABSTAIN)
     for i, image in enumerate(x):
         drawn = jax.random.fold_in(key, i)
-        votes = np.asarray(
-            _votes(net, n, params, state, jnp.asarray(image), sigma, drawn)
-        )
+        votes = np.asarray(_votes(n, model, jnp.asarray(image), sigma, drawn))
         second, first = np.sort(votes)[-2:]
         if binomial_test(int(first), int(first + second)) <= alpha:
             answers[i] = int(votes.argmax())
     return answers
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _votes(net, n, params, state, image, sigma, key):
+@partial(jax.jit, static_argnums=0)
+def _votes(n, model, image, sigma, key):
     """How many of n noisy copies get each class: (classes,) int32."""
     size = min(CHUNK, n)
     chunks = math.ceil(n / size)
@@ -139,16 +131,14 @@ def _votes(net, n, params, state, image, sigma, key):
         noise = jax.random.normal(
             jax.random.fold_in(key, i), (size, *image.shape), image.dtype
         )
-        pred, *_ = net.forward(params, state, image[None] + sigma * noise, train=False)
+        pred = model.logits(image[None] + sigma * noise)
         said = jax.nn.one_hot(pred.argmax(-1), pred.shape[-1], dtype=jnp.int32)
         counts = i * size + jnp.arange(size) < n  # the last pass may be too long
         # argmax takes a NaN for a class: such a copy votes for none
         counts &= jnp.isfinite(pred).all(-1)
         return votes + (said * counts[:, None]).sum(0, dtype=jnp.int32), None
 
-    shape = jax.eval_shape(
-        lambda p, s, a: net.forward(p, s, a, train=False)[0], params, state, image[None]
-    )
+    shape = jax.eval_shape(Classifier.logits, model, image[None])
     start = jnp.zeros(shape.shape[-1], jnp.int32)
     return lax.scan(some, start, jnp.arange(chunks))[0]
 

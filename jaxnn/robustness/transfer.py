@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from jaxnn import attacks
+from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
 from jaxnn.robustness.evidence import Check
-from jaxnn.robustness.lab import BATCH, Lab
+from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.threat import Threat
 
 POINT = 0.005  # half a percentage point
@@ -31,7 +31,7 @@ class Transfer(NamedTuple):
 
 
 def transfer_matrix(
-    networks: Mapping[str, tuple[Layer, Any, Any]],
+    networks: Mapping[str, Classifier],
     x: Any,
     y: Any,
     *,
@@ -46,16 +46,18 @@ def transfer_matrix(
     a column whose minimum is off the diagonal shows masked gradients (K9).
 
     Args:
-      networks: name -> (net, params, state), all for the same images.
+      networks: name -> network, all for the same images.
       x: images (N, ...), float in [0, 1].
       y: labels (N,).
       threat: norm, epsilon and box; None is linf 0.1.
-      attack: of `jaxnn.attacks`; budget, norm, box and key come from the threat model.
+      attack: of `jaxnn.attacks` or `partial` of one; budget, norm, box and key come
+        from the threat model, see `under`.
       seed: of its key.
       options: of the attack; PGD takes 40 steps by itself.
 
     Raises:
-      JaxnnError: no networks, lengths that differ.
+      JaxnnError: no networks, lengths that differ, an attack that cannot keep the
+        threat model.
     """
     if not networks or len(x) != len(y) or not len(y):
         raise JaxnnError(
@@ -64,12 +66,12 @@ def transfer_matrix(
         )
     threat, y = (threat or Threat()).checked(), np.asarray(y)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
-    labs = {name: Lab(*net, threat, key, batch) for name, net in networks.items()}
+    labs = {name: Lab(net, threat, key, batch) for name, net in networks.items()}
     right = np.zeros((len(labs), len(labs), len(y)), bool)
     for s, source in enumerate(labs.values()):
         x_adv = source.attack(attack, np.asarray(x), y, **options)
         for t, target in enumerate(labs.values()):
-            right[s, t] = target.right(x_adv, y)
+            right[s, t] = target.correct(x_adv, y)
     names = tuple(labs)
     return Transfer(names, right.mean(-1), _k9(names, right))
 

@@ -1,7 +1,5 @@
 """Attacking a saved run: `jaxnn attack` and `jaxnn robustness`."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks, plots
+from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
 from jaxnn.attacks.core import NORMS
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import AttackConfig, RobustnessConfig
@@ -19,16 +18,6 @@ from jaxnn.files import write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 from jaxnn.run.folder import Run, load_run
 from jaxnn.run.job import probabilities
-from jaxnn.train import predict
-
-ATTACKS: dict[str, Callable] = {
-    name: getattr(attacks, name)
-    for name in (
-        "apgd", "bim", "camera", "carlini_wagner", "ddn", "deepfool", "fgsm", "mifgsm",
-        "noise", "pgd", "spsa", "square",
-    )
-}  # fmt: skip
-"""Attacks of the command line by name."""
 
 
 def attack_run(config: AttackConfig) -> dict[str, Any]:
@@ -41,12 +30,12 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     attack = lookup("attack", config.attack, ATTACKS)
     options = _options(config, attack)
     run, x, y, rows = _opened(config)
-    params, state = _first(run)
-    x_adv = attacks.in_batches(
-        lambda a, b: attack(run.net, params, state, a, b, **options), x, y,
-        len(x) if options.get("early_stop") else 500,
+    model = _first(run)
+    x_adv = map_batches(
+        lambda a, b: attack.run(model, a, b, **options), x, y,
+        batch=len(x) if options.get("early_stop") else None,
     )  # fmt: skip
-    before, after = (predict(run.net, params, state, a) for a in (x, x_adv))
+    before, after = model.outputs(x), model.outputs(x_adv)
     right, still = before.argmax(-1) == y, after.argmax(-1) == y
     norm = options.get("norm", "linf" if "epsilon" in options else "l2")
     size = np.asarray(attacks.distance(x_adv, x, norm))
@@ -97,12 +86,12 @@ def robustness_run(config: RobustnessConfig) -> Any:
     """
     enable_compile_cache()
     run, x, y, _ = _opened(config)
-    params, state = _first(run)
+    model = _first(run)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
     others = {folder.name: _other(folder, run) for folder in config.others}
     found = evaluate(
-        run.net, params, state, x, y, threat=threat, level=config.level, others=others,
+        model, x, y, threat=threat, level=config.level, others=others,
         seed=config.seed, say=None if config.quiet else lambda line: print(
             f"  {line}", flush=True
         ),
@@ -110,11 +99,11 @@ def robustness_run(config: RobustnessConfig) -> Any:
     folder = config.out or run.folder / "robustness"
 
     def outputs(images):
-        return probabilities(predict(run.net, params, state, images), run.config)
+        return probabilities(model.outputs(images), run.config)
 
     transfer = None
     if others:
-        named = {run.folder.name: (run.net, params, state)} | others
+        named = {run.folder.name: model} | others
         sample = x[found.sample], y[found.sample]
         transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
         print(f"transfer       {transfer.check.verdict}: {transfer.check.words}")
@@ -126,15 +115,14 @@ def robustness_run(config: RobustnessConfig) -> Any:
 
 
 def _other(folder, run):
-    """(net, params, state) of another run for the same images."""
+    """The network of another run for the same images."""
     other = load_run(folder)
     if other.facts.in_shape != run.facts.in_shape:
         raise JaxnnError(
             f"--others {folder}: trained on images {other.facts.in_shape}, but "
             f"{run.folder} on {run.facts.in_shape}"
         )
-    params, state = _first(other)
-    return other.net, params, state
+    return _first(other)
 
 
 def run_test(run: Run, config: Any) -> Any:
@@ -160,16 +148,18 @@ def _opened(config):
     return run, x.astype(np.float32) / np.float32(scale), test.y[rows], rows
 
 
-def _first(run):
-    """Parameters and state of the run's first network."""
-    if run.config.seeds == 1:
-        return run.params, run.state
-    return jax.tree.map(lambda a: jnp.asarray(a[0]), (run.params, run.state))
+def _first(run: Run) -> Classifier:
+    """The run's first network."""
+    first = slice(None) if run.config.seeds == 1 else 0
+    params, state = jax.tree.map(
+        lambda a: jnp.asarray(a[first] if a.ndim else a), (run.params, run.state)
+    )
+    return Classifier(run.net, params, state)
 
 
-def _options(config, attack):
+def _options(config, attack: Attack):
     """The settings this attack has, those of the command line among them."""
-    known = inspect.signature(attack).parameters
+    known = attack.takes
     options: dict[str, Any] = {}
     if "epsilon" in known:
         options["epsilon"] = config.epsilon

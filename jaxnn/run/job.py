@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks
+from jaxnn.attacks import Classifier, map_batches
 from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
@@ -28,7 +29,6 @@ from jaxnn.train import (
     evaluate,
     fit,
     make_step,
-    predict,
 )
 
 EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
@@ -185,11 +185,12 @@ class Job:
         self.attacked = rows, x, y
         right: dict[str, list[float]] = {"fgsm_0.1": [], "pgd40_0.1": []}
         for i in range(config.seeds):
-            params = self.member(history.params, i)
-            state = self.member(history.state, i)
-            for name, attack in self._attacks(params, state).items():
-                x_adv = attacks.in_batches(attack, x, y)
-                outputs = predict(self.net, params, state, x_adv)
+            model = Classifier(
+                self.net, self.member(history.params, i), self.member(history.state, i)
+            )
+            for name, attack in self._attacks(model).items():
+                x_adv = map_batches(attack, x, y)
+                outputs = model.outputs(x_adv)
                 right[name].append(float((outputs.argmax(-1) == y).mean()))
                 if i == 0 and name == "pgd40_0.1":
                     self.x_adv, self.outputs_adv = x_adv, outputs
@@ -224,15 +225,13 @@ class Job:
                 said.append(f"{seed}{found.kind}: {found.words}")
         result["collapse"] = said
 
-    def _attacks(self, params, state):
+    def _attacks(self, model):
         def fgsm(x, y):
-            return attacks.fgsm(
-                self.net, params, state, x, y, epsilon=EPSILON, loss=self.loss
-            )
+            return attacks.fgsm(model, x, y, epsilon=EPSILON, loss=self.loss)
 
         def pgd(x, y):
             return attacks.pgd(
-                self.net, params, state, x, y,
+                model, x, y,
                 epsilon=EPSILON, steps=STEPS, loss=self.loss,
                 key=jax.random.key(self.config.seed),
             )  # fmt: skip

@@ -1,10 +1,14 @@
 """The network of the tests of attacks, and its accuracy."""
 
-from jaxnn import mlp, serial
+from jaxnn import Classifier, mlp, serial
 from jaxnn.layers import standardize
 from jaxnn.train import predict
 
 NET = serial(standardize(0.4, 0.2), mlp([16, 12, 3]))
+
+
+def model(params, state):
+    return Classifier(NET, params, state)
 
 
 def accuracy(params, state, x, y):

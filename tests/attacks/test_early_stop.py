@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from jaxnn import attacks
-from jaxnn.attacks.core import loss_and_gradient
-from jaxnn.attacks.early import pgd_until_fooled
+from jaxnn.attacks.driver import _program
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import softmax_cross_entropy
-from tests.attacks.problem import NET, fooled
+from tests.attacks.problem import fooled, model
 
 EPSILON, STEPS, SIZE = 0.12, 9, 0.02
 
@@ -19,7 +18,7 @@ def early(trained, **options):
     params, state, x, y = trained
     given = {"epsilon": EPSILON, "steps": STEPS, "step_size": SIZE} | options
     return attacks.pgd(
-        NET, params, state, jnp.asarray(x), y, **given, early_stop=True
+        model(params, state), jnp.asarray(x), y, **given, early_stop=True
     )  # fmt: skip
 
 
@@ -29,8 +28,8 @@ def points(trained):
     x = jnp.asarray(x)
 
     def after(x_adv, size):
-        _, dx, _ = loss_and_gradient(
-            NET, softmax_cross_entropy, params, state, x_adv, jnp.asarray(y)
+        _, dx, _ = model(params, state).value_and_gradient(
+            x_adv, jnp.asarray(y), softmax_cross_entropy
         )
         near = jnp.clip(x_adv + size * jnp.sign(dx), x - EPSILON, x + EPSILON)
         return jnp.clip(near, 0, 1)
@@ -56,7 +55,7 @@ def test_each_image_stops_at_its_first_fooling_point(trained, slots):
 def test_it_fools_the_images_that_pgd_fools(trained):
     params, state, x, y = trained
     plain = attacks.pgd(
-        NET, params, state, jnp.asarray(x), y, epsilon=EPSILON, steps=STEPS,
+        model(params, state), jnp.asarray(x), y, epsilon=EPSILON, steps=STEPS,
         step_size=SIZE,
     )  # fmt: skip
     hit = fooled(params, state, early(trained), y)
@@ -79,7 +78,7 @@ def test_a_targeted_walk_stops_at_its_target(trained):
     params, state, x, y = trained
     goal = np.where(np.arange(len(y)) % 2, y, (y + 1) % 3)  # half are there already
     x_adv = attacks.pgd(
-        NET, params, state, jnp.asarray(x), goal, epsilon=0.4, targeted=True,
+        model(params, state), jnp.asarray(x), goal, epsilon=0.4, targeted=True,
         early_stop=True,
     )  # fmt: skip
     reached = ~fooled(params, state, x_adv, goal)
@@ -98,9 +97,9 @@ def test_one_image_and_none(trained):
 
 def test_another_budget_does_not_compile_again(trained):
     early(trained, epsilon=0.05)
-    before = pgd_until_fooled._cache_size()
+    before = _program._cache_size()
     early(trained, epsilon=0.07)
-    assert pgd_until_fooled._cache_size() == before
+    assert _program._cache_size() == before
 
 
 def test_no_slots_are_refused(trained):

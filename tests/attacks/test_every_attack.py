@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import attacks, mlp, serial
+from jaxnn import Classifier, attacks, mlp, serial
 from jaxnn.attacks.baselines import CHANGES, NOISES
 from jaxnn.attacks.core import project
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, flatten
-from tests.attacks.problem import NET, accuracy, fooled
+from tests.attacks.problem import NET, accuracy, fooled, model
 from tests.rules.cases import normal
 
 KEY = jax.random.key(3)
@@ -58,7 +58,7 @@ def run(name, trained, epsilon, **more):
     attack, _, options = FIXED[name]
     params, state, x, y = trained
     return attack(
-        NET, params, state, jnp.asarray(x), y, epsilon=epsilon, **(options | more)
+        model(params, state), jnp.asarray(x), y, epsilon=epsilon, **(options | more)
     )
 
 
@@ -71,7 +71,7 @@ def test_epsilon_zero_changes_no_bit(name, trained):
 @pytest.mark.parametrize("name", FIXED)
 def test_budget_and_box_are_kept(name, trained):
     x, norm = jnp.asarray(trained[2]), FIXED[name][1]
-    for epsilon in (0.03, 0.4, 3.0):
+    for epsilon in (0.03, 0.4, 1.0):
         x_adv = run(name, trained, epsilon)
         assert float(attacks.distance(x_adv, x, norm).max()) <= epsilon + 1e-6
         assert bool(jnp.isfinite(x_adv).all())
@@ -84,7 +84,7 @@ def test_one_program_one_result_and_a_sweep_is_its_single_calls(name, trained):
     params, state, x, y = trained
     epsilons = [0.0, 0.1, 0.3]
     curve = attacks.sweep(
-        attack, NET, params, state, jnp.asarray(x), y, epsilons=epsilons, **options
+        attack, model(params, state), jnp.asarray(x), y, epsilons=epsilons, **options
     )
     for x_adv, epsilon in zip(curve, epsilons, strict=True):
         assert bool((x_adv == run(name, trained, epsilon)).all())
@@ -131,7 +131,7 @@ def test_a_target_is_reached_more_often_than_without_an_attack(name, trained):
     attack, norm, options = FIXED[name]
     epsilon = {"linf": 0.4, "l2": 1.5, "l1": 5.0}[norm]
     x_adv = attack(
-        NET, params, state, jnp.asarray(x), target, targeted=True, epsilon=epsilon,
+        model(params, state), jnp.asarray(x), target, targeted=True, epsilon=epsilon,
         **options,
     )  # fmt: skip
     before = 1 - fooled(params, state, x, target).mean()
@@ -143,13 +143,13 @@ def test_a_minimal_attack_fools_every_image_nearer_than_pgd_needs(name, trained)
     attack, norm, options = MINIMAL[name]
     params, state, x, y = trained
     x = jnp.asarray(x)
-    x_adv = attack(NET, params, state, x, y, **options)
+    x_adv = attack(model(params, state), x, y, **options)
     assert fooled(params, state, x_adv, y).mean() == 1
     assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
     size = np.asarray(attacks.distance(x_adv, x, norm))
     # a budget 20% below what it found: PGD must not fool most images within it
     within = attacks.pgd(
-        NET, params, state, x, y, epsilon=0.8 * size, norm=norm, steps=100
+        model(params, state), x, y, epsilon=0.8 * size, norm=norm, steps=100
     )
     was_right = ~fooled(params, state, x, y)
     assert fooled(params, state, within, y)[was_right].mean() < 0.35
@@ -169,7 +169,7 @@ def test_the_distance_to_a_plane_is_found(name):
     slope = w[:, 1] - w[:, 0]
     dual = jnp.abs(slope).sum() if norm == "linf" else jnp.sqrt((slope**2).sum())
     exact = gap / dual
-    x_adv = attack(net, {"w": w, "b": b}, (), x, z.argmax(-1), **options)
+    x_adv = attack(Classifier(net, {"w": w, "b": b}), x, z.argmax(-1), **options)
     inside = np.asarray(exact) < 0.15  # the box is not met on the way
     assert inside.sum() >= 5
     found = np.asarray(attacks.distance(x_adv, x, norm))
@@ -185,7 +185,7 @@ def test_an_image_no_minimal_attack_can_fool_comes_back_as_it_was():
     params, state, _ = net.init(KEY, (16,))
     x, y = jnp.full((2, 16), 0.5), np.zeros(2, np.int32)
     for attack, _, options in MINIMAL.values():
-        x_adv = attack(net, params, state, x, y, **(options | {"steps": 5}))
+        x_adv = attack(Classifier(net, params, state), x, y, **(options | {"steps": 5}))
         assert bool((x_adv == x).all())
 
 
@@ -236,8 +236,8 @@ def test_l1_projection_is_the_nearest_point_of_the_ball(epsilon):
 def test_square_sees_flat_images_and_squares_alike(trained):
     params, state, x, y = trained
     options = {"epsilon": 0.2, "key": KEY, "queries": 20}
-    flat = attacks.square(NET, params, state, x.reshape(60, 16), y, **options)
-    square = attacks.square(NET, params, state, jnp.asarray(x), y, **options)
+    flat = attacks.square(model(params, state), x.reshape(60, 16), y, **options)
+    square = attacks.square(model(params, state), jnp.asarray(x), y, **options)
     assert bool((flat.reshape(square.shape) == square).all())
 
 
@@ -246,7 +246,9 @@ def test_square_takes_any_shape(shape):
     net = serial(flatten, dense(3))
     params, state, _ = net.init(KEY, shape)
     x, y = jnp.full((4, *shape), 0.5), np.zeros(4, np.int32)
-    x_adv = attacks.square(net, params, state, x, y, epsilon=0.3, key=KEY, queries=40)
+    x_adv = attacks.square(
+        Classifier(net, params, state), x, y, epsilon=0.3, key=KEY, queries=40
+    )
     assert x_adv.shape == x.shape
     assert float(abs(x_adv - x).max()) <= 0.3 + 1e-6
 
@@ -255,15 +257,17 @@ def test_square_takes_any_shape(shape):
 def test_the_smallest_change_of_a_camera_is_none_and_the_worst_is_kept(kind, trained):
     params, state, x, y = trained
     x = jnp.asarray(x)
-    same = attacks.camera(NET, params, state, x, y, kind=kind, amount=0.0, tries=3)
+    same = attacks.camera(model(params, state), x, y, kind=kind, amount=0.0, tries=3)
     np.testing.assert_allclose(same, x, atol=1e-6)
     clean = accuracy(params, state, x, y)
     worst = attacks.camera(
-        NET, params, state, x, y, kind=kind, amount=2.0 if kind != "contrast" else 1.0
+        model(params, state), x, y, kind=kind, amount=2.0 if kind != "contrast" else 1.0
     )
     assert accuracy(params, state, worst, y) <= clean
     with pytest.raises(JaxnnError, match="expected \\(B, H, W\\)"):
-        attacks.camera(NET, params, state, x.reshape(60, 16), y, kind=kind, amount=1.0)
+        attacks.camera(
+            model(params, state), x.reshape(60, 16), y, kind=kind, amount=1.0
+        )
 
 
 def test_rotation_by_a_quarter_turn_is_rot90(trained):
@@ -289,13 +293,13 @@ def test_every_target_is_the_worst_of_the_single_ones(trained):
     params, state, x, y = trained
     options = {"epsilon": 0.1, "steps": 4}
     worst = attacks.every_target(
-        attacks.pgd, NET, params, state, jnp.asarray(x), y, classes=3, **options
+        attacks.pgd, model(params, state), jnp.asarray(x), y, classes=3, **options
     )
     hit = fooled(params, state, worst, y)
     for offset in (1, 2):
         goal = ((y + offset) % 3).astype(np.int32)
         single = attacks.pgd(
-            NET, params, state, jnp.asarray(x), goal, targeted=True, **options
+            model(params, state), jnp.asarray(x), goal, targeted=True, **options
         )
         assert bool((hit | ~fooled(params, state, single, y)).all())
 
@@ -303,7 +307,7 @@ def test_every_target_is_the_worst_of_the_single_ones(trained):
 def test_strongest_takes_the_worst_image_by_image(trained):
     params, state, _, y = trained
     pieces = [run(name, trained, 0.15) for name in ("fgsm", "square", "noise uniform")]
-    worst = attacks.strongest(NET, params, state, y, *pieces)
+    worst = attacks.strongest(model(params, state), y, *pieces)
     union = np.any([fooled(params, state, piece, y) for piece in pieces], axis=0)
     assert (fooled(params, state, worst, y) == union).all()
 
@@ -312,7 +316,7 @@ def test_least_likely_is_the_smallest_output(trained):
     params, state, x, _ = trained
     from jaxnn.train import predict
 
-    found = attacks.least_likely(NET, params, state, jnp.asarray(x))
+    found = attacks.least_likely(model(params, state), jnp.asarray(x))
     assert (np.asarray(found) == predict(NET, params, state, x).argmin(-1)).all()
 
 
@@ -322,14 +326,15 @@ def test_towards_reaches_its_goal_and_stays_near_what_it_should_be_like():
     start = 0.5 + 0.3 * jnp.asarray(normal(6, 16))
     goal = jnp.arange(6) % 3
     like = jnp.asarray(normal(6, 16, seed=1))
-    free = attacks.towards(net, params, state, start, goal, steps=2000)
-    near = attacks.towards(net, params, state, start, goal, like=like, stay=0.5)
+    liar = Classifier(net, params, state)
+    free = attacks.towards(liar, start, goal, steps=2000)
+    near = attacks.towards(liar, start, goal, like=like, stay=0.5)
     pred = net.forward(params, state, free, train=False)[0]
     assert (pred.argmax(-1) == goal).mean() >= 5 / 6
     apart = attacks.distance(near, like, "l2")
     assert bool((apart < attacks.distance(start, like, "l2")).all())
     with pytest.raises(JaxnnError, match="one goal an image"):
-        attacks.towards(net, params, state, start, goal[:3])
+        attacks.towards(liar, start, goal[:3])
 
 
 @pytest.mark.parametrize(
@@ -353,7 +358,7 @@ def test_bad_arguments_are_named(trained, call, message):
         def __getattr__(self, name):
             def bound(*first, x=images, **options):
                 return getattr(attacks, name)(
-                    *first, NET, params, state, jnp.asarray(x), y, **options
+                    *first, model(params, state), jnp.asarray(x), y, **options
                 )
 
             return bound

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import attacks, mlp
-from jaxnn.attacks.core import l2_norm, loss_and_gradient
+from jaxnn import Classifier, attacks, mlp
+from jaxnn.attacks.core import l2_norm
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import mse, quadratic, softmax_cross_entropy
 from jaxnn.train import predict
-from tests.attacks.problem import NET, accuracy
+from tests.attacks.problem import NET, accuracy, model
 
 KEY = jax.random.key(3)
 
@@ -18,9 +18,9 @@ KEY = jax.random.key(3)
 def attack(name, trained, epsilon, **options):
     params, state, x, y = trained
     if name == "fgsm":
-        return attacks.fgsm(NET, params, state, x, y, epsilon=epsilon, **options)
+        return attacks.fgsm(model(params, state), x, y, epsilon=epsilon, **options)
     return attacks.pgd(
-        NET, params, state, x, y, **({"epsilon": epsilon, "steps": 10} | options)
+        model(params, state), x, y, **({"epsilon": epsilon, "steps": 10} | options)
     )
 
 
@@ -95,7 +95,7 @@ def test_the_best_iterate_is_kept_for_each_image(trained):
 def test_an_image_already_wrong_stays_wrong(trained):
     params, state, x, _ = trained
     wrong = (predict(NET, params, state, x).argmax(-1) + 1) % 3
-    x_adv = attacks.pgd(NET, params, state, x, wrong, epsilon=0.1, steps=3, key=KEY)
+    x_adv = attacks.pgd(model(params, state), x, wrong, epsilon=0.1, steps=3, key=KEY)
     assert bool((predict(NET, params, state, x_adv).argmax(-1) != wrong).all())
 
 
@@ -110,7 +110,7 @@ def test_a_targeted_attack_reaches_its_target(trained):
     params, state, x, y = trained
     target = ((y + 1) % 3).astype(np.int32)
     x_adv = attacks.pgd(
-        NET, params, state, x, target, epsilon=0.5, steps=20, targeted=True
+        model(params, state), x, target, epsilon=0.5, steps=20, targeted=True
     )
     reached = predict(NET, params, state, x_adv).argmax(-1) == target
     assert reached.mean() > 0.9
@@ -131,30 +131,30 @@ def test_the_input_gradient_is_each_images_own(trained, loss):
         return loss(out, label[None])[0]
 
     want = jax.vmap(jax.grad(one))(jnp.asarray(x), jnp.asarray(y))
-    _, got, _ = loss_and_gradient(
-        NET, loss, params, state, jnp.asarray(x), jnp.asarray(y)
+    _, got, _ = model(params, state).value_and_gradient(
+        jnp.asarray(x), jnp.asarray(y), loss
     )
     np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14)
 
 
 def test_an_epsilon_sweep_compiles_once(trained):
-    from jaxnn.attacks.gradient import _fgsm
+    from jaxnn.attacks.driver import _program
 
     attack("fgsm", trained, 0.11)
-    before = _fgsm._cache_size()
+    before = _program._cache_size()
     for epsilon in (0.12, 0.13, 0.14):
         attack("fgsm", trained, epsilon)
-    assert _fgsm._cache_size() == before
+    assert _program._cache_size() == before
 
 
 def test_batches_give_the_same_images_as_one_call(trained):
     params, state, x, y = trained
 
     def fgsm(a, b):
-        return attacks.fgsm(NET, params, state, a, b, epsilon=0.1)
+        return attacks.fgsm(model(params, state), a, b, epsilon=0.1)
 
     np.testing.assert_allclose(
-        attacks.in_batches(fgsm, x, y, batch=25), fgsm(x, y), rtol=1e-12
+        attacks.map_batches(fgsm, x, y, batch=25), fgsm(x, y), rtol=1e-12
     )
 
 
@@ -163,7 +163,9 @@ def test_a_zero_gradient_gives_no_nan():
     params, state, _ = net.init(KEY, (16,))
     x, y = np.full((2, 16), 0.5), np.array([0, 1], np.int32)
     for norm in ("linf", "l2"):
-        x_adv = attacks.pgd(net, params, state, x, y, epsilon=0.1, norm=norm, steps=3)
+        x_adv = attacks.pgd(
+            Classifier(net, params, state), x, y, epsilon=0.1, norm=norm, steps=3
+        )
         assert bool(jnp.isfinite(x_adv).all())
 
 
@@ -186,6 +188,6 @@ def test_bad_arguments_are_named(trained, change, message):
 def test_uint8_images_and_lengths_that_differ_are_refused(trained):
     params, state, x, y = trained
     with pytest.raises(JaxnnError, match="divide uint8 pixels by 255"):
-        attacks.fgsm(NET, params, state, (x * 255).astype(np.uint8), y, epsilon=0.1)
+        attacks.fgsm(model(params, state), (x * 255).astype(np.uint8), y, epsilon=0.1)
     with pytest.raises(JaxnnError, match="60 images and 59 labels"):
-        attacks.fgsm(NET, params, state, x, y[:-1], epsilon=0.1)
+        attacks.fgsm(model(params, state), x, y[:-1], epsilon=0.1)

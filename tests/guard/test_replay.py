@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import attacks, graph, serial
+from jaxnn import Classifier, attacks, graph, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.guard import locate_in
 from jaxnn.guard.rate import learning_rate
@@ -68,7 +68,7 @@ def test_a_nan_inside_an_attack_is_found():
     x, y = jnp.full((6, 5), 0.5), jnp.arange(6) % 3
 
     def attack(x):
-        return attacks.pgd(net, params, state, x, y, epsilon=0.1, steps=3)
+        return attacks.pgd(Classifier(net, params, state), x, y, epsilon=0.1, steps=3)
 
     found = locate_in(attack, x)
     assert (found.part, found.layer, found.op) == ("backward", "1 bad", "div")

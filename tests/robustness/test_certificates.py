@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import serial
+from jaxnn import Classifier, serial
 from jaxnn.defences import binarise
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense
 from jaxnn.robustness import smoothing, transfer_matrix
 from jaxnn.robustness.threat import Threat
-from tests.attacks.problem import NET
+from tests.attacks.problem import NET, model
 
 KEY = jax.random.key(0)
 LINE = dense(2)  # says class 1 where x_0 > 0.5
@@ -43,7 +43,7 @@ def test_the_binomial_test_is_scipys():
 def test_the_radius_of_a_line_is_the_distance_to_it():
     """Of a half plane the bound is tight: the distance, less the doubt."""
     x = jnp.array([[0.9, 0.0], [0.5, 0.3], [0.2, 1.0]])
-    found = smoothing.certify(LINE, PARAMS, (), x, sigma=0.25, key=KEY, n=4500)
+    found = smoothing.certify(Classifier(LINE, PARAMS), x, sigma=0.25, key=KEY, n=4500)
     assert found.labels.tolist() == [1, smoothing.ABSTAIN, 0]
     distance = np.array([0.4, 0.0, 0.3])
     assert (found.radii <= distance + 1e-9).all()
@@ -52,21 +52,23 @@ def test_the_radius_of_a_line_is_the_distance_to_it():
     assert abs(found.average_radius(y) - found.radii[0] / 3) < 1e-12
     assert found.accuracy_at(y, 0.0) == 1 / 3
     assert found.accuracy_at(y, 1.0) == 0
-    alone = smoothing.certify(LINE, PARAMS, (), x[:1], sigma=0.25, key=KEY, n=4500)
+    alone = smoothing.certify(
+        Classifier(LINE, PARAMS), x[:1], sigma=0.25, key=KEY, n=4500
+    )
     assert alone.radii[0] == found.radii[0]  # whatever its company
 
 
 def test_a_close_vote_abstains():
     x = jnp.array([[0.9, 0.0], [0.5, 0.3]])
-    said = smoothing.predict(LINE, PARAMS, (), x, sigma=0.25, key=KEY, n=300)
+    said = smoothing.predict(Classifier(LINE, PARAMS), x, sigma=0.25, key=KEY, n=300)
     assert said.tolist() == [1, smoothing.ABSTAIN]
     broken = jax.tree.map(lambda a: a * jnp.nan, PARAMS)
-    said = smoothing.predict(LINE, broken, (), x, sigma=0.25, key=KEY, n=300)
+    said = smoothing.predict(Classifier(LINE, broken), x, sigma=0.25, key=KEY, n=300)
     assert said.tolist() == [smoothing.ABSTAIN] * 2
     with pytest.raises(JaxnnError, match="sigma"):
-        smoothing.predict(LINE, PARAMS, (), x, sigma=0, key=KEY)
+        smoothing.predict(Classifier(LINE, PARAMS), x, sigma=0, key=KEY)
     with pytest.raises(JaxnnError, match="n0=0"):
-        smoothing.certify(LINE, PARAMS, (), x, sigma=1, key=KEY, n0=0)
+        smoothing.certify(Classifier(LINE, PARAMS), x, sigma=1, key=KEY, n0=0)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def matrix():
     x = np.random.default_rng(0).uniform(0, 1, (40, 4, 4))
     z, *_ = NET.forward(params, state, jnp.asarray(x), train=False)
     y = np.asarray(z).argmax(-1)
-    nets = {"one": (NET, params, state), "opposite": (NET, other, state)}
+    nets = {"one": model(params, state), "opposite": model(other, state)}
     return transfer_matrix(nets, x, y, threat=Threat("linf", 0.1), steps=5), nets, x, y
 
 
@@ -96,8 +98,8 @@ def test_a_network_that_hides_its_gradient_fails_the_check():
     x = np.random.default_rng(0).uniform(0, 1, (60, 4, 4))
     z, *_ = masked.forward(((), params), ((), state), jnp.asarray(x), train=False)
     nets = {
-        "masked": (masked, ((), params), ((), state)),
-        "open": (NET, params, state),
+        "masked": Classifier(masked, ((), params), ((), state)),
+        "open": model(params, state),
     }
     found = transfer_matrix(
         nets, x, np.asarray(z).argmax(-1), threat=Threat("linf", 0.3), steps=10

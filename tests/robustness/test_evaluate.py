@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import serial
+from jaxnn import Classifier, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, pointwise
 from jaxnn.robustness import (
@@ -28,7 +28,7 @@ from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.masking import layer_gradients as deltas
 from jaxnn.rules import Rule
 from jaxnn.train import fit
-from tests.attacks.problem import NET
+from tests.attacks.problem import NET, model
 from tests.train.problem import pixels
 
 THREAT = Threat("linf", 0.15)
@@ -43,7 +43,8 @@ def network():
 
 @pytest.fixture(scope="module")
 def plain(network):
-    return evaluate(NET, *network, threat=THREAT, sample=40)
+    params, state, x, y = network
+    return evaluate(model(params, state), x, y, threat=THREAT, sample=40)
 
 
 def scaled(factor):
@@ -95,7 +96,8 @@ def test_the_worst_case_is_the_images_that_no_attack_broke(plain, network):
 def test_a_layer_without_gradient_is_named_and_attacked_through(network):
     params, state, x, y = network
     net = serial(rounded(8), NET)
-    found = evaluate(net, ((), params), ((), state), x, y, threat=THREAT, sample=40)
+    wrapped = Classifier(net, ((), params), ((), state))
+    found = evaluate(wrapped, x, y, threat=THREAT, sample=40)
     assert "DO NOT BELIEVE" in found.verdict
     assert "quantise" in found.verdict
     k20 = by_id(found)["K20"]
@@ -120,7 +122,8 @@ def steep(factor):
 def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(network):
     params, state, x, y = network
     net = serial(steep(250.0), NET)
-    found = evaluate(net, ((), params), ((), state), x, y, threat=THREAT, sample=40)
+    wrapped = Classifier(net, ((), params), ((), state))
+    found = evaluate(wrapped, x, y, threat=THREAT, sample=40)
     k20 = by_id(found)["K20"]
     assert k20.verdict == "fail"
     assert "hardly any" in k20.words
@@ -152,7 +155,11 @@ def test_a_loss_that_has_saturated_is_named(network):
     # a power of 2: what a fused multiply and add would round is not there to be seen
     net = serial(NET, scaled(2.0**20))
     found = evaluate(
-        net, (params, ()), (state, ()), x, y, threat=Threat("linf", 0.05), sample=40
+        Classifier(net, (params, ()), (state, ())),
+        x,
+        y,
+        threat=Threat("linf", 0.05),
+        sample=40,
     )
     assert by_id(found)["K10"].verdict == "fail"
     assert "cross-entropy" in found.verdict
@@ -165,7 +172,8 @@ def test_a_wrong_backward_pass_is_found(network):
     flipped = NET._replace(
         backward=lambda cache, dy: jax.tree.map(jnp.negative, NET.backward(cache, dy))
     )
-    found = evaluate(flipped, params, state, x, y, threat=THREAT, sample=40)
+    wrong = Classifier(flipped, params, state)
+    found = evaluate(wrong, x, y, threat=THREAT, sample=40)
     assert by_id(found)["K18"].verdict == "fail"
 
 
@@ -174,8 +182,8 @@ def test_another_networks_stronger_examples_are_noticed(network):
     params, state, x, y = network
     net = serial(rounded(8), NET)
     found = evaluate(
-        net, ((), params), ((), state), x, y, threat=THREAT, sample=40,
-        others={"the network inside": (NET, params, state)},
+        Classifier(net, ((), params), ((), state)), x, y, threat=THREAT, sample=40,
+        others={"the network inside": model(params, state)},
     )  # fmt: skip
     assert by_id(found)["K9"].verdict == "fail"
 
@@ -184,9 +192,7 @@ def test_a_false_certificate_is_noticed(network):
     params, state, x, y = network
     proven = np.ones(len(y), bool)
     found = evaluate(
-        NET,
-        params,
-        state,
+        model(params, state),
         x,
         y,
         threat=Threat("linf", 0.5),
@@ -230,7 +236,7 @@ def test_a_broken_attack_fails_the_check(check, change):
 
 def test_the_report_of_layers_goes_from_the_output_to_the_input(network):
     params, state, x, y = network
-    found = layer_gradients(NET, params, state, x, y)
+    found = layer_gradients(model(params, state), x, y)
     names = [layer.label.split()[-1] for layer in found]
     assert names[0] == "dense(3)"
     assert found[-1].path == (0,)
@@ -290,11 +296,11 @@ def test_the_page_says_what_the_json_says(plain, network, tmp_path):
     ],
 )
 def test_bad_requests_are_named(network, options, message):
-    with pytest.raises(JaxnnError, match=message):
-        evaluate(NET, *network, **options)
     params, state, x, y = network
+    with pytest.raises(JaxnnError, match=message):
+        evaluate(model(params, state), x, y, **options)
     with pytest.raises(JaxnnError, match="80 images and 79 labels"):
-        evaluate(NET, params, state, x, y[:-1])
+        evaluate(model(params, state), x, y[:-1])
 
 
 def test_determinism_is_checked_on_the_attack_itself(network):
@@ -302,7 +308,7 @@ def test_determinism_is_checked_on_the_attack_itself(network):
     from jaxnn.robustness.battery import battery
     from jaxnn.robustness.lab import Lab
 
-    lab = Lab(NET, params, state, THREAT, jax.random.key(0), 40)
+    lab = Lab(model(params, state), THREAT, jax.random.key(0), 40)
     rows = np.arange(40)
     e = Evidence(lab, x[:40], y[:40], rows, battery("fast", "linf", 3)[:2])
     assert k16_determinism(e).verdict == "pass"

@@ -5,9 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from jaxnn.attacks import __all__ as attack_names
+from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
-from jaxnn.run.attacking import ATTACKS
 from tests.run.problem import errors, write_folder
 
 SETTINGS = {
@@ -42,14 +41,6 @@ def test_every_attack_reports_before_and_after(name, run_folder, capsys):
     assert 0 <= found["accuracy_after"] <= found["accuracy_before"] + 0.1
     assert "before" in text
     assert f"under {name}, 80 images" in text
-
-
-def test_the_command_offers_every_attack_of_a_run():
-    only_in_python = {
-        "distance", "dlr", "every_target", "in_batches", "least_likely", "margin",
-        "strongest", "sweep", "towards",
-    }  # fmt: skip
-    assert set(ATTACKS) == set(attack_names) - only_in_python
 
 
 def test_early_stop_finds_what_pgd_finds(run_folder, capsys):

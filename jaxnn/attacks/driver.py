@@ -62,8 +62,10 @@ class Attack(NamedTuple):
         for name, value in settings.items():
             if value is inspect.Parameter.empty:
                 raise JaxnnError(f"{self.name}: expected {name}=, got none")
-        box = settings.get("box")
+        box = settings.get("box")  # the budget depends on it, and on the norm
         settings |= {} if box is None else {"box": _checked_box(self.name, box)}
+        if "norm" in settings:
+            _check_norm(self.name, settings["norm"], self.norms)
         for name, value in settings.items():
             settings[name] = self._checked(name, value, x, settings)
         if self.check is not None:
@@ -76,9 +78,7 @@ class Attack(NamedTuple):
             return None
         if isinstance(value, jax.core.Tracer):
             return value
-        if name == "norm":
-            _check_norm(self.name, value, self.norms)
-        elif name == "epsilon":
+        if name == "epsilon":
             norm = settings.get("norm", "linf")
             check_epsilon(self.name, value, x, norm, settings.get("box"))
         elif name == "step_size":

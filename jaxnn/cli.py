@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from jaxnn import __version__
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.streams import open_streams
 
 
 class Command(NamedTuple):
@@ -27,7 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 interrupted.
     """
     started = time.perf_counter()
-    words = list(sys.argv[1:] if argv is None else argv)
+    with open_streams() as lost:
+        status = _run(list(sys.argv[1:] if argv is None else argv), started)
+    if lost and status == 0:
+        print(f"jaxnn: error: cannot write the output: {lost[0]}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _run(words: list[str], started: float) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -36,8 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return lookup("command", words[0], COMMANDS).run(words[1:], started)
+    except RuntimeError as error:
+        if "nable to initialize backend" not in str(error) or _wants_traceback():
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "not set")
+        print(
+            f"jaxnn: error: JAX found no device: {str(error).splitlines()[0]} "
+            f"(JAX_PLATFORMS is {asked}; expected such as cpu)",
+            file=sys.stderr,
+        )
+        return 2
     except JaxnnError as error:
-        if os.environ.get("JAXNN_TRACEBACK"):
+        if _wants_traceback():
             raise
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"jaxnn: error: {error}{notes}", file=sys.stderr)
@@ -45,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxnn: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # the reader of our output went away: nothing to say
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("JAXNN_TRACEBACK"))
 
 
 def _parse(config, words, name, **options):
@@ -56,13 +76,21 @@ def _parse(config, words, name, **options):
     return tyro.cli(config, args=words, prog=f"jaxnn {name}", **options)
 
 
-def _train(words, started) -> int:
-    from dataclasses import replace
+def _checked(config, words, name, **options):
+    """The settings in `words`, found right before anything heavy is imported."""
+    from jaxnn.settings import check
 
+    parsed = _parse(config, words, name, **options)
+    check(parsed)
+    return parsed
+
+
+def _train(words, started) -> int:
     from jaxnn.config import RECIPES, TrainCommand, TrainConfig
+    from jaxnn.settings import check
 
     recipe, words = _take_recipe(words)
-    default = TrainCommand(**vars(lookup("recipe", recipe, RECIPES)))
+    default = TrainCommand(**vars(lookup("recipe", recipe or "default", RECIPES)))
     description = (
         f"{TrainConfig.__doc__}\n\n--recipe NAME starts from named settings "
         f"({', '.join(RECIPES)}); the other flags still override."
@@ -74,8 +102,8 @@ def _train(words, started) -> int:
 
         default = saved_command(command.resume)
         command = _parse(TrainCommand, words, "train", default=default, **options)
-        check_resumed(default, command)
-        command = replace(command, out=default.out)
+        check_resumed(default, command, recipe)
+    check(command)
     from jaxnn.run import train_run
 
     settings = vars(command).copy()
@@ -84,7 +112,7 @@ def _train(words, started) -> int:
     return 130 if result["stopped"] == "interrupted" else 0
 
 
-def _take_recipe(words: list[str]) -> tuple[str, list[str]]:
+def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     """Pull `--recipe NAME` or `--recipe=NAME` out of the words."""
     for i, word in enumerate(words):
         if word == "--recipe":
@@ -93,15 +121,15 @@ def _take_recipe(words: list[str]) -> tuple[str, list[str]]:
             return words[i + 1], words[:i] + words[i + 2 :]
         if word.startswith("--recipe="):
             return word.partition("=")[2], words[:i] + words[i + 1 :]
-    return "default", words
+    return None, words
 
 
 def _sweep(words, started) -> int:
     from jaxnn.config import RECIPES, SweepConfig
 
     recipe, words = _take_recipe(words)
-    default = SweepConfig(network=lookup("recipe", recipe, RECIPES))
-    config = _parse(SweepConfig, words, "sweep", default=default)
+    default = SweepConfig(network=lookup("recipe", recipe or "default", RECIPES))
+    config = _checked(SweepConfig, words, "sweep", default=default)
     from jaxnn.distributed.processes import show_cpu_devices
 
     show_cpu_devices(config.network.devices or 1)
@@ -115,7 +143,7 @@ def _eval(words, started) -> int:
     del started
     from jaxnn.config import EvalConfig
 
-    config = _parse(EvalConfig, words, "eval")
+    config = _checked(EvalConfig, words, "eval")
     from jaxnn.run import evaluate_run
 
     evaluate_run(config)
@@ -126,7 +154,7 @@ def _predict(words, started) -> int:
     del started
     from jaxnn.config import PredictConfig
 
-    config = _parse(PredictConfig, words, "predict")
+    config = _checked(PredictConfig, words, "predict")
     from jaxnn.run import predict_run
 
     predict_run(config)
@@ -137,7 +165,7 @@ def _data(words, started) -> int:
     del started
     from jaxnn.config import DataConfig
 
-    config = _parse(DataConfig, words, "data")
+    config = _checked(DataConfig, words, "data")
     from jaxnn.data import command
 
     if config.action == "list":
@@ -160,7 +188,7 @@ def _attack(words, started) -> int:
     del started
     from jaxnn.config import AttackConfig
 
-    config = _parse(AttackConfig, words, "attack")
+    config = _checked(AttackConfig, words, "attack")
     from jaxnn.run.attacking import attack_run
 
     attack_run(config)
@@ -171,7 +199,7 @@ def _robustness(words, started) -> int:
     del started
     from jaxnn.config import RobustnessConfig
 
-    config = _parse(RobustnessConfig, words, "robustness")
+    config = _checked(RobustnessConfig, words, "robustness")
     from jaxnn.run.attacking import robustness_run
 
     robustness_run(config)
@@ -181,7 +209,7 @@ def _robustness(words, started) -> int:
 def _compare(words, started) -> int:
     from jaxnn.config import CompareConfig
 
-    config = _parse(CompareConfig, words, "compare")
+    config = _checked(CompareConfig, words, "compare")
     from jaxnn.run.comparing import compare_run
 
     return 0 if compare_run(config, started)["passed"] else 1
@@ -191,7 +219,7 @@ def _replay(words, started) -> int:
     del started
     from jaxnn.config import ReplayConfig
 
-    config = _parse(ReplayConfig, words, "replay")
+    config = _checked(ReplayConfig, words, "replay")
     from jaxnn.run.replaying import replay_run
 
     return 0 if replay_run(config) is None else 1

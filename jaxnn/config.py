@@ -53,8 +53,9 @@ class TrainConfig:
     """Times through the training images."""
     patience: int | None = None
     """Stop after so many epochs without better validation accuracy; none: never."""
-    keep: Literal["best", "last"] = "best"
-    """Parameters kept: of the epoch best on validation, or of the last one."""
+    keep: Literal["best", "last"] | None = None
+    """Parameters kept: of the epoch best on validation, or of the last one; none: best
+    where there is a validation set."""
     l1: float = 0.0
     """Strength of the penalty sum |w|."""
     l2: float = 0.0
@@ -95,9 +96,9 @@ class TrainConfig:
     """Bend training images: standard deviation in pixels of a smooth displacement."""
     noise: float = 0.0
     """Size of noise added to the training images, pixels being in [0, 1]."""
-    noise_kind: Literal["gaussian", "uniform", "sign"] = "gaussian"
-    """gaussian: noise is the standard deviation; uniform: half the width of the range;
-    sign: added or subtracted by chance."""
+    noise_kind: Literal["gaussian", "uniform", "sign"] | None = None
+    """gaussian (none: this): noise is the standard deviation; uniform: half the width
+    of the range; sign: added or subtracted by chance."""
     noise_shift: float = 0.0
     """Constant added to the training images along with the noise."""
     adversarial: Literal[
@@ -105,20 +106,21 @@ class TrainConfig:
     ] = "none"
     """Train on attacked images: half of them by FGSM, all by one step from a random
     start, by PGD, by TRADES, by replaying each batch; ibp: for a certificate."""
-    epsilon: Annotated[float, tyro.conf.arg(aliases=["--eps"])] = 0.1
-    """Budget of --adversarial: each pixel within so much, pixels being in [0, 1]."""
+    epsilon: Annotated[float | None, tyro.conf.arg(aliases=["--eps"])] = None
+    """Budget of --adversarial (none: 0.1): each pixel within so much, pixels being in
+    [0, 1]."""
     epsilon_ramp: float = 0.0
     """Share of the run over which the budget grows from 0."""
     attack_steps: int | None = None
     """Steps of pgd (none: 7) and trades (none: 10)."""
     attack_step_size: float | None = None
     """As a share of epsilon; none: 2.5 / steps, with fgsm_rs 1.25."""
-    alpha: float = 0.5
-    """Of fgsm_mix and ibp: share of the loss on the images as they are."""
-    beta: float = 1.0
-    """Of trades: weight of saying the same nearby."""
-    replays: int = 4
-    """Of free: times each batch is used in a row."""
+    alpha: float | None = None
+    """Of fgsm_mix and ibp: share of the loss on the images as they are; none: 0.5."""
+    beta: float | None = None
+    """Of trades: weight of saying the same nearby; none: 1."""
+    replays: int | None = None
+    """Of free: times each batch is used in a row; none: 4."""
     binarise: float | None = None
     """Threshold at which pixels become black or white, in the network's first layer."""
     guard: Literal["skip", "raise", "rollback", "stop", "off"] = "skip"
@@ -139,8 +141,9 @@ class TrainConfig:
     """A named data set (jaxnn data list) or a folder with four IDX files."""
     validation: int = 5000
     """Training images kept aside to choose the epoch."""
-    attack_images: int = 2000
-    """Test images to attack: a seeded stratified sample; 0 skips, -1 takes all."""
+    attack_images: int | None = None
+    """Test images to attack: a seeded stratified sample; 0 skips, -1 takes all, none:
+    2,000."""
     out: Path | None = None
     """Folder to write, new or empty; none: runs/ and a name made of data and time."""
     snapshots: int = 2

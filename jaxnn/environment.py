@@ -32,6 +32,19 @@ def device() -> str:
     return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
 
 
+def memory() -> int | None:
+    """Bytes of memory that the first device has; None where it does not say."""
+    import jax
+
+    first = jax.devices()[0]
+    if first.platform != "cpu":
+        return (first.memory_stats() or {}).get("bytes_limit")
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def git_commit() -> str | None:
     """Commit of the checkout jaxnn runs from, "-dirty" if changed; None outside git."""
     here = Path(__file__).resolve().parent

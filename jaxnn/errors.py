@@ -13,6 +13,11 @@ class JaxnnError(ValueError):
     The command line prints the message alone; anything else keeps its traceback.
     """
 
+    def add_note(self, note: str) -> None:
+        """Keep `note`, unless it is JAX's about the frames that it left out."""
+        if "JAX has removed its internal frames" not in note:
+            super().add_note(note)
+
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """`table[name]`, or a `JaxnnError` that lists the valid names.

@@ -41,7 +41,7 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
     folder = Path(folder)
     sections = (
         _headline(result),
-        _pictures(folder, result.get("n")),
+        _pictures(folder, result),
         _network(result),
         _guard(_part(result, "guard")),
         _gradients(_part(result, "gradients")),
@@ -62,9 +62,13 @@ def _headline(result) -> list[str]:
     accuracies = _numbers(result.get("test_accuracy"))
     count = result.get("n")
     accuracy = _accuracy(result.get("mean"), result.get("std"), count)
+    problems = [
+        line for p in result.get("problems") or () for line in (f"**{p}.**", "")
+    ]
     lines = [
-        f"# Test accuracy {accuracy}",
+        "# No result" if problems else f"# Test accuracy {accuracy}",
         "",
+        *problems,
         f"Measured once, on {_all_images(result)}, with the parameters of the epoch "
         "that the table names.",
     ]
@@ -94,7 +98,7 @@ def _epoch_name(result) -> str:
     """How the parameters were chosen, as far as the configuration says."""
     config = _part(result, "config")
     validation = config.get("validation")
-    if config.get("keep") == "last":
+    if config.get("keep") == "last" and validation:
         return "epoch of the parameters (the last, as asked)"
     if validation is None:
         return "epoch of the parameters"
@@ -102,8 +106,10 @@ def _epoch_name(result) -> str:
     return f"epoch of the parameters ({how})"
 
 
-def _pictures(folder, seeds) -> list[str]:
-    lines = []
+def _pictures(folder, result) -> list[str]:
+    seeds, lines = result.get("n"), []
+    for name, why in _part(result, "not_drawn").items():
+        lines += ["", f"{name} could not be drawn: {_text(why)}"]
     for name, caption in PICTURES.items():
         if (folder / name).exists():
             if (seeds or 1) > 1 and name != "curves.png":

@@ -86,6 +86,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The op of that name, or `draw`."""
     if name == "draw":  # only who wants a picture has to wait for matplotlib
+        import jaxnn.plots.backend  # noqa: F401  before matplotlib is imported
         from jaxnn.graph.picture import draw
 
         return draw

@@ -8,8 +8,9 @@ readers can tell apart; where colour says something, so does a mark or a word.
 N images, C classes, E epochs, S seeds, H W image.
 """
 
+from jaxnn.plots import backend  # first: before matplotlib is imported
 from jaxnn.plots.confusion import confusion
 from jaxnn.plots.curves import curves
 from jaxnn.plots.galleries import adversarial, mistakes
 
-__all__ = ["adversarial", "confusion", "curves", "mistakes"]
+__all__ = ["adversarial", "backend", "confusion", "curves", "mistakes"]

@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_json
 from jaxnn.layers import Layer
 from jaxnn.models import DataFacts, build
+from jaxnn.settings import check, from_plain
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.state import cast_floats
 
@@ -65,6 +69,32 @@ def new_folder(out: Path | None, name: str) -> Path:
     )
 
 
+@contextmanager
+def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """The folder of `new_folder`; taken away again if an error comes before a result.
+
+    So the corrected command finds it free. What counts as no result is the plan alone:
+    config.json or sweep.json.
+
+    Raises:
+      JaxnnError: as `new_folder`.
+    """
+    missing = [p for p in ((out or Path("runs")) / "x").parents if not p.exists()]
+    folder = new_folder(out, name)
+    try:
+        yield folder
+    except BaseException:
+        files = [p for p in folder.rglob("*") if not p.is_dir()]
+        if {p.name for p in files} <= {"config.json", "sweep.json"}:
+            made = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
+            for path in files:
+                path.unlink()
+            for path in (*made, *([] if out else [folder]), *missing):
+                with suppress(OSError):  # not empty: something else is in it
+                    path.rmdir()
+        raise
+
+
 def save_config(folder: Path, config: TrainConfig, facts: DataFacts) -> None:
     """Write config.json: the settings and what the network knows of its data."""
     settings = {k: _jsonable(v) for k, v in dataclasses.asdict(config).items()}
@@ -113,17 +143,23 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
       JaxnnError: missing, damaged, or something else.
     """
     settings = read_json(path)
-    try:
-        network = settings.pop("network")
-        facts = DataFacts(**network)._replace(in_shape=tuple(network["in_shape"]))
-        settings["layers"] = tuple(settings["layers"])
-        settings["out"] = Path(settings["out"]) if settings.get("out") else None
-        known = {f.name for f in dataclasses.fields(TrainConfig)}
-        return TrainConfig(**{k: v for k, v in settings.items() if k in known}), facts
-    except (KeyError, TypeError, AttributeError) as error:
+    network = settings.pop("network", None) if isinstance(settings, dict) else None
+    if not isinstance(network, dict):
         raise JaxnnError(
-            f"{path} is not a jaxnn run's configuration: {error}"
-        ) from error
+            f"{path} is not a jaxnn run's configuration: expected settings and network"
+        )
+    config = from_plain(TrainConfig, settings, str(path))
+    facts = from_plain(DataFacts, network, f"{path}, network")
+    sizes = (*facts.in_shape, facts.classes)
+    try:
+        check(config)
+        if not (min(sizes) >= 1 and math.isfinite(facts.mean) and 0 <= facts.std < 1e9):
+            raise JaxnnError(
+                f"network: got {facts}, expected sizes >= 1, finite numbers"
+            )
+    except JaxnnError as error:
+        raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
+    return config, facts
 
 
 def _jsonable(value):

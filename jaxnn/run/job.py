@@ -1,5 +1,6 @@
 """The stages of one run: train, test, compare, attack, draw."""
 
+import math
 import sys
 import zlib
 from dataclasses import replace
@@ -16,6 +17,7 @@ from jaxnn.data import stratified_sample
 from jaxnn.defences import find_collapse, undefended
 from jaxnn.defences.interval import margins
 from jaxnn.distributed.data import same_everywhere
+from jaxnn.environment import memory
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line
 from jaxnn.losses import loss_by_name
@@ -40,8 +42,8 @@ class Job:
     def __init__(self, config, data, facts, net):
         self.config, self.data, self.net = config, data, net
         self.loss = loss_by_name(config.loss, config.label_smoothing or 0.0)
-        replays = config.replays if config.adversarial == "free" else 1
-        steps = max(len(data.train.x) // config.batch, 1) * config.epochs * replays
+        steps = max(len(data.train.x) // config.batch, 1) * config.epochs
+        steps *= config.replays or 1
         self.steps = steps
         self.optimiser = optimiser_by_name(
             config.optimiser, config.lr, config.schedule, steps
@@ -57,9 +59,36 @@ class Job:
         make_step(self.net, self.loss, self.optimiser, **self.options)
         if self.config.adversarial == "ibp":
             margins(self.net)
+        self._check_sizes(facts)
         if self.options["augment"] is not None:
             images = jax.ShapeDtypeStruct((1, *facts.in_shape), jnp.float32)
             jax.eval_shape(self.options["augment"], jax.random.key(0), images)
+
+    def _check_sizes(self, facts):
+        """The outputs must be the classes, and the networks fit in memory."""
+        shapes = []
+
+        def init(key):
+            params, state, out = self.net.init(key, facts.in_shape)
+            shapes.append(out)
+            return params, state
+
+        params, _ = jax.eval_shape(init, jax.random.key(0))
+        if shapes[0] != (facts.classes,):
+            raise JaxnnError(
+                f"--layers: the network puts out {shapes[0]} for an image, expected "
+                f"({facts.classes},), a number for each class"
+            )
+        size = sum(
+            math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(params)
+        )
+        needed, there = 3 * size * self.config.seeds, memory()
+        if there and needed > there:
+            raise JaxnnError(
+                "--layers and --seeds: parameters, gradients and the optimiser's state "
+                f"need at least {needed / 1e9:,.0f} GB, but there are "
+                f"{there / 1e9:,.0f}; expected fewer or narrower networks"
+            )
 
     def train(self, folder, mesh=None, resume=False):
         """(history, None), or (history so far, the error) if training diverged.
@@ -137,14 +166,43 @@ class Job:
             self.net, history.params, history.state, *self.data.test,
             loss=self.loss, seeds=self.many,
         )  # fmt: skip
-        accuracy = np.atleast_1d(found.accuracy)
         self.all_outputs = found.outputs if self.many else found.outputs[None]
         self.outputs = self.all_outputs[0]
+        accuracy = np.atleast_1d(found.accuracy)
+        finite = np.isfinite(self.all_outputs).all(-1)
+        self.lost = np.logical_not(finite)  # (seeds, images)
+        if self.lost.any():  # the largest of what has a NaN is no answer
+            right = self.all_outputs.argmax(-1) == self.data.test.y
+            accuracy = (right & ~self.lost).mean(-1)
         result["test_accuracy"] = accuracy.tolist()
         result["mean"] = float(accuracy.mean())
         result["std"] = float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0
         result["n"], result["test_images"] = len(accuracy), len(self.data.test.y)
         result["test_loss"] = np.atleast_1d(found.loss).tolist()
+
+    def problems(self, history):
+        """What makes the run's result worthless, in words; [] if nothing does."""
+        found, self.finite = [], True
+        tried = np.broadcast_to(history.last.step, (self.config.seeds,))
+        bad = np.broadcast_to(history.last.skipped, (self.config.seeds,))
+        for i in range(self.config.seeds):
+            of_seed = f"seed {self.config.seed + i}: " if self.many else ""
+            leaves = jax.tree.leaves(self.member(history.params, i))
+            lost = sum(int((~np.isfinite(np.asarray(a, float))).sum()) for a in leaves)
+            images = int(self.lost[i].sum())
+            if lost or images:
+                self.finite = False
+                found.append(
+                    f"{of_seed}not finite: {lost:,} of "
+                    f"{sum(a.size for a in leaves):,} parameters, and the outputs for "
+                    f"{images:,} of {self.lost.shape[1]:,} test images"
+                )
+            elif self.config.guard != "off" and tried[i] and bad[i] == tried[i]:
+                found.append(
+                    f"{of_seed}not trained: each of the {tried[i]:,} steps was bad and "
+                    "left out; these are the initial parameters"
+                )
+        return found
 
     def member(self, tree, i):
         """The i-th seed's part of a tree."""
@@ -238,24 +296,32 @@ class Job:
 
         return {"fgsm_0.1": fgsm, "pgd40_0.1": pgd}
 
-    def draw(self, folder, history):
-        """The pictures; of the first seed where there are several."""
-        from jaxnn import plots  # matplotlib is slow to import: not before it is needed
-
-        test = self.data.test
-        plots.curves(history.rows, folder / "curves.png")
-        chance = probabilities(self.outputs, self.config)
-        said = chance.argmax(-1)
-        plots.confusion(test.y, said, self.data.classes, folder / "confusion.png")
-        plots.mistakes(test.x, test.y, chance, folder / "mistakes.png")
+    def pictures(self, history):
+        """Name -> function that draws to a path; the first seed's, of several."""
+        test, chance = self.data.test, probabilities(self.outputs, self.config)
+        found = {
+            "curves.png": lambda path: _plots().curves(history.rows, path),
+            "confusion.png": lambda path: _plots().confusion(
+                test.y, chance.argmax(-1), self.data.classes, path
+            ),
+            "mistakes.png": lambda path: _plots().mistakes(
+                test.x, test.y, chance, path
+            ),
+        }
         if hasattr(self, "x_adv"):
             rows, x, y = self.attacked
-            plots.adversarial(
-                x, self.x_adv, y, chance[rows],
-                probabilities(self.outputs_adv, self.config),
-                EPSILON, folder / "adversarial.png",
+            attacked = probabilities(self.outputs_adv, self.config)
+            found["adversarial.png"] = lambda path: _plots().adversarial(
+                x, self.x_adv, y, chance[rows], attacked, EPSILON, path,
                 count=10, attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
+        return found
+
+
+def _plots():
+    from jaxnn import plots  # matplotlib is slow to import: not before it is needed
+
+    return plots
 
 
 def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:

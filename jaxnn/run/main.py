@@ -1,6 +1,7 @@
 """The main job: train, test, compare gradients, attack, and show it all."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from jaxnn.models import DataFacts, build
 from jaxnn.optimisers import learning_rate
 from jaxnn.overview import count_parameters, summary
 from jaxnn.run import words
-from jaxnn.run.folder import new_folder, save_config, use_dtype
+from jaxnn.run.folder import fresh_folder, save_config, use_dtype
 from jaxnn.run.job import Job
+from jaxnn.run.pictures import draw
 from jaxnn.run.replaying import save_findings
 from jaxnn.run.resuming import finished
+from jaxnn.settings import check, check_data
+from jaxnn.train import TrainingError
 from jaxnn.train.checkpoint import save_params
 
 ALONE = Processes(detect=False)
@@ -47,20 +51,25 @@ def train_run(
       What result.json holds, and `folder`.
 
     Raises:
-      JaxnnError: bad settings or data.
-      TrainingError: training diverged; what was learnt until then is in the folder.
+      JaxnnError: bad settings or data; then nothing is left behind.
+      TrainingError: training diverged, or ended with what is not finite; what was
+        learnt until then is in the folder.
     """
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
+    check(config)
     config = resolved(config)
     use_dtype(config.dtype)
     if resume is not None and (done := finished(resume, config)) is not None:
         print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
+        if done.get("problems"):
+            raise _failed(done["problems"])
         return done | {"folder": str(resume)}
     with together(ranks, config.devices) as mesh:
         first = jax.process_index() == 0 if mesh else True
         enable_compile_cache()
         data = load(config.data, validation=config.validation)
+        check_data(config, data)
         mean, std = pixel_statistics(data.train.x)
         facts = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
         net = build(config, facts)
@@ -69,12 +78,13 @@ def train_run(
             Spread(mesh, config.batch)
         say = (lambda *_: None) if config.quiet or not first else print
         table = summary(net, facts.in_shape, batch=None)
-        folder = resume
-        if first:
-            folder = folder or new_folder(config.out, Path(data.name).name)
-            save_config(folder, config, facts)
-        say(f"{words.heading(config, data, mesh)}\n{table}\n")
-        history, trouble = job.train(folder, mesh, resume is not None)
+        fresh = first and resume is None
+        name = Path(data.name).name
+        with fresh_folder(config.out, name) if fresh else nullcontext(resume) as folder:
+            if first and folder is not None:
+                save_config(folder, config, facts)
+            say(f"{words.heading(config, data, mesh)}\n{table}\n")
+            history, trouble = job.train(folder, mesh, resume is not None)
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
@@ -87,6 +97,10 @@ def train_run(
     tree = {"params": history.params, "state": history.state}
     save_params(folder / "params.npz", tree)
     job.test(history, result)
+    result["problems"] = job.problems(history)
+    result["finite"] = job.finite
+    if result["problems"] and trouble is None:
+        trouble = _failed(result["problems"], history)
     words.say_accuracy(result)
     if trouble is None and history.stopped != "interrupted":
         job.compare(history, result)
@@ -99,19 +113,22 @@ def train_run(
         job.collapse(result)
         for words_of_one in result["collapse"]:
             print(f"COLLAPSED      {words_of_one}")
-    job.draw(folder, history)
-    result["seconds"] = {
+    seconds = {
         "import": imported - started,
         "compile": history.seconds["compile"],
         "train": history.seconds["train"],
         "to_first_step": history.seconds["first_step_at"] - started,
-        "total": time.perf_counter() - started,
     }
-    result["seconds"] = {k: round(v, 3) for k, v in result["seconds"].items()}
-    write_json(folder / "result.json", result)
+    _write(folder, result, seconds, started)
+    result["not_drawn"] = draw(folder, job.pictures(history))
     from jaxnn.report import write_report
 
-    write_report(folder, result)
+    result["not_drawn"] |= draw(
+        folder, {"report.md": lambda _: write_report(folder, result)}
+    )
+    _write(folder, result, seconds, started)
+    for picture, why in result["not_drawn"].items():
+        print(f"not drawn      {picture}: {why}")
     say(f"time           {words.time_line(result['seconds'])}")
     print(f"written to     {folder}  (start with {folder / 'report.md'})")
     if trouble is not None:
@@ -120,12 +137,36 @@ def train_run(
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """`config` with what was left to a rule made explicit, so that the run says it."""
-    smoothing = config.label_smoothing
-    if smoothing is None:
-        smoothing = 0.1 if config.loss == "softmax_cross_entropy" else 0.0
-    lr = learning_rate(config.optimiser, config.lr)
-    return replace(config, lr=lr, label_smoothing=smoothing)
+    """`config` with what was left to a rule made explicit, so that the run says it.
+
+    What has no effect in it stays None.
+    """
+    c = config
+    rules: dict[str, Any] = {
+        "lr": learning_rate(c.optimiser, c.lr),
+        "label_smoothing": 0.1 if c.loss == "softmax_cross_entropy" else 0.0,
+        "keep": "best" if c.validation else "last",
+        "epsilon": None if c.adversarial == "none" else 0.1,
+        "alpha": 0.5 if c.adversarial in ("fgsm_mix", "ibp") else None,
+        "beta": 1.0 if c.adversarial == "trades" else None,
+        "replays": 4 if c.adversarial == "free" else None,
+        "attack_images": 2000,
+    }
+    left_open = {k: v for k, v in rules.items() if getattr(config, k) is None}
+    return replace(config, **left_open)
+
+
+def _write(folder, result, seconds, started):
+    """result.json, with the time until now; before anything is drawn, and after."""
+    seconds = seconds | {"total": time.perf_counter() - started}
+    result["seconds"] = {k: round(v, 3) for k, v in seconds.items()}
+    write_json(folder / "result.json", result)
+
+
+def _failed(problems, history=None) -> TrainingError:
+    error = TrainingError("; ".join(problems))
+    error.history = history
+    return error
 
 
 def _describe_run(config, history, facts, table) -> dict[str, Any]:
@@ -134,6 +175,7 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
         if config.seeds == 1
         else jax.tree.map(lambda a: a[0], history.params)
     )
+    bad = np.asarray(history.last.skipped)
     return {
         "epochs": len(history.rows),
         "best_epoch": history.best_epoch,
@@ -144,7 +186,8 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
             "findings": [finding.to_json() for finding in history.findings],
             "report": [line for found in history.findings for line in found.lines()],
         },
-        "steps_skipped": np.asarray(history.last.skipped).tolist(),
+        "steps_skipped": (bad * (config.guard != "off")).tolist(),
+        "steps_bad": bad.tolist(),
         "gradients": None,
         "adversarial": None,
         "config": {

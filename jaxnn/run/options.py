@@ -6,11 +6,11 @@ from typing import Any
 from jaxnn import defences, regularize
 from jaxnn.config import TrainConfig
 from jaxnn.data import augment
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import lookup
 
 
 def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str, Any]:
-    """The keywords of `make_step` for `config`; None for what it leaves out.
+    """The keywords of `make_step` for a resolved `config`; None for what it leaves out.
 
     `steps` are those of the whole run, for what grows along it.
 
@@ -44,10 +44,6 @@ def _defence(config, steps) -> defences.Defence | None:
     c, epsilon = config, config.epsilon
     if c.adversarial == "none":
         return None
-    if not 0 <= c.epsilon_ramp <= 1:
-        raise JaxnnError(
-            f"--epsilon-ramp: got {c.epsilon_ramp:g}, expected a share in [0, 1]"
-        )
     if c.epsilon_ramp:
         epsilon = defences.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
     size = c.attack_step_size
@@ -70,7 +66,7 @@ def _augment(config) -> Callable | None:
     )  # fmt: skip
     changes = [] if warp is None else [warp]
     if c.noise or c.noise_shift:
-        noise = lookup("noise kind", c.noise_kind, regularize.NOISES)
+        noise = lookup("noise kind", c.noise_kind or "gaussian", regularize.NOISES)
         changes.append(noise(c.noise, c.noise_shift))
     return augment.in_turn(*changes) if changes else None
 

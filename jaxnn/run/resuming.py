@@ -6,8 +6,9 @@ from jaxnn.config import TrainCommand, TrainConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.files import parse_json, read_json, read_text, write_text
 from jaxnn.run.folder import read_config
+from jaxnn.settings import flag
 
-FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks", "out")
+FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks")
 """Settings that do not change what is learnt."""
 
 
@@ -26,9 +27,11 @@ def saved_command(folder: Path) -> TrainCommand:
     return TrainCommand(**vars(config))
 
 
-def check_resumed(saved: TrainCommand, asked: TrainCommand) -> None:
+def check_resumed(
+    saved: TrainCommand, asked: TrainCommand, recipe: str | None = None
+) -> None:
     """Raise if a flag beside --resume would make it another run."""
-    changed = [
+    changed = ["recipe"] * (recipe is not None) + [
         name
         for name in vars(TrainConfig())
         if name not in FREE and getattr(saved, name) != getattr(asked, name)
@@ -39,7 +42,7 @@ def check_resumed(saved: TrainCommand, asked: TrainCommand) -> None:
     if saved.batch_stats == "ghost" and saved.devices != asked.devices:
         changed.append("devices")
     if changed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+        flags = ", ".join(map(flag, changed))
         raise JaxnnError(
             f"--resume: {flags} would make it another run than the one to continue; "
             "only --devices, --attack-images, --snapshots and --quiet may change, and "

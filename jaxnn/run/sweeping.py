@@ -3,6 +3,8 @@
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_json
 from jaxnn.models import DataFacts, build
-from jaxnn.run.folder import new_folder, use_dtype
+from jaxnn.run.folder import fresh_folder, use_dtype
+from jaxnn.run.job import Job
 from jaxnn.run.main import resolved
 from jaxnn.run.options import step_options
+from jaxnn.run.pictures import draw
+from jaxnn.settings import check, check_data, from_plain
 from jaxnn.sweep import (
     Group,
     grouped,
@@ -29,7 +34,7 @@ from jaxnn.sweep import (
     sweep_points,
     train_group,
 )
-from jaxnn.train import Snapshots, describe, evaluate
+from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_params, save_params
 
 FORMAT = 1
@@ -54,21 +59,53 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     use_dtype(base.dtype)
     enable_compile_cache()
     data = load(base.data, validation=base.validation)
-    if not len(data.validation.x):
-        raise JaxnnError("sweep: --validation 0 leaves nothing to choose by")
     facts = DataFacts(
         data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
     )
     axes = parse_axes(config.axes, config.random is not None)
     points = sweep_points(base, axes, config.random)
     points = [p._replace(config=resolved(p.config)) for p in points]
-    for point in points:  # all settings are checked before any file
-        build(point.config, facts)
-        step_options(point.config, data.classes)
     mesh = _mesh(base.devices)
     groups = _parts(grouped(points), config.at_once, mesh)
-    if folder is None:
-        folder = new_folder(base.out, f"sweep-{Path(data.name).name}")
+    _check(groups, data, facts)
+    fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
+    with fresh if folder is None else nullcontext(folder) as folder:
+        result = _sweep(config, points, groups, data, facts, mesh, folder, done)
+    result["seconds"] = round(time.perf_counter() - started, 2)
+    result |= {"versions": versions(), "device": device(), "git": git_commit()}
+    write_json(folder / "sweep.json", result)
+    failed = draw(folder, {"sweep.png": partial(_picture, result, list(axes))})
+    print("\n".join(table(result)))
+    for name, why in failed.items():
+        print(f"not drawn      {name}: {why}")
+    print(f"written to     {folder}  (sweep.json, sweep.png)")
+    if not result["best"]["trained"]:
+        raise TrainingError(
+            "sweep: no setting has trained: in each a network left out all its steps "
+            "or gives values that are not finite"
+        )
+    return result | {"folder": str(folder)}
+
+
+def _check(groups, data, facts):
+    """All settings are checked before any file."""
+    for group in groups:
+        check_data(group.points[0].config, data)
+        for point in group.points:
+            net = build(point.config, facts)
+            step_options(point.config, data.classes)
+        Job(point.config, data, facts, net)
+
+
+def _picture(result, axes, path):
+    from jaxnn.plots.sweep import sweep
+
+    sweep(result["settings_tried"], axes, path)
+
+
+def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
+    """Train what is not done, and put the points together; sweep.json tells of it."""
+    base = config.network
     result: dict[str, Any] = {
         "format": FORMAT, "axes": list(config.axes), "random": config.random,
         "at_once": config.at_once, "settings": _settings(base), "points": [],
@@ -80,16 +117,8 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
         f"devices: {' '.join(config.axes)}"
     )
     _train(groups, data, facts, mesh, folder, result, base.quiet)
-    _finish(points, groups, data, facts, folder, result)
-    result["seconds"] = round(time.perf_counter() - started, 2)
-    result |= {"versions": versions(), "device": device(), "git": git_commit()}
-    write_json(folder / "sweep.json", result)
-    from jaxnn.plots.sweep import sweep as picture
-
-    picture(result["settings_tried"], list(axes), folder / "sweep.png")
-    print("\n".join(table(result)))
-    print(f"written to     {folder}  (sweep.json, sweep.png)")
-    return result | {"folder": str(folder)}
+    _finish(groups, data, facts, folder, result)
+    return result
 
 
 def _train(groups, data, facts, mesh, folder, result, quiet):
@@ -138,12 +167,16 @@ def _rows(group: Group, history) -> list[dict]:
                 "validation_loss": row["validation_loss"][i],
                 "validation_accuracy": row["validation_accuracy"][i],
                 "skipped": int(sum(r["skipped"][i] for r in history.rows)),
+                "trained": bool(
+                    np.isfinite(row["validation_loss"][i])
+                    and history.last.skipped[i] < history.last.step[i]
+                ),
             }
         )
     return rows
 
 
-def _finish(points, groups, data, facts, folder, result):
+def _finish(groups, data, facts, folder, result):
     """Put the points together by setting, and test the best setting's networks."""
     rows = [row for part in result["groups"].values() for row in part]
     result["points"] = sorted(rows, key=lambda row: row["point"])
@@ -152,7 +185,8 @@ def _finish(points, groups, data, facts, folder, result):
         name = str({k: v for k, v in row["values"].items() if k != "seed"})
         tried.setdefault(name, []).append(row)
     result["settings_tried"] = sorted(
-        map(_summary, tried.values()), key=lambda s: -s["validation_accuracy"]
+        map(_summary, tried.values()),
+        key=lambda s: (not s["trained"], -s["validation_accuracy"]),
     )
     best = result["settings_tried"][0]
     found = [_test(groups, number, data, facts, folder) for number in best["points"]]
@@ -173,6 +207,7 @@ def _summary(rows: Sequence[dict]) -> dict:
         "loss": float(np.mean([np.nan if r["loss"] is None else r["loss"]
                                for r in rows])),
         "skipped": sum(row["skipped"] for row in rows),
+        "trained": all(row["trained"] for row in rows),
         "points": [row["point"] for row in rows],
     }  # fmt: skip
 
@@ -212,6 +247,7 @@ def table(result: dict, most: int = 10) -> Iterable[str]:
             "  ".join(f"{_short(s['values'][n]):>{width[n]}}" for n in names)
             + f"  {100 * s['validation_accuracy']:>9.2f}%{spread}"
             + f"  {s['loss']:>8.4f}  {s['skipped']:>7,}"
+            + ("" if s["trained"] else "  NOT TRAINED")
         )
     if len(tried) > most:
         yield f"... and {len(tried) - most} more settings, all in sweep.json"
@@ -252,15 +288,17 @@ def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
                 f"{folder / 'sweep.json'} has format {saved['format']}, this version "
                 f"reads up to {FORMAT}; update jaxnn"
             )
-        settings = dict(saved["settings"])
-        settings["layers"] = tuple(settings["layers"])
-        settings["out"] = folder
-        network = TrainConfig(**settings)
+        where = str(folder / "sweep.json")
+        settings = {**saved["settings"], "out": str(folder)}
+        network = from_plain(TrainConfig, settings, where)
         plan = SweepConfig(
             tuple(saved["axes"]), saved["random"], saved["at_once"], network=network
         )
-        return plan, saved["groups"]
-    except (KeyError, TypeError, AttributeError) as error:
+        check(plan)
+        return plan, dict(saved["groups"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, JaxnnError):
+            raise
         raise JaxnnError(
             f"{folder / 'sweep.json'} is not a sweep's: {error}"
         ) from error

@@ -34,7 +34,12 @@ def heading(config: TrainConfig, data: Dataset, mesh: Any = None) -> str:
 
 
 def say_accuracy(result: dict) -> None:
-    """Print the test accuracy and which parameters it is of; also when quiet."""
+    """Print the test accuracy and which parameters it is of; also when quiet.
+
+    What makes it worthless comes first.
+    """
+    for problem in result["problems"]:
+        print(f"NO RESULT      {problem}")
     mean, n, spread = 100 * result["mean"], result["n"], 100 * result["std"]
     seeds = f" +- {spread:.2f} ({n} seeds)" if n > 1 else ""
     epochs = sorted(set(np.atleast_1d(result["best_epoch"]).tolist()))

@@ -48,6 +48,7 @@ class SideBySide(Run):
             # each point skips its own bad steps; one that diverges stops no other
             ("off", 10),
         )  # fmt: skip
+        self.takes_all = False
         self.programs = programs
         self.where: NamedSharding | None = None
         if mesh is not None and len(points) % mesh.size == 0:
@@ -108,7 +109,9 @@ class SideBySide(Run):
         if "noise" in self.traced:
             others = self._without(c, noise=0.0, noise_shift=0.0)["augment"]
             size = hyper.get("noise", c.noise)
-            options["augment"] = _noisy(others, NOISES[c.noise_kind], size, c)
+            options["augment"] = _noisy(
+                others, NOISES[c.noise_kind or "gaussian"], size, c
+            )
         net = network(c, self.traced, self.facts, hyper.get("dropout"))
         return make_step(
             net, self.loss, optimiser, **options, guard="skip", watch_update=False

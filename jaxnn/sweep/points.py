@@ -2,20 +2,28 @@
 
 import dataclasses
 import itertools
-import types
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
 from jaxnn.config import TrainConfig
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.settings import (
+    BOUNDS,
+    NO_AXIS,
+    check_point,
+    flag,
+    plain_types,
+    without_effect,
+)
 
 SIDE_BY_SIDE = ("lr", "l2", "dropout", "noise", "init", "bias_init", "seed")
 """Settings whose values share one program. All others make groups that run in turn."""
 
-_OWN = ("seeds", "out", "resume", "ranks", "quiet", "devices", "attack_images")
+MOST_POINTS = 100_000
 
 
 class Range(NamedTuple):
@@ -62,7 +70,7 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
     axes: dict[str, list | Range] = {}
     kinds = get_type_hints(TrainConfig)
     known = {f.name: kinds[f.name] for f in dataclasses.fields(TrainConfig)}
-    known = {k: v for k, v in known.items() if k not in _OWN} | {"width": int}
+    known |= {"width": int}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.lstrip("-").replace("-", "_")
@@ -71,12 +79,16 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
                 f"sweep: got {word!r}, expected NAME=VALUE,VALUE such as lr=0.001,0.01"
             )
         kind = lookup("axis of a sweep", name, known)
+        if name in NO_AXIS:
+            raise JaxnnError(f"sweep: {name} cannot be an axis: {NO_AXIS[name]}")
         if name in axes:
             raise JaxnnError(f"sweep: axis {name} is given twice")
         if ":" in text:
             axes[name] = _range(name, text, kind, drawn)
         else:
             axes[name] = [_value(name, part, kind) for part in text.split(",")]
+    if "width" in axes and "layers" in axes:
+        raise JaxnnError("sweep: width and layers set the same; give one of them")
     if not axes:
         raise JaxnnError("sweep: got no axes, expected such as lr=0.001,0.01 l2=0,1e-4")
     return axes
@@ -92,6 +104,12 @@ def sweep_points(
     Raises:
       JaxnnError: settings that do not fit together.
     """
+    count = math.prod(len(a) for a in axes.values()) if draws is None else draws
+    if count * config.seeds > MOST_POINTS:
+        raise JaxnnError(
+            f"sweep: got {count * config.seeds:,} points, expected at most "
+            f"{MOST_POINTS:,}; give fewer values, or --random N"
+        )
     if draws is None:
         rows = itertools.product(*(list(values) for values in axes.values()))
     else:
@@ -104,6 +122,7 @@ def sweep_points(
         for seed in range(first, first + config.seeds):
             full = values | ({"seed": seed} if config.seeds > 1 else {})
             points.append(Point(len(points), full, _settings(config, full)))
+    _check(points, config, axes)
     return points
 
 
@@ -122,9 +141,49 @@ def grouped(points: Sequence[Point]) -> list[Group]:
     return found
 
 
+def _check(points, base, axes):
+    """Each axis must change each point, each flag some point, and no two be the same.
+
+    A flag such as `--epsilon` beside `adversarial=none,pgd` is for the second alone.
+    """
+    plain = vars(TrainConfig())
+    of_axes = {"layers" if name == "width" else name for name in axes}
+    unused: dict[str, str] | None = None
+    seen: dict[TrainConfig, int] = {}
+    for point in points:
+        lost = without_effect(point.config)
+        for name in lost.keys() & of_axes:
+            raise JaxnnError(
+                f"sweep: {name} has no effect in point {point.number} "
+                f"({_words(point.values)}): it needs {lost[name]}"
+            )
+        unused = {k: v for k, v in (lost if unused is None else unused).items()
+                  if k in lost}  # fmt: skip
+        config = replace(point.config, **{name: plain[name] for name in lost})
+        check_point(config)
+        if (other := seen.setdefault(config, point.number)) != point.number:
+            raise JaxnnError(
+                f"sweep: points {other} and {point.number} are the same network "
+                f"({_words(point.values)}); give each value once"
+            )
+    for name, what in (unused or {}).items():
+        raise JaxnnError(
+            f"{flag(name)} {getattr(base, name)} has no effect here: it needs {what}"
+        )
+
+
+def _words(values) -> str:
+    return " ".join(f"{k}={v}" for k, v in values.items())
+
+
 def _settings(config, values) -> TrainConfig:
     values = dict(values)
     if "width" in values:
+        if config.model == "linear" or not all(t.isdecimal() for t in config.layers):
+            raise JaxnnError(
+                "sweep: width is of all hidden layers, which must be widths such as "
+                f"--layers 30 30; got model {config.model}, {' '.join(config.layers)}"
+            )
         values["layers"] = (str(values.pop("width")),) * len(config.layers)
     return replace(config, **values, seeds=1)
 
@@ -139,12 +198,16 @@ def _draw(axis, rng):
 
 def _range(name, text, kind, drawn) -> Range:
     parts = text.split(":")
-    if not drawn or float not in _types(kind):
+    if not drawn or float not in plain_types(kind):
         raise JaxnnError(
             f"sweep: {name}={text} is a range, which --random draws from for settings "
             "that are numbers with a point; a grid needs values, such as 0.001,0.01"
         )
     low, high = (_value(name, part, float) for part in parts[:2])
+    bounds = BOUNDS[name]
+    if not bounds.low <= low <= high <= bounds.high:
+        words = bounds.words(name, low if low < bounds.low else high)
+        raise JaxnnError(f"sweep: {name}={text}, expected {words}")
     log = parts[2:] == ["log"]
     if len(parts) > 3 or (parts[2:] and not log) or low >= high or (log and low <= 0):
         raise JaxnnError(
@@ -154,13 +217,8 @@ def _range(name, text, kind, drawn) -> Range:
     return Range(low, high, log)
 
 
-def _types(kind) -> tuple:
-    """The plain types among a field's: `float | None` gives (float, NoneType)."""
-    return get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-
-
 def _value(name, text, kind) -> Any:
-    allowed = _types(kind)
+    allowed = plain_types(kind)
     try:
         if text == "none" and type(None) in allowed:
             return None

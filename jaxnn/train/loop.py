@@ -32,7 +32,8 @@ class History:
 
     Attributes:
       rows: one dict an epoch: `epoch`, `loss` and `grad_norm` (means over the steps
-        that counted), `skipped`, `seconds`, and `validation_loss`,
+        that were sound), `skipped` (bad steps left out), without a guard `taken` (bad
+        steps all the same taken), `seconds`, and `validation_loss`,
         `validation_accuracy` where there is a validation set.
       params: the best parameters by validation, the last ones without; those of the
         moving average where one is kept (`fit(ema=...)`).
@@ -74,6 +75,7 @@ class Run:
         self.own_order, self.batch = order == "own", batch
         policy, max_bad = guard
         self.guard = Guard(policy, max_bad, self.seeds, self.many)
+        self.takes_all = policy == "off"
         self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
@@ -266,7 +268,10 @@ class Run:
             good = np.where(ok, metrics[name], 0).astype(np.float64).sum(0)
             with np.errstate(invalid="ignore"):
                 row[name] = (good / ok.sum(0)).tolist()
-        row["skipped"] = (~ok).sum(0).tolist()
+        bad = (~ok).sum(0)
+        row["skipped"] = (bad * (not self.takes_all)).tolist()
+        if self.takes_all:
+            row["taken"] = bad.tolist()
         if "rescaled" in metrics:
             row["rescaled"] = metrics["rescaled"].sum(0).tolist()
         if self.validation is not None:
@@ -294,5 +299,7 @@ def describe(row: dict) -> str:
             else f"  validation {100 * accuracy:.2f}%"
         )
     text += f"  gradient norm {np.mean(row['grad_norm']):.3f}"
-    skipped = int(np.sum(row["skipped"]))
-    return text + (f"  {skipped} bad steps skipped" if skipped else "")
+    for what in ("skipped", "taken"):
+        if count := int(np.sum(row.get(what, 0))):
+            text += f"  {count} bad steps {what}"
+    return text

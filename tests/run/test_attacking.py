@@ -58,8 +58,8 @@ def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
         (("--attack", "pdg"), "Did you mean 'pgd'"),
         (("--attack", "fgsm", "--steps", "3"), "fgsm has no setting --steps"),
         (("--attack", "fgsm", "--early-stop"), "fgsm has no setting --early-stop"),
-        (("--attack", "pgd", "--steps", "0"), "steps=0, expected >= 1"),
-        (("--epsilon", "-1"), "expected >= 0"),
+        (("--attack", "pgd", "--steps", "0"), "steps=0, expected steps >= 1"),
+        (("--epsilon", "-1"), "expected a finite epsilon >= 0"),
     ],
 )
 def test_bad_settings_get_one_clear_line(run_folder, capsys, words, expected):

@@ -79,7 +79,7 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path, capsys)
 @pytest.mark.parametrize(
     "words",
     [
-        ("--model", "linear"),
+        ("--model", "linear", "--layers"),
         ("--model", "serial", "--layers", "flatten", "dense:8", "relu", "dense:3"),
         ("--layers", "16", "dropout:0.2", "8", "--batch-norm", "--dropout", "0.1"),
         ("--activation", "tanh", "--init", "xavier_uniform", "--optimizer", "nesterov"),
@@ -95,7 +95,8 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path, capsys)
             "--seeds",
             "2",
         ),
-        ("--patience", "1", "--lr", "0.5", "--optimiser", "sgd", "--validation", "0"),
+        ("--patience", "1", "--lr", "0.5", "--optimiser", "sgd"),
+        ("--validation", "0"),
     ],
 )
 @pytest.mark.slow

@@ -15,7 +15,9 @@ from jaxnn.data.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
 from jaxnn.run.job import Job, probabilities
+from jaxnn.run.main import resolved
 from jaxnn.run.options import step_options
+from jaxnn.settings import check
 from tests.rules.common import assert_trees_close, normal
 from tests.run.problem import TINY, errors
 
@@ -59,10 +61,10 @@ def test_images_are_moved_and_then_noisy(kind):
      ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
 )  # fmt: skip
 def test_every_adversarial_training_has_its_defence(name, made):
-    found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
+    found = step_options(resolved(replace(TrainConfig(), adversarial=name)), 10, 8)
     assert found["defence"].name == made
     with pytest.raises(JaxnnError, match="epsilon-ramp"):
-        options(adversarial=name, epsilon_ramp=2.0)
+        check(replace(TrainConfig(), adversarial=name, epsilon_ramp=2.0))
 
 
 def test_the_rest_is_passed_on():
@@ -107,17 +109,20 @@ def test_flags_train(digits, words):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--mixup", "-1"), ["mixup: got alpha -1"]),
-        (("--weight-noise", "-1"), ["weight_noise: got std -1"]),
-        (("--clip-norm", "0"), ["clip_norm=0", "positive"]),
+        (("--mixup", "-1"), ["mixup=-1", "mixup >= 0"]),
+        (("--weight-noise", "-1"), ["weight_noise=-1", "weight_noise >= 0"]),
+        (("--clip-norm", "0"), ["clip_norm=0", "clip_norm > 0"]),
         (("--clip-norm", "1", "--clip-value", "1"), ["expected one of them"]),
-        (("--ema", "1"), ["ema: got decay 1", "such as 0.999"]),
-        (("--max-norm", "0"), ["max_norm: got limit 0"]),
-        (("--max-spectral-norm", "-1"), ["max_spectral_norm: got limit -1"]),
-        (("--spectral-norm", "-1"), ["spectral_norm: got strength -1"]),
-        (("--noise", "-1", "--noise-kind", "uniform"), ["uniform_noise: got width -1"]),
-        (("--rotate", "-5"), ["random_warp: got rotate=-5"]),
-        (("--shift", "-2"), ["-2"]),
+        (("--ema", "1"), ["ema=1", "0 <= ema < 1"]),
+        (("--max-norm", "0"), ["max_norm=0", "max_norm > 0"]),
+        (
+            ("--max-spectral-norm", "-1"),
+            ["max_spectral_norm=-1", "max_spectral_norm > 0"],
+        ),
+        (("--spectral-norm", "-1"), ["spectral_norm=-1", "spectral_norm >= 0"]),
+        (("--noise", "-1", "--noise-kind", "uniform"), ["noise=-1", "0 <= noise"]),
+        (("--rotate", "-5"), ["rotate=-5", "0 <= rotate <= 180"]),
+        (("--shift", "-2"), ["shift=-2"]),
     ],
 )
 def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):

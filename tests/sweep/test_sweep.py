@@ -125,7 +125,7 @@ def test_random_points_are_drawn_by_the_seed_and_in_range():
         (["batch=1:2"], True, "is a range"),
         (["lr=0:1:log"], True, "above 0 for log"),
         (["lr=1", "lr=2"], False, "given twice"),
-        (["out=a,b"], False, "unknown axis"),
+        (["out=a,b"], False, "out cannot be an axis: a sweep has one folder"),
     ],
 )
 def test_axes_that_cannot_be_met_are_named(words, drawn, message):

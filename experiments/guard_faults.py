@@ -27,7 +27,7 @@ from jaxnn.config import TrainConfig
 from jaxnn.data import load, pixel_statistics
 from jaxnn.models import DataFacts, build
 from jaxnn.run.job import Job
-from jaxnn.run.main import resolved
+from jaxnn.run.options import resolved
 from jaxnn.train import TrainingError
 from jaxnn.train.engine import batch_order
 

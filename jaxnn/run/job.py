@@ -267,7 +267,8 @@ class Job:
         """Whether training collapsed, seed by seed; a list of words, [] if none did."""
         unknown = {"fgsm_0.1": None, "pgd40_0.1": None}
         attacked = result["adversarial"] or unknown
-        if self.config.epsilon < EPSILON:  # it was not trained for that budget
+        epsilon = self.config.epsilon
+        if epsilon is not None and epsilon < EPSILON:  # not trained for that budget
             attacked = unknown
         pairs = (attacked["fgsm_0.1"], attacked["pgd40_0.1"])
         defence = self.options["defence"] or undefended

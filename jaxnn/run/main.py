@@ -2,7 +2,6 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from jaxnn.distributed.processes import together
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 from jaxnn.models import DataFacts, build
-from jaxnn.optimisers import learning_rate
 from jaxnn.overview import count_parameters, summary
 from jaxnn.run import words
 from jaxnn.run.folder import fresh_folder, save_config, use_dtype
 from jaxnn.run.job import Job
+from jaxnn.run.options import resolved
 from jaxnn.run.pictures import draw
 from jaxnn.run.replaying import save_findings
 from jaxnn.run.resuming import finished
@@ -134,26 +133,6 @@ def train_run(
     if trouble is not None:
         raise trouble
     return result | {"folder": str(folder)}
-
-
-def resolved(config: TrainConfig) -> TrainConfig:
-    """`config` with what was left to a rule made explicit, so that the run says it.
-
-    What has no effect in it stays None.
-    """
-    c = config
-    rules: dict[str, Any] = {
-        "lr": learning_rate(c.optimiser, c.lr),
-        "label_smoothing": 0.1 if c.loss == "softmax_cross_entropy" else 0.0,
-        "keep": "best" if c.validation else "last",
-        "epsilon": None if c.adversarial == "none" else 0.1,
-        "alpha": 0.5 if c.adversarial in ("fgsm_mix", "ibp") else None,
-        "beta": 1.0 if c.adversarial == "trades" else None,
-        "replays": 4 if c.adversarial == "free" else None,
-        "attack_images": 2000,
-    }
-    left_open = {k: v for k, v in rules.items() if getattr(config, k) is None}
-    return replace(config, **left_open)
 
 
 def _write(folder, result, seconds, started):

@@ -1,23 +1,45 @@
 """What the settings of a run ask of each training step."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from jaxnn import defences, regularize
 from jaxnn.config import TrainConfig
 from jaxnn.data import augment
 from jaxnn.errors import lookup
+from jaxnn.optimisers import learning_rate
+
+
+def resolved(config: TrainConfig) -> TrainConfig:
+    """`config` with what was left to a rule made explicit, so that the run says it.
+
+    What has no effect in it stays None.
+    """
+    c = config
+    rules: dict[str, Any] = {
+        "lr": learning_rate(c.optimiser, c.lr),
+        "label_smoothing": 0.1 if c.loss == "softmax_cross_entropy" else 0.0,
+        "keep": "best" if c.validation else "last",
+        "epsilon": None if c.adversarial == "none" else 0.1,
+        "alpha": 0.5 if c.adversarial in ("fgsm_mix", "ibp") else None,
+        "beta": 1.0 if c.adversarial == "trades" else None,
+        "replays": 4 if c.adversarial == "free" else None,
+        "attack_images": 2000,
+    }
+    left_open = {k: v for k, v in rules.items() if getattr(config, k) is None}
+    return replace(config, **left_open)
 
 
 def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str, Any]:
-    """The keywords of `make_step` for a resolved `config`; None for what it leaves out.
+    """The keywords of `make_step` for `config`; None for what it leaves out.
 
     `steps` are those of the whole run, for what grows along it.
 
     Raises:
       JaxnnError: settings out of range.
     """
-    c, r = config, regularize
+    c, r = resolved(config), regularize
     penalties = _made((r.l1, c.l1), (r.l2, c.l2), (r.spectral_norm, c.spectral_norm))
     projections = [
         make(limit)
@@ -30,13 +52,13 @@ def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str,
     return {
         "penalty": r.combined(*penalties) if penalties else None,
         "project": r.in_turn(*projections) if projections else None,
-        "augment": _augment(config),
+        "augment": _augment(c),
         "mixup": r.mixup(c.mixup, classes) if c.mixup else None,
         "weight_noise": next(iter(_made((r.weight_noise, c.weight_noise))), None),
         "clip_norm": c.clip_norm,
         "clip_value": c.clip_value,
         "ema": c.ema,
-        "defence": _defence(config, steps),
+        "defence": _defence(c, steps),
     }
 
 

@@ -22,8 +22,7 @@ from jaxnn.files import read_json, write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.run.folder import fresh_folder, use_dtype
 from jaxnn.run.job import Job
-from jaxnn.run.main import resolved
-from jaxnn.run.options import step_options
+from jaxnn.run.options import resolved, step_options
 from jaxnn.run.pictures import draw
 from jaxnn.settings import check, check_data, from_plain
 from jaxnn.sweep import (

@@ -15,7 +15,6 @@ from jaxnn.data.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
 from jaxnn.run.job import Job, probabilities
-from jaxnn.run.main import resolved
 from jaxnn.run.options import step_options
 from jaxnn.settings import check
 from tests.rules.common import assert_trees_close, normal
@@ -61,7 +60,7 @@ def test_images_are_moved_and_then_noisy(kind):
      ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
 )  # fmt: skip
 def test_every_adversarial_training_has_its_defence(name, made):
-    found = step_options(resolved(replace(TrainConfig(), adversarial=name)), 10, 8)
+    found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
     assert found["defence"].name == made
     with pytest.raises(JaxnnError, match="epsilon-ramp"):
         check(replace(TrainConfig(), adversarial=name, epsilon_ramp=2.0))

@@ -12,7 +12,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.models import DataFacts, build
 from jaxnn.run import sweeping
 from jaxnn.run.job import Job
-from jaxnn.run.main import resolved
+from jaxnn.run.options import resolved
 from jaxnn.sweep import grouped, parse_axes, sweep_points, train_group
 from jaxnn.train import fit
 from tests.run.problem import write_folder

@@ -1,8 +1,8 @@
 """The run folder: what is in it, how it is made and read again."""
 
 import dataclasses
-import os
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -10,10 +10,12 @@ from jax import Array
 from jaxnn import rules
 from jaxnn.combine.parts import Parts, child_key
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
+from jaxnn.layers.bounds import largest, widened
 from jaxnn.rules import Rule
 
 
+@constructor
 def residual(inner: Layer, projection: Layer | None = None) -> Layer:
     """y = x + inner(x), or y = inner(x) + projection(x) where the shape changes.
 
@@ -32,8 +34,8 @@ def residual(inner: Layer, projection: Layer | None = None) -> Layer:
         paths make different shapes.
     """
     if projection is not None:
-        net = _branched("residual", (inner, projection), _MERGES["sum"]())
-        return net._replace(name=f"residual({inner.name}, {projection.name})")
+        name = f"residual({inner.name}, {projection.name})"
+        return _branched("residual", (inner, projection), _MERGES["sum"](), name, True)
     parts = Parts("residual", (inner,))
 
     def check_same(in_shape, out_shape):
@@ -58,9 +60,31 @@ def residual(inner: Layer, projection: Layer | None = None) -> Layer:
         dx, dparams = parts.backward(0, cache, dy)
         return dy + dx, dparams
 
-    return Layer(init, forward, backward, f"residual({inner.name})", (inner,))
+    name = f"residual({inner.name})"
+    layer = Layer(init, forward, backward, name, (inner,))
+    return layer._replace(bounds=lambda: _residual_bounds(layer))
 
 
+def _residual_bounds(layer: Layer) -> Layer:
+    """Both ends of x are added to those of the inner layer."""
+    parts = Parts("residual", (interval(layer.parts[0]),))
+
+    def forward(params, state, x, *, key=None, train):
+        y, state, cache = parts.forward(0, params, state, x, key=key, train=train)
+        ends = jax.tree.map(jnp.add, x, y)
+        if not train:
+            ends = widened(ends, 2, largest(x) + largest(y))
+        return ends, state, cache
+
+    def backward(cache, dy):
+        dx, dparams = parts.backward(0, cache, dy)
+        return jax.tree.map(jnp.add, dy, dx), dparams
+
+    name = f"interval {layer.name}"
+    return Layer(layer.init, forward, backward, name, parts.layers)
+
+
+@constructor
 def parallel(*branches: Layer, merge: str | Rule = "sum") -> Layer:
     """Give x to every branch and merge what they make; the cotangents for x are summed.
 
@@ -84,9 +108,11 @@ def parallel(*branches: Layer, merge: str | Rule = "sum") -> Layer:
     """
     if not branches:
         raise JaxnnError("parallel: got no branches, expected at least one layer")
-    net = _branched("parallel", branches, merge_rule(merge))
     names = ", ".join(str(getattr(b, "name", b)) for b in branches)
-    return net._replace(name=f"parallel({names})")
+    # Those never fall when what they merge rises; others have no bounds.
+    rises = merge in ("sum", "maximum", "concatenate")
+    name = f"parallel({names})"
+    return _branched("parallel", branches, merge_rule(merge), name, rises)
 
 
 def merge_rule(merge: str | Rule) -> Rule:
@@ -121,7 +147,7 @@ def merge_backward(merge: Rule, joint: Any, dy: Array) -> list[Array]:
     return dys
 
 
-def _branched(kind: str, branches, merge: Rule) -> Layer:
+def _branched(kind: str, branches, merge: Rule, name: str, rises: bool) -> Layer:
     parts = Parts(kind, branches)
     count = range(len(branches))
 
@@ -151,7 +177,29 @@ def _branched(kind: str, branches, merge: Rule) -> Layer:
         # None: the input of an embedding, whole numbers, has no gradient.
         return _sum([dx for dx in dxs if dx is not None]), tuple(grads)
 
-    return Layer(init, forward, backward, kind, tuple(branches))
+    def bounds():
+        inside, both = tuple(map(interval, branches)), _of_both_ends(merge)
+        twin = _branched(kind, inside, both, f"interval {name}", False)
+        return twin._replace(init=init)
+
+    layer = Layer(init, forward, backward, name, tuple(branches))
+    return layer._replace(bounds=bounds) if rises else layer
+
+
+def _of_both_ends(merge: Rule) -> Rule:
+    """`merge` of pairs (lower, upper), as the bounds of layers are."""
+
+    def fwd(*pairs) -> Any:
+        ends, caches = zip(
+            *(merge.fwd(*ys) for ys in zip(*pairs, strict=True)), strict=True
+        )
+        most, _ = merge.fwd(*map(largest, pairs))
+        return widened(ends, 2 * len(pairs), most), caches
+
+    def bwd(caches, dy) -> Any:
+        return tuple(zip(*map(merge.bwd, caches, dy), strict=True))
+
+    return Rule(merge.name, fwd, bwd)
 
 
 def _sum(dxs):

@@ -1,9 +1,10 @@
 """One layer after another."""
 
 from jaxnn.combine.parts import Parts, child_key
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 
 
+@constructor
 def serial(*layers: Layer) -> Layer:
     """Feed each layer's output to the next; backward walks them in reverse.
 
@@ -44,4 +45,8 @@ def serial(*layers: Layer) -> Layer:
             grads.append(g)
         return dy, tuple(reversed(grads))
 
-    return Layer(init, forward, backward, f"serial({len(layers)} layers)", layers)
+    def bounds():
+        return serial(*map(interval, layers))
+
+    name = f"serial({len(layers)} layers)"
+    return Layer(init, forward, backward, name, layers, bounds=bounds)

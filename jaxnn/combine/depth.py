@@ -9,11 +9,12 @@ from jax import lax
 
 from jaxnn.combine.parts import Parts, child_key
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 
 _STACKED = "stacked"
 
 
+@constructor
 def stack(layer: Layer, depth: int) -> Layer:
     """`depth` copies of `layer` one after another, each with its own parameters.
 
@@ -72,7 +73,10 @@ def stack(layer: Layer, depth: int) -> Layer:
         )
         return dx, {_STACKED: dparams}
 
-    return Layer(init, forward, backward, name, (layer,))
+    def bounds():
+        return stack(interval(layer), depth)
+
+    return Layer(init, forward, backward, name, (layer,), bounds=bounds)
 
 
 def stacked_axes(params: Any) -> list[int]:
@@ -87,6 +91,7 @@ def stacked_axes(params: Any) -> list[int]:
     return [path.count(jax.tree_util.DictKey(_STACKED)) for path, _ in paths]
 
 
+@constructor
 def repeat(layer: Layer, depth: int) -> Layer:
     """`layer` applied `depth` times with the same parameters: y = f(f(...f(x))).
 
@@ -138,7 +143,10 @@ def repeat(layer: Layer, depth: int) -> Layer:
         (dx, dparams), _ = lax.scan(body, (dy, zeros), cache, depth, reverse=True)
         return dx, dparams
 
-    return Layer(init, forward, backward, name, (layer,))
+    def bounds():
+        return repeat(interval(layer), depth)
+
+    return Layer(init, forward, backward, name, (layer,), bounds=bounds)
 
 
 class _Kept:
@@ -184,8 +192,9 @@ def _check_same(name, what, was, became):
 
 
 def _check_same_array(name, x, y):
-    _check_same(name, "shape", x.shape, y.shape)
-    _check_same(name, "dtype", x.dtype.name, y.dtype.name)
+    for was, became in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
+        _check_same(name, "shape", was.shape, became.shape)
+        _check_same(name, "dtype", was.dtype.name, became.dtype.name)
 
 
 def _check_leading(name, depth, *trees):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from jaxnn.combine.parts import Parts
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 
 
+@constructor
 def freeze(layer: Layer, params: Any = None, state: Any = None) -> Layer:
     """`layer` as a constant: nothing that training does can move its parameters.
 
@@ -75,7 +76,10 @@ def freeze(layer: Layer, params: Any = None, state: Any = None) -> Layer:
         dx, _ = parts.backward(0, cache, dy)
         return dx, ()
 
-    return Layer(init, forward, backward, name, (layer,))
+    def bounds():
+        return freeze(interval(layer), params, state)
+
+    return Layer(init, forward, backward, name, (layer,), bounds=bounds)
 
 
 _KEPT = {"params", "state"}

@@ -8,6 +8,7 @@ from jaxnn.layers import (
     ACTIVATIONS,
     Layer,
     batch_norm,
+    constructor,
     dense,
     dropout,
     flatten,
@@ -18,6 +19,7 @@ from jaxnn.layers.initializers import Initializer
 from jaxnn.layers.noise import traced
 
 
+@constructor
 def mlp(
     widths: Sequence[int],
     activation: str | Layer = "relu",
@@ -76,7 +78,8 @@ def mlp(
             )
         return params, state, out_shape
 
-    return net._replace(init=checked_init, name=f"mlp({list(widths)})")
+    name = f"mlp({list(widths)})"
+    return net._replace(init=checked_init, name=name, bounds=net.bounds)
 
 
 def dense_block(

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 
 from jaxnn.combine.parts import Parts
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 
 
 @jax.tree_util.register_dataclass
@@ -22,6 +22,7 @@ class Replay:
     train: bool = field(metadata={"static": True})
 
 
+@constructor
 def remat(layer: Layer) -> Layer:
     """`layer` that keeps its input only; backward runs forward once more.
 
@@ -50,4 +51,8 @@ def remat(layer: Layer) -> Layer:
         _, _, cache = parts.forward(0, c.params, c.state, c.x, key=c.key, train=c.train)
         return parts.backward(0, cache, dy)
 
-    return Layer(init, forward, backward, f"remat({layer.name})", (layer,))
+    def bounds():
+        return remat(interval(layer))
+
+    name = f"remat({layer.name})"
+    return Layer(init, forward, backward, name, (layer,), bounds=bounds)

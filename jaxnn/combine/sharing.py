@@ -1,6 +1,7 @@
 """One set of parameters in several places of a network."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jaxnn.combine.branches import merge_backward, merge_rule, merged_shape
 from jaxnn.combine.parts import Parts
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 from jaxnn.rules import Rule
 
 
@@ -38,6 +39,19 @@ class _Place:
     ndims: tuple[int, ...] = field(metadata={"static": True})
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """The place of a shared layer: shares inside of each other have other numbers.
+
+    By it, and not by the function that built the network, two shares are compared.
+    """
+
+    number: int
+
+
+_under_way: ContextVar[int] = ContextVar("under_way", default=0)
+
+
 def share(layer: Layer, build: Callable[[Layer], Layer]) -> Layer:
     """The network `build(layer)`, in which `layer` may occur often but has one params.
 
@@ -57,9 +71,19 @@ def share(layer: Layer, build: Callable[[Layer], Layer]) -> Layer:
     Raises:
       JaxnnError: `layer` is not used, or at inputs that need different parameters.
     """
-    tag = object()
-    inside = _placeholder(layer, tag)
-    parts = Parts("share", (build(inside),), shared=(inside, layer))
+    depth = _under_way.get()
+    token = _under_way.set(depth + 1)
+    try:
+        slot = _Slot(depth)
+        inside = _placeholder(layer, slot)
+        return _shared(layer, inside, slot, build(inside))
+    finally:
+        _under_way.reset(token)
+
+
+@constructor
+def _shared(layer: Layer, inside: Layer, tag: _Slot, built: Layer) -> Layer:
+    parts = Parts("share", (built,), shared=(inside, layer))
     name = f"share({layer.name})"
 
     def init(key, in_shape):
@@ -103,9 +127,13 @@ def share(layer: Layer, build: Callable[[Layer], Layer]) -> Layer:
             total = grad if total is None else jax.tree.map(jnp.add, total, grad)
         return dx, {"shared": total, "rest": structure.unflatten(rest)}
 
-    return Layer(init, forward, backward, name, parts.layers)
+    def bounds():
+        return _shared(layer, inside, tag, interval(built))._replace(init=init)
+
+    return Layer(init, forward, backward, name, parts.layers, bounds=bounds)
 
 
+@constructor
 def siamese(layer: Layer, merge: str | Rule = "concatenate") -> Layer:
     """`layer` on each of n inputs with the same parameters, then `merge` of the n.
 
@@ -160,7 +188,8 @@ def siamese(layer: Layer, merge: str | Rule = "concatenate") -> Layer:
     return Layer(init, forward, backward, name, (layer,))
 
 
-def _placeholder(layer: Layer, tag) -> Layer:
+@constructor
+def _placeholder(layer: Layer, tag: _Slot) -> Layer:
     """`layer`, but `init` marks what it makes, for `share` to find."""
     if not isinstance(layer, Layer):
         raise JaxnnError(f"share: got {type(layer).__name__}, expected a layer")
@@ -173,7 +202,7 @@ def _placeholder(layer: Layer, tag) -> Layer:
 
         return place(params, "params"), place(state, "state"), out_shape
 
-    return layer._replace(init=init)
+    return layer._replace(init=init, bounds=layer.bounds)
 
 
 def _collect(name, params, tag):

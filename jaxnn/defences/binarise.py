@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer, pointwise
+from jaxnn.layers import Layer, bounded, constructor, monotone, pointwise
 from jaxnn.rules import Rule
 
 
+@constructor
 def binarise(threshold: float = 0.5) -> Layer:
     """y = 1 where x > threshold, else 0: the first layer, in front of `standardize`.
 
@@ -28,4 +29,4 @@ def binarise(threshold: float = 0.5) -> Layer:
         return (jnp.zeros_like(dy),)
 
     name = f"binarise({threshold:g})"
-    return pointwise(Rule("binarise", fwd, bwd), name)
+    return bounded(pointwise(Rule("binarise", fwd, bwd), name), monotone)

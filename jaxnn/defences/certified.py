@@ -1,6 +1,6 @@
 """Training for a certificate: the loss of the worst outputs that bounds allow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,17 @@ def ibp(
     kappa: float | Callable = 0.5,
     *,
     box: Box = (0.0, 1.0),
-    monotone: Sequence[str] = (),
 ) -> Defence:
     """kappa J(z) + (1 - kappa) J(worst z): interval bound propagation.
 
     The worst z has for each class the largest margin over the label's that the bounds
-    of `jaxnn.defences.interval` allow. y are labels.
+    of `jaxnn.layers.interval` allow. y are labels.
 
     Args:
       epsilon: Linf budget; use `ramp(...)`, and somewhat more than is to be proven.
       kappa: share of the plain loss, a number or a function of the step; usually it
         falls from 1 to 0.5 while epsilon grows.
       box: limits of a pixel, None for none.
-      monotone: names of your own monotone layers.
 
     Source: Gowal et al. 2018, arXiv 1810.12715.
     """
@@ -42,7 +40,7 @@ def ibp(
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
         share = jnp.asarray(kappa(step) if callable(kappa) else kappa, x.dtype)
-        bounds = margins(net, box, monotone)
+        bounds = margins(net, box)
         plain, _, dparams, state = value_and_gradients(
             net, loss, params, state, x, y, key
         )

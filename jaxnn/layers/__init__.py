@@ -21,8 +21,9 @@ from jaxnn.layers.activations import (
     tanh,
 )
 from jaxnn.layers.attention import multi_head_attention
+from jaxnn.layers.bounds import bounded, interval, monotone
 from jaxnn.layers.conv import conv, conv1d, conv_transpose, depthwise_conv
-from jaxnn.layers.core import Layer, pointwise, shaped
+from jaxnn.layers.core import Layer, constructor, pointwise, shaped
 from jaxnn.layers.embedding import embedding, positional_embedding
 from jaxnn.layers.initializers import INITIALIZERS, initializer
 from jaxnn.layers.linear import dense
@@ -33,13 +34,24 @@ from jaxnn.layers.recurrent import gru, lstm, rnn
 from jaxnn.layers.shape import crop, flatten, pad, reshape, transpose, upsample
 
 
+@constructor
 def standardize(mean: float, std: float) -> Layer:
     """y = (x - mean) / std by constants: lets a network own its normalisation.
 
     Inputs, and so attacks, stay in pixel units [0, 1]. See `jaxnn.rules.standardize`.
     """
-    return pointwise(
-        rules.standardize(mean, std), f"standardize({mean:.4g}, {std:.4g})"
+    name = f"standardize({mean:.4g}, {std:.4g})"
+
+    def size(params, state, most):
+        del params, state
+        return (most + abs(mean)) * abs(1 / std)
+
+    return bounded(
+        pointwise(rules.standardize(mean, std), name),
+        monotone,
+        falls=(lambda params: True) if std < 0 else None,
+        ulps=4,
+        size=size,
     )
 
 
@@ -85,6 +97,8 @@ __all__ = [
     "Layer",
     "avg_pool",
     "batch_norm",
+    "bounded",
+    "constructor",
     "conv",
     "conv1d",
     "conv_transpose",
@@ -102,11 +116,13 @@ __all__ = [
     "group_norm",
     "gru",
     "initializer",
+    "interval",
     "layer_norm",
     "leaky_relu",
     "log_softmax",
     "lstm",
     "max_pool",
+    "monotone",
     "multi_head_attention",
     "pad",
     "pointwise",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
 from jaxnn.rules import affine, matmul
 
@@ -19,6 +19,7 @@ class _Kept(NamedTuple):
     outward: Any
 
 
+@constructor
 def multi_head_attention(
     heads: int,
     head_width: int | None = None,

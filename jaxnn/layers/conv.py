@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.bounds import bounded, linear
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
 from jaxnn.rules.conv import check_channels
 from jaxnn.rules.window import Padding, per_axis, transposed_windows, windows
 
 
+@constructor
 def conv(
     channels: int,
     kernel: int | Sequence[int] = (3, 3),
@@ -56,6 +58,7 @@ def conv(
     return _conv(name, channels, kernel, stride, padding, dilation, groups, init, bias)
 
 
+@constructor
 def conv1d(
     channels: int,
     kernel: int | Sequence[int] = 3,
@@ -72,6 +75,7 @@ def conv1d(
     return _conv(name, channels, kernel, stride, padding, dilation, groups, init, bias)
 
 
+@constructor
 def depthwise_conv(
     kernel: int | Sequence[int] = (3, 3),
     stride: int | Sequence[int] = 1,
@@ -102,6 +106,7 @@ def depthwise_conv(
     return _layer(name, rule_of, shapes, kernel, init, bias)
 
 
+@constructor
 def conv_transpose(
     channels: int,
     kernel: int | Sequence[int] = (3, 3),
@@ -196,7 +201,7 @@ def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
         _, db = rules.add_bias.bwd((), dy)
         return dx, {"w": dw, "b": db}
 
-    return Layer(setup, forward, backward, name)
+    return bounded(Layer(setup, forward, backward, name), linear)
 
 
 def check_image(name: str, what: str, shape, axes: int) -> None:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.bounds import bounded, monotone
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
 
 
+@constructor
 def embedding(
     count: int,
     width: int,
@@ -68,6 +70,7 @@ def embedding(
     return Layer(setup, forward, backward, name)
 
 
+@constructor
 def positional_embedding(init: str | Initializer | None = None) -> Layer:
     """Add a learned vector to each step: x (B, T, D) -> y = x + w[:T], (B, T, D).
 
@@ -109,7 +112,8 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
         dx, dw = rule.bwd(cache, dy)
         return dx, {"w": dw}
 
-    return Layer(setup, forward, backward, name)
+    # a sum of two: it rounds once
+    return bounded(Layer(setup, forward, backward, name), monotone)
 
 
 def _small_normal(key, shape, dtype):

@@ -6,11 +6,13 @@ import jax
 from jax import numpy as jnp
 
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.bounds import bounded, linear
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
 from jaxnn.rules import affine, matmul
 
 
+@constructor
 def dense(
     width: int,
     init: str | Initializer = "he",
@@ -80,7 +82,7 @@ def dense(
         dx, dw, db = affine.bwd(cache, dy)
         return dx, {"w": dw, "b": db}
 
-    return Layer(setup, forward, backward, name)
+    return bounded(Layer(setup, forward, backward, name), linear)
 
 
 def _fits(params, names, width) -> bool:

@@ -10,7 +10,8 @@ from jax import Array, lax
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.bounds import bounded, monotone
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.rules.core import Rule
 
 
@@ -43,6 +44,7 @@ def traced(setting: Any) -> bool:
     return isinstance(setting, jax.core.Tracer)
 
 
+@constructor
 def dropout(drop_rate: float) -> Layer:
     """Set a random fraction `drop_rate` of the units to zero in training.
 
@@ -55,6 +57,7 @@ def dropout(drop_rate: float) -> Layer:
     return _dropout("dropout", drop_rate, lambda shape: shape)
 
 
+@constructor
 def spatial_dropout(drop_rate: float) -> Layer:
     """Dropout of whole channels: one draw for each sample and channel (last axis).
 
@@ -77,6 +80,7 @@ def spatial_dropout(drop_rate: float) -> Layer:
     return _dropout("spatial_dropout", drop_rate, one_a_channel)
 
 
+@constructor
 def gaussian_noise(std: float) -> Layer:
     """Add N(0, std^2) to each unit in training: x (B, ...) -> y (B, ...).
 
@@ -138,4 +142,5 @@ def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:
             return dy, ()
         return rule.bwd(cache, dy)[0], ()
 
-    return Layer(init, forward, backward, name)
+    # of equal keys both ends get the same mask or noise
+    return bounded(Layer(init, forward, backward, name), monotone)

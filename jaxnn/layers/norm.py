@@ -9,11 +9,13 @@ from jax import lax
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.bounds import bounded, monotone
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.rules import BatchStats
 from jaxnn.rules.core import Rule
 
 
+@constructor
 def batch_norm(
     momentum: float = 0.9,
     epsilon: float = 1e-5,
@@ -98,9 +100,27 @@ def batch_norm(
         dx, dgamma, dbeta, *_ = rule.bwd(cache, dy)
         return dx, {"gamma": dgamma, "beta": dbeta}
 
-    return Layer(init, forward, backward, "batch_norm")
+    def by_averages(params, state, x, *, key=None, train):
+        del train
+        return forward(params, state, x, key=key, train=False)
+
+    def sizes(params, state, most):
+        scale = jnp.abs(params["gamma"]) * lax.rsqrt(state["var"] + epsilon)
+        most = (most + _last(jnp.abs(state["mean"]), most)) * _last(scale, most)
+        return most + _last(jnp.abs(params["beta"]), most)
+
+    def bounds(layer):
+        layer = layer._replace(forward=by_averages)
+        return monotone(layer, lambda p: p["gamma"] < 0, ulps=8, size=sizes)
+
+    return bounded(Layer(init, forward, backward, "batch_norm"), bounds)
 
 
+def _last(v, like):
+    return rules.core.last_axis(v, like.ndim)
+
+
+@constructor
 def layer_norm(epsilon: float = 1e-5) -> Layer:
     """Normalise the features (last axis) of each sample and position alone.
 
@@ -113,6 +133,7 @@ def layer_norm(epsilon: float = 1e-5) -> Layer:
     return _per_sample(rules.layer_norm(epsilon), "layer_norm", 1)
 
 
+@constructor
 def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
     """Normalise each sample over all positions and the channels of a group.
 

@@ -1,16 +1,20 @@
 """Pooling layers: images (B, H, W, C) or sequences (B, T, C), channels last."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
+from jaxnn.layers.bounds import averaging, bounded, monotone
 from jaxnn.layers.conv import check_image
-from jaxnn.layers.core import Layer, shaped
+from jaxnn.layers.core import Layer, constructor, shaped, value
+from jaxnn.rules.core import Rule
 from jaxnn.rules.pool import placed
 from jaxnn.rules.window import Padding, per_axis
 
 
+@constructor
 def max_pool(
     size: int | Sequence[int] = 2,
     stride: int | Sequence[int] | None = None,
@@ -27,34 +31,40 @@ def max_pool(
 
     See `jaxnn.rules.max_pool` for ties and NaN.
     """
-    return _pool("max_pool", rules.max_pool, size, stride, padding)
+    return bounded(_pool("max_pool", rules.max_pool, size, stride, padding), monotone)
 
 
+@constructor
 def avg_pool(
     size: int | Sequence[int] = 2,
     stride: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> Layer:
     """The mean of each window, padding not counted. Arguments as in `max_pool`."""
-    return _pool("avg_pool", rules.avg_pool, size, stride, padding)
+    layer = _pool("avg_pool", rules.avg_pool, size, stride, padding)
+    return bounded(
+        layer,
+        averaging,
+        terms=math.prod(size) if isinstance(size, Sequence) else size**2,
+    )
 
 
-def _global_shape(name):
+def _global(rule: Rule) -> Layer:
     def out_shape(in_shape):
         if len(in_shape) < 2 or 0 in in_shape:
             raise JaxnnError(
-                f"{name}: got in_shape {in_shape}, expected (H, W, C) or (T, C), "
+                f"{rule.name}: got in_shape {in_shape}, expected (H, W, C) or (T, C), "
                 "channels last, none of them empty"
             )
         return in_shape[-1:]
 
-    return out_shape
+    return value(f"jaxnn.layers:{rule.name}", shaped(rule, out_shape))
 
 
-global_avg_pool = shaped(rules.global_avg_pool, _global_shape("global_avg_pool"))
+global_avg_pool = bounded(_global(rules.global_avg_pool), averaging)
 """x (B, ..., C) -> y (B, C), the mean over all pixels or steps."""
 
-global_max_pool = shaped(rules.global_max_pool, _global_shape("global_max_pool"))
+global_max_pool = bounded(_global(rules.global_max_pool), monotone)
 """x (B, ..., C) -> y (B, C), the largest over all pixels or steps."""
 
 

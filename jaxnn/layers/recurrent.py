@@ -25,11 +25,12 @@ from jax import Array
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer
+from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
 from jaxnn.rules.core import Rule
 
 
+@constructor
 def rnn(
     units: int,
     return_sequences: bool = False,
@@ -49,6 +50,7 @@ def rnn(
     return _recurrent(rule, params, 1, return_sequences, mask_value)
 
 
+@constructor
 def lstm(
     units: int,
     return_sequences: bool = False,
@@ -83,6 +85,7 @@ def lstm(
     return _recurrent(rule, params, 2, return_sequences, mask_value)
 
 
+@constructor
 def gru(
     units: int,
     return_sequences: bool = False,

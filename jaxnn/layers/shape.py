@@ -8,15 +8,23 @@ import jax.numpy as jnp
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer, shaped
+from jaxnn.layers.bounds import averaging, bounded, monotone
+from jaxnn.layers.core import Layer, constructor, shaped, value
 from jaxnn.rules import Rule
 from jaxnn.rules.padding import Widths, pairs_of
 from jaxnn.rules.shape import fill_in
 
-flatten = shaped(rules.flatten, lambda shape: (math.prod(shape),))
+flatten = bounded(
+    value(
+        "jaxnn.layers:flatten",
+        shaped(rules.flatten, lambda shape: (math.prod(shape),)),
+    ),
+    monotone,
+)
 """x (B, ...) -> y (B, D), D the product of all axes but the batch's."""
 
 
+@constructor
 def reshape(*shape: int) -> Layer:
     """x (B, ...) -> y (B, *shape), the elements in the same order.
 
@@ -34,9 +42,11 @@ def reshape(*shape: int) -> Layer:
     def fwd(x):
         return rules.reshape((x.shape[0], *out_shape(x.shape[1:]))).fwd(x)
 
-    return shaped(Rule("reshape", fwd, rules.reshape().bwd), out_shape, name)
+    rule = Rule("reshape", fwd, rules.reshape().bwd)
+    return bounded(shaped(rule, out_shape, name), monotone)
 
 
+@constructor
 def transpose(*axes: int) -> Layer:
     """The axes in another order: y's axis i is x's axis `axes[i]`; none: reversed.
 
@@ -70,9 +80,10 @@ def transpose(*axes: int) -> Layer:
     def out_shape(in_shape):
         return tuple(in_shape[a - 1] for a in order(len(in_shape) + 1)[1:])
 
-    return shaped(Rule("transpose", fwd, bwd), out_shape, name)
+    return bounded(shaped(Rule("transpose", fwd, bwd), out_shape, name), monotone)
 
 
+@constructor
 def pad(widths: Widths = 1, mode: str = "zero") -> Layer:
     """A border around x: x (B, H, W, C) -> y (B, H + 2 width, W + 2 width, C).
 
@@ -89,6 +100,7 @@ def pad(widths: Widths = 1, mode: str = "zero") -> Layer:
     return _framed(rule, widths, f"pad({_shown(widths)}, {mode})")
 
 
+@constructor
 def crop(widths: Widths = 1) -> Layer:
     """x without its border: takes the `widths` of `pad` and undoes it.
 
@@ -113,6 +125,7 @@ def crop(widths: Widths = 1) -> Layer:
     return _framed(Rule("crop", fwd, bwd), widths, name)
 
 
+@constructor
 def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Layer:
     """Enlarge by whole factors: x (B, H, W, C) -> y (B, H f, W f, C).
 
@@ -124,7 +137,8 @@ def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Layer:
       JaxnnError: unknown method, a factor below 1, factors for other axes than x has.
     """
     rule = rules.upsample(factor, method)
-    return shaped(rule, _traced(rule), f"upsample({_shown(factor)}, {method})")
+    layer = shaped(rule, _traced(rule), f"upsample({_shown(factor)}, {method})")
+    return bounded(layer, averaging, terms=4)
 
 
 def _framed(rule: Rule, widths: Widths, name: str) -> Layer:
@@ -136,7 +150,7 @@ def _framed(rule: Rule, widths: Widths, name: str) -> Layer:
             )
         return _traced(rule)(in_shape)
 
-    return shaped(rule, out_shape, name)
+    return bounded(shaped(rule, out_shape, name), monotone)
 
 
 def _traced(rule: Rule) -> Callable[[tuple[int, ...]], tuple[int, ...]]:

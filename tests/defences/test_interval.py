@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from jaxnn import mlp, serial
-from jaxnn.defences.interval import interval, margins
+from jaxnn.attacks import pgd
+from jaxnn.defences.interval import margins
+from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
     avg_pool,
     conv,
     dense,
+    elu,
     flatten,
+    interval,
     leaky_relu,
     max_pool,
-    relu,
     reshape,
     sigmoid,
     softplus,
     standardize,
-    tanh,
 )
 from jaxnn.robustness import ibp
 from tests.rules.common import assert_close, assert_trees_close, normal
@@ -130,9 +132,143 @@ def test_nan_proves_nothing():
     assert proven.tolist() == [True, False]
 
 
-def test_layers_have_the_bounds_their_names_promise():
-    for layer in (relu, tanh, sigmoid, softplus):
-        ends = jnp.array([[-2.0, 0.0]]), jnp.array([[1.0, 3.0]])
-        (low, high), *_ = interval(layer).forward((), (), ends, train=False)
-        assert_close(low, layer.forward((), (), ends[0], train=False)[0])
-        assert_close(high, layer.forward((), (), ends[1], train=False)[0])
+def images(net, shape, count=200, scale=1.0, seed=0):
+    """Random parameters, images within [0, 1] and the labels the network gives them."""
+    params, state, _ = net.init(jax.random.key(seed), shape)
+    params = jax.tree.map(lambda a: scale * jnp.asarray(normal(*a.shape)), params)
+    x = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (count, *shape)))
+    z = net.forward(params, state, x, train=False)[0]
+    y = z.argmax(-1) if z.shape[-1] > 1 else (z[:, 0] > 0).astype(int)
+    return params, state, x, y
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        mlp([6, 8, 3], leaky_relu(-1.0)),
+        mlp([6, 8, 3], "gelu", normalize=True),
+        mlp([6, 8, 1], "tanh"),
+        mlp([6, 8, 3], "swish", output="tanh"),
+        mlp([6, 8, 1], elu(-1.0), output="sigmoid"),
+    ],
+    ids=repr,
+)
+def test_no_attack_breaks_what_is_proven(net):
+    params, state, x, y = images(net, (6,))
+    epsilon = 0.03
+    proven = ibp.verify(net, params, state, x, y, epsilon=epsilon)
+    assert 10 < proven.sum() < 190 or net.made.args[0][-1] == 1
+
+    def answers(x):
+        z = net.forward(params, state, x, train=False)[0]
+        return z.argmax(-1) if z.shape[-1] > 1 else (z[:, 0] > 0).astype(int)
+
+    def climb(loss):  # corners, and the steps of an attack on the margin itself
+        x_adv = x
+        for _ in range(10):
+            dx = jax.grad(
+                lambda a: loss(net.forward(params, state, a, train=False)[0])
+            )(x_adv)
+            x_adv = jnp.clip(
+                jnp.clip(x_adv + 0.01 * jnp.sign(dx), x - epsilon, x + epsilon), 0, 1
+            )
+        return x_adv
+
+    if y.max() > 1:
+        attacked = [pgd(net, params, state, x, y, epsilon=epsilon, key=KEY)]
+        own = jax.nn.one_hot(y, 3)
+        attacked += [climb(lambda z, k=k: (z[:, k] - (z * own).sum(-1)).sum())
+                     for k in range(3)]  # fmt: skip
+    else:
+        sign = jnp.where(y > 0, -1, 1)
+        attacked = [climb(lambda z: (sign * z[:, 0]).sum())]
+    noise = jax.random.normal(KEY, (50, *x.shape))
+    attacked += list(jnp.clip(x[None] + epsilon * jnp.sign(noise), 0, 1))
+    broken = np.any([answers(a) != y for a in attacked], 0)
+    assert not (proven & broken).any()
+
+
+def test_one_output_is_proven_on_its_side_of_0():
+    net = dense(1)
+    params = {"w": jnp.ones((1, 1)), "b": jnp.full(1, -0.5)}
+    x = jnp.array([[0.1], [0.38], [0.45], [0.55], [0.62], [0.9]])
+    for no in (0, -1):
+        y = jnp.where(x[:, 0] > 0.5, 1, no)
+        found = ibp.verify(net, params, (), x, y, epsilon=0.1)
+        assert found.tolist() == [True, True, False, False, True, True]
+        wrong = jnp.where(y > 0, no, 1)
+        assert not ibp.verify(net, params, (), x, wrong, epsilon=0.1).any()
+
+
+def test_bounds_of_float32_hold_for_what_rounds():
+    """The margin is 0 in exact numbers: any proof would be of rounding alone."""
+    net = dense(2)
+    w = jnp.asarray(normal(300, 1), jnp.float32)
+    params = {"w": jnp.concatenate([w, w[::-1]], 1), "b": jnp.zeros(2, jnp.float32)}
+    half = np.random.default_rng(0).uniform(0, 1, (500, 150)).astype("float32")
+    x = np.concatenate([half, half[:, ::-1]], 1)
+    z = np.asarray(net.forward(params, (), jnp.asarray(x), train=False)[0])
+    assert (z[:, 0] != z[:, 1]).any()
+    assert not ibp.verify(net, params, (), x, z.argmax(-1), epsilon=0).any()
+
+
+def test_pixels_and_labels_are_floats_and_classes():
+    net = mlp([4, 5, 3])
+    params, state, _ = net.init(KEY, (4,))
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 4)).astype(np.uint8)
+    x = jnp.asarray(pixels / 255)
+    y = net.forward(params, state, x, train=False)[0].argmax(-1)
+
+    def verify(x, y, params=params, epsilon=0.05, box=(0.0, 1.0)):
+        return ibp.verify(net, params, state, x, y, epsilon=epsilon, box=box)
+
+    np.testing.assert_array_equal(verify(pixels, y), verify(x, y))
+    assert not verify(pixels, y, epsilon=0.4).all()  # 0 of whole numbers
+    for x_bad, y_bad, words in (
+        (pixels.astype(int), y, "int64"),
+        (2 * x, y, "within the box"),
+        (x, y + 3, "0 to 2: the network has 3 outputs"),
+        (x, y - 5, "0 to 2: the network has 3 outputs"),
+        (x, y.astype(float), "float64"),
+        (x, jax.nn.one_hot(y, 3), "shape"),
+        (x, y[:3], "3 labels"),
+    ):
+        with pytest.raises(JaxnnError, match=words):
+            verify(x_bad, y_bad)
+    assert verify(2 * x, y, epsilon=0, box=None).shape == (50,)
+    broken = jax.tree.map(lambda a: a * jnp.nan, params)
+    assert not verify(x, y, broken).any()
+    with pytest.raises(JaxnnError, match="bfloat16"):
+        verify(x, y, jax.tree.map(lambda a: a.astype("bfloat16"), params))
+
+
+def test_training_takes_the_side_of_one_output():
+    """Of one output `worst` is an output: the loss of it is the worst loss."""
+    net = mlp([4, 5, 1], "tanh")
+    params, state, x, _ = images(net, (4,), 6)
+    bounds, y = margins(net), jnp.array([0, 1, 0, 1, 1, 0])
+
+    def worst(params):
+        return bounds.forward(params, state, x, y, 0.1, train=True)
+
+    z = net.forward(params, state, x, train=False)[0][:, 0]
+    found, cache = worst(params)
+    assert (jnp.where(y > 0, found[:, 0] < z, found[:, 0] > z)).all()
+    dy = jnp.asarray(normal(6, 1))
+    pull = jax.vjp(lambda p: worst(p)[0], params)[1]
+    assert_trees_close(bounds.backward(cache, dy), pull(dy)[0])
+
+
+def test_another_last_layer_than_dense_is_bounded_output_by_output():
+    net = mlp([4, 5, 3], "tanh", output="tanh")
+    params, state, x, y = images(net, (4,), 6)
+
+    def worst(params):
+        return margins(net).forward(params, state, x, y, 0.1, train=True)
+
+    found, cache = worst(params)
+    z = net.forward(params, state, x, train=False)[0]
+    assert (found >= z - jnp.take_along_axis(z, y[:, None], 1)).all()
+    dy = jnp.asarray(normal(6, 3))
+    pull = jax.vjp(lambda p: worst(p)[0], params)[1]
+    assert_trees_close(margins(net).backward(cache, dy), pull(dy)[0])

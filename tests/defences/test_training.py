@@ -205,7 +205,7 @@ def test_bad_settings_say_so():
         (lambda: defences.ramp(0.1, 0), "steps"),
         (lambda: defences.ibp(float("nan")), "epsilon"),
         (lambda: defences.binarise(1.0), "threshold"),
-        (lambda: margins(mlp([6, 5, 3], "gelu")), "gelu"),
+        (lambda: margins(mlp([6, 5, 3], output="softmax")), "layer softmax"),
     ):
         with pytest.raises(JaxnnError, match=words):
             make()

@@ -1,0 +1,248 @@
+"""Bounds hold for every point of a box, of every layer, whatever its settings."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import combine, layers, rules
+from jaxnn.combine import (
+    freeze,
+    mlp,
+    parallel,
+    remat,
+    repeat,
+    residual,
+    serial,
+    share,
+    siamese,
+    stack,
+)
+from jaxnn.defences import binarise
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import LAYERS, bounded, dense, interval, pointwise, tanh
+from jaxnn.layers.bounds import BOUNDED, linear, monotone, unimodal
+from tests.rules.common import assert_trees_close
+
+WIDE, IMAGE, STEPS = (5,), (4, 4, 2), (4, 3)
+BOXES, POINTS = 20, 500  # 10,000 points a layer
+INNER = serial(dense(5), layers.leaky_relu(-0.5))
+
+# name -> [(layer, in_shape)]: every kind of slope that its settings can make
+CASES = {
+    "avg_pool": [
+        (layers.avg_pool(2), IMAGE),
+        (layers.avg_pool(3, 1, "SAME"), IMAGE),
+        (layers.avg_pool((3,), 1), STEPS),
+    ],
+    "batch_norm": [(layers.batch_norm(), WIDE), (layers.batch_norm(groups=2), IMAGE)],
+    "binarise": [(binarise(0.3), WIDE)],
+    "conv": [
+        (layers.conv(3, 3), IMAGE),
+        (layers.conv(2, 2, 2, 1, bias=False), IMAGE),
+        (layers.conv(4, 3, dilation=2, groups=2), IMAGE),
+    ],
+    "conv1d": [(layers.conv1d(2, 2), STEPS)],
+    "conv_transpose": [
+        (layers.conv_transpose(2, 3, 2), IMAGE),
+        (layers.conv_transpose(2, 2, 1, "VALID"), IMAGE),
+    ],
+    "crop": [(layers.crop(1), IMAGE)],
+    "dense": [
+        (dense(4), WIDE),
+        (dense(1, bias=False), WIDE),
+        (dense(3), STEPS),
+        (dense(3), (300,)),
+    ],
+    "depthwise_conv": [(layers.depthwise_conv(2, multiplier=2), IMAGE)],
+    "dropout": [(layers.dropout(0.5), WIDE)],
+    "elu": [(layers.elu(a), WIDE) for a in (1.0, 3.0, 0.0, -0.5, -2.0)],
+    "flatten": [(layers.flatten, IMAGE)],
+    "freeze": [(freeze(INNER), WIDE)],
+    "gaussian_noise": [(layers.gaussian_noise(0.5), WIDE)],
+    "gelu": [(layers.gelu(), WIDE), (layers.gelu(approximate=True), WIDE)],
+    "global_avg_pool": [(layers.global_avg_pool, IMAGE)],
+    "global_max_pool": [(layers.global_max_pool, STEPS)],
+    "leaky_relu": [
+        (layers.leaky_relu(s), WIDE) for s in (0.01, 2.0, 0.0, -0.0, -0.5, -1.0, -3.0)
+    ],
+    "max_pool": [(layers.max_pool(2), IMAGE), (layers.max_pool(3, 1, "SAME"), IMAGE)],
+    "mlp": [(mlp([5, 4, 3], "gelu", normalize=True, drop_rate=0.5), WIDE)],
+    "pad": [(layers.pad(1, m), IMAGE) for m in ("zero", "edge", "reflect")],
+    "parallel": [
+        (parallel(INNER, dense(5), tanh, merge="sum"), WIDE),
+        (parallel(INNER, tanh, merge="maximum"), WIDE),
+        (parallel(INNER, dense(2), merge="concatenate"), WIDE),
+    ],
+    "positional_embedding": [(layers.positional_embedding(), STEPS)],
+    "relu": [(layers.relu, WIDE)],
+    "remat": [(remat(INNER), WIDE)],
+    "repeat": [(repeat(INNER, 2), WIDE)],
+    "reshape": [(layers.reshape(2, -1), STEPS)],
+    "residual": [(residual(INNER), WIDE), (residual(dense(3), dense(3)), WIDE)],
+    "selu": [(layers.selu, WIDE)],
+    "serial": [(serial(INNER, serial(), layers.swish(), dense(2)), WIDE)],
+    "share": [(share(dense(5), lambda d: serial(d, tanh, d)), WIDE)],
+    "sigmoid": [(layers.sigmoid, WIDE)],
+    "softplus": [(layers.softplus, WIDE)],
+    "spatial_dropout": [(layers.spatial_dropout(0.5), IMAGE)],
+    "stack": [(stack(residual(INNER), 2), WIDE)],
+    "standardize": [(layers.standardize(0.3, s), WIDE) for s in (0.2, -0.2)],
+    "swish": [(layers.swish(b), WIDE) for b in (1.0, 5.0, 0.1, 0.0, -1.0, -4.0)],
+    "tanh": [(tanh, WIDE)],
+    "transpose": [(layers.transpose(2, 0, 1), IMAGE)],
+    "upsample": [(layers.upsample(2, m), IMAGE) for m in ("nearest", "linear")],
+}
+WITHOUT = {
+    "embedding": layers.embedding(5, 2),
+    "group_norm": layers.group_norm(),
+    "gru": layers.gru(3),
+    "layer_norm": layers.layer_norm(),
+    "log_softmax": layers.log_softmax,
+    "lstm": layers.lstm(3),
+    "multi_head_attention": layers.multi_head_attention(1),
+    "parallel, difference": parallel(tanh, tanh, merge=rules.sub),
+    "parallel, product": parallel(tanh, tanh, merge="multiply"),
+    "rnn": layers.rnn(3),
+    "siamese": siamese(tanh),
+    "softmax": layers.softmax,
+    "changed": tanh._replace(name="tanh"),
+    "by hand": pointwise(rules.tanh),
+}
+ALL = [
+    pytest.param(*case, id=f"{name}: {case[0].name}")
+    for name, cases in CASES.items()
+    for case in cases
+]
+
+
+def boxes(layer, in_shape, dtype):
+    """Params and state of both signs, boxes of all sizes, and points within them."""
+    rng = np.random.default_rng(3)
+
+    def drawn(tree):
+        return jax.tree.map(
+            lambda a: jnp.asarray(rng.normal(0, 1, a.shape), dtype), tree
+        )
+
+    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0), in_shape)[:2])
+    params, state = map(drawn, shapes)
+    if not isinstance(state, dict) or "params" not in state:  # frozen ones stay signed
+        state = jax.tree.map(jnp.exp, state)
+    centre = rng.normal(0, 1, (BOXES, *in_shape))
+    # from a point to far across every bend, smaller and larger numbers
+    radius = np.exp(rng.uniform(-12, 2, (BOXES, *in_shape)))
+    radius[:3] = 0
+    scale = 10.0 ** rng.integers(-3, 4, (BOXES, *(1,) * len(in_shape)))
+    low = ((centre - radius) * scale).astype(dtype)
+    high = np.maximum(((centre + radius) * scale).astype(dtype), low)
+    share = rng.uniform(0, 1, (POINTS, *low.shape))
+    share[: POINTS // 2] = share[: POINTS // 2] > 0.5  # corners
+    share[:2] = np.array([0, 1]).reshape(2, *(1,) * low.ndim)
+    x = np.clip(low + share * (high - low), low, high).astype(dtype)
+    dy = rng.normal(0, 1, 2)
+    return params, state, (jnp.asarray(low), jnp.asarray(high)), jnp.asarray(x), dy
+
+
+def outside(layer, twin, params, state, ends, x, train=False):
+    """How many of the layer's outputs at points x lie outside twin's bounds."""
+    flat = x.reshape(-1, *x.shape[2:])
+    y, *_ = layer.forward(params, state, flat, train=False)
+    (low, high), *_ = twin.forward(params, state, ends, train=train)
+    y = y.reshape(*x.shape[:2], *y.shape[1:])
+    return (~((low[None] <= y) & (y <= high[None]))).sum()  # NaN is outside, too
+
+
+@functools.cache
+def measured(layer, in_shape):
+    """Points outside by dtype, and the backward pass of the bounds beside JAX's."""
+    twin = interval(layer)
+
+    def gradients(params, state, ends, scale):
+        y, _, cache = twin.forward(params, state, ends, train=False)
+        dy = jax.tree.map(lambda a, s: s * jnp.cos(jnp.arange(a.size)).reshape(a.shape),
+                          y, tuple(scale))  # fmt: skip
+        dx, dparams = twin.backward(cache, dy)
+        pull = jax.vjp(
+            lambda p, e: twin.forward(p, state, e, train=False)[0], params, ends
+        )[1]
+        want_params, want = pull(dy)
+        return (dx, dparams), (want, want_params)
+
+    found = {}
+    for dtype in ("float32", "float64"):
+        *arrays, x, scale = boxes(layer, in_shape, dtype)
+        found[dtype] = int(jax.jit(functools.partial(outside, layer, twin))(*arrays, x))
+    return found, jax.jit(gradients)(*arrays, scale)
+
+
+@pytest.mark.parametrize(("layer", "in_shape"), ALL)
+def test_no_point_of_a_box_leaves_the_bounds(layer, in_shape):
+    assert measured(layer, in_shape)[0] == {"float32": 0, "float64": 0}
+
+
+@pytest.mark.parametrize(("layer", "in_shape"), ALL)
+def test_backward_of_the_bounds_is_that_of_jax(layer, in_shape):
+    got, want = measured(layer, in_shape)[1]
+    assert_trees_close(got, want)
+
+
+def test_every_layer_has_a_case_or_none_of_its_own():
+    public = {*LAYERS, "binarise", *combine.__all__} - {
+        "activation_layer", "dense_block", "output_layer", "stacked_axes",
+    }  # fmt: skip
+    assert public == {*CASES, *(name for name in WITHOUT if name in public)}
+    assert {name.split(" ")[0] for name in BOUNDED} == set(CASES)
+    for name, layer in WITHOUT.items():
+        with pytest.raises(JaxnnError, match=r"those that have: avg_pool, batch_norm"):
+            interval(layer)
+        with pytest.raises(JaxnnError, match="no bounds for layer"):
+            interval(serial(dense(3), layer)), name
+
+
+MUTANTS = {
+    "|x| as if it rose": (layers.leaky_relu(-1.0), monotone, {}),
+    "elu that falls": (layers.elu(-1.0), monotone, {}),
+    "gelu as if it rose": (layers.gelu(), monotone, {"ulps": 8}),
+    "swish that turns elsewhere": (layers.swish(), unimodal, {"turn": -0.5}),
+    "a peak for a valley": (layers.swish(-1.0), unimodal, {"turn": 1.278}),
+    "gamma of either sign": (layers.batch_norm(), monotone, {"ulps": 8}),
+    "a standard deviation below 0": (layers.standardize(0, -1), monotone, {}),
+    "a dense layer as if it rose": (dense(3), monotone, {}),
+    "sums that do not round": (dense(3), linear, {"train": True}),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_wrong_bounds_are_found(name):
+    layer, kind, settings = MUTANTS[name]
+    settings = dict(settings)
+    train = settings.pop("train", False)
+    twin = interval(bounded(layer, kind, **settings))
+    *arrays, x, _ = boxes(layer, WIDE, "float32")
+    assert outside(layer, twin, *arrays, x, train=train) > 0
+
+
+def test_narrow_floats_are_refused_where_sums_round():
+    low = jnp.ones((1, 3), jnp.bfloat16)
+    params = {"w": jnp.ones((3, 2), jnp.bfloat16), "b": jnp.ones(2, jnp.bfloat16)}
+    with pytest.raises(JaxnnError, match="bfloat16 would be too wide"):
+        interval(dense(2)).forward(params, (), (low, low), train=False)
+
+
+def test_in_training_both_ends_get_the_same_noise():
+    for layer in (layers.dropout(0.5), layers.gaussian_noise(1.0)):
+        ends = -jnp.ones((3, 50)), jnp.ones((3, 50))
+        (low, high), *_ = interval(layer).forward(
+            (), (), ends, key=jax.random.key(0), train=True
+        )
+        assert (low <= high).all()
+
+
+def test_a_user_states_the_bounds_of_a_layer():
+    mine = bounded(pointwise(rules.tanh, "mine"), monotone, ulps=8)
+    ends = jnp.array([[-2.0]]), jnp.array([[1.0]])
+    (low, high), *_ = interval(serial(mine)).forward(((),), ((),), ends, train=False)
+    np.testing.assert_allclose((low[0, 0], high[0, 0]), np.tanh([-2, 1]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import mlp, serial
-from jaxnn.attacks import pgd
+from jaxnn.attacks import Classifier, pgd
 from jaxnn.defences.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
@@ -106,7 +106,7 @@ def test_a_budget_of_nothing_gives_the_outputs_themselves():
     z = net.forward(params, state, x, train=False)[0]
     worst, _ = margins(net).forward(params, state, x, y, 0.0, train=False)
     assert_close(worst, z - jnp.take_along_axis(z, y[:, None], 1))
-    proven = ibp.verify(net, params, state, x, y, epsilon=0)
+    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=0)
     assert (proven == (z.argmax(-1) == y)).all()
 
 
@@ -128,7 +128,7 @@ def test_nan_proves_nothing():
     params, state, _ = net.init(KEY, shape)
     x = jnp.full((2, *shape), 0.5).at[1, 2].set(jnp.nan)
     y = net.forward(params, state, x, train=False)[0].argmax(-1)
-    proven = ibp.verify(net, params, state, x, y, epsilon=1e-6)
+    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=1e-6)
     assert proven.tolist() == [True, False]
 
 
@@ -156,7 +156,7 @@ def images(net, shape, count=200, scale=1.0, seed=0):
 def test_no_attack_breaks_what_is_proven(net):
     params, state, x, y = images(net, (6,))
     epsilon = 0.03
-    proven = ibp.verify(net, params, state, x, y, epsilon=epsilon)
+    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=epsilon)
     assert 10 < proven.sum() < 190 or net.made.args[0][-1] == 1
 
     def answers(x):
@@ -175,7 +175,7 @@ def test_no_attack_breaks_what_is_proven(net):
         return x_adv
 
     if y.max() > 1:
-        attacked = [pgd(net, params, state, x, y, epsilon=epsilon, key=KEY)]
+        attacked = [pgd(Classifier(net, params, state), x, y, epsilon=epsilon, key=KEY)]
         own = jax.nn.one_hot(y, 3)
         attacked += [climb(lambda z, k=k: (z[:, k] - (z * own).sum(-1)).sum())
                      for k in range(3)]  # fmt: skip
@@ -194,10 +194,10 @@ def test_one_output_is_proven_on_its_side_of_0():
     x = jnp.array([[0.1], [0.38], [0.45], [0.55], [0.62], [0.9]])
     for no in (0, -1):
         y = jnp.where(x[:, 0] > 0.5, 1, no)
-        found = ibp.verify(net, params, (), x, y, epsilon=0.1)
+        found = ibp.verify(Classifier(net, params), x, y, epsilon=0.1)
         assert found.tolist() == [True, True, False, False, True, True]
         wrong = jnp.where(y > 0, no, 1)
-        assert not ibp.verify(net, params, (), x, wrong, epsilon=0.1).any()
+        assert not ibp.verify(Classifier(net, params), x, wrong, epsilon=0.1).any()
 
 
 def test_bounds_of_float32_hold_for_what_rounds():
@@ -209,7 +209,7 @@ def test_bounds_of_float32_hold_for_what_rounds():
     x = np.concatenate([half, half[:, ::-1]], 1)
     z = np.asarray(net.forward(params, (), jnp.asarray(x), train=False)[0])
     assert (z[:, 0] != z[:, 1]).any()
-    assert not ibp.verify(net, params, (), x, z.argmax(-1), epsilon=0).any()
+    assert not ibp.verify(Classifier(net, params), x, z.argmax(-1), epsilon=0).any()
 
 
 def test_pixels_and_labels_are_floats_and_classes():
@@ -220,17 +220,19 @@ def test_pixels_and_labels_are_floats_and_classes():
     y = net.forward(params, state, x, train=False)[0].argmax(-1)
 
     def verify(x, y, params=params, epsilon=0.05, box=(0.0, 1.0)):
-        return ibp.verify(net, params, state, x, y, epsilon=epsilon, box=box)
+        return ibp.verify(
+            Classifier(net, params, state), x, y, epsilon=epsilon, box=box
+        )
 
     np.testing.assert_array_equal(verify(pixels, y), verify(x, y))
     assert not verify(pixels, y, epsilon=0.4).all()  # 0 of whole numbers
     for x_bad, y_bad, words in (
         (pixels.astype(int), y, "int64"),
         (2 * x, y, "within the box"),
-        (x, y + 3, "0 to 2: the network has 3 outputs"),
-        (x, y - 5, "0 to 2: the network has 3 outputs"),
+        (x, y + 3, "3 outputs: expected 0 to 2"),
+        (x, y - 5, "3 outputs: expected 0 to 2"),
         (x, y.astype(float), "float64"),
-        (x, jax.nn.one_hot(y, 3), "shape"),
+        (x, jax.nn.one_hot(y, 3), "argmax"),
         (x, y[:3], "3 labels"),
     ):
         with pytest.raises(JaxnnError, match=words):
@@ -238,6 +240,9 @@ def test_pixels_and_labels_are_floats_and_classes():
     assert verify(2 * x, y, epsilon=0, box=None).shape == (50,)
     broken = jax.tree.map(lambda a: a * jnp.nan, params)
     assert not verify(x, y, broken).any()
+    for epsilon in (-0.1, float("nan"), 8):
+        with pytest.raises(JaxnnError, match="epsilon"):
+            verify(x, y, epsilon=epsilon)
     with pytest.raises(JaxnnError, match="bfloat16"):
         verify(x, y, jax.tree.map(lambda a: a.astype("bfloat16"), params))
 

@@ -18,6 +18,11 @@ from typing import Any, BinaryIO
 
 from jaxnn.errors import JaxnnError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 MOST_TEXT = 1 << 28  # bytes of a text
 MOST_INTEGER = 1 << 63  # JSON's integers are no larger where other programs read them
 # not on every system: do not wait for the other end of a pipe, follow no link
@@ -198,6 +203,60 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def locked(folder: str | Path, what: str) -> Iterator[None]:
+    """Hold `folder` for this process; it is let go at the end, even by kill -9.
+
+    The system keeps the lock (`flock` of a file `.lock` in it), so nothing stale can
+    be left by a process that died. A file system that knows no locks has none.
+
+    Args:
+      folder: made if missing.
+      what: for the message, such as "run".
+
+    Raises:
+      JaxnnError: another process holds it, or the file cannot be made.
+    """
+    path = Path(folder) / ".lock"
+    handle = _lock(path, folder, what)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # while it is held: see `_lock`
+            os.close(handle)
+
+
+def _lock(path, folder, what):
+    """The open file that is locked, None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise JaxnnError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise JaxnnError(
+                f"{what} {folder} is in use by another process; wait for its end, or "
+                "stop it first"
+            ) from error
+        except OSError:
+            os.close(handle)
+            return None
+        try:
+            same = os.fstat(handle).st_ino == os.stat(path).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            return handle
+        os.close(handle)  # its last holder removed the file meanwhile: take the new one
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -141,20 +141,40 @@ def host_array(a: Any) -> np.ndarray:
     return a.astype(jax.dtypes.canonicalize_dtype(a.dtype), copy=False)
 
 
+class LostError(JaxnnError):
+    """Another process died, or was stopped, while all were to agree on something."""
+
+
 def same_everywhere(numbers: Any) -> bool:
     """Whether all processes give the same integers; all of them must ask."""
-    if jax.process_count() == 1:
-        return True
-    from jax.experimental import multihost_utils
-
-    found = np.asarray(multihost_utils.process_allgather(np.asarray(numbers, np.int32)))
+    found = _from_all(np.asarray(numbers, np.int32))
     return bool((found == found[:1]).all())
 
 
 def agreed(flag: bool) -> bool:
     """Whether any process says yes; all of them must ask."""
+    return bool(np.any(_from_all(np.asarray(flag))))
+
+
+def _from_all(value) -> np.ndarray:
+    """The values of all processes, one a row.
+
+    Raises:
+      LostError: one of them does not answer any more.
+    """
     if jax.process_count() == 1:
-        return flag
+        return value[None]
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    try:
+        return np.asarray(multihost_utils.process_allgather(value))
+    except (RuntimeError, ValueError) as error:  # which one depends on the transport
+        raise LostError(
+            f"several processes: one was lost while all were to agree "
+            f"({first_line(error)}); start all of them again"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's words, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -7,6 +7,7 @@ writes a pulse into the store that connects them, and ends when another's is mis
 
 import importlib.util
 import os
+import re
 import sys
 import threading
 import time
@@ -20,9 +21,13 @@ from jax._src.distributed import global_state  # the store has no public name
 from jax.sharding import Mesh
 
 from jaxnn.config import Processes
-from jaxnn.distributed.data import data_mesh
+from jaxnn.distributed.data import LostError, data_mesh, first_line
 from jaxnn.errors import JaxnnError
 
+STATUS = re.compile(
+    "(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): "
+)
+"""How the words of an error begin that JAX's runtime makes a ValueError of."""
 JOIN_SECONDS = 300  # the pods of a cluster may start minutes apart
 
 
@@ -147,7 +152,7 @@ def join(ranks: Processes, how: str) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise JaxnnError(
-            f"{who} could not join the others at {where}: {_first_line(error)}. Are "
+            f"{who} could not join the others at {where}: {first_line(error)}. Are "
             "all of them started, with the same --coordinator, and is that port free "
             "and open?"
         ) from error
@@ -195,7 +200,7 @@ class Watch:
                 self._beat(f"{beat} {self.calls}")
             except Exception as error:
                 if not self.over.is_set():
-                    leave(f"process 0 does not answer ({_first_line(error)})")
+                    leave(f"process 0 does not answer ({first_line(error)})")
 
     def _beat(self, mine):
         store: Any = global_state.client
@@ -242,17 +247,15 @@ def leave(why: str, status: int = 1) -> None:
 
 
 def _end(error: BaseException) -> None:
+    if isinstance(error, LostError) and error.__cause__ is not None:
+        leave(f"it lost another process ({first_line(error.__cause__)})")
     if isinstance(error, JaxnnError):
         print(f"jaxnn: error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1 if hasattr(error, "history") else 2)
     if isinstance(error, KeyboardInterrupt):
         leave("interrupted", 130)
-    if isinstance(error, RuntimeError):
-        leave(f"it lost another process ({_first_line(error)})")
+    if isinstance(error, RuntimeError) or STATUS.match(str(error)):
+        leave(f"it lost another process ({first_line(error)})")
     traceback.print_exception(error)
     leave(f"{type(error).__name__}")
-
-
-def _first_line(error) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.finding import Finding
 from jaxnn.guard.locate import locate_nonfinite
-from jaxnn.train.checkpoint import load_meta, load_params, save_params
+from jaxnn.train.checkpoint import load_meta, load_params, load_shapes, save_params
 from jaxnn.train.state import Weighted
 
 
@@ -54,24 +54,41 @@ def load_case(path: str | Path, step: Any) -> Case:
         raise JaxnnError(
             f"{path} holds parameters, no bad step; expected repro.npz of a run"
         )
-    with np.load(path, allow_pickle=False) as file:
-        shapes = {
-            name: jax.ShapeDtypeStruct(file[name].shape, file[name].dtype)
-            for name in file.files
-            if not name.startswith("ts/")
-        }
-    if "x" not in shapes or "key" not in shapes:
-        raise JaxnnError(f"{path} has no batch or key; it may be damaged")
+    shapes = load_shapes(path)
+    weighted = "y/weights" in shapes and "y/target" in shapes
+    if not {"x", "key"} <= shapes.keys() or not (weighted or "y" in shapes):
+        raise JaxnnError(f"{path} has no batch, targets or key; it may be damaged")
     like: dict[str, Any] = {"x": shapes["x"], "key": shapes["key"]}
     like["y"] = shapes.get("y")
-    if "y/weights" in shapes:
-        parts: list[Any] = [shapes[f"y/{part}"] for part in Weighted._fields]
-        like["y"] = Weighted(*parts)
+    if weighted:
+        like["y"] = Weighted(shapes["y/target"], shapes["y/weights"])
     shape = shapes["x"].shape
+    about = _about(path, meta["about"], shape)
     like["ts"] = jax.eval_shape(lambda: step.start(shape, jax.random.key(0)))
     tree = load_params(path, like)
-    key = jax.random.wrap_key_data(tree["key"])
-    return Case(tree["ts"], tree["x"], tree["y"], key, meta["about"])
+    try:
+        key = jax.random.wrap_key_data(tree["key"])
+    except (TypeError, ValueError) as error:
+        raise JaxnnError(f"{path} holds no key of JAX: {error}") from error
+    return Case(tree["ts"], tree["x"], tree["y"], key, about)
+
+
+def _about(path, about, shape) -> dict[str, Any]:
+    """What a report says of the step, looked through before anything relies on it."""
+    try:
+        found = {name: int(about[name]) for name in ("epoch", "number", "seed")}
+        found["rows"] = [int(row) for row in about["rows"]]
+        found["grad_norms"] = [float(norm) for norm in about["grad_norms"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise JaxnnError(
+            f"{path} has a record of the step that jaxnn did not write ({error!r})"
+        ) from error
+    if not shape or len(found["rows"]) != shape[0] or len(found) != len(about):
+        raise JaxnnError(
+            f"{path}: the record of the step is of {len(found['rows'])} rows, but its "
+            f"batch has shape {shape}"
+        )
+    return found
 
 
 def replay(path: str | Path, step: Any) -> Finding | None:

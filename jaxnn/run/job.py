@@ -4,6 +4,7 @@ import math
 import sys
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jaxnn.files import append_line
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
 from jaxnn.run.options import step_options
-from jaxnn.run.resuming import trim_rows
+from jaxnn.run.resuming import must_stay, write_rows
 from jaxnn.train import (
     Snapshots,
     TrainingError,
@@ -141,10 +142,17 @@ class Job:
             self._check_same()
         if folder is None or not (self.config.snapshots or resume):
             return None
-        where, every = folder / "snapshots", self.config.snapshot_steps
-        snapshots = Snapshots(where, max(self.config.snapshots, 1), every, resume)
-        if resume and (mesh is None or jax.process_index() == 0):
-            trim_rows(folder / "metrics.jsonl", (snapshots.newest() or (0, 0))[0])
+        alone = mesh is None or jax.process_index() == 0
+        config, rows = self.config, folder / "metrics.jsonl"
+        snapshots = Snapshots(
+            folder / "snapshots", max(config.snapshots, 1), config.snapshot_steps,
+            resume, must_stay(config), partial(write_rows, rows) if alone else None,
+            say=_say_to_user if alone else lambda text: None,
+        )  # fmt: skip
+        if resume and alone and snapshots.newest() is None:
+            _say_to_user(
+                f"no snapshot in {snapshots.folder}: training starts from the beginning"
+            )
         return snapshots
 
     def _check_same(self):
@@ -323,6 +331,10 @@ def _plots():
     from jaxnn import plots  # matplotlib is slow to import: not before it is needed
 
     return plots
+
+
+def _say_to_user(text: str) -> None:
+    print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)
 
 
 def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:

@@ -23,7 +23,7 @@ from jaxnn.run.job import Job
 from jaxnn.run.options import resolved
 from jaxnn.run.pictures import draw
 from jaxnn.run.replaying import save_findings
-from jaxnn.run.resuming import finished
+from jaxnn.run.resuming import check_free, finished
 from jaxnn.settings import check, check_data
 from jaxnn.train import TrainingError
 from jaxnn.train.checkpoint import save_params
@@ -81,6 +81,7 @@ def train_run(
         name = Path(data.name).name
         with fresh_folder(config.out, name) if fresh else nullcontext(resume) as folder:
             if first and folder is not None:
+                check_free(folder)
                 save_config(folder, config, facts)
             say(f"{words.heading(config, data, mesh)}\n{table}\n")
             history, trouble = job.train(folder, mesh, resume is not None)

@@ -1,10 +1,11 @@
 """Continuing a run that was killed: what must be as it was, and what may change."""
 
+import json
 from pathlib import Path
 
 from jaxnn.config import TrainCommand, TrainConfig
 from jaxnn.errors import JaxnnError
-from jaxnn.files import parse_json, read_json, read_text, write_text
+from jaxnn.files import locked, plain, read_json, write_text
 from jaxnn.run.folder import read_config
 from jaxnn.settings import flag
 
@@ -60,18 +61,28 @@ def finished(folder: Path, config: TrainConfig) -> dict | None:
         return None  # killed before, or while, it was written
 
 
-def trim_rows(path: Path, epochs: int) -> None:
-    """Cut the JSON lines of `path` back to the first `epochs` epochs.
+def check_free(folder: Path) -> None:
+    """Raise if another process trains the run in `folder`, before it is written to."""
+    if (folder / "snapshots").is_dir():
+        with locked(folder / "snapshots", "run"):
+            pass
 
-    The epoch after the snapshot, and half a line, may have been written before the
-    kill.
+
+def must_stay(config: TrainConfig) -> dict:
+    """The settings that a snapshot keeps, so that a config.json edited since is found.
+
+    With a constant schedule the number of epochs may grow.
     """
-    rows = []
-    for line in read_text(path).splitlines() if path.exists() else ():
-        try:
-            row = parse_json(line)
-        except ValueError:
-            break
-        if row["epoch"] <= epochs:
-            rows.append(line)
-    write_text(path, "".join(row + "\n" for row in rows))
+    free = set(FREE) | ({"epochs"} if config.schedule == "constant" else set())
+    free -= {"devices"} if config.batch_stats == "ghost" else set()
+    return {name: v for name, v in vars(config).items() if name not in free}
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write the JSON lines of `path` anew: those that the snapshot holds.
+
+    The row of the epoch behind the snapshot, and half a line, may have been written
+    before the kill, or that of its own epoch not yet.
+    """
+    lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))

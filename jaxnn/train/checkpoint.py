@@ -1,8 +1,13 @@
 """Parameters in one .npz file: the arrays, and JSON that says what they are."""
 
+import io
 import json
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +18,15 @@ from jaxnn.files import write_with
 
 FORMAT = 1
 _HEADER = "__jaxnn__"
+_START = 16 * 1024  # bytes of a member that its own header is in
+_MOST = 64 * 1024 * 1024  # bytes that the JSON may unpack to, or those of the file
+
+
+class _Member(NamedTuple):
+    """One array of a file, before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def save_params(path: str | Path, tree: Any, meta: dict | None = None) -> None:
@@ -33,77 +47,168 @@ def save_params(path: str | Path, tree: Any, meta: dict | None = None) -> None:
     write_with(path, lambda file: np.savez(file, **arrays))
 
 
-def load_params(path: str | Path, like: Any) -> Any:
+def load_params(path: str | Path, like: Any, *, same_dtype: bool = False) -> Any:
     """Read a pytree that `save_params` wrote; `like` gives the structure expected.
+
+    Names, shapes and types are compared before any array is read, so a small file
+    that would unpack to gigabytes is refused at no cost.
 
     Args:
       path: the .npz file.
-      like: a pytree of arrays or `jax.ShapeDtypeStruct`s; only structure and shapes
-        count, the dtype is the file's.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct`s; structure and shapes count,
+        the dtype is the file's, but floats must be floats and whole numbers such.
+      same_dtype: refuse another dtype than that of `like` too.
 
     Raises:
       JaxnnError: missing, truncated or foreign file, a newer format, or arrays of
         another network (says which differ).
     """
-    header, arrays = _read(path)
     named = _named(like)
-    found = {name: tuple(a.shape) for name, a in arrays.items()}
-    wanted = {name: tuple(leaf.shape) for name, leaf in named}
-    if found != wanted:
-        raise JaxnnError(f"{path} holds another network: {_difference(found, wanted)}")
-    leaves = []
-    for name, _ in named:
-        about, a = header["arrays"].get(name, {}), arrays[name]
-        if about.get("dtype") == "bfloat16" and a.dtype == np.uint16:
-            a = a.view(jnp.bfloat16)
-        if [a.dtype.name, list(a.shape)] != [about.get("dtype"), about.get("shape")]:
+    with _opened(path) as file:
+        header, members = _checked_header(path, file), _members(file)
+        found = {name: member.shape for name, member in members.items()}
+        wanted = {name: tuple(leaf.shape) for name, leaf in named}
+        if found != wanted:
             raise JaxnnError(
-                f"{path}: array {name} is {a.dtype}{list(a.shape)}, but the file's "
-                f"header says {about}"
+                f"{path} holds another network: {_difference(found, wanted)}"
             )
-        leaves.append(jnp.asarray(a))
+        for name, leaf in named:
+            about = header["arrays"].get(name)
+            _check_type(path, name, about, members[name], leaf.dtype, same_dtype)
+        arrays = [_read(file, name) for name, _ in named]
+    leaves = [
+        jnp.asarray(_as_saved(a, header["arrays"][name]["dtype"]))
+        for (name, _), a in zip(named, arrays, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def load_meta(path: str | Path) -> dict:
     """The `meta` that `save_params` was given."""
-    return _read(path)[0]["meta"]
+    with _opened(path) as file:
+        return _checked_header(path, file)["meta"]
 
 
-def _read(path):
+def load_shapes(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the arrays in a file that `save_params` wrote, by name."""
+    with _opened(path) as file:
+        header, members = _checked_header(path, file), _members(file)
+        for name, member in members.items():
+            about = header["arrays"].get(name)
+            _check_type(path, name, about, member, member.dtype, False)
+        return {
+            name: jax.ShapeDtypeStruct(
+                member.shape, jnp.dtype(header["arrays"][name]["dtype"])
+            )
+            for name, member in members.items()
+        }
+
+
+@contextmanager
+def _opened(path) -> Iterator[zipfile.ZipFile]:
+    """The file as a zip archive; whatever its damage raises becomes a JaxnnError."""
     path = Path(path)
+    if not path.exists():
+        raise JaxnnError(f"{path} does not exist; expected saved parameters")
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise JaxnnError(f"{path} is not a file; expected saved parameters")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise JaxnnError(f"{path} does not exist; expected saved parameters") from None
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except JaxnnError:
+        raise
     except Exception as error:  # a damaged zip raises almost anything
         raise JaxnnError(
             f"{path} cannot be read as saved parameters ({error}); it may be truncated "
             "or another kind of file"
         ) from error
-    if _HEADER not in arrays:
+
+
+def _members(file) -> dict[str, _Member]:
+    """Shape and type of each array by its name; no array is read.
+
+    Raises:
+      ValueError: a member is no array, or its size is not that of its shape.
+    """
+    names = [info.filename for info in file.infolist()]
+    if len(set(names)) < len(names):
+        raise ValueError("two entries have the same name")
+    return {
+        name.removesuffix(".npy"): _member(file, name)
+        for name in names
+        if name != f"{_HEADER}.npy"
+    }
+
+
+def _member(file, name) -> _Member:
+    with file.open(name) as opened:
+        start = io.BytesIO(opened.read(_START))
+    version = np.lib.format.read_magic(start)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(start)
+    else:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(start)
+    size = start.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or size != file.getinfo(name).file_size:
+        raise ValueError(f"{name} does not have the size of {dtype}{list(shape)}")
+    return _Member(tuple(shape), dtype)
+
+
+def _read(file, name) -> np.ndarray:
+    with file.open(f"{name}.npy") as opened:
+        a = np.lib.format.read_array(opened, allow_pickle=False)
+        opened.read(1)  # at its end the checksum is compared
+    return a
+
+
+def _as_saved(a, dtype):
+    return a.view(jnp.bfloat16) if dtype == "bfloat16" else a
+
+
+def _check_type(path, name, about, member, wanted, same_dtype):
+    """Raise unless the array is what the header says and of a type like `wanted`."""
+    kept = member.dtype.name
+    told = about.get("dtype") if isinstance(about, dict) else None
+    if told == "bfloat16" and kept == "uint16":
+        kept = told
+    if about != {"dtype": kept, "shape": list(member.shape)}:
+        raise JaxnnError(
+            f"{path}: array {name} is {member.dtype}{list(member.shape)}, but the "
+            f"file's header says {about}"
+        )
+    found = jnp.dtype(kept)
+    alike = any(
+        jnp.issubdtype(found, kind) and jnp.issubdtype(wanted, kind)
+        for kind in (jnp.floating, jnp.integer, jnp.bool_)
+    )
+    if not alike or (same_dtype and found != wanted):
+        raise JaxnnError(
+            f"{path}: array {name} is of type {found}, expected {jnp.dtype(wanted)}"
+        )
+
+
+def _checked_header(path, file) -> dict:
+    """The JSON entry of a file, looked through before anything relies on it."""
+    entry = f"{_HEADER}.npy"
+    if entry not in file.namelist():
         raise JaxnnError(f"{path} was not written by jaxnn: it has no {_HEADER} entry")
-    header = _header(path, arrays.pop(_HEADER))
+    if file.getinfo(entry).file_size > max(_MOST, Path(path).stat().st_size):
+        raise JaxnnError(f"{path} has a header that jaxnn did not write (too large)")
+    text = str(_read(file, _HEADER))
+    try:
+        header = json.loads(text)
+        if header["format"] <= FORMAT:
+            header["meta"].items(), header["arrays"].items()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise JaxnnError(
+            f"{path} has a header that jaxnn did not write ({error})"
+        ) from error
     if header["format"] > FORMAT:
         raise JaxnnError(
             f"{path} has format {header['format']}, this version reads up to {FORMAT}; "
             "update jaxnn"
         )
-    return header, arrays
-
-
-def _header(path, text) -> dict:
-    """The JSON entry of a file, looked through before anything relies on it."""
-    try:
-        header = json.loads(str(text))
-        if header["format"] <= FORMAT:
-            header["meta"].items(), header["arrays"].items()
-        return header
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise JaxnnError(
-            f"{path} has a header that jaxnn did not write ({error})"
-        ) from error
+    return header
 
 
 def _named(tree) -> list[tuple[str, Any]]:

@@ -47,6 +47,7 @@ class Guard:
         self.norms = np.zeros((0, len(seeds)))
         self.before: Any = None  # the state at the start of the call under way
         self.untrained: Any = None
+        self.sound: Any = None  # what "rollback" goes back to
         self.unlocated = ""  # why nothing was located
         self.watching = False
 
@@ -127,6 +128,18 @@ class Guard:
         untrained = saved["untrained"]
         self.untrained = None if untrained is None else np.array(untrained, float)
         self.findings = [Finding(**finding) for finding in saved["findings"]]
+
+    def check(self, saved: dict[str, Any]) -> None:
+        """Raise, by whatever error, if `restore` could not go on from this."""
+        other = Guard(self.policy, self.max_bad, self.seeds, self.many)
+        other.restore(saved)
+        for finding in other.findings:
+            finding.lines()
+        for counted in (other.in_a_row, other.untrained):
+            if counted is not None and counted.shape != other.in_a_row.shape:
+                raise ValueError(f"the guard counted {counted.tolist()}")
+        if other.in_a_row.shape != (len(self.seeds),) or other.rollbacks + 0 < 0:
+            raise ValueError(f"the guard counted {saved}")
 
     def _exploded(self, metrics, ok):
         """Steps whose loss is far above that of the untrained network."""

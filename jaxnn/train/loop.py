@@ -169,16 +169,21 @@ class Run:
         snapshots=None,
     ):  # fmt: skip
         """All epochs, until one of the reasons to stop; see `jaxnn.train.fit`."""
-        keep = self.keep = Best(self.ts, len(self.seeds), self.many, patience)
+        self.keep = Best(self.ts, len(self.seeds), self.many, patience)
         history = self.history = History(*evaluated(self.ts), self.ts, 0)
         self.snapshots = snapshots
-        done, at, parts = (0, 0, []) if snapshots is None else snapshots.restore(self)
-        self.begun: tuple[int, list] = at, parts
+        with snapshots or nullcontext():  # entered first: it is locked for others
+            done, at, parts = snapshots.restore(self) if snapshots else (0, 0, [])
+            self.begun: tuple[int, list] = at, parts
+            self._all_epochs(done, epochs, choose, steps_per_call, progress, on_epoch)
+        return history
+
+    def _all_epochs(self, done, epochs, choose, steps_per_call, progress, on_epoch):
+        keep, history, snapshots = self.keep, self.history, self.snapshots
         start, compiled = time.perf_counter(), self.compile_seconds
         with (
             interruptible() as interrupted,
             tqdm(total=epochs, initial=done, unit="epoch", disable=not progress) as bar,
-            snapshots or nullcontext(),
         ):
             try:
                 for epoch in range(done + 1, epochs + 1):
@@ -209,7 +214,6 @@ class Run:
                 raise
             finally:
                 self._finish(history, keep if choose else None, start, compiled)
-        return history
 
     def _finish(self, history, keep, start, compiled):
         if self.spread is not None:

@@ -6,11 +6,15 @@ The order of the data follows from seed and epoch and needs no saving. Files are
 beside the training, by a thread, under a temporary name that is renamed at the end.
 """
 
+import json
 import re
+import warnings
 import zlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +22,34 @@ import numpy as np
 
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
+from jaxnn.files import locked, plain
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import float_type
 
 KIND = "snapshot"
+NOT_OURS = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError,
+    RecursionError,
+)  # fmt: skip
+"""What a record raises that is not as it was written."""
 
 
 class Snapshots:
     """Where a run keeps its snapshots, and how many of them.
 
     Args:
-      folder: made if missing.
+      folder: made if missing; one process at a time may train with it.
       keep: the last so many are kept, and that of the best epoch so far.
       every: also within an epoch, after so many steps; None: after each epoch.
       resume: continue from the newest one in `folder`, if there is one. The
         continuation is that of the uninterrupted run, bit for bit on the same
         processor, if `fit` is called with the same arguments; `epochs` may be more, and
-        the mesh another one.
+        the mesh another one. Where the newest is damaged an older one is taken, and
+        `say` says so.
+      settings: plain values that a continuation must share with the run, such as those
+        that `fit` was called by.
+      restored: called with the history's rows before the first step of a resumed run.
+      say: takes what a person should know, a line each; None warns.
 
     Raises:
       JaxnnError: `folder` holds snapshots and `resume` is False; bad settings.
@@ -46,9 +61,16 @@ class Snapshots:
         keep: int = 2,
         every: int | None = None,
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        restored: Callable[[list[dict]], None] | None = None,
+        say: Callable[[str], None] | None = None,
     ):
         self.folder, self.keep, self.every = Path(folder), keep, every
-        self.resume = resume
+        self.resume, self.restored = resume, restored
+        # as JSON gives them back
+        self.settings = json.loads(json.dumps(plain(dict(settings or {})), default=str))
+        self.say = warnings.warn if say is None else say
+        self.facts: dict[str, Any] = {}  # of the run: they take a moment
         if keep < 1 or (every is not None and every < 1):
             raise JaxnnError(
                 f"snapshots: got keep={keep} and every={every}, expected at least 1"
@@ -60,8 +82,11 @@ class Snapshots:
             )
         self.thread = ThreadPoolExecutor(1, "snapshots")
         self.writing: Future | None = None
+        self.held = ExitStack()
 
     def __enter__(self):
+        if jax.process_index() == 0:
+            self.held.enter_context(locked(self.folder, "snapshots in"))
         return self
 
     def __exit__(self, kind, error, trace):
@@ -72,6 +97,7 @@ class Snapshots:
                 raise
         finally:
             self.thread.shutdown()
+            self.held.close()
 
     def newest(self) -> tuple[int, int] | None:
         """(whole epochs, steps of the next one) of the newest snapshot, if any."""
@@ -91,7 +117,7 @@ class Snapshots:
         """
         self._wait()
         if jax.process_index() == 0:
-            tree, meta = _packed(run, epoch, first, parts)
+            tree, meta = _packed(run, self._facts(run), epoch, first, parts)
             best = _best_epoch(run.history.rows)
             self.writing = self.thread.submit(
                 self._write, epoch, first, tree, meta, best
@@ -101,31 +127,82 @@ class Snapshots:
         """Bring `run` where the newest snapshot stands; says where, as `save` was told.
 
         Raises:
-          JaxnnError: the snapshot is damaged, of a newer format, or of another run.
+          JaxnnError: every snapshot is damaged, of a newer format, or of another run.
         """
-        newest = self.newest() if self.resume else None
-        if self.resume and not same_everywhere(newest or (0, 0)):
+        found = self._newest_whole(run) if self.resume else None
+        if found is not None:
+            for stale in self.folder.glob(".snapshot-*.tmp"):  # of a killed writer
+                stale.unlink(missing_ok=True)
+            _unpack(run, found)
+        if self.resume and self.restored is not None:
+            self.restored(run.history.rows)
+        if found is None:
+            return 0, 0, []
+        meta, parts = found.meta, found.metrics
+        return meta["epoch"], meta["first"], [parts] if meta["first"] else []
+
+    def _newest_whole(self, run) -> "_Read | None":
+        """The newest snapshot that can be read; those that cannot are put aside."""
+        there = sorted(self._all(), reverse=True)
+        names = zlib.crc32(repr(there).encode()) & 0x7FFFFFFF
+        if not same_everywhere(names):
             raise JaxnnError(
                 f"snapshots: not all processes see the same ones in {self.folder}; it "
                 "must be on a file system that they share"
             )
-        if newest is None:
-            return 0, 0, []
-        for stale in self.folder.glob(".snapshot-*.tmp"):  # of a killed writer
-            stale.unlink(missing_ok=True)
-        path = self.path(*newest)
+        found, errors = None, []
+        for at in there:
+            try:
+                found = self._read(at, run)
+                break
+            except JaxnnError as error:
+                errors.append(error)
+        if not same_everywhere(len(errors)):
+            raise JaxnnError(
+                f"snapshots: one in {self.folder} can be read by some of the processes "
+                "only; are the settings and data of all the same?"
+            )
+        if errors and found is None:
+            raise errors[0]
+        for at, error in zip(there, errors, strict=False):
+            self._put_aside(self.path(*at), error)
+        return found
+
+    def _put_aside(self, path, error):
+        """Out of the way of the snapshot that will have its name."""
+        if jax.process_index() == 0:
+            aside = path.with_suffix(".npz.damaged")
+            path.rename(aside)
+            self.say(f"{error}. It is now {aside.name}, and an older one is resumed")
+
+    def _read(self, at, run) -> "_Read":
+        """One snapshot, looked through before anything relies on it."""
+        path = self.path(*at)
         meta = load_meta(path)
         if meta.get("kind") != KIND:
             raise JaxnnError(
                 f"{path} is not a snapshot: it holds parameters only, and not what is "
                 "needed to resume"
             )
-        _check(path, meta["run"], _facts(run))
+        try:
+            _check(path, meta["run"], self._facts(run))
+            metrics = _looked_through(meta, at, run)
+        except JaxnnError:
+            raise
+        except NOT_OURS as error:
+            raise JaxnnError(
+                f"{path} has a record that jaxnn did not write ({error!r})"
+            ) from error
         like = _arrays(run)
-        tree = load_params(path, jax.tree.map(_plain, like))
-        _unpack(run, jax.tree.map(_as_it_was, tree, like), meta)
-        parts = [{k: np.array(v, kind) for k, (kind, v) in meta["metrics"].items()}]
-        return meta["epoch"], meta["first"], parts if meta["first"] else []
+        tree = load_params(path, jax.tree.map(_struct, like), same_dtype=True)
+        return _Read(jax.tree.map(_as_it_was, tree, like), meta, metrics)
+
+    def _facts(self, run):
+        if not self.facts:
+            self.facts = _facts(run) | {
+                f"setting {name}": value for name, value in self.settings.items()
+            }
+        return self.facts
 
     def _write(self, epoch, first, tree, meta, best):
         save_params(self.path(epoch, first), tree, meta)
@@ -146,11 +223,22 @@ class Snapshots:
         return [(int(m[1]), int(m[2])) for m in found if m]
 
 
+class _Read(NamedTuple):
+    """What a snapshot holds: arrays, the record, and the metrics of a begun epoch."""
+
+    tree: dict[str, Any]
+    meta: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+
+
 def _arrays(run) -> dict[str, Any]:
-    return {"train": run.ts, "best": run.keep.tree, "keys": run.keys}
+    kept = {"train": run.ts, "best": run.keep.tree, "keys": run.keys}
+    if run.guard.policy == "rollback":
+        kept["sound"] = run.ts if run.guard.sound is None else run.guard.sound
+    return kept
 
 
-def _packed(run, epoch, first, parts):
+def _packed(run, facts, epoch, first, parts):
     """The tree of host arrays and the JSON that make up a snapshot."""
     metrics = {
         name: np.concatenate([np.asarray(part[name]) for part in parts])
@@ -159,7 +247,7 @@ def _packed(run, epoch, first, parts):
     keep = run.keep
     meta = {
         "kind": KIND,
-        "run": _facts(run),
+        "run": facts,
         "epoch": epoch,
         "first": first,
         "rows": run.history.rows,
@@ -171,13 +259,45 @@ def _packed(run, epoch, first, parts):
         },
         "guard": run.guard.saved(),
     }
+    # A process saves its own copy: the others do not take part in what it computes.
+    tree = _arrays(run)
+    tree = tree if run.spread is None else run.spread.local(tree)
     # A copy, not a view: the next call takes the state's memory.
-    tree = jax.tree.map(lambda a: np.array(_plain(a)), _arrays(run))
-    return tree, meta
+    return jax.tree.map(lambda a: np.array(_plain(a)), tree), meta
 
 
-def _unpack(run, tree, meta):
-    run.ts, run.keep.tree = tree["train"], tree["best"]
+def _looked_through(meta, at, run) -> dict[str, np.ndarray]:
+    """The metrics of a begun epoch; raises if anything of the record is not as it
+    was written."""
+    seeds = len(run.seeds)
+    if (meta["epoch"], meta["first"]) != at or len(meta["rows"]) != at[0]:
+        raise ValueError(f"it is of epoch {meta['epoch']}, step {meta['first']}")
+    for number, row in enumerate(meta["rows"], 1):
+        numbers = [np.asarray(value, float) for value in row.values()]
+        wide = [a for a in numbers if a.shape != ((seeds,) if run.many else ())]
+        if row["epoch"] != number or any(a.ndim for a in wide):
+            raise ValueError(f"row {number} of its history is {row}")
+        row["loss"], row["grad_norm"], row["skipped"], row["seconds"]
+    for name in ("score", "epoch", "stopped"):
+        if np.shape(np.asarray(meta["best"][name], float)) != (seeds,):
+            raise ValueError(f"best {name} is {meta['best'][name]}")
+    run.guard.check(meta["guard"])
+    metrics = {}
+    for name, (kind, values) in meta["metrics"].items():
+        metrics[name] = np.array(values, jnp.dtype(kind))
+        if metrics[name].shape[0] != at[1] or metrics[name].dtype.hasobject:
+            raise ValueError(f"{name} of its begun epoch has other steps")
+    if at[1] and not metrics:
+        raise ValueError("the metrics of its begun epoch are missing")
+    return metrics
+
+
+def _unpack(run, found):
+    tree, meta = found.tree, found.meta
+    if run.spread is not None:
+        tree = run.spread.replicate(tree)
+    run.ts, run.keys, run.keep.tree = tree["train"], tree["keys"], tree["best"]
+    run.guard.sound = tree.get("sound")
     run.keep.score = np.array(meta["best"]["score"], float)
     run.keep.epoch = np.array(meta["best"]["epoch"], int)
     run.keep.stopped = np.array(meta["best"]["stopped"], bool)
@@ -187,11 +307,6 @@ def _unpack(run, tree, meta):
 
 def _facts(run) -> dict[str, Any]:
     """What a continuation must share with the run that it continues."""
-    x, y = run.x, jax.tree.leaves(run.y)
-    rows = slice(None, None, max(len(x) // 1000, 1))  # a sample: all take 50 ms
-    crc = 0
-    for a in (x, *y):
-        crc = zlib.crc32(np.ascontiguousarray(np.asarray(a)[rows]).data, crc)
     return {
         "seeds": [int(seed) for seed in run.seeds],
         "side by side": run.many,
@@ -199,9 +314,19 @@ def _facts(run) -> dict[str, Any]:
         "batch": run.batch,
         "guard": run.guard.policy,
         "dtype": jnp.dtype(float_type(run.ts.params)).name,
-        "training inputs": [len(x), *x.shape[1:], x.dtype.name],
-        "training data": f"crc32 {crc:08x}",
+        "training inputs": [len(run.x), *run.x.shape[1:], run.x.dtype.name],
+        "training data": _checksum((run.x, run.y)),
+        "validation data": _checksum(run.validation),
     }
+
+
+def _checksum(tree) -> str:
+    """Of every number: one changed label of a million is another run."""
+    crc = 0
+    for a in map(np.asarray, jax.tree.leaves(tree)):
+        crc = zlib.crc32(f"{a.dtype.name}{a.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data, crc)
+    return f"crc32 {crc:08x}"
 
 
 def _check(path, found, wanted):
@@ -223,14 +348,17 @@ def _plain(a):
     return jax.random.key_data(a) if _is_key(a) else a
 
 
+def _struct(a):
+    return jax.eval_shape(_plain, a)
+
+
 def _as_it_was(a, like):
-    """Array `a` of a file as the run has it: a key again, and where `like` lies."""
-    if _is_key(like):
-        a = jax.random.wrap_key_data(a, impl=jax.random.key_impl(like))
-    sharding = getattr(like, "sharding", None)
-    if sharding is None or len(sharding.device_set) == 1:
-        return a
-    return jax.device_put(a, sharding)
+    """Array `a` of a file as the run has it: a key again."""
+    return (
+        jax.random.wrap_key_data(a, impl=jax.random.key_impl(like))
+        if _is_key(like)
+        else a
+    )
 
 
 def _best_epoch(rows) -> int:

@@ -26,12 +26,12 @@ FLAGS = {
 }
 
 
-def start(then, devices=4):
+def start(then, devices=4, folder=""):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-    words = [str(port), then, str(devices)]
+    words = [str(port), then, str(devices), str(folder)]
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.parallel.rank", str(rank), *words],
@@ -67,6 +67,32 @@ def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
     assert mine["skipped"] == mine["in batch"]
     assert sum(mine["skipped"]) > 0
     alone = [row["loss"] for row in train().rows]
+    np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
+
+
+def ended(processes):
+    """(status, printed, words) of each."""
+    try:
+        texts = [process.communicate(timeout=280) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, *t) for p, t in zip(processes, texts, strict=True)]
+
+
+def test_two_processes_that_were_killed_resume_and_end_as_one(tmp_path):
+    (status, _, words), (died, _, _) = ended(start("resume", 2, tmp_path))
+    assert died == -signal.SIGKILL
+    assert status not in (0, -signal.SIGKILL)
+    assert "jaxnn: error: process 0 of 2 ends: it lost another process" in words
+    assert "Traceback" not in words
+    ends = ended(start("resume", 2, tmp_path))
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    mine, theirs = (printed(out) for _, out, _ in ends)
+    assert mine == theirs
+    assert not mine["anew"]
+    assert len(mine["losses"]) == 6
+    alone = [row["loss"] for row in train(epochs=6).rows]
     np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxnn.cli import main
+from jaxnn.files import locked
 from tests.run.problem import TINY, errors, write_folder
 
 
@@ -288,10 +289,23 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
     end = (tmp_path / "a" / "params.npz").read_bytes()
     for name in ("result.json", "params.npz", "report.md"):  # as if killed in between
         (tmp_path / "a" / name).unlink()
-    (tmp_path / "a" / "snapshots" / "snapshot-000002-0000000.npz").unlink()
-    with open(tmp_path / "a" / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 3, "lo')
+    last = tmp_path / "a" / "snapshots" / "snapshot-000002-0000000.npz"
+    kept = last.read_bytes()
+    # one row was not written yet, and half of another: the snapshot has them whole
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"epoch": 3, "lo')
+    config = (tmp_path / "a" / "config.json").read_text()
+    edited = config.replace('"l2": 0.0', '"l2": 0.5')
+    (tmp_path / "a" / "config.json").write_text(edited)
+    text = errors(capsys, "train", "--resume", "a")
+    assert "setting l2 is 0.0 there and 0.5 here" in text
+    (tmp_path / "a" / "config.json").write_text(config)
+    with locked(tmp_path / "a" / "snapshots", "run"):
+        text = errors(capsys, "train", "--resume", "a")
+        assert "run a is in use by another process" in text.replace("/snapshots", "")
+    last.write_bytes(kept[:-50])
     assert main(["train", "--resume", "a"]) == 0
+    assert "an older one is resumed" in capsys.readouterr().err
+    assert last.read_bytes()[:100] == kept[:100]
     assert (tmp_path / "a" / "params.npz").read_bytes() == end
     lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -303,3 +317,9 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
         capsys, "train", "--resume", "a", "--epochs", "9"
     )
     assert "has no config.json" in errors(capsys, "train", "--resume", "nowhere")
+    for path in (tmp_path / "a" / "snapshots").iterdir():
+        path.unlink()
+    (tmp_path / "a" / "result.json").unlink()
+    assert main(["train", "--resume", "a"]) == 0
+    assert "training starts from the beginning" in capsys.readouterr().err
+    assert (tmp_path / "a" / "params.npz").read_bytes() == end

@@ -1,8 +1,12 @@
 """Parameters written and read: exact, whole, and never another network's."""
 
+import io
 import json
+import os
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +98,85 @@ def test_a_file_of_another_program_and_of_a_newer_format_is_refused(tmp_path):
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(JaxnnError, match="does not exist"):
         load_params(tmp_path / "no.npz", tree())
+
+
+def rewritten(path, change, compress=zipfile.ZIP_DEFLATED):
+    """The file at `path` with other members: `change(members)` of name -> bytes."""
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", compress) as file:
+        for name, content in members.items():
+            with file.open(name, "w", force_zip64=True) as opened:
+                for part in content if isinstance(content, list) else [content]:
+                    opened.write(part)
+
+
+def as_npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def packed_zeros(members):
+    """An array of 4 GB that packs into 4 MB."""
+    start = io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": (1 << 30,)}
+    np.lib.format.write_array_header_1_0(start, about)
+    members["params/1/w.npy"] = [start.getvalue(), *[bytes(1 << 26)] * 64]
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+CHANGES = {
+    "complex": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "c16"))}),
+    "text": lambda m: m.update({"params/1/w.npy": as_npy(np.full((6, 5), "a"))}),
+    "time": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "M8[s]"))}),
+    "record": lambda m: m.update(
+        {"params/1/w.npy": as_npy(np.ones((6, 5), [("a", "f4")]))}
+    ),
+    "whole": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "i8"))}),
+    "longer than its shape": lambda m: m.update(
+        {"params/1/w.npy": m["params/1/w.npy"] + bytes(8)}
+    ),
+    "no array": lambda m: m.update({"params/1/w.npy": b"not an array"}),
+    "deep header": lambda m: m.update({"__jaxnn__.npy": as_npy(np.array(DEEP))}),
+    "header of numbers": lambda m: m.update({"__jaxnn__.npy": as_npy(np.ones(3))}),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_members_of_another_kind_are_refused(tmp_path, name):
+    path = tmp_path / "p.npz"
+    save_params(path, tree())
+    rewritten(path, CHANGES[name])
+    with pytest.raises(JaxnnError, match=r"p\.npz"):
+        load_params(path, tree())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "complex128", "<U3", "bool"])
+def test_types_that_the_header_admits_to_are_refused_too(tmp_path, dtype):
+    path = tmp_path / "p.npz"
+    save_params(path, {"w": np.ones(3).astype(dtype)})
+    with pytest.raises(JaxnnError, match=r"p\.npz.*(of type|header|not understood)"):
+        load_params(path, {"w": jnp.ones(3)})
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+    path = tmp_path / "p.npz"
+    save_params(path, tree())
+    rewritten(path, packed_zeros)
+    assert path.stat().st_size < 10e6
+    tracemalloc.start()
+    with pytest.raises(JaxnnError, match=r"another network.*params/1/w: got \(1073"):
+        load_params(path, tree())
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.npz")
+    with pytest.raises(JaxnnError, match="is not a file"):
+        load_params(tmp_path / "p.npz", tree())
 
 
 FULL_DISK = """

@@ -17,8 +17,11 @@ import pytest
 
 from jaxnn import mlp
 from jaxnn.errors import JaxnnError
+from jaxnn.files import locked
 from jaxnn.train import Snapshots, fit
 from jaxnn.train.checkpoint import save_params
+from jaxnn.train.keep import Best
+from jaxnn.train.loop import History, Run
 from tests.train.problem import blobs
 
 NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
@@ -191,6 +194,130 @@ def test_another_run_is_not_continued(tmp_path, change, message):
     (tmp_path / "snapshot-000001-0000000.npz").write_bytes(snapshot_bytes())
     with pytest.raises(JaxnnError, match=message):
         train(2, tmp_path, resume=True, **change)
+
+
+def test_one_changed_label_is_another_run(tmp_path):
+    x, y = blobs(2200)
+    train(1, tmp_path, data=(x, y))
+    changed = y.copy()
+    changed[1] = (changed[1] + 1) % 3
+    with pytest.raises(JaxnnError, match="training data is crc32"):
+        train(2, tmp_path, resume=True, data=(x, changed))
+
+
+def test_settings_that_were_edited_since_are_named(tmp_path):
+    def go_on(epochs, resume, **settings):
+        kept = Snapshots(tmp_path, resume=resume, settings=settings)
+        return fit(NET, DATA, epochs=epochs, batch=32, snapshots=kept)
+
+    go_on(1, False, lr=0.1, layers=(8,))
+    with pytest.raises(JaxnnError, match=r"setting lr is 0\.1 there and 0\.2 here"):
+        go_on(2, True, lr=0.2, layers=(8,))
+    assert len(go_on(2, True, lr=0.1, layers=(8,)).rows) == 2
+
+
+def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
+    train(3, tmp_path)
+    broken(tmp_path / "snapshot-000003-0000000.npz", "flipped")
+    said, rows = [], []
+    kept = Snapshots(tmp_path, resume=True, say=said.append, restored=rows.extend)
+    resumed = fit(
+        NET, DATA, validation=HELD, epochs=6, batch=32, snapshots=kept,
+        optimiser=optax.adam(0.02),
+    )  # fmt: skip
+    same(resumed, whole)
+    assert len(rows) == 2  # what the snapshot holds is told, for metrics.jsonl
+    assert "snapshot-000003-0000000.npz cannot be read" in said[0]
+    assert "an older one is resumed" in said[0]
+    assert (tmp_path / "snapshot-000003-0000000.npz.damaged").exists()
+
+
+HOLDER = """
+import sys, time
+from jaxnn.files import locked
+with locked(sys.argv[1], "snapshots in"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_train_one_run_and_a_dead_one_holds_nothing(tmp_path):
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(JaxnnError, match="in use by another process"):
+            train(1, tmp_path)
+        assert files(tmp_path) == [".lock"]
+        holder.kill()
+    with locked(tmp_path, "run"), pytest.raises(JaxnnError, match="in use"):
+        train(1, tmp_path)
+    train(1, tmp_path)
+    assert files(tmp_path) == ["snapshot-000001-0000000.npz"]
+
+
+@pytest.fixture(scope="module")
+def waiting():
+    """A run of `fit` before its first step."""
+    caught = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "train", lambda self, *_: caught.append(self))
+        train(1)
+    (run,) = caught
+    run.keep = Best(run.ts, 1, False, None)
+    run.history = History(run.ts.params, run.ts.state, run.ts, 0)
+    return run
+
+
+def places(value, depth=4):
+    """Paths to all parts of a JSON value."""
+    if depth and isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in pairs:
+            yield (key,)
+            yield from ((key, *rest) for rest in places(part, depth - 1))
+
+
+def refusal(snapshots, run):
+    """What is said against going on from a snapshot, None if it is taken."""
+    try:
+        snapshots.restore(run)
+    except JaxnnError as error:
+        return str(error)
+
+
+def damaged(header, place, wrong):
+    copy = json.loads(json.dumps(header))
+    part = copy["meta"]
+    for key in place[:-1]:
+        part = part[key]
+    if wrong is None:
+        del part[place[-1]]
+    else:
+        part[place[-1]] = wrong
+    return copy
+
+
+def test_a_record_of_any_wrong_type_is_refused_and_nothing_is_taken(tmp_path, waiting):
+    path = tmp_path / "snapshot-000001-0000000.npz"
+    path.write_bytes(snapshot_bytes())
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    header, start, taken = json.loads(str(arrays["__jaxnn__"])), waiting.ts, []
+    for place in places(header["meta"]):
+        for wrong in (None, "x", {"a": 1}, [[["x"]]], [1, 2, 3]):
+            text = json.dumps(damaged(header, place, wrong))
+            np.savez(path, **arrays | {"__jaxnn__": np.array(text)})
+            words = refusal(Snapshots(tmp_path, resume=True), waiting)
+            if words is None:
+                taken.append((place, wrong))
+                waiting.ts, waiting.history.rows[:] = start, []
+            else:
+                assert path.name in words
+                assert waiting.ts is start
+                assert not waiting.history.rows
+    # what is only counted for a person, or not there in this run
+    assert not [one for one in taken if one[0][0] not in ("metrics", "guard", "rows")]
+    assert len(taken) < 20
 
 
 VICTIM = """

@@ -169,9 +169,9 @@ class Processes:
     """Which one this is, from 0; 0 writes the run folder."""
     local_device_ids: tuple[int, ...] = ()
     """GPUs of this host that this process takes; none: all, or one each where SLURM or
-    Open MPI started several on a host."""
+    MPI started several on a host."""
     detect: bool = True
-    """Whether to look in the environment for what is not given: SLURM, Open MPI,
+    """Whether to look in the environment for what is not given: SLURM, MPI,
     Kubernetes."""
     rank_timeout: float = 30.0
     """Seconds without a sign of life from another process after which this one ends."""

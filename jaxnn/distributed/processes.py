@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -50,6 +52,7 @@ def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
         show_cpu_devices(devices or 1)
         yield None if devices is None or devices == 1 else data_mesh(devices)
         return
+    ranks = filled_in(ranks, how)
     join(ranks, how)
     try:
         count = global_state.num_processes
@@ -66,7 +69,8 @@ def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
 
 
 def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | None:
-    """How the processes find each other: "flags", "slurm", "ompi", "k8s"; None: alone.
+    """How the processes find each other: "flags", "slurm", "ompi", "mpi", "mpi4py" or
+    "k8s"; None: alone.
 
     Raises:
       JaxnnError: flags are missing, and nothing in the environment fills them in.
@@ -81,10 +85,12 @@ def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | 
         _check(ranks)
         return "flags"
     found = _detected(environ) if ranks.detect else None
+    if found == "mpi" and "--coordinator" in missing and _scattered(environ):
+        found = "mpi4py" if importlib.util.find_spec("mpi4py") is not None else found
     if found is None and len(missing) < len(given):
         raise JaxnnError(
             f"several processes: {', '.join(missing)} not given"
-            + (", and no SLURM, Open MPI or Kubernetes found" if ranks.detect else "")
+            + (", and no SLURM, MPI or Kubernetes found" if ranks.detect else "")
             + "; expected such as --coordinator 10.0.0.1:7000 --processes 2 --process 0"
         )
     if found == "k8s" and importlib.util.find_spec("kubernetes") is None:
@@ -110,20 +116,94 @@ def _check(ranks):
         )
 
 
+MPI = {
+    "OMPI_COMM_WORLD_SIZE": (
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+    ),
+    "PMI_SIZE": ("PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+}  # fmt: skip
+"""Number of processes -> which one this is, how many on its machine, which of those;
+of Open MPI, and of MPICH and Intel MPI."""
+
+
 def _detected(environ) -> str | None:
+    """What started this process, the innermost first: mpirun may stand within srun.
+
+    Raises:
+      JaxnnError: something did that does not say how many they are.
+    """
+
     def number(name):
         text = environ.get(name, "")
         return int(text) if text.isdigit() else 0
 
     # within `srun` only: a batch script has the job's variables, and runs once
-    if "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ:
-        if number("SLURM_STEP_NUM_TASKS") > 1:
-            return "slurm"
-    elif number("OMPI_COMM_WORLD_SIZE") > 1:
-        return "ompi"
-    elif "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+    step = "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        by_jax = "ompi" if "OMPI_MCA_orte_hnp_uri" in environ else "mpi"
+        return by_jax if number("OMPI_COMM_WORLD_SIZE") > 1 else None
+    if "PMI_SIZE" in environ and "PMI_RANK" in environ:
+        task = environ.get("SLURM_PROCID"), environ.get("SLURM_STEP_NUM_TASKS")
+        if not step or task != (environ["PMI_RANK"], environ["PMI_SIZE"]):
+            return "mpi" if number("PMI_SIZE") > 1 else None
+    if step:
+        return "slurm" if number("SLURM_STEP_NUM_TASKS") > 1 else None
+    if "PMIX_RANK" in environ and "PMIX_NAMESPACE" in environ:
+        if importlib.util.find_spec("mpi4py") is not None:
+            return "mpi4py"
+        raise JaxnnError(
+            "PMIx started this process and does not say how many there are: give "
+            "--coordinator, --processes and --process, or pip install mpi4py; or "
+            "--no-detect for a process by itself"
+        )
+    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
         return "k8s"
     return None
+
+
+def _scattered(environ) -> bool:
+    """Whether MPI's processes are on several machines, as far as it says."""
+    size = next(name for name in MPI if name in environ)
+    return environ.get(MPI[size][1]) != environ[size]
+
+
+def filled_in(
+    ranks: Processes, how: str | None, environ: Mapping[str, str] = os.environ
+) -> Processes:
+    """What MPI's variables say, where JAX does not read them (`how` is "mpi").
+
+    They hold no address. On one machine it is known; on several mpi4py finds it.
+
+    Raises:
+      JaxnnError: variables that do not fit together, or no address.
+    """
+    if how != "mpi":
+        return ranks
+    size = next(name for name in MPI if name in environ)
+    rank, _, local_rank = MPI[size]
+    count = int(environ[size])
+    if not environ.get(rank, "").isdigit() or int(environ[rank]) >= count:
+        raise JaxnnError(
+            f"{rank} is {environ.get(rank)!r} in the environment and {size} {count}, "
+            f"expected 0 to {count - 1}; or --no-detect for a process by itself"
+        )
+    where = ranks.coordinator
+    if where is None and _scattered(environ):
+        raise JaxnnError(
+            f"{count} processes of MPI on several machines: their environment holds no "
+            "address; give --coordinator HOST:PORT of the first, or pip install mpi4py"
+        )
+    if where is None:  # one port for all of this job, and another for another's
+        job = environ.get("PMIX_NAMESPACE", "") + str(os.getuid())
+        port = 61440 + zlib.crc32(job.encode()) % 4096
+        where = f"127.0.0.1:{environ.get('JAX_COORDINATOR_PORT', port)}"
+    mine = environ.get(local_rank, "")
+    devices = ranks.local_device_ids or ((int(mine),) if mine.isdigit() else ())
+    return replace(
+        ranks, coordinator=where, processes=count, process=int(environ[rank]),
+        local_device_ids=devices,
+    )  # fmt: skip
 
 
 def join(ranks: Processes, how: str) -> None:
@@ -138,6 +218,8 @@ def join(ranks: Processes, how: str) -> None:
         f"{who} waits for the others at {where}, up to {JOIN_SECONDS} s",
         file=sys.stderr, flush=True,
     )  # fmt: skip
+    if how == "mpi":
+        how = "flags"  # all is known
     try:
         jax.distributed.initialize(
             ranks.coordinator,
@@ -193,14 +275,19 @@ class Watch:
         self.over.set()
 
     def _run(self):
-        beat = 0
+        beat, since = 0, time.monotonic()
         while not self.over.wait(self.every):
+            slept = time.monotonic() - since
+            if slept > self.seconds:
+                # at once: the others are gone, and JAX's runtime aborts when it sees it
+                leave(f"it was stopped for {slept:.0f} s, and the others did not wait")
             beat += 1
             try:
                 self._beat(f"{beat} {self.calls}")
             except Exception as error:
                 if not self.over.is_set():
                     leave(f"process 0 does not answer ({first_line(error)})")
+            since = time.monotonic()
 
     def _beat(self, mine):
         store: Any = global_state.client

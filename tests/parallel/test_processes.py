@@ -14,7 +14,7 @@ import pytest
 
 from jaxnn.cli import main
 from jaxnn.config import Processes
-from jaxnn.distributed.processes import cluster
+from jaxnn.distributed.processes import cluster, filled_in
 from jaxnn.errors import JaxnnError
 from tests.parallel.on_devices import train
 
@@ -102,8 +102,9 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
     first, second = start(then, devices)
     try:
         out, words = first.communicate(timeout=280)
-        if then == "end":
-            other, _ = second.communicate(timeout=60)
+        if then == "stop":
+            second.send_signal(signal.SIGCONT)
+        other, late = second.communicate(timeout=60)
     finally:
         first.kill()
         second.kill()
@@ -117,6 +118,8 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
     else:
         assert first.returncode != 0
         assert "no sign of life from process 1 for 15 s" in words
+        assert second.returncode == 1, late  # no abort of the runtime
+        assert "process 1 of 2 ends: it was stopped for" in late
 
 
 SLURM = {
@@ -125,6 +128,11 @@ SLURM = {
     "SLURM_PROCID": "1",
 }
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
+MPI5 = MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+MPI4 = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
+PMI = {
+    "PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1",
+}  # fmt: skip
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
 
 
@@ -134,9 +142,23 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
         ({}, None),
         (SLURM, "slurm"),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script itself
-        (MPI, "ompi"),
+        # a batch script itself, and the shell of salloc
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "4"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "node[1-2]"}, None),
+        (MPI4, "ompi"),
+        (MPI5, "mpi"),  # Open MPI 5 gives no address; on one machine it is known
         (MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        (SLURM | MPI4, "ompi"),  # mpirun within srun: it started this process
+        (SLURM | MPI5, "mpi"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"} | MPI5, "mpi"),
+        (SLURM | MPI | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
+        (PMI, "mpi"),  # MPICH and Intel MPI
+        (PMI | {"PMI_SIZE": "1"}, None),
+        (SLURM | PMI, "slurm"),  # srun --mpi=pmi2: both say the same
+        (SLURM | {"SLURM_PROCID": "0"} | PMI, "mpi"),  # mpiexec started by srun
+        (SLURM | {"PMIX_RANK": "1", "PMIX_NAMESPACE": "slurm.pmix.7.0"}, "slurm"),
+        (POD | MPI5, "mpi"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod of no indexed job
     ],
 )
@@ -145,6 +167,40 @@ def test_the_environment_is_looked_through_unless_told_not_to(environ, expected)
     assert cluster(Processes(detect=False), environ) is None
     given = Processes("host:70", 2, 1, detect=False)
     assert cluster(given, environ) == "flags"
+
+
+@pytest.mark.parametrize(
+    ("environ", "address", "ranks"),
+    [
+        (MPI5, "127.0.0.1", (4, 0)),
+        (PMI, "127.0.0.1", (2, 1)),
+        (PMI | {"JAX_COORDINATOR_PORT": "7777"}, "127.0.0.1:7777", (2, 1)),
+    ],
+)
+def test_what_mpi_leaves_open_is_filled_in(environ, address, ranks):
+    found = filled_in(Processes(), "mpi", environ)
+    assert found.coordinator.startswith(address)
+    assert (found.processes, found.process) == ranks
+    again = filled_in(Processes(), "mpi", environ | {"PMI_RANK": "0"})
+    assert again.coordinator == found.coordinator
+    given = filled_in(Processes("node1:7000"), "mpi", environ)
+    assert given.coordinator == "node1:7000"
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (MPI5 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "--coordinator HOST:PORT"),
+        (PMI | {"MPI_LOCALNRANKS": "1"}, "--coordinator HOST:PORT"),
+        ({"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-1"}, "--no-detect"),
+        (PMI | {"PMI_RANK": "two"}, "PMI_RANK is 'two'"),
+        (PMI | {"PMI_RANK": "2"}, "PMI_RANK is '2'"),
+    ],
+)
+def test_what_mpi_does_not_tell_is_asked_for(environ, message, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(JaxnnError, match=message):
+        filled_in(Processes(), cluster(Processes(), environ), environ)
 
 
 def test_a_pod_without_the_package_that_asks_kubernetes_says_so(monkeypatch):

@@ -61,7 +61,8 @@ def load_case(path: str | Path, step: Any) -> Case:
     like: dict[str, Any] = {"x": shapes["x"], "key": shapes["key"]}
     like["y"] = shapes.get("y")
     if weighted:
-        like["y"] = Weighted(shapes["y/target"], shapes["y/weights"])
+        parts: list[Any] = [shapes[f"y/{part}"] for part in Weighted._fields]
+        like["y"] = Weighted(*parts)
     shape = shapes["x"].shape
     about = _about(path, meta["about"], shape)
     like["ts"] = jax.eval_shape(lambda: step.start(shape, jax.random.key(0)))
@@ -76,7 +77,9 @@ def load_case(path: str | Path, step: Any) -> Case:
 def _about(path, about, shape) -> dict[str, Any]:
     """What a report says of the step, looked through before anything relies on it."""
     try:
-        found = {name: int(about[name]) for name in ("epoch", "number", "seed")}
+        found: dict[str, Any] = {
+            name: int(about[name]) for name in ("epoch", "number", "seed")
+        }
         found["rows"] = [int(row) for row in about["rows"]]
         found["grad_norms"] = [float(norm) for norm in about["grad_norms"]]
     except (KeyError, TypeError, ValueError, OverflowError) as error:

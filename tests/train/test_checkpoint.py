@@ -119,11 +119,11 @@ def as_npy(array):
 
 
 def packed_zeros(members):
-    """An array of 4 GB that packs into 4 MB."""
+    """An array of 256 MB that packs into 260 kB."""
     start = io.BytesIO()
-    about = {"descr": "<f4", "fortran_order": False, "shape": (1 << 30,)}
+    about = {"descr": "<f4", "fortran_order": False, "shape": (1 << 26,)}
     np.lib.format.write_array_header_1_0(start, about)
-    members["params/1/w.npy"] = [start.getvalue(), *[bytes(1 << 26)] * 64]
+    members["params/1/w.npy"] = [start.getvalue(), *[bytes(1 << 26)] * 4]
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -161,13 +161,13 @@ def test_types_that_the_header_admits_to_are_refused_too(tmp_path, dtype):
         load_params(path, {"w": jnp.ones(3)})
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_unread(tmp_path):
     path = tmp_path / "p.npz"
     save_params(path, tree())
     rewritten(path, packed_zeros)
-    assert path.stat().st_size < 10e6
+    assert path.stat().st_size < 1e6
     tracemalloc.start()
-    with pytest.raises(JaxnnError, match=r"another network.*params/1/w: got \(1073"):
+    with pytest.raises(JaxnnError, match=r"another network.*params/1/w: got \(671"):
         load_params(path, tree())
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()

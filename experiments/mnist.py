@@ -27,7 +27,7 @@ import optax
 from experiments.common import RESULTS, main, record, spread
 from jaxnn import mlp
 from jaxnn.data import load
-from jaxnn.files import read_json
+from jaxnn.files import read_json, write_with
 from jaxnn.train import fit
 
 
@@ -164,10 +164,9 @@ def _keep_pictures(out: Path, words: list[str]) -> None:
     """The default run's pictures are shown in README."""
     if words:
         return
-    folder = RESULTS / "mnist"
-    folder.mkdir(parents=True, exist_ok=True)
     for picture in out.glob("*.png"):
-        (folder / picture.name).write_bytes(picture.read_bytes())
+        content = picture.read_bytes()
+        write_with(RESULTS / "mnist" / picture.name, lambda f, c=content: f.write(c))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from experiments.common import main, picture, record, what_to_see
 from jaxnn import evaluate, fit, serial
 from jaxnn.data import load
+from jaxnn.files import write_with
 from jaxnn.layers import Layer, dense, flatten, pointwise, sigmoid
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.rules import Rule
@@ -245,8 +246,7 @@ def draw(rows, path) -> None:
     axes.set_xlabel("what is wrong with the network")
     axes.set_ylim(0, 118)
     axes.legend(ncols=4, loc="upper center", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_with(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:

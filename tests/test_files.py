@@ -46,6 +46,33 @@ def test_every_text_is_read_and_written_as_utf8(folder):
     assert found == []
 
 
+def _writes_in_place(call):
+    """Whether a call writes to a path, and not to the file that `write_with` gives."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    words = {a.value for a in call.args if isinstance(a, ast.Constant)}
+    if name in ("savefig", "save", "savez", "savez_compressed"):
+        first = call.args[0] if call.args else None
+        return isinstance(call.func, ast.Attribute) and not (
+            isinstance(first, ast.Name) and first.id in ("file", "figure", "self")
+        )
+    method = isinstance(call.func, ast.Attribute)
+    if name == "open" and getattr(call.args[0], "attr", "") != "devnull":
+        return bool({"w", "wb", "a", "ab", "x", "xb"} & words)
+    return method and name in ("write_bytes", "write_text")
+
+
+@pytest.mark.parametrize("folder", ["jaxnn", "experiments"])
+def test_every_file_is_written_whole_or_not_at_all(folder):
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / folder).rglob("*.py")
+        if path != ROOT / "jaxnn" / "files.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and _writes_in_place(node)
+    ]
+    assert found == []
+
+
 @pytest.fixture
 def special(tmp_path):
     """Paths that are no regular file, by what errors call them."""

@@ -45,6 +45,9 @@ class TrainConfig:
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, lion ..."""
     lr: float | None = None
     """Learning rate (the peak, if scheduled); none: the optimiser's usual one."""
+    weight_decay: float | None = None
+    """Of adamw, lamb and lion: share of each weight taken off a step, times the
+    learning rate; none: the optimiser's usual one. Biases, gammas, betas: never."""
     schedule: str = "cosine"
     """constant, linear, cosine, exponential, step or onecycle, over the whole run."""
     batch: int = 128

@@ -1,13 +1,26 @@
 """Optimisers and learning-rate schedules by name: optax, with the usual defaults."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.tree import Mask, weights
 
-OPTIMISERS: dict[str, tuple[Callable[[Any], Any], float]] = {
+
+def _decaying(make: Callable) -> Callable[..., Any]:
+    """An optimiser with weight decay, of weights only: see `jaxnn.tree.weights`."""
+
+    def optimiser(lr, weight_decay=None, mask=None):
+        given = {} if weight_decay is None else {"weight_decay": weight_decay}
+        return make(lr, mask=lambda params: weights(params, mask), **given)
+
+    return optimiser
+
+
+OPTIMISERS: dict[str, tuple[Callable[..., Any], float]] = {
     "sgd": (optax.sgd, 0.1),
     "momentum": (lambda lr: optax.sgd(lr, momentum=0.9), 0.05),
     "nesterov": (lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True), 0.05),
@@ -15,12 +28,15 @@ OPTIMISERS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "adadelta": (optax.adadelta, 1.0),
     "rmsprop": (optax.rmsprop, 1e-3),
     "adam": (optax.adam, 1e-3),
-    "adamw": (optax.adamw, 1e-3),
+    "adamw": (_decaying(optax.adamw), 1e-3),
     "nadam": (optax.nadam, 1e-3),
-    "lamb": (optax.lamb, 1e-2),
-    "lion": (optax.lion, 1e-4),
+    "lamb": (_decaying(optax.lamb), 1e-2),
+    "lion": (_decaying(optax.lion), 1e-4),
 }
 """Name -> (learning rate or schedule -> optimiser, its usual learning rate)."""
+
+WEIGHT_DECAY = {"adamw": 1e-4, "lamb": 0.0, "lion": 1e-3}
+"""The optimisers that have weight decay of their own, and their usual one (optax's)."""
 
 
 def _onecycle(lr, steps):
@@ -51,21 +67,61 @@ def learning_rate(name: str, lr: float | None = None) -> float:
     """
     usual = lookup("optimiser", name, OPTIMISERS)[1]
     lr = usual if lr is None else lr
-    if not lr > 0:
-        raise JaxnnError(f"optimiser {name}: got lr={lr:g}, expected lr > 0")
+    if not 0 < lr < math.inf:
+        raise JaxnnError(f"optimiser {name}: got lr={lr:g}, expected a finite lr > 0")
     return lr
 
 
+def weight_decay_of(name: str, weight_decay: float | None = None) -> float | None:
+    """`weight_decay`, or the usual one of the optimiser `name`; None if it has none.
+
+    Raises:
+      JaxnnError: a weight decay that is negative or not finite, or of an optimiser
+        that has none.
+    """
+    usual = WEIGHT_DECAY.get(name)
+    if weight_decay is None:
+        return usual
+    if usual is None:
+        raise JaxnnError(
+            f"optimiser {name}: got weight_decay={weight_decay:g}, but only "
+            f"{', '.join(WEIGHT_DECAY)} have weight decay; take one of them, or the "
+            "penalty l2"
+        )
+    if not 0 <= weight_decay < math.inf:
+        raise JaxnnError(
+            f"optimiser {name}: got weight_decay={weight_decay:g}, expected a finite "
+            "number >= 0"
+        )
+    return weight_decay
+
+
 def optimiser_by_name(
-    name: str, lr: float | None = None, schedule: str = "constant", steps: int = 1
+    name: str,
+    lr: float | None = None,
+    schedule: str = "constant",
+    steps: int = 1,
+    weight_decay: float | None = None,
+    mask: Mask = None,
 ) -> Any:
     """An optax optimiser whose learning rate follows `schedule` for `steps` steps.
 
-    `lr=None` takes the optimiser's usual one (see `OPTIMISERS`).
+    Args:
+      name: in `OPTIMISERS`.
+      lr: learning rate at its peak; None takes the optimiser's usual one.
+      schedule: in `SCHEDULES`.
+      steps: of the whole run.
+      weight_decay: share of each weight taken off a step, times the learning rate;
+        None takes the optimiser's usual one, see `WEIGHT_DECAY`.
+      mask: what decays; None: weights, so no bias, gamma or beta
+        (`jaxnn.tree.weights`).
 
     Raises:
-      JaxnnError: unknown optimiser or schedule (lists the valid names), lr <= 0.
+      JaxnnError: unknown optimiser or schedule (lists the valid names), lr <= 0, weight
+        decay < 0 or of an optimiser without.
     """
     peak = learning_rate(name, lr)
+    decay = weight_decay_of(name, weight_decay)
+    rate = lookup("schedule", schedule, SCHEDULES)(peak, steps)
     make = OPTIMISERS[name][0]
-    return make(lookup("schedule", schedule, SCHEDULES)(peak, steps))
+    return make(rate) if decay is None else make(rate, decay, mask)

@@ -7,7 +7,7 @@ The same weights in several places: `repeat`, `share`, `siamese`. Memory for tim
 
 from jaxnn.combine.branches import parallel, residual
 from jaxnn.combine.chain import serial
-from jaxnn.combine.depth import repeat, stack, stacked_axes
+from jaxnn.combine.depth import repeat, stack
 from jaxnn.combine.frozen import freeze
 from jaxnn.combine.perceptron import activation_layer, dense_block, mlp, output_layer
 from jaxnn.combine.recompute import remat
@@ -27,5 +27,4 @@ __all__ = [
     "share",
     "siamese",
     "stack",
-    "stacked_axes",
 ]

@@ -1,7 +1,6 @@
 """The same layer many times over, scanned: compiled once, however deep."""
 
 from numbers import Integral
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ from jax import lax
 from jaxnn.combine.parts import Parts, child_key
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, constructor, interval
-
-_STACKED = "stacked"
+from jaxnn.tree import STACKED
 
 
 @constructor
@@ -45,15 +43,15 @@ def stack(layer: Layer, depth: int) -> Layer:
 
         params, state = jax.vmap(one)(_keys(key, depth))
         _check_same(name, "shape", tuple(in_shape), shapes[0])
-        return {_STACKED: params}, state, shapes[0]
+        return {STACKED: params}, state, shapes[0]
 
     def forward(params, state, x, *, key=None, train):
-        if not isinstance(params, dict) or set(params) != {_STACKED}:
+        if not isinstance(params, dict) or set(params) != {STACKED}:
             raise JaxnnError(
-                f"{name}: expected params of the form {{'{_STACKED}': ...}}; were they "
+                f"{name}: expected params of the form {{'{STACKED}': ...}}; were they "
                 "made by another network?"
             )
-        params = params[_STACKED]
+        params = params[STACKED]
         _check_leading(name, depth, params, state)
 
         def body(x, each):
@@ -71,24 +69,12 @@ def stack(layer: Layer, depth: int) -> Layer:
         dx, dparams = lax.scan(
             lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
         )
-        return dx, {_STACKED: dparams}
+        return dx, {STACKED: dparams}
 
     def bounds():
         return stack(interval(layer), depth)
 
     return Layer(init, forward, backward, name, (layer,), bounds=bounds)
-
-
-def stacked_axes(params: Any) -> list[int]:
-    """For each leaf of a params tree, how many leading axes `stack` has added.
-
-    So a bias in a stack (depth, units) is told from a weight (inputs, units).
-
-    >>> stacked_axes({"stacked": {"b": jnp.zeros((12, 4))}})
-    [1]
-    """
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    return [path.count(jax.tree_util.DictKey(_STACKED)) for path, _ in paths]
 
 
 @constructor

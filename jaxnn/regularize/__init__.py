@@ -5,10 +5,10 @@
     noise        `(key, x) -> x`: Gaussian, uniform, sign; weight_noise; mixup
     gradients    `(grads, norm) -> grads`: clip_gradient
 
-Penalties, projections and weight noise act on weights, the leaves with two axes or
-more; biases, gammas and betas are left alone, as is usual. Label smoothing belongs to
-the loss (`softmax_cross_entropy`), dropout is a layer, images are turned and shifted in
-`jaxnn.data.augment`, early stopping is `fit(patience=...)`.
+Penalties, projections and weight noise act on weights, the leaves called w, or those
+of a `mask` (`jaxnn.tree.weights`); biases, gammas and betas are left alone. Label
+smoothing belongs to the loss (`softmax_cross_entropy`), dropout is a layer, images are
+turned and shifted in `jaxnn.data.augment`, early stopping is `fit(patience=...)`.
 """
 
 from jaxnn.regularize.gradients import clip_gradient

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.combine.depth import stacked_axes
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import one_hot
+from jaxnn.tree import Mask, map_weights
 
 Noise = Callable[[Array, Array], Array]
 
@@ -50,7 +50,7 @@ NOISES: dict[str, Callable[..., Noise]] = {
 """Name -> (size, shift) -> noise on the input."""
 
 
-def weight_noise(std: float) -> Callable[[Array, Any], Any]:
+def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     """`(key, params) -> params + std * N(0, 1)` on the weights, for one gradient.
 
     Loss and gradients are taken at the noisy weights, and move the clean ones: a
@@ -61,16 +61,11 @@ def weight_noise(std: float) -> Callable[[Array, Any], Any]:
         raise JaxnnError(f"weight_noise: got std {std:g}, expected >= 0")
 
     def perturb(key, params):
-        leaves, structure = jax.tree.flatten(params)
-        noisy = [
-            w + std * jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)
-            if w.ndim - axes >= 2
-            else w
-            for i, (w, axes) in enumerate(
-                zip(leaves, stacked_axes(params), strict=True)
-            )
-        ]
-        return jax.tree.unflatten(structure, noisy)
+        def one(w, _, i):
+            drawn = jax.random.normal(jax.random.fold_in(key, i), w.shape, w.dtype)
+            return w + std * drawn
+
+        return map_weights(one, params, mask)
 
     return perturb
 

@@ -1,4 +1,8 @@
-"""Penalties on the weights, each with its gradient: `params -> (value, dparams)`."""
+"""Penalties on the weights, each with its gradient: `params -> (value, dparams)`.
+
+What a weight is says `jaxnn.tree.weights`, by the leaves' names or by a `mask`. A
+gradient has its weight's dtype.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,27 +11,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.combine.depth import stacked_axes
 from jaxnn.errors import JaxnnError
 from jaxnn.regularize.spectral import as_matrix, largest_singular
 from jaxnn.regularize.stacked import per_layer
+from jaxnn.tree import Mask, stacked_axes, weights
 
 Penalty = Callable[[Any], tuple[Array, Any]]
 
 
-def l2(strength: float) -> Penalty:
+def l2(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength/2 * sum w^2 with gradient strength * w ("weight decay")."""
     _at_least_0("l2", "strength", strength)
-    return _penalty(strength, lambda w: (jnp.square(w).sum() / 2, strength * w))
+    return _penalty(strength, lambda w: (jnp.square(w).sum() / 2, strength * w), mask)
 
 
-def l1(strength: float) -> Penalty:
+def l1(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength * sum |w| with gradient strength * sign(w), 0 at w = 0."""
     _at_least_0("l1", "strength", strength)
-    return _penalty(strength, lambda w: (jnp.abs(w).sum(), strength * jnp.sign(w)))
+
+    def term(w):
+        return jnp.abs(w).sum(), strength * jnp.sign(w)
+
+    return _penalty(strength, term, mask)
 
 
-def elastic_net(strength: float, l1_share: float = 0.5) -> Penalty:
+def elastic_net(strength: float, l1_share: float = 0.5, mask: Mask = None) -> Penalty:
     """l1(strength * l1_share) + l2(strength * (1 - l1_share)), in one.
 
     Raises:
@@ -40,10 +48,10 @@ def elastic_net(strength: float, l1_share: float = 0.5) -> Penalty:
         raise JaxnnError(
             f"elastic_net: got l1_share={l1_share:g}, expected a share in [0, 1]"
         )
-    return combined(l1(strength * l1_share), l2(strength * (1 - l1_share)))
+    return combined(l1(strength * l1_share, mask), l2(strength * (1 - l1_share), mask))
 
 
-def spectral_norm(strength: float, steps: int = 20) -> Penalty:
+def spectral_norm(strength: float, steps: int = 20, mask: Mask = None) -> Penalty:
     """Penalty strength * sum of each weight's largest singular value s.
 
     w (..., O) is seen as the matrix (product of the others, O): a convolution's kernel
@@ -66,7 +74,7 @@ def spectral_norm(strength: float, steps: int = 20) -> Penalty:
         ds = (u[:, None] * v[None]).reshape(w.shape)
         return s, (strength * ds).astype(w.dtype)
 
-    return _penalty(strength, term)
+    return _penalty(strength, term, mask)
 
 
 def combined(*penalties: Penalty) -> Penalty:
@@ -84,14 +92,15 @@ def combined(*penalties: Penalty) -> Penalty:
     return penalty
 
 
-def _penalty(strength, term) -> Penalty:
+def _penalty(strength, term, mask) -> Penalty:
     """strength * the sum over weights of values, from `term(w) -> (value, dw)`."""
 
     def penalty(params):
         leaves, structure = jax.tree.flatten(params)
         values, grads = [], []
-        for w, axes in zip(leaves, stacked_axes(params), strict=True):
-            if w.ndim - axes < 2:
+        marks = jax.tree.leaves(weights(params, mask))
+        for w, axes, mark in zip(leaves, stacked_axes(params), marks, strict=True):
+            if not mark:
                 grads.append(jnp.zeros_like(w))
                 continue
             value, dw = per_layer(term, axes)(w)

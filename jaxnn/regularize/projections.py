@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxnn.combine.depth import stacked_axes
 from jaxnn.errors import JaxnnError
 from jaxnn.regularize.spectral import as_matrix, largest_singular
 from jaxnn.regularize.stacked import per_layer
+from jaxnn.tree import Mask, map_weights
 
 Projection = Callable[[Any], Any]
 
 
-def max_norm(limit: float) -> Projection:
+def max_norm(limit: float, mask: Mask = None) -> Projection:
     """Projection: each unit's incoming weights are scaled back to 2-norm <= limit.
 
     w (..., O): the norm is over all axes but the last. Source: Srivastava et al. 2014.
@@ -32,10 +31,10 @@ def max_norm(limit: float) -> Projection:
         norm = unit * jnp.sqrt(jnp.where(too_long, square, 1))
         return jnp.where(too_long, w * (limit / norm), w)
 
-    return _of_weights(shrink)
+    return _of_weights(shrink, mask)
 
 
-def max_spectral_norm(limit: float, steps: int = 20) -> Projection:
+def max_spectral_norm(limit: float, steps: int = 20, mask: Mask = None) -> Projection:
     """Projection: each weight is scaled back to a largest singular value <= limit.
 
     w (..., O) as a matrix and `steps` as in `spectral_norm`: the value found may be a
@@ -55,7 +54,7 @@ def max_spectral_norm(limit: float, steps: int = 20) -> Projection:
         scale = jnp.where(s <= limit, 1, limit / s)  # a NaN is not <= anything
         return w * scale.astype(w.dtype)
 
-    return _of_weights(shrink)
+    return _of_weights(shrink, mask)
 
 
 def in_turn(*projections: Projection) -> Projection:
@@ -69,12 +68,8 @@ def in_turn(*projections: Projection) -> Projection:
     return project
 
 
-def _of_weights(shrink) -> Projection:
+def _of_weights(shrink, mask) -> Projection:
     def project(params):
-        leaves, structure = jax.tree.flatten(params)
-        return structure.unflatten(
-            per_layer(shrink, axes)(w) if w.ndim - axes >= 2 else w
-            for w, axes in zip(leaves, stacked_axes(params), strict=True)
-        )
+        return map_weights(lambda w, axes, _: per_layer(shrink, axes)(w), params, mask)
 
     return project

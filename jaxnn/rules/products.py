@@ -55,10 +55,10 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     training loop on a CPU keeps w: see `jaxnn.train.turned`.
     """
     x, dy = rows(x), rows(dy)
-    transposes = (
-        _transposes(len(x), x.shape[1], dy.shape[1]) and default_backend() == "cpu"
-    )
-    return _transposed(dy.T @ x) if transposes else x.T @ dy
+    on_cpu = default_backend() == "cpu"
+    if on_cpu and _transposes(len(x), x.shape[1], dy.shape[1]):
+        return _transposed(dy.T @ x)
+    return x.T @ dy
 
 
 def rows(a: Array) -> Array:

@@ -47,7 +47,7 @@ class Job:
         steps *= config.replays or 1
         self.steps = steps
         self.optimiser = optimiser_by_name(
-            config.optimiser, config.lr, config.schedule, steps
+            config.optimiser, config.lr, config.schedule, steps, config.weight_decay
         )
         self.options = step_options(config, data.classes, steps)
         self._check(facts)

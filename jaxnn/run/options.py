@@ -8,7 +8,7 @@ from jaxnn import defences, regularize
 from jaxnn.config import TrainConfig
 from jaxnn.data import augment
 from jaxnn.errors import lookup
-from jaxnn.optimisers import learning_rate
+from jaxnn.optimisers import learning_rate, weight_decay_of
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -19,6 +19,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
     c = config
     rules: dict[str, Any] = {
         "lr": learning_rate(c.optimiser, c.lr),
+        "weight_decay": weight_decay_of(c.optimiser),
         "label_smoothing": 0.1 if c.loss == "softmax_cross_entropy" else 0.0,
         "keep": "best" if c.validation else "last",
         "epsilon": None if c.adversarial == "none" else 0.1,

@@ -49,7 +49,7 @@ def replay_run(config: ReplayConfig) -> Finding | None:
             f"{config.run} has no {FILE}: the run had no bad step that was located"
         )
     c, steps = run.config, load_meta(path).get("steps", 1)
-    optimiser = optimiser_by_name(c.optimiser, c.lr, c.schedule, steps)
+    optimiser = optimiser_by_name(c.optimiser, c.lr, c.schedule, steps, c.weight_decay)
     if c.guard == "rollback":
         optimiser = slowable(optimiser)
     step = make_step(

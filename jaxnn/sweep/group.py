@@ -100,7 +100,9 @@ class SideBySide(Run):
         c, options = config, dict(self.job.options)
         optimiser = self.job.optimiser
         if "lr" in self.traced:
-            unit = optimiser_by_name(c.optimiser, 1.0, c.schedule, self.job.steps)
+            unit = optimiser_by_name(
+                c.optimiser, 1.0, c.schedule, self.job.steps, c.weight_decay
+            )
             optimiser = optax.chain(unit, optax.scale(hyper.get("lr", c.lr)))
         if "l2" in self.traced:
             others = self._without(c, l2=0.0)["penalty"]

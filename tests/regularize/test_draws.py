@@ -56,10 +56,10 @@ def test_noise_of_no_size_is_refused(name):
 
 
 def test_weight_noise_moves_weights_only_each_by_its_own_draw():
-    params = {"w": jnp.zeros((300, 40)), "v": jnp.zeros((300, 40)), "b": jnp.ones(40)}
+    params = {"w": jnp.zeros((300, 40)), "u": jnp.zeros((300, 40)), "b": jnp.ones(40)}
     noisy = jax.jit(weight_noise(0.3))(KEY, params)
     assert (noisy["b"] == 1).all()
-    assert (noisy["w"] != noisy["v"]).all()
+    assert (noisy["w"] != noisy["u"]).all()
     assert abs(noisy["w"].std() - 0.3) < 4.5 * 0.3 / math.sqrt(2 * 12_000)
     again = weight_noise(0.0)(KEY, params)
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, params))

@@ -21,15 +21,15 @@ from tests.rules.common import assert_close, assert_trees_close, normal
 
 PARAMS = {
     "dense": {"w": jnp.asarray(normal(4, 3)), "b": jnp.asarray(normal(3))},
-    "conv": [jnp.asarray(normal(3, 1, 2, 5))],
+    "conv": {"w": jnp.asarray(normal(3, 1, 2, 5))},
     "norm": {"gamma": jnp.asarray(normal(5)), "scalar": jnp.asarray(2.0)},
     "none": (),
 }
-WEIGHTS = (PARAMS["dense"]["w"], PARAMS["conv"][0])
+WEIGHTS = (PARAMS["dense"]["w"], PARAMS["conv"]["w"])
 
 
 def weights(params):
-    return params["dense"]["w"], params["conv"][0]
+    return params["dense"]["w"], params["conv"]["w"]
 
 
 def half_sum_of_squares(params):
@@ -169,13 +169,14 @@ def test_max_norm_of_zero_column_is_zero():
     w = jnp.array([[0.0, 3.0], [0.0, 4.0]])
     assert max_norm(1.0)({"w": w})["w"].tolist() == [[0, 3 * 0.2], [0, 4 * 0.2]]
     # through the gradient as well, where a where alone would let 0/0 out
-    grads = jax.jit(jax.grad(lambda w: max_norm(1.0)(w).sum()))(w)
+    grads = jax.jit(jax.grad(lambda w: max_norm(1.0)({"w": w})["w"].sum()))(w)
     assert np.isfinite(grads).all()
 
 
 def test_max_norm_keeps_nan_in_sight():
     w = jnp.array([[jnp.nan, 3.0], [1.0, 4.0]])
-    assert np.isnan(max_norm(1.0)(w)).tolist() == [[True, False], [False, False]]
+    after = max_norm(1.0)({"w": w})["w"]
+    assert np.isnan(after).tolist() == [[True, False], [False, False]]
 
 
 @pytest.mark.parametrize("limit", [0, -1.0])

@@ -1,0 +1,89 @@
+"""Trees of parameters: which leaves are weights, and which lie in a stack."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxnn.errors import JaxnnError
+
+STACKED = "stacked"
+"""The name under which `stack` keeps the parameters of its layers, in one array."""
+
+Mask = Any | Callable[[Any], Any] | None
+"""A tree of bools like the parameters, a function that makes it of them, or None."""
+
+
+def weights(params: Any, mask: Mask = None) -> Any:
+    """A tree like `params` of True for weights, False for biases, gammas and betas.
+
+    What penalties, weight decay, projections and weight noise act on. Weights are the
+    leaves called w: "w", "u" (of recurrent layers, on the state) or "w_" and more. A
+    matrix by another name would be left out unseen, so it is an error.
+
+    Args:
+      params: parameters, or what has their structure: gradients, updates.
+      mask: says it instead of the names.
+
+    Raises:
+      JaxnnError: a leaf of two axes or more whose name does not say what it is; a mask
+        of another structure.
+
+    >>> import jax.numpy as jnp
+    >>> weights({"w": jnp.ones((2, 3)), "b": jnp.ones(3)})
+    {'b': False, 'w': True}
+    """
+    if mask is not None:
+        found = mask(params) if callable(mask) else mask
+        if jax.tree.structure(found) != jax.tree.structure(params):
+            raise JaxnnError(
+                f"weights: got a mask of structure {jax.tree.structure(found)}, "
+                f"expected that of the parameters, {jax.tree.structure(params)}"
+            )
+        return found
+    return jax.tree_util.tree_map_with_path(_is_weight, params)
+
+
+def stacked_axes(params: Any) -> list[int]:
+    """For each leaf of a params tree, how many leading axes `stack` has added.
+
+    So the norm of a weight in a stack (depth, inputs, units) is that of each layer.
+
+    >>> import jax.numpy as jnp
+    >>> stacked_axes({"stacked": {"b": jnp.zeros((12, 4))}})
+    [1]
+    """
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    return [_stacked(path) for path, _ in paths]
+
+
+def map_weights(function: Callable, params: Any, mask: Mask = None) -> Any:
+    """`params` with `function(w, axes, i)` for the weights, leaf by leaf.
+
+    `axes` is the number of leading axes of layers in a stack, i counts all leaves.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    marks = jax.tree.leaves(weights(params, mask))
+    return structure.unflatten(
+        function(w, axes, i) if mark else w
+        for i, (w, axes, mark) in enumerate(
+            zip(leaves, stacked_axes(params), marks, strict=True)
+        )
+    )
+
+
+def _is_weight(path, leaf) -> bool:
+    name = getattr(path[-1], "key", None) if path else None
+    if isinstance(name, str) and (name in ("w", "u") or name.startswith("w_")):
+        return True
+    if leaf.ndim - _stacked(path) >= 2:
+        raise JaxnnError(
+            f"weights: the leaf {jax.tree_util.keystr(path) or 'itself'} of shape "
+            f"{leaf.shape} may be a weight, but its name does not say so; call it 'w' "
+            "in a dict, or give mask=, a tree of bools like the parameters"
+        )
+    return False
+
+
+def _stacked(path) -> int:
+    return path.count(jax.tree_util.DictKey(STACKED))

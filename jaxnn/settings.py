@@ -65,7 +65,8 @@ BOUNDS: dict[str, Range] = {
     # regularisers
     "l1": NOT_NEGATIVE, "l2": NOT_NEGATIVE, "max_norm": POSITIVE,
     "spectral_norm": NOT_NEGATIVE, "max_spectral_norm": POSITIVE,
-    "weight_noise": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "clip_norm": POSITIVE, "clip_value": POSITIVE,
+    "weight_noise": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE,
+    "clip_norm": POSITIVE, "clip_value": POSITIVE,
     "ema": Range(0, 1, "[)"), "dropout": Range(0, 1, "[)"), "mixup": Range(0, 1000),
     # training images, whose pixels are in [0, 1]
     "shift": Range(0, 1000), "rotate": Range(0, 180), "scale": Range(0, 10),

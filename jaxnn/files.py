@@ -236,7 +236,7 @@ def _lock(path, folder, what):
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         except OSError as error:
             raise JaxnnError(f"cannot write {path}: {error.strerror}") from error
         try:

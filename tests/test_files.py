@@ -31,7 +31,7 @@ def _names_no_encoding(call):
     return bool(keys & {"text", "universal_newlines"})
 
 
-OTHERS = ("os", "Image", "packed", "zipfile", "request")
+OTHERS = ("os", "Image", "packed", "zipfile", "request", "file")
 """What has an `open` of its own, of bytes."""
 
 

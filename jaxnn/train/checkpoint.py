@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.files import write_with
+from jaxnn.files import open_file, write_with
 
 FORMAT = 1
 _HEADER = "__jaxnn__"
@@ -107,13 +107,8 @@ def load_shapes(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
 @contextmanager
 def _opened(path) -> Iterator[zipfile.ZipFile]:
     """The file as a zip archive; whatever its damage raises becomes a JaxnnError."""
-    path = Path(path)
-    if not path.exists():
-        raise JaxnnError(f"{path} does not exist; expected saved parameters")
-    if not path.is_file():  # to open a pipe would wait for ever
-        raise JaxnnError(f"{path} is not a file; expected saved parameters")
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_file(path, "saved parameters") as raw, zipfile.ZipFile(raw) as file:
             yield file
     except JaxnnError:
         raise

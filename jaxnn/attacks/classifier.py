@@ -66,8 +66,9 @@ class Classifier:
         return map_batches(partial(_logits, self), x, batch=batch)
 
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
-        """Which images (N,) it classifies as labelled."""
-        return self.outputs(x, batch).argmax(-1) == np.asarray(y)
+        """Which images (N,) it classifies as labelled; NaN is no answer."""
+        out = self.outputs(x, batch)
+        return (out.argmax(-1) == np.asarray(y)) & ~np.isnan(out).any(-1)
 
     def gradient(
         self,

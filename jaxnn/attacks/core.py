@@ -25,9 +25,25 @@ def budget(epsilon: Any, like: Array) -> Array:
     return epsilon if epsilon.ndim == 0 else per_image(epsilon, like)
 
 
+def scaled(delta: Array) -> tuple[Array, Array]:
+    """(delta / s, s (B, 1, ...)) with s a power of two near an image's largest entry.
+
+    The square of a float32 below 1e-23 is 0 and that of one above 1e19 infinite. Powers
+    of two change no digit: where nothing is lost, all results keep their bits.
+    """
+    axes = tuple(range(1, delta.ndim))
+    largest = jnp.abs(delta).max(axes, keepdims=True, initial=0)
+    info = jnp.finfo(delta.dtype)
+    exponent = jnp.clip(jnp.frexp(largest)[1] - 1, info.minexp, info.maxexp - 1)
+    size = jnp.ldexp(jnp.ones_like(largest), exponent)
+    return delta / size, size
+
+
 def l2_norm(delta: Array) -> Array:
     """2-norm of each image's perturbation: (B, ...) -> (B,)."""
-    return jnp.sqrt(jnp.square(delta).sum(tuple(range(1, delta.ndim))))
+    unit, size = scaled(delta)
+    length = jnp.sqrt(jnp.square(unit).sum(tuple(range(1, delta.ndim))))
+    return size.reshape(-1) * length
 
 
 def distance(x_adv: Any, x: Any, norm: str) -> Array:
@@ -48,8 +64,9 @@ def ascent_direction(gradient: Array, norm: str) -> Array:
     if norm == "linf":
         return jnp.sign(gradient)
     if norm == "l2":
-        length = per_image(l2_norm(gradient), gradient)
-        return jnp.where(length > 0, gradient / jnp.where(length > 0, length, 1), 0)
+        unit, _ = scaled(gradient)  # the length of itself may be too large for a float
+        length = per_image(l2_norm(unit), unit)
+        return jnp.where(length == 0, 0, unit / jnp.where(length == 0, 1, length))
     rows = jnp.abs(gradient).reshape(len(gradient), -1)
     count = -(-rows.shape[1] // 100)
     threshold = lax.top_k(rows, count)[0][:, -1:]
@@ -124,7 +141,12 @@ class Best(NamedTuple):
         return Best(x, jnp.zeros(len(x), bool), jnp.full(len(x), -jnp.inf, x.dtype))
 
     def with_point(self, x_adv: Array, fooled: Array, score: Array) -> "Best":
-        """The better of what was kept and x_adv, image by image; NaN never wins."""
+        """The better of what was kept and x_adv, image by image.
+
+        A point with a pixel that is not finite, or a score that is NaN, is never kept.
+        """
+        sound = is_finite(x_adv) & ~jnp.isnan(score)
+        fooled, score = fooled & sound, jnp.where(sound, score, -jnp.inf)
         higher = (fooled == self.fooled) & (score > self.score)
         better = (fooled & ~self.fooled) | higher
         return Best(
@@ -134,7 +156,15 @@ class Best(NamedTuple):
         )
 
 
+def is_finite(x: Array) -> Array:
+    """Which images (B, ...) have no pixel that is NaN or infinite: (B,)."""
+    return jnp.isfinite(x).all(tuple(range(1, x.ndim)))
+
+
 def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
-    """Whether each prediction (B, N) misses label y (B,), or meets it if targeted."""
+    """Whether each prediction (B, N) misses label y (B,), or meets it if targeted.
+
+    One with a NaN says nothing, so it fools nobody.
+    """
     hit = pred.argmax(-1) == y
-    return hit if targeted else ~hit
+    return (hit if targeted else ~hit) & ~jnp.isnan(pred).any(-1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.attacks.core import is_fooled, per_image
+from jaxnn.attacks.core import is_finite, is_fooled, per_image
 from jaxnn.attacks.moves import move, random_start
 
 
@@ -91,8 +91,8 @@ def first_fooling(
 
     def step(at):
         gradient, fooled = rate(at.x_adv, at.row)
-        done = at.done | fooled | (at.looked == steps)
         moved = move(at.x_adv, at.x, gradient, at.row)
+        done = at.done | fooled | (at.looked == steps) | ~is_finite(moved)
         return at._replace(
             x_adv=jnp.where(per_image(done, moved), at.x_adv, moved),
             looked=at.looked + 1,

@@ -11,6 +11,7 @@ from jaxnn.attacks.core import (
     Best,
     Box,
     budget,
+    is_finite,
     is_fooled,
     per_image,
 )
@@ -47,7 +48,8 @@ def fgsm(
       box: limits of a pixel; None does not clip (Goodfellow's original).
 
     Returns:
-      Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0.
+      Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0,
+      or where the gradient is NaN.
 
     Raises:
       JaxnnError: unknown norm or setting, uint8 images, pixels outside the box, labels
@@ -58,7 +60,8 @@ def fgsm(
     epsilon = budget(epsilon, x)
     _, dx, _ = model.value_and_gradient(x, y, loss)
     sign = -1 if targeted else 1
-    return move(x, x, dx, epsilon, epsilon, sign, norm, box)
+    x_adv = move(x, x, dx, epsilon, epsilon, sign, norm, box)
+    return jnp.where(per_image(is_finite(x_adv), x), x_adv, x)
 
 
 def _one_start_needs_no_key(settings, x):

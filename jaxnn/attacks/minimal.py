@@ -15,10 +15,13 @@ from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
+    ascent_direction,
     distance,
+    is_finite,
     is_fooled,
     l2_norm,
     per_image,
+    scaled,
 )
 from jaxnn.attacks.driver import attack
 from jaxnn.attacks.objectives import margin
@@ -85,10 +88,9 @@ def deepfool(
         chosen = w[k, rows]
         if norm == "linf":
             return per_image(length, x) * jnp.sign(chosen)
-        unit = jnp.where(found, 1 / size[k, rows], 0)
-        return per_image(length * unit, x) * jnp.where(
-            per_image(found, x), chosen, jnp.zeros_like(chosen)
-        )
+        # divided first: 1 / size^2 may be too large for a float
+        unit = chosen / per_image(jnp.where(found, size[k, rows], 1), x)
+        return per_image(length, x) * jnp.where(per_image(found, x), unit, 0)
 
     def unfinished(carry):
         step, _, done = carry
@@ -103,8 +105,9 @@ def deepfool(
 
     start = (0, jnp.zeros_like(x), is_fooled(model.logits(x), y, False))
     _, total, done = lax.while_loop(unfinished, body, start)
-    moved = per_image(done & (distance(total, jnp.zeros_like(x), "linf") > 0), x)
-    return jnp.where(moved, shown(total), x)
+    moved = done & (distance(total, jnp.zeros_like(x), "linf") > 0)
+    moved &= is_finite(shown(total))
+    return jnp.where(per_image(moved, x), shown(total), x)
 
 
 @attack(norms=("l2",), limits={"gamma": (0.0, 1.0), "first_norm": (1e-6, math.inf)})
@@ -149,8 +152,7 @@ def ddn(
         _, dx, pred = model.value_and_gradient(x_adv, y, softmax_cross_entropy)
         fooled = is_fooled(pred, y, targeted)
         best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
-        size = per_image(l2_norm(dx), x)
-        direction = jnp.where(size > 0, dx / jnp.where(size > 0, size, 1), 0)
+        direction = ascent_direction(dx, "l2")
         rate = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * step / steps)) / 2
         delta = x_adv - x + sign * rate.astype(x.dtype) * direction
         norm = norm * jnp.where(fooled, 1 - gamma, 1 + gamma).astype(x.dtype)
@@ -241,7 +243,12 @@ def carlini_wagner(
         constant = jnp.where(jnp.isfinite(high_c), middle, constant * 10)
         return (constant, low_c, high_c, best), None
 
-    each = jnp.full(len(x), first_constant, x.dtype)
+    # the constant weighs the margin's gradient; where that is far from 1, it is so much
+    # larger or smaller, else the gradient is not seen beside |delta|^2, or Adam's square
+    # of it is infinite
+    weight = scaled(model.value_and_gradient(x, y, margin)[1])[1].reshape(-1)
+    ordinary = (weight > 2.0**-30) & (weight < 2.0**30)
+    each = first_constant / jnp.where(ordinary, 1, weight).astype(x.dtype)
     start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))
     fooled = is_fooled(model.logits(x), y, targeted)
     nothing = Best.of_nothing(x).with_point(x, fooled, jnp.zeros(len(x), x.dtype))

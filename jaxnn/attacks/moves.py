@@ -8,11 +8,15 @@ from jaxnn.attacks.core import Box, ascent_direction, l2_norm, per_image, projec
 
 
 def move(x_adv, x, gradient, size, epsilon, sign, norm, box):
-    """One step of length `size` up the gradient (down with sign -1), projected."""
+    """One step of length `size` up the gradient (down with sign -1), projected.
+
+    A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a CPU,
+    and neither a guard nor `Best` would see the step that made it.
+    """
     if norm == "l1" and box is not None:
         gradient = _movable(x_adv, gradient, sign, box)
-    x_adv = x_adv + sign * size * ascent_direction(gradient, norm)
-    return project(x_adv, x, epsilon, norm, box)
+    moved = x_adv + sign * size * ascent_direction(gradient, norm)
+    return jnp.where(jnp.isnan(moved), moved, project(moved, x, epsilon, norm, box))
 
 
 def random_start(key: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:

@@ -12,6 +12,7 @@ from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
+    is_finite,
     is_fooled,
     per_image,
 )
@@ -87,8 +88,9 @@ def _towards(loss, steps, box, model, x, goal, like, stay, step_size):
         kept = last_reached(x_adv, kept, pred)
         if like is not None:
             dx = dx + stay * (x_adv - like)
-        x_adv = x_adv - step_size * dx
-        return (x_adv if box is None else jnp.clip(x_adv, *box), kept), None
+        moved = x_adv - step_size * dx
+        moved = jnp.where(per_image(is_finite(moved), x), moved, x_adv)
+        return (moved if box is None else jnp.clip(moved, *box), kept), None
 
     start = (x, (x, jnp.zeros(len(x), bool)))
     (x_adv, kept), _ = lax.scan(body, start, length=steps)

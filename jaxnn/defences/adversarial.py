@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import Box
+from jaxnn.attacks.moves import move
 from jaxnn.defences.core import (
     Defence,
     Epsilon,
@@ -21,23 +22,11 @@ from jaxnn.errors import JaxnnError
 from jaxnn.rules import log_softmax
 
 
-def _stepped(x_adv: Array, dx: Array, x: Array, size, epsilon, box: Box) -> Array:
-    """One signed step up the gradient, back into the budget, then into the box.
-
-    A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a CPU,
-    and the guard would not see the step that made it.
-    """
-    moved = x_adv + size * jnp.sign(dx)
-    kept = jnp.clip(moved, x - epsilon, x + epsilon)
-    kept = kept if box is None else jnp.clip(kept, *box)
-    return jnp.where(jnp.isnan(moved), moved, kept)
-
-
 def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
     """`steps` steps up the `gradient` (a function of the images)."""
 
     def once(_, x_adv):
-        return _stepped(x_adv, gradient(x_adv), x, size, epsilon, box)
+        return move(x_adv, x, gradient(x_adv), size, epsilon, 1, "linf", box)
 
     if steps == 1:
         return once(0, x_adv)
@@ -125,7 +114,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
         clean, dx, dclean, state = value_and_gradients(
             net, loss, params, state, x, y, keys[0]
         )
-        x_adv = _stepped(x, dx, x, limit, limit, box)
+        x_adv = move(x, x, dx, limit, limit, 1, "linf", box)
         attacked, _, dattacked, state = value_and_gradients(
             net, loss, params, state, x_adv, y, keys[1]
         )

@@ -244,8 +244,9 @@ def carlini_wagner(
         return (constant, low_c, high_c, best), None
 
     # the constant weighs the margin's gradient; where that is far from 1, it is so much
-    # larger or smaller, else the gradient is not seen beside |delta|^2, or Adam's square
-    # of it is infinite
+    # The constant weighs the margin's gradient. Where that is far from 1, the constant
+    # is so much larger or smaller: else the gradient is not seen beside |delta|^2, or
+    # Adam's square of it is infinite.
     weight = scaled(model.value_and_gradient(x, y, margin)[1])[1].reshape(-1)
     ordinary = (weight > 2.0**-30) & (weight < 2.0**30)
     each = first_constant / jnp.where(ordinary, 1, weight).astype(x.dtype)

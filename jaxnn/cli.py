@@ -90,7 +90,7 @@ def _train(words, started) -> int:
     from jaxnn.settings import check
 
     recipe, words = _take_recipe(words)
-    default = TrainCommand(**vars(lookup("recipe", recipe or "default", RECIPES)))
+    default = TrainCommand(**vars(_recipe(recipe)))
     description = (
         f"{TrainConfig.__doc__}\n\n--recipe NAME starts from named settings "
         f"({', '.join(RECIPES)}); the other flags still override."
@@ -112,6 +112,12 @@ def _train(words, started) -> int:
     return 130 if result["stopped"] == "interrupted" else 0
 
 
+def _recipe(name: str | None):
+    from jaxnn.config import RECIPES
+
+    return lookup("recipe", "default" if name is None else name, RECIPES)
+
+
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
     """Pull `--recipe NAME` or `--recipe=NAME` out of the words."""
     for i, word in enumerate(words):
@@ -125,10 +131,10 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _sweep(words, started) -> int:
-    from jaxnn.config import RECIPES, SweepConfig
+    from jaxnn.config import SweepConfig
 
     recipe, words = _take_recipe(words)
-    default = SweepConfig(network=lookup("recipe", recipe or "default", RECIPES))
+    default = SweepConfig(network=_recipe(recipe))
     config = _checked(SweepConfig, words, "sweep", default=default)
     from jaxnn.distributed.processes import show_cpu_devices
 

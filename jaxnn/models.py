@@ -46,7 +46,7 @@ def build(config: TrainConfig, facts: DataFacts) -> Layer:
         layers.append(flatten)
         flat = True
     for token in () if config.model == "linear" else config.layers:
-        if token.isdigit() and not flat:
+        if token.isdecimal() and not flat:
             layers.append(flatten)
             flat = True
         layers += _block(token, config)
@@ -60,7 +60,7 @@ def build(config: TrainConfig, facts: DataFacts) -> Layer:
 
 def _block(token: str, config: TrainConfig) -> list[Layer]:
     """The layers that one word of `--layers` stands for."""
-    if token.isdigit():
+    if token.isdecimal():
         return dense_block(
             int(token),
             config.activation,
@@ -110,6 +110,6 @@ def _settings(make: Callable, texts: list[str]) -> list[int | float | str]:
 
 def _number(text: str) -> int | float | None:
     try:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
     except ValueError:
         return None

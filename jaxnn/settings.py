@@ -7,6 +7,7 @@ need the data. Nothing heavy is imported.
 
 import dataclasses
 import math
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from jaxnn.config import SweepConfig, TrainConfig
 from jaxnn.errors import JaxnnError
 
 FINITE = sys.float_info.max
+WIDEST = 10**6
 LARGE = 1000  # a bound from here on is told to who is beyond it only
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
 
@@ -83,7 +85,7 @@ BOUNDS: dict[str, Range] = {
     "processes": Range(1, 10**6), "process": Range(0, 10**6),
     "local_device_ids": Range(0, 1024), "rank_timeout": Range(0, 10**6, "(]"),
     # sweeps
-    "random": Range(1, 10**5), "at_once": Range(1, 10**5), "width": Range(1, 10**6),
+    "random": Range(1, 10**5), "at_once": Range(1, 10**5), "width": Range(1, WIDEST),
     # attacks on a saved run
     "epsilon": NOT_NEGATIVE, "steps": Range(1, 10**6), "restarts": Range(1, 1000),
     "queries": Range(1, 10**7), "step_size": POSITIVE, "amount": NOT_NEGATIVE,
@@ -117,12 +119,12 @@ class Need(NamedTuple):
 
 
 def _widths(c) -> bool:
-    return c.model != "linear" and any(t.isdigit() for t in c.layers)
+    return c.model != "linear" and any(t.isdecimal() for t in c.layers)
 
 
 def _blocks(c) -> bool:
     kernels = (t.replace("x", "", 1) for t in c.layers if "x" in t)
-    return c.model != "linear" and (_widths(c) or any(t.isdigit() for t in kernels))
+    return c.model != "linear" and (_widths(c) or any(t.isdecimal() for t in kernels))
 
 
 NEEDS = (
@@ -185,6 +187,7 @@ def check(config: Any) -> None:
     """
     check_numbers(config)
     if isinstance(config, TrainConfig):
+        _check_layers(config)
         _check_needs(config)
         _check_output(config)
         _check_pairs(config)
@@ -318,7 +321,7 @@ def _fits(value, kind) -> bool:
     if kind in (int, float):
         number = Integral if kind is int else Real
         return isinstance(value, number) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    return isinstance(value, kind) and value != ""
 
 
 def _kind_words(kind) -> str:
@@ -367,6 +370,23 @@ def _check_needs(config):
         value = getattr(config, name)
         value = " ".join(value) if isinstance(value, tuple) else value
         raise JaxnnError(f"{flag(name)} {value} has no effect here: it needs {what}")
+
+
+def _check_layers(config):
+    """Numbers in `--layers` that no layer could have; the layers know the rest."""
+    for token in config.layers:
+        block = re.fullmatch(r"\d+(x\d+)?", token, re.ASCII)
+        for text in token.split("x") if block else token.split(":")[1:]:
+            try:
+                number = float(text)
+            except ValueError:
+                continue  # a word
+            if not abs(number) <= WIDEST or (block and number < 1):
+                raise JaxnnError(
+                    f"--layers {token}: got {text}, expected a number from "
+                    f"{1 if block else -WIDEST:,} to {WIDEST:,}; a width must be at "
+                    "least 1"
+                )
 
 
 def _check_output(config):

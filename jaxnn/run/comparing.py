@@ -31,6 +31,7 @@ from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
 from jaxnn.run.folder import load_run, new_folder
 from jaxnn.run.options import step_options
+from jaxnn.settings import check
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
 DRAWN = 2_000  # entries of a leaf that the scatter shows
@@ -161,6 +162,7 @@ def _of_model(config) -> _Network:
     """The untrained network that the settings describe."""
     base = RECIPES[config.target or "default"]
     chosen = _with_changes(config.network, base)
+    check(chosen)
     data = load(chosen.data, validation=0)
     mean, std = pixel_statistics(data.train.x)
     facts_ = DataFacts(data.train.x.shape[1:], data.classes, mean, std)

@@ -177,11 +177,6 @@ class Job:
         self.all_outputs = found.outputs if self.many else found.outputs[None]
         self.outputs = self.all_outputs[0]
         accuracy = np.atleast_1d(found.accuracy)
-        finite = np.isfinite(self.all_outputs).all(-1)
-        self.lost = np.logical_not(finite)  # (seeds, images)
-        if self.lost.any():  # the largest of what has a NaN is no answer
-            right = self.all_outputs.argmax(-1) == self.data.test.y
-            accuracy = (right & ~self.lost).mean(-1)
         result["test_accuracy"] = accuracy.tolist()
         result["mean"] = float(accuracy.mean())
         result["std"] = float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0
@@ -197,13 +192,14 @@ class Job:
             of_seed = f"seed {self.config.seed + i}: " if self.many else ""
             leaves = jax.tree.leaves(self.member(history.params, i))
             lost = sum(int((~np.isfinite(np.asarray(a, float))).sum()) for a in leaves)
-            images = int(self.lost[i].sum())
+            outputs = self.all_outputs[i]  # -inf is the log of no chance
+            images = int((np.isnan(outputs) | np.isposinf(outputs)).any(-1).sum())
             if lost or images:
                 self.finite = False
                 found.append(
                     f"{of_seed}not finite: {lost:,} of "
                     f"{sum(a.size for a in leaves):,} parameters, and the outputs for "
-                    f"{images:,} of {self.lost.shape[1]:,} test images"
+                    f"{images:,} of {len(outputs):,} test images"
                 )
             elif self.config.guard != "off" and tried[i] and bad[i] == tried[i]:
                 found.append(

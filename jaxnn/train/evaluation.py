@@ -18,8 +18,8 @@ class Evaluation(NamedTuple):
     """What `evaluate` found; with S seeds every field has a leading axis S.
 
     `loss` is the mean over samples, `accuracy` the share of right labels (NaN where
-    the targets are not labels; a single output says yes above 0), `outputs` the
-    network's outputs (N, classes).
+    the targets are not labels; a single output says yes above 0; an output that is NaN
+    is no answer), `outputs` the network's outputs (N, classes).
     """
 
     loss: Any
@@ -95,7 +95,8 @@ def evaluate(
     target = np.asarray(y)
     losses = _values(loss, outputs, jnp.asarray(target), seeds)
     if np.issubdtype(target.dtype, np.integer) and target.ndim == 1:
-        accuracy = (_said(outputs) == _answers(target, outputs)).mean(-1)
+        right = _said(outputs) == _answers(target, outputs)
+        accuracy = (right & ~np.isnan(outputs).any(-1)).mean(-1)
     else:
         accuracy = np.full(outputs.shape[:-2], np.nan)
     return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)

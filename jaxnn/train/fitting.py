@@ -43,7 +43,7 @@ def fit(
     weights: Any = None,
     class_weights: Any = None,
     patience: int | None = None,
-    keep: str = "best",
+    keep: str | None = None,
     guard: str = "skip",
     max_bad_steps: int = 10,
     steps_per_call: int | None = None,
@@ -82,9 +82,10 @@ def fit(
         it, the mean still divides by the batch (see `jaxnn.losses`).
       class_weights: a weight for each class, (classes,), or "balanced": N / (classes
         n_c). Validation is measured without weights.
-      patience: stop after so many epochs without a better validation; None never.
+      patience: stop after so many epochs without a better validation, of which there
+        has to be one; None never.
       keep: "best": the history's params are those best on validation, "last": those
-        of the last epoch.
+        of the last epoch; None: best where there is a validation set.
       guard: what becomes of a step whose loss, gradient or update is not finite: "skip"
         it, "raise", "rollback" (half the learning rate), "stop" or "off", see
         `jaxnn.guard.POLICIES`. The first one is located: `History.findings`.
@@ -122,10 +123,15 @@ def fit(
         )
     for name, value, valid in (
         ("order", order, ("shared", "own")),
-        ("keep", keep, ("best", "last")),
+        ("keep", "best" if keep is None else keep, ("best", "last")),
     ):
         if value not in valid:
             raise JaxnnError(f"fit: got {name}={value!r}; valid: {', '.join(valid)}")
+    if validation is None and (patience is not None or keep == "best"):
+        what = 'keep="best"' if patience is None else f"patience={patience}"
+        raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
+    if patience is not None and patience < 1:
+        raise JaxnnError(f"fit: got patience={patience}, expected at least 1")
     lookup("guard", guard, POLICIES)
     optimiser = optax.adam(1e-3) if optimiser is None else optimiser
     optimiser = slowable(optimiser) if guard == "rollback" else optimiser
@@ -142,7 +148,7 @@ def fit(
     policy = guard, max_bad_steps
     run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy, mesh)
     run.start(optimiser, dtype, ema=ema is not None, defence=defence)
-    choose = keep == "best" and validation is not None
+    choose = keep != "last" and validation is not None
     return run.train(
         epochs, patience, choose, steps_per_call, progress, on_epoch, snapshots
     )

@@ -211,6 +211,9 @@ def test_fit_works_outside_the_main_thread():
         ({"order": "random"}, "valid: shared, own"),
         ({"seeds": []}, "at least one seed"),
         ({"keep": "first"}, "valid: best, last"),
+        ({"patience": 3}, "patience=3 has no effect without validation"),
+        ({"keep": "best"}, 'keep="best" has no effect without validation'),
+        ({"patience": 0, "validation": HELD}, "patience=0, expected at least 1"),
     ],
 )
 def test_bad_settings_are_named(change, message):

@@ -1,0 +1,80 @@
+"""A harness for bad inputs: nothing but one clear line may come of them.
+
+`refused` runs one command in this process, or calls one function, and holds it to
+three promises: no traceback, no silent acceptance, nothing left behind.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from jaxnn.cli import main
+from jaxnn.errors import JaxnnError
+
+
+class Outcome(NamedTuple):
+    """What a command did: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Reached(Exception):  # noqa: N818
+    """Raised in place of the work: all checks let the input through."""
+
+
+def run(*words: Any) -> Outcome:
+    """`jaxnn WORDS` in this process; an exception other than an exit is a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(list(map(str, words)))
+        except Reached:
+            status = 0
+        except SystemExit as end:  # of the parser of flags
+            status = end.code if isinstance(end.code, int) else 1
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def refused(*words: Any, within: Path | None = None) -> str:
+    """What is said of `jaxnn WORDS`, which must fail and leave `within` as it was."""
+    within = Path.cwd() if within is None else within
+    before = everything(within)
+    found = run(*words)
+    assert found.status in (1, 2), f"accepted in silence: {words}\n{found.out}"
+    assert "Traceback" not in found.err
+    assert "JAX has removed" not in found.err
+    assert found.err.strip(), f"refused without a word: {words}"
+    assert everything(within) == before, f"left something behind: {words}"
+    return found.err
+
+
+def refused_in_python(call: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """The message of the `JaxnnError` that the call must raise."""
+    with pytest.raises(JaxnnError) as caught:
+        call(*args, **options)
+    notes = getattr(caught.value, "__notes__", ())
+    assert not any("JAX has removed" in note for note in notes)
+    assert str(caught.value)
+    return str(caught.value)
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    """Each path below `folder`, with its size and time: equal if nothing was written.
+
+    Caches of compiled programs do not count.
+    """
+    return {
+        str(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if not p.is_dir() and "cache" not in p.relative_to(folder).parts
+    } | {
+        str(p.relative_to(folder)): (0, 0)
+        for p in folder.rglob("*")
+        if p.is_dir() and "cache" not in p.relative_to(folder).parts
+    }

@@ -189,7 +189,9 @@ def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
                 f"{name}: input of shape {x.shape} needs w of shape {w_shape}, got "
                 f"{w.shape}. Was init called with in_shape={x.shape[1:]}?"
             )
-        y, cache = rule_for(w_shape[-1]).fwd(x, w)
+        # XLA's convolutions want one type
+        wide = jnp.result_type(x, *params.values())
+        y, cache = rule_for(w_shape[-1]).fwd(x.astype(wide), w.astype(wide))
         if draw_b is not None:
             y, _ = rules.add_bias.fwd(y, params["b"])
         return y, state, cache

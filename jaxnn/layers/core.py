@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.made import Made, made_by
+from jaxnn.layers.typed import typed
 from jaxnn.rules.core import Rule
 
 P = ParamSpec("P")
@@ -100,7 +101,11 @@ def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         layer = function(*args, **kwargs)
-        return layer._replace(made=made_by(make, args, kwargs), bounds=layer.bounds)
+        bounds = layer.bounds
+        # a combinator's layers look themselves, and serial() has none
+        if not layer.parts and function.__name__ != "serial":
+            layer = typed(function.__name__, layer)
+        return layer._replace(made=made_by(make, args, kwargs), bounds=bounds)
 
     return make
 
@@ -112,7 +117,8 @@ def value(name: str, layer: Layer) -> Layer:
     >>> value("jaxnn.layers:relu", pointwise(rules.relu))
     relu
     """
-    return layer._replace(made=Made(pkgutil.resolve_name, name), bounds=layer.bounds)
+    made = Made(pkgutil.resolve_name, name)
+    return typed(layer.name, layer)._replace(made=made, bounds=layer.bounds)
 
 
 def pointwise(rule: Rule, name: str | None = None) -> Layer:

@@ -166,7 +166,7 @@ ERRORS = {
         init(max_pool(5), (4, 4, 1)),
         r"max_pool\(5x5\): the kernel spans 5 x 5 but the input has 4 x 4",
     ),
-    "no pixels": (init(conv(3), (0, 4, 1)), r"but the input has 0 x 4"),
+    "no pixels": (init(conv(3), (0, 4, 1)), r"got in_shape \(0, 4, 1\)"),
     "no pixels, global": (
         init(global_avg_pool, (0, 4, 1)),
         r"global_avg_pool: got in_shape \(0, 4, 1\)",

@@ -333,7 +333,7 @@ def _kind_words(kind) -> str:
         return f"a list of {_kind_words(get_args(kind)[0])}"
     words = {
         int: "a whole number", float: "a number", bool: "true or false", str: "a word",
-        Path: "a path", type(None): "none",
+        Path: "a path", dict: "an object", type(None): "none",
     }  # fmt: skip
     return words[kind]
 

@@ -6,6 +6,7 @@ nothing is left behind. Where a format has no checksum (raw IDX, JSON, CSV, Pyth
 flipped byte may pass as another value, but never end in a traceback.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -258,3 +259,80 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(
         assert found in (None, answers[name]) or damage.startswith("flipped")
     elif (name, damage.split()[0]) not in PASSES:
         assert found == answers[name]
+
+
+def _edits(value, at=()):
+    """`value` with one thing changed, and where: of another type, gone, or one more."""
+    if isinstance(value, dict):
+        yield at, {**value, "one more": 1}
+        for name, part in value.items():
+            yield (*at, name), {k: v for k, v in value.items() if k != name}
+            for where, changed in _edits(part, (*at, name)):
+                yield where, {**value, name: changed}
+    elif isinstance(value, list) and isinstance(value[0], dict):
+        yield at, value[:-1]
+        for where, changed in _edits(value[0], (*at, 0)):
+            yield where, [changed, *value[1:]]
+    yield from ((at, wrong) for wrong in ({"a": []}, [[1]]))
+
+
+READ = {
+    "config": lambda: read_config(Path("run/config.json")),
+    "sweep": lambda: main(["sweep", "--resume", "sweep"]),
+}
+SET_ANEW = {"points", "compiles", "settings_tried", "best", "seconds", "versions",
+            "device", "git"}  # fmt: skip
+"""Of sweep.json: what a resume finds out again."""
+
+
+@pytest.mark.parametrize("name", READ)
+def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys, monkeypatch):
+    monkeypatch.setenv("JAXNN_TRACEBACK", "1")  # the error, not its line
+    path = place(KINDS[name])
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in whole.items() if k not in SET_ANEW}
+    edits = [(at, e) for at, e in _edits(kept) if at[-1:] != ("out",)]
+    assert len(edits) > 200
+    for at, edited in edits:
+        if name == "sweep" and (at == () or edited.get("groups") == {}):
+            continue  # a part that is set anew; a group that is not done yet
+        path.write_text(json.dumps(edited), encoding="utf-8")
+        with pytest.raises(JaxnnError) as caught:
+            pytest.fail(f"{at} was taken as {READ[name]()}")
+        assert path.name in str(caught.value), (at, edited)
+
+
+FOREIGN = {
+    "objects": lambda a: a.astype(object),
+    "words": lambda a: a.astype("S8"),
+    "letters": lambda a: a.astype("U8"),
+    "complex": lambda a: a.astype(np.complex64),
+    "integers": lambda a: a.astype(np.int32),
+    "truths": lambda a: a.astype(bool),
+    "long floats": lambda a: a.astype(np.longdouble),
+    "a record": lambda a: a.astype([("a", a.dtype), ("b", a.dtype)]),
+    "dates": lambda a: np.zeros(a.shape, "M8[s]"),
+    "another shape": lambda a: a[None],
+    "nothing": lambda a: a[:0],
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_parameters_of_another_type_are_refused(name, place):
+    path = place(KINDS["params"])
+    with np.load(path) as file:
+        arrays = {k: file[k] for k in file.files}
+    first = next(k for k in arrays if k.startswith("params/"))
+    np.savez(path, **arrays | {first: FOREIGN[name](arrays[first])})
+    with pytest.raises(JaxnnError, match=r"params\.npz"):
+        load_run("run")
+    turned = arrays[first].astype(arrays[first].dtype.newbyteorder())
+    np.savez(path, **arrays | {first: turned})  # of another machine: the same numbers
+    assert np.array_equal(jax.tree.leaves(load_run("run").params)[0], turned)
+    for wrong in (
+        arrays | {"more": np.zeros(3)},
+        {k: arrays[k] for k in arrays if k != first},
+    ):
+        np.savez(path, **wrong)
+        with pytest.raises(JaxnnError, match=r"params\.npz holds another network"):
+            load_run("run")

@@ -1,7 +1,6 @@
 """The run folder: what is in it, how it is made and read again."""
 
 import dataclasses
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,7 +15,9 @@ from jaxnn.config import TrainConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_json
 from jaxnn.layers import Layer
+from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
+from jaxnn.optimisers import optimiser_by_name
 from jaxnn.settings import check, from_plain
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.state import cast_floats
@@ -150,16 +151,30 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
         )
     config = from_plain(TrainConfig, settings, str(path))
     facts = from_plain(DataFacts, network, f"{path}, network")
-    sizes = (*facts.in_shape, facts.classes)
-    try:
+    with saved_in(path):
         check(config)
-        if not (min(sizes) >= 1 and math.isfinite(facts.mean) and 0 <= facts.std < 1e9):
+        # pixels go from 0 to 1, so their mean and deviation do
+        if not (
+            min((*facts.in_shape, facts.classes)) >= 1
+            and 0 <= facts.mean <= 1
+            and 0 < facts.std <= 1
+        ):
             raise JaxnnError(
-                f"network: got {facts}, expected sizes >= 1, finite numbers"
+                f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1]"
             )
+        build(config, facts)
+        loss_by_name(config.loss, config.label_smoothing or 0.0)
+        optimiser_by_name(config.optimiser, config.lr, config.schedule, 1)
+    return config, facts
+
+
+@contextmanager
+def saved_in(path: Path) -> Iterator[None]:
+    """What is wrong with settings is said of the file `path` that they came from."""
+    try:
+        yield
     except JaxnnError as error:
         raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
-    return config, facts
 
 
 def _jsonable(value):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from jaxnn.data import load, pixel_statistics
 from jaxnn.distributed.data import data_mesh
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
-from jaxnn.files import read_json, write_json
+from jaxnn.files import plain, read_json, write_json
 from jaxnn.models import DataFacts, build
-from jaxnn.run.folder import fresh_folder, use_dtype
+from jaxnn.run.folder import fresh_folder, saved_in, use_dtype
 from jaxnn.run.job import Job
 from jaxnn.run.options import resolved, step_options
 from jaxnn.run.pictures import draw
@@ -36,7 +36,7 @@ from jaxnn.sweep import (
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_params, save_params
 
-FORMAT = 1
+FILE, FORMAT = "sweep.json", 1
 AT_ONCE = {"cpu": 8}
 """Points in one program: more do not fit the caches; elsewhere all that share one."""
 
@@ -61,18 +61,20 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     facts = DataFacts(
         data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
     )
-    axes = parse_axes(config.axes, config.random is not None)
-    points = sweep_points(base, axes, config.random)
-    points = [p._replace(config=resolved(p.config)) for p in points]
     mesh = _mesh(base.devices)
-    groups = _parts(grouped(points), config.at_once, mesh)
-    _check(groups, data, facts)
+    with saved_in(folder / FILE) if folder is not None else nullcontext():
+        axes = parse_axes(config.axes, config.random is not None)
+        points = sweep_points(base, axes, config.random)
+        points = [p._replace(config=resolved(p.config)) for p in points]
+        groups = _parts(grouped(points), config.at_once, mesh)
+        _check(groups, data, facts)
+        _check_done(groups, done)
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
     with fresh if folder is None else nullcontext(folder) as folder:
         result = _sweep(config, points, groups, data, facts, mesh, folder, done)
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= {"versions": versions(), "device": device(), "git": git_commit()}
-    write_json(folder / "sweep.json", result)
+    write_json(folder / FILE, result)
     failed = draw(folder, {"sweep.png": partial(_picture, result, list(axes))})
     print("\n".join(table(result)))
     for name, why in failed.items():
@@ -96,6 +98,47 @@ def _check(groups, data, facts):
         Job(point.config, data, facts, net)
 
 
+class _Row(NamedTuple):
+    """What became of one point."""
+
+    point: int
+    values: dict
+    epoch: int
+    loss: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    skipped: int
+    trained: bool
+
+
+def _check_done(groups, done):
+    """Raise unless what a folder says is done is of these groups."""
+    for number, rows in done.items():
+        where = f"groups, {number}"
+        if number not in map(str, range(len(groups))) or not isinstance(rows, list):
+            raise JaxnnError(
+                f"{where}: got {rows!r:.60}, expected a list for each of the "
+                f"{len(groups)} groups that are done"
+            )
+        found = [
+            from_plain(_Row, row if isinstance(row, dict) else {}, where)
+            for row in rows
+        ]
+        for row in found:
+            if not (0 <= (row.validation_accuracy or 0) <= 1 and row.epoch >= 0
+                    and row.skipped >= 0):  # fmt: skip
+                raise JaxnnError(f"{where}: got {row}, expected counts and a share")
+        wanted = [
+            (p.number, plain({k: _word(v) for k, v in p.values.items()}))
+            for p in groups[int(number)].points
+        ]
+        if [(row.point, row.values) for row in found] != wanted:
+            raise JaxnnError(
+                f"{where}: got points {[row.point for row in found]}, expected "
+                f"{[point for point, _ in wanted]}, with the values of these axes"
+            )
+
+
 def _picture(result, axes, path):
     from jaxnn.plots.sweep import sweep
 
@@ -110,7 +153,7 @@ def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
         "at_once": config.at_once, "settings": _settings(base), "points": [],
         "groups": done, "compiles": 0,
     }  # fmt: skip
-    write_json(folder / "sweep.json", result)
+    write_json(folder / FILE, result)
     print(
         f"{len(points)} points in {len(groups)} groups, on {mesh.size if mesh else 1} "
         f"devices: {' '.join(config.axes)}"
@@ -146,7 +189,7 @@ def _train(groups, data, facts, mesh, folder, result, quiet):
         save_params(where / "params.npz", {"params": tree[0], "state": tree[1]})
         result["groups"][str(number)] = _rows(group, history)
         result["compiles"] += len(shared) - size
-        write_json(folder / "sweep.json", result)
+        write_json(folder / FILE, result)
         shutil.rmtree(where / "snapshots", ignore_errors=True)
 
 
@@ -157,21 +200,20 @@ def _rows(group: Group, history) -> list[dict]:
         at = np.atleast_1d(history.best_epoch)
         epoch = int(at[i] if len(at) > 1 else at[0])
         row = history.rows[max(epoch, 1) - 1]
-        rows.append(
-            {
-                "point": point.number,
-                "values": {k: _word(v) for k, v in point.values.items()},
-                "epoch": epoch,
-                "loss": row["loss"][i],
-                "validation_loss": row["validation_loss"][i],
-                "validation_accuracy": row["validation_accuracy"][i],
-                "skipped": int(sum(r["skipped"][i] for r in history.rows)),
-                "trained": bool(
-                    np.isfinite(row["validation_loss"][i])
-                    and history.last.skipped[i] < history.last.step[i]
-                ),
-            }
+        found = _Row(
+            point=point.number,
+            values={k: _word(v) for k, v in point.values.items()},
+            epoch=epoch,
+            loss=row["loss"][i],
+            validation_loss=row["validation_loss"][i],
+            validation_accuracy=row["validation_accuracy"][i],
+            skipped=int(sum(r["skipped"][i] for r in history.rows)),
+            trained=bool(
+                np.isfinite(row["validation_loss"][i])
+                and history.last.skipped[i] < history.last.step[i]
+            ),
         )
+        rows.append(found._asdict())
     return rows
 
 
@@ -185,7 +227,7 @@ def _finish(groups, data, facts, folder, result):
         tried.setdefault(name, []).append(row)
     result["settings_tried"] = sorted(
         map(_summary, tried.values()),
-        key=lambda s: (not s["trained"], -s["validation_accuracy"]),
+        key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
     )
     best = result["settings_tried"][0]
     found = [_test(groups, number, data, facts, folder) for number in best["points"]]
@@ -197,14 +239,17 @@ def _finish(groups, data, facts, folder, result):
 
 
 def _summary(rows: Sequence[dict]) -> dict:
-    accuracy = [row["validation_accuracy"] for row in rows]
+    # null in JSON is a number that was not finite
+    accuracy, loss = (
+        np.array([row[name] for row in rows], float)
+        for name in ("validation_accuracy", "loss")
+    )
     return {
         "values": {k: v for k, v in rows[0]["values"].items() if k != "seed"},
         "validation_accuracy": float(np.mean(accuracy)),
         "std": float(np.std(accuracy, ddof=1)) if len(rows) > 1 else 0.0,
         "n": len(rows),
-        "loss": float(np.mean([np.nan if r["loss"] is None else r["loss"]
-                               for r in rows])),
+        "loss": float(np.mean(loss)),
         "skipped": sum(row["skipped"] for row in rows),
         "trained": all(row["trained"] for row in rows),
         "points": [row["point"] for row in rows],
@@ -280,27 +325,27 @@ def _settings(base: TrainConfig) -> dict:
 
 def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
     """The sweep that `folder` holds, and what is done of it."""
-    saved = read_json(folder / "sweep.json")
-    try:
-        if saved["format"] > FORMAT:
-            raise JaxnnError(
-                f"{folder / 'sweep.json'} has format {saved['format']}, this version "
-                f"reads up to {FORMAT}; update jaxnn"
-            )
-        where = str(folder / "sweep.json")
-        settings = {**saved["settings"], "out": str(folder)}
-        network = from_plain(TrainConfig, settings, where)
-        plan = SweepConfig(
-            tuple(saved["axes"]), saved["random"], saved["at_once"], network=network
-        )
-        check(plan)
-        return plan, dict(saved["groups"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, JaxnnError):
-            raise
+    path = folder / FILE
+    saved = read_json(path)
+    names = ("format", "settings", "axes", "random", "at_once", "groups")
+    kinds = (int, dict, list, object, object, dict)
+    if not isinstance(saved, dict) or not all(
+        name in saved and isinstance(saved[name], kind)
+        for name, kind in zip(names, kinds, strict=True)
+    ):
+        raise JaxnnError(f"{path} is not a sweep's: expected {', '.join(names)} in it")
+    if saved["format"] is True or saved["format"] != FORMAT:
         raise JaxnnError(
-            f"{folder / 'sweep.json'} is not a sweep's: {error}"
-        ) from error
+            f"{path} has format {saved['format']}, this version reads {FORMAT}; update "
+            "jaxnn"
+        )
+    settings = {**saved["settings"], "out": str(folder)}
+    network = from_plain(TrainConfig, settings, str(path))
+    axes = tuple(saved["axes"])
+    with saved_in(path):
+        plan = SweepConfig(axes, saved["random"], saved["at_once"], network=network)
+        check(plan)
+    return plan, saved["groups"]
 
 
 def _word(value):

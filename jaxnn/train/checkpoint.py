@@ -153,7 +153,7 @@ def _read(file, name) -> np.ndarray:
     with file.open(f"{name}.npy") as opened:
         a = np.lib.format.read_array(opened, allow_pickle=False)
         opened.read(1)  # at its end the checksum is compared
-    return a
+    return a.astype(a.dtype.newbyteorder("="), copy=False)
 
 
 def _as_saved(a, dtype):

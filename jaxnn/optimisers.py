@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.programs import remembered
 from jaxnn.tree import Mask, weights
 
 
@@ -96,6 +97,7 @@ def weight_decay_of(name: str, weight_decay: float | None = None) -> float | Non
     return weight_decay
 
 
+@remembered
 def optimiser_by_name(
     name: str,
     lr: float | None = None,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn import programs
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 
@@ -81,12 +82,12 @@ class Classifier:
         return map_batches(partial(_gradient, loss, self), x, y, batch=batch)
 
 
-@jax.jit
+@programs.jit
 def _logits(model, x):
     return model.logits(x)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(programs.jit, static_argnums=0)
 def _gradient(loss, model, x, y):
     return model.value_and_gradient(x, y, loss)[:2]
 

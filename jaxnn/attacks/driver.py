@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import NORMS
 from jaxnn.errors import JaxnnError
@@ -182,7 +183,7 @@ def _run(found, model, x, y, more, options):
     return _program(found.core, static, model, x, y, given)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(programs.jit, static_argnums=(0, 1))
 def _program(core, static, model, x, y, given):
     return core(model, x, y, **dict(static), **given)
 

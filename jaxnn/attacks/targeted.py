@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
@@ -72,7 +72,7 @@ def towards(
     return _towards(loss, steps, box, model, x, goal, like, stay, step_size)
 
 
-@partial(jax.jit, static_argnums=range(3))
+@partial(programs.jit, static_argnums=range(3))
 def _towards(loss, steps, box, model, x, goal, like, stay, step_size):
     stay, step_size = jnp.asarray(stay, x.dtype), jnp.asarray(step_size, x.dtype)
 
@@ -98,7 +98,7 @@ def _towards(loss, steps, box, model, x, goal, like, stay, step_size):
     return jnp.where(per_image(reached, x), kept, x_adv)
 
 
-@jax.jit
+@programs.jit
 def least_likely(model: Classifier, x: Array) -> Array:
     """The class (B,) that the network gives the smallest output: the hardest target.
 
@@ -151,7 +151,7 @@ def strongest(model: Classifier, y: Array, *candidates: Array) -> Array:
     return best.x
 
 
-@jax.jit
+@programs.jit
 def _keep_worst(model, best, x_adv, y):
     pred = model.logits(x_adv)
     return best.with_point(x_adv, is_fooled(pred, y, False), margin(pred, y)[0])

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnn.programs import remembered
+
 POLICIES: dict[str, str] = {
     "skip": "leave the step out, bit for bit; after too many in a row, an error",
     "raise": "an error at the first bad step",
@@ -32,6 +34,7 @@ class Slowed(NamedTuple):
     inner: Any
 
 
+@remembered
 def slowable(optimiser: Any) -> Any:
     """The optimiser, its updates times a number that `slow_down` can halve."""
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.attacks import Classifier, map_batches
 from jaxnn.attacks.core import Box
 from jaxnn.attacks.driver import (
@@ -83,7 +84,7 @@ def _as_floats(x, box, dtype):
     return np.clip(x, *box)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(programs.jit, static_argnums=0)
 def _proven(box, model, epsilon, x, y):
     """Whether the upper bounds of z_j - z_y are below 0 for all wrong classes j: (B,).
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import attacks
+from jaxnn import attacks, programs
 from jaxnn.attacks import Classifier, map_batches
 from jaxnn.attacks.driver import attack_of
 from jaxnn.errors import JaxnnError
@@ -104,7 +104,7 @@ def under(
     return map_batches(run, x, y, batch=batch)
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(programs.jit, static_argnums=2)
 def _within(x_adv, x, norm, epsilon):
     near = attacks.distance(x_adv, x, norm) <= epsilon
     return jnp.where(attacks.core.per_image(near, x), x_adv, x)

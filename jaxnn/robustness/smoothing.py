@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.errors import JaxnnError
 
@@ -121,7 +122,7 @@ def predict(
     return answers
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(programs.jit, static_argnums=0)
 def _votes(n, model, image, sigma, key):
     """How many of n noisy copies get each class: (classes,) int32."""
     size = min(CHUNK, n)

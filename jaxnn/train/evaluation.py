@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -111,7 +112,7 @@ def _answers(target, outputs):
     return target if outputs.shape[-1] > 1 else target > 0  # no is 0, for hinge also -1
 
 
-@partial(jax.jit, static_argnames=("net", "seeds"))
+@partial(programs.jit, static_argnames=("net", "seeds"))
 def _forward(net, params, state, x, seeds):
     def one(p, s):
         return net.forward(p, s, to_unit(x, float_type(p)), train=False)[0]
@@ -120,7 +121,7 @@ def _forward(net, params, state, x, seeds):
     return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
 
-@partial(jax.jit, static_argnames=("loss", "seeds"))
+@partial(programs.jit, static_argnames=("loss", "seeds"))
 def _values(loss, outputs, target, seeds):
     def one(out):
         return loss(out, target)[0]

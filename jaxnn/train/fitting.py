@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from jaxnn.defences.core import Defence
@@ -12,6 +11,7 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.optimisers import optimiser_by_name
 from jaxnn.train.loop import History, Run
 from jaxnn.train.scaling import is_half
 from jaxnn.train.snapshots import Snapshots
@@ -61,7 +61,9 @@ def fit(
       validation: (x, y) measured after every epoch: it decides early stopping and
         which parameters are kept (by accuracy, by loss where y are not labels).
       loss: see `jaxnn.losses`.
-      optimiser: an optax transformation; None is `optax.adam(1e-3)`.
+      optimiser: an optax transformation; None is Adam with 1e-3. Those of
+        `jaxnn.optimisers` are the same object for the same arguments, so runs share
+        their programs.
       epochs: how often the data is gone through.
       batch: samples a step; rows beyond the last whole batch wait for another epoch.
       seeds: one seed, or a list trained side by side by `vmap`.
@@ -133,7 +135,7 @@ def fit(
     if patience is not None and patience < 1:
         raise JaxnnError(f"fit: got patience={patience}, expected at least 1")
     lookup("guard", guard, POLICIES)
-    optimiser = optax.adam(1e-3) if optimiser is None else optimiser
+    optimiser = optimiser_by_name("adam") if optimiser is None else optimiser
     optimiser = slowable(optimiser) if guard == "rollback" else optimiser
     step = make_step(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment,

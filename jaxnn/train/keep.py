@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.train.average import evaluated
 
 
@@ -50,7 +51,7 @@ class Best:
         return self.tree, (self.epoch if self.many else self.epoch[0]).tolist()
 
 
-@jax.jit
+@programs.jit
 def _select(mask, new, old):
     def pick(a, b):
         return jnp.where(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jaxnn import programs
 from jaxnn.defences.core import undefended
 from jaxnn.distributed.data import Spread, agreed, host_array
 from jaxnn.distributed.processes import came
@@ -96,7 +97,10 @@ class Run:
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.many else keys[0]
         start = time.perf_counter()
-        self.ts = jax.jit(jax.vmap(init) if self.many else init)(self.keys)
+        shape = self.batch, *self.x.shape[1:]
+        key = self.step.key and (self.step.key, shape, str(dtype), half)
+        init = jax.vmap(init) if self.many else init
+        self.ts = programs.ahead(key, init, self.keys)(self.keys)
         if self.spread is not None:
             self.ts, self.keys = self.spread.replicate((self.ts, self.keys))
         jax.block_until_ready(self.ts)
@@ -162,7 +166,8 @@ class Run:
         scan = partial(scan_steps, step)
         if self.many:
             scan = partial(scan_seeds, step, together=self.together)
-        return jax.jit(scan, donate_argnums=0).lower(*given).compile()
+        key = step.key and (step.key, self.many, self.together)
+        return programs.ahead(key, scan, *given, donate_argnums=0)
 
     def train(
         self, epochs, patience, choose, steps_per_call, progress, on_epoch,

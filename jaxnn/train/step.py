@@ -13,6 +13,7 @@ from jax import Array, lax
 from jaxnn.defences.core import Defence, undefended
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
+from jaxnn.layers.made import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.train.average import moving_average
@@ -43,6 +44,8 @@ class Step:
       loss: the loss.
       penalty: the regulariser, or None.
       optimiser: the optax transformation.
+      key: what the step depends on, equal for equal networks and settings; None if
+        that cannot be told.
       remade: `(**changes) -> Step`, the same step with other settings of `make_step`.
       start: `(shape of a batch, key) -> TrainState`, before the first step.
       look: `(ts, x, y, key) -> Found`, the first part of a step.
@@ -57,6 +60,7 @@ class Step:
     loss: Loss
     penalty: Callable | None
     optimiser: Any
+    key: Any
     remade: Callable[..., "Step"]
     start: Callable[..., TrainState]
     look: Callable[..., Found]
@@ -122,6 +126,10 @@ def make_step(
     bit; the guard looks before clipping, which would spread a NaN or hide an overflow.
     """
     settings = dict(locals())
+    try:
+        settled_as = settled(settings)
+    except TypeError:  # of an array, or of a sweep's traced value
+        settled_as = None
     clip = clip_gradient(clip_norm, clip_value)
     keep_average = None if ema is None else moving_average(ema)
     if half and defence is not None:
@@ -251,8 +259,8 @@ def make_step(
         memory = defence.memory(tuple(shape), float_type(ts.params))
         return ts._replace(memory=memory, scaling=first_scale() if half else ())
 
-    made = run, prepare, everything, net, loss, penalty, optimiser, remade, start
-    return Step(*made, look, take, finish)
+    made = run, prepare, everything, net, loss, penalty, optimiser
+    return Step(*made, settled_as, remade, start, look, take, finish)
 
 
 def _all_finite(state):

@@ -1,0 +1,159 @@
+"""Equal networks share compiled programs, and a long process lets them go."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import Classifier, fit, mlp, programs
+from jaxnn.attacks import fgsm
+from jaxnn.guard.policies import slowable
+from jaxnn.optimisers import optimiser_by_name
+from jaxnn.regularize import l2
+
+X = np.random.default_rng(0).uniform(0, 1, (40, 4)).astype("float32")
+Y = (3 * X[:, 0]).astype(int)
+KEY = jax.random.key(0)
+
+
+@contextmanager
+def compiling():
+    """A list that grows by each program compiled."""
+    found = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def trained(net, **options):
+    options = {"validation": (X, Y), "epochs": 2, "batch": 8} | options
+    return fit(net, (X, Y), **options)
+
+
+def measured(net, **options):
+    """Trained, evaluated, attacked: the numbers of it."""
+    history = trained(net, **options)
+    model = Classifier(net, history.params, history.state)
+    x_adv = fgsm(model, X, Y, epsilon=0.1)
+    return history.rows, np.asarray(x_adv), model.outputs(x_adv)
+
+
+def test_an_equal_network_compiles_nothing():
+    first = measured(mlp([4, 5, 3], drop_rate=0.1))
+    with compiling() as found:
+        again = measured(mlp((4, 5, 3), "relu", drop_rate=0.1))
+    assert not found
+    for one, other in zip(first[0], again[0], strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    np.testing.assert_array_equal(first[1], again[1])
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+OTHERS = {
+    "lr": {"optimiser": optimiser_by_name("adam", 0.1)},
+    "penalty": {"penalty": l2(1.0)},
+    "batch": {"batch": 4},
+    "guard": {"guard": "rollback", "optimiser": optimiser_by_name("sgd", 0.1)},
+    "dtype": {"dtype": "float32"},
+    "seeds": {"seeds": [0, 1]},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_setting_is_another_program(name):
+    """Rows differ as they do in a process that never trained the first network."""
+    other, plain = OTHERS[name], trained(mlp([4, 5, 3]))
+    got = trained(mlp([4, 5, 3]), **other)
+    programs.release()
+    want = trained(mlp([4, 5, 3]), **other)
+    for one, row in zip(got.rows, want.rows, strict=True):
+        assert one | {"seconds": 0} == row | {"seconds": 0}
+    assert got.rows[-1]["loss"] != plain.rows[-1]["loss"]
+
+
+def test_precision_and_foreign_optimisers_are_part_of_a_program():
+    net = mlp([4, 5, 3])
+    trained(net)
+    with compiling() as found:
+        trained(net, optimiser=optax.adam(1e-3))  # that it is ours cannot be told
+    assert found
+    with jax.default_matmul_precision("highest"), compiling() as found:
+        trained(net)
+    assert found
+    with compiling() as found:
+        trained(net)
+    assert not found
+
+
+def test_our_optimisers_are_the_same_for_the_same_arguments():
+    assert optimiser_by_name("adam") is optimiser_by_name("adam")
+    assert optimiser_by_name("adam", 1) is not optimiser_by_name("adam", 1.0)
+    assert optimiser_by_name("adam", 0.1) is not optimiser_by_name("sgd", 0.1)
+    one = optimiser_by_name("adam")
+    assert slowable(one) is slowable(one)
+    mask = {"w": True}  # cannot be hashed
+    assert optimiser_by_name("adamw", mask=mask) is not None
+
+
+def test_programs_are_let_go_after_so_many(monkeypatch):
+    monkeypatch.setattr(programs, "MOST", 3)
+    traced = []
+
+    @programs.jit
+    def double(x):
+        traced.append(x.shape)
+        return 2 * x
+
+    programs.release()
+    for n in (1, 2, 1, 2, 3):
+        double(jnp.ones(n))
+    assert len(traced) == 3
+    double(jnp.ones(1))  # after three all were let go
+    assert len(traced) == 4
+    for n in range(programs.AHEAD + 5):
+        f = programs.ahead(n, lambda x, n=n: x + n, jnp.ones(2))
+        assert (f(jnp.ones(2)) == n + 1).all()
+    assert len(programs._kept.ahead) == programs.AHEAD
+
+
+MANY = """
+import gc
+import jax, numpy as np
+jax.config.update("jax_disable_most_optimizations", True)
+from jaxnn import Classifier, fit, mlp, programs
+from jaxnn.attacks import fgsm
+from jaxnn.layers import leaky_relu
+programs.MOST, programs.AHEAD = 6, 2
+x = np.random.default_rng(0).uniform(0, 1, (20, 4)).astype("float32")
+y = (3 * x[:, 0]).astype(int)
+for i in range(9):
+    net = mlp([4, 5, 3], leaky_relu(i / 10))
+    history = fit(net, (x, y), validation=(x, y), epochs=1, batch=10)
+    model = Classifier(net, history.params, history.state)
+    model.outputs(fgsm(model, x, y, epsilon=.1))
+    gc.collect()
+    print(sum(1 for _ in open("/proc/self/maps")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory maps of Linux")
+def test_memory_maps_do_not_grow_with_the_number_of_networks():
+    """The process would end in LLVM: Linux gives it 65,530 memory maps."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY], capture_output=True, text=True, check=True
+    )
+    maps = [int(line) for line in done.stdout.split()]
+    assert len(maps) == 9
+    assert max(maps[5:]) <= max(maps[:5]) + 20, maps

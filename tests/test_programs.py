@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,11 @@ from jaxnn.attacks import fgsm
 from jaxnn.guard.policies import slowable
 from jaxnn.optimisers import optimiser_by_name
 from jaxnn.regularize import l2
+from tests.compiling import compiling
 
 X = np.random.default_rng(0).uniform(0, 1, (40, 4)).astype("float32")
 Y = (3 * X[:, 0]).astype(int)
 KEY = jax.random.key(0)
-
-
-@contextmanager
-def compiling():
-    """A list that grows by each program compiled."""
-    found = []
-
-    def listen(event, seconds, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.clear_event_listeners()
 
 
 def trained(net, **options):

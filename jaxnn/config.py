@@ -352,8 +352,8 @@ class AttackConfig:
     kind: str | None = None
     """Of noise: uniform, signs, gaussian, salt_and_pepper; of camera: rotation,
     translation, blur, contrast."""
-    amount: float = 15.0
-    """Of camera: degrees, pixels, sigma in pixels, or share of contrast lost."""
+    amount: float | None = None
+    """Of camera; none: 15 degrees, 3 pixels, a sigma of 1 pixel, .5 of the contrast."""
     images: int = -1
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None

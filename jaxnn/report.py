@@ -183,6 +183,10 @@ def _adversarial(result) -> list[str]:
                 f", {steps} steps" if steps else ""
             )
             rows.append((label, epsilon, _sample(found), _spread(accuracy)))
+    if rows and "worst" in found:
+        budget = _text(found.get("epsilon"))
+        worst = _spread(found["worst"])
+        rows.append(("worst case per image", budget, _sample(found), worst))
     title = ["## Under attack", ""]
     if not rows:
         return [*title, f"Accuracy under attack was {MISSING}."]

@@ -1,14 +1,14 @@
 """What attacks see of a network: its outputs, and the gradient for its inputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxnn import programs
 from jaxnn.layers import Layer
@@ -19,8 +19,8 @@ BATCH = 500  # images a call, in every command: random starts depend on it
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("params", "state"),
-    meta_fields=("net",),
+    data_fields=("params", "state", "key"),
+    meta_fields=("net", "draws"),
 )
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -34,21 +34,60 @@ class Classifier:
       net: the network; its first layer does any normalization.
       params: its parameters.
       state: its state.
+      key: of a network that is random in evaluation, too (input noise, say): what it
+        draws from, anew for every point that is looked at; None is `random.key(0)`.
+      draws: so many outputs of such a network are averaged, and their gradients: the
+        expectation over its randomness is attacked (Athalye et al. 2018, EOT).
     """
 
     net: Layer
     params: Any = field(repr=False)
     state: Any = field(default=(), repr=False)
+    key: Any = field(default=None, repr=False)
+    draws: int = 16
 
     def logits(self, x: Array) -> Array:
         """Outputs for x (B, ...): (B, N)."""
-        return self.net.forward(self.params, self.state, x, train=False)[0]
+        return self.vjp(x)[0]
 
     def vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Outputs (B, N), and the function that takes their gradient back to x."""
-        pred, _, cache = self.net.forward(self.params, self.state, x, train=False)
-        # the parameters' gradients are not used: XLA drops them
-        return pred, lambda dpred: self.net.backward(cache, dpred)[0]
+
+        def forward(key):
+            found = self.net.forward(self.params, self.state, x, key=key, train=False)
+            return found[0], found[2]
+
+        def backward(cache, dpred):
+            # the parameters' gradients are not used: XLA drops them
+            return self.net.backward(cache, dpred)[0]
+
+        if self.key is None:
+            pred, cache = forward(None)
+            return pred, lambda dpred: backward(cache, dpred)
+        # drawn anew for every x, so that no draw is learnt by heart
+        bits = lax.bitcast_convert_type(x.sum().astype(jnp.float32), jnp.uint32)
+        keys = jax.random.split(jax.random.fold_in(self.key, bits), self.draws)
+
+        # one draw after another: jaxlib 0.10 on a CPU gets the mean over a vmapped
+        # product of broadcast weights wrong, and the caches of all draws are large
+        def pull(dpred):
+            return lax.map(lambda k: backward(forward(k)[1], dpred), keys).mean(0)
+
+        return lax.map(lambda k: forward(k)[0], keys).mean(0), pull
+
+    def facts(self, x: Any) -> "Facts":
+        """What it is for images like x."""
+        leaves, tree = jax.tree.flatten(replace(self, key=None))
+        shapes = tuple(
+            jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves
+        )
+        return _facts(tree, shapes, x.shape[1:], jnp.result_type(x))
+
+    def keyed(self, x: Any) -> "Classifier":
+        """Itself, with a key where it cannot do without one."""
+        if self.key is not None or not self.facts(x).random:
+            return self
+        return replace(self, key=jax.random.key(0))
 
     def value_and_gradient(
         self, x: Array, y: Array, loss: Loss
@@ -64,12 +103,13 @@ class Classifier:
 
     def outputs(self, x: Any, batch: int | None = None) -> np.ndarray:
         """Outputs (N, classes) for all of x, see `map_batches`."""
-        return map_batches(partial(_logits, self), x, batch=batch)
+        return map_batches(partial(_logits, self.keyed(x)), x, batch=batch)
 
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
         """Which images (N,) it classifies as labelled; NaN is no answer."""
-        out = self.outputs(x, batch)
-        return (out.argmax(-1) == np.asarray(y)) & ~np.isnan(out).any(-1)
+        out, y = self.outputs(x, batch), np.asarray(y)
+        said, y = (out[:, 0] > 0, y > 0) if out.shape[-1] == 1 else (out.argmax(-1), y)
+        return (said == y) & ~np.isnan(out).any(-1)
 
     def gradient(
         self,
@@ -79,7 +119,32 @@ class Classifier:
         batch: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Loss of each image (N,) and its gradient for x, by the hand-written rules."""
-        return map_batches(partial(_gradient, loss, self), x, y, batch=batch)
+        return map_batches(partial(_gradient, loss, self.keyed(x)), x, y, batch=batch)
+
+
+class Facts(NamedTuple):
+    """How many outputs a network has, and whether it draws in evaluation, too."""
+
+    classes: int
+    random: bool
+
+
+@lru_cache(maxsize=256)
+def _facts(tree, shapes, shape, dtype):
+    model = jax.tree.unflatten(tree, shapes)
+    image = jax.ShapeDtypeStruct((1, *shape), dtype)
+    try:
+        out = jax.eval_shape(Classifier.logits, model, image)
+        return Facts(out.shape[-1], False)
+    except (TypeError, ValueError):  # it needs a key; if not, it fails with one, too
+        keyed = replace(model, key=jax.eval_shape(jax.random.key, 0))
+        try:
+            out = jax.eval_shape(Classifier.logits, keyed, image)
+        except (TypeError, ValueError):
+            out = None
+        if out is None:
+            raise
+        return Facts(out.shape[-1], True)
 
 
 @programs.jit

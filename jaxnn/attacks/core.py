@@ -164,7 +164,8 @@ def is_finite(x: Array) -> Array:
 def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
     """Whether each prediction (B, N) misses label y (B,), or meets it if targeted.
 
-    One with a NaN says nothing, so it fools nobody.
+    One with a NaN says nothing, so it fools nobody. A single output says yes above 0.
     """
-    hit = pred.argmax(-1) == y
+    one = pred.shape[-1] == 1
+    hit = (pred[:, 0] > 0) == (y > 0) if one else pred.argmax(-1) == y
     return (hit if targeted else ~hit) & ~jnp.isnan(pred).any(-1)

@@ -19,6 +19,8 @@ import numpy as np
 from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import NORMS
+from jaxnn.attacks.objectives import margin
+from jaxnn.attacks.outputs import as_logits, is_of_logits
 from jaxnn.errors import JaxnnError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -171,6 +173,10 @@ def _run(found, model, x, y, more, options):
     x, y = _checked_images(found.name, model, x, y, settings)
     if not len(x):
         return jnp.asarray(x)
+    model = model.keyed(x)
+    if is_of_logits(settings.get("loss", margin)):
+        classes = model.facts(x).classes
+        model, y = as_logits(model, classes), (y > 0) * 1 if classes == 1 else y
     given = {k: v for k, v in settings.items() if k in found.traced}
     static = tuple((k, v) for k, v in settings.items() if k not in found.traced)
     try:
@@ -220,7 +226,7 @@ def _checked_images(attack, model, x, y, settings):
     if not x.size:
         return x, y
     if not isinstance(y, jax.core.Tracer):
-        check_classes(attack, y, classes_of(model, x))
+        check_classes(attack, y, model.facts(x).classes)
     box = settings.get("box")
     if isinstance(x, jax.core.Tracer):
         return x, y
@@ -275,27 +281,13 @@ def check_classes(attack: str, y: Any, classes: int) -> None:
     """Raise a `JaxnnError` for a label that the network has no output for."""
     labels = np.asarray(y)
     low, high = int(labels.min()), int(labels.max())
+    if classes == 1 and low >= -1 and high <= 1:  # no and yes; of hinge -1 and 1
+        return
     if low < 0 or high >= classes:
         raise JaxnnError(
             f"{attack}: labels range from {low} to {high}, but the network has "
             f"{classes} outputs: expected 0 to {classes - 1}"
         )
-
-
-def classes_of(model: Classifier, x: Any) -> int:
-    """How many outputs the network has for images like x."""
-    leaves, tree = jax.tree.flatten(model)
-    shapes = tuple(
-        jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves
-    )
-    return _classes(tree, shapes, x.shape[1:], x.dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _classes(tree, shapes, shape, dtype):
-    model = jax.tree.unflatten(tree, shapes)
-    image = jax.ShapeDtypeStruct((1, *shape), dtype)
-    return jax.eval_shape(Classifier.logits, model, image).shape[-1]
 
 
 def _check_norm(attack, norm, norms):

@@ -8,6 +8,7 @@ from jaxnn.robustness.lab import under
 from jaxnn.robustness.masking import layer_gradients, swap_backward
 from jaxnn.robustness.threat import Share, Threat
 from jaxnn.robustness.transfer import Transfer, transfer_matrix
+from jaxnn.robustness.worst import WorstCase, worst_case
 
 __all__ = [
     "Check",
@@ -16,6 +17,7 @@ __all__ = [
     "Share",
     "Threat",
     "Transfer",
+    "WorstCase",
     "evaluate",
     "ibp",
     "layer_gradients",
@@ -23,4 +25,5 @@ __all__ = [
     "swap_backward",
     "transfer_matrix",
     "under",
+    "worst_case",
 ]

@@ -22,20 +22,22 @@ class Weapon(NamedTuple):
     images: int | None = None
 
 
+def first_three(steps: int = 40, restarts: int = 1) -> list[Weapon]:
+    """Of every evaluation, `jaxnn train`'s report among them: all images see them."""
+    options = {"steps": steps, "restarts": restarts}
+    return [
+        Weapon("FGSM", attacks.fgsm, {}),
+        Weapon(f"PGD-{steps}", attacks.pgd, options),
+        Weapon(f"PGD-{steps}, margin", attacks.pgd, options | {"loss": attacks.margin}),
+    ]
+
+
 def battery(level: str, norm: str, classes: int) -> list[Weapon]:
     """The weapons of a level: `fast` (about a minute for a small MLP) or `full`."""
     full = level == "full"
     steps = 100 if full else 40
     restarts = 10 if full else 1
-    found = [
-        Weapon("FGSM", attacks.fgsm, {}),
-        Weapon(f"PGD-{steps}", attacks.pgd, {"steps": steps, "restarts": restarts}),
-        Weapon(
-            f"PGD-{steps}, margin",
-            attacks.pgd,
-            {"steps": steps, "restarts": restarts, "loss": attacks.margin},
-        ),
-    ]
+    found = first_three(steps, restarts)
     if norm in ("linf", "l2"):
         options = {"steps": 100 if full else 50, "restarts": 5 if full else 1}
         loss = attacks.dlr if classes >= 3 else attacks.margin

@@ -18,6 +18,7 @@ from jaxnn.robustness.evidence import Check, Evidence
 from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.masking import LayerGradient, masking_report
 from jaxnn.robustness.threat import Share, Threat
+from jaxnn.robustness.worst import to_logits, worst_case
 
 LEVELS = ("fast", "full")
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
@@ -50,7 +51,8 @@ class Round(NamedTuple):
       name: which attack.
       tried: images it was tried on: those still right, or a sample of them.
       broken: how many of them it broke.
-      alone: share of the sample that it leaves right by itself.
+      alone: share of all images that it leaves right by itself; of the sample, where
+        it was not tried on all.
     """
 
     name: str
@@ -66,7 +68,8 @@ class Evaluation(NamedTuple):
       threat: what the attacker may do.
       level: "fast" or "full".
       clean: images classified right without an attack, of all.
-      robust: images that every attack of the battery left right, of all.
+      robust: images that every attack of the battery left right, of all; one that no
+        attack could follow (`not_attacked`) is not robust.
       rounds: the attacks in the order they were run.
       targeted: least-likely class reached, of the sample.
       curve: attack -> accuracy on the sample at each of `epsilons`.
@@ -74,6 +77,8 @@ class Evaluation(NamedTuple):
       checks: K1 to K20.
       layers: gradients of every layer, from the output back.
       verdict: in words, whether the number can be believed.
+      not_attacked: rows of images no attack broke whose own gradient is NaN.
+      not_finite: rows of images for which the network's outputs are not finite.
       robust_images: which images stayed right (N,), bool.
       x_adv: the worst example found for every image (N, ...).
       sample: rows of the sample.
@@ -90,6 +95,8 @@ class Evaluation(NamedTuple):
     epsilons: np.ndarray
     checks: list[Check]
     layers: list[LayerGradient]
+    not_attacked: np.ndarray
+    not_finite: np.ndarray
     verdict: str
     robust_images: np.ndarray
     x_adv: np.ndarray
@@ -112,9 +119,11 @@ def evaluate(
 ) -> Evaluation:
     """Attack every image by a battery, keep the worst case, and check the attack.
 
-    An image that one attack has broken is not shown to the next. The checks K1 to K20
-    run on a stratified sample, by default, and say whether robustness is real or the
-    gradient is only hidden.
+    On the level "fast" all images see the first three attacks, as in `worst_case`;
+    otherwise an image that one attack has broken is not shown to the next. The checks
+    K1 to K20 run on a stratified sample, by default, and say whether robustness is real
+    or the gradient is only hidden. A network is measured by its logits, see
+    `jaxnn.attacks.outputs`, with plain cross-entropy and margin.
 
     Args:
       model: the network; its first layer does any normalisation.
@@ -137,22 +146,33 @@ def evaluate(
     x, y = _images(x, y)
     say = say or (lambda line: None)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
+    outputs = model.keyed(x)
+    model, y = to_logits(model, x, y)
     lab = Lab(model, threat, key, batch)
     weapons = battery(level, threat.norm, lab.outputs(x[:1]).shape[-1])
     rows = stratified_sample(y, min(sample, len(y)), seed)
     rivals = {
-        name: Lab(other, threat, key, batch) for name, other in (others or {}).items()
+        name: Lab(to_logits(other, x, y)[0], threat, key, batch)
+        for name, other in (others or {}).items()
     }
     proven = None if certified is None else np.asarray(certified)[rows]
     evidence = Evidence(lab, x[rows], y[rows], rows, weapons, rivals, proven)
 
+    first = worst_case(model, x, y, threat=threat, key=key) if level == "fast" else None
     right, rounds, x_adv = lab.correct(x, y), [], x.copy()
     clean = Share(int(right.sum()), len(y))
     for weapon in weapons:
-        tried, broken = _round(lab, weapon, x, y, right, x_adv, rows)
+        if first is not None and weapon.name in first.right:
+            tried, left = int(right.sum()), first.right[weapon.name]
+            broken = _take(right, x_adv, left, first.x_adv[weapon.name])
+            alone = Share(int(left.sum()), len(y))
+        else:
+            tried, broken = _round(lab, weapon, x, y, right, x_adv, rows)
+            alone = Share(int(evidence.right[weapon.name].sum()), len(rows))
         say(f"{weapon.name}: {broken:,} of {tried:,} broken, {right.sum():,} stand")
-        alone = Share(int(evidence.right[weapon.name].sum()), len(rows))
         rounds.append(Round(weapon.name, tried, broken, alone))
+    not_attacked = right & np.isnan(_flat(lab.gradient(x, y)[1])).any(-1)
+    right &= ~not_attacked
     say("checks K1 to K20")
     masking = masking_report(lab, evidence.x, evidence.y, evidence.steps)
     results = [check(evidence) for check in CHECKS]
@@ -168,6 +188,8 @@ def evaluate(
         epsilons=evidence.epsilons,
         checks=results,
         layers=masking.layers,
+        not_attacked=np.flatnonzero(not_attacked),
+        not_finite=np.flatnonzero(~np.isfinite(outputs.outputs(x)).all(-1)),
         verdict=judge(results, masking, checks_network.dead_loss(evidence)),
         robust_images=right,
         x_adv=x_adv,
@@ -195,11 +217,21 @@ def _round(lab, weapon, x, y, right, x_adv, rows):
         alive = np.intersect1d(alive, rows[: weapon.images])
     if not len(alive):
         return 0, 0
-    found = lab.attack(weapon.attack, x[alive], y[alive], **weapon.options)
-    broken = ~lab.correct(found, y[alive])
-    x_adv[alive[broken]] = found[broken]
-    right[alive[broken]] = False
-    return len(alive), int(broken.sum())
+    found, left = x.copy(), np.ones(len(y), bool)
+    found[alive] = lab.attack(weapon.attack, x[alive], y[alive], **weapon.options)
+    left[alive] = lab.correct(found[alive], y[alive])
+    return len(alive), _take(right, x_adv, left, found)
+
+
+def _take(right, x_adv, left, found):
+    """Bring `right` and `x_adv` up to date by one attack; how many it broke."""
+    broken = right & ~left
+    x_adv[broken], right[broken] = found[broken], False
+    return int(broken.sum())
+
+
+def _flat(a):
+    return a.reshape(len(a), -1)
 
 
 def _targeted(lab, evidence):

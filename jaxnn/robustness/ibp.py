@@ -15,7 +15,6 @@ from jaxnn.attacks.driver import (
     check_classes,
     check_epsilon,
     check_labels,
-    classes_of,
 )
 from jaxnn.defences.interval import margins
 from jaxnn.errors import JaxnnError
@@ -56,7 +55,7 @@ def verify(
     check_epsilon("verify", epsilon, x, "linf", box)
     if not len(x):
         return np.zeros(0, bool)
-    if (classes := classes_of(model, x)) > 1:
+    if (classes := model.facts(x).classes) > 1:
         check_classes("verify", y, classes)
     elif y.min() < -1 or y.max() > 1:
         raise JaxnnError(

@@ -30,6 +30,8 @@ def to_json(e: Evaluation) -> dict[str, Any]:
         "checks": [c._asdict() for c in e.checks],
         "layers": [layer._asdict() for layer in e.layers],
         "verdict": e.verdict,
+        "not_attacked_images": e.not_attacked.tolist(),
+        "not_finite_images": e.not_finite.tolist(),
         "broken_images": np.flatnonzero(~e.robust_images).tolist(),
         "seconds": e.seconds,
     }
@@ -48,6 +50,7 @@ def lines(e: Evaluation) -> list[str]:
     """What a person wants to read on the screen."""
     noted = [c for c in e.checks if c.verdict in ("warn", "fail")]
     return [
+        *warnings(e),
         f"threat model   {e.threat}",
         f"clean          {e.clean} of {e.clean.total:,} images",
         f"robust         {e.robust} worst case per image, {e.level} battery",
@@ -58,6 +61,22 @@ def lines(e: Evaluation) -> list[str]:
         *[f"  {c.verdict:<5}{c.id:<4}{c.name}: {c.words}" for c in noted],
         f"verdict        {e.verdict}",
     ]
+
+
+def warnings(e: Evaluation) -> list[str]:
+    """What comes first where there are outputs or gradients that are not finite."""
+    of, found = f"of {e.clean.total:,} images", []
+    if len(e.not_finite):
+        found.append(
+            f"NOT FINITE     the outputs for {len(e.not_finite):,} {of}: there the "
+            "network is neither accurate nor robust"
+        )
+    if len(e.not_attacked):
+        found.append(
+            f"NOT ATTACKED   {len(e.not_attacked):,} {of}: their gradient is NaN, so "
+            "that no attack can follow it; they do not count as robust"
+        )
+    return found
 
 
 def _counts(e):
@@ -71,6 +90,7 @@ def page(e: Evaluation, title: str) -> str:
     """The evaluation in Markdown."""
     sections = [
         f"# {escaped(title)}",
+        *warnings(e),
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
         "are Wilson's at 95%.",
@@ -90,7 +110,8 @@ def _battery(e):
     rows = [
         ("none", f"{n:,}", f"{n - e.clean.count:,}", f"{e.clean} of all"),
         *[
-            (escaped(r.name), f"{r.tried:,}", f"{r.broken:,}", str(r.alone))
+            (escaped(r.name), f"{r.tried:,}", f"{r.broken:,}",
+             f"{r.alone} of {r.alone.total:,}")
             for r in e.rounds
         ],
         (
@@ -98,7 +119,7 @@ def _battery(e):
             f"**{e.robust} of all**",
         ),
     ]  # fmt: skip
-    head = ("attack", "tried on", "broke", f"leaves right of {len(e.sample):,}")
+    head = ("attack", "tried on", "broke", "leaves right alone")
     return "## Attacks\n\n" + "\n".join(table(head, rows))
 
 
@@ -133,7 +154,7 @@ def _layers(e):
 
 def write(
     folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str,
-    transfer: Transfer | None = None,
+    transfer: Transfer | None = None, record: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """Write `robustness.json`, `report.md`, `curve.png` and `examples.png`.
 
@@ -144,6 +165,7 @@ def write(
       y: their labels.
       outputs: function from images to probabilities (B, N).
       title: heading of the page.
+      record: more for the JSON: command, versions.
       transfer: who fools whom, for `transfer.png`; None leaves it out.
 
     Returns:
@@ -154,7 +176,7 @@ def write(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    found, text = to_json(e), page(e, title)
+    found, text = to_json(e) | (record or {}), page(e, title)
     if transfer is not None:
         names, matrix = list(transfer.names), transfer.matrix
         found["transfer"] = {"names": names, "matrix": matrix.tolist()}

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import attacks
-from jaxnn.attacks import Classifier, map_batches
+from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
@@ -23,6 +22,8 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line
 from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
+from jaxnn.robustness.threat import Threat
+from jaxnn.robustness.worst import worst_case
 from jaxnn.run.options import step_options
 from jaxnn.run.resuming import must_stay, write_rows
 from jaxnn.train import (
@@ -35,6 +36,18 @@ from jaxnn.train import (
 )
 
 EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
+
+
+def attack_keys(epsilon: float) -> tuple[str, str, str]:
+    """What result.json calls the three attacks of `worst_case`."""
+    at = f"_{epsilon:g}"
+    return f"fgsm{at}", f"pgd{STEPS}{at}", f"margin_pgd{STEPS}{at}"
+
+
+def unit_images(x: np.ndarray) -> np.ndarray:
+    """Images as float32 in [0, 1], the same in every command."""
+    scale = 255 if x.dtype == np.uint8 else 1
+    return x.astype(np.float32) / np.float32(scale)
 
 
 class Job:
@@ -234,47 +247,52 @@ class Job:
             | {"line": report.line()}
         )
 
+    @property
+    def threat(self) -> Threat:
+        """What the report attacks with: the budget the run was trained for, or 0.1."""
+        return Threat("linf", self.config.epsilon or EPSILON).checked()
+
     def attack(self, history, result):
-        """FGSM and PGD on test images, every seed on the same ones."""
+        """The worst case on test images, every seed on the same ones."""
         config, test = self.config, self.data.test
         n = min(config.attack_images, len(test.y))
         rows = np.arange(len(test.y))
         if 0 <= n < len(test.y):
             rows = stratified_sample(test.y, n, config.seed)
-        x, y = test.x[rows].astype(np.float32), test.y[rows]
-        if test.x.dtype == np.uint8:
-            x = x / np.float32(255)
+        x, y = unit_images(test.x[rows]), test.y[rows]
         self.attacked = rows, x, y
-        right: dict[str, list[float]] = {"fgsm_0.1": [], "pgd40_0.1": []}
+        epsilon = self.threat.epsilon
+        keys, right = attack_keys(epsilon), {}
         for i in range(config.seeds):
             model = Classifier(
                 self.net, self.member(history.params, i), self.member(history.state, i)
             )
-            for name, attack in self._attacks(model).items():
-                x_adv = map_batches(attack, x, y)
-                outputs = model.outputs(x_adv)
-                right[name].append(float((outputs.argmax(-1) == y).mean()))
-                if i == 0 and name == "pgd40_0.1":
-                    self.x_adv, self.outputs_adv = x_adv, outputs
-        gap = float(np.mean(right["fgsm_0.1"]) - np.mean(right["pgd40_0.1"]))
+            key = jax.random.key(config.seed)
+            found = worst_case(model, x, y, threat=self.threat, key=key)
+            for name, stands in zip(keys, found.right.values(), strict=True):
+                right.setdefault(name, []).append(float(stands.mean()))
+            right.setdefault("worst", []).append(float(found.stands.mean()))
+            right.setdefault("not_attacked", []).append(int(found.not_attacked.sum()))
+            if i == 0:
+                self.x_adv = found.x_adv["PGD-40"]
+                self.outputs_adv = model.outputs(self.x_adv)
+        gap = float(np.mean(right[keys[0]]) - np.mean(right["worst"]))
         result["adversarial"] = {
             name: values if self.many else values[0] for name, values in right.items()
         } | {
             "images": len(rows),
             "sample": "all" if len(rows) == len(test.y) else "seeded stratified sample",
-            "norm": "linf", "epsilon": EPSILON, "box": [0, 1],
-            "steps": STEPS, "step_size": 2.5 * EPSILON / STEPS,
+            "norm": "linf", "epsilon": epsilon, "box": [0, 1],
+            "steps": STEPS, "step_size": 2.5 * epsilon / STEPS,
+            "losses": ["cross-entropy", "margin"], "seed": config.seed,
             "note": _gap_note(gap),
         }  # fmt: skip
 
     def collapse(self, result):
         """Whether training collapsed, seed by seed; a list of words, [] if none did."""
-        unknown = {"fgsm_0.1": None, "pgd40_0.1": None}
-        attacked = result["adversarial"] or unknown
-        epsilon = self.config.epsilon
-        if epsilon is not None and epsilon < EPSILON:  # not trained for that budget
-            attacked = unknown
-        pairs = (attacked["fgsm_0.1"], attacked["pgd40_0.1"])
+        one, many, _ = attack_keys(self.threat.epsilon)
+        attacked = result["adversarial"] or {one: None, many: None}
+        pairs = (attacked[one], attacked[many])
         defence = self.options["defence"] or undefended
         said = []
         for i, outputs in enumerate(self.all_outputs):
@@ -287,19 +305,6 @@ class Job:
                 seed = f"seed {self.config.seed + i}: " if self.many else ""
                 said.append(f"{seed}{found.kind}: {found.words}")
         result["collapse"] = said
-
-    def _attacks(self, model):
-        def fgsm(x, y):
-            return attacks.fgsm(model, x, y, epsilon=EPSILON, loss=self.loss)
-
-        def pgd(x, y):
-            return attacks.pgd(
-                model, x, y,
-                epsilon=EPSILON, steps=STEPS, loss=self.loss,
-                key=jax.random.key(self.config.seed),
-            )  # fmt: skip
-
-        return {"fgsm_0.1": fgsm, "pgd40_0.1": pgd}
 
     def pictures(self, history):
         """Name -> function that draws to a path; the first seed's, of several."""
@@ -317,7 +322,7 @@ class Job:
             rows, x, y = self.attacked
             attacked = probabilities(self.outputs_adv, self.config)
             found["adversarial.png"] = lambda path: _plots().adversarial(
-                x, self.x_adv, y, chance[rows], attacked, EPSILON, path,
+                x, self.x_adv, y, chance[rows], attacked, self.threat.epsilon, path,
                 count=10, attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
         return found

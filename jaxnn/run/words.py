@@ -63,10 +63,20 @@ def attack_line(result: dict) -> str:
         if found["sample"] == "all"
         else f"a {found['sample']} of {found['images']:,} of {total:,} test images"
     )
+    steps, epsilon = found["steps"], found["epsilon"]
+    fgsm, pgd, margin, worst = (
+        f"{100 * np.mean(found[key]):.1f}%"
+        for key in (
+            f"fgsm_{epsilon:g}", f"pgd{steps}_{epsilon:g}",
+            f"margin_pgd{steps}_{epsilon:g}", "worst",
+        )
+    )  # fmt: skip
+    lost = np.sum(found["not_attacked"])
+    lost = f"; {lost:,} NOT ATTACKED, their gradient is NaN" if lost else ""
     return (
-        f"FGSM {100 * np.mean(found['fgsm_0.1']):.1f}%, PGD-{found['steps']} "
-        f"{100 * np.mean(found['pgd40_0.1']):.1f}% still right "
-        f"(every pixel within {found['epsilon']} of [0, 1], {sample})"
+        f"{worst} still right in the worst case: FGSM {fgsm}, PGD-{steps} {pgd}, on "
+        f"the margin {margin} (every pixel within {epsilon:g} of [0, 1], "
+        f"{sample}){lost}"
     )
 
 

@@ -69,6 +69,9 @@ def _read_grey(path: Path) -> np.ndarray:
         # the limit below is stricter than the one Pillow warns of
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
+            # a PNG has checksums, which reading its pixels does not look at
+            Image.open(file, formats=FORMATS).verify()
+            file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return _smaller(_loaded(image, path))
         except Image.DecompressionBombError as error:
@@ -95,9 +98,9 @@ def _loaded(image: Any, path: Path) -> np.ndarray:
 
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, f"{image.width}x{image.height}")
-    if 0 in image.size:
+    if 0 in image.size or max(image.size) > LONGEST * min(image.size):
         size = f"a picture of {image.width} x {image.height} pixels"
-        raise _bad(path, size, "at least one pixel")
+        raise _bad(path, size, "one that can show a digit", "Crop it first.")
     # phones keep a second view of the same picture in a JPEG (MPO)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise _bad(path, "a film or several pages", "one picture", "Save one of them.")
@@ -108,7 +111,7 @@ def _loaded(image: Any, path: Path) -> np.ndarray:
 def _smaller(grey: np.ndarray) -> np.ndarray:
     """Means of squares, where a picture has far more pixels than its digit needs."""
     k = max(grey.shape) // LONGEST
-    if k < 2 or min(grey.shape) < k:
+    if k < 2:
         return grey.astype(np.float64)
     h, w = (side // k for side in grey.shape)
     squares = grey[: h * k, : w * k].reshape(h, k, w, k)

@@ -257,8 +257,8 @@ def test_a_small_file_of_many_pixels_takes_little_memory(tmp_path, digits):
     assert peak < 5 * large.size
 
 
-def test_a_header_without_pixels_is_refused(tmp_path):
-    for size in ((0, 0), (0, 5), (5, 0)):
+def test_a_header_without_pixels_or_of_a_line_is_refused(tmp_path):
+    for size in ((0, 0), (0, 5), (5, 0), (40, 1_000_000)):
         (tmp_path / "digit.png").write_bytes(_png_header(*size))
         with pytest.raises(JaxnnError, match=r"digit\.png: got "):
             read_digit(tmp_path / "digit.png")

@@ -75,6 +75,8 @@ def from_jax(function: Callable, name: str | None = None) -> Rule:
     [0.0, 0.0]
     """
 
+    _check_function("from_jax", function)
+
     def fwd(*args):
         return jax.vjp(function, *args)
 
@@ -103,6 +105,9 @@ def layer_from_jax(
     Raises:
       JaxnnError: params that are not float.
     """
+    _check_function("layer_from_jax", function)
+    if init is not None:
+        _check_function("layer_from_jax: init", init)
     rule = from_jax(function, name)
 
     def setup(key, in_shape):
@@ -186,6 +191,13 @@ def _none_for_whole_numbers(d):
 
 def _name_of(function, name):
     return name or getattr(function, "__name__", type(function).__name__)
+
+
+def _check_function(where, function):
+    if not callable(function):
+        raise JaxnnError(
+            f"{where}: got {type(function).__name__}, expected a function of arrays"
+        )
 
 
 def _check_float(name, params):

@@ -221,7 +221,7 @@ def check_image(name: str, what: str, shape, axes: int) -> None:
 
 
 def _kernel(name, kernel):
-    axes = 2 if isinstance(kernel, Integral) else len(kernel)
+    axes = len(kernel) if isinstance(kernel, Sequence) else 2
     return per_axis(name, "kernel", kernel, axes)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.made import Made, made_by
-from jaxnn.layers.typed import typed
+from jaxnn.layers.typed import checked, typed
 from jaxnn.rules.core import Rule
 
 P = ParamSpec("P")
@@ -102,9 +102,9 @@ def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         layer = function(*args, **kwargs)
         bounds = layer.bounds
-        # a combinator's layers look themselves, and serial() has none
-        if not layer.parts and function.__name__ != "serial":
-            layer = typed(function.__name__, layer)
+        # a combinator's layers look at inputs themselves, and serial() has none
+        combines = layer.parts or function.__name__ == "serial"
+        layer = checked(layer) if combines else typed(function.__name__, layer)
         return layer._replace(made=made_by(make, args, kwargs), bounds=bounds)
 
     return make

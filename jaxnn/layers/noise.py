@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, monotone
 from jaxnn.layers.core import Layer, constructor
+from jaxnn.layers.typed import checked_key
 from jaxnn.rules.core import Rule
 
 
@@ -91,8 +93,8 @@ def gaussian_noise(std: float) -> Layer:
     Raises:
       JaxnnError: std negative or not finite, or training without a key.
     """
-    name = f"gaussian_noise({std:g})"
-    if not 0 <= std < math.inf:
+    name = f"gaussian_noise({_shown(std)})"
+    if not (_is_number(std) and 0 <= std < math.inf):
         raise JaxnnError(f"{name}: std is a standard deviation, expected 0 <= std")
 
     def noisy(key, x):
@@ -104,8 +106,8 @@ def gaussian_noise(std: float) -> Layer:
 def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
     """Dropout with a mask of `mask_shape(x.shape)`."""
     given = not traced(drop_rate)
-    name = f"{kind}({drop_rate:g})" if given else kind
-    if given and not 0 <= drop_rate < 1:
+    name = f"{kind}({_shown(drop_rate)})" if given else kind
+    if given and not (_is_number(drop_rate) and 0 <= drop_rate < 1):
         raise JaxnnError(
             f"{name}: drop_rate is the fraction set to zero, expected 0 <= rate < 1"
         )
@@ -116,6 +118,14 @@ def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
         return rule.fwd(x, keep_mask(key, mask_shape(x.shape), drop_rate))
 
     return _in_training(name, dropped, rule, idle=given and drop_rate == 0)
+
+
+def _is_number(setting) -> bool:
+    return isinstance(setting, Real) or getattr(setting, "shape", None) == ()
+
+
+def _shown(setting) -> str:
+    return f"{setting:g}" if _is_number(setting) else repr(setting)
 
 
 def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:
@@ -134,7 +144,7 @@ def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:
                 f"{name}: got key=None, expected a PRNG key in training; pass "
                 "key=jax.random.key(seed) or train=False"
             )
-        y, cache = draw(key, x)
+        y, cache = draw(checked_key(name, key), x)
         return y, state, cache
 
     def backward(cache, dy):

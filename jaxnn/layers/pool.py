@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
@@ -69,7 +68,7 @@ global_max_pool = bounded(_global(rules.global_max_pool), monotone)
 
 
 def _pool(kind, make, size, stride, padding) -> Layer:
-    axes = 2 if isinstance(size, Integral) else len(size)
+    axes = len(size) if isinstance(size, Sequence) else 2
     size = per_axis(kind, "size", size, axes)
     name = f"{kind}({'x'.join(map(str, size))})"
     stride = size if stride is None else per_axis(name, "stride", stride, axes)

@@ -33,9 +33,6 @@ def typed(kind: str, layer: Any) -> Any:
     Where x and params are of one type, which is the rule, nothing is added.
     """
 
-    def init(key, in_shape):
-        return layer.init(checked_key(layer.name, key), checked(layer.name, in_shape))
-
     def forward(params, state, x, *, key=None, train):
         _check_input(kind, layer.name, x)
         y, state, cache = layer.forward(params, state, x, key=key, train=train)
@@ -51,7 +48,17 @@ def typed(kind: str, layer: Any) -> Any:
         dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, cache.params)
         return dx if dx is None else dx.astype(cache.x.dtype), dparams
 
-    return layer._replace(init=init, forward=forward, backward=backward)
+    return checked(layer)._replace(forward=forward, backward=backward)
+
+
+def checked(layer: Any) -> Any:
+    """`layer` with an `init` that looks at its key and shape."""
+
+    def init(key, in_shape):
+        shape = checked_shape(layer.name, in_shape)
+        return layer.init(checked_key(layer.name, key), shape)
+
+    return layer._replace(init=init)
 
 
 def checked_key(name: str, key: Any) -> Any:
@@ -71,14 +78,15 @@ def checked_key(name: str, key: Any) -> Any:
     )
 
 
-def checked(name: str, in_shape: Any) -> tuple[int, ...]:
+def checked_shape(name: str, in_shape: Any) -> tuple[int, ...]:
     """`in_shape` as a tuple of sizes.
 
     Raises:
       JaxnnError: not a sequence of whole numbers of at least 1.
     """
     if not isinstance(in_shape, Sequence) or not all(
-        isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in in_shape
+        isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0
+        for n in in_shape
     ):
         raise JaxnnError(
             f"{name}: got in_shape {in_shape!r}, expected a tuple of whole numbers of "

@@ -6,10 +6,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.errors import JaxnnError
-from jaxnn.losses.core import Reduction, at_least_0, class_rows, finish, wide
+from jaxnn.losses.core import (
+    Reduction,
+    at_least_0,
+    class_rows,
+    finish,
+    taking_arrays,
+    wide,
+)
 from jaxnn.rules import log_softmax
 
 
+@taking_arrays
 def softmax_cross_entropy(
     logits: Array,
     target: Array,
@@ -25,7 +33,8 @@ def softmax_cross_entropy(
       logits: (B, N), any size: the log of the softmax is taken directly, so nothing
         overflows. Not probabilities.
       target: labels (B,) in 0..N-1, or a distribution (B, N).
-      label_smoothing: share s of the target spread evenly: t (1 - s) + s / N.
+      label_smoothing: share s of the target spread evenly: t (1 - s) + s / N, over the
+        classes that are not masked by a logit of -inf.
       weights: (B,), see the module; class_weights: (N,).
       reduction: see the module.
 
@@ -43,7 +52,11 @@ def softmax_cross_entropy(
             "a share in [0, 1]"
         )
     if label_smoothing:
-        t = t * (1 - label_smoothing) + label_smoothing / logits.shape[-1]
+        # a masked class, of logit -inf, gets no share, or every loss would be infinite
+        open_ = logits != -jnp.inf
+        each_class = jnp.where(open_, label_smoothing / logits.shape[-1], 0)
+        more = logits.shape[-1] / open_.sum(-1, keepdims=True).astype(t.dtype)
+        t = t * (1 - label_smoothing) + each_class.astype(t.dtype) * more
     log_p, cache = log_softmax.fwd(wide(logits))
     dlogits = log_softmax.bwd(cache, -t)[0]
     assert dlogits is not None
@@ -52,6 +65,7 @@ def softmax_cross_entropy(
     return finish(values, dlogits, logits, each, reduction)
 
 
+@taking_arrays
 def nll(
     log_p: Array,
     target: Array,
@@ -70,6 +84,7 @@ def nll(
     return finish(values, -t, log_p, each, reduction)
 
 
+@taking_arrays
 def kl(
     logits: Array,
     target: Array,
@@ -96,6 +111,7 @@ def kl(
     return finish(values, dlogits, logits, each, reduction)
 
 
+@taking_arrays
 def softmax_focal(
     logits: Array,
     target: Array,
@@ -127,6 +143,7 @@ def softmax_focal(
     return finish(values, dlogits, logits, each, reduction)
 
 
+@taking_arrays
 def margin(
     scores: Array,
     target: Array,

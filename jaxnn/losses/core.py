@@ -1,12 +1,14 @@
 """What every loss is made of: targets as rows, weights, and the mean at the end."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.arrays import as_array, as_floats
 from jaxnn.errors import JaxnnError
 
 Reduction = Literal["mean", "none"]
@@ -77,6 +79,22 @@ def finish(
     if values.size == 0:
         raise JaxnnError(f"the mean loss of no samples: predictions {pred.shape}")
     return values.mean(), (dpred / values.size).astype(pred.dtype)
+
+
+def taking_arrays(loss: Loss) -> Loss:
+    """Decorate a loss: predictions are floats, targets numbers, lists made arrays.
+
+    Raises:
+      JaxnnError: anything else.
+    """
+
+    @wraps(loss)
+    def checked(pred: Any, target: Any, **settings: Any) -> tuple[Array, Array]:
+        name = getattr(loss, "__name__", "loss")
+        pred = as_floats(pred, name, "predictions")
+        return loss(pred, jnp.asarray(as_array(target, name, "targets")), **settings)
+
+    return checked
 
 
 def at_least_0(name: str, setting: str, value: float) -> None:

@@ -11,12 +11,17 @@ from jaxnn.losses.core import (
     Reduction,
     at_least_0,
     finish,
+    taking_arrays,
     value_rows,
     wide,
     yes_no_rows,
 )
 
+YES_NO = ("hinge", "sigmoid_cross_entropy", "sigmoid_focal")
+"""Losses whose labels of a single output are the answer itself, 0 or 1."""
 
+
+@taking_arrays
 def sigmoid_cross_entropy(
     logits: Array,
     target: Array,
@@ -43,6 +48,7 @@ def sigmoid_cross_entropy(
     return finish(values, jax.nn.sigmoid(z) - t, logits, each, reduction)
 
 
+@taking_arrays
 def sigmoid_focal(
     logits: Array,
     target: Array,
@@ -88,6 +94,7 @@ def _fading(z, gamma):
     return rest**gamma * cost, -(rest**gamma) * (gamma * rising + rest)
 
 
+@taking_arrays
 def hinge(
     scores: Array,
     target: Array,
@@ -122,6 +129,7 @@ def hinge(
     return finish(values.sum(-1), dscores, scores, each, reduction)
 
 
+@taking_arrays
 def mse(
     pred: Array,
     target: Array,
@@ -140,6 +148,7 @@ def mse(
     return finish(values, difference * (2 / n), pred, each, reduction)
 
 
+@taking_arrays
 def quadratic(
     pred: Array,
     target: Array,
@@ -158,6 +167,7 @@ def quadratic(
     return finish(values, difference, pred, each, reduction)
 
 
+@taking_arrays
 def mae(
     pred: Array,
     target: Array,
@@ -176,6 +186,7 @@ def mae(
     return finish(values, jnp.sign(difference) / n, pred, each, reduction)
 
 
+@taking_arrays
 def huber(
     pred: Array,
     target: Array,

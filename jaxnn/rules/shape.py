@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,8 @@ def fill_in(name: str, wanted: Sequence[int], shape: Sequence[int]) -> tuple[int
     Raises:
       JaxnnError: that is impossible.
     """
+    if not all(isinstance(n, Integral) for n in wanted):
+        raise JaxnnError(f"{name}: got {tuple(wanted)}, expected whole numbers")
     size, known = math.prod(shape), math.prod(n for n in wanted if n != -1)
     free = list(wanted).count(-1)
     left = size // known if free and known else 1

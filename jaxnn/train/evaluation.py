@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
+from jaxnn.arrays import as_rows
 from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.train.inputs import as_targets, check_count, check_params, check_targets
 from jaxnn.train.state import float_type, to_unit
 
 
@@ -49,9 +51,10 @@ def predict(
       seeds: whether params and state have a leading axis of seeds.
       spread: the mesh on which params and state lie, and each batch is divided.
     """
-    count = len(x)
-    if count == 0:
-        raise JaxnnError("predict: got no inputs, expected at least one row")
+    x = as_rows(x, "predict", "x")
+    check_count("predict", "batch", batch)
+    check_params("predict", net, params, state, x, seeds)
+    count, samples = len(x), int(seeds)  # the axis of the samples
     batch = min(batch, count)
     if spread is not None:
         x, batch = host_array(x), -(-batch // spread.mesh.size) * spread.mesh.size
@@ -61,14 +64,18 @@ def predict(
         if spread is not None:
             order = np.minimum(np.arange(start, start + batch), count - 1)
             out = _forward(net, params, state, spread.rows(x, order), seeds)
-            outputs.append(spread.gathered(out)[..., : batch - short, :])
+            outputs.append(_first(spread.gathered(out), batch - short, samples))
             continue
         rows = x[start : start + batch]
         if short:
-            rows = jnp.concatenate([rows, jnp.repeat(rows[:1], short, axis=0)])
+            rows = np.concatenate([rows, np.repeat(rows[:1], short, axis=0)])
         out = _forward(net, params, state, jnp.asarray(rows), seeds)
-        outputs.append(np.asarray(out)[..., : batch - short, :])
-    return np.concatenate(outputs, axis=-2)
+        outputs.append(_first(np.asarray(out), batch - short, samples))
+    return np.concatenate(outputs, axis=samples)
+
+
+def _first(out, count, axis):
+    return out[:, :count] if axis else out[:count]
 
 
 def evaluate(
@@ -90,16 +97,20 @@ def evaluate(
     Raises:
       JaxnnError: x and y differ in length, or do not fit the network or loss.
     """
+    x, y = as_rows(x, "evaluate", "x"), as_targets(y, "evaluate", "y")
     if len(x) != len(y):
         raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")
     outputs = predict(net, params, state, x, batch=batch, seeds=seeds, spread=spread)
     target = np.asarray(y)
+    check_targets("evaluate: data", target, outputs.shape[1 + seeds :], loss)
     losses = _values(loss, outputs, jnp.asarray(target), seeds)
-    if np.issubdtype(target.dtype, np.integer) and target.ndim == 1:
+    samples = tuple(range(int(seeds), outputs.ndim - 1))
+    labels = target.shape == outputs.shape[int(seeds) : -1]
+    if labels and np.issubdtype(target.dtype, np.integer):
         right = _said(outputs) == _answers(target, outputs)
-        accuracy = (right & ~np.isnan(outputs).any(-1)).mean(-1)
+        accuracy = (right & ~np.isnan(outputs).any(-1)).mean(samples)
     else:
-        accuracy = np.full(outputs.shape[:-2], np.nan)
+        accuracy = np.full(outputs.shape[: int(seeds)], np.nan)
     return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxnn.defences.core import Defence
@@ -12,6 +12,14 @@ from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimisers import optimiser_by_name
+from jaxnn.train.inputs import (
+    MANY,
+    check_count,
+    check_functions,
+    data_pair,
+    same_scale,
+    seed_list,
+)
 from jaxnn.train.loop import History, Run
 from jaxnn.train.scaling import is_half
 from jaxnn.train.snapshots import Snapshots
@@ -112,12 +120,31 @@ def fit(
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
       TrainingError: as `guard` says, with what was located in its words.
     """
-    x, y = _checked(data, "data")
+    if not isinstance(net, Layer):
+        raise JaxnnError(
+            f"fit: got a network of type {type(net).__name__}, expected a Layer such "
+            "as mlp([784, 10])"
+        )
+    x, y = data_pair(data, "fit", "data")
     if validation is not None:
-        validation = _checked(validation, "validation")
-    for name, value in (("epochs", epochs), ("batch", batch)):
-        if value < 1:
-            raise JaxnnError(f"fit: got {name}={value}, expected at least 1")
+        validation = data_pair(validation, "fit", "validation")
+        same_scale(x, validation[0], "fit")
+    seeds = seed_list(seeds) if isinstance(seeds, MANY) else seed_list(seeds)[0]
+    check_count("fit", "epochs", epochs)
+    check_count("fit", "batch", batch)
+    check_count("fit", "max_bad_steps", max_bad_steps)
+    for name, value in (("patience", patience), ("steps_per_call", steps_per_call)):
+        if value is not None:
+            check_count("fit", name, value)
+    if not callable(loss):
+        raise JaxnnError(
+            f"fit: got loss={loss!r}, expected a function; LOSSES has ours by name"
+        )
+    check_functions(
+        "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,
+        weight_noise=weight_noise, on_epoch=on_epoch,
+    )  # fmt: skip
+    _check_floating(dtype)
     if batch > len(x):
         raise JaxnnError(
             f"fit: got batch={batch} but only {len(x)} training rows; "
@@ -132,10 +159,13 @@ def fit(
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
-    if patience is not None and patience < 1:
-        raise JaxnnError(f"fit: got patience={patience}, expected at least 1")
     lookup("guard", guard, POLICIES)
     optimiser = optimiser_by_name("adam") if optimiser is None else optimiser
+    if not (hasattr(optimiser, "init") and hasattr(optimiser, "update")):
+        raise JaxnnError(
+            f"fit: got optimiser={optimiser!r}, expected one of optax, or "
+            "jaxnn.optimisers.optimiser_by_name"
+        )
     optimiser = slowable(optimiser) if guard == "rollback" else optimiser
     step = make_step(
         net, loss, optimiser, penalty=penalty, project=project, augment=augment,
@@ -156,23 +186,12 @@ def fit(
     )
 
 
-def _checked(pair, name):
-    """The arrays of a data pair, lengths and finiteness checked."""
+def _check_floating(dtype):
     try:
-        x, y = pair
-    except (TypeError, ValueError):
-        raise JaxnnError(f"fit: {name} must be a pair (x, y)") from None
-    if len(x) != len(y) or len(x) == 0:
+        good = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        good = False
+    if not good:
         raise JaxnnError(
-            f"fit: {name} has {len(x)} inputs and {len(y)} targets, expected the same "
-            "number, at least 1"
+            f"fit: got dtype={dtype!r}, expected a floating type such as float32"
         )
-    for part, a in (("x", x), ("y", y)):
-        a = np.asarray(a)
-        if np.issubdtype(a.dtype, np.floating) and not np.isfinite(a).all():
-            bad = np.argwhere(~np.isfinite(a))
-            raise JaxnnError(
-                f"fit: {name} {part} has {len(bad)} non-finite values, the first at "
-                f"index {tuple(map(int, bad[0]))}; remove or replace those rows"
-            )
-    return x, y

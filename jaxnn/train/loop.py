@@ -15,11 +15,11 @@ from jaxnn import programs
 from jaxnn.defences.core import undefended
 from jaxnn.distributed.data import Spread, agreed, host_array
 from jaxnn.distributed.processes import came
-from jaxnn.errors import JaxnnError
 from jaxnn.train.average import evaluated
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
 from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
+from jaxnn.train.inputs import check_targets
 from jaxnn.train.keep import Best, interruptible
 from jaxnn.train.scaling import first_scale, is_half
 from jaxnn.train.state import TrainState, Weighted, float_type, init_state
@@ -71,8 +71,6 @@ class Run:
         self.validation = validation
         self.many = not isinstance(seeds, (int, np.integer))
         self.seeds = list(seeds) if self.many else [seeds]
-        if not self.seeds:
-            raise JaxnnError("fit: got seeds=[], expected at least one seed")
         self.own_order, self.batch = order == "own", batch
         policy, max_bad = guard
         self.guard = Guard(policy, max_bad, self.seeds, self.many)
@@ -113,21 +111,10 @@ class Run:
             lambda key: out.append(self.net.init(key, self.x.shape[1:])[2]) or (),
             jax.random.key(0),
         )
-        for name, y in (
-            ("data", self.y.target if isinstance(self.y, Weighted) else self.y),
-            ("validation", (self.validation or (0,) * 2)[1]),
-        ):
-            y = np.asarray(y)
-            if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-                continue
-            # the labels of a single output are answers, and the loss checks them
-            bad = np.flatnonzero((y < 0) | (y >= out[0][-1]))
-            if len(bad) and out[0][-1] > 1:
-                raise JaxnnError(
-                    f"fit: {name} has label {y[bad[0]]} at index {bad[0]}, but the "
-                    f"network has {out[0][-1]} outputs: labels must be 0 to "
-                    f"{out[0][-1] - 1}"
-                )
+        y = self.y.target if isinstance(self.y, Weighted) else self.y
+        check_targets("fit: data", y, out[0], self.loss)
+        if self.validation is not None:
+            check_targets("fit: validation", self.validation[1], out[0], self.loss)
 
     def order(self, epoch) -> np.ndarray:
         """The epoch's batches, (steps, batch), or (steps, S, batch) of own orders."""

@@ -1,0 +1,97 @@
+"""What callers hand over as data: made arrays of numbers, or refused."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+
+
+def as_array(value: Any, where: str, what: str) -> Any:
+    """`value` as a NumPy or JAX array of floats, whole numbers or bools.
+
+    Arrays stay what they are; lists, and what pandas, PyTorch and others hold on the
+    host, are read. Nothing is rounded, scaled or guessed.
+
+    Args:
+      value: what was given.
+      where: the function that asks, for the error.
+      what: the argument, for the error.
+
+    Raises:
+      JaxnnError: not numbers: text, objects, ragged lists, complex numbers, keys; or
+        numbers with gaps (masked, sparse).
+    """
+    if isinstance(value, jax.Array) or type(value) is np.ndarray:
+        return _numbers(value, where, what)
+    said = f"{where}: got {what} of type {type(value).__name__}"
+    if isinstance(value, np.ma.MaskedArray):
+        raise JaxnnError(f"{said}, expected no masked values; fill or remove them")
+    if hasattr(value, "toarray"):  # scipy's sparse matrices
+        raise JaxnnError(f"{said}, expected a dense array: {what}.toarray()")
+    try:
+        return _numbers(_read(value), where, what)
+    except JaxnnError:
+        raise
+    except Exception as error:  # whatever a foreign type's conversion raises
+        raise JaxnnError(
+            f"{said}, expected an array of numbers ({_first_line(error)})"
+        ) from None
+
+
+def as_rows(value: Any, where: str, what: str) -> Any:
+    """`as_array` with a first axis of samples, of which there is at least one."""
+    a = as_array(value, where, what)
+    if a.ndim == 0 or len(a) == 0:
+        raise JaxnnError(
+            f"{where}: got {what} of shape {a.shape}, expected (N, ...) with at least "
+            "one row"
+        )
+    return a
+
+
+def as_floats(value: Any, where: str, what: str) -> jax.Array:
+    """`as_array` on JAX's side, floats only."""
+    a = as_array(value, where, what)
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        raise JaxnnError(
+            f"{where}: got {what} of dtype {a.dtype}, expected floats; convert them by "
+            ".astype(float)"
+        )
+    return jnp.asarray(a)
+
+
+def _read(value):
+    if isinstance(value, (list, tuple, np.ndarray, np.generic, float, int)):
+        return np.asarray(value)
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # PyTorch's
+        value = value.detach().cpu()
+        narrow = "bfloat16" in str(value.dtype)  # which NumPy does not know
+        return (value.float() if narrow else value).numpy()
+    if hasattr(value, "to_numpy"):  # pandas, polars
+        return np.asarray(value.to_numpy())
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
+    raise TypeError("it is none and cannot be read as one")
+
+
+def _numbers(a, where, what):
+    kind = getattr(a.dtype, "kind", None)
+    if kind in ("f", "i", "u", "b") or jnp.issubdtype(a.dtype, jnp.floating):
+        return a
+    fix = {
+        "O": "give every entry and row the same type and length",
+        "U": "encode text as numbers",
+        "S": "encode text as numbers",
+        "c": "take the real part, or real and imaginary as two columns",
+    }.get(str(kind), "convert it to numbers")
+    raise JaxnnError(
+        f"{where}: got {what} of dtype {a.dtype}, expected floats or whole numbers; "
+        f"{fix}"
+    )
+
+
+def _first_line(error):
+    return str(error).split("\n", 1)[0] or type(error).__name__

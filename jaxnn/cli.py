@@ -45,15 +45,13 @@ def _run(words: list[str], started: float) -> int:
         return 0
     try:
         return lookup("command", words[0], COMMANDS).run(words[1:], started)
-    except RuntimeError as error:
-        if "nable to initialize backend" not in str(error) or _wants_traceback():
+    except (RuntimeError, AssertionError):
+        from jaxnn.environment import no_device
+
+        why = no_device()
+        if why is None or _wants_traceback():
             raise
-        asked = os.environ.get("JAX_PLATFORMS", "not set")
-        print(
-            f"jaxnn: error: JAX found no device: {str(error).splitlines()[0]} "
-            f"(JAX_PLATFORMS is {asked}; expected such as cpu)",
-            file=sys.stderr,
-        )
+        print(f"jaxnn: error: {why}", file=sys.stderr)
         return 2
     except JaxnnError as error:
         if _wants_traceback():

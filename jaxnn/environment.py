@@ -32,6 +32,25 @@ def device() -> str:
     return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
 
 
+def no_device() -> str | None:
+    """Why JAX can compute nowhere, or None where it can.
+
+    Its own errors come from where a device was first needed; one is an assertion.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "not set")
+        words = (str(error).splitlines() or ["no platform could be started"])[0]
+        return (
+            f"JAX found no device: {words}. JAX_PLATFORMS is {asked}, expected a "
+            "platform that is here, such as cpu"
+        )
+    return None
+
+
 def memory() -> int | None:
     """Bytes of memory that the first device has; None where it does not say."""
     import jax

@@ -21,6 +21,8 @@ from jaxnn.sweep.points import Group
 from jaxnn.train import History, Snapshots, make_step
 from jaxnn.train.engine import scan_seeds
 from jaxnn.train.loop import Run
+from jaxnn.train.state import Weighted
+from jaxnn.train.weighting import sample_weights
 
 
 class SideBySide(Run):
@@ -41,9 +43,11 @@ class SideBySide(Run):
         net = network(first, self.traced, facts)
         self.job = Job(first, data, facts, net)
         validation = data.validation if len(data.validation.x) else None
+        y = data.train.y
+        if first.class_weights == "balanced":
+            y = Weighted(y, sample_weights(y, None, "balanced"))
         super().__init__(
-            self.job.net, self.job.loss, self._step, data.train.x, data.train.y,
-            validation,
+            self.job.net, self.job.loss, self._step, data.train.x, y, validation,
             list(range(len(points))), "shared", first.batch,
             # each point skips its own bad steps; one that diverges stops no other
             ("off", 10),

@@ -1,12 +1,16 @@
 """`jaxnn attack` and `jaxnn robustness` on a saved run, as a user types them."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
+from jaxnn.data import write_idx
 from tests.run.problem import errors, write_folder
 
 SETTINGS = {
@@ -84,3 +88,78 @@ def test_robustness_writes_its_page(run_folder, capsys):
         assert "K20" in file.read()
     with open("found/robustness.json") as file:
         assert json.load(file)["threat"]["epsilon"] == 0.1
+
+
+def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
+    words = ("--attack", "fgsm", "--images", "10", "--out", "own")
+    settings = [(), ("--norm", "l2"), ("--epsilon", "0.2"), ("--seed", "3")]
+    settings += [("--images", "20"), ("--data", str(run_folder.parent.parent / "copy"))]
+    data = json.loads((run_folder / "config.json").read_text())["data"]
+    (run_folder.parent.parent / "copy").symlink_to(data)
+    for more in [*settings, ()]:
+        assert main(["attack", str(run_folder), *words, *more]) == 0
+    capsys.readouterr()
+    found = [json.loads(p.read_text()) for p in Path("own").glob("*.json")]
+    assert len(found) == len(settings) == len({f["command"] for f in found})
+    for one in found:
+        assert one["settings"]["loss"] == "softmax_cross_entropy"
+        assert one["settings"].keys() >= {"epsilon", "norm", "box", "targeted", "seed"}
+        assert one["versions"]["jax"]
+        assert one["device"]
+
+
+def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    for command in ("attack", "robustness"):
+        text = errors(capsys, command, run_folder, "--out", tmp_path / "taken")
+        assert "this is a file" in text
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["contrast", "blur"])
+def test_every_kind_of_camera_has_an_amount_of_its_own(kind, run_folder, capsys):
+    found, _ = attacked(run_folder, capsys, "--attack", "camera", "--kind", kind)
+    assert found["settings"]["amount"] in (0.5, 1.0)
+
+
+def test_data_of_more_classes_is_refused(run_folder, tmp_path, capsys):
+    y = np.arange(80, dtype=np.uint8) % 5
+    more = write_folder(tmp_path / "more", **{"t10k-labels-idx1-ubyte": y})
+    write_idx(more / "train-labels-idx1-ubyte.gz", np.arange(240, dtype=np.uint8) % 5)
+    for command in ("attack", "robustness"):
+        text = errors(capsys, command, run_folder, "--data", more)
+        assert "knows 3 classes, got 5" in text
+
+
+def test_outputs_that_are_nan_are_said_first_and_fail(run_folder, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(run_folder, broken)
+    tree = dict(np.load(broken / "params.npz"))
+    tree = {
+        k: v * np.nan if np.issubdtype(v.dtype, np.floating) else v
+        for k, v in tree.items()
+    }
+    np.savez(broken / "params.npz", **tree)
+    for attack in ("pgd", "square"):
+        words = ("--steps", "2") if attack == "pgd" else ("--queries", "2")
+        assert main(["attack", str(broken), "--attack", attack, *words]) != 0
+        out, err = capsys.readouterr()
+        assert out.startswith("NOT FINITE     the outputs for 80 of 80 images")
+        assert "are not finite" in err
+    found = [json.loads(p.read_text()) for p in (broken / "attacks").glob("*.json")]
+    assert [f["accuracy_before"] for f in found] == [0, 0]
+    assert [f["accuracy_after"] for f in found] == [0, 0]
+
+
+@pytest.mark.slow
+def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
+    other = tmp_path / "other" / run_folder.name
+    shutil.copytree(run_folder, other)
+    words = ["robustness", str(run_folder), "--images", "20", "--out", "found"]
+    assert main([*words, "--others", str(other)]) == 0
+    capsys.readouterr()
+    transfer = json.loads(Path("found/robustness.json").read_text())["transfer"]
+    assert transfer["names"] == [str(run_folder), str(other)]
+    assert np.shape(transfer["matrix"]) == (2, 2)
+    text = errors(capsys, "robustness", run_folder, "--others", run_folder)
+    assert "the run itself" in text

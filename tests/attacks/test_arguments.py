@@ -1,0 +1,141 @@
+"""Whatever an attack is given, it takes it or says what it expected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import Classifier, attacks
+from jaxnn.attacks import ATTACKS
+from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense
+from tests.compiling import compiling
+
+KEY = jax.random.key(0)
+NET = dense(3)
+PARAMS, STATE, _ = NET.init(KEY, (4,))
+MODEL = Classifier(NET, PARAMS, STATE)
+X, Y = np.full((2, 4), 0.5), np.array([0, 1])
+ALWAYS = {"epsilon": 0.1, "key": KEY, "kind": "uniform", "steps": 2, "queries": 2}
+
+
+class Frame:
+    """What a table of pandas or a tensor of PyTorch is to NumPy."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.value, dtype)
+
+
+class Tracked:
+    """A tensor that must not leave its library."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("call detach() first")
+
+
+def run(name, **change):
+    takes = ATTACKS[name].takes
+    given = {k: v for k, v in ALWAYS.items() if k in takes} | change
+    x, y = given.pop("x", X), given.pop("y", Y)
+    return ATTACKS[name].run(given.pop("model", MODEL), x, y, **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": NET}, "Classifier\\(net, params, state\\)"),
+        ({"model": (NET, PARAMS, STATE)}, "Classifier\\(net, params, state\\)"),
+        ({"x": "image"}, "expected floats"),
+        ({"x": [[0.5, 0.5], [0.5]]}, "expected an array of floats"),
+        ({"x": Tracked()}, "detach"),
+        ({"x": 0.5}, "expected floats"),
+        ({"x": (255 * X).astype(np.uint8)}, "divide uint8 pixels by 255"),
+        ({"x": X.at[0, 0].set(jnp.nan) if hasattr(X, "at") else X * np.nan}, "NaN"),
+        ({"x": X + 0.6}, "own its normalisation"),
+        ({"x": X + 0.5 + 1e-3}, "own its normalisation"),
+        ({"y": np.eye(3)[:2]}, "argmax\\(-1\\)"),
+        ({"y": np.array([0.0, 1.0])}, "expected integers"),
+        ({"y": ["a", "b"]}, "expected integers"),
+        ({"y": np.array([0, 3])}, "expected 0 to 2"),
+        ({"y": np.array([-1, 1])}, "expected 0 to 2"),
+        ({"y": np.array([0])}, "2 images and 1 labels"),
+        ({"y": 0}, "no labels"),
+        ({"epsilon": 8}, "8 / 255"),
+        ({"epsilon": np.nan}, "expected >= 0"),
+        ({"epsilon": np.inf}, "finite"),
+        ({"epsilon": -0.1}, "expected >= 0"),
+        ({"epsilon": "0.1x"}, "one number"),
+        ({"epsilon": [0.1, 0.1, 0.1]}, "use attacks.sweep"),
+        ({"step_size": -0.1}, "expected > 0"),
+        ({"step_size": 0}, "expected > 0"),
+        ({"key": 0}, "jax.random.key\\(seed\\)"),
+        ({"key": jax.random.split(KEY, 2)}, "one key"),
+        ({"steps": 2.5}, "whole number"),
+        ({"steps": True}, "whole number"),
+        ({"steps": 0}, "expected >= 1"),
+        ({"norm": "l3"}, "valid names"),
+        ({"norm": ["l2"]}, "valid names"),
+        ({"box": 1}, "low < high"),
+        ({"box": (0, np.nan)}, "low < high"),
+        ({"loss": "mse"}, "expected a function"),
+        ({"targeted": 1}, "True or False"),
+        ({"colour": 1}, "no setting 'colour'"),
+    ],
+)
+def test_what_cannot_be_used_is_named(change, message):
+    with pytest.raises(JaxnnError, match=message):
+        run("pgd", **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("noise", {"kind": 3}, "expected a name"),
+        ("noise", {"key": None}, "key=jax.random.key"),
+        ("square", {"first_share": 2}, "0 to 1"),
+        ("ddn", {"gamma": -1}, "0 to 1"),
+        ("carlini_wagner", {"confidence": np.nan}, "expected >= 0"),
+        ("mifgsm", {"decay": "much"}, "expected >= 0"),
+        ("deepfool", {"norm": "l1"}, "valid names: l2, linf"),
+    ],
+)
+def test_every_number_has_bounds(name, change, message):
+    with pytest.raises(JaxnnError, match=message):
+        run(name, **change)
+
+
+def test_a_camera_changes_no_more_than_there_is():
+    with pytest.raises(JaxnnError, match="expected 0 to 1 for contrast"):
+        attacks.camera(MODEL, np.full((2, 4, 4), 0.5), Y, kind="contrast", amount=15)
+
+
+def test_no_images_are_no_images():
+    for name in sorted(set(ATTACKS) - {"camera"}):
+        assert run(name, x=X[:0], y=Y[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [(X.tolist(), Y.tolist()), (Frame(X), Frame(Y)), (jnp.asarray(X), jnp.asarray(Y))],
+)
+def test_what_numpy_reads_is_taken(x, y):
+    assert bool((run("pgd", x=x, y=y) == run("pgd")).all())
+
+
+@pytest.mark.parametrize("off", [1.2e-7, -1.2e-7])
+def test_pixels_off_the_box_by_the_rounding_of_float32_are_clipped(off):
+    x = np.full((2, 4), 0.0 if off < 0 else 1.0, np.float32) + np.float32(off)
+    x_adv = run("pgd", x=x, epsilon=0.0)
+    assert np.asarray(x_adv).tolist() == np.clip(x, 0, 1).tolist()
+
+
+def test_equal_networks_and_other_budgets_share_a_program():
+    run("pgd")
+    other = jax.tree.map(lambda a: a + 1, PARAMS)
+    key = jax.random.key(7)
+    with compiling() as found:
+        run("pgd", model=Classifier(dense(3), other, STATE), epsilon=0.2, key=key)
+    assert not found

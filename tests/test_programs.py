@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import Classifier, fit, mlp, programs
+from jaxnn import Classifier, defences, fit, mlp, programs
 from jaxnn.attacks import fgsm
 from jaxnn.guard.policies import slowable
+from jaxnn.losses import loss_by_name
 from jaxnn.optimisers import optimiser_by_name
-from jaxnn.regularize import l2
+from jaxnn.regularize import combined, input_noise, l1, l2, max_norm, weight_noise
 from tests.compiling import compiling
 
 X = np.random.default_rng(0).uniform(0, 1, (40, 4)).astype("float32")
@@ -34,10 +35,24 @@ def measured(net, **options):
     return history.rows, np.asarray(x_adv), model.outputs(x_adv)
 
 
-def test_an_equal_network_compiles_nothing():
-    first = measured(mlp([4, 5, 3], drop_rate=0.1))
+def settings():
+    """Of a step, made anew."""
+    return {
+        "defence": defences.pgd(defences.ramp(0.1, 10), 2),
+        "penalty": combined(l1(0.01), l2(0.1)),
+        "project": max_norm(3.0),
+        "augment": input_noise(0.1),
+        "weight_noise": weight_noise(0.01),
+        "loss": loss_by_name("softmax_cross_entropy", 0.1),
+        "optimiser": optimiser_by_name("adamw", 0.1, "cosine", 10),
+    }
+
+
+@pytest.mark.parametrize("options", [dict, settings])
+def test_an_equal_network_compiles_nothing(options):
+    first = measured(mlp([4, 5, 3], drop_rate=0.1), **options())
     with compiling() as found:
-        again = measured(mlp((4, 5, 3), "relu", drop_rate=0.1))
+        again = measured(mlp((4, 5, 3), "relu", drop_rate=0.1), **options())
     assert not found
     for one, other in zip(first[0], again[0], strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}

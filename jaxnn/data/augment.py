@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.programs import remembered
 
 Augment = Callable[[Array, Array], Array]
 
@@ -48,6 +49,7 @@ def augment_by_name(name: str = "none", **amounts: float | None) -> Augment | No
     return random_warp(**wanted)
 
 
+@remembered
 def in_turn(*augments: Augment) -> Augment:
     """One after the other, each with a key of its own."""
 
@@ -59,6 +61,7 @@ def in_turn(*augments: Augment) -> Augment:
     return run
 
 
+@remembered
 def random_shift(pixels: int) -> Augment:
     """Move each image by whole pixels, uniform in -pixels..pixels along each axis."""
     if not (isinstance(pixels, int) and pixels >= 0):
@@ -81,6 +84,7 @@ def random_shift(pixels: int) -> Augment:
     return shift
 
 
+@remembered
 def random_flip() -> Augment:
     """Mirror each image left to right, or not, with equal chance (not for digits)."""
 
@@ -92,6 +96,7 @@ def random_flip() -> Augment:
     return flip
 
 
+@remembered
 def random_erase(side: int) -> Augment:
     """Set a square of `side` pixels to 0 in each image, its centre anywhere.
 
@@ -118,6 +123,7 @@ def random_erase(side: int) -> Augment:
     return erase
 
 
+@remembered
 def random_warp(
     *,
     rotate: float = 0.0,

@@ -19,6 +19,7 @@ from jaxnn.defences.core import (
     value_and_gradients,
 )
 from jaxnn.errors import JaxnnError
+from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
 
 
@@ -38,6 +39,7 @@ def _random_start(key, x, epsilon, box):
     return start if box is None else jnp.clip(start, *box)
 
 
+@remembered
 def pgd(
     epsilon: Epsilon,
     steps: int = 7,
@@ -61,6 +63,7 @@ def pgd(
     return _on_attacked(f"pgd-{steps}", epsilon, steps, share, box, start_box=box)
 
 
+@remembered
 def fgsm_rs(
     epsilon: Epsilon, step_size: float = 1.25, *, box: Box = (0.0, 1.0)
 ) -> Defence:
@@ -96,6 +99,7 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
     return Defence(name, gradients, attack_steps=steps)
 
 
+@remembered
 def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> Defence:
     """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx): Goodfellow's own defence.
 
@@ -127,6 +131,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
     return Defence("fgsm-mix", gradients, attack_steps=1)
 
 
+@remembered
 def trades(
     epsilon: Epsilon,
     steps: int = 10,
@@ -194,6 +199,7 @@ def divergence(a: Array, b: Array) -> tuple[Array, Array, Array]:
     return value, p * (gap - value[:, None]), jnp.exp(log_q) - p
 
 
+@remembered
 def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defence:
     """Each batch several times; the way back that trains also moves the attack.
 

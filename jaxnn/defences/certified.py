@@ -14,8 +14,10 @@ from jaxnn.defences.core import (
     value_and_gradients,
 )
 from jaxnn.defences.interval import margins
+from jaxnn.programs import remembered
 
 
+@remembered
 def ibp(
     epsilon: Epsilon,
     kappa: float | Callable = 0.5,

@@ -10,6 +10,7 @@ from jax import Array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
+from jaxnn.programs import remembered
 
 Epsilon = float | Callable[[Array], Array]
 """A budget in pixel units of [0, 1], or the budget of each step (see `ramp`)."""
@@ -63,6 +64,7 @@ undefended = Defence("undefended", _plain)
 """The loss of the images as they are."""
 
 
+@remembered
 def ramp(epsilon: float, steps: int, start: float = 0.0) -> Callable[[Array], Array]:
     """A budget that grows evenly from `start` to `epsilon` in so many steps.
 

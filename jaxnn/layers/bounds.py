@@ -83,7 +83,7 @@ def linear(layer: Layer, weight: str = "w") -> Layer:
             lost = product_error(math.prod(w.shape[:-1]), jnp.result_type(w, centre))
             radius += lost * (jnp.abs(centre) + radius)
         sizes = {
-            name: jnp.abs(a) if name == weight else lost * jnp.abs(a)
+            name: jnp.abs(a) if name == weight else _share(lost, a)
             for name, a in params.items()
         }
         centre, _, cache = layer.forward(params, state, centre, key=key, train=train)
@@ -196,6 +196,10 @@ def averaging(layer: Layer, terms: int | None = None) -> Layer:
         return y * ((terms or most.size // y.size) + 8)
 
     return monotone(layer, ulps=1, size=size)
+
+
+def _share(lost, a):
+    return lost * jnp.abs(a) if lost else jnp.zeros_like(a)
 
 
 def _changed_over(ends, where):

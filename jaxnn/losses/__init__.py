@@ -37,6 +37,7 @@ from jaxnn.losses.outputs import (
     sigmoid_cross_entropy,
     sigmoid_focal,
 )
+from jaxnn.programs import remembered
 
 LOSSES: dict[str, Loss] = {
     "hinge": hinge,
@@ -55,6 +56,7 @@ LOSSES: dict[str, Loss] = {
 """Every loss by name."""
 
 
+@remembered
 def loss_by_name(loss: str | Loss, label_smoothing: float = 0.0) -> Loss:
     """The loss of that name, or `loss` itself if it is a function.
 

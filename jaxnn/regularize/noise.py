@@ -10,11 +10,13 @@ from jax import Array
 
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import one_hot
+from jaxnn.programs import remembered
 from jaxnn.tree import Mask, map_weights
 
 Noise = Callable[[Array, Array], Array]
 
 
+@remembered
 def input_noise(std: float, shift: float = 0.0) -> Noise:
     """`(key, x) -> x + std * N(0, 1) + shift`, in pixel units, not clipped.
 
@@ -24,6 +26,7 @@ def input_noise(std: float, shift: float = 0.0) -> Noise:
     return _noise("input_noise", "std", std, shift, jax.random.normal)
 
 
+@remembered
 def uniform_noise(width: float, shift: float = 0.0) -> Noise:
     """`(key, x) -> x + U(-width, width) + shift`, in pixel units, not clipped."""
 
@@ -33,6 +36,7 @@ def uniform_noise(width: float, shift: float = 0.0) -> Noise:
     return _noise("uniform_noise", "width", width, shift, draw)
 
 
+@remembered
 def sign_noise(size: float, shift: float = 0.0) -> Noise:
     """`(key, x) -> x + size or - size, by chance, + shift`: the corners of a Linf ball.
 
@@ -50,6 +54,7 @@ NOISES: dict[str, Callable[..., Noise]] = {
 """Name -> (size, shift) -> noise on the input."""
 
 
+@remembered
 def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     """`(key, params) -> params + std * N(0, 1)` on the weights, for one gradient.
 
@@ -70,6 +75,7 @@ def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     return perturb
 
 
+@remembered
 def mixup(alpha: float, classes: int) -> Callable[..., tuple[Array, Array, Any]]:
     """`(key, x, y, weights) -> (x, y, weights)`: each sample is mixed with another.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.errors import JaxnnError
+from jaxnn.programs import remembered
 from jaxnn.regularize.spectral import as_matrix, largest_singular
 from jaxnn.regularize.stacked import per_layer
 from jaxnn.tree import Mask, stacked_axes, weights
@@ -19,12 +20,14 @@ from jaxnn.tree import Mask, stacked_axes, weights
 Penalty = Callable[[Any], tuple[Array, Any]]
 
 
+@remembered
 def l2(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength/2 * sum w^2 with gradient strength * w ("weight decay")."""
     _at_least_0("l2", "strength", strength)
     return _penalty(strength, lambda w: (jnp.square(w).sum() / 2, strength * w), mask)
 
 
+@remembered
 def l1(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength * sum |w| with gradient strength * sign(w), 0 at w = 0."""
     _at_least_0("l1", "strength", strength)
@@ -35,6 +38,7 @@ def l1(strength: float, mask: Mask = None) -> Penalty:
     return _penalty(strength, term, mask)
 
 
+@remembered
 def elastic_net(strength: float, l1_share: float = 0.5, mask: Mask = None) -> Penalty:
     """l1(strength * l1_share) + l2(strength * (1 - l1_share)), in one.
 
@@ -51,6 +55,7 @@ def elastic_net(strength: float, l1_share: float = 0.5, mask: Mask = None) -> Pe
     return combined(l1(strength * l1_share, mask), l2(strength * (1 - l1_share), mask))
 
 
+@remembered
 def spectral_norm(strength: float, steps: int = 20, mask: Mask = None) -> Penalty:
     """Penalty strength * sum of each weight's largest singular value s.
 
@@ -77,6 +82,7 @@ def spectral_norm(strength: float, steps: int = 20, mask: Mask = None) -> Penalt
     return _penalty(strength, term, mask)
 
 
+@remembered
 def combined(*penalties: Penalty) -> Penalty:
     """The sum of penalties, e.g. `combined(l1(1e-5), spectral_norm(1e-3))`."""
     if not penalties:

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnn.errors import JaxnnError
+from jaxnn.programs import remembered
 from jaxnn.regularize.spectral import as_matrix, largest_singular
 from jaxnn.regularize.stacked import per_layer
 from jaxnn.tree import Mask, map_weights
@@ -13,6 +14,7 @@ from jaxnn.tree import Mask, map_weights
 Projection = Callable[[Any], Any]
 
 
+@remembered
 def max_norm(limit: float, mask: Mask = None) -> Projection:
     """Projection: each unit's incoming weights are scaled back to 2-norm <= limit.
 
@@ -34,6 +36,7 @@ def max_norm(limit: float, mask: Mask = None) -> Projection:
     return _of_weights(shrink, mask)
 
 
+@remembered
 def max_spectral_norm(limit: float, steps: int = 20, mask: Mask = None) -> Projection:
     """Projection: each weight is scaled back to a largest singular value <= limit.
 
@@ -57,6 +60,7 @@ def max_spectral_norm(limit: float, steps: int = 20, mask: Mask = None) -> Proje
     return _of_weights(shrink, mask)
 
 
+@remembered
 def in_turn(*projections: Projection) -> Projection:
     """One after the other; the last one holds exactly."""
 

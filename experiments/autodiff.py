@@ -37,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import dual
 from experiments.common import main, picture, record, what_to_see
-from jaxnn.check import dual
 from jaxnn.plots.panels import lines, panels
 from jaxnn.plots.shared import save
 

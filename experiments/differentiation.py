@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
+from experiments.dual import Dual, exp, log, tanh
 from jaxnn import mlp
-from jaxnn.check.dual import Dual, exp, log, tanh
 from jaxnn.check.methods import METHODS, central
 from jaxnn.check.second import automatic_gradient, manual_gradient
 from jaxnn.layers import Layer
@@ -158,7 +158,7 @@ def one_by_one(name: str, job: Task, truth: jax.Array, args: Args) -> dict:
 
 
 def by_dual_numbers(job: Task, truth: jax.Array) -> dict:
-    """Forward mode in plain Python and NumPy: `jaxnn.check.dual`."""
+    """Forward mode in plain Python and NumPy: `experiments.dual`."""
     flat, unflatten = jax.flatten_util.ravel_pytree(job.params)
     x, y = np.asarray(job.x), np.asarray(job.y)
     shapes = [np.asarray(a) for a in jax.tree.leaves(job.params)]  # b, w, b, w

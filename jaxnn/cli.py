@@ -56,7 +56,9 @@ def _run(words: list[str], started: float) -> int:
     except JaxnnError as error:
         if _wants_traceback():
             raise
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        given = getattr(error, "__notes__", ())
+        # not JAX's own, on how to see more of its traceback
+        notes = "".join(f" ({note})" for note in given if "JAX has" not in note)
         print(f"jaxnn: error: {error}{notes}", file=sys.stderr)
         return 1 if hasattr(error, "history") else 2
     except KeyboardInterrupt:

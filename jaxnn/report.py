@@ -138,6 +138,8 @@ def _gradients(gradients) -> list[str]:
         True: "**They agree.**",
         False: "**They do not agree: do not trust this run.**",
     }.get(gradients.get("passed"), f"Whether they agree was {MISSING}.")
+    if lost := gradients.get("not_finite"):
+        verdict = f"**Not finite, so neither right nor wrong:** {lost}."
     rows = [
         (
             name,

@@ -125,7 +125,7 @@ def watch_rule(rule: Rule, *args: Any, dy: Any = None) -> list[Seen]:
     ()
     """
     names = argument_names(rule.fwd, len(args))
-    x = dict(zip(names, map(np.asarray, args), strict=True))
+    x = dict(zip(names, jax.tree.map(_as_array, args), strict=True))
     return watch_layer(rule_layer(rule, names), (), (), x, dy=dy)
 
 
@@ -138,6 +138,10 @@ def argument_names(function: Callable, count: int) -> list[str]:
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [p.name for p in parameters if p.kind in plain][:count]
     return [*names, *(str(i) for i in range(len(names), count))]
+
+
+def _as_array(a):
+    return a if isinstance(a, jax.Array) else np.asarray(a)
 
 
 def _name(function) -> str:

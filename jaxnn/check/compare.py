@@ -8,10 +8,9 @@ import numpy as np
 
 from jaxnn.check.audit import audit as audit_layers
 from jaxnn.check.excuse import AS_GOOD
-from jaxnn.check.findings import Audit
 from jaxnn.check.job import Job
 from jaxnn.check.measure import DTYPES, LeafComparison, compare_arrays, no_numbers
-from jaxnn.check.report import GradientReport
+from jaxnn.check.report import Audit, GradientReport
 from jaxnn.check.watch import Seen, named_leaves
 from jaxnn.errors import lookup
 from jaxnn.layers import Layer
@@ -60,6 +59,8 @@ def compare_gradients(
 
     Returns:
       A `GradientReport`; `.passed`, `.findings`, `.worst`, `.table()`, `.to_json()`.
+      Where the loss or a gradient is not finite nothing agrees: it is not passed, and
+      `.not_finite` says what it is.
 
     Raises:
       JaxnnError: an unknown dtype.
@@ -72,20 +73,22 @@ def compare_job(
     job: Job, dtypes: Sequence[str], audit: bool = True
 ) -> tuple[GradientReport, list[Seen]]:
     """`compare_gradients` of a job, and what was seen of its layers in float64."""
-    found, truth, error = {}, None, None
+    found, truth, error, lost = {}, None, None, {}
     # float64 first: it is the truth that the others are measured against
     for name in sorted(dtypes, key=lambda name: name != "float64"):
         lookup("dtype", name, DTYPES)
-        by_hand, by_jax, error = job.both_ways(name)
+        by_hand, by_jax, value, error = job.both_ways(name)
+        if not np.isfinite(value):
+            lost[f"the loss is {value} ({name})"] = None
         found[name] = _compare_trees(by_hand, by_jax, truth, name)
         truth = by_jax if name == "float64" else truth
     leaves = [leaf for name in dtypes for leaf in found[name]]
     if not audit and all(leaf.passed for leaf in leaves):
-        return GradientReport(tuple(leaves)), []
+        return GradientReport(tuple(leaves), lost=tuple(lost)), []
     seen, elsewhere = job.watch()
     layers = audit_layers(seen, dtypes, elsewhere)
     if not layers.findings:
-        leaves = [leaf if leaf.passed else _forgiven(leaf, layers) for leaf in leaves]
+        leaves = [_forgiven(leaf, layers) for leaf in leaves]
     return GradientReport(
         tuple(leaves),
         layers.findings,
@@ -93,6 +96,7 @@ def compare_job(
         layers.kinks,
         layers.excused,
         error,
+        tuple(lost),
     ), seen
 
 
@@ -124,8 +128,11 @@ def _as_good(a, b, truth) -> bool:
 def _forgiven(leaf: LeafComparison, seen: Audit) -> LeafComparison:
     """A leaf that differs though every layer, fed what is exact, is right.
 
-    Then what is left is rounding, grown on its way down, or a kink.
+    Then what is left is rounding, grown on its way down, or a kink. What is not finite
+    is neither.
     """
+    if leaf.passed or leaf.not_finite or not np.isfinite(leaf.manual):
+        return leaf
     what = "a kink" if seen.excused else "rounding that grew on its way"
     note = f"{what}: every layer agrees on its own"
     return replace(leaf, passed=True, note=note)

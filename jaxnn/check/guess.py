@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.check.places import moved, reshaped, where
+from jaxnn.check.places import moved, reshaped, shape_words, where
+from jaxnn.check.predict import (
+    Tools,
+    is_right,
+    of_constants,
+    of_dy,
+    of_inputs,
+    of_mutants,
+    of_pairs,
+    of_sums,
+    of_terms,
+    of_the_diagonal,
+)
 from jaxnn.check.watch import Given, named_leaves
 
 
@@ -26,6 +38,8 @@ class Clue(NamedTuple):
       tolerance: relative difference up to which a prediction holds.
       other_mode: gradients, as `want`, with `train` the other way; None if it makes no
         difference or cannot be run.
+      others: the same at other points, where a prediction has to hold too.
+      tools: what the forward can be asked, None if JAX cannot trace it.
     """
 
     argument: str
@@ -34,6 +48,8 @@ class Clue(NamedTuple):
     given: Given
     tolerance: float
     other_mode: Callable[[], Mapping[str, np.ndarray] | None] = lambda: None
+    others: tuple["Clue", ...] = ()
+    tools: Tools | None = None
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two arrays agree in all the digits there are."""
@@ -42,6 +58,11 @@ class Clue(NamedTuple):
             return False
         return np.abs(a - b).max(initial=0) <= self.tolerance * np.abs(b).max(initial=0)
 
+    def mine(self) -> tuple[np.ndarray, np.ndarray]:
+        """(got, want) of the argument."""
+        got, want = self.got[self.argument], self.want[self.argument]
+        return np.asarray(got, np.float64), np.asarray(want, np.float64)
+
 
 def guess(clue: Clue) -> str:
     """The likeliest cause, in words."""
@@ -49,19 +70,57 @@ def guess(clue: Clue) -> str:
 
 
 def _likeliest(clue) -> str:
-    got = np.asarray(clue.got[clue.argument], np.float64)
-    want = np.asarray(clue.want[clue.argument], np.float64)
+    got, want = clue.mine()
+    others = [o for o in clue.others if o.argument in o.got]
+    found = ""
     if got.shape != want.shape:
         for name, other in clue.want.items():
             if name != clue.argument and clue.same(got, other):
                 return f"it is the gradient of d{name}: leaves are swapped"
-        return next(reshaped(clue.same, got, want), "its shape is wrong")
+        found = next(reshaped(clue.same, got, want), None)
+        found = found or _predicted(clue, others, (of_sums,))
+        return found or f"its shape is wrong{shape_words(got, want)}"
     if not np.isfinite(got).all():
         return _not_finite(got)
-    for cause in CAUSES:
-        if found := cause(clue, got, want):
+    if got.any() and any(
+        o.same(o.mine()[0], got) and not o.same(o.mine()[1], want) for o in others
+    ):
+        return "a constant: it is the same for other inputs and another dy"
+    for cause in FIRST:
+        if (found := cause(clue, got, want)) and _holds(cause, found, others):
+            return found
+    if found := _predicted(clue, others, PREDICTIONS):
+        return found
+    for cause in LAST:
+        if (found := cause(clue, got, want)) and _holds(cause, found, others):
             return found
     return _direction(got, want)
+
+
+def _holds(cause, found, others) -> bool:
+    """Whether a cause is found at the other points too."""
+    return all(cause(o, *o.mine()) == found for o in others if _differs(o))
+
+
+def _differs(clue) -> bool:
+    got, want = clue.mine()
+    return got.shape == want.shape and not clue.same(got, want)
+
+
+def _predicted(clue, others, predictions) -> str | None:
+    """The first prediction that holds in all digits, here and at the other points."""
+    if not is_right(clue):
+        return None
+
+    def holds(clue, make):
+        predicted = make(clue)
+        return predicted is not None and clue.same(clue.mine()[0], predicted)
+
+    for source in predictions:
+        for words, make in source(clue):
+            if holds(clue, make) and all(holds(o, make) for o in others if _differs(o)):
+                return words
+    return None
 
 
 def _simple(clue, got, want) -> str | None:
@@ -241,17 +300,18 @@ def _exchanged(clue, got, want, w) -> bool:
     return clue._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w)
 
 
-CAUSES = (
-    _simple,
-    _mode,
-    _swapped,
-    _moved,
-    _cotangent,
-    _without_transpose,
-    _partly_simple,
-    _channelwise,
-    _partly,
+FIRST = (_simple, _mode, _swapped, _moved, _cotangent, _without_transpose)
+PREDICTIONS = (
+    of_sums,
+    of_inputs,
+    of_dy,
+    of_mutants,
+    of_the_diagonal,
+    of_constants,
+    of_terms,
+    of_pairs,
 )
+LAST = (_partly_simple, _channelwise, _partly)
 """In the order in which they are asked: the simplest first."""
 
 

@@ -1,5 +1,6 @@
 """A network at some point, and the ways to its gradient there."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,16 +38,20 @@ class Job:
         )  # fmt: skip
 
     def has_two_modes(self) -> bool:
-        """Whether training and evaluation are different programs."""
+        """Whether training and evaluation are different programs, forward or back."""
+        return self._program() != self.evaluation()._program()
 
-        def program(train):
-            def run(p, s, x, key):
-                return self.net.forward(p, s, x, key=key, train=train)[0]
+    def _program(self) -> str:
+        def run(p, s, x, y, key):
+            pred, state, cache = self.net.forward(p, s, x, key=key, train=self.train)
+            try:
+                back = self.net.backward(cache, jnp.ones_like(pred))
+            except Exception:  # told by the comparison
+                back = None
+            return pred, state, back
 
-            p, s, x, _, key = self.at("float32")
-            return str(jax.make_jaxpr(run)(p, s, x, key))
-
-        return program(True) != program(False)
+        # addresses of functions differ from trace to trace
+        return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(*self.at("float32"))))
 
     def few(self, rows: int) -> "Job":
         """The same with the first rows of the batch alone."""
@@ -65,16 +70,19 @@ class Job:
         y = y.astype(jnp.int32) if _whole(y) else y.astype(DTYPES[dtype])
         return p, s, x, y, self.key
 
-    def both_ways(self, dtype) -> tuple[Any, Any, str | None]:
-        """Gradients by hand and by JAX, and what the former raised if it did."""
+    def both_ways(self, dtype) -> tuple[Any, Any, float, str | None]:
+        """Gradients by hand and by JAX, the loss, and what the first raised if so."""
         # "highest": a GPU's default float32 product keeps ten bits only
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             try:
-                return *jax.device_get(self.programs[0](*self.at(dtype))), None
+                ours, (value, by_jax) = jax.device_get(
+                    self.programs[0](*self.at(dtype))
+                )
+                return ours, by_jax, float(value), None
             except Exception as raised:
                 # if it is not the backward's fault, this raises it again
-                by_jax = jax.device_get(self.programs[1](*self.at(dtype)))
-                return None, by_jax, one_line(raised)
+                value, by_jax = jax.device_get(self.programs[1](*self.at(dtype)))
+                return None, by_jax, float(value), one_line(raised)
 
     def _both(self, *at):
         # in one program: two would round differently, and a relu near 0 may then flip
@@ -89,11 +97,12 @@ class Job:
         return {"params": grads} | ({} if _whole(x) else {"input": dx})
 
     def automatic(self, p, s, x, y, key):
-        """The gradient by `jax.grad`, at what `at` returns."""
+        """The loss, and its gradient by `jax.grad`, at what `at` returns."""
         if _whole(x):
-            return {"params": jax.grad(self._total)(p, x, s, y, key)}
-        grads, dx = jax.grad(self._total, (0, 1))(p, x, s, y, key)
-        return {"params": grads, "input": dx}
+            value, grads = jax.value_and_grad(self._total)(p, x, s, y, key)
+            return value, {"params": grads}
+        by_jax = jax.value_and_grad(self._total, (0, 1))(p, x, s, y, key)
+        return by_jax[0], dict(zip(("params", "input"), by_jax[1], strict=True))
 
     def _total(self, p, x, s, y, key):
         pred = self.net.forward(p, s, x, key=key, train=self.train)[0]

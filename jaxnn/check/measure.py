@@ -25,7 +25,7 @@ class LeafComparison:
       shape: of the array.
       max_abs: largest |manual - automatic|.
       max_relative: `max_abs` over the largest entry of either; 0 if both are all 0,
-        infinite if one of them is not finite where the other is.
+        infinite if an entry is not finite in one or in both.
       index: where `max_abs` is.
       manual: the hand-written gradient there.
       automatic: what `jax.grad` says there.
@@ -36,6 +36,8 @@ class LeafComparison:
       cosine: of the angle between the two arrays; 1 if both are all 0.
       sign_disagreements: entries of opposite sign, both larger than the limit.
       wrong: entries that differ by more than the limit.
+      not_finite: entries that are NaN, or the same infinity, in both: these are not
+        equal, there is nothing to compare, and the array does not pass.
       note: why it passed beyond the limit, or what else is to be said.
     """
 
@@ -53,6 +55,7 @@ class LeafComparison:
     cosine: float = 1.0
     sign_disagreements: int = 0
     wrong: int = 0
+    not_finite: int = 0
     note: str = ""
 
     @property
@@ -73,8 +76,8 @@ def compare_arrays(
       dtype: a name in `LIMITS`; the precision both were computed in.
       scale: size the limit is relative to where that is more than the largest entry.
 
-    Entries that are not finite in both, and equal (both NaN, or the same infinity), are
-    left out; not finite in one alone is an infinite difference.
+    Not finite in one alone is an infinite difference; not finite in both is neither
+    agreement nor a difference, and counted apart.
     """
     a, b = _wide(manual), _wide(automatic)
     if a.size == 0:
@@ -89,21 +92,24 @@ def compare_arrays(
     ulps = gap / _spacing(size, dtype)
     within = [float((ulps <= count).mean()) for count in ULPS]
     opposite = (np.sign(a) * np.sign(b) < 0) & (np.abs(a) > allowed)
+    lost = int((~np.isfinite(a) & (gap == 0)).sum())
     return LeafComparison(
         leaf,
         dtype,
         a.shape,
         worst,
-        _ratio(worst, largest),
+        float("inf") if lost else _ratio(worst, largest),
         tuple(map(int, index)),
         float(a[index]),
         float(b[index]),
-        not beyond.any(),
+        not lost and not beyond.any(),
         float(ulps.max()),
         (within[0], within[1], within[2]),
         _cosine(a, b),
         int((opposite & (np.abs(b) > allowed)).sum()),
         int(beyond.sum()),
+        lost,
+        _lost_words(a, lost),
     )
 
 
@@ -121,6 +127,13 @@ def limit_for(dtype: str, scale: float) -> float:
     """
     info = jnp.finfo(DTYPES[dtype])
     return max(LIMITS[dtype] * scale, float(info.tiny) / float(info.eps))
+
+
+def _lost_words(a, lost) -> str:
+    if not lost:
+        return ""
+    kind = "NaN" if np.isnan(a).any() else "infinite"
+    return f"not finite both ways: {kind} in {lost:,} of {a.size:,} entries"
 
 
 def _wide(a) -> np.ndarray:

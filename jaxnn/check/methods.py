@@ -29,7 +29,7 @@ def reverse(f: Callable, x: Any, v: Any) -> Any:
 
 
 def forward(f: Callable, x: Any, v: Any) -> Any:
-    """f'(x) v by carrying the derivative along: `jax.jvp`. See `jaxnn.check.dual`."""
+    """f'(x) v by carrying the derivative along: `jax.jvp`. See `experiments.dual`."""
     return jax.jvp(f, (x,), (v,))[1]
 
 

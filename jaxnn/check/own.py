@@ -14,10 +14,14 @@ Arguments are `name_inputs` in the file, a tuple (for a layer its input, batch a
 first). Otherwise their shapes are given and values drawn from N(0, 1).
 """
 
+import dataclasses
 import functools
 import importlib.util
+import math
+import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,15 +30,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.check.alone import argument_names, watch_layer, watch_rule
-from jaxnn.check.audit import audit
-from jaxnn.check.findings import Audit
-from jaxnn.check.numeric import audit_numpy
-from jaxnn.check.watch import Seen, one_line
+from jaxnn.check.audit import MORE_POINTS, audit
+from jaxnn.check.differences import audit_differences
+from jaxnn.check.measure import compare_arrays, no_numbers
+from jaxnn.check.pair import as_pair, in_numpy, misbehaviour, names_of
+from jaxnn.check.report import AS_CALLED, Audit, Finding
+from jaxnn.check.watch import Seen, named_leaves, one_line
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.rules import Rule
 
 BATCH = 4  # samples drawn for a layer
+LARGEST = 10_000_000  # entries of an argument that is drawn
+EVALUATION = "train=False"
 PAIRS = (("_forward", "_backward"), ("_fwd", "_bwd"))
 
 
@@ -61,7 +69,10 @@ def load_own(target: str) -> Own:
     path, _, name = target.rpartition(":")
     module = _run_file(Path(path))
     inputs: Any = getattr(module, f"{name}_inputs", None)
-    if inputs is not None and not isinstance(inputs, tuple | list):
+    if inputs is not None and (
+        not isinstance(inputs, tuple | list)
+        or (isinstance(inputs, list) and _is_numbers(inputs))
+    ):
         inputs = (inputs,)
     found = getattr(module, name, None)
     if found is None:
@@ -83,34 +94,77 @@ def audit_own(
 ) -> tuple[Audit, list[Seen]]:
     """Judge it at its inputs, or at drawn ones of the given shapes.
 
-    Code that JAX cannot trace, as it calls NumPy, is compared with differences.
+    A layer is judged in both modes. A pair is first run as it stands: it must be two
+    functions, and leave its arguments as they are. Then it is compared with `jax.grad`
+    or, where its forward calls NumPy, with differences.
 
     Returns:
       The audit, and what was seen of it at work, nothing if it calls NumPy.
 
     Raises:
-      JaxnnError: no inputs, or its forward fails on them.
+      JaxnnError: no inputs or impossible ones, or its forward fails on them.
     """
-    draw = np.random.default_rng(seed)
     if isinstance(own.what, Layer):
         return _audit_layer(own, shapes, dtypes, seed)
-    inputs = own.inputs or tuple(draw.standard_normal(s) for s in shapes)
-    if not inputs:
+    given = own.inputs
+    if given is None:
+        given = tuple(_draw(own.name, shapes, seed))
+    if not given:
         names = ", ".join(argument_names(own.what.fwd, 0)) or "x, w, b"
         raise JaxnnError(
             f"{own.name}: got no inputs; add {own.name}_inputs = ({names}) to the "
             "file, arrays to call it with, or give one shape for each argument: "
             "--shape 4,3 3,5 5"
         )
+    inputs = names_of(own.what, tuple(as_input(own.name, a) for a in given))
     with jax.enable_x64(True):
-        try:
-            jax.eval_shape(own.what.fwd, *map(jnp.asarray, inputs))
-        except jax.errors.TracerArrayConversionError:
-            return audit_numpy(own.what, *inputs), []
-        except Exception as error:
-            raise _failed(own.name, inputs, error) from error
-    seen = watch_rule(own.what, *inputs)
-    return audit(seen, dtypes), seen
+        return _audit_pair(own, inputs, dtypes)
+
+
+def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[Seen]]:
+    x = jax.tree.map(_in_float64, inputs)
+    try:
+        # by name: trees of JAX sort the keys of a dict
+        pair, y = as_pair(own.what, tuple(inputs), x)
+    except Exception as error:
+        raise _failed(own.name, tuple(inputs.values()), error) from error
+    draw = np.random.default_rng(77)  # not what a caller may have drawn x with
+    dy = jax.tree.map(lambda a: draw.standard_normal(np.shape(a)), y)
+    got: dict = {}
+    try:
+        pair = pair.settled(x, dy)
+        found = list(misbehaviour(pair, x, dy))
+        got = pair.run(x, dy)[1]
+    except Exception as error:
+        found = [(f"its backward raised {one_line(error)}", hint(error))]
+        if isinstance(error, JaxnnError):
+            found = [(str(error), "")]
+    if found:
+        return Audit((), tuple(_accusation(own.name, *f) for f in found), {}, ()), []
+    args = [x[name] for name in pair.names]
+    if not _traces(own.what.fwd, args):
+        with jax.numpy_rank_promotion("allow"):  # as in NumPy
+            return audit_differences(pair, x, dy), []
+    rule = own.what
+    if not _traces(lambda *a: rule.bwd(rule.fwd(*a)[1], dy), args):
+        rule = in_numpy(pair, got)
+    seen = watch_rule(rule, *inputs.values(), dy=dy)
+    right = _agree(seen[-1].got, seen[-1].want)
+    if pair.convert is np.array and not _agree(seen[-1].got, got):
+        # as it runs in NumPy, where it is not the same computation
+        seen = watch_rule(in_numpy(pair, got), *inputs.values(), dy=dy)
+        found = audit(seen, dtypes, points=MORE_POINTS)
+        return (found._replace(findings=_in_place(found)) if right else found), seen
+    return audit(seen, dtypes, points=MORE_POINTS), seen
+
+
+def _in_place(found: Audit) -> tuple[Finding, ...]:
+    """The findings of what is right in JAX and wrong in NumPy, with that cause."""
+    cause = (
+        "guess: in NumPy an array is changed in place (+=, [...] =) after the cache "
+        "was given it; in JAX, where nothing can be changed in place, it is right"
+    )
+    return tuple(dataclasses.replace(f, cause=cause) for f in found.findings)
 
 
 def _audit_layer(own, shapes, dtypes, seed) -> tuple[Audit, list[Seen]]:
@@ -119,22 +173,147 @@ def _audit_layer(own, shapes, dtypes, seed) -> tuple[Audit, list[Seen]]:
             f"{own.name}: got {len(shapes)} shapes for a layer, expected one, without "
             f"the batch axis, such as --shape 28,28,1; or add {own.name}_inputs = x"
         )
-    draw = np.random.default_rng(seed)
-    x = own.inputs[0] if own.inputs else draw.standard_normal((BATCH, *shapes[0]))
+    if own.inputs is None:
+        (x,) = _draw(own.name, [(BATCH, *shapes[0])], seed)
+    else:
+        x = as_input(own.name, own.inputs[0])
     key = jax.random.key(seed)
     try:
         params, state, _ = own.what.init(key, np.shape(x)[1:])
-        jax.eval_shape(
-            lambda x: own.what.forward(params, state, x, key=key, train=True), x
-        )
+        modes = [
+            _without_addresses(
+                jax.make_jaxpr(partial(_both, own.what, train, key))(params, state, x)
+            )
+            for train in (True, False)
+        ]
     except Exception as error:
         raise _failed(own.name, (x,), error) from error
-    seen = watch_layer(own.what, params, state, x, key=key)
-    return audit(seen, dtypes), seen
+    audits, seen = [], []
+    for train in (True, False)[: len(set(modes))]:
+        seen.append(watch_layer(own.what, params, state, x, key=key, train=train))
+        audits.append(audit(seen[-1], dtypes, points=MORE_POINTS))
+    return _merged(audits), seen[0]
+
+
+def _both(layer, train, key, params, state, x):
+    """Forward and backward of a layer, to see whether the modes differ."""
+    y, _, cache = layer.forward(params, state, x, key=key, train=train)
+    try:
+        return y, layer.backward(cache, jax.tree.map(jnp.ones_like, y))
+    except Exception:  # told by the audit
+        return y
+
+
+def _without_addresses(program) -> str:
+    # those of functions differ from trace to trace
+    return re.sub("0x[0-9a-f]+", "", str(program))
+
+
+def _merged(audits: Sequence[Audit]) -> Audit:
+    """The audits of training and of evaluation as one."""
+    first, *rest = audits
+    checks, findings = list(first.checks), list(first.findings)
+    known = {(f.layer, f.argument) for f in findings}
+    for other in rest:
+        checks += map(_in_evaluation, other.checks)
+        new = (f for f in other.findings if (f.layer, f.argument) not in known)
+        findings += map(_in_evaluation, new)
+    excused = dict.fromkeys(name for one in audits for name in one.excused)
+    return Audit(tuple(checks), tuple(findings), first.kinks, tuple(excused))
+
+
+def _in_evaluation(one):
+    return dataclasses.replace(one, at=f"{one.at}, {EVALUATION}")
+
+
+def _accusation(name, what, todo) -> Finding:
+    return Finding(name, "", AS_CALLED, no_numbers("", "float64", what), todo, ())
+
+
+def _agree(a, b) -> bool:
+    return a.keys() == b.keys() and all(
+        a[k].shape == b[k].shape and compare_arrays("", b[k], a[k], "float64").passed
+        for k in a
+    )
+
+
+def _traces(function, args) -> bool:
+    """Whether JAX can trace a function of these arrays."""
+    try:
+        jax.eval_shape(function, *jax.tree.map(jnp.asarray, args))
+    except Exception:  # it runs on arrays, so what it raises here is due to tracing
+        return False
+    return True
+
+
+def _draw(name, shapes, seed):
+    draw = np.random.default_rng(seed)
+    for shape in shapes:
+        if math.prod(shape) > LARGEST:
+            raise JaxnnError(
+                f"{name}: --shape {','.join(map(str, shape))} has "
+                f"{math.prod(shape):,} entries, expected at most {LARGEST:,}"
+            )
+        yield draw.standard_normal(shape)
+
+
+def as_input(name: str, value: Any) -> Any:
+    """An argument as NumPy arrays: an array, what becomes one, or a tree of them.
+
+    Raises:
+      JaxnnError: it holds no numbers.
+    """
+    if isinstance(value, dict):
+        return {k: as_input(name, v) for k, v in value.items()}
+    if isinstance(value, tuple | list) and not _is_numbers(value):
+        each = [as_input(name, v) for v in value]
+        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+    if value is None or isinstance(value, jax.Array):
+        return value
+    try:
+        a = np.asarray(value)
+    except Exception as error:
+        raise JaxnnError(f"{_not_numbers(name, value)}: {error}") from error
+    if a.dtype.kind not in "fiub" and a.dtype != jnp.bfloat16:
+        raise JaxnnError(_not_numbers(name, value))
+    return a
+
+
+def _not_numbers(name, value) -> str:
+    kind = type(value).__name__
+    return (
+        f"{name}_inputs: got {kind} where numbers are expected: arrays of real "
+        "numbers, or dicts and lists of them"
+    )
+
+
+def _is_numbers(value) -> bool:
+    """Whether nested lists hold plain numbers alone, and so are meant as one array."""
+    if isinstance(value, tuple | list):
+        return bool(value) and all(map(_is_numbers, value))
+    return isinstance(value, int | float)
+
+
+def _in_float64(a):
+    if not jnp.issubdtype(a.dtype, jnp.floating):
+        return a
+    return a.astype(np.float64)
+
+
+def hint(error: BaseException) -> str:
+    """What a backward that raised this may lack."""
+    text = str(error).lower()
+    words = ("shape", "dimension", "broadcast", "mismatch", "contract")
+    if any(word in text for word in words):
+        return "does a transpose or a sum leave a shape that does not fit?"
+    return ""
 
 
 def _failed(name, inputs, error) -> JaxnnError:
-    shapes = ", ".join(str(np.shape(a)) for a in inputs)
+    if isinstance(error, JaxnnError):
+        return error
+    leaves = [a for i in inputs for _, a in named_leaves(i)]
+    shapes = ", ".join(str(np.shape(a)) for a in leaves)
     return JaxnnError(
         f"{name}: its forward fails on inputs of shapes {shapes} ({one_line(error)}); "
         f"give others with --shape or {name}_inputs"
@@ -173,7 +352,8 @@ def _with_cache(name, forward) -> Callable:
 
 def _run_file(path: Path):
     if not path.is_file():
-        raise JaxnnError(f"{path}: no such file; expected FILE.py:name")
+        what = "it is a folder" if path.is_dir() else "no such file"
+        raise JaxnnError(f"{path}: {what}; expected FILE.py:name")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -182,12 +362,8 @@ def _run_file(path: Path):
     sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except JaxnnError:
-        raise
-    except Exception as error:
-        raise JaxnnError(
-            f"{path} fails when it is run: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise JaxnnError(f"{path} fails when it is run: {one_line(error)}") from error
     return module
 
 

@@ -89,6 +89,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     if result["passed"]:
         count = len({c["leaf"] for c in result["gradients"]["leaves"]})
         return f"they agree, in all {count} arrays and in every layer alone"
+    if lost := _not_finite(result):
+        return f"NOT FINITE, so neither right nor wrong: {lost}"
     if not findings:
         return "THEY DIFFER, though every layer agrees on its own: see the table"
     return "\n".join(["THEY DIFFER", *(f"  {f['line']}" for f in findings)])
@@ -98,7 +100,7 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write gradients.md: verdict, findings, tables and pictures."""
     gradients = result["gradients"]
     sections = [
-        f"# {'They agree' if result['passed'] else 'They do not agree'}",
+        f"# {escaped(_heading(result))}",
         f"Hand-written gradients against `jax.grad`: {escaped(result['title'])}.",
     ]
     findings = _all_findings(result)
@@ -124,6 +126,21 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     path = folder / "gradients.md"
     write_text(path, "\n\n".join(sections) + "\n")
     return path
+
+
+def _heading(result) -> str:
+    if result["passed"]:
+        return "They agree"
+    if lost := _not_finite(result):
+        return f"Not finite, so neither right nor wrong: {lost}"
+    return "They do not agree"
+
+
+def _not_finite(result) -> str:
+    """What is not finite where nothing else is wrong, "" if there is nothing."""
+    other = result.get("evaluation") or {"not_finite": ""}
+    lost = result["gradients"]["not_finite"] or other["not_finite"]
+    return "" if _all_findings(result) else lost
 
 
 def _all_findings(result) -> list[Mapping[str, Any]]:

@@ -58,6 +58,11 @@ def where(wrong: np.ndarray) -> str | None:
 
 def reshaped(same: Same, got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     """Causes of a wrong shape."""
+    if np.squeeze(got).shape == np.squeeze(want).shape != () and same(
+        got.reshape(want.shape), want
+    ):
+        many = "many" if got.ndim > want.ndim else "few"
+        yield f"an axis of length 1 too {many}: keepdims? reshape it"
     if got.ndim == want.ndim and same(got, want.T):
         yield "transposed: a transpose is missing"
     for count in range(1, got.ndim + 1):
@@ -71,10 +76,15 @@ def reshaped(same: Same, got: np.ndarray, want: np.ndarray) -> Iterator[str]:
                 yield f"one reduction too many: it is summed over {_axes(axes)}"
     if got.size == want.size and same(got.reshape(want.shape), want):
         yield "the right entries in another shape: reshape it"
+
+
+def shape_words(got: np.ndarray, want: np.ndarray) -> str:
+    """What a shape alone tells, "" if nothing."""
     if got.shape == want.shape[::-1]:
-        yield "its shape is that of the transpose"
+        return ": it is that of the transpose"
     if got.ndim > want.ndim and got.shape[-want.ndim or got.ndim :] == want.shape:
-        yield "a missing reduction: it has the batch axis still"
+        return ": a missing reduction, it has the batch axis still"
+    return ""
 
 
 def _axes(axes) -> str:

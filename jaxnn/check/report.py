@@ -1,9 +1,92 @@
-"""The report of a comparison: as an object, a table, a line, JSON."""
+"""What a comparison finds: errors pinned to a layer, and the whole in words."""
 
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
-from jaxnn.check.findings import Check, Finding
+import numpy as np
+
 from jaxnn.check.measure import LIMITS, LeafComparison
+
+AS_CALLED, ELSEWHERE = "as called", "with other parameters"
+SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
+SIZES, POSITIVE = "at inputs of all sizes", "at positive inputs"
+NEGATIVE = "at negative inputs"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One argument of one layer, at one point and in one precision.
+
+    Attributes:
+      layer: such as "2 dense(5)", with its number in the network.
+      argument: "x" for the layer's input, else the path of the parameter in the layer;
+        "" where it is no gradient that is wrong.
+      at: at which point: "as called", "at random inputs" ...
+      comparison: the numbers; its `leaf` is the path in the whole network.
+    """
+
+    layer: str
+    argument: str
+    at: str
+    comparison: LeafComparison
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An error, pinned to one argument of one layer.
+
+    Attributes:
+      layer: as in `Check`.
+      argument: as in `Check`.
+      at: as in `Check`; where several checks fail, the first of them is told.
+      comparison: as in `Check`.
+      cause: a guess of what is wrong.
+      dtypes: the precisions it shows in.
+    """
+
+    layer: str
+    argument: str
+    at: str
+    comparison: LeafComparison
+    cause: str
+    dtypes: tuple[str, ...]
+
+    def line(self) -> str:
+        """The finding in one line."""
+        c = self.comparison
+        if not self.argument:
+            return f"{self.layer}: {c.note}" + (f"; {self.cause}" if self.cause else "")
+        if c.note:
+            return f"{self.layer}: d{self.argument} ({c.leaf}): {c.note}; {self.cause}"
+        where = f" at {list(c.index)}" if c.shape else ""
+        size = int(np.prod(c.shape))
+        share = f"{c.wrong:,} of {size:,} entries, " if size > 1 else ""
+        hidden = "" if self.at == AS_CALLED else f", {self.at} only"
+        return (
+            f"{self.layer}: d{self.argument} ({c.leaf}) is wrong{where}: "
+            f"got {c.manual:.6g}, expected {c.automatic:.6g} "
+            f"({share}{', '.join(self.dtypes)}{hidden}); {self.cause}"
+        )
+
+    def to_json(self) -> dict:
+        """The finding as plain JSON values."""
+        return asdict(self)
+
+
+class Audit(NamedTuple):
+    """What `jaxnn.check.audit.audit` found.
+
+    Attributes:
+      checks: every comparison made.
+      findings: the errors, those nearest to the output first.
+      kinks: layer -> entries that lie at a kink of its derivative, where there are any.
+      excused: layers whose gradient differs at a kink only, by another convention.
+    """
+
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    kinks: dict[str, int]
+    excused: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -17,6 +100,7 @@ class GradientReport:
       kinks: layer -> entries at a kink of its derivative.
       excused: layers that choose another value at a kink than `jax.grad`.
       error: what the whole backward raised, None if it ran.
+      lost: the loss, where it is not finite.
     """
 
     leaves: tuple[LeafComparison, ...]
@@ -25,11 +109,26 @@ class GradientReport:
     kinks: dict[str, int] = field(default_factory=dict)
     excused: tuple[str, ...] = ()
     error: str | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every leaf passed, and every layer where they were audited."""
-        return not self.findings and all(leaf.passed for leaf in self.leaves)
+        whole = all(leaf.passed for leaf in self.leaves) and not self.lost
+        return not self.findings and whole
+
+    @property
+    def not_finite(self) -> str:
+        """What of the loss and the gradient is not finite both ways; "" if nothing."""
+        bad = [c for c in self.leaves if c.not_finite]
+        every = len({c.leaf for c in self.leaves})
+        said = list(self.lost)
+        for c in bad[:1]:
+            said.append(
+                f"{len({c.leaf for c in bad})} of {every} arrays, such as {c.leaf} "
+                f"({c.dtype}): {c.note}"
+            )
+        return ", ".join(said)
 
     @property
     def worst(self) -> LeafComparison:
@@ -87,6 +186,8 @@ class GradientReport:
             f"{dtype} {self.max_relative(dtype):.1e}"
             for dtype in dict.fromkeys(c.dtype for c in self.leaves)
         )
+        if self.not_finite and not self.findings:
+            return f"NOT FINITE, so neither right nor wrong: {self.not_finite}"
         if self.passed:
             count = len({c.leaf for c in self.leaves})
             excused = len({c.leaf for c in self.leaves if c.excused})
@@ -107,6 +208,7 @@ class GradientReport:
         """The report as plain JSON values; infinite and NaN where nothing compares."""
         return {
             "passed": self.passed,
+            "not_finite": self.not_finite,
             "worst": asdict(self.worst),
             "error": self.error,
             "findings": [f.to_json() | {"line": f.line()} for f in self.findings],

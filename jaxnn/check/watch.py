@@ -6,17 +6,25 @@ on. So an error shows in the one layer that makes it and in none before it; a co
 is judged with exact parts, so only its own wiring can be wrong.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxnn
 from jaxnn.check.parts import with_parts
 from jaxnn.layers import Layer
 
+LIBRARIES = (
+    "<",  # code of no file
+    str(Path(jaxnn.__file__).parent),
+    *(str(Path(module.__file__).parent) for module in (jax, np, jax.lib, traceback)),
+)
 FLOAT0 = jax.dtypes.float0  # what JAX calls the cotangent of whole numbers
 
 
@@ -225,9 +233,23 @@ def singles(seen: Sequence[Seen]) -> list[Seen]:
 
 
 def one_line(error: BaseException) -> str:
-    """Such as "TypeError: dot_general requires ..."; long messages are cut."""
+    """Such as "TypeError: dot_general requires ... (mine.py line 7: y = x @ w)".
+
+    Long messages are cut; the line is the last one that is not of a library.
+    """
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= 200 else text[:197] + "..."
+    text = text if len(text) <= 200 else text[:197] + "..."
+    return text + _own_line(error)
+
+
+def _own_line(error) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name} line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [f for f in frames if not f.filename.startswith(LIBRARIES)]
+    if not mine:
+        return ""
+    return f" ({Path(mine[-1].filename).name} line {mine[-1].lineno}: {mine[-1].line})"
 
 
 def _flowing(want, got, given):

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,11 @@ import numpy as np
 from jaxnn.check.compare import compare_job
 from jaxnn.check.cost import compare_costs
 from jaxnn.check.curves import STEPS, curvature, difference_errors, taylor_errors
-from jaxnn.check.findings import AS_CALLED
 from jaxnn.check.job import Job
 from jaxnn.check.laboratory import POLICY, compare_methods
 from jaxnn.check.own import Own, audit_own, load_own
 from jaxnn.check.page import facts, methods_table, verdict, write_page
-from jaxnn.check.report import GradientReport
+from jaxnn.check.report import AS_CALLED, GradientReport
 from jaxnn.check.watch import named_leaves
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import RECIPES, CompareConfig, TrainConfig
@@ -29,8 +29,9 @@ from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
-from jaxnn.run.folder import load_run, new_folder
+from jaxnn.run.folder import check_new, load_run, new_folder
 from jaxnn.run.options import step_options
+from jaxnn.run.pictures import draw
 from jaxnn.settings import check
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
@@ -59,10 +60,10 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     started = time.perf_counter() if started is None else started
     enable_compile_cache()
     say = (lambda *_: None) if config.network.quiet else print
+    check_new(config.network.out)
     subject = _subject(config)
-    folder = new_folder(config.network.out, f"compare-{subject.name}")
     say(f"comparing      {subject.title}\ndevice         {device()}\n")
-    report, seen, result = subject.compare(config, folder)
+    report, seen, result, pictures = subject.compare(config)
     say(report.table())
     result = {
         "title": subject.title,
@@ -72,14 +73,18 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     } | result
     if seen:
         rows = [dataclasses.asdict(row) for row in compare_methods(seen)]
-        plots.errors_by_layer(rows, POLICY, folder / "errors.png")
+        pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
         result |= {"methods": rows, "policy": POLICY}
         say(f"\n{methods_table(result)}\n")
     for what, sentence in facts(result):
         say(f"{what:<14} {sentence}")
     result |= {"device": device(), "versions": versions(), "git": git_commit()}
     result["seconds"] = round(time.perf_counter() - started, 3)
+    # not before all else is known: what cannot be compared leaves no folder
+    folder = new_folder(config.network.out, f"compare-{subject.name}")
     write_json(folder / "gradients.json", result)
+    for name, why in draw(folder, pictures).items():
+        print(f"not drawn      {name}: {why}")
     page = write_page(folder, result)
     print(f"verdict        {verdict(result)}")
     say(f"time           {result['seconds']:.1f} s")
@@ -94,9 +99,9 @@ class _Network(NamedTuple):
     title: str
     job: Job
 
-    def compare(self, config, folder):
-        """The report, what was seen of its layers, and all other measurements."""
-        job, result = self.job, {}
+    def compare(self, config):
+        """The report, what was seen of its layers, all other measurements, pictures."""
+        job, result, pictures = self.job, {}, {}
         report, seen = compare_job(job, config.dtypes)
         if job.has_two_modes():
             other = compare_job(job.evaluation(), config.dtypes)[0]
@@ -104,17 +109,18 @@ class _Network(NamedTuple):
             result["passed"] = report.passed and other.passed
         few = job.few(FEW)
         errors = difference_errors(few)
-        plots.step_errors(STEPS, errors, folder / "steps.png")
+        pictures["steps.png"] = partial(plots.step_errors, STEPS, errors)
         result["steps"] = {"steps": list(STEPS), "errors": errors}
-        by_hand, by_jax, error = job.both_ways(config.dtypes[0])
-        if error is None:  # else there is no whole gradient by hand
+        by_hand, by_jax, _, error = job.both_ways(config.dtypes[0])
+        if error is None and not report.not_finite:  # else there are no numbers
             remainders, costs = taylor_errors(few), compare_costs(job)
-            plots.taylor(remainders, folder / "taylor.png")
+            pictures["taylor.png"] = partial(plots.taylor, remainders)
             pairs = _sample(by_hand, by_jax, report.leaves)
-            plots.scatter(pairs, folder / "scatter.png", config.dtypes[0])
+            dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
+            pictures["scatter.png"] = dots
             result["taylor"], result["curvature"] = remainders, curvature(job)
             result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
-        return report, seen, result
+        return report, seen, result, pictures
 
 
 class _OwnCode(NamedTuple):
@@ -124,18 +130,20 @@ class _OwnCode(NamedTuple):
     title: str
     own: Own
 
-    def compare(self, config, folder):
-        """The report, what was seen, and nothing else."""
+    def compare(self, config):
+        """The report, what was seen, no other measurements, pictures."""
         shapes = [_shape(text) for text in config.shape]
         found, seen = audit_own(self.own, shapes, config.dtypes, config.network.seed)
         leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
+        pictures = {}
         for s in seen[-1:]:
-            pairs = _sample(s.got, s.want, leaves)
-            plots.scatter(pairs, folder / "scatter.png", "float64")
+            if pairs := _sample(s.got, s.want, leaves):
+                dots = partial(plots.scatter, pairs, dtype="float64")
+                pictures["scatter.png"] = dots
         report = GradientReport(
             leaves, found.findings, found.checks, found.kinks, found.excused
         )
-        return report, seen, {}
+        return report, seen, {}, pictures
 
 
 def _subject(config: CompareConfig):
@@ -145,11 +153,16 @@ def _subject(config: CompareConfig):
       JaxnnError: it does not exist, or a setting has no effect on it.
     """
     target = config.target
-    if target is not None and ".py:" in target:
+    if target is not None and ":" in target and not Path(target).is_dir():
         own = load_own(target)
         return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
     if target is not None and Path(target).is_dir():
         return _of_run(config)
+    if target is not None and target.endswith(".py") and Path(target).is_file():
+        raise JaxnnError(
+            f"compare: {target} is a file; say what in it: {target}:NAME, a Rule, a "
+            "Layer, or functions NAME_forward and NAME_backward"
+        )
     if target is not None and target not in RECIPES:
         raise JaxnnError(
             f"compare: {target!r} is no run folder; expected one that `jaxnn train` "
@@ -245,7 +258,11 @@ def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, 
 
 def _shape(text: str) -> tuple[int, ...]:
     """ "4,3" as (4, 3); "()" or "" as a number's."""
-    words = [w for w in text.strip("()").split(",") if w]
-    if not all(w.strip().isdigit() for w in words):
+    words = [w.strip() for w in text.strip("()").split(",") if w.strip()]
+    # up to nine digits: int() takes the digits of all scripts, and any number of them
+    if not all(w.isascii() and w.isdigit() and 0 < len(w) < 10 for w in words):
         raise JaxnnError(f"--shape {text}: expected whole numbers such as 4,3")
-    return tuple(map(int, words))
+    shape = tuple(map(int, words))
+    if 0 in shape:
+        raise JaxnnError(f"--shape {text}: nothing can be compared in an empty array")
+    return shape

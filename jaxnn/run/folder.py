@@ -37,6 +37,21 @@ class Run(NamedTuple):
     state: Any
 
 
+def check_new(out: Path | None) -> None:
+    """Raise if `out` is no folder that a run may write to, before any work is done.
+
+    Raises:
+      JaxnnError: it exists and is not an empty folder.
+    """
+    if out is None or not out.exists():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise JaxnnError(
+            f"the run folder {out} already holds files, expected a new or empty one; "
+            "choose another with --out, or remove it first"
+        )
+
+
 def new_folder(out: Path | None, name: str) -> Path:
     """Make the folder a run writes to: `out`, or runs/NAME-DATE-TIME.
 

@@ -110,6 +110,29 @@ def test_a_wrong_loss_gradient_is_caught():
     assert not report(mlp([6, 5, 3]), wrong).passed
 
 
+@pytest.mark.parametrize("lost", ["params", "input", "target"])
+def test_what_is_not_finite_neither_agrees_nor_passes(lost):
+    net = mlp([6, 5, 3])
+    params, state, _ = net.init(KEY, (6,))
+    x, y = np.array(X), np.eye(3)[Y]
+    if lost == "params":
+        params = jax.tree.map(lambda a: a * np.nan, params)
+    if lost == "input":
+        x[3, 2] = np.inf
+    if lost == "target":
+        y[0, 0] = np.nan
+    for array in (np.asarray, jnp.asarray):
+        found = compare_gradients(
+            net, softmax_cross_entropy, params, state, array(x), array(y), audit=False
+        )
+        assert not found.passed
+        assert found.line().startswith("NOT FINITE")
+        assert found.max_relative("float64") == np.inf
+        plain = found.to_json()
+        assert plain["passed"] is False
+        assert "the loss is nan" in plain["not_finite"]
+
+
 def test_a_wrong_structure_or_shape_is_reported_with_its_layer():
     found = report(broken(lambda dx, g: (dx, {"w": g["w"]})))
     assert not found.passed

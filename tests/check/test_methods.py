@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.check import dual
-from jaxnn.check.dual import Dual
+from experiments import dual
+from experiments.dual import Dual
 from jaxnn.check.methods import (
     METHODS,
     central,

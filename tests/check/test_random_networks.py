@@ -22,7 +22,9 @@ def assert_quiet(case):
         key=jax.random.key(5), train=case.train, penalty=case.penalty,
         dtypes=case.dtypes,
     )  # fmt: skip
-    assert report.passed, f"{describe(case)}\n{report.table()}"
+    # too large for the precision: then neither right nor wrong, and said so
+    quiet = report.passed or (report.not_finite and not report.findings)
+    assert quiet, f"{describe(case)}\n{report.table()}"
     jax.clear_caches()  # every network is compiled once only
 
 

@@ -5,11 +5,19 @@ from functools import partial
 
 import jax
 import numpy as np
+import pytest
 
 from jaxnn.check.alone import rule_layer
 from jaxnn.check.audit import MORE_POINTS, audit
 from jaxnn.check.watch import Given, Place, Seen, arguments, by_hand, exact
-from tests.check.seeded import FORMULAS, MISTAKES, rule, values
+from tests.check.seeded import (
+    FORMULAS,
+    FRESH,
+    FRESH_FORMULAS,
+    MISTAKES,
+    rule,
+    values,
+)
 
 
 def seen_at_work(rules):
@@ -45,34 +53,54 @@ def judged(rules):
     return by_title
 
 
-def test_right_formulas_are_not_blamed():
-    rules = [(rule(n, f), values(f)) for n, f in FORMULAS.items()]
-    found = judged(rules)
-    assert {n: [f.line() for f in fs] for n, fs in found.items() if fs} == {}
-    assert len(found) >= 20
-
-
-def test_mistakes_are_found_and_explained():
+def explained(formulas, mistakes):
+    """(found, rightly explained, not explained, wrongly explained)."""
     rules = [
-        (rule(m.title, FORMULAS[m.formula], m.argument, m.wrong),
-         values(FORMULAS[m.formula]))
-        for m in MISTAKES
+        (rule(m.title, formulas[m.formula], m.argument, m.wrong),
+         values(formulas[m.formula]))
+        for m in mistakes
     ]  # fmt: skip
-    found = judged(rules)
-    counts = {"found": 0, "right": 0, "none": [], "wrong": []}
-    for m in MISTAKES:
-        causes = {f.argument: f.cause for f in found[m.title]}
-        counts["found"] += set(causes) == {m.argument}
+    findings = judged(rules)
+    found, right, none, wrong = [], [], [], []
+    for m in mistakes:
+        causes = {f.argument: f.cause for f in findings[m.title]}
+        if set(causes) == {m.argument}:
+            found.append(m.title)
         said = causes.get(m.argument, "")
         if m.words and re.search(m.words, said):
-            counts["right"] += 1
-        elif "no simple relation" in said or re.match("guess: right but for", said):
-            counts["none"].append((m.title, said))
+            right.append(m.title)
+        elif "no simple relation" in said or "guess: right but for" in said:
+            none.append(m.title)
         else:
-            counts["wrong"].append((m.title, said))
-    print(len(MISTAKES), counts["found"], counts["right"])
-    print("NONE", *counts["none"], sep="\n  ")
-    print("WRONG", *counts["wrong"], sep="\n  ")
-    assert counts["found"] == len(MISTAKES)
-    assert counts["right"] >= 0.75 * len(MISTAKES)
-    assert counts["wrong"] == []
+            wrong.append((m.title, said))
+    return found, right, none, wrong
+
+
+@pytest.mark.parametrize("formulas", [FORMULAS, FRESH_FORMULAS])
+def test_right_formulas_are_not_blamed(formulas):
+    rules = [(rule(n, f), values(f)) for n, f in formulas.items()]
+    found = judged(rules)
+    assert {n: [f.line() for f in fs] for n, fs in found.items() if fs} == {}
+
+
+def test_some_mistakes_are_found_and_explained():
+    titles = {
+        "sign of dw", "db a mean", "layer norm: mean path", "tanh: from x",
+        "clip: passes above", "label off by one",
+    }  # fmt: skip
+    some = [m for m in MISTAKES if m.title in titles]
+    found, right, _, wrong = explained(FORMULAS, some)
+    assert wrong == []
+    assert set(found) == set(right) == titles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("formulas", "mistakes"), [(FORMULAS, MISTAKES), (FRESH_FORMULAS, FRESH)]
+)
+def test_mistakes_are_found_and_explained(formulas, mistakes):
+    """Measured: 105 of 105 found, 100 rightly explained; then 28 of 28, and 25."""
+    found, right, none, wrong = explained(formulas, mistakes)
+    assert len(found) == len(mistakes)
+    assert len(right) >= 0.85 * len(mistakes), none
+    assert wrong == []

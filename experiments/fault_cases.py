@@ -245,7 +245,7 @@ def _augment_case() -> Case:
     noise = input_noise(0.0)
     options = {"augment": lambda key, x: noise(key, KINDS["root"][0](x, _hit(x, x)))}
     net = serial(dense(5), relu, dense(CLASSES))
-    return Case(net, "data", "", ("", "sqrt"), options=options)
+    return Case(net, "augmentation", "", ("sqrt",), options=options)
 
 
 def _inner_attack() -> Case:
@@ -377,7 +377,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "regulariser: norm of a bias of 0": lambda: _other(
         part="regulariser", step=1, options={"penalty": _bad_penalty}
     ),
-    "data: an augmentation's root of -1": _augment_case,
+    "augmentation: root of -1": _augment_case,
 }  # fmt: skip
 """Name of the fault -> the case."""
 

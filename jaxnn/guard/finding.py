@@ -5,47 +5,25 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.guard.causes import edge_cause, operation_cause
 from jaxnn.guard.layers import Spot
 from jaxnn.guard.trace import Origin
 
-CAUSES = {
-    "log": "log of 0 or of a negative number: take logits and a loss that computes the "
-    "logarithm itself (softmax_cross_entropy, log_softmax + nll)",
-    "log1p": "log1p of -1 or less: use softplus, or a loss on logits",
-    "div": "0 / 0, or a division by 0: add an epsilon to the denominator, inside any "
-    "square root",
-    "sqrt": "the square root of a negative number: variances as E[x^2] - E[x]^2 can "
-    "round below 0; take the mean of squared deviations",
-    "rsqrt": "1 / sqrt of 0 or of a negative number: add an epsilon inside",
-    "pow": "a power of 0 or of a negative number that is not real",
-    "integer_pow": "a negative power of 0, or an overflow",
-    "exp": "exp overflows (above 88 in float32, 11 in float16): subtract the row's "
-    "maximum first, or use softmax, softplus, log_softmax",
-    "exp2": "exp2 overflows: subtract the maximum first",
-    "expm1": "expm1 overflows: use elu, or clip what goes in",
-    "sub": "infinity minus infinity: a row whose entries are all masked with -inf, or "
-    "an earlier overflow",
-    "add": "infinity minus infinity, or a sum that overflows",
-    "add_any": "two gradients whose sum overflows: a smaller lr, clip_norm",
-    "mul": "0 times infinity, often the branch not taken of a `where`: make its input "
-    "safe before the function (double where)",
-    "dot_general": "a matrix product overflows: weights have grown too large; try a "
-    "smaller lr, another init or clip_norm",
-    "conv_general_dilated": "a convolution overflows: weights have grown too large; "
-    "try a smaller lr, another init or clip_norm",
-    "reduce_sum": "a sum overflows: values have grown too large for their type",
-    "square": "a square overflows (above 1.8e19 in float32, 255 in float16)",
-    "convert_element_type": "a value is outside the range of the narrower type: scale "
-    "the loss, or compute this part in float32",
-    "select_n": "a constant that is not finite was chosen by a condition",
-}
-"""Operation -> likely cause, and what to do."""
-
 PARTS = {
     "data": "the input already has it: repair or remove those samples",
+    "augmentation": "the augmentation (`augment`) made it of sound inputs",
+    "mixup": "mixup made it of sound inputs",
+    "weight noise": "the noise on the weights made it of sound weights: a smaller one",
     "update": "the optimiser, or a projection after it, made it of finite gradients: "
     "look at lr, epsilon and schedule",
 }
+TOLD = {
+    "sound": "; the step is sound without",
+    "chance": "no row: with other random numbers the step is sound, so a layer's own "
+    "noise (or that of the augmentation) made it",
+    "bad": "no row: the step is bad without those that look bad too",
+}
+"""What the experiment of leaving rows out told, as `Finding.experiment`."""
 
 
 @dataclass
@@ -56,7 +34,9 @@ class Finding:
       epoch: counted from 1.
       step: of that epoch, counted from 1.
       seed: which network, where several train side by side.
-      part: "data", "forward", "loss", "backward", "regulariser" or "update".
+      part: "data", "augmentation", "mixup", "weight noise", "forward", "loss",
+        "backward", "regulariser", "update", or "evaluation": after the epoch, in
+        evaluation mode only.
       layer: place and name, "" outside the network.
       op: the operation, "" if only the second path could tell.
       line: "file.py:31" of the operation, "" if unknown.
@@ -66,7 +46,8 @@ class Finding:
       plus_inf: how many +infinity.
       minus_inf: how many -infinity.
       index: of its first bad element.
-      samples: rows of the training data that caused it, if samples did.
+      samples: rows of the training data that caused it, if the step is sound without
+        them (of the validation data where part is "evaluation").
       labels: of those samples.
       inputs: (smallest, largest) finite value of what the operation was given.
       lr: learning rate at that step, if the optimiser tells.
@@ -74,6 +55,8 @@ class Finding:
       agree: whether both ways of looking name the same part and layer.
       cause: in words, with what to do.
       replay: the command that shows it again, "" if nothing was written.
+      experiment: what leaving out rows told: "sound" without `samples`, "bad" without
+        any, or bad by "chance": sound with other random numbers; "" if none was made.
       turn: where in scans and loops, such as "scan step 3", "" outside.
       seconds: that it took to find this, from the state before the bad step.
       case: everything that the step was given, see `jaxnn.guard.repro`.
@@ -100,6 +83,7 @@ class Finding:
     agree: bool = True
     cause: str = ""
     replay: str = ""
+    experiment: str = ""
     turn: str = ""
     seconds: float | None = None
     case: Any = field(default=None, repr=False, compare=False)
@@ -119,9 +103,8 @@ class Finding:
             )
             if count
         )  # fmt: skip
-        when = f"epoch {self.epoch}, step {self.step}, seed {self.seed}"
         found = [
-            f"first bad step  {when if self.epoch else 'a single call'}",
+            f"first bad step  {self._when()}",
             f"where           {where}"
             + (f", operation {self.op}" if self.op else "")
             + (f" ({self.line})" if self.line else ""),
@@ -140,7 +123,11 @@ class Finding:
                 for row, label in list(zip(self.samples, self.labels, strict=True))[:8]
             )
             more = f" and {len(self.samples) - 8} more" if len(self.samples) > 8 else ""
-            found.append(f"samples         {shown}{more}; the step is sound without")
+            found.append(
+                f"samples         {shown}{more}{TOLD.get(self.experiment, '')}"
+            )
+        elif self.experiment:
+            found.append(f"samples         {TOLD[self.experiment]}")
         if self.lr is not None:
             found.append(f"learning rate   {self.lr:.4g}")
         if self.grad_norms:
@@ -156,6 +143,13 @@ class Finding:
         if self.replay:
             found.append(f"replay          {self.replay}")
         return found
+
+    def _when(self):
+        if not self.epoch:
+            return "a single call"
+        if self.part == "evaluation":
+            return f"epoch {self.epoch}, in its evaluation, seed {self.seed}"
+        return f"epoch {self.epoch}, step {self.step}, seed {self.seed}"
 
 
 def counts(value: np.ndarray) -> dict[str, Any]:
@@ -186,10 +180,17 @@ def value_range(values: Any) -> tuple[float, float] | None:
 
 
 def likely_cause(
-    part: str, origin: Origin | None, spot: Spot | None, before: str = ""
+    part: str,
+    origin: Origin | None,
+    spot: Spot | None,
+    before: str = "",
+    ahead: bool = False,
 ) -> str:
-    """Words for what went wrong, from the part of the step and the operation."""
-    if part == "data":
+    """Words for what went wrong, from the part of the step and the operation.
+
+    `ahead`: whether a factor of the gradient was made bad on the way forward.
+    """
+    if part == "data" and (origin is None or spot is not None):
         return PARTS[part]
     before = before or (spot.before if spot is not None and origin is None else "")
     if before:
@@ -206,13 +207,16 @@ def likely_cause(
         )
     if part in PARTS and origin is None:
         return PARTS[part]
-    words = CAUSES.get(origin.op if origin else "", "")
+    words = ""
     if origin is not None and origin.constant:
         words = "a constant that is not finite came in here: look at this line"
-    if not words:
-        words = "values have grown too large, or a function left its domain"
-    if part == "update":
-        words = f"{PARTS['update']}; {words}"
+    elif origin is not None:
+        words = operation_cause(origin.op, origin.inputs, origin.output)
+    words = words or "values have grown too large, or a function left its domain"
+    if part in PARTS and part != "data":
+        words = f"{PARTS[part]}; {words}"
+    if ahead:
+        return edge_cause(origin.op if origin is not None else "")
     if part == "backward":
         words += "; the forward values are finite, so the formula of the gradient is "
         words += "unsafe here"

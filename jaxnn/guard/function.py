@@ -3,13 +3,57 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.guard.finding import Finding, counts, likely_cause, value_range
-from jaxnn.guard.locate import scope_place
+from jaxnn.guard.locate import argument_name, scope_place
 from jaxnn.guard.samples import bad_rows
 from jaxnn.guard.swallowed import first_nan
 from jaxnn.guard.trace import Replay
+from jaxnn.train.state import float_type, to_unit
+
+
+def locate_evaluation(
+    net: Any, loss: Any, params: Any, state: Any, x: Any, y: Any, epoch: int, seed: int
+) -> Finding | None:
+    """Where evaluation mode makes what is not finite of parameters that are.
+
+    Args:
+      net: the network.
+      loss: of the outputs and y.
+      params: of one network.
+      state: its running statistics.
+      x: rows (B, ...), some of them with bad outputs.
+      y: their targets.
+      epoch: for the report.
+      seed: for the report.
+    """
+
+    def run(kept, x, y):
+        x = to_unit(jnp.asarray(x), float_type(kept["params"]))
+        out = net.forward(kept["params"], kept["state"], x, train=False)[0]
+        wide = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        with jax.named_scope("loss"):
+            return out, loss(wide, y)[0]
+
+    args = {"params": params, "state": state}, x, y
+    tried = (Replay(run, *args, exact=exact).origin() for exact in (False, True))
+    origin = next((found for found in tried if found is not None), None)
+    if origin is None:
+        return None
+    part, layer = scope_place(origin.scope)
+    where = "the loss" if part == "loss" else ""
+    before = argument_name(args, origin)
+    words = likely_cause("forward", origin, None, before)
+    return Finding(
+        epoch=epoch, step=0, seed=seed, part="evaluation",
+        layer=layer or where, op=origin.op, line=origin.line, turn=origin.turn,
+        inputs=value_range(origin.inputs),
+        cause=f"in evaluation mode only, training is finite: {words}",
+        **counts(np.asarray(origin.output)),
+    )  # fmt: skip
 
 
 def locate_in(

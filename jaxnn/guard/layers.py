@@ -14,12 +14,15 @@ from jaxnn.check.parts import with_parts
 from jaxnn.guard.trace import Replay, has_nan, is_bad
 from jaxnn.layers import Layer
 
+PHASES = {"augment": "augmentation", "mixup": "mixup", "weight noise": "weight noise"}
+"""What happens to a batch, and to the weights, before the network sees them."""
+
 
 class Spot(NamedTuple):
     """The first layer, or other part of a step, that made something not finite.
 
     Attributes:
-      part: "data", "forward", "loss", "backward", "regulariser" or "update".
+      part: as in `jaxnn.guard.Finding`.
       layer: its place and name, "" outside the network.
       value: what it made: the array with the first bad values.
       given: what it was given.
@@ -134,7 +137,19 @@ def _watched_settings(step, notes):
         _note(notes, "regulariser", "", params, (), (value, dparams))
         return value, dparams
 
+    def phase(name, function):
+        def noted(key, *given):
+            made = function(key, *given)
+            _note(notes, name, "", given, (), made)
+            return made
+
+        return noted
+
     changed["loss"] = loss
+    for name in PHASES:
+        function = step.settings[name.replace(" ", "_")]
+        if function is not None:
+            changed[name.replace(" ", "_")] = phase(PHASES[name], function)
     if step.penalty is not None:
         changed["penalty"] = penalty
     return changed
@@ -150,7 +165,8 @@ def first_spot(notes: list[Note]) -> Spot | None:
     for number, note in enumerate(notes):
         bad = [a for a in note.made if is_bad(a)]
         given_bad = [a for a in note.given if is_bad(a)]
-        if given_bad and found is None and number == 0:
+        first = number == 0 and note.part == "forward"
+        if given_bad and found is None and first:
             return Spot("data", "", given_bad[0], ())
         if given_bad and not bad:
             if found is not None and found.part == note.part:

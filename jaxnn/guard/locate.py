@@ -58,13 +58,14 @@ def locate_nonfinite(
     if origin is None and spot is None:
         return None
     part, layer = _place(origin, spot)
+    ahead = part == "backward" and origin is not None and _is_forward(origin.scope)
     if spot is not None and (part == "data" or origin is None):
         value, given = spot.value, spot.given
     else:
         assert origin is not None  # one of the two is there
         value, given = origin.output, origin.inputs
     told = origin is not None and (part != "data" or spot is None)
-    before = _argument((ts, x, y, key), origin)
+    before = argument_name((ts, x, y, key), origin)
     found = Finding(
         epoch=epoch,
         step=number,
@@ -78,7 +79,7 @@ def locate_nonfinite(
         grad_norms=[float(n) for n in np.asarray(grad_norms)[-20:]],
         agree=_agree(origin, spot),
         turn=origin.turn if told else "",
-        cause=likely_cause(part, origin, spot, before),
+        cause=likely_cause(part, origin, spot, before, ahead),
         **counts(np.asarray(value)),
     )
     return _with_samples(found, value, replay, (ts, x, y, key), rows)
@@ -184,7 +185,7 @@ def _owner(net, path) -> str:
     return label or f"parameter {leaf}"
 
 
-def _argument(args, origin) -> str:
+def argument_name(args, origin) -> str:
     """What of the step's arguments was bad before it, in words."""
     if origin is None or origin.argument is None:
         return ""
@@ -194,16 +195,23 @@ def _argument(args, origin) -> str:
         ("0/params/", "parameter "), ("0/state/", "running statistic "),
         ("0/opt/", "optimiser state "), ("1", "input"), ("2", "target or weight"),
     ):  # fmt: skip
-        if name.startswith(start):
+        if name.startswith(start):  # of a `TrainState`, or of what stands in its place
             return words + name.removeprefix(start)
     return name
 
 
 def _place(origin, spot) -> tuple[str, str]:
-    """(part of the step, layer), from the operation's scopes or from the layers."""
+    """(part of the step, layer), from the operation's scopes or from the layers.
+
+    What a layer makes on its way forward and keeps for its way back, as a factor of
+    the derivative, belongs to the way back: nothing bad came out of it forward.
+    """
     if spot is not None and spot.part == "data":
         return "data", ""
     part, layer = scope_place(origin.scope) if origin is not None else ("", "")
+    if spot is not None and (part, spot.part) == ("forward", "backward"):
+        part = "backward"
+        layer = layer if layer.startswith(spot.layer) else spot.layer
     if not part:
         part = spot.part if spot is not None else "forward"
     if not layer and spot is not None and spot.part == part:
@@ -211,17 +219,28 @@ def _place(origin, spot) -> tuple[str, str]:
     return part, layer
 
 
+def _is_forward(scope) -> bool:
+    return scope_place(scope)[0] == "forward"
+
+
 def scope_place(scope: str) -> tuple[str, str]:
-    """("backward", "1 mlp > 3 dense(10)") of "bwd/1_mlp/bwd/3_dense(10)"."""
+    """("backward", "1 mlp > 3 dense(10)") of "bwd/1_mlp/bwd/3_dense(10)".
+
+    Within a backward pass JAX writes the forward scopes of what it transposes, which
+    are those of the same layers once more.
+    """
     part, layers = "", []
     for match in re.finditer(
         r"(?<![\w])(fwd|bwd)/(?:(\d+)_)?([^/]*)"
-        r"|(?<![\w])(data|loss|regulariser|update)(?![\w])",
+        r"|(?<![\w])(data|augmentation|mixup|weight noise|loss|regulariser|update)"
+        r"(?![\w])",
         scope,
     ):
         if match[4]:
             part, layers = match[4], []
             continue
+        if part == "backward" and match[1] == "fwd":
+            break
         part = SCOPES[match[1]]
         layers.append(f"{match[2]} {match[3]}" if match[2] else match[3])
     return part, " > ".join(layers)
@@ -230,7 +249,7 @@ def scope_place(scope: str) -> tuple[str, str]:
 def _agree(origin, spot) -> bool:
     if origin is None or spot is None or origin.argument is not None:
         return True
-    part, layer = scope_place(origin.scope)
+    part, layer = _place(origin, spot)
     if "data" in (part, spot.part):
         return part == spot.part
     said = [(spot.part, spot.layer)] + ([spot.or_else] if spot.or_else else [])
@@ -247,34 +266,39 @@ def _with_samples(found, value, replay, args, rows):
     rows = np.arange(batch) if rows is None else np.asarray(rows)
     labels = np.asarray(y.target if hasattr(y, "target") else y)
     raw = np.asarray(x)
-    bad = None
-    if is_bad(raw):
+    bad, told = np.zeros(batch, bool), ""
+    plain = is_bad(raw)  # to see: no experiment is needed
+    if plain:
         bad = ~np.isfinite(raw.reshape(batch, -1)).all(-1)
-    elif batch > 1 and found.part != "update":
-        bad = _by_experiment(value, replay, args)
-    if bad is not None and bad.any() and (bad.mean() <= MOST or batch == 1):
+    elif batch > 1 and found.part not in ("update", "weight noise"):
+        bad, told = _by_experiment(value, replay, args)
+    few = bad.any() and (bad.mean() <= MOST or batch == 1)
+    if few and (plain or told == "sound"):
         found.samples = [int(r) for r in rows[bad]]
         found.labels = [np.asarray(v).tolist() for v in labels[bad]]
+    found.experiment = told if few or told != "sound" else ""
     return found
 
 
 def _by_experiment(value, replay, args):
-    """(B,) bool of the guilty rows, or of those that look bad if none is found."""
+    """((B,) bool of rows, what leaving them out told); see `Finding.experiment`."""
     ts, x, y, key = args
     suspects = bad_rows(value, len(x))
     parameters = {np.shape(a) for a in jax.tree.leaves(ts.params)}
     if np.shape(value) in parameters:
         suspects = None  # a gradient of a weight that happens to have as many rows
+    looks_bad = np.zeros(len(x), bool) if suspects is None else suspects
     if replay is None:
-        return suspects
+        return looks_bad, ""
 
-    def sound(x, y):
+    def sound(x, y, key=key):
         return _sound(replay.with_arguments(ts, x, y, key), ts)
 
     try:
         guilty = guilty_rows(sound, x, y, suspects)
+        if guilty is None:
+            chance = sound(x, y, jax.random.fold_in(key, 1))
+            return looks_bad, "chance" if chance else "bad" if looks_bad.any() else ""
     except MOVED:
-        return suspects
-    if guilty is None:
-        return suspects
-    return np.isin(np.arange(len(x)), guilty)
+        return looks_bad, ""
+    return np.isin(np.arange(len(x)), guilty), "sound"

@@ -12,7 +12,8 @@ from jaxnn.programs import remembered
 POLICIES: dict[str, str] = {
     "skip": "leave the step out, bit for bit; after too many in a row, an error",
     "raise": "an error at the first bad step",
-    "rollback": "back to the last sound state with half the learning rate",
+    "rollback": "back to the last sound state with half the learning rate; sound is "
+    "one whose loss was seen, at the next step",
     "stop": "end the training, keeping the best parameters",
     "off": "take the step: NaN goes where it will",
 }
@@ -20,6 +21,7 @@ POLICIES: dict[str, str] = {
 
 MOST_ROLLBACKS = 20
 EXPLODED = 3.0  # times the loss before training: no step of a sound run is so bad
+CALM = 1.5  # times that loss: well below, so that other rows are not beyond it
 
 
 def step_guard(policy: str) -> str:

@@ -9,7 +9,9 @@ import numpy as np
 
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
-from jaxnn.guard.policies import EXPLODED, MOST_ROLLBACKS, slow_down
+from jaxnn.guard.policies import CALM, EXPLODED, MOST_ROLLBACKS, slow_down
+from jaxnn.train.average import evaluated
+from jaxnn.train.evaluation import predict
 from jaxnn.train.state import NO_LIMIT, TrainState
 
 
@@ -17,6 +19,10 @@ class TrainingError(JaxnnError):
     """Training could not go on; `history` holds what was learnt until then."""
 
     history: Any
+
+
+FEW = 16  # validation rows, bad ones and others, that a search looks into
+COUNTED = ("step", "skipped", "limit")  # of a state: these go on, wherever it is from
 
 
 class GuardStopError(Exception):
@@ -85,6 +91,7 @@ class Guard:
         if self.policy == "off" or not bad.any():
             self.in_a_row[:] = 0
             self.norms = norms[-20:]
+            self._keep_sound(metrics, ok)
             return True
         at = int(bad.any(1).argmax())
         which = int(bad[at].argmax())
@@ -93,7 +100,7 @@ class Guard:
             self._find(run, epoch, first, at, which, rows, past)
         self.norms = norms[-20:]
         if self.policy == "rollback":
-            return self._roll_back(run, bad.any(0), epoch)
+            return self._roll_back(run, bad, metrics, epoch)
         if self.policy == "skip":
             self._count(ok, epoch, first)
             return True
@@ -141,23 +148,101 @@ class Guard:
         if other.in_a_row.shape != (len(self.seeds),) or other.rollbacks + 0 < 0:
             raise ValueError(f"the guard counted {saved}")
 
+    def look_at_evaluation(self, run: Any, row: dict, epoch: int) -> None:
+        """Say so if evaluation is not finite where training was.
+
+        Raises:
+          TrainingError: the policy is "raise".
+          GuardStopError: the policy is "stop".
+        """
+        bad = ~np.isfinite(np.atleast_1d(row.get("validation_loss", 0.0)))
+        if self.policy == "off" or not bad.any():
+            return
+        if not any(finding.part == "evaluation" for finding in self.findings):
+            self._tried(self._locate_evaluation, run, epoch, int(bad.argmax()))
+        if self.policy == "stop":
+            raise GuardStopError
+        if self.policy == "raise":
+            raise TrainingError(
+                f"training: the validation loss of epoch {epoch}, seed "
+                f"{self.seeds[int(bad.argmax())]} is not finite, though its steps "
+                f"were."
+                f"{self._words()}"
+            )
+
+    def finish(self, history: Any, tried: int) -> None:
+        """Raise if a seed has learnt nothing, or nothing that gives numbers.
+
+        Args:
+          history: of the whole run.
+          tried: its steps.
+
+        Raises:
+          TrainingError: all steps of a seed were bad, fewer than end a run on the way;
+            or its validation was NaN in every epoch.
+        """
+        if self.policy == "off" or not history.rows:
+            return
+
+        def column(name):
+            return np.array([np.atleast_1d(row[name]) for row in history.rows], float)
+
+        why = f"each of the {tried:,} steps was bad and left out"
+        left_out = column("skipped").sum(0) >= tried
+        worthless = left_out
+        if not left_out.any() and "validation_loss" in history.rows[-1]:
+            worthless = ~np.isfinite(column("validation_loss")).any(0)
+            why = "its validation loss was not finite after any epoch"
+        if worthless.any():
+            seed = self.seeds[int(worthless.argmax())]
+            raise TrainingError(
+                f"training: seed {seed} has not been trained: {why}.{self._words()}"
+            )
+
     def _exploded(self, metrics, ok):
         """Steps whose loss is far above that of the untrained network."""
-        loss = np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
+        loss = self._losses(metrics, ok)
         if self.untrained is None:
             self.untrained = np.where(np.isfinite(loss[0]), np.abs(loss[0]), np.inf)
         return loss > EXPLODED * self.untrained
 
-    def _roll_back(self, run, slower, epoch):
+    def _losses(self, metrics, ok):
+        return np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
+
+    def _keep_sound(self, metrics, ok):
+        """Keep the state before the call if its loss, the first one, shows it sound.
+
+        The loss tells of an update one step late: a state may be finite and far away,
+        and is known to be sound only by the step after it.
+        """
+        if self.policy != "rollback":
+            return
+        loss, limit = self._losses(metrics, ok)[0], CALM * self.untrained
+        calm = ok[0] & ((loss <= limit) | ~np.isfinite(limit))
+        if self.sound is None or calm.all():
+            self.sound = self.before
+        elif calm.any():
+            self.sound = _chosen(calm, self.before, self.sound)
+
+    def _roll_back(self, run, bad, metrics, epoch):
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
             raise TrainingError(
                 f"training: {MOST_ROLLBACKS} rollbacks, each with half the learning "
                 f"rate, have not helped, up to epoch {epoch}.{self._words()}"
             )
+        self._keep_sound(metrics, ~bad)
+        slower = bad.any(0)
+        mask = slower if self.many else slower[0]
+        # where a step was bad: back; its own buffers, as the program takes them
+        back = _chosen(mask, self.sound, self.before)
         factor = np.where(slower, 0.5, 1.0)
-        opt = slow_down(self.before.opt, factor if self.many else factor[0])
-        run.ts = self.before._replace(opt=opt)
+        scale = self.before.opt.scale  # of all rollbacks so far
+        opt = slow_down(
+            back.opt._replace(scale=scale), factor if self.many else factor[0]
+        )
+        counted = {name: getattr(self.before, name) for name in COUNTED}
+        run.ts = jax.tree.map(jnp.copy, back._replace(opt=opt, **counted))
         return False
 
     def _count(self, ok, epoch, first):
@@ -185,16 +270,42 @@ class Guard:
         return ts._replace(limit=jnp.full_like(ts.limit, NO_LIMIT))
 
     def _find(self, *where):
+        """Locate the bad step."""
+        self._tried(self._locate, *where)
+
+    def _tried(self, locate, *where):
         """Locate, whatever that meets: a report must not end a run in its place."""
         start = time.perf_counter()
         try:
-            finding = self._locate(*where)
+            finding = locate(*where)
         except Exception as error:
             self.unlocated = f" ({type(error).__name__}: {error})"
             return
         if finding is not None:
             finding.seconds = round(time.perf_counter() - start, 3)
             self.findings.append(finding)
+
+    def _locate_evaluation(self, run, epoch, which):
+        """Look into the first batch of validation rows with a bad output."""
+        from jaxnn.guard.function import locate_evaluation  # only a bad run does
+        from jaxnn.guard.samples import MOST
+
+        params, state = evaluated(run.ts)
+        if run.spread is not None:
+            params, state = run.spread.local((params, state))
+        if self.many:
+            params, state = jax.tree.map(lambda a: a[which], (params, state))
+        x, y = map(np.asarray, run.validation)
+        outputs = np.asarray(predict(run.net, params, state, x), np.float64)
+        bad = ~np.isfinite(outputs.reshape(len(x), -1)).all(1)
+        few = np.concatenate([np.flatnonzero(b)[:FEW] for b in (bad, ~bad)])
+        found = locate_evaluation(
+            run.net, run.loss, params, state, x[few], y[few], epoch, self.seeds[which]
+        )
+        if found is not None and bad.mean() <= MOST:  # else no row is to blame
+            found.samples = np.flatnonzero(bad).tolist()
+            found.labels = y[bad].tolist()
+        return found
 
     def _locate(self, run, epoch, first, at, which, rows, past):
         """Replay the call up to the bad step, then look into that step."""
@@ -227,6 +338,21 @@ class Guard:
         if finding is not None:
             finding.case = case
         return finding
+
+
+@jax.jit
+def _chosen(mask: Any, new: Any, old: Any) -> Any:
+    """`new` where the mask says so, a seed or the whole."""
+
+    def pick(a, b):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            wide = jax.random.key_data(a), jax.random.key_data(b)
+            return jax.random.wrap_key_data(pick(*wide), impl=jax.random.key_impl(a))
+        return jnp.where(
+            jnp.reshape(mask, jnp.shape(mask) + (1,) * (a.ndim - jnp.ndim(mask))), a, b
+        )
+
+    return jax.tree.map(pick, new, old)
 
 
 def _overflows(after: Any, before: Any) -> bool:

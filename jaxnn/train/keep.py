@@ -32,6 +32,8 @@ class Best:
         score = np.where(
             np.isnan(accuracy), -np.atleast_1d(row["validation_loss"]), accuracy
         )
+        # outputs that are NaN have a label all the same, and may hit it
+        score = np.where(np.isnan(row["validation_loss"]), -np.inf, score)
         # A seed that ran out of patience stays as it would be had it run alone.
         better = (score > self.score) & ~self.stopped
         self.score = np.where(better, score, self.score)

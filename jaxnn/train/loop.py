@@ -188,6 +188,7 @@ class Run:
                         break
                     keep.offer(epoch, row, self.ts)
                     history.rows.append(row)
+                    self.guard.look_at_evaluation(self, row, epoch)
                     if snapshots is not None:
                         snapshots.save(self, epoch)
                     bar.update()
@@ -199,6 +200,9 @@ class Run:
                         break
                 if history.stopped == "finished" and keep.exhausted():
                     history.stopped = "early stopping"
+                if history.stopped != "interrupted":
+                    steps = len(self.x) // self.batch * self.replays
+                    self.guard.finish(history, len(history.rows) * steps)
             except GuardStopError:
                 history.stopped = "guard"
             except TrainingError as error:

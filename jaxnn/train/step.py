@@ -51,6 +51,7 @@ class Step:
       look: `(ts, x, y, key) -> Found`, the first part of a step.
       take: `(ts, found) -> Changed`, the update itself, no guard.
       finish: `(ts, found, changed, ok) -> (ts, metrics)`: what is counted.
+      settings: the arguments of `make_step` by name.
     """
 
     run: Callable[[TrainState, Array, Any, Array], tuple[TrainState, dict[str, Array]]]
@@ -66,6 +67,7 @@ class Step:
     look: Callable[..., Found]
     take: Callable[..., Changed]
     finish: Callable[..., tuple[TrainState, dict[str, Array]]]
+    settings: dict[str, Any]
 
     def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
         """Run one step."""
@@ -143,13 +145,17 @@ def make_step(
         with jax.named_scope("data"):
             x = to_unit(x, float_type(ts.params))
             y, weights = y if isinstance(y, Weighted) else (y, None)
-            if augment is not None:
+        if augment is not None:
+            with jax.named_scope("augmentation"):
                 x = augment(jax.random.fold_in(key, 0), x)
-            if mixup is not None:
+        if mixup is not None:
+            with jax.named_scope("mixup"):
                 x, y, weights = mixup(jax.random.fold_in(key, 2), x, y, weights)
-            params = ts.params
-            if weight_noise is not None:
+        params = ts.params
+        if weight_noise is not None:
+            with jax.named_scope("weight noise"):
                 params = weight_noise(jax.random.fold_in(key, 3), params)
+        with jax.named_scope("data"):
             if half:
                 params, x = cast_floats((params, x), jnp.float16)
         return params, x, y, weights, jax.random.fold_in(key, 1)
@@ -260,7 +266,7 @@ def make_step(
         return ts._replace(memory=memory, scaling=first_scale() if half else ())
 
     made = run, prepare, everything, net, loss, penalty, optimiser
-    return Step(*made, settled_as, remade, start, look, take, finish)
+    return Step(*made, settled_as, remade, start, look, take, finish, settings)
 
 
 def _all_finite(state):

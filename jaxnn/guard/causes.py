@@ -1,0 +1,214 @@
+"""The likely cause of a bad value, from the operation and what it was given."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+GROWN = "values have grown too large for their type; try a smaller lr, another init, "
+GROWN += "clip_norm or inputs of a smaller scale"
+EDGE = "keep its input away from there before the function (double where), or add an "
+EDGE += "epsilon inside"
+
+
+class _Given(NamedTuple):
+    """What an operation was given where its result is bad, as float64."""
+
+    args: list[np.ndarray]
+    nan: bool  # whether the result has NaN
+
+    def any(self, which: int, test: Callable) -> bool:
+        """Whether an entry of an argument passes; also where shapes do not match."""
+        return len(self.args) > which and bool(test(self.args[which]).any())
+
+    @property
+    def infinite(self) -> bool:
+        """Whether an argument was infinite before."""
+        return any(not np.isfinite(a).all() for a in self.args)
+
+
+def _is_zero(a):
+    return a == 0
+
+
+def _below_zero(a):
+    return a < 0
+
+
+def _log(given):
+    what = "of 0" if given.any(0, _is_zero) else "of a number too large"
+    what = "of a negative number" if given.any(0, _below_zero) else what
+    return (
+        f"log {what}: take logits and a loss that computes the logarithm itself "
+        f"(softmax_cross_entropy, log_softmax + nll), or {EDGE}"
+    )
+
+
+def _sqrt(given):
+    del given
+    return (
+        "the square root of a negative number: variances as E[x^2] - E[x]^2 can round "
+        "below 0; take the mean of squared deviations"
+    )
+
+
+def _rsqrt(given):
+    what = "a negative number" if given.any(0, _below_zero) else "0"
+    return f"1 / sqrt of {what}: add an epsilon inside"
+
+
+def _div(given):
+    if given.any(1, _is_zero):
+        both = len(given.args) > 1 and bool(
+            ((given.args[0] == 0) & (given.args[1] == 0)).any()
+        )
+        what = "0 / 0" if both else "a division by 0"
+        return (
+            f"{what}: add an epsilon to the denominator, inside any square root; a row "
+            "that is constant, or all 0, has no spread and no length to divide by"
+        )
+    if given.infinite:
+        return f"infinity / infinity, after an earlier overflow: {GROWN}"
+    return (
+        "a quotient overflows: its denominator is nearly 0; add an epsilon to it, or "
+        "look at what made it so small"
+    )
+
+
+def _mul(given):
+    if not given.infinite:
+        return f"a product of finite numbers overflows: {GROWN}"
+    if given.nan:
+        return (
+            "0 times infinity, often the branch not taken of a `where`: make its input "
+            "safe before the function (double where)"
+        )
+    return f"a product with an infinite number: {GROWN}"
+
+
+def _sum(given):
+    if given.nan and given.infinite:
+        return (
+            "infinity minus infinity: a row whose entries are all masked with -inf, or "
+            "an earlier overflow"
+        )
+    return f"a sum of finite numbers overflows: {GROWN}"
+
+
+def _power(given):
+    if given.any(0, _is_zero):
+        return f"0 to a negative power is infinite: {EDGE}"
+    if given.nan and given.any(0, _below_zero):
+        return "a negative number to a power that is not whole is not real"
+    return f"a power overflows: {GROWN}"
+
+
+def _exp(name, instead):
+    def words(given):
+        if given.any(0, np.isposinf):
+            return f"{name} of infinity, after an earlier overflow: {GROWN}"
+        return (
+            f"{name} overflows (above 88 in float32, 11 in float16): subtract the "
+            f"row's maximum first, or use {instead}"
+        )
+
+    return words
+
+
+def _product(what):
+    def words(given):
+        if given.infinite:
+            return f"{what} meets an infinite number: {GROWN}"
+        return (
+            f"{what} overflows: weights or inputs have grown too large; try a smaller "
+            "lr, another init, clip_norm or inputs of a smaller scale"
+        )
+
+    return words
+
+
+def _domain(function, domain):
+    def words(given):
+        del given
+        return (
+            f"{function} outside {domain}, or at its edge: clip what goes in to a "
+            "little less than that"
+        )
+
+    return words
+
+
+def _always(words):
+    return lambda given: words
+
+
+CAUSES: dict[str, Callable[[_Given], str]] = {
+    "log": _log,
+    "log1p": _always("log1p of -1 or less: use softplus, or a loss on logits"),
+    "sqrt": _sqrt,
+    "rsqrt": _rsqrt,
+    "div": _div,
+    "rem": _always("a remainder of a division by 0, or of an infinite number"),
+    "mul": _mul,
+    "add": _sum, "sub": _sum, "add_any": _sum, "reduce_sum": _sum, "cumsum": _sum,
+    "scatter-add": _sum, "reduce_window_sum": _sum,
+    "pow": _power, "integer_pow": _power,
+    "exp": _exp("exp", "softmax, softplus, log_softmax"),
+    "exp2": _exp("exp2", "softmax, softplus, log_softmax"),
+    "expm1": _exp("expm1", "elu, or clip what goes in"),
+    "sinh": _exp("sinh", "tanh, or clip what goes in"),
+    "cosh": _exp("cosh", "tanh, or clip what goes in"),
+    "dot_general": _product("a matrix product"),
+    "conv_general_dilated": _product("a convolution"),
+    "reduce_prod": _product("a product along an axis"),
+    "cumprod": _product("a cumulative product"),
+    "square": _always(
+        f"a square overflows (above 1.8e19 in float32, 255 in float16): {GROWN}"
+    ),
+    "convert_element_type": _always(
+        "a value is outside the range of the narrower type: scale the loss or the "
+        "inputs, or compute this part in float32"
+    ),
+    "select_n": _always("a constant that is not finite was chosen by a condition"),
+    "asin": _domain("arcsin", "[-1, 1]"), "acos": _domain("arccos", "[-1, 1]"),
+    "atanh": _domain("arctanh", "(-1, 1)"), "erf_inv": _domain("erfinv", "(-1, 1)"),
+    "acosh": _domain("arccosh", "[1, inf)"), "sin": _domain("sin", "finite numbers"),
+    "cos": _domain("cos", "finite numbers"), "tan": _domain("tan", "finite numbers"),
+    "lgamma": _domain("lgamma", "(0, inf)"), "digamma": _domain("digamma", "(0, inf)"),
+}  # fmt: skip
+"""Operation -> likely cause and what to do, of what it was given."""
+
+
+def operation_cause(op: str, inputs: Any, output: Any) -> str:
+    """Words for an operation whose result is not finite, "" if there are none."""
+    words = CAUSES.get(op)
+    if words is None:
+        return ""
+    args = [_wide(a) for a in inputs]
+    args = [a for a in args if a is not None]
+    bad = ~np.isfinite(np.asarray(output, np.float64))
+    if all(a.shape in ((), bad.shape) for a in args):
+        args = [np.broadcast_to(a, bad.shape)[bad] for a in args]
+    return words(_Given(args, bool(np.isnan(np.asarray(output, np.float64)).any())))
+
+
+def _wide(a):
+    """A number's array as float64, None for keys and conditions."""
+    a = np.asarray(a)
+    try:
+        return a.astype(np.float64) if a.dtype != bool else None
+    except (TypeError, ValueError):
+        return None
+
+
+def edge_cause(op: str) -> str:
+    """Words where a factor of a derivative is infinite and the value is not."""
+    what = {
+        "div": "a root, a norm, a quotient or an inverse function",
+        "rsqrt": "an inverse function such as arccos or arcsin",
+        "pow": "a power", "integer_pow": "a quotient or a power",
+    }.get(op, op or "a function")  # fmt: skip
+    return (
+        f"the derivative of {what} is infinite at the edge of its domain (sqrt at 0, "
+        f"norm of 0, arccos at 1), where its value is finite: {EDGE}"
+    )

@@ -15,6 +15,7 @@ from jaxnn.guard.trace import Replay, is_bad
 SCOPES = {"fwd": "forward", "bwd": "backward"}
 STEP = ("loss", "grads", "state", "params", "opt")  # what `Step.everything` gives
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
+DRAWS = 4  # other random numbers that a step is tried with
 MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
 """What a JAX whose internals have moved makes of path one; path two still stands."""
 
@@ -297,7 +298,8 @@ def _by_experiment(value, replay, args):
     try:
         guilty = guilty_rows(sound, x, y, suspects)
         if guilty is None:
-            chance = sound(x, y, jax.random.fold_in(key, 1))
+            others = (jax.random.fold_in(key, n) for n in range(DRAWS))
+            chance = any(sound(x, y, other) for other in others)
             return looks_bad, "chance" if chance else "bad" if looks_bad.any() else ""
     except MOVED:
         return looks_bad, ""

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.common import main, picture, record, spread, what_to_see
@@ -29,7 +28,7 @@ from experiments.robust import (
     trained,
     verdicts,
 )
-from jaxnn import attacks, defences
+from jaxnn import defences
 from jaxnn.defences import undefended
 from jaxnn.regularize import input_noise
 
@@ -80,11 +79,8 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
     rows, collapsed = [], []
     for seed, net in enumerate(nets):
         outputs = net.outputs(data.x)
-        one = net.under(attacks.fgsm, data.x, data.y, epsilon=kind.epsilon).mean()
-        many = net.under(
-            attacks.pgd, data.x, data.y, epsilon=kind.epsilon, steps=args.steps,
-            key=jax.random.key(seed),
-        ).mean()  # fmt: skip
+        under = net.worst(data.x, data.y, kind.epsilon, seed, args.steps)
+        one, many = (under.right["FGSM"] & under.clean).mean(), under.stands.mean()
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
         found = defences.find_collapse(
             outputs, data.y, defence=kind.options(10).get("defence", undefended),

@@ -115,6 +115,8 @@ def measure(args: Args, target: Net, data: Digits, seed: int) -> dict[str, Any]:
         found["after_restart"].append(float(stands.mean()))
         print(f"  restart {restart + 1}: {100 * stands.mean():.2f}%", flush=True)
     found["pgd"] = found["after_restart"][-1]
+    under = target.worst(data.x, data.y, args.epsilon, seed)
+    found["worst"] = float((stands & under.stands).mean())
     return found
 
 

@@ -114,6 +114,9 @@ def run(args: Args) -> None:
             ).mean()
         ),
     }
+    found["worst of FGSM, PGD-40, margin"] = float(
+        target.worst(x, y, args.epsilon).stands.mean()
+    )
     for name, value in found.items():
         paper = f"   (paper {100 * PAPER[name]:.1f}%)" if name in PAPER else ""
         print(f"  {name:<16}{100 * value:.2f}%{paper}")

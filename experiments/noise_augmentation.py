@@ -20,7 +20,6 @@ same; and little left of the noise-trained network under PGD.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.common import main, picture, record, spread, what_to_see
@@ -105,12 +104,9 @@ def run(args: Args) -> None:
     for name, group in nets.items():
         clean = [net.accuracy(data.x, data.y) for net in group]
         pgd = [
-            net.under(
-                attacks.pgd, data.x, data.y, epsilon=args.epsilon,
-                key=jax.random.key(seed),
-            ).mean()
+            net.worst(data.x, data.y, args.epsilon, seed).stands.mean()
             for seed, net in enumerate(group)
-        ]  # fmt: skip
+        ]
         table[name] = {
             "clean": spread(clean), "examples_of_plain": spread(static[name]),
             "white_box_pgd": spread(pgd),

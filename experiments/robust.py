@@ -107,6 +107,15 @@ class Net(NamedTuple):
             stands[rows] = self.right(x_adv, y[rows])
         return stands
 
+    def worst(
+        self, x: Any, y: Any, epsilon: float, seed: int = 0, steps: int = 40
+    ) -> robustness.WorstCase:
+        """The worst case of FGSM, PGD and PGD on the margin, as in a run's report."""
+        return robustness.worst_case(
+            self.model, x, y, threat=robustness.Threat("linf", epsilon),
+            key=jax.random.key(seed), steps=steps,
+        )  # fmt: skip
+
 
 def members(net: Layer, history: Any, seeds: int) -> list[Net]:
     """The networks of a run with several seeds, one by one."""

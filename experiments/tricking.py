@@ -24,7 +24,6 @@ gradient it keeps at most 45%.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -158,10 +157,7 @@ def measure(plain: Net, second: Net, narrow: Net, data: Digits, args: Args, seed
         found[f"static_hits_{name}"] = net.accuracy(made[hit], data.y[hit])
     found["clean_retrained"] = retrained.accuracy(data.x, data.y)
     for name, net in (("plain", plain), ("retrained", retrained)):
-        target = Net(LOGITS, net.params, net.state)
-        right = target.under(
-            attacks.pgd, data.x, data.y, epsilon=args.epsilon, key=jax.random.key(seed)
-        )
+        right = net.worst(data.x, data.y, args.epsilon, seed).stands
         found[f"white_box_{name}"] = float(right.mean())
         _, hit = tricked(net, x, goal, seed + 50, softmax_cross_entropy)
         found[f"tricked_{name}"] = float(hit.mean())

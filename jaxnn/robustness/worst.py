@@ -54,6 +54,7 @@ def worst_case(
     *,
     threat: Threat,
     key: jax.Array,
+    steps: int = 40,
     say: Callable[[str], None] | None = None,
 ) -> WorstCase:
     """Attack all images by FGSM, PGD on cross-entropy and PGD on the margin.
@@ -68,6 +69,7 @@ def worst_case(
       y: labels (N,).
       threat: what the attacker may do.
       key: of the random starts.
+      steps: of PGD.
       say: called with a line after each attack.
     """
     x = np.asarray(x)
@@ -76,7 +78,7 @@ def worst_case(
     clean = lab.correct(x, y)
     dx = lab.gradient(x, y)[1].reshape(len(y), -1)
     right, x_adv = {}, {}
-    for weapon in first_three():
+    for weapon in first_three(steps):
         found = lab.attack(weapon.attack, x, y, **weapon.options)
         right[weapon.name], x_adv[weapon.name] = lab.correct(found, y), found
         if say is not None:

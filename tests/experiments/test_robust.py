@@ -1,7 +1,5 @@
 """What the robustness experiments share: verdicts, their table, steps to the border."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +10,7 @@ from experiments.report import render
 from experiments.robust import Line, Net, table, until_fooled, verdicts
 from experiments.tricking import LOGITS, NET
 from jaxnn.check.automatic import automatic
+from jaxnn.files import write_json
 from jaxnn.train import fit
 from tests.attacks.problem import NET as SMALL
 from tests.train.problem import pixels
@@ -50,7 +49,7 @@ def test_the_table_shows_misses_and_keeps_units():
 
 def test_one_table_is_made_of_several_results(tmp_path):
     for name in ("one", "two"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(result(name, LINES[:1])))
+        write_json(tmp_path / f"{name}.json", result(name, LINES[:1]))
     text = render("<!-- table robust:one,two -->\n<!-- /table -->", tmp_path)
     assert text.count("| accuracy | >= 85% | 90% |") == 2
 

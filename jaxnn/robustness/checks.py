@@ -1,12 +1,15 @@
-"""K1 to K16: is the attack what it says, and does it converge? Each with its evidence.
+"""K1 to K9, K11 to K14, K16: is the attack what it says, and does it converge?
 
-A check never changes a result: it says whether the result can be believed.
+A check never changes a result: it says whether the result can be believed. What must
+hold exactly fails on one image; a share fails beyond its limit and the error of so many
+images, so that an honest network is left alone.
 """
 
 import numpy as np
 
 from jaxnn import attacks
-from jaxnn.robustness.evidence import Check, Evidence
+from jaxnn.robustness.evidence import Evidence, Measured, check
+from jaxnn.robustness.threat import surely_above, surely_more
 
 POINT = 0.005  # half a percentage point
 
@@ -16,20 +19,30 @@ def verdict(ok: bool, otherwise: str = "fail") -> str:
     return "pass" if ok else otherwise
 
 
-def k1_identity(e: Evidence) -> Check:
+def _exact(wrong, number, words):
+    """What must hold for every image."""
+    return Measured(verdict(not wrong.any()), number, words, wrong)
+
+
+def _missed(missed, limit, words, otherwise="fail"):
+    """What may happen to a share of the images up to `limit`."""
+    ok = not surely_above(int(missed.sum()), len(missed), limit)
+    return Measured(verdict(ok, otherwise), int(missed.sum()), words, missed)
+
+
+@check("K1", "identity at 0")
+def k1_identity(e: Evidence) -> Measured:
     """A budget of 0 changes no bit, and so no decision."""
     changed = np.zeros(len(e.y), bool)
     for w in e.weapons:
         x_adv = e.attacked(w, epsilon=0.0)
         changed |= (x_adv != e.x).reshape(len(e.y), -1).any(-1)
     words = f"{len(e.weapons)} attacks with epsilon 0: {changed.sum()} images changed"
-    ok = not changed.any()
-    return Check(
-        "K1", "identity at 0", verdict(ok), int(changed.sum()), words, e.where(changed)
-    )
+    return _exact(changed, int(changed.sum()), words)
 
 
-def k2_budget(e: Evidence) -> Check:
+@check("K2", "budget and box")
+def k2_budget(e: Evidence) -> Measured:
     """Every example keeps the budget and the box, and is finite."""
     t, most, bad = e.lab.threat, 0.0, np.zeros(len(e.y), bool)
     for x_adv in e.images.values():
@@ -40,196 +53,219 @@ def k2_budget(e: Evidence) -> Check:
         if t.box is not None:
             bad |= (flat.min(-1) < t.box[0]) | (flat.max(-1) > t.box[1])
     words = f"largest perturbation {most:.6g} of {t.epsilon:g}, {bad.sum()} outside"
-    ok = not bad.any()
-    return Check("K2", "budget and box", verdict(ok), most, words, e.where(bad))
+    return _exact(bad, most, words)
 
 
-def k3_iterated(e: Evidence) -> Check:
-    """Many steps are at least as strong as one; much stronger is a sign of masking."""
-    pgd, fgsm = e.curve[f"PGD-{e.steps}"].mean(1), e.curve["FGSM"].mean(1)
-    above, gain = float((pgd - fgsm).max()), float((fgsm - pgd).max())
-    at = e.epsilons[int((fgsm - pgd).argmax())]
+@check("K3", "many steps >= one")
+def k3_iterated(e: Evidence) -> Measured:
+    """Many steps are at least as strong as one, and a longer step is stronger.
+
+    That one step is much weaker than many is the rule. Where a longer step is weaker
+    than a short one, the network hides its gradient from the step.
+    """
+    pgd, fgsm = e.curve[f"PGD-{e.steps}"], e.curve["FGSM"]
+    above, gain = pgd.mean(1) - fgsm.mean(1), fgsm.mean(1) - pgd.mean(1)
+    worst, at = int(above.argmax()), int(gain.argmax())
     words = (
-        f"at the worst budget PGD leaves {100 * above:+.1f} pp beside FGSM; FGSM "
-        f"overstates accuracy by {100 * gain:.1f} pp at {at:g}"
+        f"at the worst budget PGD leaves {100 * above[worst]:+.1f} pp beside FGSM; "
+        f"FGSM overstates accuracy by {100 * gain[at]:.1f} pp at {e.epsilons[at]:g}"
     )
-    if above > POINT:
-        return Check("K3", "many steps >= one", "fail", above, words)
-    masked = gain > 0.15
-    if masked:
-        words += ": never quote FGSM for this network"
-    return Check("K3", "many steps >= one", verdict(not masked, "warn"), gain, words)
+    lost, gained = pgd[worst] & ~fgsm[worst], fgsm[worst] & ~pgd[worst]
+    if surely_more(lost, gained, POINT):
+        return Measured("fail", float(above[worst]), words, lost)
+    one = fgsm.mean(1)
+    high = int((one - np.minimum.accumulate(one)).argmax())
+    low = int(one[: high + 1].argmin())
+    back, gone = fgsm[high] & ~fgsm[low], fgsm[low] & ~fgsm[high]
+    rises = gain[at] > 0.15 and surely_more(back, gone, 0.1)
+    if rises:
+        words += (
+            f"; one step of {e.epsilons[high]:g} breaks fewer than one of "
+            f"{e.epsilons[low]:g}: the gradient is hidden from a single step"
+        )
+    return Measured(verdict(not rises, "warn"), float(gain[at]), words)
 
 
-def k4_monotone(e: Evidence) -> Check:
+@check("K4", "monotone in epsilon")
+def k4_monotone(e: Evidence) -> Measured:
     """A larger budget never helps the defender."""
-    accuracy = e.curve[f"PGD-{e.steps}"].mean(1)
-    rise = float(np.diff(accuracy).max(initial=0))
+    right = e.curve[f"PGD-{e.steps}"]
+    rises = np.diff(right.mean(1))
+    at = int(rises.argmax())
+    back, gone = right[at + 1] & ~right[at], right[at] & ~right[at + 1]
+    rise = max(0.0, float(rises[at]))
     words = f"largest rise of accuracy with the budget: {100 * rise:.2f} pp"
-    return Check("K4", "monotone in epsilon", verdict(rise <= POINT), rise, words)
+    return Measured(verdict(not surely_more(back, gone, POINT)), rise, words, back)
 
 
 def _accuracy_at(e, epsilon):
     x_adv = e.lab.attack(attacks.pgd, e.x, e.y, epsilon=epsilon, steps=e.steps)
-    return e.lab.correct(x_adv, e.y)
+    return e.clean & e.lab.correct(x_adv, e.y)
 
 
-def k5_unbounded(e: Evidence) -> Check:
+@check("K5", "unbounded reaches 0")
+def k5_unbounded(e: Evidence) -> Measured:
     """Free to repaint the image, the attack must win."""
     features = e.x[0].size
     whole = {"linf": 1.0, "l2": features**0.5, "l1": float(features)}[e.lab.threat.norm]
     right = _accuracy_at(e, whole)
-    share, chance = float(right.mean()), 1 / e.lab.outputs(e.x[:1]).shape[-1]
-    words = f"budget {whole:g} leaves {100 * share:.1f}%, chance is {100 * chance:.0f}%"
-    how = "pass" if share == 0 else "warn" if share <= chance else "fail"
-    if how == "fail":
+    count, total, share = int(right.sum()), len(right), float(right.mean())
+    words = (
+        f"budget {whole:g} leaves {100 * share:.1f}%, one class always said "
+        f"{100 * e.chance:.0f}%"
+    )
+    if surely_above(count, total, e.chance):
         words += ": the gradient does not lead to the images that fool (masking)"
-    return Check("K5", "unbounded reaches 0", how, share, words, e.where(right))
+        return Measured("fail", share, words, right)
+    how = verdict(not surely_above(count, total, POINT), "warn")
+    return Measured(how, share, words, right)
 
 
-def k6_impossible(e: Evidence) -> Check:
-    """Where every image can be made grey, nobody can do better than chance."""
+@check("K6", "impossible region")
+def k6_impossible(e: Evidence) -> Measured:
+    """Where every image can be made grey, nobody can do better than one class."""
     if e.lab.threat.norm != "linf" or e.lab.threat.box is None:
-        return Check("K6", "impossible region", "skip", None, "for linf in a box only")
+        return Measured("skip", None, "for linf in a box only")
     right = _accuracy_at(e, (e.lab.threat.box[1] - e.lab.threat.box[0]) / 2)
-    share, chance = float(right.mean()), 1 / e.lab.outputs(e.x[:1]).shape[-1]
-    # of so few images chance itself varies
-    limit = chance + 2 * (chance * (1 - chance) / len(e.y)) ** 0.5
-    words = f"half the range leaves {100 * share:.1f}%, chance {100 * chance:.0f}%"
-    ok = share <= limit
-    return Check("K6", "impossible region", verdict(ok), share, words, e.where(right))
+    share = float(right.mean())
+    words = (
+        f"half the range leaves {100 * share:.1f}%, one class always said "
+        f"{100 * e.chance:.0f}%"
+    )
+    ok = not surely_above(int(right.sum()), len(right), e.chance)
+    return Measured(verdict(ok), share, words, right)
 
 
-def k7_noise(e: Evidence) -> Check:
+@check("K7", "random-noise floor")
+def k7_noise(e: Evidence) -> Measured:
     """What random noise breaks, the attack must break."""
     random = e.lab.correct(e.random(e.lab.threat.epsilon, draws=100), e.y)
     missed = ~random & e.worst
-    words = f"{(~random).sum()} broken by 100 draws, {missed.sum()} of them not by PGD"
-    ok = not missed.any()
-    return Check(
-        "K7", "random-noise floor", verdict(ok), int(missed.sum()), words,
-        e.where(missed),
-    )  # fmt: skip
+    words = (
+        f"{(e.clean & ~random).sum()} broken by 100 draws, {missed.sum()} of them not "
+        "by PGD"
+    )
+    return _missed(missed, POINT, words)
 
 
-def k8_black_box(e: Evidence) -> Check:
+@check("K8", "white-box <= black-box")
+def k8_black_box(e: Evidence) -> Measured:
     """An attack that sees no gradients must not do better than those that do."""
     name = e.named(attacks.square)
     if not name:
-        return Check("K8", "white-box <= black-box", "skip", None, "Square is for linf")
-    missed = ~e.right[name] & e.worst
-    gap = float(e.worst.mean() - e.right[name].mean())
+        return Measured("skip", None, "Square is for linf")
+    square = e.right[name] & e.clean
+    missed, others = e.worst & ~square, square & ~e.worst
+    gap = float(e.worst.mean() - square.mean())
     words = (
-        f"{name} leaves {100 * e.right[name].mean():.1f}%, the white-box attacks "
+        f"{name} leaves {100 * square.mean():.1f}%, the white-box attacks "
         f"{100 * e.worst.mean():.1f}%; {missed.sum()} broken by it alone"
     )
-    how = "fail" if gap > 0.002 else verdict(bool(missed.mean() <= 0.01), "warn")
-    if how == "fail":
+    if surely_more(missed, others, 0.002):
         words += ": the gradients are masked"
-    return Check("K8", "white-box <= black-box", how, gap, words, e.where(missed))
+        return Measured("fail", gap, words, missed)
+    return _missed(missed, 0.01, words, "warn")._replace(number=gap)
 
 
-def k9_transfer(e: Evidence) -> Check:
+@check("K9", "transfer >= white-box")
+def k9_transfer(e: Evidence) -> Measured:
     """Examples made on another network must not be stronger than one's own."""
     if not e.others:
         words = "no other network given: pass others={name: Classifier(...)}"
-        return Check("K9", "transfer >= white-box", "skip", None, words)
-    gaps, evidence, parts = [], np.zeros(len(e.y), bool), []
+        return Measured("skip", None, words)
+    right = {}
     for name, other in e.others.items():
         x_adv = other.attack(attacks.pgd, e.x, e.y, steps=e.steps)
-        right = e.lab.correct(x_adv, e.y)
-        evidence |= ~right & e.worst
-        gaps.append(float(e.worst.mean() - right.mean()))
-        parts.append(f"from {name} {100 * right.mean():.1f}%")
-    gap = max(gaps)
+        right[name] = e.clean & e.lab.correct(x_adv, e.y)
+    parts = [f"from {name} {100 * r.mean():.1f}%" for name, r in right.items()]
     words = f"{', '.join(parts)}; white-box {100 * e.worst.mean():.1f}%"
-    if gap > POINT:
+    strongest = min(right.values(), key=np.mean)
+    gap = float(e.worst.mean() - strongest.mean())
+    missed = e.worst & ~strongest
+    ok = not surely_more(missed, strongest & ~e.worst, POINT)
+    if not ok:
         words += ": a stranger's examples do more harm, so the gradients are masked"
-    ok = gap <= POINT
-    return Check(
-        "K9", "transfer >= white-box", verdict(ok), gap, words, e.where(evidence)
-    )
+    return Measured(verdict(ok), gap, words, missed)
 
 
-def k11_two_losses(e: Evidence) -> Check:
+@check("K11", "two losses agree")
+def k11_two_losses(e: Evidence) -> Measured:
     """Two different losses must find the same weakness."""
-    first = e.named(attacks.pgd)
+    first = e.right[e.named(attacks.pgd)]
     rivals = [w.name for w in e.white_box if w.options.get("loss") is not None]
-    gaps = {n: float(e.right[first].mean() - e.right[n].mean()) for n in rivals}
-    name = max(gaps, key=lambda n: gaps[n])
-    gap = gaps[name]
+    name = min(rivals, key=lambda n: e.right[n].mean())
+    missed, others = first & ~e.right[name], e.right[name] & ~first
+    gap = float(first.mean() - e.right[name].mean())
     words = f"{name} breaks {100 * gap:+.1f} pp more than cross-entropy"
-    how = "pass" if abs(gap) < 0.01 else "warn"
-    if gap > 0.05:
-        how = "fail"
+    if surely_more(missed, others, 0.05):
         words += ": the loss masks the gradient"
-    missed = e.right[first] & ~e.right[name]
-    return Check("K11", "two losses agree", how, gap, words, e.where(missed))
+        return Measured("fail", gap, words, missed)
+    apart = surely_more(missed, others, 0.01) or surely_more(others, missed, 0.01)
+    return Measured(verdict(not apart, "warn"), gap, words, missed)
 
 
-def k12_converged(e: Evidence) -> Check:
+@check("K12", "converged")
+def k12_converged(e: Evidence) -> Measured:
     """Twice the steps and twice the restarts change little."""
     pgd = next(w for w in e.weapons if w.name == e.named(attacks.pgd))
     before = e.right[pgd.name]
-    more = {
-        "steps": 2 * e.steps,
-        "restarts": 2 * pgd.options.get("restarts", 1),
-    }
-    changes, missed = [], np.zeros(len(e.y), bool)
-    for name, value in more.items():
-        right = e.lab.correct(e.attacked(pgd, **{name: value}), e.y)
-        changes.append(float(before.mean() - right.mean()))
-        missed |= before & ~right
-    gain = max(changes)
-    words = f"steps x 2: {100 * changes[0]:+.1f} pp, restarts x 2: "
-    words += f"{100 * changes[1]:+.1f} pp"
-    ok = gain < POINT
+    changes = {}
+    for setting, value in (
+        ("steps", e.steps), ("restarts", pgd.options.get("restarts", 1)),
+    ):  # fmt: skip
+        after = e.lab.correct(e.attacked(pgd, **{setting: 2 * value}), e.y)
+        changes[setting] = before & ~after, after & ~before
+    gains = {k: float(a.mean() - b.mean()) for k, (a, b) in changes.items()}
+    words = ", ".join(f"{k} x 2: {100 * gain:+.1f} pp" for k, gain in gains.items())
+    ok = not any(surely_more(a, b, POINT) for a, b in changes.values())
     if not ok:
         words += ": the attack has not converged, use level=full"
-    return Check("K12", "converged", verdict(ok, "warn"), gain, words, e.where(missed))
+    missed = np.any([a for a, _ in changes.values()], axis=0)
+    return Measured(verdict(ok, "warn"), max(gains.values()), words, missed)
 
 
-def k13_best_iterate(e: Evidence) -> Check:
-    """Success anywhere on the path counts: a longer path never loses an image."""
+def _lost(e, weaker, stronger):
+    """Images that PGD fools with the settings `weaker` but not with `stronger`."""
+    few, many = (
+        ~e.lab.correct(e.lab.attack(attacks.pgd, e.x, e.y, **options), e.y)
+        for options in (weaker, stronger)
+    )
+    return e.clean & few & ~many
+
+
+@check("K13", "best iterate")
+def k13_best_iterate(e: Evidence) -> Measured:
+    """Success anywhere on the path counts: a longer path never loses an image.
+
+    But for rounding: programs of another length are other programs.
+    """
     step = 2.5 * e.lab.threat.epsilon / e.steps
     long = {"steps": e.steps, "step_size": step}
     short = long | {"steps": max(1, e.steps // 4)}
-    fooled = [
-        ~e.lab.correct(e.lab.attack(attacks.pgd, e.x, e.y, **options), e.y)
-        for options in (short, long)
-    ]
-    lost = fooled[0] & ~fooled[1]
+    lost = _lost(e, short, long)
     words = f"{lost.sum()} images fooled after {short['steps']} steps but not later"
-    ok = not lost.any()
-    return Check(
-        "K13", "best iterate", verdict(ok), int(lost.sum()), words, e.where(lost)
-    )
+    return _missed(lost, POINT, words)
 
 
-def k14_worst_case(e: Evidence) -> Check:
+@check("K14", "worst case per image")
+def k14_worst_case(e: Evidence) -> Measured:
     """Restarts are reduced image by image: more of them never lose one."""
-    few, many = (
-        ~e.lab.correct(
-            e.lab.attack(attacks.pgd, e.x, e.y, steps=5, restarts=restarts), e.y
-        )
-        for restarts in (1, 3)
-    )
-    lost = few & ~many
+    lost = _lost(e, {"steps": 5, "restarts": 1}, {"steps": 5, "restarts": 3})
     words = f"{lost.sum()} images fooled by one start but not by it and two more"
-    ok = not lost.any()
-    return Check(
-        "K14", "worst case per image", verdict(ok), int(lost.sum()), words,
-        e.where(lost),
-    )  # fmt: skip
+    return _missed(lost, POINT, words)
 
 
-def k16_determinism(e: Evidence) -> Check:
-    """The same key gives the same bits."""
+@check("K16", "determinism")
+def k16_determinism(e: Evidence) -> Measured:
+    """The same key gives the same bits, whatever images are in the batch."""
     pgd = next(w for w in e.weapons if w.attack is attacks.pgd)
     again = e.attacked(pgd)
     differs = (again != e.images[pgd.name]).reshape(len(e.y), -1).any(-1)
     words = f"{pgd.name} twice with one key: {differs.sum()} images differ"
-    ok = not differs.any()
-    return Check(
-        "K16", "determinism", verdict(ok), int(differs.sum()), words, e.where(differs)
-    )
+    some = max(1, len(e.y) // 2)  # the rest of their batch is the last of them
+    outputs = e.lab.outputs(e.x)[:some]
+    apart = np.abs(outputs - e.lab.outputs(e.x[:some])).max(-1)
+    moved = apart > 1e-3 * np.abs(outputs).max()  # NaN is K15's
+    words += f"; {moved.sum()} of {some} outputs depend on the rest of the batch"
+    differs[:some] |= moved
+    return _exact(differs, int(differs.sum()), words)

@@ -12,36 +12,15 @@ from jaxnn import attacks
 from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.data.sets import stratified_sample
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.robustness import checks, checks_network
 from jaxnn.robustness.battery import battery
-from jaxnn.robustness.evidence import Check, Evidence
+from jaxnn.robustness.causes import find_cause
+from jaxnn.robustness.evidence import CHECKS, Check, Evidence
 from jaxnn.robustness.lab import Lab
-from jaxnn.robustness.masking import LayerGradient, masking_report
+from jaxnn.robustness.masking import LayerGradient
 from jaxnn.robustness.threat import Share, Threat
 from jaxnn.robustness.worst import to_logits, worst_case
 
 LEVELS = ("fast", "full")
-CHECKS: tuple[Callable[[Evidence], Check], ...] = (
-    checks.k1_identity,
-    checks.k2_budget,
-    checks.k3_iterated,
-    checks.k4_monotone,
-    checks.k5_unbounded,
-    checks.k6_impossible,
-    checks.k7_noise,
-    checks.k8_black_box,
-    checks.k9_transfer,
-    checks_network.k10_gradient_size,
-    checks.k11_two_losses,
-    checks.k12_converged,
-    checks.k13_best_iterate,
-    checks.k14_worst_case,
-    checks_network.k15_logits,
-    checks.k16_determinism,
-    checks_network.k17_loss_noise,
-    checks_network.k18_gradient_truth,
-    checks_network.k19_certified,
-)
 
 
 class Round(NamedTuple):
@@ -102,6 +81,11 @@ class Evaluation(NamedTuple):
     x_adv: np.ndarray
     sample: np.ndarray
     seconds: float
+
+    @property
+    def believable(self) -> bool:
+        """Whether no check failed."""
+        return all(c.verdict != "fail" for c in self.checks)
 
 
 def evaluate(
@@ -174,9 +158,7 @@ def evaluate(
     not_attacked = right & np.isnan(_flat(lab.gradient(x, y)[1])).any(-1)
     right &= ~not_attacked
     say("checks K1 to K20")
-    masking = masking_report(lab, evidence.x, evidence.y, evidence.steps)
-    results = [check(evidence) for check in CHECKS]
-    results.append(checks_network.k20_adaptive(evidence, masking))
+    results = [CHECKS[f"K{i}"](evidence) for i in range(1, 21)]
     return Evaluation(
         threat=threat,
         level=level,
@@ -187,10 +169,10 @@ def evaluate(
         curve={name: found.mean(1) for name, found in evidence.curve.items()},
         epsilons=evidence.epsilons,
         checks=results,
-        layers=masking.layers,
+        layers=evidence.masking.layers,
         not_attacked=np.flatnonzero(not_attacked),
         not_finite=np.flatnonzero(~np.isfinite(outputs.outputs(x)).all(-1)),
-        verdict=judge(results, masking, checks_network.dead_loss(evidence)),
+        verdict=judge(results, evidence),
         robust_images=right,
         x_adv=x_adv,
         sample=rows,
@@ -244,29 +226,20 @@ def _targeted(lab, evidence):
     return Share(int(lab.correct(x_adv, goal).sum()), len(goal))
 
 
-def judge(results: list[Check], masking: Any, loss: str | None) -> str:
+def judge(results: list[Check], e: Evidence) -> str:
     """The verdict: which checks failed, and what hides the gradient."""
     failed = [c for c in results if c.verdict == "fail"]
+    if failed:
+        return (
+            f"DO NOT BELIEVE the accuracy under attack: {_names(failed)} failed. "
+            f"Cause: {find_cause(e, failed)}."
+        )
+    words = "No sign of masked gradients"
     warned = [c for c in results if c.verdict == "warn"]
-    if not failed:
-        words = "No sign of masked gradients"
-        if warned:
-            names = ", ".join(f"{c.id} ({c.name})" for c in warned)
-            words = f"Believable with care: warnings from {names}"
-        return words + "; an upper bound on robustness, as any attack gives."
-    names = ", ".join(f"{c.id} ({c.name})" for c in failed)
-    culprit = "not found in a single layer"
-    if masking.blocking:
-        culprit = "layer " + ", ".join(layer.label for layer in masking.blocking)
-    elif masking.saturated is not None and any(c.id == "K20" for c in failed):
-        culprit = f"layer {masking.saturated.label}"
-    elif loss is not None:
-        culprit = f"the loss: {loss} has no gradient left where the network is sure"
-    elif any(c.id == "K11" for c in failed):
-        culprit = "the loss: along another one's gradient more images break"
-    elif any(c.id == "K17" for c in failed):
-        culprit = "randomness in the forward pass"
-    return (
-        f"DO NOT BELIEVE the accuracy under attack: {names} failed. What hides the "
-        f"gradient: {culprit}."
-    )
+    if warned:
+        words = f"Believable with care: warnings from {_names(warned)}"
+    return words + "; an upper bound on robustness, as any attack gives."
+
+
+def _names(checks):
+    return ", ".join(f"{c.id} ({c.name})" for c in checks)

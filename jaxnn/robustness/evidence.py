@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxnn.attacks.driver import widest
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.battery import Weapon
 from jaxnn.robustness.lab import Lab
+from jaxnn.robustness.masking import Masking, masking_report
 from jaxnn.robustness.threat import Threat
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the budget, for the curve
@@ -35,6 +36,40 @@ class Check(NamedTuple):
     number: float | None
     words: str
     images: tuple[int, ...] = ()
+
+
+class Measured(NamedTuple):
+    """What a check found.
+
+    Attributes:
+      verdict, number, words: as in `Check`.
+      images: which of the sample (bool) are the evidence; None for none.
+    """
+
+    verdict: str
+    number: float | None
+    words: str
+    images: np.ndarray | None = None
+
+
+CHECKS: dict[str, Callable[["Evidence"], Check]] = {}
+"""Every check by its id, in the order of the modules that hold them."""
+
+
+def check(id: str, name: str) -> Callable:
+    """Enter a function from `Evidence` to `Measured` into `CHECKS`."""
+
+    def enter(measure: Callable[["Evidence"], Measured]) -> Callable:
+        @wraps(measure)
+        def run(e: "Evidence") -> Check:
+            found = measure(e)
+            images = () if found.images is None else e.where(found.images)
+            return Check(id, name, found.verdict, found.number, found.words, images)
+
+        CHECKS[id] = run
+        return run
+
+    return enter
 
 
 class Evidence:
@@ -89,8 +124,14 @@ class Evidence:
 
     @cached_property
     def worst(self) -> np.ndarray:
-        """Which images every white-box weapon left right."""
-        return np.all([self.right[w.name] for w in self.white_box], axis=0)
+        """Which images were right and every white-box weapon left right."""
+        left = [self.right[w.name] for w in self.white_box]
+        return np.all([self.clean, *left], axis=0)
+
+    @cached_property
+    def chance(self) -> float:
+        """What saying one class always is worth: the largest class's share."""
+        return float(np.unique(self.y, return_counts=True)[1].max() / len(self.y))
 
     @property
     def white_box(self) -> list[Weapon]:
@@ -142,6 +183,11 @@ class Evidence:
         box = self.lab.threat.box  # noise has an amount, and no norm to keep it in
         lab = replace(self.lab, threat=Threat("linf", epsilon, box))
         return lab.attack(attacks.noise, self.x, self.y, draws=draws, **options)
+
+    @cached_property
+    def masking(self) -> Masking:
+        """Every layer's gradients, and the attack through those that pass none."""
+        return masking_report(self.lab, self.x, self.y, self.steps)
 
     @cached_property
     def gradients(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -33,9 +33,11 @@ class LayerGradient(NamedTuple):
       label: its place and name.
       ratio: mean |dx| / mean |dy|, both as 2-norms over an image.
       zero_in: share of images whose dy is all zero.
-      zero_out: share of the other images whose dx is all zero.
+      zero_out: share of the other images whose dx is all zero, or not finite.
       saturated: share of elements with |dx| < 1e-3 |dy|, None if the shape changes.
       same_shape: whether x and y have one shape.
+      constant: whether its output is the same for every image: no gradient passes it,
+        and none is hidden.
     """
 
     path: tuple[int, ...]
@@ -45,6 +47,7 @@ class LayerGradient(NamedTuple):
     zero_out: float
     saturated: float | None
     same_shape: bool
+    constant: bool = False
 
 
 class Masking(NamedTuple):
@@ -52,7 +55,7 @@ class Masking(NamedTuple):
 
     Attributes:
       layers: from the output back to the input.
-      blocking: those that get a gradient and pass none.
+      blocking: those that get a gradient and pass none, but for constant ones.
       saturated: where nothing blocks, the layer that lets the least through, if that is
         less than half of the elements. A relu may well be one, and hide nothing: what
         an attack through it gains decides.
@@ -78,20 +81,24 @@ def layer_gradients(
       loss: with `reduction="none"`; None is softmax cross-entropy.
     """
     places: list[tuple[tuple[int, ...], str]] = []
+    constant: dict[int, bool] = {}
     rows: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def keep_forward(number, same):
+        constant[number] = constant.get(number, True) and bool(same)
 
     def keep(number, dy, dx):
         rows.append((number, np.asarray(dy), np.asarray(dx)))
 
     def watched(layer, path, label):
-        if layer.parts:
-            parts = [
-                watched(part, (*path, i), f"{label} > {i} {part.name}".strip(" >"))
-                for i, part in enumerate(layer.parts)
-            ]
-            return with_parts(layer, parts)
         number = len(places)
         places.append((path, label or layer.name))
+
+        def forward(*args, **options):
+            y, *rest = layer.forward(*args, **options)
+            same = (y == y[:1]).all()
+            jax.debug.callback(partial(keep_forward, number), same, ordered=True)
+            return y, *rest
 
         def backward(cache, dy):
             dx, dparams = layer.backward(cache, dy)
@@ -99,17 +106,19 @@ def layer_gradients(
                 jax.debug.callback(partial(keep, number), dy, dx, ordered=True)
             return dx, dparams
 
-        return layer._replace(backward=backward)
+        return layer._replace(forward=forward, backward=backward)
 
-    twin = replace(model, net=watched(model.net, (), ""))
+    twin = replace(model, net=each_layer(model.net, watched))
     objective = softmax_cross_entropy if loss is None else loss
     program = jax.jit(partial(twin.value_and_gradient, loss=objective))
     jax.block_until_ready(program(jnp.asarray(x), jnp.asarray(y)))
     jax.effects_barrier()
-    return [_summary(*places[number], dy, dx) for number, dy, dx in rows]
+    return [
+        _summary(*places[number], dy, dx, constant[number]) for number, dy, dx in rows
+    ]
 
 
-def _summary(path, label, dy, dx):
+def _summary(path, label, dy, dx, constant):
     def sizes(a):
         return np.sqrt(np.square(a.reshape(len(a), -1).astype(np.float64)).sum(-1))
 
@@ -122,10 +131,25 @@ def _summary(path, label, dy, dx):
         faint = np.abs(dx) < 1e-3 * np.abs(dy)
         saturated = float(faint[live].mean()) if live.any() else 0.0
     ratio = float(back.mean() / given.mean()) if alive.any() else 0.0
-    blocked = float((back[alive] == 0).mean()) if alive.any() else 0.0
+    passed = (back[alive] > 0) & (back[alive] < np.inf)
+    blocked = float((~passed).mean()) if alive.any() else 0.0
     return LayerGradient(
-        path, label, ratio, float((~alive).mean()), blocked, saturated, same
-    )
+        path, label, ratio, float((~alive).mean()), blocked, saturated, same,
+        constant,
+    )  # fmt: skip
+
+
+def each_layer(
+    net: Layer, change: Callable, path: tuple[int, ...] = (), label: str = ""
+) -> Layer:
+    """`net` with `change(layer, path, label)` for every layer that has no parts."""
+    if not net.parts:
+        return change(net, path, label)
+    parts = [
+        each_layer(part, change, (*path, i), f"{label} > {i} {part.name}".strip(" >"))
+        for i, part in enumerate(net.parts)
+    ]
+    return with_parts(net, parts)
 
 
 def swap_backward(
@@ -168,7 +192,7 @@ def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Maskin
     """Every layer's gradients, and PGD through those that pass none or hardly any."""
     some = slice(lab.batch)
     layers = layer_gradients(lab.model, x[some], y[some], attacks.margin)
-    blocking = [layer for layer in layers if layer.zero_out >= BLOCKED]
+    blocking = [a for a in layers if a.zero_out >= BLOCKED and not a.constant]
     faint = [layer for layer in layers if (layer.saturated or 0) >= SATURATED]
     least = max(faint, key=lambda layer: layer.saturated or 0, default=None)
     least = None if blocking else least

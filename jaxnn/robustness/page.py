@@ -15,6 +15,8 @@ from jaxnn.robustness.transfer import Transfer
 def to_json(e: Evaluation) -> dict[str, Any]:
     """All of the evaluation but its images; accuracies are shares in [0, 1]."""
     return {
+        "verdict": e.verdict,
+        "believable": e.believable,
         "threat": dict(e.threat._asdict()),
         "level": e.level,
         "images": e.clean.total,
@@ -29,7 +31,6 @@ def to_json(e: Evaluation) -> dict[str, Any]:
         },
         "checks": [c._asdict() for c in e.checks],
         "layers": [layer._asdict() for layer in e.layers],
-        "verdict": e.verdict,
         "not_attacked_images": e.not_attacked.tolist(),
         "not_finite_images": e.not_finite.tolist(),
         "broken_images": np.flatnonzero(~e.robust_images).tolist(),
@@ -50,6 +51,7 @@ def lines(e: Evaluation) -> list[str]:
     """What a person wants to read on the screen."""
     noted = [c for c in e.checks if c.verdict in ("warn", "fail")]
     return [
+        f"verdict        {e.verdict}",
         *warnings(e),
         f"threat model   {e.threat}",
         f"clean          {e.clean} of {e.clean.total:,} images",
@@ -59,7 +61,6 @@ def lines(e: Evaluation) -> list[str]:
         f"of a sample of {e.targeted.total:,}",
         f"checks         {_counts(e)}",
         *[f"  {c.verdict:<5}{c.id:<4}{c.name}: {c.words}" for c in noted],
-        f"verdict        {e.verdict}",
     ]
 
 
@@ -89,7 +90,7 @@ def _counts(e):
 def page(e: Evaluation, title: str) -> str:
     """The evaluation in Markdown."""
     sections = [
-        f"# {escaped(title)}",
+        f"# {escaped(title)}: {'believable' if e.believable else 'DO NOT BELIEVE'}",
         *warnings(e),
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "

@@ -1,7 +1,7 @@
 """What an attacker may do, in numbers, and how sure a share of images is."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxnn.attacks.core import NORMS, Box
 from jaxnn.errors import JaxnnError, lookup
@@ -55,9 +55,13 @@ class Share(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """Where the share lies with 95%: sound near 0 and 1, too (Wilson 1927)."""
+        return self.within(1.959964)
+
+    def within(self, z: float) -> tuple[float, float]:
+        """Where the share lies, `z` standard errors to either side (Wilson 1927)."""
         if not self.total:
             return 0.0, 1.0
-        z, n, p = 1.959964, self.total, self.value
+        n, p = self.total, self.value
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return max(0.0, middle - half), min(1.0, middle + half)
@@ -65,3 +69,26 @@ class Share(NamedTuple):
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.value:.2f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+SURE = 3.0
+"""Standard errors beyond which a check fails: one in a thousand by chance, for twenty
+checks a network."""
+
+
+def surely_above(count: int, total: int, limit: float) -> bool:
+    """Whether a share is above `limit` beyond the error of so many images."""
+    return Share(count, total).within(SURE)[0] > limit
+
+
+def surely_more(lost: Any, gained: Any, limit: float) -> bool:
+    """Whether `lost` (N,) are more than `gained` by the share `limit`, beyond error.
+
+    Two measurements of the same images: which only the one, which only the other lost.
+
+    Source: Agresti, Min 2005, "Simple improved confidence intervals for comparing
+    matched proportions": half an image is added to either count.
+    """
+    a, b, total = int(lost.sum()), int(gained.sum()), len(lost) + 2
+    error = math.sqrt(a + b + 1 - (a - b) ** 2 / total) / total
+    return (a - b) / total - SURE * error > limit

@@ -132,21 +132,29 @@ def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(netwo
 
 def test_a_loss_that_leads_elsewhere_is_named():
     k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
-    words = judge([k11], Masking([], [], None, None), None)
-    assert "What hides the gradient: the loss" in words
+    e = SimpleNamespace(
+        masking=Masking([], [], None, None), clean=np.ones(4, bool),
+        gradients={"cross-entropy": (None, np.ones(4))},
+    )  # fmt: skip
+    assert "Cause: the loss: along another one" in judge([k11], e)
+    k9 = k11._replace(id="K9")
+    assert "Cause: not found" in judge([k9], e)
 
 
 def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
     """Half of a relu is off: only what an attack through it gains would be a reason."""
-    right = np.array([True, False, True, True])
+    right = np.arange(20) < 15
     relu = LayerGradient((1,), "1 relu", 0.5, 0.0, 0.0, 0.7, True)
-    evidence = SimpleNamespace(worst=right, where=lambda images: ())
-    found = k20_adaptive(evidence, Masking([relu], [], relu, right))
+    evidence = SimpleNamespace(
+        worst=right, clean=np.ones(20, bool), where=lambda images: (),
+        masking=Masking([relu], [], relu, right),
+    )  # fmt: skip
+    found = k20_adaptive(evidence)
     assert found.verdict == "pass"
     assert "1 relu passes hardly any gradient" in found.words
     assert "hides nothing" in found.words
-    broken = k20_adaptive(evidence, Masking([relu], [], relu, ~right))
-    assert broken.verdict == "fail"
+    evidence.masking = Masking([relu], [], relu, ~right)
+    assert k20_adaptive(evidence).verdict == "fail"
 
 
 @pytest.mark.slow
@@ -175,6 +183,7 @@ def test_a_wrong_backward_pass_is_found(network):
     wrong = Classifier(flipped, params, state)
     found = evaluate(wrong, x, y, threat=THREAT, sample=40)
     assert by_id(found)["K18"].verdict == "fail"
+    assert "Cause: a backward pass that is not the forward's" in found.verdict
 
 
 @pytest.mark.slow
@@ -278,12 +287,15 @@ def test_the_page_says_what_the_json_says(plain, network, tmp_path):
     path = page.write(tmp_path / "out", plain, x, y, outputs, "Robustness of a test")
     text = path.read_text()
     kept = json.loads((tmp_path / "out" / "robustness.json").read_text())
-    assert plain.verdict in text
+    assert text.startswith("# Robustness of a test: believable\n\n**No sign")
+    assert next(iter(kept)) == "verdict"
+    assert kept["verdict"] == plain.verdict
+    assert kept["believable"] is True
     assert all(f"| {c['id']} |" in text for c in kept["checks"])
     assert kept["robust"]["count"] == plain.robust.count
     assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
     assert (tmp_path / "out" / "examples.png").stat().st_size > 5000
-    assert any("verdict" in line for line in page.lines(plain))
+    assert page.lines(plain)[0] == f"verdict        {plain.verdict}"
 
 
 @pytest.mark.parametrize(

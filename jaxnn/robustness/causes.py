@@ -1,0 +1,207 @@
+"""Why a check failed: what each layer shows by itself, before a loss is suspected.
+
+Every layer is called as the network calls it, then once more: for the same images, for
+half of them, for images near by, and backwards with random dy. A cause is named only
+where a layer, or the loss, shows it; else it is "not found".
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.attacks.classifier import Classifier
+from jaxnn.layers import Layer
+from jaxnn.robustness.checks_network import TINY, without_gradient
+from jaxnn.robustness.evidence import Check, Evidence
+from jaxnn.robustness.masking import each_layer
+from jaxnn.robustness.slopes import Slopes, apart, differentiable, in_float64, measure
+from jaxnn.robustness.threat import surely_above
+
+IMAGES = 50  # that the layers are shown
+MANY = 0.5  # share of a layer's images or entries from which it is a cause
+
+
+def find_cause(e: Evidence, failed: list[Check]) -> str:
+    """What hides the gradient or makes it wrong, in words; "not found" is an answer."""
+    names = {c.id for c in failed}
+    for causes in (_of_outputs, _of_gradients, _of_blocking, _of_the_loss):
+        for words in causes(e, names):
+            return words
+    return "not found"
+
+
+def _of_outputs(e, failed) -> Iterator[str]:
+    """Outputs that are no function of the image, or no numbers."""
+    if not failed & {"K2", "K15", "K16", "K17", "K18"}:
+        return
+    x, model = jnp.asarray(e.x[:IMAGES]), e.lab.model
+    layers = _shown(model, x, _outputs)
+    if model.key is not None:
+        model = replace(model, key=jax.random.fold_in(model.key, 1))
+    again = _shown(model, x, _outputs)
+    for layer in layers:
+        if layer.facts["lost"].any():
+            yield f"layer {layer.label}: its outputs are NaN or infinite"
+    for layer, second in zip(layers, again, strict=True):
+        first, other = (found.facts["y"] for found in (layer, second))
+        if not np.array_equal(first, other, equal_nan=True):
+            yield f"randomness in layer {layer.label}: the same images, other outputs"
+    for layer in layers:
+        if layer.facts["company"].any():
+            yield (
+                f"layer {layer.label}: its output for an image depends on the other "
+                "images of the batch (batch statistics?)"
+            )
+    for layer in layers:
+        if layer.facts["jumps"].mean() >= MANY:
+            yield (
+                f"randomness in layer {layer.label}: its outputs jump however near "
+                "the inputs are"
+            )
+
+
+def _of_gradients(e, failed) -> Iterator[str]:
+    """A backward pass that is not its forward's."""
+    if "K18" not in failed:
+        return
+    with jax.enable_x64(True):
+        double = in_float64(e.lab.model)
+        x = jnp.asarray(np.asarray(e.x[:IMAGES], np.float64))
+        layers = _shown(double, x, _gradients)
+    for layer in layers:
+        wrong = Slopes(*layer.facts["slopes"]).wrong() | layer.facts["apart"]
+        if surely_above(int(wrong.sum()), wrong.size, 0.1):
+            yield f"layer {layer.label}: its backward pass is not its forward's"
+    yield (
+        "a backward pass that is not the forward's; each layer's own is right, so what "
+        "combines them is wrong"
+    )
+
+
+def _of_blocking(e, failed) -> Iterator[str]:
+    """Layers that pass no gradient, or hide it where an attack through them shows."""
+    masking = e.masking
+    if masking.blocking:
+        yield "layer " + ", ".join(layer.label for layer in masking.blocking)
+    if "K20" in failed and masking.saturated is not None:
+        yield f"layer {masking.saturated.label}"
+
+
+def _of_the_loss(e, failed) -> Iterator[str]:
+    """A loss whose gradient has died while another one's lives, or leads elsewhere."""
+    dead = {n: int(m.sum()) for n, m in without_gradient(e, TINY).items()}
+    worst, least = max(dead, key=lambda n: dead[n]), min(dead.values())
+    total = max(1, int(e.clean.sum()))
+    if dead[worst] >= 0.1 * total and least < dead[worst] - 0.05 * total:
+        yield f"the loss: {worst} has no gradient left where the network is sure"
+    if "K11" in failed:
+        yield "the loss: along another one's gradient more images break"
+
+
+class Shown(NamedTuple):
+    """A layer, and what it did with the images."""
+
+    label: str
+    facts: dict[str, Any]
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=("facts",), meta_fields=("number",)
+)
+@dataclass(frozen=True)
+class _Noted:
+    """What a layer did, on its way out of the network inside the layer's cache."""
+
+    number: int
+    facts: dict[str, Any]
+
+
+def _shown(model: Classifier, x: Any, facts: Callable) -> list[Shown]:
+    """`facts(call, x, y)` of every layer, from the input on; `call` runs it forward.
+
+    Those of a layer in a scan have a leading axis of its runs.
+    """
+    labels: list[str] = []
+
+    def watched(layer: Layer, path, label):
+        del path
+        number = len(labels)
+        labels.append(label or layer.name)
+
+        def forward(params, state, x, *, key=None, train):
+            y, after, cache = layer.forward(params, state, x, key=key, train=train)
+            if jnp.issubdtype(x.dtype, jnp.floating):
+                call = partial(_call, layer, params, state, key)
+                cache = (cache, _Noted(number, facts(call, x, y)))
+            return y, after, cache
+
+        return layer._replace(forward=forward)
+
+    twin = replace(model, net=each_layer(model.net, watched))
+    noted = jax.device_get(jax.jit(_noted)(twin, x))
+    noted.sort(key=lambda one: one.number)
+    return [Shown(labels[one.number], one.facts) for one in noted]
+
+
+def _noted(twin, x):
+    """What the layers of `twin` noted on the way forward."""
+    _, _, cache = twin.net.forward(
+        twin.params, twin.state, x, key=twin.key, train=False
+    )
+    leaves = jax.tree.leaves(cache, is_leaf=lambda a: isinstance(a, _Noted))
+    return [leaf for leaf in leaves if isinstance(leaf, _Noted)]
+
+
+def _call(layer, params, state, key, x):
+    """Output, and the function that takes dy back to x."""
+    y, _, cache = layer.forward(params, state, x, key=key, train=False)
+    return y, lambda dy: layer.backward(cache, dy)[0]
+
+
+def _outputs(call, x, y):
+    """Are the outputs numbers, the image's own, and near for inputs that are near?"""
+    half = max(1, len(x) // 2)
+    alone = call(x[:half])[0]
+    finite = jnp.isfinite(x).reshape(len(x), -1).all(-1)
+    size = jnp.abs(jnp.where(jnp.isfinite(y), y, 0)).max()
+    spread = 1e-3 * jnp.sqrt(jnp.square(x).mean()) + 1e-6
+    v = spread * jax.random.normal(jax.random.key(0), x.shape, x.dtype)
+    far, near = (
+        jnp.square(call(x + step * v)[0] - y).reshape(len(y), -1).sum(-1)
+        for step in (1.0, 0.1)
+    )
+    return {
+        "y": y,
+        "lost": finite & ~jnp.isfinite(y).reshape(len(y), -1).all(-1),
+        "company": jnp.abs(alone - y[:half]) > 1e-3 * size,
+        # squares: of a smooth function a hundredth is left, of a staircase a tenth
+        "jumps": (near > 0.25 * far) & (near > 1e-8 * size**2 * y[0].size),
+    }
+
+
+def _gradients(call, x, y):
+    """Is the backward pass the forward's, off the ties of the layer's own input?"""
+    keys = jax.random.split(jax.random.key(1), 3)
+    size = jnp.sqrt(jnp.square(x).mean()) + 1e-3
+    near, v = (jax.random.normal(k, x.shape, x.dtype) for k in keys[:2])
+    x = x + 0.01 * size * near
+    dy = jax.random.normal(keys[2], y.shape, y.dtype)
+    dx = call(x)[1](dy)
+
+    def output(x):
+        return call(x)[0]
+
+    def by_jax(x):
+        return jax.vjp(output, x)[1](dy)[0]
+
+    other = jnp.zeros(len(x), bool)
+    if differentiable(by_jax, x):
+        theirs = by_jax(x)
+        both = jnp.isfinite(theirs).reshape(len(x), -1).all(-1)
+        other = apart(dx, theirs) & both
+    return {"slopes": tuple(measure(output, dx, x, dy, v)), "apart": other}

@@ -1,0 +1,167 @@
+"""Is a backward pass its forward's? Gradients beside slopes, where there are slopes.
+
+At a kink (a relu at 0, equal entries under a max pool) the slope to the left and the
+one to the right differ, and every gradient between them is right. Images are full of
+kinks: their background is flat. So points are moved off ties, and a gradient is judged
+only where the slopes on both sides agree.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.attacks.classifier import Classifier
+from jaxnn.check.automatic import automatic
+from jaxnn.robustness.threat import surely_above
+
+STEP = 1e-7  # of a difference in float64: few kinks lie so near, and rounding is 1e-9
+CLOSE = 1e-3  # how near to each other two slopes are, relative to the larger
+SAME = 1e-5  # how near two gradients are, relative to the larger
+RARELY = 0.02  # share of points that may be wrong: a kink can hide between two slopes
+
+
+class Slopes(NamedTuple):
+    """Of `sum(dy * f(x))` along v, for each image (B,): by the gradient, and seen.
+
+    Attributes:
+      predicted: dx . v by the backward pass.
+      ahead: seen between x and x + STEP v.
+      behind: seen between x - STEP v and x.
+      size: |dx|.
+      rounding: what rounding alone can make of a slope.
+    """
+
+    predicted: Any
+    ahead: Any
+    behind: Any
+    size: Any
+    rounding: Any
+
+    def smooth(self) -> np.ndarray:
+        """Where both sides see one slope."""
+        a, b = self.ahead, self.behind
+        most = np.maximum(np.abs(a), np.abs(b))
+        return np.abs(a - b) <= CLOSE * most + self.rounding
+
+    def wrong(self) -> np.ndarray:
+        """Where the gradient is not the slope that both sides see."""
+        seen = (self.ahead + self.behind) / 2
+        limit = CLOSE * (np.abs(seen) + self.size) + self.rounding
+        near = np.abs(self.predicted - seen) <= limit  # so written that NaN is wrong
+        return self.smooth() & ~near
+
+
+def measure(f: Callable, dx: Any, x: Any, dy: Any, v: Any) -> Slopes:
+    """The slopes of `f` (B, ...) -> (B, ...) at x along v; can be traced."""
+
+    def each(a):
+        return a.reshape(len(a), -1).sum(-1)
+
+    y = f(x)
+    ahead = each((f(x + STEP * v) - y) * dy) / STEP
+    behind = each((y - f(x - STEP * v)) * dy) / STEP
+    size = jnp.sqrt(each(jnp.square(dx)))
+    rounding = 1e-14 * each(jnp.abs(y * dy)) / STEP
+    return Slopes(each(dx * v), ahead, behind, size, rounding)
+
+
+def apart(a: Any, b: Any) -> Any:
+    """Which gradients (B, ...) differ by more than rounding; NaN differs."""
+    a, b = (v.reshape(len(v), -1) for v in (a, b))
+    size = jnp.maximum(jnp.abs(a).max(-1), jnp.abs(b).max(-1))
+    return ~(jnp.abs(a - b).max(-1) <= SAME * size)
+
+
+def in_float64(model: Classifier) -> Classifier:
+    """The network with its floating arrays in float64; others as they are."""
+
+    def one(a):
+        is_float = jnp.issubdtype(jnp.result_type(a), jnp.floating)
+        return np.asarray(a, np.float64) if is_float else a
+
+    params, state = jax.tree.map(one, (model.params, model.state))
+    return replace(model, params=params, state=state)
+
+
+class Truth(NamedTuple):
+    """What became of the input gradients of some images.
+
+    Attributes:
+      wrong: which of them (B,) have a gradient that is not the slope, or not JAX's.
+      slopes: how many slopes were judged, and how many of them the gradient missed.
+      points: how many there were to judge.
+      automatic: images whose gradient differs from JAX's; None where JAX has none.
+    """
+
+    wrong: np.ndarray
+    slopes: tuple[int, int]
+    points: int
+    automatic: int | None
+
+    @property
+    def surely_wrong(self) -> bool:
+        """Whether that is more than a kink between two slopes now and then."""
+        judged, missed = self.slopes
+        share = surely_above(int(self.wrong.sum()), len(self.wrong), RARELY)
+        return share or surely_above(missed, max(judged, 1), RARELY)
+
+
+def gradient_truth(model: Classifier, x: np.ndarray, box: Any) -> Truth:
+    """The backward pass of a whole network, in float64, at x and beside it.
+
+    The outputs are summed with random weights, so that no loss saturates before them.
+    Beside x, off its ties, gradients must be JAX's and the slopes seen. At x itself
+    JAX's is right too: who takes the same side of each kink as JAX is not wrong.
+    """
+    rng = np.random.default_rng(0)
+    low, high = (0.0, 1.0) if box is None else box
+    x = np.asarray(x, np.float64)
+    near = 0.98 * x + 0.02 * rng.uniform(low, high, x.shape)  # inside the box
+    v = rng.standard_normal(x.shape)
+    with jax.enable_x64(True):
+        double = in_float64(model)
+        dy = rng.standard_normal(jax.eval_shape(Classifier.logits, double, x).shape)
+        beside, other = _at(double, near, dy, v)
+        beside_wrong = beside.wrong() | (False if other is None else other)
+        flat, tied = _at(double, x, dy, np.ones_like(x))
+        flat_wrong = flat.wrong() & (True if tied is None else tied)
+    judged = int(beside.smooth().sum() + flat.smooth().sum())
+    return Truth(
+        beside_wrong | flat_wrong,
+        (judged, int(beside.wrong().sum() + flat_wrong.sum())),
+        2 * len(x),
+        None if other is None else int(other.sum()),
+    )
+
+
+def _at(model, x, dy, v):
+    """Slopes at x along v, and where the gradient is not JAX's (None: JAX has none)."""
+    dx = jax.jit(lambda m, x: m.vjp(x)[1](dy))(model, x)
+    seen = jax.jit(lambda m, x: measure(m.logits, dx, x, dy, v))(model, x)
+    slopes = jax.device_get(seen)
+    twin = replace(model, net=automatic(model.net))
+
+    def by_jax(m, x):
+        return m.vjp(x)[1](dy)
+
+    if not differentiable(by_jax, twin, x):
+        return slopes, None
+    theirs = np.asarray(jax.jit(by_jax)(twin, x))
+    both = np.isfinite(theirs).reshape(len(x), -1).all(-1)  # NaN of JAX proves nothing
+    return slopes, np.asarray(apart(dx, theirs)) & both
+
+
+def differentiable(function: Callable, *args: Any) -> bool:
+    """Whether JAX can take the gradients that `function` asks it for.
+
+    It has none of a callback or of a loop whose length depends on the data.
+    """
+    try:
+        jax.eval_shape(function, *args)
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,209 @@
+"""A check fails beyond the error of so many images: never for one, always for many."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxnn.robustness import Threat
+from jaxnn.robustness.battery import battery
+from jaxnn.robustness.evidence import CHECKS, Evidence
+from jaxnn.robustness.threat import surely_above, surely_more
+
+N = 200
+
+
+def some(count):
+    """Of N images the first `count`."""
+    return np.arange(N) < count
+
+
+class Fake(Evidence):
+    """Evidence of N images whose measurements are given, not made.
+
+    An attacked image says itself whether it is classified right: it is all 1 or all 0.
+    """
+
+    def __init__(self, **given):
+        y = np.arange(N) % 10
+        lab = SimpleNamespace(
+            threat=Threat(), correct=lambda x, y: x.reshape(len(x), -1)[:, 0] > 0.5
+        )
+        weapons = battery("fast", "linf", 10)
+        super().__init__(lab, np.ones((N, 2, 2)), y, np.arange(N), weapons)
+        self.clean = some(N)
+        everything = {w.name: some(100) for w in weapons}
+        self.right = everything | given.pop("right", {})
+        for name, value in given.items():
+            setattr(self, name, value)
+
+    def after(self, attack):
+        """Let attacks leave right the images (N,) that `attack(options)` says."""
+
+        def run(kind, x, y, **options):
+            return np.where(attack(options)[:, None, None], np.ones_like(x), 0)
+
+        self.lab.attack = run
+        return self
+
+
+def curve(pgd, fgsm):
+    """Right at every budget, by the number of images."""
+    return {
+        "FGSM": np.stack([some(n) for n in fgsm]),
+        "PGD-40": np.stack([some(n) for n in pgd]),
+    }
+
+
+DOWN = [190, 150, 100, 50, 20, 5, 0, 0]
+SQUARE = "Square-500 (black-box)"
+
+
+def attacked(few):
+    """More steps or restarts lose `few` images that fewer had broken."""
+
+    def left(options):
+        short = options.get("steps") == 10 or options.get("restarts") == 1
+        return some(100) if short else some(100 + few)
+
+    return Fake().after(left)
+
+
+def twice(few):
+    """Twice the effort breaks `few` images more."""
+    e = Fake()
+    e.attacked = lambda weapon, **more: (
+        np.ones((N, 2, 2)) * some(100 - few)[:, None, None]
+    )
+    return e
+
+
+def noise(few):
+    """Noise breaks `few` of the images that stand."""
+    e = Fake()
+    random = some(100) & ~some(few)
+    e.random = lambda epsilon, draws: np.ones((N, 2, 2)) * random[:, None, None]
+    return e
+
+
+def sizes(few, loss="cross-entropy", size=0.0):
+    """The gradient of one loss has that size on `few` images."""
+    gradients = {
+        name: (None, np.where(some(few), size if name == loss else 1.0, 1.0))
+        for name in ("cross-entropy", "margin")
+    }
+    e = Fake(gradients=gradients)
+    e.lab.outputs = lambda x: np.eye(10)[np.arange(len(x)) % 10]
+    return e
+
+
+def other(few):
+    """Another network's examples break `few` more."""
+    e = Fake().after(lambda options: some(100 - few))
+    e.others = {"other": e.lab}
+    return e
+
+
+CASES = {  # what a number of images makes, that number for which nothing fails; fails
+    "K3": (lambda n: Fake(curve=curve([190, 150 + n, *DOWN[2:]], DOWN)), 2, 40),
+    "K4": (lambda n: Fake(curve=curve([*DOWN[:6], 5, 5 + n], DOWN)), 2, 40),
+    "K5": (lambda n: Fake().after(lambda _: some(n)), 22, 60),
+    "K6": (lambda n: Fake().after(lambda _: some(n)), 25, 60),
+    "K7": (noise, 2, 10),
+    "K8": (lambda n: Fake(right={SQUARE: some(100 - n)}), 4, 30),
+    "K9": (other, 4, 30),
+    "K10": (sizes, 25, 60),
+    "K11": (lambda n: Fake(right={"PGD-40, margin": some(100 - n)}), 12, 40),
+    "K13": (attacked, 2, 10),
+    "K14": (attacked, 2, 10),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_few_images_fail_no_check_and_many_do(name):
+    make, few, many = CASES[name]
+    assert CHECKS[name](make(0)).verdict in ("pass", "warn")
+    assert CHECKS[name](make(few)).verdict in ("pass", "warn")
+    found = CHECKS[name](make(many))
+    assert found.verdict == "fail"
+    assert found.images  # the evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("K7", noise), ("K8", CASES["K8"][0]), ("K12", twice), ("K13", attacked)],
+)
+def test_one_image_is_no_warning(name, make):
+    assert CHECKS[name](make(1)).verdict == "pass"
+
+
+def test_more_effort_that_breaks_many_more_is_a_warning():
+    found = CHECKS["K12"](twice(20))
+    assert found.verdict == "warn"
+    assert "not converged" in found.words
+
+
+def test_one_weak_step_is_no_warning_but_one_that_weakens_is():
+    """FGSM far above PGD is the rule; where a longer step is weaker, it is hidden."""
+    weak = [190, 170, 150, 120, 90, 40, 20, 10]
+    found = CHECKS["K3"](Fake(curve=curve(DOWN, weak)))
+    assert found.verdict == "pass"
+    assert "overstates accuracy by 35.0 pp" in found.words
+    hidden = [190, 155, 110, 140, 180, 150, 60, 20]
+    found = CHECKS["K3"](Fake(curve=curve(DOWN, hidden)))
+    assert found.verdict == "warn"
+    assert "hidden from a single step" in found.words
+
+
+def test_images_that_were_wrong_before_count_for_nothing():
+    e = sizes(60)
+    e.clean = ~some(60)
+    assert CHECKS["K10"](e).number == 0
+    e = noise(60)
+    e.clean = ~some(60)
+    assert CHECKS["K7"](e).number == 0
+
+
+def test_a_gradient_that_is_no_number_leads_nowhere():
+    assert CHECKS["K10"](sizes(60, size=np.nan)).verdict == "fail"
+
+
+def test_a_network_that_says_the_same_of_every_image_hides_nothing():
+    e = sizes(N)
+    e.lab.outputs = lambda x: np.tile(np.arange(10.0), (len(x), 1))
+    found = CHECKS["K10"](e)
+    assert found.verdict == "warn"
+    assert "nothing to follow" in found.words
+
+
+@pytest.mark.parametrize("outputs", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_no_answers(outputs):
+    e = Fake()
+    e.lab.outputs = lambda x: np.where(some(1)[: len(x), None], outputs, np.ones(10))
+    found = CHECKS["K15"](e)
+    assert found.verdict == "fail"
+    assert found.images == (0,)
+
+
+def test_a_certificate_is_refuted_by_one_image():
+    e = Fake(certified=some(100))
+    assert CHECKS["K19"](e).verdict == "pass"
+    e.certified = some(101)
+    assert CHECKS["K19"](e).images == (100,)
+    e.certified, e.clean = some(100), ~some(1)  # wrong before any attack
+    assert CHECKS["K19"](e).images == (0,)
+
+
+def test_a_share_is_surely_above_a_limit_beyond_three_errors():
+    assert not surely_above(0, 200, 0.0)
+    assert not surely_above(1, 200, 0.005)
+    assert surely_above(10, 200, 0.005)
+    assert not surely_above(21, 200, 0.1)
+    assert surely_above(60, 200, 0.1)
+
+
+def test_paired_differences_count_both_ways():
+    lost, gained = some(40), ~some(160)
+    assert not surely_more(lost, gained, 0.0)
+    assert surely_more(lost, some(0), 0.05)
+    assert not surely_more(some(3), some(0), 0.002)

@@ -153,7 +153,7 @@ def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
     assert found.verdict == "pass"
     assert "1 relu passes hardly any gradient" in found.words
     assert "hides nothing" in found.words
-    evidence.masking = Masking([relu], [], relu, ~right)
+    evidence.masking = Masking([relu], [], relu, np.zeros(20, bool))
     assert k20_adaptive(evidence).verdict == "fail"
 
 

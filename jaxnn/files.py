@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -276,6 +276,39 @@ def write_with(path: str | Path, save: Callable[[BinaryIO], Any]) -> None:
     """Let `save(file)` (np.savez, savefig ...) write; whole or not at all."""
     with atomic_file(path) as file:
         save(file)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise unless files can be written into the folder `path`; leaves nothing behind.
+
+    For what takes long: its result must not fail to be written at the end.
+
+    Raises:
+      JaxnnError: a file, no permission, a name that the system does not take.
+    """
+    path = Path(path)
+    missing = [p for p in (path, *path.parents) if not os.path.lexists(p)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in its name
+        why = getattr(error, "strerror", None) or str(error)
+        why = "it is a file" if os.path.isfile(path) else why
+        raise JaxnnError(
+            f"cannot write into the folder {str(path)!r}: {why}; choose another"
+        ) from error
+    finally:
+        for made in missing:
+            with suppress(OSError, ValueError):
+                made.rmdir()
+
+
+def real_path(path: str | Path) -> Path:
+    """The absolute path, links followed as far as they lead; need not exist."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a null byte
+        raise JaxnnError(f"{str(path)!r}: {error}; check the path") from error
 
 
 @contextmanager

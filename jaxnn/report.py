@@ -5,6 +5,7 @@ is said to be not measured: a page that leaves things out looks like one that is
 """
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ def _pictures(folder, result) -> list[str]:
     for name, why in _part(result, "not_drawn").items():
         lines += ["", f"{name} could not be drawn: {_text(why)}"]
     for name, caption in PICTURES.items():
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             if (seeds or 1) > 1 and name != "curves.png":
                 caption = f"{caption} Of several seeds, the first."
             lines += ["", f"![{caption}]({name})", "", f"*{caption}*"]

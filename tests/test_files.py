@@ -9,7 +9,14 @@ import pytest
 import jaxnn
 from jaxnn import files
 from jaxnn.errors import JaxnnError
-from jaxnn.files import append_line, atomic_file, open_file, read_json, write_text
+from jaxnn.files import (
+    append_line,
+    atomic_file,
+    check_folder,
+    open_file,
+    read_json,
+    write_text,
+)
 
 ROOT = Path(jaxnn.__file__).parents[1]
 
@@ -178,3 +185,15 @@ def test_lines_are_json_whatever_the_numbers(tmp_path):
     append_line(path, {"loss": float("nan")})
     append_line(path, {"loss": 0.5})
     assert path.read_text() == '{"loss": null}\n{"loss": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["file", "pipe", "null\0byte", "l" * 300, "file/below"]
+)
+def test_a_folder_that_cannot_be_written_into_is_told_before_the_work(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(JaxnnError, match="cannot write into the folder"):
+        check_folder(tmp_path / name)
+    check_folder(tmp_path / "new" / "below")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "pipe"]

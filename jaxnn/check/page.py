@@ -1,5 +1,6 @@
 """A comparison in words: the table for the terminal, and gradients.md."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
         rows = [[name, sentence] for name, sentence in facts(result)]
         sections += ["## Measured", _markdown(["what", "result"], rows)]
     for name, caption in PICTURES.items():
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             sections.append(f"![{caption}]({name})\n\n*{caption}*")
     made = [["device", result["device"]], ["git", str(result["git"])]]
     made += [[name, version] for name, version in result["versions"].items()]

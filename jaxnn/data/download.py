@@ -43,7 +43,7 @@ def download(
     force: bool,
 ) -> None:
     """Bring `target` to the expected hash, or leave it as it was and raise."""
-    if not force and target.exists():
+    if not force and os.path.exists(target):
         with contextlib.suppress(JaxnnError):
             if hash_of(target) == expected:
                 return

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from jaxnn.data.download import download
 from jaxnn.data.idx import content_sha256
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import atomic_file, bad_file, open_file
+from jaxnn.files import atomic_file, bad_file, open_file, real_path
 
 # what a data set consists of, and the usual name of each part
 PARTS = {
@@ -249,7 +249,9 @@ def locate(data: str | Path) -> Located | None:
         )
     if isinstance(data, str) and data in SOURCES:
         for folder, chosen in _places(data):
-            if not folder.is_dir() or not any(map(_part_of, _visible(folder, data))):
+            if not os.path.isdir(folder) or not any(
+                map(_part_of, _visible(folder, data))
+            ):
                 continue
             try:
                 return Located(data, folder, find_parts(folder, data), SOURCES[data])
@@ -264,7 +266,7 @@ def locate(data: str | Path) -> Located | None:
         except JaxnnError as error:
             raise JaxnnError(f"{error}, or the path of a folder") from None
     files = find_parts(folder)
-    return Located(folder.resolve().name, folder, files, None)
+    return Located(real_path(folder).name, folder, files, None)
 
 
 def _places(name: str) -> Iterator[tuple[Path, bool]]:

@@ -56,7 +56,7 @@ def find_table(name: str) -> Path:
     if base := os.environ.get("JAXNN_DATA"):
         folders.insert(0, expanded(base))
     for folder in folders:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise JaxnnError(
         f"{name}: not in {' nor in '.join(map(str, folders))}. Give its path, or put "

@@ -176,7 +176,6 @@ def write(
     from jaxnn.plots import robustness as pictures
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     found, text = to_json(e) | (record or {}), page(e, title)
     if transfer is not None:
         names, matrix = list(transfer.names), transfer.matrix

@@ -1,6 +1,7 @@
 """Attacking a saved run: `jaxnn attack` and `jaxnn robustness`."""
 
 import itertools
+import os
 import shlex
 import time
 from dataclasses import fields
@@ -20,7 +21,7 @@ from jaxnn.data import load
 from jaxnn.data.sets import stratified_sample
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import read_json, write_json
+from jaxnn.files import check_folder, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 from jaxnn.robustness.worst import to_logits
 from jaxnn.run.folder import Run, load_run
@@ -140,10 +141,8 @@ def robustness_run(config: RobustnessConfig) -> Any:
 def _folder(config, name):
     """Where to write; raises before anything is attacked if that cannot be a folder."""
     folder = config.out or config.run / name
-    if folder.exists() and not folder.is_dir():
-        raise JaxnnError(
-            f"--out {folder}: this is a file, expected a folder or a new name"
-        )
+    if config.out or os.path.isdir(config.run):  # else it is no run: told elsewhere
+        check_folder(folder)
     return folder
 
 
@@ -175,9 +174,17 @@ def _unused(
     for number in itertools.count(1):
         path = folder / (f"{name}{f'-{number}' if number > 1 else ''}{ending}")
         result = path / inside if inside else path
-        if not result.exists() or read_json(result).get("command") == found["command"]:
+        if not os.path.exists(result) or _command(result) == found["command"]:
             return path
     raise AssertionError  # numbers do not end
+
+
+def _command(path):
+    """The command of an earlier result; None where it cannot be told."""
+    try:
+        return read_json(path)["command"]
+    except (JaxnnError, KeyError, TypeError):
+        return None
 
 
 def _name(config, options):
@@ -229,14 +236,14 @@ def _fail_if_lost(run, lost):
 
 def _named(path, config):
     """The folder's name where no other has it, else its path."""
-    every = [Path(p).resolve() for p in (config.run, *config.others)]
-    same = [p for p in every if p.name == Path(path).resolve().name]
-    return str(path) if len(same) > 1 else Path(path).resolve().name
+    every = [real_path(p) for p in (config.run, *config.others)]
+    same = [p for p in every if p.name == real_path(path).name]
+    return str(path) if len(same) > 1 else real_path(path).name
 
 
 def _others(config, run):
     """Name -> network of the other runs."""
-    every = [Path(p).resolve() for p in (config.run, *config.others)]
+    every = [real_path(p) for p in (config.run, *config.others)]
     for path in every:
         if every.count(path) > 1:
             raise JaxnnError(f"--others: {path} is named twice, or is the run itself")

@@ -95,7 +95,9 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
     Raises:
       JaxnnError: as `new_folder`.
     """
-    missing = [p for p in ((out or Path("runs")) / "x").parents if not p.exists()]
+    missing = [
+        p for p in ((out or Path("runs")) / "x").parents if not os.path.exists(p)
+    ]
     folder = new_folder(out, name)
     try:
         yield folder

@@ -1,5 +1,6 @@
 """`jaxnn replay`: the first bad step of a run, once more, from the run's folder."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def replay_run(config: ReplayConfig) -> Finding | None:
     """
     path = config.run / FILE
     run = load_run(config.run)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise JaxnnError(
             f"{config.run} has no {FILE}: the run had no bad step that was located"
         )

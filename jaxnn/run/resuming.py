@@ -1,6 +1,7 @@
 """Continuing a run that was killed: what must be as it was, and what may change."""
 
 import json
+import os
 from pathlib import Path
 
 from jaxnn.config import TrainCommand, TrainConfig
@@ -19,7 +20,7 @@ def saved_command(folder: Path) -> TrainCommand:
     Raises:
       JaxnnError: not a run folder, or one whose run never began.
     """
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise JaxnnError(
             f"--resume: {folder} has no config.json, so there is nothing to continue; "
             f"start the run with --out {folder}"
@@ -63,7 +64,7 @@ def finished(folder: Path, config: TrainConfig) -> dict | None:
 
 def check_free(folder: Path) -> None:
     """Raise if another process trains the run in `folder`, before it is written to."""
-    if (folder / "snapshots").is_dir():
+    if os.path.isdir(folder / "snapshots"):
         with locked(folder / "snapshots", "run"):
             pass
 

@@ -112,7 +112,7 @@ def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     for command in ("attack", "robustness"):
         text = errors(capsys, command, run_folder, "--out", tmp_path / "taken")
-        assert "this is a file" in text
+        assert "it is a file" in text
     assert (tmp_path / "taken").read_text() == "mine"
 
 

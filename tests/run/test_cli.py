@@ -323,3 +323,24 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
     assert main(["train", "--resume", "a"]) == 0
     assert "training starts from the beginning" in capsys.readouterr().err
     assert (tmp_path / "a" / "params.npz").read_bytes() == end
+
+
+@pytest.mark.parametrize(
+    "name", ["l" * 300, "a\0b", "loop", "loop/x", "pipe", "/dev/null"]
+)
+def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, capsys, name):
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    for words in (
+        ["eval", name], ["eval", run_folder, "--data", name],
+        ["predict", run_folder, name],
+        ["attack", name], ["attack", run_folder, "--out", name], ["robustness", name],
+        ["robustness", run_folder, "--others", name], ["replay", name],
+        ["train", "--resume", name], ["train", *TINY, "--data", name, "--out", "x"],
+        ["sweep", "--resume", name], ["data", "verify", name],
+    ):  # fmt: skip
+        errors(capsys, *words)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [
+        "loop",
+        "pipe",
+    ]

@@ -126,8 +126,9 @@ def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[Seen]]:
     try:
         # by name: trees of JAX sort the keys of a dict
         pair, y = as_pair(own.what, tuple(inputs), x)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(own.name, tuple(inputs.values()), error) from error
+    _check_real(own.name, x, y)
     draw = np.random.default_rng(77)  # not what a caller may have drawn x with
     dy = jax.tree.map(lambda a: draw.standard_normal(np.shape(a)), y)
     got: dict = {}
@@ -156,6 +157,26 @@ def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[Seen]]:
         found = audit(seen, dtypes, points=MORE_POINTS)
         return (found._replace(findings=_in_place(found)) if right else found), seen
     return audit(seen, dtypes, points=MORE_POINTS), seen
+
+
+def _check_real(name, x, y) -> None:
+    """Raise if there is nothing to differentiate, or nothing that it is of."""
+    leaves = [np.asarray(a) for a in jax.tree.leaves(y)]
+    if not leaves or not all(map(_is_real, leaves)):
+        kinds = ", ".join(str(a.dtype) for a in leaves) or "nothing"
+        raise JaxnnError(
+            f"{name}: its forward returned y of {kinds}, expected floating-point "
+            "numbers"
+        )
+    if not any(_is_real(a) and a.size for _, a in named_leaves(x)):
+        raise JaxnnError(
+            f"{name}: no argument holds floating-point numbers, so that there is no "
+            f"gradient to compare; give {name}_inputs of floats, such as 1.0"
+        )
+
+
+def _is_real(a) -> bool:
+    return jnp.issubdtype(a.dtype, jnp.floating)
 
 
 def _in_place(found: Audit) -> tuple[Finding, ...]:
@@ -295,9 +316,7 @@ def _is_numbers(value) -> bool:
 
 
 def _in_float64(a):
-    if not jnp.issubdtype(a.dtype, jnp.floating):
-        return a
-    return a.astype(np.float64)
+    return a.astype(np.float64) if _is_real(a) else a
 
 
 def hint(error: BaseException) -> str:

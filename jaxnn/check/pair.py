@@ -48,7 +48,13 @@ class Pair(NamedTuple):
                 "for each, None for an argument without a derivative"
             )
         named = named_leaves(dict(zip(self.names, cotangents, strict=True)))
-        return {name: np.array(d) for name, d in named}
+        found = {name: np.array(d) for name, d in named}
+        for name, d in found.items():
+            if d.dtype.kind not in "fiub":
+                raise JaxnnError(
+                    f"its backward returned {d.dtype} as d{name}, expected numbers"
+                )
+        return found
 
     def copies(self, x: Any) -> Any:
         """Arrays of its kind that it may do with as it likes."""

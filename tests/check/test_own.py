@@ -136,6 +136,17 @@ RIGHT_PAIRS = {  # name -> forward, backward, inputs
         "    d[np.arange(len(x)), np.asarray(x).argmax(1)] = dy\n    return d",
         "(np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]]),)",
     ),
+    "float32 within numpy": (
+        "def own_forward(x): x = x.astype(np.float32); return np.tanh(x), x",
+        "def own_backward(x, dy): return dy * (1 - np.tanh(x) ** 2)",
+        "(np.linspace(-1, 1, 5),)",
+    ),
+    "a loop in numpy": (
+        "def own_forward(x):\n    y = np.zeros(len(x))\n"
+        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x",
+        "def own_backward(x, dy): return np.cos(x) * dy",
+        "(np.arange(4.0),)",
+    ),
     "plain lists of numbers": (
         "def own_forward(x): return x * x, x",
         "def own_backward(x, dy): return 2 * x * dy",
@@ -252,6 +263,19 @@ WRONG_PAIRS = {  # name -> text, words that the finding must hold
         "own_inputs = (draw.normal(size=(4, 3)),)",
         "(mine.py line",
     ),
+    "dy ignored in a loop": (
+        "def own_forward(x):\n    y = np.zeros(len(x))\n"
+        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x\n"
+        "def own_backward(x, dy): return np.cos(x)\n"
+        "own_inputs = (np.arange(4.0),)",
+        "dy is ignored",
+    ),
+    "words for a gradient": (
+        "def own_forward(x): return x * 2, x\n"
+        "def own_backward(x, dy): return 'abc'\n"
+        "own_inputs = (np.arange(4.0),)",
+        "expected numbers",
+    ),
     "only where it is negative": (
         "def own_forward(x): return x * x, x\n"
         "def own_backward(x, dy): return 2 * abs(x) * dy\n"
@@ -272,6 +296,8 @@ def test_a_wrong_pair_is_found_however_it_hides(file, name):
 BAD_INPUTS = {  # what is given as inputs -> words of the error
     "'abc'": "got str where numbers are expected",
     "(np.array(['a']),)": "got ndarray where numbers are expected",
+    "(np.array([1, 2]),)": "y of int64, expected floating-point",
+    "(np.ones((0, 3)),)": "no argument holds floating-point numbers",
     "(object(),)": "got object where numbers are expected",
     "(np.ones((2, 2)), np.ones(3))": "its forward fails on inputs of shapes (2, 2), (3",
 }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn import programs
+from jaxnn.attacks.arguments import as_images
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
@@ -16,7 +17,6 @@ from jaxnn.attacks.core import (
     is_fooled,
     per_image,
 )
-from jaxnn.attacks.driver import as_images
 from jaxnn.attacks.objectives import margin
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import Loss, quadratic

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn import attacks
-from jaxnn.attacks.driver import widest
+from jaxnn.attacks.arguments import widest
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.battery import Weapon
 from jaxnn.robustness.lab import Lab

@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.attacks import Classifier, map_batches
-from jaxnn.attacks.core import Box
-from jaxnn.attacks.driver import (
+from jaxnn.attacks.arguments import (
     as_images,
     check_classes,
     check_epsilon,
     check_labels,
 )
+from jaxnn.attacks.core import Box
 from jaxnn.defences.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import spacing

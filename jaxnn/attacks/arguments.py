@@ -1,0 +1,208 @@
+"""What an attack is given: taken as it is meant, or refused in one line."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.errors import JaxnnError
+
+
+def as_images(attack: str, x: Any) -> Any:
+    """x as an array of floats, from whatever NumPy can read."""
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except (ValueError, TypeError, RuntimeError) as error:  # ragged, or of torch
+            raise JaxnnError(
+                f"{attack}: images are {type(x).__name__}, expected an array of floats "
+                f"(B, ...): {error}"
+            ) from None
+    if x.ndim == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise JaxnnError(
+            f"{attack}: images are {x.dtype} {x.shape}, expected floats (B, ...) in "
+            "[0, 1]; divide uint8 pixels by 255"
+        )
+    return x
+
+
+def checked_images(attack, model, x, y, settings):
+    """x within the box, y as integers; raises for what an attack cannot work with."""
+    y = check_labels(attack, y, len(x))
+    if not x.size:
+        return x, y
+    if not isinstance(y, jax.core.Tracer):
+        check_classes(attack, y, model.facts(x).classes)
+    box = settings.get("box")
+    if isinstance(x, jax.core.Tracer):
+        return x, y
+    pixels = np.asarray(x)  # NumPy, so that nothing is traced where a caller traces
+    # by itself: the least of numbers and NaN is a number on some devices
+    if not np.isfinite(pixels).all():
+        raise JaxnnError(
+            f"{attack}: some pixels are NaN or infinite; let the network own its "
+            "normalisation, and look at the images that were read"
+        )
+    if box is None:
+        return x, y
+    low, high = pixels.min().item(), pixels.max().item()
+    # what a float32 computation of pixels, such as 255 * (1 / 255), may be off by
+    slack = 4 * max(jnp.finfo(jnp.float32).eps, jnp.finfo(x.dtype).eps)
+    slack = float(slack) * max(abs(box[0]), abs(box[1]))
+    if not (box[0] - slack <= low and high <= box[1] + slack):
+        raise JaxnnError(
+            f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
+            f"{box}; let the network own its normalisation, or pass box=None"
+        )
+    return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box), y
+
+
+def check_labels(attack: str, y: Any, count: int) -> Any:
+    """y as an array of integers (B,); raises a `JaxnnError` for anything else."""
+    if not isinstance(y, jax.Array):
+        try:
+            y = np.asarray(y)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise JaxnnError(
+                f"{attack}: labels are {type(y).__name__}, expected integers (B,): "
+                f"{error}"
+            ) from None
+    if y.ndim == 2 and len(y) == count:
+        raise JaxnnError(
+            f"{attack}: got labels of shape {y.shape}, expected integers ({count},); "
+            "of one-hot rows take y.argmax(-1)"
+        )
+    if len(y) != count if y.ndim else True:
+        raise JaxnnError(
+            f"{attack}: got {count} images and {len(y) if y.ndim else 'no'} labels"
+        )
+    if y.ndim != 1 or (count and not jnp.issubdtype(y.dtype, jnp.integer)):
+        raise JaxnnError(
+            f"{attack}: got labels {y.dtype} {y.shape}, expected integers ({count},)"
+        )
+    return y if count else np.zeros(0, np.int32)
+
+
+def check_classes(attack: str, y: Any, classes: int) -> None:
+    """Raise a `JaxnnError` for a label that the network has no output for."""
+    labels = np.asarray(y)
+    low, high = int(labels.min()), int(labels.max())
+    if classes == 1 and low >= -1 and high <= 1:  # no and yes; of hinge -1 and 1
+        return
+    if low < 0 or high >= classes:
+        raise JaxnnError(
+            f"{attack}: labels range from {low} to {high}, but the network has "
+            f"{classes} outputs: expected 0 to {classes - 1}"
+        )
+
+
+def check_norm(attack: str, norm: Any, norms: tuple[str, ...]) -> None:
+    """Raise a `JaxnnError` for a norm that is not one of those."""
+    if not isinstance(norm, str) or norm not in norms:
+        raise JaxnnError(
+            f"{attack}: unknown norm {norm!r}; valid names: {', '.join(norms)}"
+        )
+
+
+def checked_box(attack: str, box: Any) -> tuple[float, float]:
+    """The limits of a pixel as two numbers, low < high."""
+    try:
+        low, high = map(float, box)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (low < high and math.isfinite(high - low)):
+        raise JaxnnError(
+            f"{attack}: got box {box}, expected numbers (low, high), low < high"
+        )
+    return low, high
+
+
+def widest(norm: str, box: tuple[float, float] | None, features: int) -> float:
+    """The distance in that norm between opposite corners of the box."""
+    if box is None:
+        return math.inf
+    each = {"linf": 1.0, "l2": math.sqrt(features), "l1": float(features)}[norm]
+    return (box[1] - box[0]) * each
+
+
+def check_epsilon(
+    attack: str, epsilon: Any, x: Any, norm: str, box: tuple[float, float] | None
+) -> None:
+    """Raise a `JaxnnError` for no budget: below 0, not finite, wider than the box."""
+    values = _numbers(attack, "epsilon", epsilon, len(x))
+    if not (values >= 0).all():
+        raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
+    most = widest(norm, box, math.prod(x.shape[1:]))
+    # 1e-6: rounding of the square root
+    if values.size and values.max() > most * (1 + 1e-6):
+        raise JaxnnError(
+            f"{attack}: got epsilon {values.max():g}, but the box {box} is only "
+            f"{most:g} wide in {norm}; epsilon is in units of pixels in the box: 8 of "
+            "255 is 8 / 255"
+        )
+
+
+def check_step_size(attack: str, size: Any, x: Any) -> None:
+    """Raise a `JaxnnError` for a step that is not above 0."""
+    values = _numbers(attack, "step_size", size, len(x))
+    if not (values > 0).all():
+        raise JaxnnError(f"{attack}: got step_size {size}, expected > 0")
+
+
+def _numbers(attack, name, value, count):
+    try:
+        values = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        values = np.full((1, 1), math.nan)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != count):
+        raise JaxnnError(
+            f"{attack}: got {name} {value!r}, expected one number or one an image "
+            f"({count},); for several budgets use attacks.sweep"
+        )
+    if not (np.isfinite(values) | (values < 0)).all():
+        raise JaxnnError(f"{attack}: got {name} {value}, expected >= 0 and finite")
+    return values
+
+
+def check_key(attack: str, key: Any) -> None:
+    """Raise a `JaxnnError` for what is not one key of `jax.random`."""
+    if key is None:
+        raise JaxnnError(f"{attack}: expected key=jax.random.key(seed), got none")
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    raw = dtype == np.uint32 and key.shape == (2,)
+    if not (raw or (typed and key.shape == ())):
+        raise JaxnnError(
+            f"{attack}: got key {key!r}, expected one key, jax.random.key(seed)"
+        )
+
+
+def flag(attack: str, name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise JaxnnError(f"{attack}: got {name}={value!r}, expected True or False")
+    return bool(value)
+
+
+def count(attack: str, name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise JaxnnError(
+            f"{attack}: got {name}={value!r}, expected >= 1, a whole number"
+        )
+    return int(value)
+
+
+def number(attack: str, name: str, value: Any, low: float, high: float) -> float:
+    """A finite number within those limits."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (low <= number <= high and math.isfinite(number)):
+        bounds = f">= {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+        raise JaxnnError(f"{attack}: got {name}={value!r}, expected {bounds}")
+    return number

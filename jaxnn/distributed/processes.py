@@ -261,7 +261,7 @@ class Watch:
         self.over = threading.Event()
         self.calls = 0
         self.seen: dict[int, tuple[str, float]] = {}
-        self.waiting: dict[int, float] = {}
+        self.waiting: dict[int, tuple[int, float]] = {}
 
     def __enter__(self):
         global _watch
@@ -302,13 +302,16 @@ class Watch:
             silent = now - self.seen[other][1]
             if silent > self.seconds:
                 leave(f"no sign of life from process {other} for {self.seconds:g} s")
-            behind = int(pulse.split()[1]) < self.calls
-            since = self.waiting.get(other, now)
-            self.waiting[other] = since if behind else now
-            if now - self.waiting[other] > self.seconds and silent < 3 * self.every:
+            # Its number is as old as its pulse, so it is behind at every look: what
+            # counts is when it comes to where this process was.
+            due, since = self.waiting.get(other, (self.calls, now))
+            if int(pulse.split()[1]) >= due:
+                due, since = self.calls, now
+            self.waiting[other] = due, since
+            if now - since > self.seconds and silent < 3 * self.every:
                 leave(
-                    f"process {other} lives, but has not come to step call "
-                    f"{self.calls} for {self.seconds:g} s: it hangs, or is far slower"
+                    f"process {other} lives, but has not come to step call {due} for "
+                    f"{self.seconds:g} s: it hangs, or is far slower"
                 )
 
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxnn.cli import main
 from jaxnn.config import Processes
-from jaxnn.distributed.processes import cluster, filled_in
+from jaxnn.distributed import processes
+from jaxnn.distributed.processes import Watch, cluster, filled_in
 from jaxnn.errors import JaxnnError
 from tests.parallel.on_devices import train
 
@@ -120,6 +122,41 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
         assert "no sign of life from process 1 for 15 s" in words
         assert second.returncode == 1, late  # no abort of the runtime
         assert "process 1 of 2 ends: it was stopped for" in late
+
+
+class Store:
+    """The store of two processes, and their clock; the other's pulse is set by hand."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.other = 0.0, "0 0"
+        state = SimpleNamespace(client=self, process_id=0, num_processes=2)
+        monkeypatch.setattr(processes, "global_state", state)
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(processes, "time", clock)
+        monkeypatch.setattr(processes, "leave", self.leave)
+
+    def key_value_set(self, *_, **__):
+        pass
+
+    def key_value_dir_get(self, _):
+        return [("jaxnn/pulse/1", self.other)]
+
+    def leave(self, why):
+        raise RuntimeError(why)
+
+
+def test_the_watch_knows_a_late_pulse_from_a_process_that_hangs(monkeypatch):
+    store, watch = Store(monkeypatch), Watch(30.0)
+    for beat in range(100):  # a hundred steps a second; the other's pulse is one late
+        store.now, watch.calls = 2.0 * beat, 200 * beat
+        store.other = f"{beat} {max(200 * (beat - 1), 0)}"
+        watch._beat("")
+    for beat in range(100, 115):
+        store.now, store.other = 2.0 * beat, f"{beat} 19799"
+        watch._beat("")
+    store.now, store.other = 231.0, "115 19799"
+    with pytest.raises(RuntimeError, match="has not come to step call 19800 for 30 s"):
+        watch._beat("")
 
 
 SLURM = {

@@ -158,7 +158,7 @@ def evaluate(
     not_attacked = right & np.isnan(_flat(lab.gradient(x, y)[1])).any(-1)
     right &= ~not_attacked
     say("checks K1 to K20")
-    results = [CHECKS[f"K{i}"](evidence) for i in range(1, 21)]
+    results = [CHECKS[k](evidence) for k in sorted(CHECKS, key=lambda k: int(k[1:]))]
     return Evaluation(
         threat=threat,
         level=level,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.check.automatic import automatic
 from jaxnn.robustness.threat import surely_above
@@ -140,19 +141,24 @@ def gradient_truth(model: Classifier, x: np.ndarray, box: Any) -> Truth:
 
 def _at(model, x, dy, v):
     """Slopes at x along v, and where the gradient is not JAX's (None: JAX has none)."""
-    dx = jax.jit(lambda m, x: m.vjp(x)[1](dy))(model, x)
-    seen = jax.jit(lambda m, x: measure(m.logits, dx, x, dy, v))(model, x)
-    slopes = jax.device_get(seen)
+    dx = _gradient(model, x, dy)
+    slopes = jax.device_get(_slopes(model, dx, x, dy, v))
     twin = replace(model, net=automatic(model.net))
-
-    def by_jax(m, x):
-        return m.vjp(x)[1](dy)
-
-    if not differentiable(by_jax, twin, x):
+    if not differentiable(_gradient, twin, x, dy):
         return slopes, None
-    theirs = np.asarray(jax.jit(by_jax)(twin, x))
+    theirs = np.asarray(_gradient(twin, x, dy))
     both = np.isfinite(theirs).reshape(len(x), -1).all(-1)  # NaN of JAX proves nothing
     return slopes, np.asarray(apart(dx, theirs)) & both
+
+
+@programs.jit
+def _gradient(model, x, dy):
+    return model.vjp(x)[1](dy)
+
+
+@programs.jit
+def _slopes(model, dx, x, dy, v):
+    return measure(model.logits, dx, x, dy, v)
 
 
 def differentiable(function: Callable, *args: Any) -> bool:

@@ -9,9 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import Classifier, serial
+from jaxnn import Classifier, mlp, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer, pointwise
+from jaxnn.layers import (
+    Layer,
+    conv,
+    dense,
+    flatten,
+    max_pool,
+    pointwise,
+    relu,
+    reshape,
+)
 from jaxnn.robustness import (
     Share,
     Threat,
@@ -81,6 +90,29 @@ def test_all_twenty_checks_run_and_an_honest_network_passes(plain):
     ]
     assert not [c for c in plain.checks if c.verdict == "fail"]
     assert "DO NOT BELIEVE" not in plain.verdict
+
+
+HONEST = {
+    "max pool on a flat background": (
+        serial(reshape(4, 4, 1), conv(6, 2), relu, max_pool(2), flatten, dense(3)),
+        8,
+    ),
+    "batch norm, overtrained": (mlp([16, 24, 24, 3], normalize=True), 80),
+    "linear": (serial(flatten, dense(3)), 8),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HONEST)
+def test_no_check_fails_on_an_honest_network(name):
+    """All kinds of them, at both levels: experiments.honest."""
+    net, epochs = HONEST[name]
+    x, y = pixels(400)
+    x = np.where(x < 100, 0, x)
+    history = fit(net, (x, y), optimiser=optax.adam(0.02), epochs=epochs, batch=50)
+    model = Classifier(net, history.params, history.state)
+    found = evaluate(model, x[:80] / 255.0, y[:80], threat=THREAT, sample=80)
+    assert not [c for c in found.checks if c.verdict == "fail"]
 
 
 def test_the_worst_case_is_the_images_that_no_attack_broke(plain, network):

@@ -34,7 +34,7 @@ DEAR = [pytest.param(n, marks=pytest.mark.slow) for n in RUNS if n != "quadratic
 def test_one_attack_has_one_accuracy(name, small, monkeypatch, capsys):
     # the checks are not what this is about, and dear
     monkeypatch.setattr(
-        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", ()
+        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", {}
     )
     words = ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
     words += ["--attack-images", "50", "--quiet", *RUNS[name]]

@@ -15,6 +15,7 @@ from jax import dtypes
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
+from jaxnn.layers.made import made_by
 from jaxnn.rules import Rule
 
 BY_VJP = "by jax.vjp"
@@ -128,7 +129,8 @@ def layer_from_jax(
         dparams, dx = rule.bwd(cache, dy)
         return dx, dparams
 
-    return Layer(setup, forward, backward, rule.name)
+    made = made_by(layer_from_jax, (function, init, name), {})
+    return Layer(setup, forward, backward, rule.name, made=made)
 
 
 def _with_vjp(name, fwd, bwd):

@@ -119,7 +119,9 @@ def _joined(ends, params, y, train):
     if not train:
         sizes = largest(ends) @ jnp.abs(w) + jnp.abs(params.get("b", 0 * w[0]))[None]
         both = sizes + (sizes * own).sum(-1, keepdims=True)
-        worst += product_error(len(w), worst.dtype) * both * (1 - own)
+        least = w.size * float(jnp.finfo(worst.dtype).tiny)
+        lost = product_error(len(w), worst.dtype) * both + least
+        worst += jnp.where(own > 0, 0, lost)
     return worst, (centre, radius, w, own, "b" in params)
 
 

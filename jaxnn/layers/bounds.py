@@ -90,6 +90,8 @@ def linear(layer: Layer, weight: str = "w") -> Layer:
         radius, _, cache_radius = layer.forward(
             sizes, state, radius, key=key, train=train
         )
+        if lost:  # what vanishes below the smallest normal number
+            radius += w.size * float(jnp.finfo(radius.dtype).tiny)
         return (centre - radius, centre + radius), state, (cache, cache_radius, w)
 
     def backward(kept, dy):
@@ -220,9 +222,10 @@ def widened(
     """The pair, further apart by so many units in the last place of `size`, or of its
     own numbers."""
     lower, upper = ends
-    lost = ulps * float(jnp.finfo(lower.dtype).eps)
+    info = jnp.finfo(lower.dtype)
+    lost, least = ulps * float(info.eps), float(info.tiny)
     below, above = jax.tree.map(jnp.abs, ends) if size is None else (size, size)
-    return lower - lost * below, upper + lost * above
+    return lower - (lost * below + least), upper + (lost * above + least)
 
 
 def spacing(dtype: Any) -> float:

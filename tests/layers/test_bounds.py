@@ -136,6 +136,7 @@ def boxes(layer, in_shape, dtype):
     radius = np.exp(rng.uniform(-12, 2, (BOXES, *in_shape)))
     radius[:3] = 0
     scale = 10.0 ** rng.integers(-3, 4, (BOXES, *(1,) * len(in_shape)))
+    scale[-1] = 1e-38  # of float32 hardly a normal number
     low = ((centre - radius) * scale).astype(dtype)
     high = np.maximum(((centre + radius) * scale).astype(dtype), low)
     share = rng.uniform(0, 1, (POINTS, *low.shape))

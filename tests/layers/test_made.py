@@ -22,6 +22,7 @@ from jaxnn.combine import (
     stack,
 )
 from jaxnn.errors import JaxnnError
+from jaxnn.interop import layer_from_jax
 from jaxnn.layers import conv, dense, dropout, elu, flatten, leaky_relu, relu
 from tests.combine.cases import NETWORKS
 from tests.layers.cases import ALL
@@ -37,6 +38,11 @@ def shared(width=3):
     )
 
 
+def cube(x):
+    """A function that another process can import."""
+    return x**3
+
+
 ALIKE = {
     "dense": lambda: dense(3),
     "defaults": lambda: conv(3, 3, 1, "SAME"),
@@ -45,6 +51,7 @@ ALIKE = {
     "stack": lambda: stack(serial(flatten, dense(3)), 2),
     "share": shared,
     "siamese": lambda: siamese(leaky_relu(0.2)),
+    "a function of JAX": lambda: serial(layer_from_jax(cube), dense(3)),
     "partial": lambda: dense(3, partial(jax.nn.initializers.normal, 0.1)),
 }
 

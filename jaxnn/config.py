@@ -335,8 +335,8 @@ class AttackConfig:
     attack: str = "pgd"
     """fgsm, bim, pgd, mifgsm, apgd (budget epsilon); square, spsa (black-box); noise,
     camera (baselines); deepfool, ddn, carlini_wagner (smallest change)."""
-    epsilon: float = 0.1
-    """Budget, pixels in [0, 1]."""
+    epsilon: float | None = None
+    """Budget, pixels in [0, 1]; none: 0.1 for the attacks that have one."""
     norm: Literal["linf", "l2", "l1"] | None = None
     """None: linf for a budget, l2 for the smallest change."""
     steps: int | None = None

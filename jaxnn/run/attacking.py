@@ -26,6 +26,7 @@ from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 from jaxnn.robustness.worst import to_logits
 from jaxnn.run.folder import Run, load_run
 from jaxnn.run.job import probabilities, unit_images
+from jaxnn.run.pictures import draw
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of camera, where none is given: degrees, pixels, sigma in pixels, share lost."""
@@ -74,12 +75,13 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     }
     path = _unused(folder, _name(config, options), ".json", found)
     write_json(path, found)
-    plots.adversarial(
+    picture = path.with_suffix(".png").name
+    failed = draw(path.parent, {picture: lambda file: plots.adversarial(
         x, x_adv, y, probabilities(network.outputs(x), run.config),
         probabilities(network.outputs(x_adv), run.config),
-        options.get("epsilon", float(size.max())), path.with_suffix(".png"), count=10,
+        options.get("epsilon", float(size.max())), file, count=10,
         norm=norm, attack=config.attack, budget="epsilon" in options,
-    )  # fmt: skip
+    )})  # fmt: skip
     for line in _not_finite(len(y), lost, blind.sum()):
         print(line)
     print(
@@ -91,6 +93,8 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
             f"distance       median {np.median(fooled):.4g} in {norm} of the "
             f"{len(fooled):,} fooled"
         )
+    for why in failed.values():
+        print(f"not drawn      {picture}: {why}")
     print(f"written        {path}, .png")
     _fail_if_lost(run, lost)
     return found
@@ -190,7 +194,7 @@ def _command(path):
 def _name(config, options):
     """The attack, and every setting that is not its own."""
     parts = [config.attack]
-    parts += [f"{config.epsilon:g}"] if "epsilon" in options else []
+    parts += [f"{options['epsilon']:g}"] if "epsilon" in options else []
     parts += [options["norm"]] if "norm" in options else []
     for name in ("kind", "amount", "steps", "step_size", "restarts", "queries"):
         if name in options:
@@ -301,15 +305,15 @@ def _options(config, attack: Attack):
     known = attack.takes
     options: dict[str, Any] = {}
     if "epsilon" in known:
-        options["epsilon"] = config.epsilon
+        options["epsilon"] = 0.1
     if "amount" in known:
         kind = config.kind or "rotation"
         options |= {"kind": kind, "amount": AMOUNTS.get(kind)}
     if "key" in known:
         options["key"] = jax.random.key(config.seed)
     for name in (
-        "steps", "restarts", "early_stop", "norm", "queries", "kind", "step_size",
-        "amount",
+        "epsilon", "steps", "restarts", "early_stop", "norm", "queries", "kind",
+        "step_size", "amount",
     ):  # fmt: skip
         value = getattr(config, name)
         if value is None or value is False:  # not asked for

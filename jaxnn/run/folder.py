@@ -172,7 +172,8 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
         check(config)
         # pixels go from 0 to 1, so their mean and deviation do
         if not (
-            min((*facts.in_shape, facts.classes)) >= 1
+            facts.in_shape
+            and min((*facts.in_shape, facts.classes)) >= 1
             and 0 <= facts.mean <= 1
             and 0 < facts.std <= 1
         ):

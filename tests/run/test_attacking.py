@@ -61,6 +61,9 @@ def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
     [
         (("--attack", "pdg"), "Did you mean 'pgd'"),
         (("--attack", "fgsm", "--steps", "3"), "fgsm has no setting --steps"),
+        (("--attack", "ddn", "--epsilon", "0.3"), "ddn has no setting --epsilon"),
+        (("--attack", "pgd", "--amount", "3"), "pgd has no setting --amount"),
+        (("--attack", "pgd", "--kind", "blur"), "pgd has no setting --kind"),
         (("--attack", "fgsm", "--early-stop"), "fgsm has no setting --early-stop"),
         (("--attack", "pgd", "--steps", "0"), "steps=0, expected steps >= 1"),
         (("--epsilon", "-1"), "expected a finite epsilon >= 0"),

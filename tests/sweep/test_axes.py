@@ -21,7 +21,7 @@ BASE = TrainConfig(layers=("6",), epochs=2, batch=20, validation=40, quiet=True)
 PGD = {"adversarial": "pgd", "epsilon": 0.1}
 # axis -> (its values, what it needs beside it)
 AXES: dict[str, tuple[str, dict]] = {
-    "model": ("mlp,cnn", {"layers": ("2x3", "6")}), "layers": ("6,4+4", {}),
+    "model": ("mlp,cnn", {}), "layers": ("6,4+4", {}),
     "activation": ("relu,tanh", {}), "output": ("none,sigmoid", {"loss": "mse"}),
     "init": ("he,xavier", {}), "bias_init": ("zeros,normal", {}),
     "batch_norm": ("false,true", {}), "standardize": ("true,false", {}),
@@ -35,7 +35,7 @@ AXES: dict[str, tuple[str, dict]] = {
     "weight_noise": ("0,0.1", {}), "weight_decay": ("0,0.5", {"optimiser": "adamw"}),
     "clip_norm": ("none,0.01", {"optimiser": "sgd"}),
     "clip_value": ("none,0.001", {"optimiser": "sgd"}), "ema": ("none,0.5", {}),
-    "dropout": ("0,0.3", {}), "mixup": ("0,0.5", {}),
+    "dropout": ("0.1,0.3", {}), "mixup": ("0,0.5", {}),
     "class_weights": ("none,balanced", {}), "augment": ("none,digits", {}),
     "shift": ("none,1", {}), "rotate": ("none,20", {}), "scale": ("none,0.3", {}),
     "shear": ("none,0.3", {}), "elastic": ("none,1", {}), "noise": ("0,0.3", {}),

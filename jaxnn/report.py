@@ -67,7 +67,7 @@ def _headline(result) -> list[str]:
         line for p in result.get("problems") or () for line in (f"**{p}.**", "")
     ]
     lines = [
-        "# No result" if problems else f"# Test accuracy {accuracy}",
+        "# Failed" if problems else f"# Test accuracy {accuracy}",
         "",
         *problems,
         f"Measured once, on {_all_images(result)}, with the parameters of the epoch "

@@ -203,15 +203,15 @@ class Job:
         bad = np.broadcast_to(history.last.skipped, (self.config.seeds,))
         for i in range(self.config.seeds):
             of_seed = f"seed {self.config.seed + i}: " if self.many else ""
-            leaves = jax.tree.leaves(self.member(history.params, i))
-            lost = sum(int((~np.isfinite(np.asarray(a, float))).sum()) for a in leaves)
+            end = jax.tree.leaves(self.member(history.last.params, i))
+            lost = sum(int((~np.isfinite(np.asarray(a, float))).sum()) for a in end)
             outputs = self.all_outputs[i]  # -inf is the log of no chance
             images = int((np.isnan(outputs) | np.isposinf(outputs)).any(-1).sum())
             if lost or images:
                 self.finite = False
                 found.append(
-                    f"{of_seed}not finite: {lost:,} of "
-                    f"{sum(a.size for a in leaves):,} parameters, and the outputs for "
+                    f"{of_seed}not finite: {lost:,} of {sum(a.size for a in end):,} "
+                    f"parameters at the end, and the outputs of those kept for "
                     f"{images:,} of {len(outputs):,} test images"
                 )
             elif self.config.guard != "off" and tried[i] and bad[i] == tried[i]:

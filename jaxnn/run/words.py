@@ -39,7 +39,7 @@ def say_accuracy(result: dict) -> None:
     What makes it worthless comes first.
     """
     for problem in result["problems"]:
-        print(f"NO RESULT      {problem}")
+        print(f"FAILED         {problem}")
     mean, n, spread = 100 * result["mean"], result["n"], 100 * result["std"]
     seeds = f" +- {spread:.2f} ({n} seeds)" if n > 1 else ""
     epochs = sorted(set(np.atleast_1d(result["best_epoch"]).tolist()))

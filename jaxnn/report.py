@@ -64,7 +64,9 @@ def _headline(result) -> list[str]:
     count = result.get("n")
     accuracy = _accuracy(result.get("mean"), result.get("std"), count)
     problems = [
-        line for p in result.get("problems") or () for line in (f"**{p}.**", "")
+        line
+        for p in result.get("problems") or ()
+        for line in (f"**{escaped(p)}.**", "")
     ]
     lines = [
         "# Failed" if problems else f"# Test accuracy {accuracy}",
@@ -140,7 +142,7 @@ def _gradients(gradients) -> list[str]:
         False: "**They do not agree: do not trust this run.**",
     }.get(gradients.get("passed"), f"Whether they agree was {MISSING}.")
     if lost := gradients.get("not_finite"):
-        verdict = f"**Not finite, so neither right nor wrong:** {lost}."
+        verdict = f"**Not finite, so neither right nor wrong:** {escaped(lost)}."
     rows = [
         (
             name,

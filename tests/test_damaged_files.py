@@ -33,6 +33,17 @@ from tests.run.problem import TINY, write_folder
 SECONDS = 20  # a case takes far less, compiling included; a hang takes for ever
 
 
+OWN = """
+import numpy as np
+def own_forward(x, w):
+    return x @ w, (x, w)
+def own_backward(cache, dy):
+    x, w = cache
+    return dy @ w.T, x.T @ dy
+own_inputs = np.ones((2, 3)), np.ones((3, 2))
+"""
+
+
 class Refused(NamedTuple):
     """The one sentence with which a file was refused."""
 
@@ -105,6 +116,7 @@ KINDS = {
         "sweep/sweep.json", _command("sweep", "--resume", "sweep"), text=True
     ),
     "picture": Kind("digit.png", _digit, checked=True),
+    "own": Kind("own.py", _command("compare", "own.py:own"), text=True),
     "table": Kind("table.csv", _table, text=True),
 }
 
@@ -148,7 +160,8 @@ PLACES = {
 TOLERANT = {"result"}  # damaged as by a kill: the run goes on and writes it again
 PASSES = {
     ("idx", "flipped"), ("config", "flipped"), ("sweep", "flipped"),
-    ("table", "flipped"), ("table", "cut"), ("table", "wrong"),
+    ("own", "flipped"), ("own", "cut"), ("table", "flipped"),
+    ("table", "cut"), ("table", "wrong"),
 }  # fmt: skip
 """Formats without a checksum: another value of the right kind is not told apart."""
 
@@ -170,6 +183,7 @@ def whole(tmp_path_factory):
     canvas = np.full((40, 40), 255, np.uint8)
     canvas[8:32, 18:22] = 0
     Image.fromarray(canvas).save(root / "digit.png")
+    (root / "own.py").write_text(OWN)
     (root / "table.csv").write_text("age,sex\n1,a\n2,b\n,a\n")
     return root
 

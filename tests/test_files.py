@@ -92,7 +92,7 @@ def special(tmp_path):
         tmp_path / "loop": "Too many levels of symbolic links",
         tmp_path / "folder": "a folder",
         tmp_path / "none": "no such file",
-        tmp_path / "null\0byte": "embedded null byte",
+        tmp_path / "null\0byte": "embedded null",
         tmp_path / ("long" * 100): "File name too long",
     }
 

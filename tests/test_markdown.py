@@ -64,11 +64,12 @@ def test_a_run_with_any_names_has_a_page_of_words(tmp_path, name):
         "config": {"data": name, "out": [name], name: 1},
         "summary": name,
         "guard": {"report": [name, "```", name], "policy": name},
-        "gradients": {"float32_worst": name, "passed": True},
+        "gradients": {"float32_worst": name, "passed": True, "not_finite": name},
         "adversarial": {"fgsm_0.1": 0.1, "note": name, "sample": name, "norm": name},
         "seconds": {name: 1.0},
         "versions": {name: name},
         "device": name, "git": name, "stopped": name,
+        "problems": [name], "not_drawn": {"curves.png": name},
     }  # fmt: skip
     _is_only_words(write_report(folder, result).read_text(encoding="utf-8"))
 
@@ -83,7 +84,8 @@ def test_a_comparison_of_any_title_has_a_page_of_words(tmp_path):
         "passed": False, "title": NASTY, "device": NASTY, "git": NASTY,
         "versions": {NASTY: NASTY},
         "gradients": {
-            "findings": [{"line": NASTY}], "leaves": [leaf], "kinks": {NASTY: 1},
+            "not_finite": NASTY, "findings": [{"line": NASTY}],
+            "leaves": [leaf], "kinks": {NASTY: 1},
         },
     }  # fmt: skip
     _is_only_words(write_page(tmp_path, result).read_text(encoding="utf-8"))
@@ -94,7 +96,8 @@ def test_a_robustness_page_of_any_names_has_words():
     found = SimpleNamespace(
         threat=Threat("linf", 0.1), level="fast", clean=half, robust=half, seconds=1.0,
         rounds=[SimpleNamespace(name=NASTY, tried=2, broken=1, alone=half)],
-        targeted=half, sample=[0, 1], verdict=NASTY,
+        targeted=half, sample=[0, 1], verdict=NASTY, believable=True,
+        not_finite=[], not_attacked=[],
         checks=[SimpleNamespace(id="K1", name=NASTY, verdict="pass", words=NASTY,
                                 images=[1])],
         layers=[SimpleNamespace(label=NASTY, ratio=1.0, zero_in=0.0, zero_out=0.0,

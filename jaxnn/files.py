@@ -325,7 +325,7 @@ def open_to_append(path: str | Path) -> Iterator[BinaryIO]:
         with open(path, "ab", opener=lambda *_: number) as file:
             yield file
     except OSError as error:
-        link = "it is a link" if Path(path).is_symlink() else error.strerror or error
+        link = "it is a link" if os.path.islink(path) else error.strerror or error
         raise JaxnnError(
             f"cannot write {path}: {link}. Free some space, remove the link or choose "
             "another folder."

@@ -197,3 +197,19 @@ def test_a_folder_that_cannot_be_written_into_is_told_before_the_work(tmp_path, 
         check_folder(tmp_path / name)
     check_folder(tmp_path / "new" / "below")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+def test_paths_are_asked_about_by_what_never_raises():
+    """`Path.exists` raises where a name is too long, or its folder is not readable."""
+    asked = {"exists", "is_file", "is_dir", "is_symlink"}
+    listed = {"f", "p"}  # what `iterdir` and `rglob` gave is there
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "jaxnn").rglob("*.py")
+        if path.name != "demo.py"  # of its own folder
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in asked
+        if getattr(node.value, "id", "") not in listed
+        if getattr(node.value, "attr", "") != "path"  # of os
+    ]
+    assert found == []

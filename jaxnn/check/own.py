@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -370,12 +371,12 @@ def _with_cache(name, forward) -> Callable:
 
 
 def _run_file(path: Path):
-    if not path.is_file():
-        what = "it is a folder" if path.is_dir() else "no such file"
+    if not os.path.isfile(path):
+        what = "it is a folder" if os.path.isdir(path) else "no such file"
         raise JaxnnError(f"{path}: {what}; expected FILE.py:name")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise JaxnnError(f"{path}: its name does not end in .py; expected FILE.py:name")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules.setdefault(path.stem, module)  # dataclasses look their module up

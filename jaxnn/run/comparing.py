@@ -1,10 +1,10 @@
 """`jaxnn compare`: the gradients of a run, a model, or your own code, on one page."""
 
 import dataclasses
+import os
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jaxnn.config import RECIPES, CompareConfig, TrainConfig
 from jaxnn.data import load, pixel_statistics
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
-from jaxnn.files import write_json
+from jaxnn.files import real_path, write_json
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters
@@ -153,12 +153,12 @@ def _subject(config: CompareConfig):
       JaxnnError: it does not exist, or a setting has no effect on it.
     """
     target = config.target
-    if target is not None and ":" in target and not Path(target).is_dir():
+    if target is not None and ":" in target and not os.path.isdir(target):
         own = load_own(target)
         return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
-    if target is not None and Path(target).is_dir():
+    if target is not None and os.path.isdir(target):
         return _of_run(config)
-    if target is not None and target.endswith(".py") and Path(target).is_file():
+    if target is not None and target.endswith(".py") and os.path.isfile(target):
         raise JaxnnError(
             f"compare: {target} is a file; say what in it: {target}:NAME, a Rule, a "
             "Layer, or functions NAME_forward and NAME_backward"
@@ -193,7 +193,7 @@ def _of_run(config) -> _Network:
     params, state = run.params, run.state
     if chosen.seeds > 1:
         params, state = jax.tree.map(lambda a: a[0], (params, state))
-    name = Path(config.target).resolve().name
+    name = real_path(config.target).name
     return _network(f"run {config.target}", name, chosen, run.net, params, state, data)
 
 

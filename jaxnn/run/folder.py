@@ -43,9 +43,9 @@ def check_new(out: Path | None) -> None:
     Raises:
       JaxnnError: it exists and is not an empty folder.
     """
-    if out is None or not out.exists():
+    if out is None or not os.path.exists(out):
         return
-    if not out.is_dir() or any(out.iterdir()):
+    if not os.path.isdir(out) or any(out.iterdir()):
         raise JaxnnError(
             f"the run folder {out} already holds files, expected a new or empty one; "
             "choose another with --out, or remove it first"

@@ -338,6 +338,8 @@ def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, capsys,
         ["robustness", run_folder, "--others", name], ["replay", name],
         ["train", "--resume", name], ["train", *TINY, "--data", name, "--out", "x"],
         ["sweep", "--resume", name], ["data", "verify", name],
+        ["compare", name], ["compare", f"{name}:f"], ["compare", f"{name}.py:f"],
+        ["compare", f"{run_folder}/report.md:f"],
     ):  # fmt: skip
         errors(capsys, *words)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [

@@ -40,6 +40,10 @@ class Layer(_Fields):
       bounds: `() ->` the layer over pairs (lower, upper) with the same params, see
         `jaxnn.layers.bounds`; None where it has no bounds.
 
+    Types: y has what x and params promote to (bfloat16 and float32: float32), dx has
+    x's type, each gradient its parameter's, see `jaxnn.layers.typed`. init makes params
+    in JAX's default float; the statistics of norms are taken in float32 at least.
+
     Params, state and cache hold arrays only; settings live in the closures. So `jit`,
     `vmap` over seeds, `scan` and optax need no special code.
     """

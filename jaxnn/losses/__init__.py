@@ -12,6 +12,10 @@ does, so that a batch's gradient is unbiased (PyTorch divides by the sum of the
 weights: ours times B / sum). A sample of weight 0 must still have a valid target and a
 finite value: 0 * NaN is NaN.
 
+Predictions are floats (lists and other arrays are read, whole numbers refused). The
+value is taken in float32 at least, dpred has the type of pred. A NaN in pred makes the
+value NaN; a logit of -inf masks its class, which costs nothing unless it is the target.
+
     core      targets as rows, weights, the mean
     classes   one class out of N: cross-entropy, KL, focal, margin
     outputs   N outputs one by one: sigmoid losses, hinge, distances

@@ -80,7 +80,10 @@ def nll(
     `softmax_cross_entropy`, which is this with that layer in one.
     """
     t, each = class_rows("nll", log_p, target, weights, class_weights)
-    values = -jnp.where(t == 0, 0, t * wide(log_p)).sum(-1)
+    log_p_wide = wide(log_p)
+    # a class of no weight costs nothing, also at -inf; but a NaN stays in sight
+    idle = (t == 0) & ~jnp.isnan(log_p_wide)
+    values = -jnp.where(idle, 0, t * log_p_wide).sum(-1)
     return finish(values, -t, log_p, each, reduction)
 
 

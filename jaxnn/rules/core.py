@@ -15,6 +15,10 @@ class Rule(NamedTuple):
       bwd: `(cache, dy) -> cotangents`, a tuple with one entry per argument of `fwd`,
         `None` for an argument without a derivative (a mask, labels).
 
+    Arguments of one floating type give y and cotangents of that type; sums that would
+    lose digits in it are made in float32. Whole numbers are indices or masks, never
+    values.
+
     A rule knows nothing of parameters, state or randomness: `jaxnn.layers` binds it
     to those, `jaxnn.interop` hands it to other libraries.
 

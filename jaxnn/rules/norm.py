@@ -62,7 +62,7 @@ def batch_norm(
         centred = wide - last_axis(mean, x.ndim)
         # Two passes: E[x^2] - E[x]^2 loses all digits when the mean is large.
         var = over_parts(jnp.square(centred).mean(rows))
-        inv_std = lax.rsqrt(var + epsilon)
+        inv_std = _inverse_std(var, epsilon)
         x_hat = (centred * last_axis(inv_std, x.ndim)).astype(x.dtype)
         return _scale_shift(x_hat, gamma, beta), BatchStats(
             mean, var, x_hat, inv_std, gamma
@@ -114,7 +114,7 @@ def batch_norm_fixed(epsilon: float = 1e-5) -> Rule:
     """
 
     def fwd(x, gamma, beta, mean, var):
-        inv_std = lax.rsqrt(var + epsilon)
+        inv_std = _inverse_std(var, epsilon)
         x_hat = (x - last_axis(mean, x.ndim)) * last_axis(inv_std, x.ndim)
         x_hat = x_hat.astype(x.dtype)
         return _scale_shift(x_hat, gamma, beta), FixedStats(x_hat, inv_std, gamma)
@@ -185,13 +185,18 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
     return Rule("group_norm", fwd, bwd)
 
 
+def _inverse_std(var, epsilon):
+    # the square of finite numbers may overflow: 1 / inf would make y a finite beta
+    return jnp.where(var == jnp.inf, jnp.nan, lax.rsqrt(var + epsilon))
+
+
 def _normalised(x, axes, epsilon):
     """x_hat as x, and 1 / std with the averaged axes kept."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - wide.mean(axes, keepdims=True)
     # Two passes, see `batch_norm`.
     var = jnp.square(centred).mean(axes, keepdims=True)
-    inv_std = lax.rsqrt(var + epsilon)
+    inv_std = _inverse_std(var, epsilon)
     return (centred * inv_std).astype(x.dtype), inv_std
 
 

@@ -46,7 +46,9 @@ def predict(
       net: the network.
       params: its parameters; with `seeds` stacked along a leading axis.
       state: its state, likewise.
-      x: inputs (N, ...), uint8 or float in [0, 1].
+      x: inputs (N, ...): uint8 pixels, which become [0, 1], or floats and other whole
+        numbers, taken as they are in the parameters' type. Also lists and what pandas
+        or PyTorch hold.
       batch: inputs a call; one program serves all of them, the last one padded.
       seeds: whether params and state have a leading axis of seeds.
       spread: the mesh on which params and state lie, and each batch is divided.

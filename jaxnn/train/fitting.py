@@ -65,7 +65,9 @@ def fit(
 
     Args:
       net: the network.
-      data: (x, y): x (N, ...) uint8 pixels or floats, y (N,) labels or (N, classes).
+      data: (x, y): x (N, ...) uint8 pixels, which become [0, 1], or floats and other
+        whole numbers, taken as they are; y (N,) labels of any whole type or bools, or
+        (N, classes). Also lists and what pandas or PyTorch hold.
       validation: (x, y) measured after every epoch: it decides early stopping and
         which parameters are kept (by accuracy, by loss where y are not labels).
       loss: see `jaxnn.losses`.

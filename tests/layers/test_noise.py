@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import rules
 from jaxnn.layers import dropout
-from jaxnn.layers.noise import keep_mask
+from jaxnn.layers.noise import _threshold, keep_mask
 from tests.layers.cases import KEY
 
 
@@ -63,3 +64,16 @@ def test_dropout_does_nothing_at_evaluation():
         y, _, cache = dropout(rate).forward((), (), x, train=train)
         assert (y == x).all()
         assert dropout(rate).backward(cache, x) == (x, ())
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e-4, 1 / 3, 0.9999, 1 - 1e-9])
+def test_the_expectation_is_exact_at_the_rate_that_is_drawn(rate):
+    # the mask is drawn at the rate rounded to 2^-16, and scaled by that rate: each of
+    # the 2^16 equally likely halves once gives back the mean to the last digit
+    least = _threshold(rate)
+    halves = np.arange(2**16)
+    keep = halves >= least
+    assert abs(keep.mean() - (1 - rate)) <= max(2**-17, 1 / 2**16 - (1 - rate))
+    rule = rules.dropout(least / 2**16)
+    y, _ = rule.fwd(jnp.ones(2**16), jnp.asarray(keep))
+    assert float(y.mean()) == pytest.approx(1, rel=1e-15)

@@ -1,0 +1,96 @@
+"""Losses of infinite, NaN or huge logits: right or not finite, never a lie."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.losses import LOSSES, margin, softmax_cross_entropy
+from jaxnn.rules import group_norm, layer_norm, log_softmax, softplus
+
+TABLE = LOSSES | {
+    "smoothed": partial(softmax_cross_entropy, label_smoothing=0.1),
+    "weston_watkins": partial(margin, form="weston_watkins"),
+}
+ROW = [0.5, 1.0, -1.0]
+TARGETS = {"label": np.array([0]), "distribution": np.array([[0.7, 0.2, 0.1]])}
+SATURATES = ("hinge", "margin", "weston_watkins", "sigmoid_cross_entropy",
+             "sigmoid_focal")  # fmt: skip
+SOFTMAX = ("kl", "softmax_cross_entropy", "softmax_focal", "smoothed")
+
+
+def values(loss, at, target):
+    """The loss for each value at that place of the row."""
+    rows = [[*ROW[:at], v, *ROW[at + 1 :]] for v in (np.nan, np.inf, -np.inf, 1e30)]
+    pred = jnp.asarray(rows, jnp.float32)
+    target = np.repeat(target, len(rows), 0)
+    return np.asarray(loss(pred, target, reduction="none")[0])
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("name", TABLE)
+def test_no_finite_value_of_what_is_not(name, at, kind):
+    nan, up, down, huge = values(TABLE[name], at, TARGETS[kind])
+    assert np.isnan(nan)
+    own = at == 0 and kind == "label"
+    # a finite value only where the limit is one: a right answer that could not be
+    # surer, a wrong one that could not be less so, a class that the target leaves out
+    if np.isfinite(up):
+        assert (own and name in SATURATES) or (at and kind == "label" and name == "nll")
+    if np.isfinite(down):
+        assert at
+        assert kind == "label"
+        assert name in (*SATURATES, *SOFTMAX, "nll")
+    if own and name in (*SATURATES, *SOFTMAX) and name != "smoothed":
+        assert np.isfinite(huge)
+        assert huge < 3
+    elif kind == "distribution" or name != "nll":
+        assert abs(huge) > 1e20
+
+
+def test_a_masked_class_has_no_share_of_label_smoothing():
+    masked = jnp.array([[0.5, -jnp.inf, 1.0, -jnp.inf]])
+    value, dlogits = softmax_cross_entropy(masked, jnp.array([2]), label_smoothing=0.1)
+    want, dwant = softmax_cross_entropy(
+        masked[:, ::2], jnp.array([1]), label_smoothing=0.1
+    )
+    np.testing.assert_allclose(value, want, rtol=1e-14)
+    np.testing.assert_allclose(dlogits[:, ::2], dwant, rtol=1e-14)
+    assert (dlogits[:, 1::2] == 0).all()
+
+
+def test_label_smoothing_of_all_classes_is_bit_for_bit_an_even_share():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32)
+    labels = np.arange(64) % 10
+    t = jax.nn.one_hot(labels, 10, dtype=jnp.float32) * (1 - 0.1) + 0.1 / 10
+    want = softmax_cross_entropy(logits, t)
+    got = softmax_cross_entropy(logits, labels, label_smoothing=0.1)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rule", [layer_norm(), group_norm()])
+def test_a_norm_of_numbers_whose_squares_overflow_is_not_beta(rule):
+    x = jnp.asarray([[1e20, -1e20, 0.0]], jnp.float32)
+    ones = jnp.ones(3, jnp.float32)
+    assert np.isnan(rule.fwd(x, ones, ones)[0]).all()
+    tiny, _ = rule.fwd(x * 1e-50, ones, ones)
+    np.testing.assert_array_equal(tiny, 1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_far_logits_saturate_without_overflow(dtype):
+    x = jnp.asarray([[-1e4, 0, 1e4]], dtype)
+    y, cache = softplus.fwd(x)
+    assert y[0].astype(float).tolist() == pytest.approx(
+        [0, np.log(2), float(x[0, 2])], rel=1e-2
+    )
+    (d,) = softplus.bwd(cache, jnp.ones_like(y))
+    assert d.astype(float).tolist() == [[0, 0.5, 1]]
+    y, cache = log_softmax.fwd(x)
+    assert np.isfinite(y.astype(float)).all()
+    assert y[0, 2] == 0
+    assert np.isfinite(log_softmax.bwd(cache, jnp.ones_like(y))[0].astype(float)).all()

@@ -33,8 +33,8 @@ def softmax_cross_entropy(
       logits: (B, N), any size: the log of the softmax is taken directly, so nothing
         overflows. Not probabilities.
       target: labels (B,) in 0..N-1, or a distribution (B, N).
-      label_smoothing: share s of the target spread evenly: t (1 - s) + s / N, over the
-        classes that are not masked by a logit of -inf.
+      label_smoothing: share s of the target spread evenly: t (1 - s) + s / N; the part
+        of a class that a logit of -inf masks is left out.
       weights: (B,), see the module; class_weights: (N,).
       reduction: see the module.
 
@@ -53,10 +53,8 @@ def softmax_cross_entropy(
         )
     if label_smoothing:
         # a masked class, of logit -inf, gets no share, or every loss would be infinite
-        open_ = logits != -jnp.inf
-        each_class = jnp.where(open_, label_smoothing / logits.shape[-1], 0)
-        more = logits.shape[-1] / open_.sum(-1, keepdims=True).astype(t.dtype)
-        t = t * (1 - label_smoothing) + each_class.astype(t.dtype) * more
+        share = jnp.where(logits == -jnp.inf, 0, label_smoothing / logits.shape[-1])
+        t = t * (1 - label_smoothing) + share
     log_p, cache = log_softmax.fwd(wide(logits))
     dlogits = log_softmax.bwd(cache, -t)[0]
     assert dlogits is not None

@@ -152,12 +152,13 @@ def steep(factor):
 
 @pytest.mark.slow
 def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(network):
-    params, state, x, y = network
-    net = serial(steep(250.0), NET)
+    single = jax.tree.map(lambda a: np.asarray(a, np.float32), network[:3])
+    params, state, x = single  # in float64 its gradient is faint, but there
+    net = serial(steep(1000.0), NET)
     wrapped = Classifier(net, ((), params), ((), state))
-    found = evaluate(wrapped, x, y, threat=THREAT, sample=40)
+    found = evaluate(wrapped, x, network[3], threat=THREAT, sample=80)
     k20 = by_id(found)["K20"]
-    assert k20.verdict == "fail"
+    assert k20.verdict == "fail", k20.words
     assert "hardly any" in k20.words
     assert "steep" in found.verdict
 

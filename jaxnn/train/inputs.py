@@ -93,8 +93,10 @@ def check_targets(
             "numbers: y.astype(int); for real values give them an axis, y[:, None]"
         )
     labels = np.asarray(y)
-    many = 2 if name in YES_NO and out_shape[-1] == 1 else out_shape[-1]
-    bad = np.argwhere((labels < 0) | (labels >= many))
+    answers = name in YES_NO and out_shape[-1] == 1
+    many = 2 if answers else out_shape[-1]
+    least = -1 if answers and name == "hinge" else 0  # hinge's no may be -1 too
+    bad = np.argwhere((labels < least) | (labels >= many))
     if len(bad):
         first = tuple(map(int, bad[0]))
         at = first[0] if len(first) == 1 else first

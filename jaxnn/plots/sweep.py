@@ -47,7 +47,8 @@ def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> No
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:
     """Where values stand on an axis, and its words; None: a logarithmic axis."""
-    kinds = sorted(set(map(_key, values)))
+    # none and other words before the numbers
+    kinds = sorted(set(map(_key, values)), key=lambda k: (not isinstance(k, str), k))
     numbers = all(isinstance(v, (int, float)) for v in values)
     if numbers and len(kinds) > 8 and min(values) > 0:
         return np.array(values, float), None

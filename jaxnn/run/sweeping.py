@@ -81,10 +81,12 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
         print(f"not drawn      {name}: {why}")
     print(f"written to     {folder}  (sweep.json, sweep.png)")
     if not result["best"]["trained"]:
-        raise TrainingError(
+        error = TrainingError(
             "sweep: no setting has trained: in each a network left out all its steps "
             "or gives values that are not finite"
         )
+        error.history = None  # it failed at work, not at its settings
+        raise error
     return result | {"folder": str(folder)}
 
 

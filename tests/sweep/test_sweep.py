@@ -10,6 +10,7 @@ from jaxnn.config import TrainConfig
 from jaxnn.data.sets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from jaxnn.models import DataFacts, build
+from jaxnn.plots.sweep import sweep as picture
 from jaxnn.run import sweeping
 from jaxnn.run.job import Job
 from jaxnn.run.options import resolved
@@ -171,3 +172,24 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert main(["sweep", "--resume", "digits"]) == 2
     assert "got no such file" in capsys.readouterr().err
+
+
+def test_values_that_are_none_beside_numbers_are_drawn(tmp_path):
+    settings = [
+        {"values": {"clip_norm": value}, "validation_accuracy": 0.5}
+        for value in (None, 1.0, "none", 0.5)
+    ]
+    picture(settings, ["clip_norm"], tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+
+
+def test_a_sweep_in_which_nothing_trains_has_failed(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "digits", count=140)
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "lr=1e30,1e31", "--optimiser", "sgd", "--data", "digits",
+             "--epochs", "1", "--batch", "20", "--validation", "40", "--layers", "4",
+             "--out", "x", "--quiet"]  # fmt: skip
+    assert main(words) == 1
+    found = capsys.readouterr()
+    assert found.out.count("NOT TRAINED") == 2
+    assert "no setting has trained" in found.err

@@ -1,5 +1,6 @@
 """What callers hand over as data: made arrays of numbers, or refused."""
 
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -61,6 +62,12 @@ def as_floats(value: Any, where: str, what: str) -> jax.Array:
             ".astype(float)"
         )
     return jnp.asarray(a)
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Whether `value` is a whole number of at least that; True and False are none."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and int(value) >= least
 
 
 def _read(value):

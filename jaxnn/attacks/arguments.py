@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 
 
@@ -188,8 +189,7 @@ def flag(attack: str, name: str, value: Any) -> bool:
 
 def count(attack: str, name: str, value: Any) -> int:
     """A whole number of at least 1."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < 1:
+    if not is_whole(value):
         raise JaxnnError(
             f"{attack}: got {name}={value!r}, expected >= 1, a whole number"
         )

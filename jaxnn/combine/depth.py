@@ -1,11 +1,10 @@
 """The same layer many times over, scanned: compiled once, however deep."""
 
-from numbers import Integral
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.arrays import is_whole
 from jaxnn.combine.parts import Parts, child_key
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, constructor, interval
@@ -157,7 +156,7 @@ class _Kept:
 
 def _checked_name(kind, layer, depth):
     name = f"{kind}({getattr(layer, 'name', layer)}, {depth})"
-    if isinstance(depth, bool) or not isinstance(depth, Integral) or depth < 1:
+    if not is_whole(depth):
         raise JaxnnError(f"{name}: depth must be at least 1, a whole number")
     return name
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnn.arrays import is_whole
 from jaxnn.data.idx import read_idx, read_idx_and_sha256
 from jaxnn.data.sources import (
     PARTS,
@@ -291,7 +292,7 @@ def _split_rows(
             f"validation: got {validation} rows, expected 0 to {count - 1}, as {where} "
             f"has {count}."
         )
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+    if not is_whole(seed, 0):
         raise JaxnnError(f"split_seed: got {seed!r}, expected a whole number from 0.")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])

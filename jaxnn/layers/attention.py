@@ -1,12 +1,12 @@
 """Layers in which every step of a sequence looks at the others."""
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
@@ -53,8 +53,7 @@ def multi_head_attention(
     product, attention = affine if bias else matmul, rules.attention(causal)
     names = ("w_in", "b_in", "w_out", "b_out") if bias else ("w_in", "w_out")
     for what, n in (("heads", heads), ("head_width", head_width)):
-        good = isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
-        if not good and not (what == "head_width" and n is None):
+        if not is_whole(n) and not (what == "head_width" and n is None):
             raise JaxnnError(f"{name}: got {what}={n!r}, expected at least 1")
 
     def init_params(key, in_shape):

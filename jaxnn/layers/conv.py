@@ -1,12 +1,12 @@
 """Convolutional layers: images (B, H, W, C) or sequences (B, T, C), channels last."""
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, linear
 from jaxnn.layers.core import Layer, constructor
@@ -227,7 +227,7 @@ def _kernel(name, kernel):
 
 def _check(name, kernel, stride, padding, dilation, **counts):
     for what, value in counts.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not is_whole(value):
             raise JaxnnError(
                 f"{name}: got {what}={value!r}, expected a whole number of at least 1"
             )

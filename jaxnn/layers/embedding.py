@@ -1,11 +1,10 @@
 """Layers that look vectors up in a table."""
 
-from numbers import Integral
-
 import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, monotone
 from jaxnn.layers.core import Layer, constructor
@@ -43,7 +42,7 @@ def embedding(
         initializer(init),
     )
     for n in (count, width):
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        if not is_whole(n):
             raise JaxnnError(f"{name}: expected whole numbers, at least 1 each")
 
     def setup(key, in_shape):

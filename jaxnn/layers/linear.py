@@ -1,10 +1,9 @@
 """Layers with weights."""
 
-from numbers import Integral
-
 import jax
 from jax import numpy as jnp
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, linear
 from jaxnn.layers.core import Layer, constructor
@@ -30,7 +29,7 @@ def dense(
       JaxnnError: width < 1, unknown initialiser, input of another width than w.
     """
     name = f"dense({width})"
-    if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
+    if not is_whole(width):
         raise JaxnnError(f"{name}: width must be at least 1, a whole number")
     draw_w = initializer(init)
     draw_b = None if bias is False else initializer("zeros" if bias is True else bias)

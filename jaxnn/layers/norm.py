@@ -1,13 +1,13 @@
 """Normalising layers."""
 
 import math
-from numbers import Integral
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import rules
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, monotone
 from jaxnn.layers.core import Layer, constructor
@@ -145,7 +145,7 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
         channels differ from the parameters'.
     """
     name = f"group_norm({groups})"
-    if isinstance(groups, bool) or not isinstance(groups, Integral) or groups < 1:
+    if not is_whole(groups):
         raise JaxnnError(f"{name}: groups must be at least 1, a whole number")
     return _per_sample(rules.group_norm(groups, epsilon), name, groups)
 

@@ -17,13 +17,13 @@ lengths by `jaxnn.rules.length_mask`.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxnn import rules
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.core import Layer, constructor
 from jaxnn.layers.initializers import Initializer, initializer
@@ -150,7 +150,7 @@ def _recurrent(
     """The layer of a rule whose state starts from `states` arrays of zeros."""
     units, names = weights.units, weights.names
     name = f"{rule.name}({units})"
-    if isinstance(units, bool) or not isinstance(units, Integral) or units < 1:
+    if not is_whole(units):
         raise JaxnnError(f"{name}: units must be at least 1, a whole number")
 
     def init(key, in_shape):

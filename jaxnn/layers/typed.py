@@ -6,13 +6,13 @@ layers that look up or move elements only, as they are.
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.rules.broadcast import outline
 
@@ -84,10 +84,7 @@ def checked_shape(name: str, in_shape: Any) -> tuple[int, ...]:
     Raises:
       JaxnnError: not a sequence of whole numbers of at least 1.
     """
-    if not isinstance(in_shape, Sequence) or not all(
-        isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0
-        for n in in_shape
-    ):
+    if not isinstance(in_shape, Sequence) or not all(map(is_whole, in_shape)):
         raise JaxnnError(
             f"{name}: got in_shape {in_shape!r}, expected a tuple of whole numbers of "
             "at least 1, the batch axis left out, such as (784,) or (28, 28, 1)"

@@ -1,13 +1,13 @@
 """The rule that adds a border."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.rules.core import Rule
 
@@ -125,8 +125,7 @@ def pairs_of(name: str, widths: Widths, ndim: int) -> list[tuple[int, int]]:
         widths = [0, *[widths] * (ndim - 2), 0]
     pairs = [tuple(w) if isinstance(w, Sequence) else (w, w) for w in widths]
     if len(pairs) != ndim or not all(
-        len(p) == 2 and all(isinstance(w, Integral) and w >= 0 for w in p)
-        for p in pairs
+        len(p) == 2 and all(is_whole(w, 0) for w in p) for p in pairs
     ):
         raise JaxnnError(
             f"{name}({widths}): expected an int or (before, after), not negative, for "

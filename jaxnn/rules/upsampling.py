@@ -1,12 +1,12 @@
 """The rule that enlarges images."""
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.rules.core import Rule
 from jaxnn.rules.padding import copied, summed_back
@@ -101,7 +101,7 @@ def _factors(factor: int | Sequence[int], ndim: int) -> list[int]:
     """One for each axis between the first and the last."""
     inner = max(ndim - 2, 0)
     factors = list(factor) if isinstance(factor, Sequence) else [factor] * inner
-    whole = all(isinstance(f, Integral) and f >= 1 for f in factors)
+    whole = all(map(is_whole, factors))
     if len(factors) != inner or not inner or not whole:
         raise JaxnnError(
             f"upsample({factor}): x has {ndim} axes, expected a whole factor of at "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 
 Padding = str | int | Sequence
@@ -69,7 +70,7 @@ def per_axis(where: str, what: str, value, axes: int) -> tuple[int, ...]:
     values = (value,) * axes if isinstance(value, Integral) else value
     if isinstance(values, Sequence) and not isinstance(values, str):
         values = tuple(values)
-        whole = all(_whole(v, 1) for v in values)
+        whole = all(map(is_whole, values))
         if len(values) == axes and whole:
             return tuple(int(v) for v in values)
     raise JaxnnError(
@@ -162,25 +163,19 @@ def _pads(where, padding, in_sizes, spans, stride):
                 for n, s, t in zip(in_sizes, spans, stride, strict=True)
             ]
             return tuple((total // 2, total - total // 2) for total in totals)
-    elif _whole(padding, 0):
+    elif is_whole(padding, 0):
         return ((int(padding), int(padding)),) * axes
     elif isinstance(padding, Sequence) and len(padding) == axes:
         pairs = [
             tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else (p, p)
             for p in padding
         ]
-        if all(len(p) == 2 and all(_whole(v, 0) for v in p) for p in pairs):
+        if all(len(p) == 2 and all(is_whole(v, 0) for v in p) for p in pairs):
             return tuple((int(low), int(high)) for low, high in pairs)
     raise JaxnnError(
         f'{where}: got padding={padding!r}, expected "SAME", "VALID", a whole number '
         f"of at least 0, or {axes} pairs (low, high), one an axis"
     )
-
-
-def _whole(value, least: int) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        return False
-    return int(value) >= least
 
 
 def _by(sizes) -> str:

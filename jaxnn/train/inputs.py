@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, as_rows
+from jaxnn.arrays import as_array, as_rows, is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import LOSSES
@@ -151,8 +150,7 @@ def seed_list(seeds: Any) -> list[int]:
     if not found:
         raise JaxnnError("fit: got seeds=[], expected at least one seed")
     for seed in found:
-        whole = isinstance(seed, Integral) and not isinstance(seed, bool)
-        if not whole or not 0 <= int(seed) < 2**32:
+        if not is_whole(seed, 0) or int(seed) >= 2**32:
             raise JaxnnError(
                 f"fit: got seeds={seeds!r}, expected whole numbers from 0 to 2^32 - 1: "
                 "one, or a list of them"
@@ -162,7 +160,7 @@ def seed_list(seeds: Any) -> list[int]:
 
 def check_count(where: str, name: str, value: Any) -> None:
     """Raise unless `value` is a whole number of at least 1."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+    if not is_whole(value):
         raise JaxnnError(
             f"{where}: got {name}={value!r}, expected at least 1, a whole number"
         )

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -276,6 +276,25 @@ def write_with(path: str | Path, save: Callable[[BinaryIO], Any]) -> None:
     """Let `save(file)` (np.savez, savefig ...) write; whole or not at all."""
     with atomic_file(path) as file:
         save(file)
+
+
+def draw(folder: Path, pictures: Mapping[str, Callable[[Path], Any]]) -> dict[str, str]:
+    """Draw each of `pictures` (file name -> what draws to a path) into `folder`.
+
+    A picture is not worth a run, which is saved before: whatever goes wrong with one
+    is caught, and returned to be told.
+
+    Returns:
+      File name -> why it is not there, of those that failed.
+    """
+    failed = {}
+    for name, make in pictures.items():
+        try:
+            make(folder / name)
+        except Exception as error:
+            words = (str(error).splitlines() or [""])[0]
+            failed[name] = f"{type(error).__name__}: {words}"
+    return failed
 
 
 def check_folder(path: str | Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.files import write_json, write_text
+from jaxnn.files import draw, write_json, write_text
 from jaxnn.markdown import escaped, table
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Share
@@ -175,23 +175,26 @@ def write(
     from jaxnn import plots
     from jaxnn.plots import robustness as pictures
 
-    folder = Path(folder)
+    folder, rows = Path(folder), e.sample
     found, text = to_json(e) | (record or {}), page(e, title)
+    made = {
+        "curve.png": lambda path: pictures.curve(
+            e.epsilons, e.curve, len(rows), path,
+            budget=e.threat.epsilon, norm=e.threat.norm,
+        ),
+        "examples.png": lambda path: plots.adversarial(
+            x[rows], e.x_adv[rows], y[rows], outputs(x[rows]), outputs(e.x_adv[rows]),
+            e.threat.epsilon, path,
+            count=10, norm=e.threat.norm, attack="The battery",
+        ),
+    }  # fmt: skip
     if transfer is not None:
         names, matrix = list(transfer.names), transfer.matrix
         found["transfer"] = {"names": names, "matrix": matrix.tolist()}
-        pictures.transfer(matrix, names, folder / "transfer.png")
+        made["transfer.png"] = lambda path: pictures.transfer(matrix, names, path)
         text += "\n## Transfer\n\n![Who fools whom](transfer.png)\n"
     write_json(folder / "robustness.json", found)
-    pictures.curve(
-        e.epsilons, e.curve, len(e.sample), folder / "curve.png",
-        budget=e.threat.epsilon, norm=e.threat.norm,
-    )  # fmt: skip
-    rows = e.sample
-    plots.adversarial(
-        x[rows], e.x_adv[rows], y[rows], outputs(x[rows]), outputs(e.x_adv[rows]),
-        e.threat.epsilon, folder / "examples.png",
-        count=10, norm=e.threat.norm, attack="The battery",
-    )  # fmt: skip
+    for name, why in draw(folder, made).items():
+        text += f"\nNot drawn: {name}, {escaped(why)}\n"
     write_text(folder / "report.md", text)
     return folder / "report.md"

@@ -21,12 +21,11 @@ from jaxnn.data import load
 from jaxnn.data.sets import stratified_sample
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import check_folder, read_json, real_path, write_json
+from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 from jaxnn.robustness.worst import to_logits
 from jaxnn.run.folder import Run, load_run
 from jaxnn.run.job import probabilities, unit_images
-from jaxnn.run.pictures import draw
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of camera, where none is given: degrees, pixels, sigma in pixels, share lost."""

@@ -24,14 +24,13 @@ from jaxnn.config import RECIPES, CompareConfig, TrainConfig
 from jaxnn.data import load, pixel_statistics
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
-from jaxnn.files import real_path, write_json
+from jaxnn.files import draw, real_path, write_json
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
 from jaxnn.run.folder import check_new, load_run, new_folder
 from jaxnn.run.options import step_options
-from jaxnn.run.pictures import draw
 from jaxnn.settings import check
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each

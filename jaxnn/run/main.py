@@ -14,14 +14,13 @@ from jaxnn.data import load, pixel_statistics
 from jaxnn.distributed.data import Spread
 from jaxnn.distributed.processes import together
 from jaxnn.environment import device, git_commit, versions
-from jaxnn.files import write_json
+from jaxnn.files import draw, write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters, summary
 from jaxnn.run import words
 from jaxnn.run.folder import fresh_folder, save_config, use_dtype
 from jaxnn.run.job import Job
 from jaxnn.run.options import resolved
-from jaxnn.run.pictures import draw
 from jaxnn.run.replaying import save_findings
 from jaxnn.run.resuming import check_free, finished
 from jaxnn.settings import check, check_data

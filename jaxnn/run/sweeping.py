@@ -18,12 +18,11 @@ from jaxnn.data import load, pixel_statistics
 from jaxnn.distributed.data import data_mesh
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
-from jaxnn.files import plain, read_json, write_json
+from jaxnn.files import draw, plain, read_json, write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.run.folder import fresh_folder, saved_in, use_dtype
 from jaxnn.run.job import Job
 from jaxnn.run.options import resolved, step_options
-from jaxnn.run.pictures import draw
 from jaxnn.settings import check, check_data, from_plain
 from jaxnn.sweep import (
     Group,

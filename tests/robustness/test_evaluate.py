@@ -35,6 +35,7 @@ from jaxnn.robustness.evaluate import judge
 from jaxnn.robustness.evidence import Check, Evidence
 from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.masking import layer_gradients as deltas
+from jaxnn.robustness.transfer import Transfer
 from jaxnn.rules import Rule
 from jaxnn.train import fit
 from tests.attacks.problem import NET, model
@@ -329,6 +330,19 @@ def test_the_page_says_what_the_json_says(plain, network, tmp_path):
     assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
     assert (tmp_path / "out" / "examples.png").stat().st_size > 5000
     assert page.lines(plain)[0] == f"verdict        {plain.verdict}"
+
+
+def test_a_picture_that_fails_leaves_the_page_and_the_numbers(plain, network, tmp_path):
+    _, _, x, y = network
+
+    def outputs(images):
+        raise ZeroDivisionError("no picture")
+
+    transfer = Transfer(("a", "b"), np.eye(2), plain.checks[0])
+    path = page.write(tmp_path, plain, x, y, outputs, "A test", transfer)
+    assert "Not drawn: examples.png, ZeroDivisionError: no picture" in path.read_text()
+    assert (tmp_path / "robustness.json").is_file()
+    assert (tmp_path / "curve.png").is_file()
 
 
 @pytest.mark.parametrize(

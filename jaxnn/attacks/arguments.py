@@ -7,20 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_whole
+from jaxnn.arrays import as_array, is_whole
 from jaxnn.errors import JaxnnError
 
 
 def as_images(attack: str, x: Any) -> Any:
-    """x as an array of floats, from whatever NumPy can read."""
-    if not isinstance(x, jax.Array):
-        try:
-            x = np.asarray(x)
-        except (ValueError, TypeError, RuntimeError) as error:  # ragged, or of torch
-            raise JaxnnError(
-                f"{attack}: images are {type(x).__name__}, expected an array of floats "
-                f"(B, ...): {error}"
-            ) from None
+    """x as an array of floats (B, ...)."""
+    x = as_array(x, attack, "images")
     if x.ndim == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise JaxnnError(
             f"{attack}: images are {x.dtype} {x.shape}, expected floats (B, ...) in "
@@ -36,7 +29,6 @@ def checked_images(attack, model, x, y, settings):
         return x, y
     if not isinstance(y, jax.core.Tracer):
         check_classes(attack, y, model.facts(x).classes)
-    box = settings.get("box")
     if isinstance(x, jax.core.Tracer):
         return x, y
     pixels = np.asarray(x)  # NumPy, so that nothing is traced where a caller traces
@@ -46,30 +38,29 @@ def checked_images(attack, model, x, y, settings):
             f"{attack}: some pixels are NaN or infinite; let the network own its "
             "normalisation, and look at the images that were read"
         )
+    return within_box(attack, x, settings.get("box")), y
+
+
+def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
+    """x, clipped to the box where only rounding took it out; NaN stays."""
     if box is None:
-        return x, y
-    low, high = pixels.min().item(), pixels.max().item()
+        return x
+    pixels = np.asarray(x)
+    low, high = (f.reduce(pixels, axis=None).item() for f in (np.fmin, np.fmax))
     # what a float32 computation of pixels, such as 255 * (1 / 255), may be off by
     slack = 4 * max(jnp.finfo(jnp.float32).eps, jnp.finfo(x.dtype).eps)
     slack = float(slack) * max(abs(box[0]), abs(box[1]))
-    if not (box[0] - slack <= low and high <= box[1] + slack):
+    if low < box[0] - slack or high > box[1] + slack:
         raise JaxnnError(
             f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
             f"{box}; let the network own its normalisation, or pass box=None"
         )
-    return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box), y
+    return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box)
 
 
 def check_labels(attack: str, y: Any, count: int) -> Any:
     """y as an array of integers (B,); raises a `JaxnnError` for anything else."""
-    if not isinstance(y, jax.Array):
-        try:
-            y = np.asarray(y)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise JaxnnError(
-                f"{attack}: labels are {type(y).__name__}, expected integers (B,): "
-                f"{error}"
-            ) from None
+    y = as_array(y, attack, "labels")
     if y.ndim == 2 and len(y) == count:
         raise JaxnnError(
             f"{attack}: got labels of shape {y.shape}, expected integers ({count},); "
@@ -90,12 +81,13 @@ def check_classes(attack: str, y: Any, classes: int) -> None:
     """Raise a `JaxnnError` for a label that the network has no output for."""
     labels = np.asarray(y)
     low, high = int(labels.min()), int(labels.max())
-    if classes == 1 and low >= -1 and high <= 1:  # no and yes; of hinge -1 and 1
-        return
-    if low < 0 or high >= classes:
+    least, most = (-1, 1) if classes == 1 else (0, classes - 1)
+    if low < least or high > most:
+        fits = f"{classes} outputs: expected 0 to {most}"
+        if classes == 1:
+            fits = "one output: expected 1 for yes, 0 or -1 for no"
         raise JaxnnError(
-            f"{attack}: labels range from {low} to {high}, but the network has "
-            f"{classes} outputs: expected 0 to {classes - 1}"
+            f"{attack}: labels range from {low} to {high}, but the network has {fits}"
         )
 
 

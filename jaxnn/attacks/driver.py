@@ -31,7 +31,7 @@ from jaxnn.attacks.arguments import (
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import NORMS
 from jaxnn.attacks.objectives import margin
-from jaxnn.attacks.outputs import as_logits, is_of_logits
+from jaxnn.attacks.outputs import is_of_logits, to_logits
 from jaxnn.errors import JaxnnError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -186,8 +186,7 @@ def _run(found, model, x, y, more, options):
         return jnp.asarray(x)
     model = model.keyed(x)
     if is_of_logits(settings.get("loss", margin)):
-        classes = model.facts(x).classes
-        model, y = as_logits(model, classes), (y > 0) * 1 if classes == 1 else y
+        model, y = to_logits(model, x, y)
     given = {k: v for k, v in settings.items() if k in found.traced}
     static = tuple((k, v) for k, v in settings.items() if k not in found.traced)
     try:

@@ -32,13 +32,18 @@ def is_of_logits(loss: Any) -> bool:
     return loss in OF_LOGITS
 
 
-def as_logits(model: Classifier, classes: int) -> Classifier:
-    """The same decisions, as logits of two classes or more.
+def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:
+    """The network's decisions as logits of two classes or more, and y as their labels.
 
-    Args:
-      model: a network of that many outputs.
-      classes: its number of outputs.
+    The labels of a network of one output, where yes is above 0, become 0 and 1. Drawing
+    networks get a key.
     """
+    model = model.keyed(x)
+    classes = model.facts(x).classes
+    return _as_logits(model, classes), (y > 0) * 1 if classes == 1 else y
+
+
+def _as_logits(model, classes):
     found = _without_last(model.net)
     if found is not None:
         net, without = found

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxnn import attacks
 from jaxnn.attacks.classifier import BATCH, Classifier
+from jaxnn.attacks.outputs import to_logits
 from jaxnn.data.sets import stratified_sample
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.robustness.battery import battery
@@ -18,7 +19,7 @@ from jaxnn.robustness.evidence import CHECKS, Check, Evidence
 from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.masking import LayerGradient
 from jaxnn.robustness.threat import Share, Threat
-from jaxnn.robustness.worst import to_logits, worst_case
+from jaxnn.robustness.worst import worst_case
 
 LEVELS = ("fast", "full")
 

@@ -14,10 +14,10 @@ from jaxnn.attacks.arguments import (
     check_classes,
     check_epsilon,
     check_labels,
+    within_box,
 )
 from jaxnn.attacks.core import Box
 from jaxnn.defences.interval import margins
-from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import spacing
 from jaxnn.train.state import float_type, to_unit
 
@@ -55,13 +55,7 @@ def verify(
     check_epsilon("verify", epsilon, x, "linf", box)
     if not len(x):
         return np.zeros(0, bool)
-    if (classes := model.facts(x).classes) > 1:
-        check_classes("verify", y, classes)
-    elif y.min() < -1 or y.max() > 1:
-        raise JaxnnError(
-            f"verify: labels range from {y.min()} to {y.max()}, but the network has "
-            "one output: expected 1 for yes, 0 or -1 for no"
-        )
+    check_classes("verify", y, model.facts(x).classes)
     return map_batches(partial(_proven, box, model, epsilon), x, y, batch=batch)
 
 
@@ -71,16 +65,7 @@ def _as_floats(x, box, dtype):
     if (x := np.asarray(x)).dtype == np.uint8:
         x = to_unit(jnp.asarray(x), dtype)
     x = np.asarray(as_images("verify", x), dtype)
-    if box is None:
-        return x
-    slack = 4 * max(map(abs, box)) * float(jnp.finfo(jnp.float32).eps)
-    if ((x < box[0] - slack) | (x > box[1] + slack)).any():
-        raise JaxnnError(
-            f"verify: pixels range from {np.nanmin(x):g} to {np.nanmax(x):g}, expected "
-            f"within the box {box}; let the network own its normalization, or pass "
-            "box=None"
-        )
-    return np.clip(x, *box)
+    return np.asarray(within_box("verify", x, box)) if x.size else x
 
 
 @partial(programs.jit, static_argnums=0)

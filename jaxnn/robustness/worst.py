@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.outputs import as_logits
+from jaxnn.attacks.outputs import to_logits
 from jaxnn.robustness.battery import first_three
 from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.threat import Threat
@@ -33,18 +33,6 @@ class WorstCase(NamedTuple):
     def stands(self) -> np.ndarray:
         """Which images every attack leaves right; not attacked is not robust."""
         return np.all([*self.right.values(), self.clean, ~self.not_attacked], axis=0)
-
-
-def to_logits(
-    model: Classifier, x: Any, y: np.ndarray
-) -> tuple[Classifier, np.ndarray]:
-    """The network as all measurements see it: its logits, on average if it draws.
-
-    The labels of a network of one output, where yes is above 0, become 0 and 1.
-    """
-    model = model.keyed(x)
-    classes = model.facts(x).classes
-    return as_logits(model, classes), (y > 0).astype(int) if classes == 1 else y
 
 
 def worst_case(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxnn import attacks, plots
 from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
 from jaxnn.attacks.core import NORMS
+from jaxnn.attacks.outputs import to_logits
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import AttackConfig, RobustnessConfig
 from jaxnn.data import load
@@ -23,7 +24,6 @@ from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
-from jaxnn.robustness.worst import to_logits
 from jaxnn.run.folder import Run, load_run
 from jaxnn.run.job import probabilities, unit_images
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxnn import attacks
+from jaxnn.arrays import as_rows
 from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.attacks.outputs import to_logits
 from jaxnn.data.sets import stratified_sample
@@ -182,15 +183,16 @@ def evaluate(
 
 
 def _images(x, y):
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) != len(y) or not len(x):
+    x = np.asarray(as_rows(x, "robustness", "images"))
+    y = np.asarray(as_rows(y, "robustness", "labels"))
+    if len(x) != len(y):
         raise JaxnnError(
-            f"robustness: got {len(x)} images and {len(y)} labels, expected as many, "
-            "at least one"
+            f"robustness: got {len(x)} images and {len(y)} labels, expected as many"
         )
     if x.dtype == np.uint8:
         x = x.astype(np.float32) / 255
-    return x, y
+    # as attacks see them: what float32 rounds off is no change that they made
+    return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), y
 
 
 def _round(lab, weapon, x, y, right, x_adv, rows):

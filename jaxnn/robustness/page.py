@@ -51,8 +51,8 @@ def lines(e: Evaluation) -> list[str]:
     """What a person wants to read on the screen."""
     noted = [c for c in e.checks if c.verdict in ("warn", "fail")]
     return [
-        f"verdict        {e.verdict}",
         *warnings(e),
+        f"verdict        {e.verdict}",
         f"threat model   {e.threat}",
         f"clean          {e.clean} of {e.clean.total:,} images",
         f"robust         {e.robust} worst case per image, {e.level} battery",

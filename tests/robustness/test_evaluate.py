@@ -373,3 +373,14 @@ def test_determinism_is_checked_on_the_attack_itself(network):
     assert k16_determinism(e).verdict == "pass"
     e.images["PGD-40"] = e.images["PGD-40"] + 1e-9
     assert k16_determinism(e).verdict == "fail"
+
+
+def test_images_of_numpys_type_are_those_that_attacks_see(network):
+    """Where JAX has float32, what it rounds off is no change that an attack made."""
+    _, _, x, y = network
+    with jax.enable_x64(False):
+        params, state, _ = NET.init(jax.random.key(0), x.shape[1:])
+        x = np.asarray(x[:4], np.float64) * 0.9
+        found = evaluate(model(params, state), x, y[:4], threat=THREAT)
+    assert found.x_adv.dtype == np.float32
+    assert by_id(found)["K1"].verdict == "pass"

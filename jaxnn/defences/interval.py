@@ -17,7 +17,7 @@ from jaxnn.attacks.core import Box
 from jaxnn.combine import mlp, serial
 from jaxnn.combine.parts import child_key
 from jaxnn.layers import Layer, dense, interval
-from jaxnn.layers.bounds import largest, product_error, widened
+from jaxnn.layers.bounds import coarsest, largest, product_error, widened
 
 
 class Margins(NamedTuple):
@@ -117,10 +117,12 @@ def _joined(ends, params, y, train):
         b = params["b"]
         worst = worst + b[None, :] - (own @ b)[:, None]
     if not train:
-        sizes = largest(ends) @ jnp.abs(w) + jnp.abs(params.get("b", 0 * w[0]))[None]
+        dtype = coarsest(params, ends)
+        sizes = (largest(ends) + float(jnp.finfo(dtype).tiny)) @ jnp.abs(w)
+        sizes += jnp.abs(params.get("b", 0 * w[0]))[None]
         both = sizes + (sizes * own).sum(-1, keepdims=True)
         least = w.size * float(jnp.finfo(worst.dtype).tiny)
-        lost = product_error(len(w), worst.dtype) * both + least
+        lost = product_error(len(w), dtype) * both + least
         worst += jnp.where(own > 0, 0, lost)
     return worst, (centre, radius, w, own, "b" in params)
 

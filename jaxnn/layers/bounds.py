@@ -80,8 +80,9 @@ def linear(layer: Layer, weight: str = "w") -> Layer:
         w, lost = params[weight], 0
         if not train:
             # Before |w|: what sums of this size can lose costs no product of its own.
-            lost = product_error(math.prod(w.shape[:-1]), jnp.result_type(w, centre))
-            radius += lost * (jnp.abs(centre) + radius)
+            lost = product_error(math.prod(w.shape[:-1]), coarsest(w, centre))
+            least = float(jnp.finfo(centre.dtype).tiny)  # halves below it vanish
+            radius += lost * (jnp.abs(centre) + radius) + least
         sizes = {
             name: jnp.abs(a) if name == weight else _share(lost, a)
             for name, a in params.items()
@@ -136,7 +137,7 @@ def monotone(
         ends = ys[0], ys[1]
         if ulps and not train:
             most = None if size is None else size(params, state, largest(x))
-            ends = widened(ends, ulps, most)
+            ends = widened(ends, ulps, most, coarsest(params, state, x))
         return ends, state, (*caches, down)
 
     def backward(kept, dy):
@@ -216,13 +217,23 @@ def largest(ends: tuple[Array, Array]) -> Array:
     return jnp.maximum(jnp.abs(ends[0]), jnp.abs(ends[1]))
 
 
+def coarsest(*trees: Any) -> Any:
+    """Of the types of floats in `trees` the one that rounds most."""
+    types = (a.dtype for a in jax.tree.leaves(trees))
+    floats = (t for t in types if jnp.issubdtype(t, jnp.floating))
+    return max(floats, key=lambda t: jnp.finfo(t).eps)
+
+
 def widened(
-    ends: tuple[Array, Array], ulps: float, size: Array | None = None
+    ends: tuple[Array, Array],
+    ulps: float,
+    size: Array | None = None,
+    dtype: Any = None,
 ) -> tuple[Array, Array]:
     """The pair, further apart by so many units in the last place of `size`, or of its
-    own numbers."""
+    own numbers; units of `dtype` where what they come from is coarser."""
     lower, upper = ends
-    info = jnp.finfo(lower.dtype)
+    info = jnp.finfo(lower.dtype if dtype is None else dtype)
     lost, least = ulps * float(info.eps), float(info.tiny)
     below, above = jax.tree.map(jnp.abs, ends) if size is None else (size, size)
     return lower - (lost * below + least), upper + (lost * above + least)

@@ -190,6 +190,42 @@ def test_backward_of_the_bounds_is_that_of_jax(layer, in_shape):
     assert_trees_close(got, want)
 
 
+MIXED = [
+    (dense(4), WIDE),
+    (layers.depthwise_conv(3), IMAGE),
+    (layers.batch_norm(epsilon=0.0), WIDE),
+    (residual(serial(dense(5), layers.swish(-2.0))), WIDE),
+]
+
+
+@pytest.mark.parametrize(("layer", "in_shape"), MIXED, ids=str)
+def test_bounds_round_as_the_coarsest_type_does(layer, in_shape):
+    for narrow in ("params", "ends"):
+        params, state, ends, x, _ = boxes(layer, in_shape, "float32")
+        if narrow == "ends":
+            params, state = jax.tree.map(
+                lambda a: a.astype("float64") / 3, (params, state)
+            )
+        else:
+            ends, x = jax.tree.map(lambda a: a.astype("float64"), (ends, x))
+        twin = interval(layer)
+        bounds = jax.jit(functools.partial(twin.forward, train=False))
+        (low, high), *_ = bounds(params, state, ends)
+        for point in x[::100]:  # step by step, which rounds otherwise than a program
+            y, *_ = layer.forward(params, state, point, train=False)
+            assert ((low <= y) & (y <= high)).all(), narrow
+
+
+def test_bounds_hold_where_halves_of_numbers_vanish():
+    params = {"w": jnp.full((2, 3), 1e30, "float32"), "b": jnp.zeros(3, "float32")}
+    least = jnp.finfo("float32").tiny
+    ends = jnp.full((1, 2), least), jnp.full((1, 2), 1.5 * least)
+    (low, high), *_ = interval(dense(3)).forward(params, (), ends, train=False)
+    for x in ends:
+        y, *_ = dense(3).forward(params, (), x, train=False)
+        assert ((low <= y) & (y <= high)).all()
+
+
 def test_every_layer_has_a_case_or_none_of_its_own():
     public = {*LAYERS, "binarise", *combine.__all__} - {
         "activation_layer", "dense_block", "output_layer", "stacked_axes",

@@ -64,6 +64,11 @@ def as_floats(value: Any, where: str, what: str) -> jax.Array:
     return jnp.asarray(a)
 
 
+def is_float(a: Any) -> bool:
+    """Whether an array, or its shape and type, is of floats, bfloat16 among them."""
+    return jnp.issubdtype(a.dtype, jnp.floating)
+
+
 def is_whole(value: Any, least: int = 1) -> bool:
     """Whether `value` is a whole number of at least that; True and False are none."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)

@@ -357,17 +357,23 @@ def append_line(path: str | Path, row: Any) -> None:
     Raises:
       JaxnnError: the file cannot be written, or is a link.
     """
-    text = json.dumps(plain(row), allow_nan=False) + "\n"
     with open_to_append(path) as file:
-        file.write(text.encode())
+        file.write(json_line(row).encode())
+
+
+def json_line(row: Any) -> str:
+    """A line of JSON; NaN and inf become null."""
+    return json.dumps(plain(row), allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """`value` for JSON, which has no arrays and no NaN: lists, and None for those."""
+    """`value` for JSON: lists for arrays, words for paths, and None for NaN."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, float) and not (abs(value) < float("inf")):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.check.measure import DTYPES, compare_arrays, limit_for
+from jaxnn.check.measure import DTYPES, as_float64, compare_arrays, limit_for
 from jaxnn.check.probe import beside, cast, last_digits, nudged
 from jaxnn.check.watch import Given, Place, arguments, exact
 
@@ -42,11 +42,8 @@ def excuse(
       dtype: the precision of both.
       look: `(given, dtype) -> (got, want)` at any point and in any precision.
     """
-
-    def exactly(given, dtype="float64"):
-        return _wide(look(given, dtype)[1])
-
-    got, want = (np.asarray(a).astype(np.float64) for a in (got, want))
+    exactly = partial(_by_jax, look)
+    got, want = map(as_float64, (got, want))
     gap = np.abs(got - want)
     if not np.isfinite(gap).all():
         if np.isfinite(got).all() and _in_single_steps(given, got, dtype, exactly):
@@ -77,9 +74,7 @@ def _rounding(given, got, want, smooth, dtype, look) -> str | None:
     def largest(gap):
         return float(np.abs(gap)[smooth].max(initial=0))
 
-    def exactly(given, dtype="float64"):
-        return _wide(look(given, dtype)[1])
-
+    exactly = partial(_by_jax, look)
     gap, eps = largest(got - want), float(jnp.finfo(DTYPES[dtype]).eps)
     if dtype == "float64":
         rough = largest(exactly(given, "float32") - want)
@@ -99,6 +94,10 @@ def _rounding(given, got, want, smooth, dtype, look) -> str | None:
         if gap <= MARGIN * max(map(largest, moved)):
             return "rounding: the last digit of the inputs matters as much"
     return None
+
+
+def _by_jax(look, given, dtype="float64") -> np.ndarray:
+    return as_float64(look(given, dtype)[1])
 
 
 class _Kink:
@@ -184,7 +183,9 @@ def _shrinks(got, truth, error) -> bool:
     """
     ratio = float(jnp.finfo(jnp.bfloat16).eps / jnp.finfo(jnp.float32).eps)
     least = float(jnp.finfo(jnp.float32).eps) * np.abs(truth).max()
-    return bool(error <= MARGIN * ratio * max(np.abs(_wide(got) - truth).max(), least))
+    return bool(
+        error <= MARGIN * ratio * max(np.abs(as_float64(got) - truth).max(), least)
+    )
 
 
 def _in_single_steps(given, got, dtype, exactly) -> bool:
@@ -194,11 +195,8 @@ def _in_single_steps(given, got, dtype, exactly) -> bool:
 
 
 def _largest(tree) -> float:
-    return max(float(np.abs(_wide(a)).max(initial=0)) for a in jax.tree.leaves(tree))
-
-
-def _wide(a) -> np.ndarray:
-    return np.asarray(a).astype(np.float64)
+    leaves = map(as_float64, jax.tree.leaves(tree))
+    return max(float(np.abs(a).max(initial=0)) for a in leaves)
 
 
 def _as_numpy(a):

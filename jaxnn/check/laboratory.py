@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_float
 from jaxnn.check.methods import (
     central,
     complex_step,
@@ -73,8 +74,8 @@ class _Slope:
         named = arguments((given.x, given.params))
         self.structure = jax.tree.structure((given.x, given.params))
         self.names = list(named)
-        self.at = {name: a for name, a in named.items() if _real(a)}
-        fixed = {name: a for name, a in named.items() if not _real(a)}
+        self.at = {name: a for name, a in named.items() if is_float(a)}
+        fixed = {name: a for name, a in named.items() if not is_float(a)}
         self.rest = fixed, given.state, given.key, given.dy
         self.v = random_direction(self.at, seed)
 
@@ -87,7 +88,7 @@ class _Slope:
         """The number, of real or of complex `at`."""
         params, state, x, key, dy = self.given(at, rest)
         if any(jnp.iscomplexobj(a) for a in at.values()):
-            state = jax.tree.map(lambda a: a + 0j if _real(a) else a, state)
+            state = jax.tree.map(lambda a: a + 0j if is_float(a) else a, state)
         layer, train = self.place.layer, self.place.train
         y = layer.forward(params, state, x, key=key, train=train)[0]
         return inner(dy, y)
@@ -148,7 +149,3 @@ class _Slope:
         v = jax.device_get(self.v)
         gap = abs(sum(float(((got[n] - want[n]) * v[n]).sum()) for n in gradient))
         return 0.0 if gap == 0 else gap / length if length else float("inf")
-
-
-def _real(a) -> bool:
-    return jnp.issubdtype(a.dtype, jnp.floating)

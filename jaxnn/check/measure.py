@@ -79,7 +79,7 @@ def compare_arrays(
     Not finite in one alone is an infinite difference; not finite in both is neither
     agreement nor a difference, and counted apart.
     """
-    a, b = _wide(manual), _wide(automatic)
+    a, b = as_float64(manual), as_float64(automatic)
     if a.size == 0:
         return LeafComparison(leaf, dtype, a.shape, 0.0, 0.0, (), 0.0, 0.0, True)
     gap = _gaps(a, b)
@@ -136,7 +136,8 @@ def _lost_words(a, lost) -> str:
     return f"not finite both ways: {kind} in {lost:,} of {a.size:,} entries"
 
 
-def _wide(a) -> np.ndarray:
+def as_float64(a: Any) -> np.ndarray:
+    """`a` as a NumPy array of the widest floats."""
     return np.asarray(a).astype(np.float64)
 
 

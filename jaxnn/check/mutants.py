@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxnn.arrays import is_float
+
 BESIDE = 8  # arrays that are tried in the place of an operand
 INLINED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where primitives keep a function
 LARGE = 1_000_000  # entries of an operand beyond which nothing is tried
@@ -115,20 +117,20 @@ class Mutants:
                 self._count(inner.jaxpr)
                 continue
             self.names |= {id(v): describe(eqn) for v in eqn.outvars}
-            if len(eqn.outvars) > 1 or not _is_float(eqn.outvars[0].aval):
+            if len(eqn.outvars) > 1 or not is_float(eqn.outvars[0].aval):
                 continue
             for i, v in enumerate(eqn.invars):
-                if isinstance(v, Literal) and _is_float(v.aval) and not np.shape(v.val):
+                if isinstance(v, Literal) and is_float(v.aval) and not np.shape(v.val):
                     self.numbers[id(eqn), i] = len(self.values)
                     self.values.append(float(v.val))
                     self.steps.append(eqn)
                 small = v.aval.size <= LARGE
-                if not isinstance(v, Literal) and _is_float(v.aval) and small:
+                if not isinstance(v, Literal) and is_float(v.aval) and small:
                     self.edges[id(eqn), i] = len(self.edges)
 
     def _gradient(self, codes, args, dy):
         flat = jax.tree.leaves(args)
-        real = [i for i, a in enumerate(flat) if _is_float(a)]
+        real = [i for i, a in enumerate(flat) if is_float(a)]
 
         def run(*some):
             every = list(flat)
@@ -170,7 +172,7 @@ class Mutants:
         found = [
             (self.names.get(id(v), "another array"), a)
             for v, a in known.items()
-            if v not in eqn.invars and v.aval.shape in shapes and _is_float(v.aval)
+            if v not in eqn.invars and v.aval.shape in shapes and is_float(v.aval)
         ]
         return found[:BESIDE]
 
@@ -516,12 +518,8 @@ def _inner(eqn) -> ClosedJaxpr | None:
     return None
 
 
-def _is_float(a) -> bool:
-    return jnp.issubdtype(a.dtype, jnp.floating)
-
-
 def _nothing(a):
-    if _is_float(jnp.asarray(a)):
+    if is_float(jnp.asarray(a)):
         return jnp.zeros_like(a)
     return np.zeros(jnp.shape(a), jax.dtypes.float0)
 

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_float
 from jaxnn.check.alone import argument_names, watch_layer, watch_rule
 from jaxnn.check.audit import MORE_POINTS, audit
 from jaxnn.check.differences import audit_differences
@@ -163,21 +164,17 @@ def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[Seen]]:
 def _check_real(name, x, y) -> None:
     """Raise if there is nothing to differentiate, or nothing that it is of."""
     leaves = [np.asarray(a) for a in jax.tree.leaves(y)]
-    if not leaves or not all(map(_is_real, leaves)):
+    if not leaves or not all(map(is_float, leaves)):
         kinds = ", ".join(str(a.dtype) for a in leaves) or "nothing"
         raise JaxnnError(
             f"{name}: its forward returned y of {kinds}, expected floating-point "
             "numbers"
         )
-    if not any(_is_real(a) and a.size for _, a in named_leaves(x)):
+    if not any(is_float(a) and a.size for _, a in named_leaves(x)):
         raise JaxnnError(
             f"{name}: no argument holds floating-point numbers, so that there is no "
             f"gradient to compare; give {name}_inputs of floats, such as 1.0"
         )
-
-
-def _is_real(a) -> bool:
-    return jnp.issubdtype(a.dtype, jnp.floating)
 
 
 def _in_place(found: Audit) -> tuple[Finding, ...]:
@@ -317,7 +314,7 @@ def _is_numbers(value) -> bool:
 
 
 def _in_float64(a):
-    return a.astype(np.float64) if _is_real(a) else a
+    return a.astype(np.float64) if is_float(a) else a
 
 
 def hint(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_float
 from jaxnn.check.watch import Given, arguments
 
 AWAY = 1e-7  # how far "beside" is, relative to the array's typical entry
@@ -85,7 +86,7 @@ def between(near: Given, far: Given, share: float) -> Given:
     """
 
     def go(a, b):
-        if not _is_float(a):
+        if not is_float(a):
             return a
         a, b = (np.asarray(c).astype(np.float64) for c in (a, b))
         with np.errstate(all="ignore"):  # what is not finite stays so
@@ -149,7 +150,7 @@ def cast(tree: Any, dtype: Any) -> Any:
     """`tree` as JAX arrays, floating-point ones in `dtype`; PRNG keys as they are."""
 
     def one(a):
-        if not _is_float(a):
+        if not is_float(a):
             return jnp.asarray(a)
         return jnp.asarray(np.asarray(a), dtype)
 
@@ -163,7 +164,7 @@ def _floats(change, tree, dtype=np.float32):
     """
 
     def one(a):
-        if not _is_float(a):
+        if not is_float(a):
             return a
         return np.asarray(change(np.asarray(a).astype(np.float64))).astype(dtype)
 
@@ -200,7 +201,3 @@ def _size(a) -> float:
         return 1.0
     largest = np.abs(finite).max()
     return float(largest * np.sqrt(np.square(finite / largest).mean()))
-
-
-def _is_float(a) -> bool:
-    return jnp.issubdtype(a.dtype, jnp.floating)

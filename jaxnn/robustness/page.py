@@ -51,7 +51,7 @@ def lines(e: Evaluation) -> list[str]:
     """What a person wants to read on the screen."""
     noted = [c for c in e.checks if c.verdict in ("warn", "fail")]
     return [
-        *warnings(e),
+        *_warnings(e),
         f"verdict        {e.verdict}",
         f"threat model   {e.threat}",
         f"clean          {e.clean} of {e.clean.total:,} images",
@@ -64,17 +64,21 @@ def lines(e: Evaluation) -> list[str]:
     ]
 
 
-def warnings(e: Evaluation) -> list[str]:
+def _warnings(e):
+    return warnings(e.clean.total, len(e.not_finite), len(e.not_attacked))
+
+
+def warnings(count: int, not_finite: int, not_attacked: int) -> list[str]:
     """What comes first where there are outputs or gradients that are not finite."""
-    of, found = f"of {e.clean.total:,} images", []
-    if len(e.not_finite):
+    of, found = f"of {count:,} images", []
+    if not_finite:
         found.append(
-            f"NOT FINITE     the outputs for {len(e.not_finite):,} {of}: there the "
-            "network is neither accurate nor robust"
+            f"NOT FINITE     the outputs for {not_finite:,} {of}: there the network is "
+            "neither accurate nor robust"
         )
-    if len(e.not_attacked):
+    if not_attacked:
         found.append(
-            f"NOT ATTACKED   {len(e.not_attacked):,} {of}: their gradient is NaN, so "
+            f"NOT ATTACKED   {not_attacked:,} {of}: their gradient is NaN, so "
             "that no attack can follow it; they do not count as robust"
         )
     return found
@@ -91,7 +95,7 @@ def page(e: Evaluation, title: str) -> str:
     """The evaluation in Markdown."""
     sections = [
         f"# {escaped(title)}: {'believable' if e.believable else 'DO NOT BELIEVE'}",
-        *warnings(e),
+        *_warnings(e),
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
         "are Wilson's at 95%.",

@@ -18,13 +18,12 @@ from jaxnn.attacks.core import NORMS
 from jaxnn.attacks.outputs import to_logits
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import AttackConfig, RobustnessConfig
-from jaxnn.data import load
 from jaxnn.data.sets import stratified_sample
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
-from jaxnn.run.folder import Run, load_run
+from jaxnn.run.folder import Run, data_of, load_run
 from jaxnn.run.job import probabilities, unit_images
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
@@ -81,7 +80,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         options.get("epsilon", float(size.max())), file, count=10,
         norm=norm, attack=config.attack, budget="epsilon" in options,
     )})  # fmt: skip
-    for line in _not_finite(len(y), lost, blind.sum()):
+    for line in page.warnings(len(y), len(lost), int(blind.sum())):
         print(line)
     print(
         f"accuracy       {clean} before, {left} under {config.attack}, "
@@ -215,20 +214,6 @@ def _settings(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _not_finite(count, lost, blind):
-    """What comes first where there are outputs or gradients that are not finite."""
-    if len(lost):
-        yield (
-            f"NOT FINITE     the outputs for {len(lost):,} of {count:,} images: there "
-            "the network is neither accurate nor robust"
-        )
-    if blind:
-        yield (
-            f"NOT ATTACKED   {blind:,} of {count:,} images: their gradient is NaN, so "
-            "that no attack can follow it; they do not count as robust"
-        )
-
-
 def _fail_if_lost(run, lost):
     if len(lost):
         raise JaxnnError(
@@ -264,26 +249,10 @@ def _other(folder, run):
     return _first(other)
 
 
-def run_test(run: Run, config: Any) -> Any:
-    """The test images a command is about: the run's own data, or `--data`."""
-    data = load(config.data or run.config.data, validation=0)
-    if data.test.x.shape[1:] != run.facts.in_shape:
-        raise JaxnnError(
-            f"{run.folder} was trained on images {run.facts.in_shape}, got "
-            f"{data.test.x.shape[1:]} from {data.name}"
-        )
-    if data.classes > run.facts.classes:
-        raise JaxnnError(
-            f"{run.folder} knows {run.facts.classes} classes, got {data.classes} from "
-            f"{data.name}"
-        )
-    return data.test
-
-
 def _opened(config):
     """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
     run = load_run(config.run)
-    test = run_test(run, config)
+    test = data_of(run, config.data).test
     rows = np.arange(len(test.y))
     if 0 < config.images < len(test.y):
         rows = stratified_sample(test.y, config.images, config.seed)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.config import TrainConfig
+from jaxnn.data import Dataset, load
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_json
 from jaxnn.layers import Layer
@@ -115,8 +116,10 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
 
 def save_config(folder: Path, config: TrainConfig, facts: DataFacts) -> None:
     """Write config.json: the settings and what the network knows of its data."""
-    settings = {k: _jsonable(v) for k, v in dataclasses.asdict(config).items()}
-    write_json(folder / "config.json", settings | {"network": facts._asdict()})
+    write_json(
+        folder / "config.json",
+        dataclasses.asdict(config) | {"network": facts._asdict()},
+    )
 
 
 def load_run(folder: str | Path) -> Run:
@@ -137,6 +140,26 @@ def load_run(folder: str | Path) -> Run:
     like = jax.eval_shape(lambda: _init(net, config, facts))
     tree = load_params(folder / "params.npz", {"params": like[0], "state": like[1]})
     return Run(folder, config, facts, net, tree["params"], tree["state"])
+
+
+def data_of(run: Run, name: str | None) -> Dataset:
+    """The data set of that name, or the run's own, if its images fit the run.
+
+    Raises:
+      JaxnnError: no such data, images of another shape, classes it does not know.
+    """
+    data = load(name or run.config.data, validation=0)
+    if data.test.x.shape[1:] != run.facts.in_shape:
+        raise JaxnnError(
+            f"{run.folder} was trained on images {run.facts.in_shape}, got "
+            f"{data.test.x.shape[1:]} from {data.name}"
+        )
+    if data.classes > run.facts.classes:
+        raise JaxnnError(
+            f"{run.folder} knows {run.facts.classes} classes, got {data.classes} from "
+            f"{data.name}"
+        )
+    return data
 
 
 def use_dtype(dtype: str) -> Any:
@@ -193,7 +216,3 @@ def saved_in(path: Path) -> Iterator[None]:
         yield
     except JaxnnError as error:
         raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
-
-
-def _jsonable(value):
-    return str(value) if isinstance(value, Path) else value

@@ -14,7 +14,7 @@ from jaxnn.data import load, pixel_statistics
 from jaxnn.distributed.data import Spread
 from jaxnn.distributed.processes import together
 from jaxnn.environment import device, git_commit, versions
-from jaxnn.files import draw, write_json
+from jaxnn.files import draw, plain, write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters, summary
 from jaxnn.run import words
@@ -169,9 +169,7 @@ def _describe_run(config, history, facts, table) -> dict[str, Any]:
         "steps_bad": bad.tolist(),
         "gradients": None,
         "adversarial": None,
-        "config": {
-            k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()
-        },
+        "config": plain(vars(config)),
         "network": facts._asdict(),
         "summary": table,
         "versions": versions(),

@@ -1,12 +1,11 @@
 """Continuing a run that was killed: what must be as it was, and what may change."""
 
-import json
 import os
 from pathlib import Path
 
 from jaxnn.config import TrainCommand, TrainConfig
 from jaxnn.errors import JaxnnError
-from jaxnn.files import locked, plain, read_json, write_text
+from jaxnn.files import json_line, locked, read_json, write_text
 from jaxnn.run.folder import read_config
 from jaxnn.settings import flag
 
@@ -85,5 +84,4 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     The row of the epoch behind the snapshot, and half a line, may have been written
     before the kill, or that of its own epoch not yet.
     """
-    lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
-    write_text(path, "".join(lines))
+    write_text(path, "".join(map(json_line, rows)))

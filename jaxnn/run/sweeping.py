@@ -129,10 +129,7 @@ def _check_done(groups, done):
             if not (0 <= (row.validation_accuracy or 0) <= 1 and row.epoch >= 0
                     and row.skipped >= 0):  # fmt: skip
                 raise JaxnnError(f"{where}: got {row}, expected counts and a share")
-        wanted = [
-            (p.number, plain({k: _word(v) for k, v in p.values.items()}))
-            for p in groups[int(number)].points
-        ]
+        wanted = [(p.number, plain(p.values)) for p in groups[int(number)].points]
         if [(row.point, row.values) for row in found] != wanted:
             raise JaxnnError(
                 f"{where}: got points {[row.point for row in found]}, expected "
@@ -151,7 +148,7 @@ def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
     base = config.network
     result: dict[str, Any] = {
         "format": FORMAT, "axes": list(config.axes), "random": config.random,
-        "at_once": config.at_once, "settings": _settings(base), "points": [],
+        "at_once": config.at_once, "settings": plain(vars(base)), "points": [],
         "groups": done, "compiles": 0,
     }  # fmt: skip
     write_json(folder / FILE, result)
@@ -203,7 +200,7 @@ def _rows(group: Group, history) -> list[dict]:
         row = history.rows[max(epoch, 1) - 1]
         found = _Row(
             point=point.number,
-            values={k: _word(v) for k, v in point.values.items()},
+            values=plain(point.values),
             epoch=epoch,
             loss=row["loss"][i],
             validation_loss=row["validation_loss"][i],
@@ -320,10 +317,6 @@ def _mesh(devices):
     return data_mesh(count) if count > 1 else None
 
 
-def _settings(base: TrainConfig) -> dict:
-    return {k: _word(v) for k, v in vars(base).items()}
-
-
 def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
     """The sweep that `folder` holds, and what is done of it."""
     path = folder / FILE
@@ -347,10 +340,6 @@ def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
         plan = SweepConfig(axes, saved["random"], saved["at_once"], network=network)
         check(plan)
     return plan, saved["groups"]
-
-
-def _word(value):
-    return str(value) if isinstance(value, Path) else value
 
 
 def _short(value) -> str:

@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxnn.compile_cache import enable_compile_cache
 from jaxnn.config import EvalConfig, PredictConfig
-from jaxnn.data import load, read_digit
+from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
-from jaxnn.run.folder import load_run
+from jaxnn.run.folder import data_of, load_run
 from jaxnn.run.job import probabilities
 from jaxnn.train import evaluate, predict
 
@@ -24,17 +24,7 @@ def evaluate_run(config: EvalConfig) -> dict:
     """
     enable_compile_cache()
     run = load_run(config.run)
-    data = load(config.data or run.config.data, validation=0)
-    if data.test.x.shape[1:] != run.facts.in_shape:
-        raise JaxnnError(
-            f"{run.folder} was trained on images {run.facts.in_shape}, got "
-            f"{data.test.x.shape[1:]} from {data.name}"
-        )
-    if data.classes > run.facts.classes:
-        raise JaxnnError(
-            f"{run.folder} knows {run.facts.classes} classes, got {data.classes} from "
-            f"{data.name}"
-        )
+    data = data_of(run, config.data)
     loss = loss_by_name(run.config.loss, run.config.label_smoothing or 0.0)
     many = run.config.seeds > 1
     found = evaluate(run.net, run.params, run.state, *data.test, loss=loss, seeds=many)

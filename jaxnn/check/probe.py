@@ -67,11 +67,15 @@ def wide(given: Given, seed: int = 2) -> Given:
 
 
 def of_all_sizes(given: Given, seed: int = 3) -> Given:
-    """As `drawn`, but x of both signs and of sizes between 0.001 and 100."""
+    """As `drawn`, but x of both signs and of sizes between 0.001 and 100.
+
+    dy is a thousand times as large: a backward that cuts it off shows.
+    """
     draw = np.random.default_rng((seed, 2))
-    return _scaled(
+    far = _scaled(
         drawn(given, seed), lambda a: np.sign(a) * 10 ** draw.uniform(-3, 2, a.shape)
     )
+    return far._replace(dy=_floats(lambda a: 1024 * a, far.dy))
 
 
 def of_one_sign(given: Given, sign: int, seed: int = 4) -> Given:

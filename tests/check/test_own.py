@@ -141,6 +141,18 @@ RIGHT_PAIRS = {  # name -> forward, backward, inputs
         "def own_backward(x, dy): return dy * (1 - np.tanh(x) ** 2)",
         "(np.linspace(-1, 1, 5),)",
     ),
+    "float32 out of float64": (
+        "def own_forward(x): return np.float32(2) * x.astype(np.float32), None",
+        "def own_backward(cache, dy): return 2 * dy",
+        "(np.linspace(-1, 1, 5),)",
+    ),
+    "argsort, traced but no program": (
+        "def own_forward(x):\n    i = np.argsort(x, -1)\n"
+        "    return np.take_along_axis(x, i, -1), i",
+        "def own_backward(i, dy):\n"
+        "    return np.take_along_axis(dy, np.argsort(i, -1), -1)",
+        "(draw.normal(size=(3, 5)),)",
+    ),
     "a loop in numpy": (
         "def own_forward(x):\n    y = np.zeros(len(x))\n"
         "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x",
@@ -263,12 +275,26 @@ WRONG_PAIRS = {  # name -> text, words that the finding must hold
         "own_inputs = (draw.normal(size=(4, 3)),)",
         "(mine.py line",
     ),
+    "cut off where it is long": (
+        "def own_forward(x): return 2 * x, None\n"
+        "def own_backward(c, dy):\n"
+        "    return 2 * dy * jnp.minimum(1, 50 / jnp.sqrt((dy**2).sum()))\n"
+        "own_inputs = (draw.normal(size=(4, 3)),)",
+        "at inputs of all sizes only",
+    ),
     "dy ignored in a loop": (
         "def own_forward(x):\n    y = np.zeros(len(x))\n"
         "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x\n"
         "def own_backward(x, dy): return np.cos(x)\n"
         "own_inputs = (np.arange(4.0),)",
         "dy is ignored",
+    ),
+    "infinite, in a loop": (
+        "def own_forward(x):\n    y = np.zeros(len(x))\n"
+        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x\n"
+        "def own_backward(x, dy): return np.inf * dy\n"
+        "own_inputs = (np.arange(4.0),)",
+        "infinite in 4 of 4 entries",
     ),
     "words for a gradient": (
         "def own_forward(x): return x * 2, x\n"

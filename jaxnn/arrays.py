@@ -64,6 +64,12 @@ def as_floats(value: Any, where: str, what: str) -> jax.Array:
     return jnp.asarray(a)
 
 
+def is_key(a: Any) -> bool:
+    """Whether it is an array of `jax.random.key`, not of the old style's numbers."""
+    dtype = getattr(a, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+
+
 def is_float(a: Any) -> bool:
     """Whether an array, or its shape and type, is of floats, bfloat16 among them."""
     return jnp.issubdtype(a.dtype, jnp.floating)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, is_whole
+from jaxnn.arrays import as_array, is_key, is_whole
 from jaxnn.errors import JaxnnError
 
 
@@ -163,10 +163,8 @@ def check_key(attack: str, key: Any) -> None:
     """Raise a `JaxnnError` for what is not one key of `jax.random`."""
     if key is None:
         raise JaxnnError(f"{attack}: expected key=jax.random.key(seed), got none")
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    raw = dtype == np.uint32 and key.shape == (2,)
-    if not (raw or (typed and key.shape == ())):
+    raw = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)
+    if not (raw or (is_key(key) and key.shape == ())):
         raise JaxnnError(
             f"{attack}: got key {key!r}, expected one key, jax.random.key(seed)"
         )

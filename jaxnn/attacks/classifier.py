@@ -13,6 +13,7 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.losses.outputs import says
 
 BATCH = 500  # images a call, in every command: random starts depend on it
 
@@ -107,9 +108,8 @@ class Classifier:
 
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
         """Which images (N,) it classifies as labelled; NaN is no answer."""
-        out, y = self.outputs(x, batch), np.asarray(y)
-        said, y = (out[:, 0] > 0, y > 0) if out.shape[-1] == 1 else (out.argmax(-1), y)
-        return (said == y) & ~np.isnan(out).any(-1)
+        out = self.outputs(x, batch)
+        return says(out, np.asarray(y)) & ~np.isnan(out).any(-1)
 
     def gradient(
         self,

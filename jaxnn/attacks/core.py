@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.losses.outputs import says
+
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")
 
@@ -166,6 +168,5 @@ def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
 
     One with a NaN says nothing, so it fools nobody. A single output says yes above 0.
     """
-    one = pred.shape[-1] == 1
-    hit = (pred[:, 0] > 0) == (y > 0) if one else pred.argmax(-1) == y
+    hit = says(pred, y)
     return (hit if targeted else ~hit) & ~jnp.isnan(pred).any(-1)

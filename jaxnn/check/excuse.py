@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_key
 from jaxnn.check.measure import DTYPES, as_float64, compare_arrays, limit_for
 from jaxnn.check.probe import beside, cast, last_digits, nudged
 from jaxnn.check.watch import Given, Place, arguments, exact
@@ -200,4 +201,4 @@ def _largest(tree) -> float:
 
 
 def _as_numpy(a):
-    return a if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else np.asarray(a)
+    return a if is_key(a) else np.asarray(a)

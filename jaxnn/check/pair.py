@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_key
 from jaxnn.check.alone import argument_names
 from jaxnn.check.probe import shuffled
 from jaxnn.check.watch import Given, named_leaves
@@ -58,7 +59,7 @@ class Pair(NamedTuple):
 
     def copies(self, x: Any) -> Any:
         """Arrays of its kind that it may do with as it likes."""
-        return jax.tree.map(lambda a: a if _is_key(a) else self.convert(a), x)
+        return jax.tree.map(lambda a: a if is_key(a) else self.convert(a), x)
 
     def run(self, x: dict, dy: Any) -> tuple[Any, dict[str, np.ndarray]]:
         """(y, gradients) at x."""
@@ -186,7 +187,7 @@ def names_of(rule: Rule, args: tuple) -> dict[str, Any]:
 
 def _changed(now, before, who, what=None):
     for (name, a), (_, b) in zip(named_leaves(now), named_leaves(before), strict=True):
-        if not _is_key(a) and not _equal(np.asarray(a), np.asarray(b)):
+        if not is_key(a) and not _equal(np.asarray(a), np.asarray(b)):
             yield f"{who} changes {what or name} in place", "work on a copy"
 
 
@@ -202,7 +203,3 @@ def _close(a, b) -> bool:
 
 def _equal(a, b) -> bool:
     return np.array_equal(a, b, equal_nan=np.issubdtype(b.dtype, np.floating))
-
-
-def _is_key(a) -> bool:
-    return jnp.issubdtype(getattr(a, "dtype", np.float64), jax.dtypes.prng_key)

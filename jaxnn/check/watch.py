@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
+from jaxnn.arrays import is_key
 from jaxnn.check.parts import with_parts
 from jaxnn.layers import Layer
 
@@ -280,6 +281,6 @@ def _flowing(want, got, given):
 
 def _key_data(key):
     """(implementation, numbers) of a typed key; (None, key) of any other."""
-    if key is not None and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if is_key(key):
         return str(jax.random.key_impl(key)), jax.random.key_data(key)
     return None, key

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_whole
+from jaxnn.arrays import is_key, is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.rules.broadcast import outline
 
@@ -67,10 +67,13 @@ def checked_key(name: str, key: Any) -> Any:
     Raises:
       JaxnnError: a number, or anything else.
     """
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if is_key(key):
         return key
-    if dtype == jnp.uint32 and key.ndim and key.shape[-1] in (2, 4):  # of old style
+    if (
+        getattr(key, "dtype", None) == jnp.uint32
+        and key.ndim
+        and key.shape[-1] in (2, 4)
+    ):  # of old style
         return key
     shown = repr(key) if isinstance(key, (int, float)) else type(key).__name__
     raise JaxnnError(

@@ -21,6 +21,16 @@ YES_NO = ("hinge", "sigmoid_cross_entropy", "sigmoid_focal")
 """Losses whose labels of a single output are the answer itself, 0 or 1."""
 
 
+def says(outputs: Any, y: Any) -> Any:
+    """Whether outputs (..., N) say the labels y (...): bool, NumPy's or JAX's.
+
+    The largest output is the answer; a single one says yes above 0.
+    """
+    if outputs.shape[-1] == 1:
+        return (outputs[..., 0] > 0) == (y > 0)  # no is 0, for hinge also -1
+    return outputs.argmax(-1) == y
+
+
 @taking_arrays
 def sigmoid_cross_entropy(
     logits: Array,

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.rules.products import rows
 from jaxnn.rules.window import Windows, read, stamp
 
 BLOCK = 1_500_000
@@ -101,7 +102,7 @@ def gradients(x, dy, w, at: Windows, groups: int = 1):
 
     def block(x, dy):
         d = _stamps(dy, at, split)
-        dw = _product(_patches_transposed(x, at, split), _rows(d))
+        dw = _product(_patches_transposed(x, at, split), rows(d))
         e = _rows_times(d, back)
         for axis in split.front:
             e = _sum_of(stamp, e, at, axis)
@@ -122,7 +123,7 @@ def _patches_transposed(x, at, split):
     """P^T (k C, rows). With few channels each row of it is a shifted image, copied in
     long stretches; built as P it would be written C numbers at a time."""
     if x.shape[-1] > FEW:
-        return _rows(_patches(x, at, split)).T
+        return rows(_patches(x, at, split)).T
     c = x.shape[-1]
     images = jnp.moveaxis(x, -1, 0).reshape(
         math.prod(x.shape[:1]) * c, *x.shape[1:-1], 1
@@ -166,12 +167,8 @@ def _unflat(dw, shape, split):
     return dw.transpose([order.index(a) for a in range(n + 2)])
 
 
-def _rows(a):
-    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-
-
 def _rows_times(a, w):
-    return _product(_rows(a), w).reshape(*a.shape[:-1], w.shape[-1])
+    return _product(rows(a), w).reshape(*a.shape[:-1], w.shape[-1])
 
 
 def _product(a, b):

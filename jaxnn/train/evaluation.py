@@ -13,6 +13,7 @@ from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
+from jaxnn.losses.outputs import says
 from jaxnn.train.inputs import as_targets, check_count, check_params, check_targets
 from jaxnn.train.state import float_type, to_unit
 
@@ -109,20 +110,10 @@ def evaluate(
     samples = tuple(range(int(seeds), outputs.ndim - 1))
     labels = target.shape == outputs.shape[int(seeds) : -1]
     if labels and np.issubdtype(target.dtype, np.integer):
-        right = _said(outputs) == _answers(target, outputs)
-        accuracy = (right & ~np.isnan(outputs).any(-1)).mean(samples)
+        accuracy = (says(outputs, target) & ~np.isnan(outputs).any(-1)).mean(samples)
     else:
         accuracy = np.full(outputs.shape[: int(seeds)], np.nan)
     return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)
-
-
-def _said(outputs):
-    """The labels that outputs (..., N) stand for; a single one says yes above 0."""
-    return outputs.argmax(-1) if outputs.shape[-1] > 1 else outputs[..., 0] > 0
-
-
-def _answers(target, outputs):
-    return target if outputs.shape[-1] > 1 else target > 0  # no is 0, for hinge also -1
 
 
 @partial(programs.jit, static_argnames=("net", "seeds"))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_key
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
 from jaxnn.guard.policies import CALM, EXPLODED, MOST_ROLLBACKS, slow_down
@@ -345,7 +346,7 @@ def _chosen(mask: Any, new: Any, old: Any) -> Any:
     """`new` where the mask says so, a seed or the whole."""
 
     def pick(a, b):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if is_key(a):
             wide = jax.random.key_data(a), jax.random.key_data(b)
             return jax.random.wrap_key_data(pick(*wide), impl=jax.random.key_impl(a))
         return jnp.where(

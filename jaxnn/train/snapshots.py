@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_key
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain
@@ -339,13 +340,9 @@ def _check(path, found, wanted):
             )
 
 
-def _is_key(a) -> bool:
-    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-
-
 def _plain(a):
     """Keys as their numbers; everything else as it is."""
-    return jax.random.key_data(a) if _is_key(a) else a
+    return jax.random.key_data(a) if is_key(a) else a
 
 
 def _struct(a):
@@ -356,7 +353,7 @@ def _as_it_was(a, like):
     """Array `a` of a file as the run has it: a key again."""
     return (
         jax.random.wrap_key_data(a, impl=jax.random.key_impl(like))
-        if _is_key(like)
+        if is_key(like)
         else a
     )
 

@@ -243,7 +243,6 @@ def carlini_wagner(
         constant = jnp.where(jnp.isfinite(high_c), middle, constant * 10)
         return (constant, low_c, high_c, best), None
 
-    # the constant weighs the margin's gradient; where that is far from 1, it is so much
     # The constant weighs the margin's gradient. Where that is far from 1, the constant
     # is so much larger or smaller: else the gradient is not seen beside |delta|^2, or
     # Adam's square of it is infinite.

@@ -69,11 +69,8 @@ def checked_key(name: str, key: Any) -> Any:
     """
     if is_key(key):
         return key
-    if (
-        getattr(key, "dtype", None) == jnp.uint32
-        and key.ndim
-        and key.shape[-1] in (2, 4)
-    ):  # of old style
+    # of the old style
+    if getattr(key, "dtype", None) == jnp.uint32 and key.shape[-1:] in ((2,), (4,)):
         return key
     shown = repr(key) if isinstance(key, (int, float)) else type(key).__name__
     raise JaxnnError(

@@ -9,11 +9,10 @@ import numpy as np
 from jaxnn import attacks
 from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.errors import JaxnnError
+from jaxnn.robustness.checks import POINT, verdict
 from jaxnn.robustness.evidence import Check
 from jaxnn.robustness.lab import Lab
-from jaxnn.robustness.threat import Threat
-
-POINT = 0.005  # half a percentage point
+from jaxnn.robustness.threat import Threat, surely_more
 
 
 class Transfer(NamedTuple):
@@ -87,8 +86,7 @@ def _k9(names, right) -> Check:
             f"examples of {names[s]} leave {names[t]} {100 * matrix[s, t]:.1f}%, its "
             f"own {100 * matrix[t, t]:.1f}%"
         )
-    missed = np.flatnonzero(right[t, t] & ~right[s, t])[:20]
-    how = "pass" if gap <= POINT else "fail"
-    return Check(
-        "K9", "transfer >= white-box", how, gap, words, tuple(map(int, missed))
-    )
+    missed, others = right[t, t] & ~right[s, t], right[s, t] & ~right[t, t]
+    how = verdict(not surely_more(missed, others, POINT))
+    rows = tuple(map(int, np.flatnonzero(missed)[:20]))
+    return Check("K9", "transfer >= white-box", how, gap, words, rows)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_key
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
 from jaxnn.guard.policies import CALM, EXPLODED, MOST_ROLLBACKS, slow_down
 from jaxnn.train.average import evaluated
 from jaxnn.train.evaluation import predict
+from jaxnn.train.keep import chosen
 from jaxnn.train.state import NO_LIMIT, TrainState
 
 
@@ -146,7 +146,7 @@ class Guard:
         for counted in (other.in_a_row, other.untrained):
             if counted is not None and counted.shape != other.in_a_row.shape:
                 raise ValueError(f"the guard counted {counted.tolist()}")
-        if other.in_a_row.shape != (len(self.seeds),) or other.rollbacks + 0 < 0:
+        if other.in_a_row.shape != (len(self.seeds),) or other.rollbacks < 0:
             raise ValueError(f"the guard counted {saved}")
 
     def look_at_evaluation(self, run: Any, row: dict, epoch: int) -> None:
@@ -223,7 +223,7 @@ class Guard:
         if self.sound is None or calm.all():
             self.sound = self.before
         elif calm.any():
-            self.sound = _chosen(calm, self.before, self.sound)
+            self.sound = chosen(calm, self.before, self.sound)
 
     def _roll_back(self, run, bad, metrics, epoch):
         self.rollbacks += 1
@@ -236,7 +236,7 @@ class Guard:
         slower = bad.any(0)
         mask = slower if self.many else slower[0]
         # where a step was bad: back; its own buffers, as the program takes them
-        back = _chosen(mask, self.sound, self.before)
+        back = chosen(mask, self.sound, self.before)
         factor = np.where(slower, 0.5, 1.0)
         scale = self.before.opt.scale  # of all rollbacks so far
         opt = slow_down(
@@ -339,21 +339,6 @@ class Guard:
         if finding is not None:
             finding.case = case
         return finding
-
-
-@jax.jit
-def _chosen(mask: Any, new: Any, old: Any) -> Any:
-    """`new` where the mask says so, a seed or the whole."""
-
-    def pick(a, b):
-        if is_key(a):
-            wide = jax.random.key_data(a), jax.random.key_data(b)
-            return jax.random.wrap_key_data(pick(*wide), impl=jax.random.key_impl(a))
-        return jnp.where(
-            jnp.reshape(mask, jnp.shape(mask) + (1,) * (a.ndim - jnp.ndim(mask))), a, b
-        )
-
-    return jax.tree.map(pick, new, old)
 
 
 def _overflows(after: Any, before: Any) -> bool:

@@ -4,12 +4,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
+from jaxnn.arrays import is_key
 from jaxnn.train.average import evaluated
 
 
@@ -42,7 +44,7 @@ class Best:
             self.stopped |= epoch - self.epoch >= self.patience
         if better.any():
             mask = better if self.many else better[0]
-            self.tree = _select(mask, evaluated(ts), self.tree)
+            self.tree = chosen(mask, evaluated(ts), self.tree)
 
     def exhausted(self) -> bool:
         """Whether every seed has run out of patience."""
@@ -54,8 +56,13 @@ class Best:
 
 
 @programs.jit
-def _select(mask, new, old):
+def chosen(mask: Any, new: Any, old: Any) -> Any:
+    """`new` where the mask says so, a seed or the whole."""
+
     def pick(a, b):
+        if is_key(a):
+            wide = jax.random.key_data(a), jax.random.key_data(b)
+            return jax.random.wrap_key_data(pick(*wide), impl=jax.random.key_impl(a))
         return jnp.where(
             jnp.reshape(mask, mask.shape + (1,) * (a.ndim - mask.ndim)), a, b
         )

@@ -9,6 +9,7 @@ from jaxnn.robustness import Threat
 from jaxnn.robustness.battery import battery
 from jaxnn.robustness.evidence import CHECKS, Evidence
 from jaxnn.robustness.threat import surely_above, surely_more
+from jaxnn.robustness.transfer import _k9
 
 N = 200
 
@@ -207,3 +208,12 @@ def test_paired_differences_count_both_ways():
     assert not surely_more(lost, gained, 0.0)
     assert surely_more(lost, some(0), 0.05)
     assert not surely_more(some(3), some(0), 0.002)
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(3, "pass"), (60, "fail")])
+def test_a_matrix_of_transfers_fails_beyond_the_error_only(count, verdict):
+    own, others = some(N), ~some(count)
+    right = np.array([[own, own], [others, own]])
+    found = _k9(("one", "other"), right)
+    assert found.verdict == verdict
+    assert found.images == tuple(range(min(count, 20)))

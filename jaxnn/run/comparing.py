@@ -30,7 +30,7 @@ from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
 from jaxnn.run.folder import check_new, load_run, new_folder
-from jaxnn.run.options import step_options
+from jaxnn.run.options import resolved, step_options
 from jaxnn.settings import check
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
@@ -198,12 +198,9 @@ def _of_run(config) -> _Network:
 
 def _network(what, name, chosen, net, params, state, data) -> _Network:
     x, y = data.train.x[: chosen.batch], data.train.y[: chosen.batch]
-    smoothing = chosen.label_smoothing
-    if smoothing is None:
-        smoothing = 0.1 if chosen.loss == "softmax_cross_entropy" else 0.0
     job = Job(
         net,
-        loss_by_name(chosen.loss, smoothing),
+        loss_by_name(chosen.loss, resolved(chosen).label_smoothing or 0.0),
         params,
         state,
         x,

@@ -8,7 +8,6 @@ need the data. Nothing heavy is imported.
 import dataclasses
 import math
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,7 +26,8 @@ from typing import (
 from jaxnn.config import SweepConfig, TrainConfig
 from jaxnn.errors import JaxnnError
 
-FINITE = sys.float_info.max
+# of float32: a larger number is infinite there, a smaller one 0
+FINITE, SMALLEST = (2 - 2.0**-23) * 2.0**127, 2.0**-126
 WIDEST = 10**6
 LARGE = 1000  # a bound from here on is told to who is beyond it only
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
@@ -41,18 +41,23 @@ class Range(NamedTuple):
     ends: str = "[]"
 
     def holds(self, value: float) -> bool:
-        """Whether `value` is in the range; NaN is in none."""
+        """Whether `value` is in the range, and as float32 too; NaN is in none."""
+        if 0 < abs(value) < SMALLEST:
+            return False
         above = self.low <= value if self.ends[0] == "[" else self.low < value
         below = value <= self.high if self.ends[1] == "]" else value < self.high
         return above and below
 
     def words(self, name: str, value: float) -> str:
         """What `value` had to be: `0 <= dropout < 1`, or the side it is beyond."""
+        if 0 < abs(value) < SMALLEST:
+            return f"at least {SMALLEST:.3g} in size (less is 0 in float32)"
         lower, upper = ("<=" if end in "[]" else "<" for end in self.ends)
         if self.high < LARGE:
             return f"{self.low:g} {lower} {name} {upper} {self.high:g}"
         if self.high < value < math.inf:
-            return f"{name} {upper} {self.high:,}"
+            high = f"{self.high:.3g}" if self.high == FINITE else f"{self.high:,}"
+            return f"{name} {upper} {high}"
         finite = "a finite " if self.high == FINITE else ""
         return f"{finite}{name} {lower.replace('<', '>')} {self.low:g}"
 
@@ -422,7 +427,7 @@ def _check_pairs(config):
             "--clip-norm and --clip-value: got both, expected one of them",
         ),
         (
-            c.augment == "digits" and not any(_amounts(c)),
+            c.augment == "digits" and not any(amounts(c).values()),
             "--augment digits has no effect with all its amounts 0",
         ),
         (
@@ -444,10 +449,13 @@ def _check_pairs(config):
             raise JaxnnError(words)
 
 
-def _amounts(c):
+def amounts(config: TrainConfig) -> dict[str, float]:
+    """How far training images are moved, those left to `augment` among them."""
     usual = {"rotate": 10, "scale": 0.1, "shear": 0.1, "shift": 2, "elastic": 0}
-    chosen = {name: getattr(c, name) for name in usual}
-    return [usual[k] if v is None else v for k, v in chosen.items()]
+    chosen = {name: getattr(config, name) for name in usual}
+    if config.augment == "none":
+        usual = dict.fromkeys(usual, 0)
+    return {k: usual[k] if v is None else v for k, v in chosen.items()}
 
 
 def _check_epsilon(config):

@@ -26,6 +26,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
         "alpha": 0.5 if c.adversarial in ("fgsm_mix", "ibp") else None,
         "beta": 1.0 if c.adversarial == "trades" else None,
         "replays": 4 if c.adversarial == "free" else None,
+        "attack_steps": {"pgd": 7, "trades": 10}.get(c.adversarial),
+        "attack_step_size": 1.25 if c.adversarial == "fgsm_rs" else None,
         "attack_images": 2000,
     }
     left_open = {k: v for k, v in rules.items() if getattr(config, k) is None}
@@ -69,12 +71,12 @@ def _defence(config, steps) -> defences.Defence | None:
         return None
     if c.epsilon_ramp:
         epsilon = defences.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
-    size = c.attack_step_size
+    steps, size = c.attack_steps, c.attack_step_size
     makers: dict[str, Callable[[], defences.Defence]] = {
         "fgsm_mix": lambda: defences.fgsm_mix(epsilon, c.alpha),
-        "fgsm_rs": lambda: defences.fgsm_rs(epsilon, 1.25 if size is None else size),
-        "pgd": lambda: defences.pgd(epsilon, c.attack_steps or 7, size),
-        "trades": lambda: defences.trades(epsilon, c.attack_steps or 10, size, c.beta),
+        "fgsm_rs": lambda: defences.fgsm_rs(epsilon, size),
+        "pgd": lambda: defences.pgd(epsilon, steps, size),
+        "trades": lambda: defences.trades(epsilon, steps, size, c.beta),
         "free": lambda: defences.free(epsilon, c.replays),
         "ibp": lambda: defences.ibp(epsilon, c.alpha),
     }

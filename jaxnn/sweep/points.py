@@ -11,9 +11,11 @@ import numpy as np
 
 from jaxnn.config import TrainConfig
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.run.options import resolved
 from jaxnn.settings import (
     BOUNDS,
     NO_AXIS,
+    amounts,
     check_point,
     flag,
     plain_types,
@@ -161,15 +163,24 @@ def _check(points, base, axes):
                   if k in lost}  # fmt: skip
         config = replace(point.config, **{name: plain[name] for name in lost})
         check_point(config)
-        if (other := seen.setdefault(config, point.number)) != point.number:
+        if (other := seen.setdefault(_explicit(config), point.number)) != point.number:
             raise JaxnnError(
                 f"sweep: points {other} and {point.number} are the same network "
-                f"({_words(point.values)}); give each value once"
+                f"({_words(points[other].values)} and {_words(point.values)}); give "
+                "each value once, or fewer --random points"
             )
     for name, what in (unused or {}).items():
         raise JaxnnError(
             f"{flag(name)} {getattr(base, name)} has no effect here: it needs {what}"
         )
+
+
+def _explicit(config) -> TrainConfig:
+    """The same for all settings of the same network: `none` is what it stands for."""
+    kind = config.noise_kind or "gaussian"
+    return replace(
+        resolved(config), **amounts(config), noise_kind=kind, ema=config.ema or None
+    )
 
 
 def _words(values) -> str:

@@ -16,7 +16,9 @@ from jaxnn.settings import BOUNDS, OUTPUTS, plain_types
 from tests.input_cases import Reached, refused, run
 from tests.run.problem import TINY
 
-NO_NUMBER = ("nan", "inf", "-inf", "1e400", "x", "", "0x10", "1,5")
+NO_NUMBER = (
+    "nan", "inf", "-inf", "1e400", "x", "", "0x10", "1,5", "1e39", "1e-39", "5e-324",
+)  # fmt: skip
 NO_COUNT = ("0", "-1", "1.5", "1e9", "nan", "inf", "1e400", "99999999999999999999", "x")
 PGD = ("--adversarial", "pgd")
 
@@ -152,6 +154,15 @@ SWEEPS = [
         "keep": "best,x", "class_weights": "none,x", "ema": "0.9,1",
         "batch_norm": "1,0", "epochs": "0,1", "patience": "0,1", "lr ": "1,2",
     }.items()),
+    # a value, and what stands for the same
+    ("lr=none,1e-3",), ("label_smoothing=none,.1",), ("keep=none,best",),
+    ("ema=none,0",), ("shift=none,0",), ("rotate=0,none", "--augment", "none"),
+    ("rotate=none,10", "--augment", "digits"), ("epsilon=none,.1", *PGD),
+    ("attack_steps=none,7", *PGD), ("beta=none,1", "--adversarial", "trades"),
+    ("attack_step_size=none,1.25", "--adversarial", "fgsm_rs"),
+    ("alpha=none,.5", "--adversarial", "fgsm_mix"),
+    ("weight_decay=none,1e-4", "--optimiser", "adamw"),
+    ("noise_kind=none,gaussian", "--noise", ".1"),
     ("lr=0:1:log", "--random", "3"), ("lr=1:inf", "--random", "3"),
     ("lr=-1:1", "--random", "3"), ("dropout=0:2", "--random", "3"),
     ("lr=nan:1", "--random", "3"), ("lr=1e-3:1e-2", "--random", "0"),

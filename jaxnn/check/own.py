@@ -138,7 +138,7 @@ def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[Seen]]:
         pair = pair.settled(x, dy)
         found = list(misbehaviour(pair, x, dy))
         got = pair.run(x, dy)[1]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         found = [(f"its backward raised {one_line(error)}", hint(error))]
         if isinstance(error, JaxnnError):
             found = [(str(error), "")]
@@ -282,21 +282,27 @@ def as_input(name: str, value: Any) -> Any:
     """An argument as NumPy arrays: an array, what becomes one, or a tree of them.
 
     Raises:
-      JaxnnError: it holds no numbers.
+      JaxnnError: it holds no numbers, or NaN.
     """
     if isinstance(value, dict):
         return {k: as_input(name, v) for k, v in value.items()}
     if isinstance(value, tuple | list) and not _is_numbers(value):
         each = [as_input(name, v) for v in value]
         return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
-    if value is None or isinstance(value, jax.Array):
+    if value is None:
         return value
     try:
-        a = np.asarray(value)
+        a = value if isinstance(value, jax.Array) else np.asarray(value)
     except Exception as error:
         raise JaxnnError(f"{_not_numbers(name, value)}: {error}") from error
+    if isinstance(a, jax.Array) and not is_float(a):
+        return a  # such as a key
     if a.dtype.kind not in "fiub" and a.dtype != jnp.bfloat16:
         raise JaxnnError(_not_numbers(name, value))
+    if is_float(a) and np.isnan(a).any():
+        raise JaxnnError(
+            f"{name}_inputs: got NaN, at which nothing can be compared; give numbers"
+        )
     return a
 
 

@@ -20,7 +20,7 @@ from jaxnn.check.page import facts, methods_table, verdict, write_page
 from jaxnn.check.report import AS_CALLED, GradientReport
 from jaxnn.check.watch import named_leaves
 from jaxnn.compile_cache import enable_compile_cache
-from jaxnn.config import RECIPES, CompareConfig, TrainConfig
+from jaxnn.config import RECIPES, CompareConfig
 from jaxnn.data import load, pixel_statistics
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
@@ -31,7 +31,7 @@ from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
 from jaxnn.run.folder import check_new, load_run, new_folder
 from jaxnn.run.options import resolved, step_options
-from jaxnn.settings import check
+from jaxnn.settings import check, flag, given
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
 DRAWN = 2_000  # entries of a leaf that the scatter shows
@@ -40,7 +40,7 @@ USED = {
     *("standardize", "loss", "label_smoothing", "batch", "l1", "l2", "spectral_norm"),
     *("dropout", "seed", "data", "out", "quiet"),
 }
-"""Settings of `jaxnn train` that a comparison takes."""
+"""Settings of `jaxnn train` that a comparison takes, of a network not yet trained."""
 
 
 def compare_run(config: CompareConfig, started: float | None = None) -> dict:
@@ -153,9 +153,17 @@ def _subject(config: CompareConfig):
     """
     target = config.target
     if target is not None and ":" in target and not os.path.isdir(target):
+        _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
         own = load_own(target)
+        if own.inputs is not None and config.shape:
+            raise JaxnnError(
+                f"compare: --shape has no effect here: {target.rpartition(':')[0]} has "
+                f"{own.name}_inputs"
+            )
         return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
     if target is not None and os.path.isdir(target):
+        _check_flags(config, {"out", "quiet"}, "the run has its own settings")
+        _check_no_shape(config)
         return _of_run(config)
     if target is not None and target.endswith(".py") and os.path.isfile(target):
         raise JaxnnError(
@@ -167,13 +175,32 @@ def _subject(config: CompareConfig):
             f"compare: {target!r} is no run folder; expected one that `jaxnn train` "
             f"wrote, a recipe ({', '.join(RECIPES)}), or FILE.py:name"
         )
+    _check_no_shape(config)
+    _check_flags(config, USED, "nothing is trained")
     return _of_model(config)
+
+
+def _check_flags(config, used, why):
+    """Raise unless all settings of a network that are given are among those `used`."""
+    for name in given(config.network).keys() - used:
+        raise JaxnnError(
+            f"compare: {flag(name)} has no effect here: {why}. Flags that have: "
+            + ", ".join(map(flag, sorted(used)))
+        )
+
+
+def _check_no_shape(config):
+    if config.shape:
+        raise JaxnnError(
+            "compare: --shape has no effect here: a network's images have their own; "
+            "it is for FILE.py:name"
+        )
 
 
 def _of_model(config) -> _Network:
     """The untrained network that the settings describe."""
     base = RECIPES[config.target or "default"]
-    chosen = _with_changes(config.network, base)
+    chosen = replace(base, **given(config.network))
     check(chosen)
     data = load(chosen.data, validation=0)
     mean, std = pixel_statistics(data.train.x)
@@ -214,27 +241,6 @@ def _network(what, name, chosen, net, params, state, data) -> _Network:
         f"images of {data.name}"
     )
     return _Network(name, title, job)
-
-
-def _with_changes(given: TrainConfig, base: TrainConfig) -> TrainConfig:
-    """`base` with what differs from the defaults in `given`.
-
-    Raises:
-      JaxnnError: a setting differs that a comparison does not take.
-    """
-    plain = TrainConfig()
-    changed = {
-        f.name: getattr(given, f.name)
-        for f in dataclasses.fields(TrainConfig)
-        if getattr(given, f.name) != getattr(plain, f.name)
-    }
-    for name in changed.keys() - USED:
-        flag = "--" + name.replace("_", "-")
-        raise JaxnnError(
-            f"compare: {flag} has no effect here: nothing is trained. Flags that have: "
-            + ", ".join("--" + n.replace("_", "-") for n in sorted(USED))
-        )
-    return replace(base, **changed)
 
 
 def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:

@@ -19,7 +19,7 @@ from jaxnn.layers import Layer
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.optimisers import optimiser_by_name
-from jaxnn.settings import check, from_plain
+from jaxnn.settings import SMALLEST, check, from_plain
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.state import cast_floats
 
@@ -198,7 +198,7 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
             facts.in_shape
             and min((*facts.in_shape, facts.classes)) >= 1
             and 0 <= facts.mean <= 1
-            and 0 < facts.std <= 1
+            and SMALLEST <= facts.std <= 1
         ):
             raise JaxnnError(
                 f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1]"

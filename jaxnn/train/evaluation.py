@@ -14,7 +14,13 @@ from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.losses.outputs import says
-from jaxnn.train.inputs import as_targets, check_count, check_params, check_targets
+from jaxnn.train.inputs import (
+    as_targets,
+    check_count,
+    check_loss,
+    check_params,
+    check_targets,
+)
 from jaxnn.train.state import float_type, to_unit
 
 
@@ -100,6 +106,7 @@ def evaluate(
     Raises:
       JaxnnError: x and y differ in length, or do not fit the network or loss.
     """
+    check_loss("evaluate", loss)
     x, y = as_rows(x, "evaluate", "x"), as_targets(y, "evaluate", "y")
     if len(x) != len(y):
         raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")

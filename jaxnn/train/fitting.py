@@ -16,6 +16,9 @@ from jaxnn.train.inputs import (
     MANY,
     check_count,
     check_functions,
+    check_kind,
+    check_loss,
+    check_number,
     data_pair,
     same_scale,
     seed_list,
@@ -138,10 +141,17 @@ def fit(
     for name, value in (("patience", patience), ("steps_per_call", steps_per_call)):
         if value is not None:
             check_count("fit", name, value)
-    if not callable(loss):
-        raise JaxnnError(
-            f"fit: got loss={loss!r}, expected a function; LOSSES has ours by name"
-        )
+    for name, value in (
+        ("clip_norm", clip_norm), ("clip_value", clip_value), ("ema", ema),
+    ):  # fmt: skip
+        if value is not None:
+            check_number("fit", name, value)
+    for name, value, kind in (
+        ("defence", defence, Defence), ("snapshots", snapshots, Snapshots),
+        ("mesh", mesh, Mesh),
+    ):  # fmt: skip
+        check_kind("fit", name, value, kind)
+    check_loss("fit", loss)
     check_functions(
         "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,
         weight_noise=weight_noise, on_epoch=on_epoch,
@@ -190,7 +200,10 @@ def fit(
 
 def _check_floating(dtype):
     try:
-        good = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        good = dtype is None or (
+            jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+            and jnp.dtype(dtype).itemsize > 1  # of 8 bits JAX adds nothing to others
+        )
     except TypeError:
         good = False
     if not good:

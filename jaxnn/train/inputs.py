@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from numbers import Real
 from typing import Any
 
 import jax
@@ -19,8 +20,19 @@ MANY = (list, tuple, range, np.ndarray, jax.Array)
 
 
 def as_targets(y: Any, where: str, what: str) -> Any:
-    """Targets as an array; bools as the labels 0 and 1."""
+    """Targets as an array; bools as the labels 0 and 1.
+
+    Raises:
+      JaxnnError: no array of numbers, or whole ones that int32, JAX's own, cannot hold.
+    """
     y = as_rows(y, where, what)
+    if jnp.issubdtype(y.dtype, jnp.integer):
+        ends, most = (int(y.min()), int(y.max())), np.iinfo(np.int32).max
+        if max(ends[1], -ends[0]) > most:
+            raise JaxnnError(
+                f"{where}: got {what} from {ends[0]} to {ends[1]}, expected labels up "
+                f"to {most:,}"
+            )
     return y.astype(np.int32) if y.dtype == bool and y.ndim == 1 else y
 
 
@@ -163,6 +175,31 @@ def check_count(where: str, name: str, value: Any) -> None:
     if not is_whole(value):
         raise JaxnnError(
             f"{where}: got {name}={value!r}, expected at least 1, a whole number"
+        )
+
+
+def check_number(where: str, name: str, value: Any) -> None:
+    """Raise unless `value` is one number."""
+    if isinstance(value, bool) or not (
+        isinstance(value, Real) or (isinstance(value, jax.Array) and value.ndim == 0)
+    ):
+        raise JaxnnError(f"{where}: got {name}={value!r}, expected a number")
+
+
+def check_kind(where: str, name: str, value: Any, kind: type) -> None:
+    """Raise unless `value` is a `kind` or None."""
+    if value is not None and not isinstance(value, kind):
+        raise JaxnnError(
+            f"{where}: got {name}={value!r}, expected a {kind.__module__}."
+            f"{kind.__name__}"
+        )
+
+
+def check_loss(where: str, loss: Any) -> None:
+    """Raise unless `loss` is a function."""
+    if not callable(loss):
+        raise JaxnnError(
+            f"{where}: got loss={loss!r}, expected a function; LOSSES has ours by name"
         )
 
 

@@ -94,4 +94,6 @@ def _checked(name, given) -> np.ndarray:
             f"fit: {name} has {a[bad[0]]} at index {bad[0]}, expected finite weights "
             ">= 0"
         )
+    if not a.any():
+        raise JaxnnError(f"fit: got {name} that are all 0, expected one above")
     return a

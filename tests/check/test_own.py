@@ -39,6 +39,7 @@ WRONG = {  # name -> what is changed, argument, words of the message
     "untransposed": ({"dw": "dy.T @ x"}, "dw", "transpose"),
     "row": ({"db": "dy[0]"}, "db", "missing reduction over the batch"),
     "name": ({"db": "0 * b"}, "db", "raised NameError"),
+    "exit": ({"db": "exit(3)"}, "db", "raised SystemExit"),
     "zero": ({"db": "0 * dy.sum(0)"}, "db", "zero"),
     "last": ({"dw": "(x.T @ dy).at[:, -1].mul(2)"}, "dw", "2 (the last) of axis 1"),
     "entry": ({"dw": "(x.T @ dy).at[1, 2].add(1e-6)"}, "dw", "one entry, [1, 2]"),
@@ -73,7 +74,7 @@ def test_a_wrong_pair_is_told_its_argument_its_worst_entry_and_why(file, name):
     change, argument, words = WRONG[name]
     dtypes = ("float64",)
     (finding,) = file(affine(change), dtypes=dtypes).findings
-    if name == "name":  # which argument it was, an exception does not say
+    if name in ("name", "exit"):  # which argument it was, an exception does not say
         assert words in finding.line()
         return
     assert finding.argument == argument[1:]
@@ -495,3 +496,9 @@ def test_inputs_need_not_be_arrays_of_float64(file):
     assert found.findings == ()
     assert {c.comparison.dtype for c in found.checks} == {"float64", "float32"}
     assert np.all([c.comparison.passed for c in found.checks])
+
+
+def test_nothing_agrees_at_inputs_that_are_nan(file):
+    inputs = "\nown_inputs = (np.array([[1.0, np.nan, 2.0]]), np.eye(3), np.ones(3))\n"
+    with pytest.raises(JaxnnError, match="own_inputs: got NaN"):
+        file(AFFINE.format(name="own", **RIGHT) + inputs)

@@ -275,6 +275,21 @@ def test_bad_flags_beside_a_run_are_refused_and_leave_nothing(run_folder, comman
             refused(command, *target, flag, value, within=run_folder)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--lr", ".1"), ("--seed", "3"), ("--loss", "mse"), ("--batch", "9"),
+     ("--shape", "3")],
+)  # fmt: skip
+def test_a_comparison_takes_only_what_changes_it(run_folder, words):
+    assert "no effect" in refused("compare", run_folder, *words)
+    if words != ("--seed", "3"):
+        Path("own.py").write_text(
+            "def own_forward(x):\n    return 2 * x, ()\n"
+            "def own_backward(_, dy):\n    return 2 * dy\nown_inputs = 3.0\n"
+        )
+        assert "no effect" in refused("compare", "own.py:own", *words)
+
+
 def test_the_table_is_as_large_as_it_says():
     count = len(list(cases())) + len(SWEEPS)
     count += DRAWN + sum(

@@ -449,7 +449,7 @@ def _check_pairs(config):
             raise JaxnnError(words)
 
 
-def amounts(config: TrainConfig) -> dict[str, float]:
+def amounts(config: TrainConfig) -> dict[str, Any]:
     """How far training images are moved, those left to `augment` among them."""
     usual = {"rotate": 10, "scale": 0.1, "shear": 0.1, "shift": 2, "elastic": 0}
     chosen = {name: getattr(config, name) for name in usual}

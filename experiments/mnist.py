@@ -73,7 +73,7 @@ def summarise(result: dict) -> dict:
         | {
             "mean": {
                 name: float(np.mean(result["adversarial"][name]))
-                for name in ("fgsm_0.1", "pgd40_0.1")
+                for name in ("fgsm_0.1", "pgd40_0.1", "margin_pgd40_0.1", "worst")
             }
         },
     }

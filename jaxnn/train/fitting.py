@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxnn.defences.core import Defence
 from jaxnn.errors import JaxnnError, lookup
@@ -61,7 +61,7 @@ def fit(
     dtype: Any = None,
     progress: bool = False,
     on_epoch: Callable[[dict], None] | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     snapshots: Snapshots | None = None,
 ) -> History:
     """Train `net` on `data`, one compiled program scanning over the batches.
@@ -146,11 +146,9 @@ def fit(
     ):  # fmt: skip
         if value is not None:
             check_number("fit", name, value)
-    for name, value, kind in (
-        ("defence", defence, Defence), ("snapshots", snapshots, Snapshots),
-        ("mesh", mesh, Mesh),
-    ):  # fmt: skip
-        check_kind("fit", name, value, kind)
+    check_kind("fit", "defence", defence, Defence)
+    check_kind("fit", "snapshots", snapshots, Snapshots)
+    check_kind("fit", "mesh", mesh, Mesh, AbstractMesh)
     check_loss("fit", loss)
     check_functions(
         "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,

@@ -14,7 +14,6 @@ import signal
 import sys
 
 import jax
-import numpy as np
 
 from jaxnn.config import Processes
 from jaxnn.distributed.processes import together
@@ -39,11 +38,11 @@ def resumed(mesh, rank, folder):
 def trained(mesh, rank, then):
     """Train twice, then as the word says."""
     found = {"losses": losses(train(mesh))}
-    x = X.astype(np.float64)
-    x[5] = 1e300  # in the part of one process's device
-    bad = train(mesh, x, epochs=3)
+    x = X / 255
+    x[7] = 1e300  # in the part of one process's device
+    bad = train(mesh, x, epochs=4)
     found["skipped"] = [row["skipped"] for row in bad.rows]
-    found["in batch"] = [int(5 in batch_order(80, 64, e)) for e in (1, 2, 3)]
+    found["in batch"] = [int(7 in batch_order(80, 64, e)) for e in (1, 2, 3, 4)]
     found["devices"] = [mesh.size, len(mesh.local_devices)]
     found["norm"] = float(sum(abs(a).sum() for a in jax.tree.leaves(bad.params)))
     print(json.dumps(found), flush=True)

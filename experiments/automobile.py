@@ -40,18 +40,11 @@ import numpy as np
 import optax
 
 from experiments.common import main, picture, record, spread, train_many, what_to_see
+from experiments.pictures import predicted_against_true, strips
+from experiments.tabular import fit_encoder, quantile_bins, stratified_split
 from jaxnn import mlp
-from jaxnn.data.tabular import (
-    Table,
-    find_table,
-    fit_encoder,
-    quantile_bins,
-    read_csv,
-    stratified_split,
-)
+from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import mse
-from jaxnn.plots.bars import strips
-from jaxnn.plots.calibration import predicted_against_true
 from jaxnn.plots.panels import panels
 from jaxnn.plots.shared import save
 from jaxnn.regularize import l2

@@ -232,7 +232,7 @@ def run(args: Args) -> None:
 
 def draw(found: list[dict[str, Any]], path: Any) -> None:
     """Bars, a panel a network."""
-    from jaxnn.plots.bars import bars
+    from experiments.pictures import bars
     from jaxnn.plots.panels import panels
     from jaxnn.plots.shared import save
 

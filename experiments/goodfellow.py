@@ -192,7 +192,7 @@ def run(args: Args) -> None:
 
 def draw(linear, pair, table, over, path) -> None:
     """The errors, and the mix-trained network over the budget."""
-    from jaxnn.plots.bars import bars
+    from experiments.pictures import bars
     from jaxnn.plots.panels import lines, panels
     from jaxnn.plots.shared import save
 

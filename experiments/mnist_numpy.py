@@ -47,12 +47,12 @@ import optax
 from experiments import rivals
 from experiments.bench import ours, products_alone
 from experiments.common import main, picture, record, what_to_see
+from experiments.pictures import bars
 from experiments.rivals import numpy_twin
 from experiments.turns import Program, in_turn, ratio
 from jaxnn import make_step, mlp
 from jaxnn.data import load
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.bars import bars
 from jaxnn.plots.panels import lines, panels
 from jaxnn.plots.shared import save
 from jaxnn.train import batch_order, init_state, scan_steps

@@ -46,11 +46,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import main, picture, record, spread, what_to_see
+from experiments.pictures import filters
 from jaxnn import graph
 from jaxnn.data.idx import stream_idx
 from jaxnn.data.sources import fetch, locate
 from jaxnn.layers import initializer
-from jaxnn.plots.filters import filters
 from jaxnn.plots.panels import lines, panels
 from jaxnn.plots.shared import save
 

@@ -39,12 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.animation import animation
 from experiments.common import main, picture, record, train_many, what_to_see
-from jaxnn import mlp, residual, serial
-from jaxnn.layers import Layer, dense, tanh
-from jaxnn.losses import sigmoid_cross_entropy
-from jaxnn.plots.animation import animation
-from jaxnn.plots.boundaries import (
+from experiments.planes import (
     bent_grid,
     class_points,
     grid_lines,
@@ -52,6 +49,9 @@ from jaxnn.plots.boundaries import (
     regions,
     unit_lines,
 )
+from jaxnn import mlp, residual, serial
+from jaxnn.layers import Layer, dense, tanh
+from jaxnn.losses import sigmoid_cross_entropy
 from jaxnn.plots.panels import name_axes, panels
 from jaxnn.plots.shared import INK, save
 

@@ -134,7 +134,7 @@ def run(args: Args) -> None:
 
 def draw(seconds: dict[str, float], points: int, path: Path) -> None:
     """Bars."""
-    from jaxnn.plots.bars import bars
+    from experiments.pictures import bars
     from jaxnn.plots.panels import panels
     from jaxnn.plots.shared import save
 

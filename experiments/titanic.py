@@ -41,17 +41,11 @@ import numpy as np
 import optax
 
 from experiments.common import main, picture, record, spread, train_many, what_to_see
+from experiments.pictures import calibration, calibration_bins, strips
+from experiments.tabular import fit_encoder, stratified_folds
 from jaxnn import mlp
-from jaxnn.data.tabular import (
-    Table,
-    find_table,
-    fit_encoder,
-    read_csv,
-    stratified_folds,
-)
+from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import nll, softmax_cross_entropy
-from jaxnn.plots.bars import strips
-from jaxnn.plots.calibration import calibration, calibration_bins
 from jaxnn.plots.panels import COLOURS, lines, name_axes, panels, show_legend
 from jaxnn.plots.shared import INK, save
 from jaxnn.regularize import l2

@@ -229,7 +229,7 @@ def run(args: Args) -> None:
 
 def draw(table, path) -> None:
     """Two panels of bars."""
-    from jaxnn.plots.bars import bars
+    from experiments.pictures import bars
     from jaxnn.plots.panels import panels
     from jaxnn.plots.shared import save
 

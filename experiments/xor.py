@@ -46,11 +46,11 @@ import numpy as np
 import optax
 
 from experiments.common import main, picture, record, train_many, what_to_see
+from experiments.pictures import stacked
+from experiments.planes import class_points, plane, regions, unit_lines
 from jaxnn import graph, mlp, rules
 from jaxnn.layers import Layer
 from jaxnn.losses import mse, quadratic
-from jaxnn.plots.bars import stacked
-from jaxnn.plots.boundaries import class_points, plane, regions, unit_lines
 from jaxnn.plots.panels import COLOURS, many_lines, name_axes, panels
 from jaxnn.plots.shared import save
 

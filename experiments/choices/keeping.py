@@ -23,9 +23,9 @@ import numpy as np
 
 from experiments.choices import NAME, milliseconds
 from experiments.common import picture
+from experiments.pictures import bars
 from jaxnn import Layer, Rule, remat, rules, serial, stack
 from jaxnn.layers import dense, pointwise
-from jaxnn.plots.bars import bars
 from jaxnn.plots.panels import panels
 from jaxnn.plots.shared import save
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.choices import NAME, Digits, digits, milliseconds
 from experiments.common import picture
-from jaxnn.plots.bars import bars
+from experiments.pictures import bars
 from jaxnn.plots.panels import panels
 from jaxnn.plots.shared import save
 

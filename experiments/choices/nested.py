@@ -22,13 +22,13 @@ import optax
 
 from experiments.choices import NAME, accuracies, best_rate, digits, learner, smoothed
 from experiments.common import picture, spread
+from experiments.pictures import bars
 from jaxnn import Layer, compare_gradients, rules
 from jaxnn.combine import mlp, parallel, serial
 from jaxnn.layers import relu, reshape
 from jaxnn.layers.core import shaped
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.overview import count_parameters
-from jaxnn.plots.bars import bars
 from jaxnn.plots.panels import lines, panels
 from jaxnn.plots.shared import save
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.animation import animation
 from experiments.choices import (
     NAME,
     accuracies,
@@ -42,7 +43,6 @@ from experiments.choices import (
 from experiments.common import picture, spread
 from jaxnn import mlp
 from jaxnn.optimisers import OPTIMISERS
-from jaxnn.plots.animation import animation
 from jaxnn.plots.panels import COLOURS, DASHES, lines, name_axes, panels, show_legend
 from jaxnn.plots.shared import INK, save
 

@@ -7,7 +7,7 @@
     command   the tables of `jaxnn data`
 
 Nothing here imports jax, so that `jaxnn data ...` answers at once; what changes images
-within a training step does, and is taken from `jaxnn.data.augment`.
+within a training step does, and is taken from `jaxnn.augment`.
 """
 
 from jaxnn.data.idx import read_idx, stream_idx, write_idx

@@ -98,30 +98,6 @@ def read_csv(
     return Table(path.name, columns)
 
 
-def as_text(column: np.ndarray) -> np.ndarray:
-    """A column as categories: numbers in their shortest form, "" for missing."""
-    if column.dtype.kind != "f":
-        return column
-    return np.array(["" if math.isnan(v) else _shortest(v) for v in column.tolist()])
-
-
-def as_numbers(table: Table, name: str) -> np.ndarray:
-    """A numeric column of `table`, or a `JaxnnError` that says it is text."""
-    column = table[name]
-    if column.dtype.kind == "f":
-        return column
-    words = [word for word in column.tolist() if _numbers([word]) is None]
-    example = f"is text (such as {words[0]!r})" if any(words) else "has no value"
-    raise JaxnnError(
-        f"column {name!r} of {table.name} {example}, expected numbers; use it as a "
-        "category, leave it out or correct the file"
-    )
-
-
-def _shortest(v: float) -> str:
-    return str(int(v)) if v.is_integer() else repr(v)
-
-
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     # spreadsheets write a byte-order mark, which is not part of a name
     text = read_text(path, "a CSV file").removeprefix("\ufeff")

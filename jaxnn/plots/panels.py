@@ -2,7 +2,7 @@
 
     figure, axes = panels(2, title="Which learns faster?")
     lines(axes[0], steps, {"by hand": losses}, "step", "loss")
-    bars(axes[1], {"NumPy": 0.13, "jaxnn": 0.11}, "seconds an epoch")  # plots.bars
+    bars(axes[1], {"NumPy": 0.13, "jaxnn": 0.11}, "seconds an epoch")
     save(figure, "picture.png")
 
 Every function draws one panel on the `Axes` it is given and sets its names, so that a

@@ -8,7 +8,7 @@
 Penalties, projections and weight noise act on weights, the leaves called w, or those
 of a `mask` (`jaxnn.tree.weights`); biases, gammas and betas are left alone. Label
 smoothing belongs to the loss (`softmax_cross_entropy`), dropout is a layer, images are
-turned and shifted in `jaxnn.data.augment`, early stopping is `fit(patience=...)`.
+turned and shifted in `jaxnn.augment`, early stopping is `fit(patience=...)`.
 """
 
 from jaxnn.regularize.gradients import clip_gradient

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from jaxnn import defences, regularize
+from jaxnn import augment, defences, regularize
 from jaxnn.config import TrainConfig
-from jaxnn.data import augment
 from jaxnn.errors import lookup
 from jaxnn.optimisers import learning_rate, weight_decay_of
 

@@ -84,7 +84,7 @@ def fit(
         not depend on its company); "own": each seed its own order, slower.
       penalty: added to the loss, see `jaxnn.regularize`.
       project: applied to the parameters after each update (`max_norm`).
-      augment: applied to each batch (`input_noise`, `jaxnn.data.augment`).
+      augment: applied to each batch (`input_noise`, `jaxnn.augment`).
       mixup: mixes pairs of samples (`jaxnn.regularize.mixup`).
       weight_noise: perturbs the weights for the gradients (`jaxnn.regularize`).
       clip_norm: longest gradient, over all leaves; a longer one is scaled back.

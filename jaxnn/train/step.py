@@ -101,7 +101,7 @@ def make_step(
       penalty: `params -> (value, dparams)`, added to loss and gradients.
       project: `params -> params` after the update (`max_norm`).
       augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`,
-        `jaxnn.data.augment`).
+        `jaxnn.augment`).
       mixup: `(key, x, y, weights) -> (x, y, weights)` after `augment`
         (`jaxnn.regularize.mixup`).
       weight_noise: `(key, params) -> params`: loss and gradients are taken there, the

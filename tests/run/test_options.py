@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxnn import regularize
+from jaxnn.augment import augment_by_name
 from jaxnn.cli import main
 from jaxnn.config import TrainConfig
-from jaxnn.data.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
 from jaxnn.robustness import Threat

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxnn.data.augment import (
+from jaxnn.augment import (
     AMOUNTS,
     augment_by_name,
     bilinear,

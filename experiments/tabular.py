@@ -1,4 +1,4 @@
-"""Tables: a CSV file as typed columns, and columns as the matrix a network wants.
+"""Columns of a table as the matrix that a network wants.
 
     table = read_csv(find_table("titanic.csv"))      # typed columns, missing known
     train, test = stratified_split(table["survived"], 0.2, seed=0)
@@ -10,6 +10,7 @@ are) is learnt in `fit_encoder` from the rows it is given, and nowhere else: so 
 row cannot leak into training. N rows, F features.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,21 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnn.data.sets import stratified_sample
-from jaxnn.data.table import Table, as_numbers, as_text, find_table, read_csv
+from jaxnn.data.table import Table
 from jaxnn.errors import JaxnnError
-
-__all__ = [
-    "Encoder",
-    "Number",
-    "Table",
-    "find_table",
-    "fit_encoder",
-    "one_hot",
-    "quantile_bins",
-    "read_csv",
-    "stratified_folds",
-    "stratified_split",
-]
 
 
 class Number(NamedTuple):
@@ -216,3 +204,35 @@ def _fit_number(table: Table, name: str, flag_missing: bool) -> Number:
     if std <= 1e-12 * abs(mean):  # a constant column, up to the rounding of its mean
         std = 1.0
     return Number(fill, mean, std, flag_missing and bool(gaps.any()))
+
+
+def as_text(column: np.ndarray) -> np.ndarray:
+    """A column as categories: numbers in their shortest form, "" for missing."""
+    if column.dtype.kind != "f":
+        return column
+    return np.array(
+        [
+            "" if math.isnan(v) else str(int(v)) if v.is_integer() else repr(v)
+            for v in column.tolist()
+        ]
+    )
+
+
+def as_numbers(table: Table, name: str) -> np.ndarray:
+    """A numeric column of `table`, or a `JaxnnError` that says it is text."""
+    column = table[name]
+    if column.dtype.kind == "f":
+        return column
+    words = [word for word in column.tolist() if not _is_number_or_gap(word)]
+    example = f"is text (such as {words[0]!r})" if words else "has no value"
+    raise JaxnnError(
+        f"column {name!r} of {table.name} {example}, expected numbers; use it as a "
+        "category, leave it out or correct the file"
+    )
+
+
+def _is_number_or_gap(word: str) -> bool:
+    try:
+        return not word or math.isfinite(float(word))
+    except ValueError:
+        return False

@@ -8,7 +8,7 @@ what does each cost? Does optax's gradient descent do anything but w <- w - rate
 Expected: four ways agree to the last digits of float64, the numeric one to nine digits
 at best; the linear model trained by hand and by optax has equal numbers, bit for bit.
 
-(optax is a library of optimisers, ways to step downhill; momentum is one of them: the
+(optax is a library of optimizers, ways to step downhill; momentum is one of them: the
 speed is the gradient plus 0.9 of the last speed, and the step goes along the speed.)
 
 The neuron has one input, and its cost is the squared distance to a target t:
@@ -224,14 +224,14 @@ def train(args: Args, update) -> tuple[np.ndarray, np.ndarray]:
     return np.array(costs), np.stack(path)
 
 
-def two_optimisers(args: Args) -> dict:
+def two_optimizers(args: Args) -> dict:
     """Plain and momentum, each by hand and by optax; where they first differ."""
     plain, momentum = optax.sgd(args.rate), optax.sgd(args.rate, momentum=0.9)
 
-    def by_optax(optimiser):
+    def by_optax(optimizer):
         def update(params, grads, state):
-            state = optimiser.init(params) if state is None else state
-            updates, state = optimiser.update(grads, state)
+            state = optimizer.init(params) if state is None else state
+            updates, state = optimizer.update(grads, state)
             return optax.apply_updates(params, updates), state
 
         return update
@@ -244,12 +244,12 @@ def two_optimisers(args: Args) -> dict:
         return params - args.rate * speed, speed
 
     found = {}
-    for name, hand, optimiser in (
+    for name, hand, optimizer in (
         ("gradient descent", hand_plain, plain),
         ("momentum 0.9", hand_momentum, momentum),
     ):
         costs, mine = train(args, hand)
-        costs_optax, theirs = train(args, by_optax(optimiser))
+        costs_optax, theirs = train(args, by_optax(optimizer))
         found[name] = {
             "by hand": costs,
             "by optax": costs_optax,
@@ -272,7 +272,7 @@ def run(args: Args) -> None:
         print(f"{name:<17}{dw:>22.17f}{db:>22.17f}{gaps[name]:>12.0e}")
     print()
     with jax.enable_x64(True):
-        descents = two_optimisers(args)
+        descents = two_optimizers(args)
 
     sizes, errors = step_sizes()
     path = picture("autodiff", "autodiff.png")
@@ -300,7 +300,7 @@ def run(args: Args) -> None:
   Left: a valley. Right of it h is so large that the curve is missed (slope 1 with one
   side, 2 with both), left of it the difference of two nearly equal numbers keeps
   few digits. In float32 the error hardly gets below 1e-5: a check in float32
-  cannot find a mistake smaller than that. Right: two curves for each optimiser, one on
+  cannot find a mistake smaller than that. Right: two curves for each optimizer, one on
   top of the other: optax does what the formula says.""",
         path,
     )

@@ -64,16 +64,16 @@ TASKS = {
     "784-128-10": ((784, 128, 10), 128, "adam", 1e-3),
     "784-512-512-10": ((784, 512, 512, 10), 128, "adam", 1e-3),
 }
-"""Name -> widths, batch, optimiser, learning rate."""
+"""Name -> widths, batch, optimizer, learning rate."""
 
 
-def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> Program:
+def ours(net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False) -> Program:
     """jaxnn's engine on this network, as `fit` runs it; many networks if seeds > 0."""
-    step = make_step(net, loss, optimiser, watch_update=False)
+    step = make_step(net, loss, optimizer, watch_update=False)
     keys = jnp.stack([jax.random.key(s) for s in range(max(seeds, 1))])
 
     def init(key):
-        return init_state(net, optimiser, x.shape[1:], key)
+        return init_state(net, optimizer, x.shape[1:], key)
 
     train_state = jax.jit(jax.vmap(init) if seeds else init)(keys if seeds else keys[0])
     x, y = jnp.asarray(x), jnp.asarray(y)
@@ -96,14 +96,14 @@ def ours(net: Layer, loss, batch, optimiser, x, y, seeds=0, own_order=False) -> 
     return epoch
 
 
-def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
+def products_alone(widths, batch, steps, seeds=0, optimizer=None) -> Program:
     """Only the matrix products of an epoch: forward, dw, and dx but for the first.
 
     A network without biases, activations, loss or input pipeline; w moves by 1e-9 dw,
-    so that no product can be left out, or as `optimiser` has it. About the least an
+    so that no product can be left out, or as `optimizer` has it. About the least an
     epoch can take in XLA; single measurements of it scatter like all others.
     """
-    optimiser = optax.sgd(1e-9) if optimiser is None else optimiser
+    optimizer = optax.sgd(1e-9) if optimizer is None else optimizer
     pairs = list(itertools.pairwise(widths))
     keys = jax.random.split(jax.random.key(0), len(pairs) + 1)
     # as the engine keeps them: (O, I) if there are few outputs, (I, S, O) with seeds
@@ -136,30 +136,30 @@ def products_alone(widths, batch, steps, seeds=0, optimiser=None) -> Program:
 
     def step(carry, x):
         ws, opt = carry
-        updates, opt = optimiser.update(gradients(ws, x), opt)
+        updates, opt = optimizer.update(gradients(ws, x), opt)
         return optax.apply_updates(ws, updates), opt
 
     @jax.jit
     def epoch(carry):
         return lax.fori_loop(0, steps, lambda i, c: step(c, xs[i % 64]), carry)
 
-    start = ws, optimiser.init(ws)
+    start = ws, optimizer.init(ws)
     return lambda number: float(epoch(start)[0][0].sum())
 
 
 def against_rivals(name: str, x, y, args: Args) -> dict:
     """One task, every rival that is installed."""
-    widths, batch, optimiser, lr = TASKS[name]
-    optax_optimiser = {"sgd": optax.sgd, "adam": optax.adam}[optimiser](lr)
+    widths, batch, optimizer, lr = TASKS[name]
+    optax_optimizer = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr)
     net = mlp(widths)
-    programs = {"jaxnn": ours(net, softmax_cross_entropy, batch, optax_optimiser, x, y)}
+    programs = {"jaxnn": ours(net, softmax_cross_entropy, batch, optax_optimizer, x, y)}
     programs["products_alone"] = products_alone(widths, batch, len(x) // batch)
     absent, packages = {}, {}
     for rival in rivals.RIVALS:
         if rival in args.skip:
             continue
         try:
-            made = rivals.load(rival)(widths, batch, optimiser, lr, x, y, seed=0)
+            made = rivals.load(rival)(widths, batch, optimizer, lr, x, y, seed=0)
         except rivals.UnavailableError as error:
             absent[rival] = str(error)
             continue
@@ -178,12 +178,12 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
 def manual_against_automatic(x, y, args: Args) -> dict:
     """The same network with batch norm and dropout, by hand and by reverse-mode AD."""
     net = mlp([784, 128, 128, 10], normalize=True, drop_rate=0.2)
-    loss, optimiser = softmax_cross_entropy, optax.adam(1e-3)
+    loss, optimizer = softmax_cross_entropy, optax.adam(1e-3)
     found = in_turn(
         {
-            "manual": ours(net, loss, 128, optimiser, x, y),
+            "manual": ours(net, loss, 128, optimizer, x, y),
             "automatic": ours(
-                automatic(net), automatic_loss(loss), 128, optimiser, x, y
+                automatic(net), automatic_loss(loss), 128, optimizer, x, y
             ),
         },
         4 * args.rounds,  # the two are close: more rounds tell them apart
@@ -195,8 +195,8 @@ def manual_against_automatic(x, y, args: Args) -> dict:
 
 def many_seeds(x, y, args: Args) -> dict:
     """Eight networks side by side against one."""
-    net, optimiser = mlp([784, 128, 10]), optax.adam(1e-3)
-    make = partial(ours, net, softmax_cross_entropy, 128, optimiser, x, y)
+    net, optimizer = mlp([784, 128, 10]), optax.adam(1e-3)
+    make = partial(ours, net, softmax_cross_entropy, 128, optimizer, x, y)
     found = in_turn(
         {
             "one": make(),
@@ -206,7 +206,7 @@ def many_seeds(x, y, args: Args) -> dict:
                 [784, 128, 10], 128, len(x) // 128, seeds=8
             ),
             "eight, products and Adam": products_alone(
-                [784, 128, 10], 128, len(x) // 128, seeds=8, optimiser=optimiser
+                [784, 128, 10], 128, len(x) // 128, seeds=8, optimizer=optimizer
             ),
         },
         args.rounds,

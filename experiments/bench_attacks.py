@@ -209,7 +209,7 @@ def compared(net: Net, data: Any, args: Args, what: str) -> dict[str, Any]:
 def run(args: Args) -> None:
     """Train, attack in turn; writes results/bench_attacks.json."""
     data, name = digits(), "-".join(map(str, args.widths))
-    kinds = {name: {}, f"{name} trained by PGD-7": {"defence": defences.pgd(EPSILON)}}
+    kinds = {name: {}, f"{name} trained by PGD-7": {"defense": defences.pgd(EPSILON)}}
     plain, robust = (
         compared(
             trained(data, 1, args.epochs, mlp(list(args.widths)), **how)[0],

@@ -60,7 +60,7 @@ def networks(args: Args) -> dict[str, tuple[Layer, int]]:
     return {"mlp": (mlp, args.mlp_steps), "cnn": (cnn, args.cnn_steps)}
 
 
-def bare(net: Layer, loss: Callable, optimiser) -> Callable:
+def bare(net: Layer, loss: Callable, optimizer) -> Callable:
     """The step without a guard: gradients and update, and the loss as its metric."""
 
     def step(ts, x, y, key):
@@ -69,7 +69,7 @@ def bare(net: Layer, loss: Callable, optimiser) -> Callable:
         pred, state, cache = net.forward(ts.params, ts.state, x, key=key, train=True)
         value, dpred = loss(pred, y)
         _, grads = net.backward(cache, dpred)
-        updates, opt = optimiser.update(grads, ts.opt, ts.params)
+        updates, opt = optimizer.update(grads, ts.opt, ts.params)
         params = optax.apply_updates(ts.params, updates)
         ts = ts._replace(params=params, state=state, opt=opt, step=ts.step + 1)
         return ts, {"loss": value}
@@ -77,13 +77,13 @@ def bare(net: Layer, loss: Callable, optimiser) -> Callable:
     return step
 
 
-def training(step, net, optimiser, x, y, steps, batch) -> Callable[[int], float]:
+def training(step, net, optimizer, x, y, steps, batch) -> Callable[[int], float]:
     """So many steps in one compiled scan, as `fit` runs them."""
     program, key = (
         jax.jit(partial(scan_steps, step), donate_argnums=0),
         jax.random.key(0),
     )
-    ts = jax.jit(lambda key: init_state(net, optimiser, x.shape[1:], key))(key)
+    ts = jax.jit(lambda key: init_state(net, optimizer, x.shape[1:], key))(key)
 
     def run(number):
         nonlocal ts
@@ -94,9 +94,9 @@ def training(step, net, optimiser, x, y, steps, batch) -> Callable[[int], float]
     return run
 
 
-def around_a_call(net, optimiser, x) -> float:
+def around_a_call(net, optimizer, x) -> float:
     """Milliseconds for what the guard does before and after a call: copy and look."""
-    ts = init_state(net, optimiser, x.shape[1:], jax.random.key(0))
+    ts = init_state(net, optimizer, x.shape[1:], jax.random.key(0))
     guard, seconds = Guard("skip", 10, [0], many=False), []
     for _ in range(10):
         start = time.perf_counter()
@@ -114,14 +114,14 @@ def run(args: Args) -> None:
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     values = {}
     for name, (net, steps) in networks(args).items():
-        optimiser = optax.adam(1e-3)
+        optimizer = optax.adam(1e-3)
         steppers = {
-            "bare": bare(net, loss, optimiser),
+            "bare": bare(net, loss, optimizer),
             # as `fit` has it: the update is looked at once, after the call
-            "skip": make_step(net, loss, optimiser, watch_update=False),
+            "skip": make_step(net, loss, optimizer, watch_update=False),
         }
         made = {
-            which: training(step, net, optimiser, x, y, steps, args.batch)
+            which: training(step, net, optimizer, x, y, steps, args.batch)
             for which, step in steppers.items()
         }
         found = in_turn(made, args.rounds)
@@ -131,7 +131,7 @@ def run(args: Args) -> None:
             ms = 1000 * float(np.median(found[which]["seconds"])) / steps
             values[name][f"{which}_ms_per_step"] = ms
             print(f"{name:<5} {which:<6}{ms:8.2f} ms a step")
-        once = values[name]["once_a_call_ms"] = around_a_call(net, optimiser, x)
+        once = values[name]["once_a_call_ms"] = around_a_call(net, optimizer, x)
         print(f"{name:<5} beside that, once a call (an epoch): {once:.1f} ms")
         verdict = "pass" if times <= GOAL else "MISS"
         print(f"{name:<5} guarded over bare {times:.3f}, expected {GOAL}: {verdict}")

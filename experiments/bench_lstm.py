@@ -56,10 +56,10 @@ def network(cell: str, units: int) -> Layer:
 
 def training(net: Layer, loss, x, y, args: Args) -> Callable[[int], float]:
     """So many steps of SGD in one compiled scan, as `fit` runs them."""
-    optimiser = optax.sgd(0.1)
-    step, key = make_step(net, loss, optimiser), jax.random.key(0)
+    optimizer = optax.sgd(0.1)
+    step, key = make_step(net, loss, optimizer), jax.random.key(0)
     program = jax.jit(partial(scan_steps, step), donate_argnums=0)
-    ts = jax.jit(lambda key: init_state(net, optimiser, x.shape[1:], key))(key)
+    ts = jax.jit(lambda key: init_state(net, optimizer, x.shape[1:], key))(key)
 
     def run(number):
         nonlocal ts
@@ -85,17 +85,17 @@ def in_torch(x, y, args: Args) -> Callable[[int], float]:
             return self.dense(self.lstm(x)[0][:, -1])
 
     net = Net()
-    optimiser = torch.optim.SGD(net.parameters(), 0.1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
     images, labels = torch.tensor(x), torch.tensor(y).long()
 
     def run(number):
         rows = batch_order(len(x), args.batch, number)[: args.steps]
         for batch in torch.tensor(rows):
             inputs = (images[batch].float() / 255 - 0.1307) / 0.3081
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = nn.functional.cross_entropy(net(inputs), labels[batch])
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return loss.item()
 
     return run

@@ -88,7 +88,7 @@ def train(net: Layer, data: Digits, epochs: int, seed: int, **options: Any) -> N
     steps = len(data.train.y) // 100 * epochs
     history = fit(
         net, data.train, validation=data.validation, epochs=epochs, batch=100,
-        optimiser=optax.adam(optax.cosine_decay_schedule(1e-3, steps)), seeds=seed,
+        optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)), seeds=seed,
         keep="last", on_epoch=said, **options,
     )  # fmt: skip
     return Net(net, history.params, history.state)
@@ -145,7 +145,7 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
         return 1 - 0.5 * jnp.minimum(step / (steps // 2), 1.0)
 
     target = train(
-        small(), data, args.ibp_epochs, seed, defence=defences.ibp(grow, kappa)
+        small(), data, args.ibp_epochs, seed, defense=defences.ibp(grow, kappa)
     )
     clean = target.right(data.x, data.y)
     proven = ibp.verify(target.model, data.x, data.y, epsilon=args.epsilon)

@@ -108,7 +108,7 @@ class Trained(NamedTuple):
 def train_many(
     net: Any,
     loss: Callable,
-    optimiser: Any,
+    optimizer: Any,
     x: Any,
     y: Any,
     *,
@@ -125,10 +125,10 @@ def train_many(
     `vmap` over the seeds of a `scan` over the steps.
 
     Args:
-      net, loss, optimiser, penalty: as in `jaxnn.make_step`.
+      net, loss, optimizer, penalty: as in `jaxnn.make_step`.
       x, y: rows shared by all, or with a leading axis S with `own_data`.
       seeds: S of them; a network's start depends on its seed alone.
-      steps: of the optimiser.
+      steps: of the optimizer.
       own_data: whether x and y have that leading axis.
       every: steps between two entries of `path`; None: start and end only.
     """
@@ -138,7 +138,7 @@ def train_many(
     from jaxnn import make_step
     from jaxnn.train import init_state
 
-    step, every = make_step(net, loss, optimiser, penalty=penalty), every or steps
+    step, every = make_step(net, loss, optimizer, penalty=penalty), every or steps
 
     def one(key, x, y):
         def several(ts, _):
@@ -149,7 +149,7 @@ def train_many(
             ts, losses = jax.lax.scan(once, ts, length=every)
             return ts, (ts.params, losses)
 
-        start = init_state(net, optimiser, x.shape[1:], key)
+        start = init_state(net, optimizer, x.shape[1:], key)
         end, (path, losses) = jax.lax.scan(several, start, length=steps // every)
         path = jax.tree.map(
             lambda a, b: jnp.concatenate([a[None], b]), start.params, path

@@ -1,7 +1,7 @@
 """What training can do for a small network, and when it collapses.
 
 784-128-10 on MNIST, trained plainly, on noise and on attacks, measured by PGD-40 within
-0.1 on all 10,000 test images. Questions: how much does each defence hold? Does training
+0.1 on all 10,000 test images. Questions: how much does each defense hold? Does training
 on a large budget (0.3) collapse, is that noticed, and does a growing budget save it?
 
     python -m experiments.defences              about 15 minutes on 2 cores
@@ -29,8 +29,8 @@ from experiments.robust import (
     verdicts,
 )
 from jaxnn import defences
-from jaxnn.defences import undefended
 from jaxnn.regularize import input_noise
+from jaxnn.train import standard_training
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Kind(NamedTuple):
 
 
 def kinds() -> dict[str, Kind]:
-    """Every defence, by what it is called in the table."""
+    """Every defense, by what it is called in the table."""
     d = defences
 
     def on(make: Callable[..., Any]) -> Callable[[int], dict]:
-        return lambda steps: {"defence": make(steps)}
+        return lambda steps: {"defense": make(steps)}
 
     return {
         "plain": Kind(lambda _: {}),
@@ -83,7 +83,7 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
         one, many = (under.right["FGSM"] & under.clean).mean(), under.stands.mean()
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
         found = defences.find_collapse(
-            outputs, data.y, defence=kind.options(10).get("defence", undefended),
+            outputs, data.y, defense=kind.options(10).get("defense", standard_training),
             one_step=float(one), many_steps=float(many),
         )  # fmt: skip
         collapsed.append(found and f"{found.kind}: {found.words}")
@@ -139,7 +139,7 @@ def run(args: Args) -> None:
 
 
 def draw(table, path) -> None:
-    """Three bars a defence."""
+    """Three bars a defense."""
     from jaxnn.plots.panels import COLOURS, name_axes, panels, show_legend
     from jaxnn.plots.shared import save
 

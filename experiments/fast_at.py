@@ -43,6 +43,7 @@ from experiments.robust import (
     wong,
 )
 from jaxnn import attacks, defences, fit
+from jaxnn.train import Defense
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Args:
     """Networks trained as published, attacked from one start."""
 
 
-def defence(args: Args, published: bool, steps: int) -> defences.Defence:
+def defense(args: Args, published: bool, steps: int) -> Defense:
     """What a network is trained with, in a run of so many steps."""
     if published:
         return defences.fgsm_rs(args.epsilon)
@@ -88,8 +89,8 @@ def train(
     )
     net = wong()
     history = fit(
-        net, data.train, optimiser=optax.adam(rate), epochs=args.epochs, batch=batch,
-        seeds=seed, defence=defence(args, published, total),
+        net, data.train, optimizer=optax.adam(rate), epochs=args.epochs, batch=batch,
+        seeds=seed, defense=defense(args, published, total),
         on_epoch=lambda row: print(
             f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}  "
             f"{row['seconds']:.0f} s", flush=True,
@@ -128,7 +129,7 @@ def run(args: Args) -> None:
         target, seconds = train(args, data, seed)
         found = measure(args, target, data, seed) | {"seconds": seconds}
         collapse = defences.find_collapse(
-            target.outputs(data.x), data.y, defence=defence(args, False, 10),
+            target.outputs(data.x), data.y, defense=defense(args, False, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
         runs.append(found | {"collapse": collapse and collapse.words})
@@ -142,7 +143,7 @@ def run(args: Args) -> None:
         once = dataclasses.replace(args, restarts=1)
         found = measure(once, target, data, seed)
         collapse = defences.find_collapse(
-            target.outputs(data.x), data.y, defence=defence(args, True, 10),
+            target.outputs(data.x), data.y, defense=defense(args, True, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
         published.append(found | {"collapse": collapse and collapse.words})

@@ -70,7 +70,7 @@ class Case(NamedTuple):
     row: int | None = VICTIM
     step: int = 1
     loss: Any = softmax_cross_entropy
-    optimiser: Any = optax.sgd(1e-3)
+    optimizer: Any = optax.sgd(1e-3)
     options: Any = {}  # noqa: RUF012 - a tuple's default, never changed
     tokens: bool = False
 
@@ -209,7 +209,7 @@ def _bad_dpred(pred, target, **_):
 
 
 def _at_step(step: int, change: Callable) -> Any:
-    """An optimiser that spoils its updates at one step."""
+    """An optimizer that spoils its updates at one step."""
 
     def init(params):
         del params
@@ -223,9 +223,9 @@ def _at_step(step: int, change: Callable) -> Any:
     return optax.GradientTransformation(init, update)
 
 
-def _other(optimiser=None, part="update", ops=("div",), step=3, **more) -> Case:
+def _other(optimizer=None, part="update", ops=("div",), step=3, **more) -> Case:
     net = serial(dense(5), tanh, dense(CLASSES))
-    given = {"optimiser": optimiser} if optimiser is not None else {}
+    given = {"optimizer": optimizer} if optimizer is not None else {}
     return Case(net, part, "", ops, row=None, step=step, **given, **more)
 
 
@@ -251,7 +251,7 @@ def _augment_case() -> Case:
 def _inner_attack() -> Case:
     bad = broken(dense(5), "backward", "nan")
     net = serial(bad, tanh, dense(CLASSES))
-    options = {"defence": defences.pgd(0.01, 3, box=None)}
+    options = {"defense": defences.pgd(0.01, 3, box=None)}
     return Case(net, "backward", f"0 {bad.name}", ("select_n",), options=options)
 
 
@@ -360,14 +360,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "backward: gradient of the loss, 1 / 0": lambda: Case(
         serial(dense(CLASSES)), "loss", "", ("div",), loss=_bad_dpred
     ),
-    "optimiser: 1 / 0 at step 3": lambda: _other(
+    "optimizer: 1 / 0 at step 3": lambda: _other(
         _at_step(3, lambda g, now: g / jnp.where(now, 0.0, 1.0))
     ),
-    "optimiser: log of 0 at step 2": lambda: _other(
+    "optimizer: log of 0 at step 2": lambda: _other(
         _at_step(2, lambda g, now: g + jnp.log(jnp.where(now, 0.0, 1.0))),
         ops=("log",), step=2,
     ),
-    "optimiser: schedule is NaN at step 4": lambda: _other(
+    "optimizer: schedule is NaN at step 4": lambda: _other(
         optax.sgd(lambda n: jnp.where(n == 3, jnp.nan, 1e-3)), ops=("select_n",), step=4
     ),
     "projection: 0 / 0": lambda: _other(
@@ -412,7 +412,7 @@ HEALTHY: dict[str, Callable[[], Case]] = {
         pointwise(Rule("zeros", lambda x: (x * 0, ()), lambda _, dy: (dy * 0,))),
         batch_norm(), relu,
     ),
-    "relu network, large rate": _sound(dense(16), relu, optimiser=optax.sgd(1.0)),
+    "relu network, large rate": _sound(dense(16), relu, optimizer=optax.sgd(1.0)),
     "log_softmax and nll": lambda: Case(
         serial(dense(CLASSES), log_softmax), "", "", (), row=None, loss=nll
     ),
@@ -422,7 +422,7 @@ HEALTHY: dict[str, Callable[[], Case]] = {
     ),
     "stack of remat": _sound(stack(remat(serial(dense(FEATURES), tanh)), 3)),
     "training on attacked images": _sound(
-        dense(8), relu, options={"defence": defences.pgd(0.1, 3)}
+        dense(8), relu, options={"defense": defences.pgd(0.1, 3)}
     ),
 }  # fmt: skip
 """Name -> a run in which nothing is wrong."""

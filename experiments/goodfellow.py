@@ -103,7 +103,7 @@ def networks(args: Args, data: Digits) -> tuple[dict, dict]:
     """784-128-10 trained plainly, on the mix, and on noise of the same size."""
     kinds: dict[str, dict] = {
         "plain": {},
-        "mix with FGSM": {"defence": defences.fgsm_mix(args.epsilon, 0.5, box=None)},
+        "mix with FGSM": {"defense": defences.fgsm_mix(args.epsilon, 0.5, box=None)},
         "random signs": {"augment": sign_noise(args.epsilon)},
         "uniform noise": {"augment": uniform_noise(args.epsilon)},
     }

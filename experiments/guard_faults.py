@@ -1,7 +1,7 @@
 """Does the guard name the culprit? Forty faults, each with a known one.
 
 Question: of 40 faults put into small networks of every kind of layer, 20 forward, 14
-backward, 6 in optimiser, regulariser or data, how many does the guard find at the right
+backward, 6 in optimizer, regulariser or data, how many does the guard find at the right
 step, in the right layer and direction, in the right operation, and with the right
 sample? And what does it say of 50 healthy runs, some with masks of -inf?
 
@@ -83,7 +83,7 @@ def train(case: Case, seed: int | list[int] = 0):
     data = dataset(case)
     try:
         history = fit(
-            case.net, data, loss=case.loss, optimiser=case.optimiser, batch=BATCH,
+            case.net, data, loss=case.loss, optimizer=case.optimizer, batch=BATCH,
             epochs=1, seeds=seed, **case.options,
         )  # fmt: skip
     except TrainingError as error:
@@ -138,7 +138,7 @@ def default_network(bad: int = 31_337) -> dict[str, Any]:
     x = data.train.x.astype(np.float32) / np.float32(255)
     x[bad] = 3e38
     history = fit(
-        job.net, (x, data.train.y), loss=job.loss, optimiser=job.optimiser,
+        job.net, (x, data.train.y), loss=job.loss, optimizer=job.optimizer,
         batch=config.batch, epochs=1, **job.options,
     )  # fmt: skip
     (finding,) = history.findings

@@ -24,7 +24,7 @@ import numpy as np
 from experiments.common import main, record, spread
 from jaxnn import evaluate, fit, mlp
 from jaxnn.data import load
-from jaxnn.optimisers import OPTIMISERS, optimiser_by_name
+from jaxnn.optimizers import OPTIMIZERS, optimizer_by_name
 from jaxnn.train import TrainingError
 
 GAP, GOAL = 0.002, 0.97
@@ -59,12 +59,12 @@ def train(data, args: Args, name: str = "adam", times: float = 1.0, **options) -
     """Test accuracies of a run, and what the guard did."""
     net = mlp([784, args.width, 10], normalize=True)
     steps = len(data.train.x) // 128 * args.epochs
-    optimiser = optimiser_by_name(name, times * OPTIMISERS[name][1], "cosine", steps)
+    optimizer = optimizer_by_name(name, times * OPTIMIZERS[name][1], "cosine", steps)
     seeds = list(args.seeds)
     try:
         history = fit(
             net, data.train, validation=data.validation, epochs=args.epochs,
-            optimiser=optimiser, seeds=seeds, **options,
+            optimizer=optimizer, seeds=seeds, **options,
         )  # fmt: skip
         stopped = history.stopped
     except TrainingError as error:

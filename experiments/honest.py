@@ -98,7 +98,7 @@ def recipes(epsilon: float) -> dict[str, Recipe]:
         "plain": Recipe(dense_net),
         "sigmoid, quadratic": Recipe(
             mlp([784, 30, 10], "sigmoid", output="sigmoid"),
-            {"loss": losses.quadratic, "optimiser": optax.adam(5e-3)},
+            {"loss": losses.quadratic, "optimizer": optax.adam(5e-3)},
         ),
         "tanh, weight decay": Recipe(
             mlp([784, 64, 64, 10], "tanh"), {"penalty": l2(1e-3)}
@@ -129,9 +129,9 @@ def recipes(epsilon: float) -> dict[str, Recipe]:
         "two classes": Recipe(mlp([784, 32, 2]), digits=2),
         "one epoch": Recipe(dense_net, images=2_000, epochs=1),
         "says one class": Recipe(
-            dense_net, {"optimiser": optax.sgd(50.0)}, images=2_000, epochs=1
+            dense_net, {"optimizer": optax.sgd(50.0)}, images=2_000, epochs=1
         ),
-        **{n: Recipe(dense_net, {"defence": d}) for n, d in adversarial.items()},
+        **{n: Recipe(dense_net, {"defense": d}) for n, d in adversarial.items()},
     }  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def train(recipe: Recipe, data: Digits) -> Classifier:
     x, y = data.train
     rows = y < recipe.digits
     x, y = x[rows][: recipe.images], y[rows][: recipe.images]
-    options: dict[str, Any] = {"optimiser": optax.adam(1e-3), "batch": 100}
+    options: dict[str, Any] = {"optimizer": optax.adam(1e-3), "batch": 100}
     options |= recipe.options
     history = fit(recipe.net, (x, y), epochs=recipe.epochs, **options)
     return Classifier(recipe.net, history.params, history.state)

@@ -2,7 +2,7 @@
 
 Question: of 30 runs killed once each, at a random moment (about one in six while it
 starts and compiles, the others at a share of its steps drawn evenly, and up to 50 ms
-later), how many end, resumed, with exactly the parameters, optimiser state and history
+later), how many end, resumed, with exactly the parameters, optimizer state and history
 of a run that nobody killed?
 
     python -m experiments.kills        about 5 minutes on 2 cores
@@ -58,7 +58,7 @@ def train(args: Args, data, folder: Path) -> None:
     history = fit(
         net, (data.train.x[:12800], data.train.y[:12800]), epochs=args.epochs,
         validation=(data.validation.x[:1000], data.validation.y[:1000]),
-        optimiser=optax.adam(1e-3), seeds=[0, 1],
+        optimizer=optax.adam(1e-3), seeds=[0, 1],
         snapshots=Snapshots(folder, every=args.every, resume=True),
     )  # fmt: skip
     rows = [[row["loss"], row["validation_loss"]] for row in history.rows]

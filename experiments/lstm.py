@@ -26,7 +26,7 @@ from jaxnn.check import compare_gradients
 from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.overview import count_parameters
 from jaxnn.plots.shared import BLUE, GREY, GREYS, INK, PALE, new_figure, save
 from jaxnn.train import History, evaluate, fit
@@ -73,7 +73,7 @@ def train(net: Layer, data: Dataset, seed: int, args: Args) -> History:
         net,
         data.train,
         validation=data.validation,
-        optimiser=optimiser_by_name("adam", args.lr, "onecycle", steps),
+        optimizer=optimizer_by_name("adam", args.lr, "onecycle", steps),
         epochs=args.epochs,
         batch=args.batch,
         clip_norm=args.clip_norm,

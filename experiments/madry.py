@@ -76,8 +76,8 @@ def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
     history = fit(
         net, (data.train.x[rows], data.train.y[rows]), batch=batch, seeds=args.seed,
         epochs=max(1, round(args.steps / (len(rows) // batch))),
-        optimiser=optax.adam(rate), steps_per_call=100,
-        defence=defences.pgd(budget, args.attack_steps, share),
+        optimizer=optax.adam(rate), steps_per_call=100,
+        defense=defences.pgd(budget, args.attack_steps, share),
         on_epoch=lambda row: print(
             f"  epoch {row['epoch']}  loss {row['loss']:.3f}  {row['seconds']:.0f} s",
             flush=True,

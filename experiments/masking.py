@@ -191,7 +191,7 @@ def run(args: Args) -> None:
     honest = {
         "plain": plain,
         "Gaussian .3": trained(data, 1, args.epochs, augment=input_noise(0.3)),
-        "PGD-7": trained(data, 1, args.epochs, defence=defences.pgd(args.epsilon)),
+        "PGD-7": trained(data, 1, args.epochs, defense=defences.pgd(args.epsilon)),
     }
     failures: dict[str, list[str]] = {}
     for name, nets in honest.items():

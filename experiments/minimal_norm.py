@@ -85,7 +85,7 @@ def train(data: Digits, args: Args) -> list[Net]:
     net, steps = mlp([784, 500, 150, 10]), len(data.train.y) // 128 * args.epochs
     rate = optax.cosine_decay_schedule(0.05, steps)
     history = fit(
-        net, data.train, optimiser=optax.sgd(rate, momentum=0.9), epochs=args.epochs,
+        net, data.train, optimizer=optax.sgd(rate, momentum=0.9), epochs=args.epochs,
         batch=128, seeds=range(args.seeds),
     )  # fmt: skip
     return members(net, history, args.seeds)

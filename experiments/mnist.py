@@ -87,7 +87,7 @@ def vmap_is_alone(dtype: str, epochs: int = 1) -> dict:
     """
     data, net = load("mnist"), mlp([784, 128, 10])
     options = {
-        "optimiser": optax.adam(1e-3),
+        "optimizer": optax.adam(1e-3),
         "epochs": epochs,
         "validation": data.validation,
         "dtype": dtype,

@@ -95,8 +95,8 @@ def losses_in_numpy(dtype: Any, x: np.ndarray, y: np.ndarray, order: np.ndarray)
 
 def losses_in_jax(dtype: Any, x: np.ndarray, y: np.ndarray, order: np.ndarray):
     """The same by jaxnn's engine."""
-    net, optimiser, key = mlp(SMALL), optax.sgd(RATE), jax.random.key(0)
-    ts = init_state(net, optimiser, (784,), key, dtype)
+    net, optimizer, key = mlp(SMALL), optax.sgd(RATE), jax.random.key(0)
+    ts = init_state(net, optimizer, (784,), key, dtype)
     layers = iter(rivals.start(SMALL, seed=0))
 
     def replaced(params):  # dense layers have weights, relu and flatten do not
@@ -106,7 +106,7 @@ def losses_in_jax(dtype: Any, x: np.ndarray, y: np.ndarray, order: np.ndarray):
         return {"w": jnp.asarray(w, dtype), "b": jnp.asarray(b, dtype)}
 
     ts = ts._replace(params=tuple(map(replaced, ts.params)))
-    step = make_step(net, softmax_cross_entropy, optimiser)
+    step = make_step(net, softmax_cross_entropy, optimizer)
     program = jax.jit(scan_steps, static_argnums=0)
     _, metrics = program(step, ts, jnp.asarray(x), jnp.asarray(y), order, key)
     return np.asarray(metrics["loss"])
@@ -138,11 +138,11 @@ def same_numbers(x: np.ndarray, y: np.ndarray) -> tuple[dict, dict]:
 # ---- the clock
 
 
-def python_loop(widths, batch: int, optimiser, x, y) -> Program:
+def python_loop(widths, batch: int, optimizer, x, y) -> Program:
     """jaxnn's step compiled, but called from Python for every batch."""
     net, key = mlp(widths), jax.random.key(0)
-    step = jax.jit(make_step(net, softmax_cross_entropy, optimiser), donate_argnums=0)
-    ts = init_state(net, optimiser, x.shape[1:], key)
+    step = jax.jit(make_step(net, softmax_cross_entropy, optimizer), donate_argnums=0)
+    ts = init_state(net, optimizer, x.shape[1:], key)
 
     def epoch(number: int) -> float:
         nonlocal ts
@@ -158,11 +158,11 @@ def python_loop(widths, batch: int, optimiser, x, y) -> Program:
 def three_ways(widths, batch: int, adam: bool, x, y, rounds: int) -> dict:
     """Seconds an epoch in NumPy and in JAX, in turn."""
     name, rate = ("adam", 1e-3) if adam else ("sgd", RATE)
-    optimiser, net = {"adam": optax.adam, "sgd": optax.sgd}[name](rate), mlp(widths)
+    optimizer, net = {"adam": optax.adam, "sgd": optax.sgd}[name](rate), mlp(widths)
     programs: dict[str, Program] = {
         "NumPy": numpy_twin.make(widths, batch, name, rate, x, y, 0).epoch,
-        "JAX, Python loop": python_loop(widths, batch, optimiser, x, y),
-        "JAX, compiled loop": ours(net, softmax_cross_entropy, batch, optimiser, x, y),
+        "JAX, Python loop": python_loop(widths, batch, optimizer, x, y),
+        "JAX, compiled loop": ours(net, softmax_cross_entropy, batch, optimizer, x, y),
         "products alone": products_alone(widths, batch, len(x) // batch),
     }
     found = in_turn(programs, rounds)

@@ -153,7 +153,7 @@ def in_jax(data, setting, dtype, args: Args, guard="raise") -> dict[str, Any]:
     finding = None
     try:
         history = fit(
-            net, (x, data.train.y), loss=loss, optimiser=optax.sgd(rate),
+            net, (x, data.train.y), loss=loss, optimizer=optax.sgd(rate),
             epochs=args.epochs, batch=args.batch, seeds=list(args.seeds), guard=guard,
             dtype=dtype, keep="last",
         )  # fmt: skip

@@ -249,9 +249,9 @@ def trained(
     batch = options.pop("batch", 128)
     peak = options.pop("lr", 2e-3)
     steps = len(data.train.y) // batch * epochs
-    optimiser = optax.adam(optax.cosine_decay_schedule(peak, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(peak, steps))
     history = fit(
-        net, data.train, optimiser=optimiser, epochs=epochs, batch=batch,
+        net, data.train, optimizer=optimizer, epochs=epochs, batch=batch,
         seeds=range(first, first + seeds), **options,
     )  # fmt: skip
     return members(net, history, seeds)

@@ -53,8 +53,8 @@ class Args:
 
 def one_step(net, devices: int, batch: int):
     """(compiled step, its arguments, bytes of the parameters)."""
-    optimiser = optax.adam(1e-3)
-    step = make_step(net, softmax_cross_entropy, optimiser)
+    optimizer = optax.adam(1e-3)
+    step = make_step(net, softmax_cross_entropy, optimizer)
     spread = Spread(data_mesh(devices), batch)
     key = jax.random.key(0)
     ts, key = spread.replicate((step.start((batch, 784), key), key))

@@ -89,7 +89,7 @@ def train(
 ) -> list[Net]:
     """Nielsen's network: quadratic cost, SGD 3.0, batches of 10."""
     history = fit(
-        lesson(init), data, loss=quadratic, optimiser=optax.sgd(3.0), epochs=epochs,
+        lesson(init), data, loss=quadratic, optimizer=optax.sgd(3.0), epochs=epochs,
         batch=10, seeds=range(first, first + seeds),
     )  # fmt: skip
     return members(NET, history, seeds)

@@ -164,7 +164,7 @@ class Setting(NamedTuple):
 
     net: Layer
     loss: Callable
-    optimiser: Any
+    optimizer: Any
     x: np.ndarray  # (4, 2)
     t: np.ndarray  # (4, 1)
     threshold: float  # an output above it says yes
@@ -299,7 +299,7 @@ def run(args: Args) -> None:
     kinds, runs = {}, {}
     for name, s in settings().items():
         runs[name] = train_many(
-            s.net, s.loss, s.optimiser, s.x, s.t, seeds=range(args.seeds),
+            s.net, s.loss, s.optimizer, s.x, s.t, seeds=range(args.seeds),
             steps=args.patience * args.steps, every=args.steps,
         )  # fmt: skip
         kinds[name], values["settings"][name] = explain(s, args, runs[name])

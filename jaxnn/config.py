@@ -41,13 +41,13 @@ class TrainConfig:
     label_smoothing: float | None = None
     """Share of the target spread over all classes; none: 0.1 with
     softmax_cross_entropy, 0 with the other losses."""
-    optimiser: Annotated[str, tyro.conf.arg(aliases=["--optimizer"])] = "adam"
+    optimizer: str = "adam"
     """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, lion ..."""
     lr: float | None = None
-    """Learning rate (the peak, if scheduled); none: the optimiser's usual one."""
+    """Learning rate (the peak, if scheduled); none: the optimizer's usual one."""
     weight_decay: float | None = None
     """Of adamw, lamb and lion: share of each weight taken off a step, times the
-    learning rate; none: the optimiser's usual one. Biases, gammas, betas: never."""
+    learning rate; none: the optimizer's usual one. Biases, gammas, betas: never."""
     schedule: str = "cosine"
     """constant, linear, cosine, exponential, step or onecycle, over the whole run."""
     batch: int = 128
@@ -203,7 +203,7 @@ RECIPES: dict[str, TrainConfig] = {
         bias_init="normal",
         standardize=False,
         loss="quadratic",
-        optimiser="sgd",
+        optimizer="sgd",
         lr=3.0,
         schedule="constant",
         batch=10,

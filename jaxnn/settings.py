@@ -168,7 +168,7 @@ NEEDS = (
     Need(("beta",), lambda c: c.adversarial == "trades", "--adversarial trades"),
     Need(("replays",), lambda c: c.adversarial == "free", "--adversarial free"),
     Need(
-        ("weight_decay",), lambda c: c.optimiser in ("adamw", "lamb", "lion"),
+        ("weight_decay",), lambda c: c.optimizer in ("adamw", "lamb", "lion"),
         "--optimizer adamw, lamb or lion (or --l2)",
     ),
     Need(("order",), lambda c: c.seeds > 1, "--seeds above 1"),

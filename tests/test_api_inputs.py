@@ -155,11 +155,11 @@ REFUSED = {
     **{
         f"fit {name}={value!r}": fitted(**{name: value})
         for name, value in {
-            "loss": "mse", "optimiser": "adam", "penalty": 0.1, "project": 1.0,
+            "loss": "mse", "optimizer": "adam", "penalty": 0.1, "project": 1.0,
             "augment": "digits", "mixup": 0.2, "weight_noise": 0.1, "on_epoch": 3,
             "order": "mine", "keep": "first", "guard": "on", "dtype": "int32",
             "class_weights": "even", "weights": [1.0], "clip_norm": 0, "clip_value": -1,
-            "ema": 1.5, "defence": "pgd", "snapshots": "here", "mesh": 2,
+            "ema": 1.5, "defense": "pgd", "snapshots": "here", "mesh": 2,
         }.items()
     },
     "fit dtype no type": fitted(dtype="floaty"),
@@ -173,7 +173,7 @@ REFUSED = {
     "evaluate labels beyond int32": evaluated(y=Y.astype(int) - 2**40),
     "evaluate loss by name": evaluated(loss="mse"),
     "fit dtype a number": fitted(dtype=3),
-    "fit optimiser not called": fitted(optimiser=optax.adam),
+    "fit optimizer not called": fitted(optimizer=optax.adam),
     "fit data alone": fitted(X),
     "fit data of three": fitted((X, Y, Y)),
     "fit data None": fitted(None),

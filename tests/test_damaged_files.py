@@ -177,7 +177,7 @@ def whole(tmp_path_factory):
         common = ["--data", "digits", "--quiet", *TINY, "--epochs", "1"]
         train = ["train", *common, "--attack-images", "0"]
         assert main([*train, "--out", "run", "--snapshots", "1"]) == 0
-        bad = ["--optimiser", "sgd", "--lr", "1e30", "--guard", "raise"]
+        bad = ["--optimizer", "sgd", "--lr", "1e30", "--guard", "raise"]
         assert main([*train, *bad, "--out", "bad"]) == 1
         assert main(["sweep", "lr=0.01,0.02", *common, "--out", "sweep"]) == 0
     canvas = np.full((40, 40), 255, np.uint8)

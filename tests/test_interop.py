@@ -103,7 +103,7 @@ def test_layer_as_jax_is_its_forward_with_its_backward(train):
 
 def test_layer_as_jax_under_vmap_scan_checkpoint_and_optax():
     f, in_shape = as_jax(NET), (3,)
-    optimiser = optax.adam(0.05)
+    optimizer = optax.adam(0.05)
     x, keys = jnp.asarray(normal(16, 3)), jax.random.split(KEY, 2)
     labels = (x[:, 0] > 0).astype(int)
 
@@ -120,10 +120,10 @@ def test_layer_as_jax_under_vmap_scan_checkpoint_and_optax():
             (value, state), grads = jax.value_and_grad(loss, has_aux=True)(
                 params, state, key
             )
-            updates, opt = optimiser.update(grads, opt, params)
+            updates, opt = optimizer.update(grads, opt, params)
             return (optax.apply_updates(params, updates), state, opt), value
 
-        carry = (params, state, optimiser.init(params))
+        carry = (params, state, optimizer.init(params))
         return jax.lax.scan(step, carry, jax.random.split(key, 30))[1]
 
     values = jax.jit(jax.vmap(train))(keys)

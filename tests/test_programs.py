@@ -11,10 +11,10 @@ import pytest
 
 from jaxnn import Classifier, defences, fit, mlp, programs
 from jaxnn.attacks import fgsm
-from jaxnn.guard.policies import slowable
 from jaxnn.losses import loss_by_name
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.regularize import combined, input_noise, l1, l2, max_norm, weight_noise
+from jaxnn.train.policy import slowable
 from tests.compiling import compiling
 
 X = np.random.default_rng(0).uniform(0, 1, (40, 4)).astype("float32")
@@ -38,13 +38,13 @@ def measured(net, **options):
 def settings():
     """Of a step, made anew."""
     return {
-        "defence": defences.pgd(defences.ramp(0.1, 10), 2),
+        "defense": defences.pgd(defences.ramp(0.1, 10), 2),
         "penalty": combined(l1(0.01), l2(0.1)),
         "project": max_norm(3.0),
         "augment": input_noise(0.1),
         "weight_noise": weight_noise(0.01),
         "loss": loss_by_name("softmax_cross_entropy", 0.1),
-        "optimiser": optimiser_by_name("adamw", 0.1, "cosine", 10),
+        "optimizer": optimizer_by_name("adamw", 0.1, "cosine", 10),
     }
 
 
@@ -61,10 +61,10 @@ def test_an_equal_network_compiles_nothing(options):
 
 
 OTHERS = {
-    "lr": {"optimiser": optimiser_by_name("adam", 0.1)},
+    "lr": {"optimizer": optimizer_by_name("adam", 0.1)},
     "penalty": {"penalty": l2(1.0)},
     "batch": {"batch": 4},
-    "guard": {"guard": "rollback", "optimiser": optimiser_by_name("sgd", 0.1)},
+    "guard": {"guard": "rollback", "optimizer": optimizer_by_name("sgd", 0.1)},
     "dtype": {"dtype": "float32"},
     "seeds": {"seeds": [0, 1]},
 }
@@ -82,11 +82,11 @@ def test_another_setting_is_another_program(name):
     assert got.rows[-1]["loss"] != plain.rows[-1]["loss"]
 
 
-def test_precision_and_foreign_optimisers_are_part_of_a_program():
+def test_precision_and_foreign_optimizers_are_part_of_a_program():
     net = mlp([4, 5, 3])
     trained(net)
     with compiling() as found:
-        trained(net, optimiser=optax.adam(1e-3))  # that it is ours cannot be told
+        trained(net, optimizer=optax.adam(1e-3))  # that it is ours cannot be told
     assert found
     with jax.default_matmul_precision("highest"), compiling() as found:
         trained(net)
@@ -96,14 +96,14 @@ def test_precision_and_foreign_optimisers_are_part_of_a_program():
     assert not found
 
 
-def test_our_optimisers_are_the_same_for_the_same_arguments():
-    assert optimiser_by_name("adam") is optimiser_by_name("adam")
-    assert optimiser_by_name("adam", 1) is not optimiser_by_name("adam", 1.0)
-    assert optimiser_by_name("adam", 0.1) is not optimiser_by_name("sgd", 0.1)
-    one = optimiser_by_name("adam")
+def test_our_optimizers_are_the_same_for_the_same_arguments():
+    assert optimizer_by_name("adam") is optimizer_by_name("adam")
+    assert optimizer_by_name("adam", 1) is not optimizer_by_name("adam", 1.0)
+    assert optimizer_by_name("adam", 0.1) is not optimizer_by_name("sgd", 0.1)
+    one = optimizer_by_name("adam")
     assert slowable(one) is slowable(one)
     mask = {"w": True}  # cannot be hashed
-    assert optimiser_by_name("adamw", mask=mask) is not None
+    assert optimizer_by_name("adamw", mask=mask) is not None
 
 
 def test_programs_are_let_go_after_so_many(monkeypatch):

@@ -10,7 +10,7 @@ from jaxnn import serial
 from jaxnn.combine import stack
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, lstm, multi_head_attention
-from jaxnn.optimisers import WEIGHT_DECAY, optimiser_by_name
+from jaxnn.optimizers import WEIGHT_DECAY, optimizer_by_name
 from jaxnn.regularize import l1, l2, max_norm, spectral_norm, weight_noise
 from jaxnn.tree import weights
 from tests.layers.cases import traced_init
@@ -27,10 +27,10 @@ GRADS = jax.tree.map(lambda a: jnp.cos(a), PARAMS)
 OPTAX = {"adamw": optax.adamw, "lamb": optax.lamb, "lion": optax.lion}
 
 
-def moved(optimiser, params=PARAMS, steps=3):
-    state = optimiser.init(params)
+def moved(optimizer, params=PARAMS, steps=3):
+    state = optimizer.init(params)
     for _ in range(steps):
-        updates, state = optimiser.update(GRADS, state, params)
+        updates, state = optimizer.update(GRADS, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -40,7 +40,7 @@ def moved(optimiser, params=PARAMS, steps=3):
 def test_only_weights_decay_as_with_a_mask_in_optax(name, decay):
     usual = WEIGHT_DECAY[name] if decay is None else decay
     want = moved(OPTAX[name](0.1, weight_decay=usual, mask=MASK))
-    got = moved(optimiser_by_name(name, 0.1, weight_decay=decay))
+    got = moved(optimizer_by_name(name, 0.1, weight_decay=decay))
     assert_trees_close(got, want)
     if usual:  # a decay of everything would show
         other = moved(OPTAX[name](0.1, weight_decay=usual))
@@ -49,7 +49,7 @@ def test_only_weights_decay_as_with_a_mask_in_optax(name, decay):
 
 def test_a_mask_says_what_decays():
     biases = {"w": False, "b": True, "gamma": False, "beta": False}
-    got = moved(optimiser_by_name("adamw", 0.1, weight_decay=0.3, mask=biases))
+    got = moved(optimizer_by_name("adamw", 0.1, weight_decay=0.3, mask=biases))
     want = moved(optax.adamw(0.1, weight_decay=0.3, mask=biases))
     assert_trees_close(got, want)
     assert l2(1.0, mask=biases)(PARAMS)[0] == jnp.square(PARAMS["b"]).sum() / 2
@@ -66,7 +66,7 @@ def test_a_mask_says_what_decays():
 )
 def test_weight_decay_that_cannot_be_is_refused(name, decay, message):
     with pytest.raises(JaxnnError, match=message):
-        optimiser_by_name(name, 0.1, weight_decay=decay)
+        optimizer_by_name(name, 0.1, weight_decay=decay)
 
 
 def test_weights_go_by_their_names_also_in_a_stack():
@@ -90,7 +90,7 @@ def test_weights_go_by_their_names_also_in_a_stack():
         spectral_norm(0.1),
         max_norm(1.0),
         lambda params: weight_noise(0.1)(jax.random.key(0), params),
-        optimiser_by_name("adamw").init,
+        optimizer_by_name("adamw").init,
     ],
 )
 def test_a_matrix_by_another_name_is_not_left_out_unseen(act):

@@ -42,7 +42,7 @@ from experiments.choices import (
 )
 from experiments.common import picture, spread
 from jaxnn import mlp
-from jaxnn.optimisers import OPTIMISERS
+from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.plots.panels import COLOURS, DASHES, lines, name_axes, panels, show_legend
 from jaxnn.plots.shared import INK, save
 
@@ -62,7 +62,7 @@ EXTENT = (-1.6, 1.6, -0.7, 1.9)
 
 def make(way: str, rate: Any) -> optax.GradientTransformation:
     """The optimiser `way` with this rate."""
-    return OPTIMISERS[WAYS[way]][0](rate)
+    return OPTIMIZERS[WAYS[way]][0](rate)
 
 
 # ---- a network

@@ -34,8 +34,8 @@ class UnavailableError(JaxnnError):
 
 
 # Each module has
-# make(widths, batch, optimiser, learning_rate, x, y, seed) -> Rival
-# with x uint8 (N, I), y int32 (N,) and optimiser 'sgd' or 'adam'.
+# make(widths, batch, optimizer, learning_rate, x, y, seed) -> Rival
+# with x uint8 (N, I), y int32 (N,) and optimizer 'sgd' or 'adam'.
 RIVALS = {
     name: f"experiments.rivals.{name}"
     for name in (
@@ -50,7 +50,7 @@ RIVALS = {
     )
 }
 # The same, of the network in `experiments.rivals.cnn`:
-# make(batch, optimiser, learning_rate, x, y, seed) -> Rival
+# make(batch, optimizer, learning_rate, x, y, seed) -> Rival
 CNN_RIVALS = {
     "jax_grad_scan": "experiments.rivals.cnn_jax:make_scan",
     "jax_grad_loop": "experiments.rivals.cnn_jax:make_loop",

@@ -28,20 +28,20 @@ def logits(params, x):
 
 
 def make_scan(
-    batch: int, optimiser: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
+    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, jax_grad_scan.OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, jax_grad_scan.OPTIMIZERS)(learning_rate)
     return jax_grad_scan.rival(
         "jax_grad_scan", start(seed), logits, batch, opt, x, y, seed
     )
 
 
 def make_loop(
-    batch: int, optimiser: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
+    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, jax_grad_scan.OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, jax_grad_scan.OPTIMIZERS)(learning_rate)
     return jax_grad_loop.rival(
         "jax_grad_loop", start(seed), logits, batch, opt, x, y, seed
     )

@@ -41,10 +41,10 @@ class Network(nn.Module):
 
 
 def make(
-    batch: int, optimiser: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
+    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, torch_eager.OPTIMISERS)
+    opt = lookup("optimizer", optimizer, torch_eager.OPTIMIZERS)
     model = Network(seed)
     step = torch_eager.train_step(model, opt(model.parameters(), learning_rate))
     return torch_eager.rival("torch_eager", model, step, batch, x, y, seed)

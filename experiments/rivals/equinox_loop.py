@@ -1,6 +1,6 @@
 """Rival: Equinox, `eqx.filter_jit` of a step in a Python loop.
 
-Model and optimiser state pass through the step as flat lists, the trick of Equinox's
+Model and optimizer state pass through the step as flat lists, the trick of Equinox's
 "Low-overhead training loops" page: a fifth less time on 784-30-10. Donating them saves
 nothing here.
 """
@@ -16,7 +16,7 @@ import optax
 from experiments.rivals import Rival, batches, start, unit
 from jaxnn.errors import lookup
 
-OPTIMISERS = {"sgd": optax.sgd, "adam": optax.adam}
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
 
 class Network(eqx.Module):
@@ -51,14 +51,14 @@ def mean_loss(model, x, y):
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
     model = Network(start(widths, seed))
     state = opt.init(eqx.filter(model, eqx.is_inexact_array))
     model, model_tree = jax.tree.flatten(model)

@@ -1,6 +1,6 @@
 """Rival: Flax NNX, a jitted step with `nnx.Optimizer` in a Python loop.
 
-`nnx.jit_partial` binds model and optimiser once and, with graph=False, skips the walk
+`nnx.jit_partial` binds model and optimizer once and, with graph=False, skips the walk
 over the module's graph at every call: on 784-30-10 a third faster than the
 `nnx.cached_partial` of the performance guide, three times as fast as plain `nnx.jit`.
 """
@@ -17,7 +17,7 @@ from flax import nnx
 from experiments.rivals import Rival, batches, start, unit
 from jaxnn.errors import lookup
 
-OPTIMISERS = {"sgd": optax.sgd, "adam": optax.adam}
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
 
 class Network(nnx.Module):
@@ -42,14 +42,14 @@ class Network(nnx.Module):
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
     model = Network(start(widths, seed))
     optimizer = nnx.Optimizer(model, opt, wrt=nnx.Param)
     images, labels = unit(x), y

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.rivals import Rival, batches, start, unit
 from experiments.rivals.jax_grad_scan import (
-    OPTIMISERS,
+    OPTIMIZERS,
     accuracy_of,
     logits,
     train_step,
@@ -24,14 +24,14 @@ from jaxnn.errors import lookup
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
     return rival("jax_grad_loop", start(widths, seed), logits, batch, opt, x, y, seed)
 
 

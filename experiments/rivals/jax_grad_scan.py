@@ -14,7 +14,7 @@ import optax
 from experiments.rivals import Rival, batches, start, unit
 from jaxnn.errors import lookup
 
-OPTIMISERS = {"sgd": optax.sgd, "adam": optax.adam}
+OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
 
 def logits(params, x):
@@ -52,14 +52,14 @@ def accuracy_of(logits: Callable, params, x: np.ndarray, y: np.ndarray) -> float
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)(learning_rate)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
     return rival("jax_grad_scan", start(widths, seed), logits, batch, opt, x, y, seed)
 
 

@@ -1,7 +1,7 @@
 """Rival: forward and backward by hand in NumPy, as fast as we know how to write it.
 
 No array is made inside an epoch: every result goes to a buffer of its own. All
-parameters lie in one vector, so that an optimiser is a few calls and not a few a layer.
+parameters lie in one vector, so that an optimizer is a few calls and not a few a layer.
 BLAS keeps its default number of threads: on 2 cores, 2 make no difference that shows
 for 784-30-10 and save up to a third for wider networks.
 """
@@ -131,20 +131,20 @@ def _adam(params, grads, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     return update, 1.0
 
 
-OPTIMISERS = {"sgd": _sgd, "adam": _adam}
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)
     net = network(widths, batch, seed)
     update, factor = opt(net.params, net.grads, learning_rate)
     scale = np.float32(factor / batch)

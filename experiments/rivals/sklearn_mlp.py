@@ -1,6 +1,6 @@
 """Rival: scikit-learn's MLPClassifier, one `partial_fit` an epoch.
 
-`partial_fit` makes one pass and keeps the optimiser's moments, which `fit` with
+`partial_fit` makes one pass and keeps the optimizer's moments, which `fit` with
 `warm_start=True, max_iter=1` throws away at every call. It draws its own start (Glorot
 and Bengio 2010 with He's gain of 2, weights and biases) and its own order.
 """
@@ -14,13 +14,13 @@ from sklearn.neural_network import MLPClassifier
 from experiments.rivals import Rival, unit
 from jaxnn.errors import lookup
 
-OPTIMISERS = {"sgd": {"solver": "sgd", "momentum": 0.0}, "adam": {"solver": "adam"}}
+OPTIMIZERS = {"sgd": {"solver": "sgd", "momentum": 0.0}, "adam": {"solver": "adam"}}
 
 
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
@@ -32,7 +32,7 @@ def make(
         batch_size=batch,
         learning_rate_init=learning_rate,
         alpha=0.0,  # its default adds an L2 penalty that the others do not have
-        **lookup("optimiser", optimiser, OPTIMISERS),
+        **lookup("optimizer", optimizer, OPTIMIZERS),
     )
     # Whole batches only, like the others: the images left out are always the last few.
     whole = len(x) // batch * batch

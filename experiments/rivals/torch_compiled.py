@@ -1,6 +1,6 @@
 """Rival: PyTorch with torch.compile of the whole step.
 
-Compiling the loss alone and leaving backward and the optimiser to eager PyTorch, the
+Compiling the loss alone and leaving backward and the optimizer to eager PyTorch, the
 usual recipe, is no faster than eager here: with layers this small the calls cost more
 than the work. So gradient and update are one function (`torch.func`) and one graph,
 which takes well under the time of eager on 784-30-10.
@@ -45,13 +45,13 @@ def _adam(params, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     return update
 
 
-OPTIMISERS = {"sgd": _sgd, "adam": _adam}
+OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
-def train_step(model: nn.Module, optimiser: str, learning_rate: float) -> Callable:
+def train_step(model: nn.Module, optimizer: str, learning_rate: float) -> Callable:
     """Make the step: (x (B, I), y (B,)) -> loss, changing `model` in place."""
     params = {name: p.detach() for name, p in model.named_parameters()}
-    update = lookup("optimiser", optimiser, OPTIMISERS)(params, learning_rate)
+    update = lookup("optimizer", optimizer, OPTIMIZERS)(params, learning_rate)
 
     def mean_loss(params, x, y):
         z = torch.func.functional_call(model, params, (x,))
@@ -70,7 +70,7 @@ def train_step(model: nn.Module, optimiser: str, learning_rate: float) -> Callab
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
@@ -82,7 +82,7 @@ def make(
       UnavailableError: torch.compile found no working C++ compiler.
     """
     model = torch_eager.network(widths, seed)
-    step = train_step(model, optimiser, learning_rate)
+    step = train_step(model, optimizer, learning_rate)
     try:
         torch.compile(lambda a: a + 1)(torch.zeros(1))
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""Rival: PyTorch as it is usually written, module and optimiser, on the CPU.
+"""Rival: PyTorch as it is usually written, module and optimizer, on the CPU.
 
 The data stay in memory and each batch is one `index_select`: no DataLoader, which would
-cost more than the network. The optimisers are the fused ones, which here are faster
+cost more than the network. The optimizers are the fused ones, which here are faster
 than PyTorch's default.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 from experiments.rivals import Rival, batches, start, unit
 from jaxnn.errors import lookup
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": lambda params, rate: torch.optim.SGD(params, lr=rate, fused=True),
     "adam": lambda params, rate: torch.optim.Adam(params, lr=rate, fused=True),
 }
@@ -79,14 +79,14 @@ def rival(
 def make(
     widths: Sequence[int],
     batch: int,
-    optimiser: str,
+    optimizer: str,
     learning_rate: float,
     x: np.ndarray,
     y: np.ndarray,
     seed: int,
 ) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimiser", optimiser, OPTIMISERS)
+    opt = lookup("optimizer", optimizer, OPTIMIZERS)
     model = network(widths, seed)
     step = train_step(model, opt(model.parameters(), learning_rate))
     return rival("torch_eager", model, step, batch, x, y, seed)

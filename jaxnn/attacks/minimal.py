@@ -208,7 +208,7 @@ def carlini_wagner(
     Source: Carlini, Wagner 2017, arXiv 1608.04644.
     """
     low, width = box[0], box[1] - box[0]
-    optimiser = optax.adam(lr)
+    optimizer = optax.adam(lr)
     sign = -1 if targeted else 1
     # Just inside the box: at a pixel of exactly 0 or 1 atanh is infinite.
     w_start = jnp.arctanh((2 * (x - low) / width - 1) * 0.999999)
@@ -227,10 +227,10 @@ def carlini_wagner(
             active = sign * values < confidence
             pull = per_image(jnp.where(active, constant, 0), x) * -sign * dx
             dw = (2 * (x_adv - x) + pull) * width * (1 - jnp.tanh(w) ** 2) / 2
-            updates, opt = optimiser.update(dw, opt, w)
+            updates, opt = optimizer.update(dw, opt, w)
             return (w + updates, opt, best, ever | fooled), None
 
-        start = (w_start, optimiser.init(w_start), best, jnp.zeros(len(x), bool))
+        start = (w_start, optimizer.init(w_start), best, jnp.zeros(len(x), bool))
         (_, _, best, ever), _ = lax.scan(body, start, length=steps)
         return best, ever
 

@@ -16,7 +16,7 @@ def freeze(layer: Layer, params: Any = None, state: Any = None) -> Layer:
 
     They are kept in the state, as `{"params": ..., "state": ...}`, and its own params
     are `()`. So there is no gradient to compute, no penalty, weight decay, projection
-    or weight noise that reaches them, and no optimiser keeps moments for them. The
+    or weight noise that reaches them, and no optimizer keeps moments for them. The
     cotangent of x passes through as ever.
 
     The layer runs with `train=False` always: batch norm uses its averages and leaves

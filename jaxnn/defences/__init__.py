@@ -1,6 +1,6 @@
-"""Defences in training, each with its gradients by hand: `fit(..., defence=pgd(0.1))`.
+"""Defences in training, each with its gradients by hand: `fit(..., defense=pgd(0.1))`.
 
-    core         what a defence is; budgets that grow
+    core         budgets that grow; `jaxnn.train.defense` has what a defense is
     adversarial  fgsm_mix, fgsm_rs, pgd, trades, free: training on attacked images
     interval     bounds of the outputs over boxes of inputs
     certified    ibp: training for those bounds
@@ -16,11 +16,10 @@ from jaxnn.defences.adversarial import fgsm_mix, fgsm_rs, free, pgd, trades
 from jaxnn.defences.binarise import binarise
 from jaxnn.defences.certified import ibp
 from jaxnn.defences.collapse import Collapse, find_collapse
-from jaxnn.defences.core import Defence, ramp, undefended
+from jaxnn.defences.core import ramp
 
 __all__ = [
     "Collapse",
-    "Defence",
     "binarise",
     "fgsm_mix",
     "fgsm_rs",
@@ -30,5 +29,4 @@ __all__ = [
     "pgd",
     "ramp",
     "trades",
-    "undefended",
 ]

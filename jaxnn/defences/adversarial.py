@@ -11,16 +11,11 @@ from jax import Array, lax
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import Box
 from jaxnn.attacks.moves import move
-from jaxnn.defences.core import (
-    Defence,
-    Epsilon,
-    budget_at,
-    check_epsilon,
-    value_and_gradients,
-)
+from jaxnn.defences.core import Epsilon, budget_at, check_epsilon
 from jaxnn.errors import JaxnnError
 from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
+from jaxnn.train.defense import Defense, value_and_gradients
 
 
 def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
@@ -46,7 +41,7 @@ def pgd(
     step_size: float | None = None,
     *,
     box: Box = (0.0, 1.0),
-) -> Defence:
+) -> Defense:
     """Train on the images that PGD finds within `epsilon` (Linf), and on no others.
 
     Args:
@@ -66,7 +61,7 @@ def pgd(
 @remembered
 def fgsm_rs(
     epsilon: Epsilon, step_size: float = 1.25, *, box: Box = (0.0, 1.0)
-) -> Defence:
+) -> Defense:
     """Train on one signed step from a random start: nearly PGD, at two steps' cost.
 
     `step_size` is a share of epsilon; a larger one fails by catastrophic overfitting
@@ -79,7 +74,7 @@ def fgsm_rs(
     return _on_attacked("fgsm-rs", epsilon, 1, step_size, box, start_box=None)
 
 
-def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
+def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defense:
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
         key_start, key_net = jax.random.split(key)
@@ -96,12 +91,12 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defence:
         )
         return value, dparams, state, memory
 
-    return Defence(name, gradients, attack_steps=steps)
+    return Defense(name, gradients, attack_steps=steps)
 
 
 @remembered
-def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> Defence:
-    """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx): Goodfellow's own defence.
+def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> Defense:
+    """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx): Goodfellow's own defense.
 
     It learns to hide its gradient from the one step it is trained on: measure it by
     PGD. `box=None` does not clip, as in the original.
@@ -128,7 +123,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
 
         return mix(clean, attacked), jax.tree.map(mix, dclean, dattacked), state, memory
 
-    return Defence("fgsm-mix", gradients, attack_steps=1)
+    return Defense("fgsm-mix", gradients, attack_steps=1)
 
 
 @remembered
@@ -139,7 +134,7 @@ def trades(
     beta: float = 1.0,
     *,
     box: Box = (0.0, 1.0),
-) -> Defence:
+) -> Defense:
     """J(x) + beta KL(p(x) || p(x')): be right, and say the same nearby.
 
     x' maximises that divergence within `epsilon` (Linf). The gradient goes through both
@@ -183,7 +178,7 @@ def trades(
         dparams = jax.tree.map(jnp.add, dparams, dparams_near)
         return value + scale * apart.sum(), dparams, state, memory
 
-    return Defence("trades", gradients, attack_steps=steps)
+    return Defense("trades", gradients, attack_steps=steps)
 
 
 def divergence(a: Array, b: Array) -> tuple[Array, Array, Array]:
@@ -200,7 +195,7 @@ def divergence(a: Array, b: Array) -> tuple[Array, Array, Array]:
 
 
 @remembered
-def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defence:
+def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defense:
     """Each batch several times; the way back that trains also moves the attack.
 
     The perturbation is kept from step to step, also to the next batch; every step
@@ -224,7 +219,7 @@ def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defenc
         kept = jnp.where(jnp.isnan(moved), moved, jnp.clip(moved, -limit, limit))
         return value, dparams, state, kept
 
-    return Defence(f"free-{replays}", gradients, jnp.zeros, replays, 1)
+    return Defense(f"free-{replays}", gradients, jnp.zeros, replays, 1)
 
 
 def _check(name, epsilon, **counts):

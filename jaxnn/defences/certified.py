@@ -6,15 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box
-from jaxnn.defences.core import (
-    Defence,
-    Epsilon,
-    budget_at,
-    check_epsilon,
-    value_and_gradients,
-)
+from jaxnn.defences.core import Epsilon, budget_at, check_epsilon
 from jaxnn.defences.interval import margins
 from jaxnn.programs import remembered
+from jaxnn.train.defense import Defense, value_and_gradients
 
 
 @remembered
@@ -23,7 +18,7 @@ def ibp(
     kappa: float | Callable = 0.5,
     *,
     box: Box = (0.0, 1.0),
-) -> Defence:
+) -> Defense:
     """kappa J(z) + (1 - kappa) J(worst z): interval bound propagation.
 
     The worst z has for each class the largest margin over the label's that the bounds
@@ -55,4 +50,4 @@ def ibp(
 
         return mix(plain, value), jax.tree.map(mix, dparams, dworst), state, memory
 
-    return Defence("ibp", gradients, attack_steps=0)
+    return Defense("ibp", gradients, attack_steps=0)

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.defences.core import Defence, undefended
 from jaxnn.errors import JaxnnError
+from jaxnn.train.defense import Defense, standard_training
 
 
 class Collapse(NamedTuple):
@@ -27,7 +27,7 @@ def find_collapse(
     outputs: Any,
     y: Any,
     *,
-    defence: Defence = undefended,
+    defense: Defense = standard_training,
     one_step: float | None = None,
     many_steps: float | None = None,
 ) -> Collapse | None:
@@ -43,7 +43,7 @@ def find_collapse(
       outputs: of the network on clean images, or predicted labels (N,); of a single
         output (N, 1) above 0 says yes.
       y: labels.
-      defence: what the network was trained with.
+      defense: what the network was trained with.
       one_step: accuracy under FGSM, within a budget that it was trained for.
       many_steps: accuracy under PGD of the same budget.
     """
@@ -60,8 +60,8 @@ def find_collapse(
             f"the outputs for {bad.sum():,} of {len(y):,} images are NaN or infinite: "
             "no answer; lower the learning rate, and see jaxnn.guard",
         )  # fmt: skip
-    found = _one_class(*_answers(outputs, y), defence)
-    single = defence.attack_steps == 1
+    found = _one_class(*_answers(outputs, y), defense)
+    single = defense.attack_steps == 1
     if found or not single or one_step is None or many_steps is None:
         return found
     gap = one_step - many_steps
@@ -82,7 +82,7 @@ def _answers(outputs, y):
     return outputs.argmax(-1) if outputs.ndim > 1 else outputs, y
 
 
-def _one_class(said, y, defence):
+def _one_class(said, y, defense):
     classes, counts = np.unique(said, return_counts=True)
     most, share = classes[counts.argmax()], float(counts.max() / len(y))
     due = float((y == most).mean())
@@ -92,7 +92,7 @@ def _one_class(said, y, defence):
         "the budget was too large from the start; let it grow (ramp, --epsilon-ramp "
         "0.5) or lower the learning rate"
     )
-    if defence.attack_steps is None:
+    if defense.attack_steps is None:
         why = "the network has not learnt to tell classes; change the learning rate"
     return Collapse(
         "one class", share,

@@ -14,7 +14,7 @@ PARTS = {
     "augmentation": "the augmentation (`augment`) made it of sound inputs",
     "mixup": "mixup made it of sound inputs",
     "weight noise": "the noise on the weights made it of sound weights: a smaller one",
-    "update": "the optimiser, or a projection after it, made it of finite gradients: "
+    "update": "the optimizer, or a projection after it, made it of finite gradients: "
     "look at lr, epsilon and schedule",
 }
 TOLD = {
@@ -50,7 +50,7 @@ class Finding:
         them (of the validation data where part is "evaluation").
       labels: of those samples.
       inputs: (smallest, largest) finite value of what the operation was given.
-      lr: learning rate at that step, if the optimiser tells.
+      lr: learning rate at that step, if the optimizer tells.
       grad_norms: of the last 20 steps before it.
       agree: whether both ways of looking name the same part and layer.
       cause: in words, with what to do.

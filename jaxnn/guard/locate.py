@@ -76,7 +76,7 @@ def locate_nonfinite(
         op=origin.op if told else "",
         line=origin.line if told else "",
         inputs=value_range(given),
-        lr=learning_rate(step.optimiser, ts.opt),
+        lr=learning_rate(step.optimizer, ts.opt),
         grad_norms=[float(n) for n in np.asarray(grad_norms)[-20:]],
         agree=_agree(origin, spot),
         turn=origin.turn if told else "",
@@ -194,7 +194,7 @@ def argument_name(args, origin) -> str:
     name = jax.tree_util.keystr(paths[origin.argument][0], simple=True, separator="/")
     for start, words in (
         ("0/params/", "parameter "), ("0/state/", "running statistic "),
-        ("0/opt/", "optimiser state "), ("1", "input"), ("2", "target or weight"),
+        ("0/opt/", "optimizer state "), ("1", "input"), ("2", "target or weight"),
     ):  # fmt: skip
         if name.startswith(start):  # of a `TrainState`, or of what stands in its place
             return words + name.removeprefix(start)

@@ -1,4 +1,4 @@
-"""The learning rate that an optax optimiser used, which it does not tell."""
+"""The learning rate that an optax optimizer used, which it does not tell."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 
-def learning_rate(optimiser: Any, opt: Any) -> float | None:
-    """The rate of an optimiser in a state; None if it cannot be found out.
+def learning_rate(optimizer: Any, opt: Any) -> float | None:
+    """The rate of an optimizer in a state; None if it cannot be found out.
 
     A rate kept in the state (`optax.inject_hyperparams`) is read there. Else it is
-    looked up among what the optimiser's functions enclose: a number, or a schedule and
-    the count in the state. `jaxnn.guard.policies.Slowed` multiplies it.
+    looked up among what the optimizer's functions enclose: a number, or a schedule and
+    the count in the state. `jaxnn.train.policy.Slowed` multiplies it.
     """
     counts, scale = [], 1.0
     for path, leaf in jax.tree_util.tree_leaves_with_path(opt):
@@ -24,7 +24,7 @@ def learning_rate(optimiser: Any, opt: Any) -> float | None:
         if name == ".scale":
             scale = float(np.asarray(leaf))
     try:
-        for name, value in _enclosed(getattr(optimiser, "update", None)):
+        for name, value in _enclosed(getattr(optimizer, "update", None)):
             if name == "step_size" and np.ndim(value) == 0:
                 return abs(float(value)) * scale
             if name == "step_size_fn" and counts:

@@ -47,7 +47,7 @@ def load_case(path: str | Path, step: Any) -> Case:
     """Read what `save_case` wrote, for the step it belongs to.
 
     Raises:
-      JaxnnError: no such file, a damaged one, or one of another network or optimiser.
+      JaxnnError: no such file, a damaged one, or one of another network or optimizer.
     """
     meta = load_meta(path)
     if "about" not in meta:
@@ -99,7 +99,7 @@ def replay(path: str | Path, step: Any) -> Finding | None:
 
     Args:
       path: what `save_case` wrote.
-      step: made by `make_step` with the same network, loss and optimiser.
+      step: made by `make_step` with the same network, loss and optimizer.
 
     Returns:
       The finding; None if everything is finite now, so the fault is repaired.

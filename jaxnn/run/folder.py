@@ -18,7 +18,7 @@ from jaxnn.files import read_json, write_json
 from jaxnn.layers import Layer
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.settings import SMALLEST, check, from_plain
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.state import cast_floats
@@ -205,7 +205,7 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
             )
         build(config, facts)
         loss_by_name(config.loss, config.label_smoothing or 0.0)
-        optimiser_by_name(config.optimiser, config.lr, config.schedule, 1)
+        optimizer_by_name(config.optimizer, config.lr, config.schedule, 1)
     return config, facts
 
 

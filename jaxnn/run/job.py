@@ -14,14 +14,14 @@ from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.config import TrainConfig
 from jaxnn.data import stratified_sample
-from jaxnn.defences import find_collapse, undefended
+from jaxnn.defences import find_collapse
 from jaxnn.defences.interval import margins
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.environment import memory
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line
 from jaxnn.losses import loss_by_name
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import worst_case
 from jaxnn.run.options import step_options
@@ -33,6 +33,7 @@ from jaxnn.train import (
     evaluate,
     fit,
     make_step,
+    standard_training,
 )
 
 EPSILON, STEPS = 0.1, 40  # the attacks of the report: Linf, in pixel units of [0, 1]
@@ -59,8 +60,8 @@ class Job:
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs
         steps *= config.replays or 1
         self.steps = steps
-        self.optimiser = optimiser_by_name(
-            config.optimiser, config.lr, config.schedule, steps, config.weight_decay
+        self.optimizer = optimizer_by_name(
+            config.optimizer, config.lr, config.schedule, steps, config.weight_decay
         )
         self.options = step_options(config, data.classes, steps)
         self._check(facts)
@@ -70,7 +71,7 @@ class Job:
 
     def _check(self, facts):
         """Raise for options that cannot be met, before any file is written."""
-        make_step(self.net, self.loss, self.optimiser, **self.options)
+        make_step(self.net, self.loss, self.optimizer, **self.options)
         if self.config.adversarial == "ibp":
             margins(self.net)
         self._check_sizes(facts)
@@ -99,7 +100,7 @@ class Job:
         needed, there = 3 * size * self.config.seeds, memory()
         if there and needed > there:
             raise JaxnnError(
-                "--layers and --seeds: parameters, gradients and the optimiser's state "
+                "--layers and --seeds: parameters, gradients and the optimizer's state "
                 f"need at least {needed / 1e9:,.0f} GB, but there are "
                 f"{there / 1e9:,.0f}; expected fewer or narrower networks"
             )
@@ -129,7 +130,7 @@ class Job:
                 data.train,
                 validation=data.validation if len(data.validation.x) else None,
                 loss=self.loss,
-                optimiser=self.optimiser,
+                optimizer=self.optimizer,
                 epochs=config.epochs,
                 batch=config.batch,
                 seeds=self.seeds,
@@ -293,13 +294,13 @@ class Job:
         one, many, _ = attack_keys(self.threat.epsilon)
         attacked = result["adversarial"] or {one: None, many: None}
         pairs = (attacked[one], attacked[many])
-        defence = self.options["defence"] or undefended
+        defense = self.options["defense"] or standard_training
         said = []
         for i, outputs in enumerate(self.all_outputs):
             one, many = (a[i] if isinstance(a, list) else a for a in pairs)
             found = find_collapse(
                 outputs, self.data.test.y,
-                defence=defence, one_step=one, many_steps=many,
+                defense=defense, one_step=one, many_steps=many,
             )  # fmt: skip
             if found is not None:
                 seed = f"seed {self.config.seed + i}: " if self.many else ""

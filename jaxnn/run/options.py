@@ -7,7 +7,8 @@ from typing import Any
 from jaxnn import augment, defences, regularize
 from jaxnn.config import TrainConfig
 from jaxnn.errors import lookup
-from jaxnn.optimisers import learning_rate, weight_decay_of
+from jaxnn.optimizers import learning_rate, weight_decay_of
+from jaxnn.train import Defense
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -17,8 +18,8 @@ def resolved(config: TrainConfig) -> TrainConfig:
     """
     c = config
     rules: dict[str, Any] = {
-        "lr": learning_rate(c.optimiser, c.lr),
-        "weight_decay": weight_decay_of(c.optimiser),
+        "lr": learning_rate(c.optimizer, c.lr),
+        "weight_decay": weight_decay_of(c.optimizer),
         "label_smoothing": 0.1 if c.loss == "softmax_cross_entropy" else 0.0,
         "keep": "best" if c.validation else "last",
         "epsilon": None if c.adversarial == "none" else 0.1,
@@ -60,18 +61,18 @@ def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str,
         "clip_norm": c.clip_norm,
         "clip_value": c.clip_value,
         "ema": c.ema,
-        "defence": _defence(c, steps),
+        "defense": _defense(c, steps),
     }
 
 
-def _defence(config, steps) -> defences.Defence | None:
+def _defense(config, steps) -> Defense | None:
     c, epsilon = config, config.epsilon
     if c.adversarial == "none":
         return None
     if c.epsilon_ramp:
         epsilon = defences.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
     steps, size = c.attack_steps, c.attack_step_size
-    makers: dict[str, Callable[[], defences.Defence]] = {
+    makers: dict[str, Callable[[], Defense]] = {
         "fgsm_mix": lambda: defences.fgsm_mix(epsilon, c.alpha),
         "fgsm_rs": lambda: defences.fgsm_rs(epsilon, size),
         "pgd": lambda: defences.pgd(epsilon, steps, size),

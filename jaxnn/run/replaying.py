@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jaxnn.config import ReplayConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.finding import Finding
-from jaxnn.guard.policies import slowable
 from jaxnn.guard.repro import replay, save_case
 from jaxnn.losses import loss_by_name
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.run.folder import load_run
 from jaxnn.run.options import step_options
 from jaxnn.train.checkpoint import load_meta
+from jaxnn.train.policy import slowable
 from jaxnn.train.scaling import is_half
 from jaxnn.train.step import make_step
 
@@ -50,13 +50,13 @@ def replay_run(config: ReplayConfig) -> Finding | None:
             f"{config.run} has no {FILE}: the run had no bad step that was located"
         )
     c, steps = run.config, load_meta(path).get("steps", 1)
-    optimiser = optimiser_by_name(c.optimiser, c.lr, c.schedule, steps, c.weight_decay)
+    optimizer = optimizer_by_name(c.optimizer, c.lr, c.schedule, steps, c.weight_decay)
     if c.guard == "rollback":
-        optimiser = slowable(optimiser)
+        optimizer = slowable(optimizer)
     step = make_step(
         run.net,
         loss_by_name(c.loss, c.label_smoothing or 0.0),
-        optimiser,
+        optimizer,
         half=is_half(jnp.dtype(c.dtype)),
         **step_options(c, run.facts.classes, steps),
     )

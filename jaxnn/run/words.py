@@ -28,7 +28,7 @@ def heading(config: TrainConfig, data: Dataset, mesh: Any = None) -> str:
         f"{len(data.validation.x):,} validation, {len(data.test.x):,} test images "
         f"{size}, {data.classes} classes\n"
         f"training       {config.epochs} epochs of {steps} steps, batch "
-        f"{config.batch}, {config.optimiser}, lr {config.lr:g}, {config.schedule} "
+        f"{config.batch}, {config.optimizer}, lr {config.lr:g}, {config.schedule} "
         f"schedule{seeds}{spread}\n"
     )
 

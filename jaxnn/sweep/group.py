@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnn.config import TrainConfig
 from jaxnn.layers import Layer
 from jaxnn.models import build
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.regularize import NOISES, combined, l2
 from jaxnn.run.job import Job
 from jaxnn.sweep.points import Group
@@ -102,12 +102,12 @@ class SideBySide(Run):
     def _made(self, config, hyper: dict[str, Any]):
         """The step with the settings in `hyper` as traced numbers."""
         c, options = config, dict(self.job.options)
-        optimiser = self.job.optimiser
+        optimizer = self.job.optimizer
         if "lr" in self.traced:
-            unit = optimiser_by_name(
-                c.optimiser, 1.0, c.schedule, self.job.steps, c.weight_decay
+            unit = optimizer_by_name(
+                c.optimizer, 1.0, c.schedule, self.job.steps, c.weight_decay
             )
-            optimiser = optax.chain(unit, optax.scale(hyper.get("lr", c.lr)))
+            optimizer = optax.chain(unit, optax.scale(hyper.get("lr", c.lr)))
         if "l2" in self.traced:
             others = self._without(c, l2=0.0)["penalty"]
             mine = _times(l2(1.0), hyper.get("l2", c.l2))
@@ -120,7 +120,7 @@ class SideBySide(Run):
             )
         net = network(c, self.traced, self.facts, hyper.get("dropout"))
         return make_step(
-            net, self.loss, optimiser, **options, guard="skip", watch_update=False
+            net, self.loss, optimizer, **options, guard="skip", watch_update=False
         )
 
     def _without(self, config, **changes) -> dict:

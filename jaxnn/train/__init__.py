@@ -1,6 +1,7 @@
 """Training: state, step, engine, fit, evaluate."""
 
 from jaxnn.train.average import evaluated
+from jaxnn.train.defense import Defense, standard_training
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluation import Evaluation, evaluate, predict
 from jaxnn.train.fitting import fit
@@ -18,6 +19,7 @@ from jaxnn.train.step import make_step
 from jaxnn.train.weighting import balanced_class_weights
 
 __all__ = [
+    "Defense",
     "Evaluation",
     "History",
     "Snapshots",
@@ -37,6 +39,7 @@ __all__ = [
     "predict",
     "scan_seeds",
     "scan_steps",
+    "standard_training",
     "take_rows",
     "to_unit",
 ]

@@ -6,12 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.defences.core import Defence
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.guard.policies import POLICIES, slowable, step_guard
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.optimisers import optimiser_by_name
+from jaxnn.optimizers import optimizer_by_name
+from jaxnn.train.defense import Defense
 from jaxnn.train.inputs import (
     MANY,
     check_count,
@@ -24,6 +23,7 @@ from jaxnn.train.inputs import (
     seed_list,
 )
 from jaxnn.train.loop import History, Run
+from jaxnn.train.policy import POLICIES, slowable, step_guard
 from jaxnn.train.scaling import is_half
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
@@ -37,7 +37,7 @@ def fit(
     *,
     validation: tuple[Any, Any] | None = None,
     loss: Loss = softmax_cross_entropy,
-    optimiser: Any = None,
+    optimizer: Any = None,
     epochs: int = 10,
     batch: int = 128,
     seeds: int | Sequence[int] = 0,
@@ -50,7 +50,7 @@ def fit(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     ema: float | None = None,
-    defence: Defence | None = None,
+    defense: Defense | None = None,
     weights: Any = None,
     class_weights: Any = None,
     patience: int | None = None,
@@ -74,8 +74,8 @@ def fit(
       validation: (x, y) measured after every epoch: it decides early stopping and
         which parameters are kept (by accuracy, by loss where y are not labels).
       loss: see `jaxnn.losses`.
-      optimiser: an optax transformation; None is Adam with 1e-3. Those of
-        `jaxnn.optimisers` are the same object for the same arguments, so runs share
+      optimizer: an optax transformation; None is Adam with 1e-3. Those of
+        `jaxnn.optimizers` are the same object for the same arguments, so runs share
         their programs.
       epochs: how often the data is gone through.
       batch: samples a step; rows beyond the last whole batch wait for another epoch.
@@ -91,7 +91,7 @@ def fit(
       clip_value: largest entry of the gradient; one of the two only.
       ema: decay of a moving average of the parameters, such as 0.999, which is then
         validated and returned instead of the last ones.
-      defence: what is trained on instead of the images as they are, such as
+      defense: what is trained on instead of the images as they are, such as
         `jaxnn.defences.pgd(0.1)`.
       weights: a weight >= 0 for each training sample, (N,): its loss is multiplied by
         it, the mean still divides by the batch (see `jaxnn.losses`).
@@ -146,7 +146,7 @@ def fit(
     ):  # fmt: skip
         if value is not None:
             check_number("fit", name, value)
-    check_kind("fit", "defence", defence, Defence)
+    check_kind("fit", "defense", defense, Defense)
     check_kind("fit", "snapshots", snapshots, Snapshots)
     check_kind("fit", "mesh", mesh, Mesh, AbstractMesh)
     check_loss("fit", loss)
@@ -170,17 +170,17 @@ def fit(
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
     lookup("guard", guard, POLICIES)
-    optimiser = optimiser_by_name("adam") if optimiser is None else optimiser
-    if not (hasattr(optimiser, "init") and hasattr(optimiser, "update")):
+    optimizer = optimizer_by_name("adam") if optimizer is None else optimizer
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise JaxnnError(
-            f"fit: got optimiser={optimiser!r}, expected one of optax, or "
-            "jaxnn.optimisers.optimiser_by_name"
+            f"fit: got optimizer={optimizer!r}, expected one of optax, or "
+            "jaxnn.optimizers.optimizer_by_name"
         )
-    optimiser = slowable(optimiser) if guard == "rollback" else optimiser
+    optimizer = slowable(optimizer) if guard == "rollback" else optimizer
     step = make_step(
-        net, loss, optimiser, penalty=penalty, project=project, augment=augment,
+        net, loss, optimizer, penalty=penalty, project=project, augment=augment,
         mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
-        clip_value=clip_value, ema=ema, defence=defence, half=is_half(dtype),
+        clip_value=clip_value, ema=ema, defense=defense, half=is_half(dtype),
         guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
     each = sample_weights(y, weights, class_weights)
@@ -189,7 +189,7 @@ def fit(
         y = Weighted(y, each)
     policy = guard, max_bad_steps
     run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy, mesh)
-    run.start(optimiser, dtype, ema=ema is not None, defence=defence)
+    run.start(optimizer, dtype, ema=ema is not None, defense=defense)
     choose = keep != "last" and validation is not None
     return run.train(
         epochs, patience, choose, steps_per_call, progress, on_epoch, snapshots

@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
-from jaxnn.guard.policies import CALM, EXPLODED, MOST_ROLLBACKS, slow_down
 from jaxnn.train.average import evaluated
 from jaxnn.train.evaluation import predict
 from jaxnn.train.keep import chosen
+from jaxnn.train.policy import CALM, EXPLODED, MOST_ROLLBACKS, slow_down
 from jaxnn.train.state import NO_LIMIT, TrainState
 
 

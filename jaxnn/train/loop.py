@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnn import programs
-from jaxnn.defences.core import undefended
 from jaxnn.distributed.data import Spread, agreed, host_array
 from jaxnn.distributed.processes import came
 from jaxnn.train.average import evaluated
+from jaxnn.train.defense import standard_training
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps
 from jaxnn.train.evaluation import evaluate
 from jaxnn.train.guarding import Guard, GuardStopError, TrainingError
@@ -78,18 +78,18 @@ class Run:
         self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
-    def start(self, optimiser, dtype, ema=False, defence=None):
+    def start(self, optimizer, dtype, ema=False, defense=None):
         """Initialise the states, one a seed."""
         half = is_half(dtype)
         dtype = None if half else dtype
         self._check_labels()
-        defence = defence or undefended
-        self.replays = defence.replays
+        defense = defense or standard_training
+        self.replays = defense.replays
 
         def init(key):
             shape = self.x.shape[1:]
-            ts = init_state(self.net, optimiser, shape, key, dtype, ema=ema)
-            kept = defence.memory((self.batch, *shape), float_type(ts.params))
+            ts = init_state(self.net, optimizer, shape, key, dtype, ema=ema)
+            kept = defense.memory((self.batch, *shape), float_type(ts.params))
             return ts._replace(memory=kept, scaling=first_scale() if half else ())
 
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])

@@ -2,7 +2,7 @@
 
 float16 ends at 65,504 and below 6e-8, where many gradients of a network lie. So the
 gradient of the loss is multiplied by a scale before the backward pass and the
-parameters' gradients are divided by it after. Parameters, optimiser and statistics stay
+parameters' gradients are divided by it after. Parameters, optimizer and statistics stay
 float32. A step whose gradients overflow is left out and the scale halved; after
 `EVERY` steps without one it is doubled. Source: Micikevicius et al. 2018.
 """

@@ -16,10 +16,10 @@ NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 class TrainState(NamedTuple):
     """All that a step changes; arrays only, so it is donated, vmapped and saved whole.
 
-    `params` and `state` are the network's, `opt` the optimiser's; `step` counts the
+    `params` and `state` are the network's, `opt` the optimizer's; `step` counts the
     steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
     moving average of (params, state), or `()` if none is kept; `memory` is what a
-    defence keeps from step to step, or `()`; `scaling` is the scale of the loss, see
+    defense keeps from step to step, or `()`; `scaling` is the scale of the loss, see
     `jaxnn.train.scaling`, or `()`. Steps from number `limit` on change
     nothing: so a replay stops before a step, and a guard that halts leaves the state as
     it was before the first bad one.
@@ -73,20 +73,20 @@ class Changed(NamedTuple):
 
 
 def init_state(
-    net: Layer, optimiser: Any, in_shape, key, dtype=None, *, ema: bool = False,
+    net: Layer, optimizer: Any, in_shape, key, dtype=None, *, ema: bool = False,
     memory: Any = (),
 ) -> TrainState:  # fmt: skip
     """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
 
     With `ema` it has room for the moving average that `make_step(ema=...)` keeps;
-    `memory` is the one that a defence begins with, `Defence.memory(x.shape, dtype)`.
+    `memory` is the one that a defense begins with, `Defense.memory(x.shape, dtype)`.
     """
     params, state, _ = net.init(key, tuple(in_shape))
     if dtype is not None:
         params, state = cast_floats((params, state), dtype)
     # one array each: a buffer can be donated only once
     counters = [jnp.zeros((), jnp.int32) for _ in range(2)]
-    limit, opt = jnp.asarray(NO_LIMIT), optimiser.init(params)
+    limit, opt = jnp.asarray(NO_LIMIT), optimizer.init(params)
     ts = TrainState(params, state, opt, *counters, limit=limit, memory=memory)
     return ts._replace(ema=start_average((params, state))) if ema else ts
 

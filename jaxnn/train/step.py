@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.defences.core import Defence, undefended
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.layers.made import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.train.average import moving_average
+from jaxnn.train.defense import Defense, standard_training
 from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
 from jaxnn.train.state import (
     Changed,
@@ -43,7 +43,7 @@ class Step:
       net: the network.
       loss: the loss.
       penalty: the regulariser, or None.
-      optimiser: the optax transformation.
+      optimizer: the optax transformation.
       key: what the step depends on, equal for equal networks and settings; None if
         that cannot be told.
       remade: `(**changes) -> Step`, the same step with other settings of `make_step`.
@@ -60,7 +60,7 @@ class Step:
     net: Layer
     loss: Loss
     penalty: Callable | None
-    optimiser: Any
+    optimizer: Any
     key: Any
     remade: Callable[..., "Step"]
     start: Callable[..., TrainState]
@@ -77,7 +77,7 @@ class Step:
 def make_step(
     net: Layer,
     loss: Loss,
-    optimiser: Any,
+    optimizer: Any,
     *,
     penalty: Callable | None = None,
     project: Callable | None = None,
@@ -87,7 +87,7 @@ def make_step(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     ema: float | None = None,
-    defence: Defence | None = None,
+    defense: Defense | None = None,
     half: bool = False,
     guard: str = "skip",
     watch_update: bool = True,
@@ -97,7 +97,7 @@ def make_step(
     Args:
       net: the network; its hand-written `backward` gives the gradients.
       loss: `(pred, target) -> (value, dpred)`, see `jaxnn.losses`.
-      optimiser: any optax gradient transformation (schedules, `optax.partition` ...).
+      optimizer: any optax gradient transformation (schedules, `optax.partition` ...).
       penalty: `params -> (value, dparams)`, added to loss and gradients.
       project: `params -> params` after the update (`max_norm`).
       augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`,
@@ -110,7 +110,7 @@ def make_step(
       clip_value: largest entry of the gradient; larger ones are cut off.
       ema: decay of the moving average of params and state in [0, 1), such as 0.999;
         needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
-      defence: how loss and gradients are taken, see `jaxnn.defences`; one with a memory
+      defense: how loss and gradients are taken, see `jaxnn.defences`; one with a memory
         needs `init_state(..., memory=...)`. None: of the images as they are.
       half: compute in float16, see `jaxnn.train.scaling`; the parameters stay as they
         are. The state needs the first scale: `step.start(...)`.
@@ -124,7 +124,7 @@ def make_step(
     float, y (B,) labels or (B, N), or `Weighted(y, weights (B,))`. Metrics: `loss`
     (penalty included), `grad_norm` (2-norm over all leaves, before clipping) and `ok`.
     If loss, gradients, running statistics or updates are not finite, `ok` is False and
-    parameters, optimiser, running statistics and average stay as they were, bit for
+    parameters, optimizer, running statistics and average stay as they were, bit for
     bit; the guard looks before clipping, which would spread a NaN or hide an overflow.
     """
     settings = dict(locals())
@@ -134,12 +134,12 @@ def make_step(
         settled_as = None
     clip = clip_gradient(clip_norm, clip_value)
     keep_average = None if ema is None else moving_average(ema)
-    if half and defence is not None:
+    if half and defense is not None:
         raise JaxnnError(
-            f"make_step: defence {defence.name} makes gradients of its own, which "
+            f"make_step: defense {defense.name} makes gradients of its own, which "
             "float16 would need scaled; use float32 or bfloat16"
         )
-    defence = defence or undefended
+    defense = defense or standard_training
 
     def prepare(ts, x, y, key):
         with jax.named_scope("data"):
@@ -164,7 +164,7 @@ def make_step(
         params, x, y, weights, key_net = prepare(ts, x, y, key)
         weighted = loss if weights is None else partial(loss, weights=weights)
         weighted = scaled(weighted, ts.scaling.scale) if half else weighted
-        value, grads, state, memory = defence.gradients(
+        value, grads, state, memory = defense.gradients(
             net, weighted, params, ts.state, x, y,
             key=key_net, step=ts.step, memory=ts.memory,
         )  # fmt: skip
@@ -177,11 +177,11 @@ def make_step(
         return value, grads, state, memory
 
     def update(ts, grads, norm):
-        """(updates, optimiser's state) after the step."""
+        """(updates, optimizer's state) after the step."""
         ts, grads = straight((ts, grads))
         with jax.named_scope("update"):
             bounded = grads if clip is None else clip(grads, norm)
-            return optimiser.update(bounded, ts.opt, ts.params)
+            return optimizer.update(bounded, ts.opt, ts.params)
 
     def moved(ts, updates):
         params = straight(ts.params)
@@ -261,11 +261,11 @@ def make_step(
         return make_step(**(settings | changes))
 
     def start(shape, key, dtype=None):
-        ts = init_state(net, optimiser, shape[1:], key, dtype, ema=ema is not None)
-        memory = defence.memory(tuple(shape), float_type(ts.params))
+        ts = init_state(net, optimizer, shape[1:], key, dtype, ema=ema is not None)
+        memory = defense.memory(tuple(shape), float_type(ts.params))
         return ts._replace(memory=memory, scaling=first_scale() if half else ())
 
-    made = run, prepare, everything, net, loss, penalty, optimiser
+    made = run, prepare, everything, net, loss, penalty, optimizer
     return Step(*made, settled_as, remade, start, look, take, finish, settings)
 
 

@@ -3,7 +3,7 @@
 A dense layer's w is (inputs, outputs), as one writes x w. Where the outputs are the
 fewer, a CPU multiplies faster if each output's weights lie together: x w reads along
 the rows of w^T, and dy^T x is made as w^T lies, without a copy that transposes it. So
-the loop keeps those matrices, and what the optimiser keeps of them, transposed, and
+the loop keeps those matrices, and what the optimizer keeps of them, transposed, and
 everything else sees w as it is: a transpose that is only read costs nothing.
 """
 

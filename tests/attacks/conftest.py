@@ -11,5 +11,5 @@ from tests.train.problem import pixels
 @pytest.fixture(scope="session")
 def trained():
     x, y = pixels(400)
-    history = fit(NET, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
+    history = fit(NET, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
     return history.params, history.state, x[:60] / 255.0, y[:60]

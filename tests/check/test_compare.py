@@ -183,7 +183,7 @@ def test_a_gradient_lost_to_rounding_is_no_false_alarm_and_no_excuse():
     """Labels smoothed, network converged: float32 has few digits left, float64 all."""
     net = mlp([6, 16, 3])
     y = jax.nn.one_hot(Y, 3) * 0.9 + 0.1 / 3
-    history = fit(net, (X, y), optimiser=optax.adam(0.02), epochs=400, batch=24)
+    history = fit(net, (X, y), optimizer=optax.adam(0.02), epochs=400, batch=24)
     params, state = history.params, history.state
     found = compare_gradients(net, softmax_cross_entropy, params, state, X, y)
     assert found.passed, found.table()

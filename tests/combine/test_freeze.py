@@ -31,7 +31,7 @@ def trained():
         (X, Y),
         epochs=3,
         batch=8,
-        optimiser=optax.adamw(0.1, weight_decay=0.1),
+        optimizer=optax.adamw(0.1, weight_decay=0.1),
         penalty=combined(l1(0.1), l2(0.1)),
         project=max_norm(0.5),
         dtype=jnp.float32,
@@ -56,7 +56,7 @@ def test_the_rest_is_trained(trained):
     assert (np.asarray(history.params[2]["w"]) != before[2]["w"]).all()
 
 
-def test_the_optimiser_keeps_nothing_for_what_is_frozen(trained):
+def test_the_optimizer_keeps_nothing_for_what_is_frozen(trained):
     _, _, _, history = trained
     shapes = sorted(a.shape for a in jax.tree.leaves(history.last.opt))
     assert shapes == [(), (2,), (2,), (3, 2), (3, 2)]  # Adam's count and moments

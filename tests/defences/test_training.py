@@ -1,4 +1,4 @@
-"""Every defence's gradients are those of the loss that it states, and it trains."""
+"""Every defense's gradients are those of the loss that it states, and it trains."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from jaxnn.defences.adversarial import divergence
 from jaxnn.defences.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.train import init_state, make_step
+from jaxnn.train import init_state, make_step, standard_training
 from tests.rules.common import assert_close, assert_trees_close, normal
 from tests.train.problem import blobs
 
@@ -115,8 +115,8 @@ def found():
     @jax.jit
     def everything(params):
         pairs = {}
-        for name, (defence, reference) in CASES.items():
-            value, dparams, _, memory = defence.gradients(
+        for name, (defense, reference) in CASES.items():
+            value, dparams, _, memory = defense.gradients(
                 NET, softmax_cross_entropy, params, STATE, X, Y,
                 key=KEY, step=0, memory=MEMORY if name == "free" else (),
             )  # fmt: skip
@@ -141,10 +141,10 @@ def test_free_moves_its_perturbation_up_the_gradient(found):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_nan_pixel_is_seen_by_the_guard(name):
-    defence = CASES[name][0]
+    defense = CASES[name][0]
     step = jax.jit(make_step(NET, softmax_cross_entropy, optax.sgd(0.1),
-                             defence=defence))  # fmt: skip
-    memory = defence.memory(X.shape, X.dtype)
+                             defense=defense))  # fmt: skip
+    memory = defense.memory(X.shape, X.dtype)
     ts = init_state(NET, optax.sgd(0.1), (6,), KEY, memory=memory)
     after, metrics = step(ts, X.at[3, 2].set(jnp.nan), Y, KEY)
     assert not metrics["ok"]
@@ -170,8 +170,8 @@ def test_divergence_and_both_its_gradients():
 def test_replays_use_each_batch_again_and_seeds_do_not_mix():
     x, y = blobs(64)
     x = (x - x.min()) / (x.max() - x.min())
-    options = {"defence": defences.free(0.05, 3), "epochs": 2, "batch": 16,
-               "optimiser": optax.adam(0.01)}  # fmt: skip
+    options = {"defense": defences.free(0.05, 3), "epochs": 2, "batch": 16,
+               "optimizer": optax.adam(0.01)}  # fmt: skip
     both = fit(NET, (x, y), seeds=[4, 7], **options)
     assert int(both.last.step[0]) == 2 * 4 * 3
     alone = fit(NET, (x, y), seeds=7, **options)
@@ -183,10 +183,10 @@ def test_replays_use_each_batch_again_and_seeds_do_not_mix():
 def test_a_ramp_grows_to_its_end():
     at = defences.ramp(0.3, 10, 0.1)
     np.testing.assert_allclose([at(0), at(5), at(10), at(99)], [0.1, 0.2, 0.3, 0.3])
-    defence = defences.fgsm_mix(defences.ramp(0.2, 4), 0.0)
+    defense = defences.fgsm_mix(defences.ramp(0.2, 4), 0.0)
 
     def value(step):
-        return defence.gradients(
+        return defense.gradients(
             NET, softmax_cross_entropy, PARAMS, STATE, X, Y,
             key=KEY, step=jnp.asarray(step), memory=(),
         )[0]  # fmt: skip
@@ -236,7 +236,7 @@ def test_collapse_is_told_from_a_bad_network():
 
 
 STEPS = {
-    "undefended": (defences.undefended, None),
+    "standard_training": (standard_training, None),
     "ibp": (defences.ibp(0.1), 0),
     "fgsm_mix": (defences.fgsm_mix(0.1), 1),
     "fgsm_rs": (defences.fgsm_rs(0.1), 1),
@@ -249,10 +249,10 @@ STEPS = {
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
-    defence, steps = STEPS[kind]
-    assert defence.attack_steps == steps
+    defense, steps = STEPS[kind]
+    assert defense.attack_steps == steps
     y = np.arange(100) % 10
-    gap = {"defence": defence, "one_step": 0.9, "many_steps": 0.01}
+    gap = {"defense": defense, "one_step": 0.9, "many_steps": 0.01}
     over = defences.find_collapse(y, y, **gap)
     assert (over is not None) == (steps == 1)  # only one step can be hidden from
     if over is not None:

@@ -58,11 +58,11 @@ def digits():
     return x, y
 
 
-def train(name, digits, optimiser, learning_rate, epochs=3):
+def train(name, digits, optimizer, learning_rate, epochs=3):
     pytest.importorskip(PACKAGES[name])
     make = load(name)
     try:
-        rival = make(WIDTHS, 32, optimiser, learning_rate, *digits, 0)
+        rival = make(WIDTHS, 32, optimizer, learning_rate, *digits, 0)
     except UnavailableError as reason:
         pytest.skip(str(reason))
     return rival, [rival.epoch(index) for index in range(epochs)]
@@ -72,8 +72,8 @@ def train(name, digits, optimiser, learning_rate, epochs=3):
 def path(digits):
     """The losses of the NumPy twin, which every other rival must reproduce."""
     return {
-        (optimiser, rate): train("numpy_twin", digits, optimiser, rate)[1]
-        for optimiser, rate in (("sgd", 0.1), ("adam", 0.002))
+        (optimizer, rate): train("numpy_twin", digits, optimizer, rate)[1]
+        for optimizer, rate in (("sgd", 0.1), ("adam", 0.002))
     }
 
 
@@ -81,16 +81,16 @@ def test_every_rival_has_a_test_case():
     assert PACKAGES.keys() == RIVALS.keys()
 
 
-@pytest.mark.parametrize(("optimiser", "rate"), [("sgd", 0.1), ("adam", 0.002)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 0.002)])
 @pytest.mark.parametrize("name", CASES)
-def test_rival_learns_and_walks_the_common_path(name, optimiser, rate, digits, path):
-    rival, losses = train(name, digits, optimiser, rate)
+def test_rival_learns_and_walks_the_common_path(name, optimizer, rate, digits, path):
+    rival, losses = train(name, digits, optimizer, rate)
     assert rival.name == name
     assert rival.version[0].isdigit()
     assert rival.accuracy(*digits) > 0.8
     # scikit-learn draws its own start and order
     rtol = 0.2 if name == "sklearn_mlp" else 1e-3
-    np.testing.assert_allclose(losses, path[optimiser, rate], rtol=rtol)
+    np.testing.assert_allclose(losses, path[optimizer, rate], rtol=rtol)
 
 
 @pytest.mark.parametrize("widths", [(7, 4), (7, 5, 4), (7, 6, 5, 4)])
@@ -196,7 +196,7 @@ def test_batch_size_is_checked(batch):
 
 
 @pytest.mark.parametrize("name", [n for n in RIVALS if n != "torch_compiled"])
-def test_unknown_optimiser_lists_the_valid_ones(name, digits):
+def test_unknown_optimizer_lists_the_valid_ones(name, digits):
     pytest.importorskip(PACKAGES[name])
     with pytest.raises(JaxnnError, match="Valid names: adam, sgd"):
         load(name)(WIDTHS, 32, "sdg", 0.1, *digits, 0)

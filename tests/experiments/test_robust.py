@@ -57,7 +57,7 @@ def test_one_table_is_made_of_several_results(tmp_path):
 @pytest.fixture(scope="module")
 def network():
     x, y = pixels(400)
-    history = fit(SMALL, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
+    history = fit(SMALL, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
     return Net(SMALL, history.params, history.state), x[:80] / 255.0, y[:80]
 
 

@@ -176,9 +176,9 @@ def _far_too_large(g, now):
 def plain(part, ops, step, **options) -> Case:
     """A fault that no row makes."""
     net = serial(dense(5), tanh, dense(CLASSES))
-    optimiser = options.pop("optimiser", optax.sgd(1e-3))
+    optimizer = options.pop("optimizer", optax.sgd(1e-3))
     return Case(
-        net, part, "", ops, row=None, step=step, optimiser=optimiser, options=options
+        net, part, "", ops, row=None, step=step, optimizer=optimizer, options=options
     )
 
 
@@ -251,7 +251,7 @@ FRESH: dict[str, Callable[[], Case]] = {
     ),
     "update: overflow of a product": lambda: plain(
         "update", ("mul",), 2,
-        optimiser=_at_step(2, _far_too_large),
+        optimizer=_at_step(2, _far_too_large),
     ),
     "projection: log at step 1": lambda: plain(
         "update", ("log",), 1, project=lambda p: jax.tree.map(jnp.log, p)
@@ -280,7 +280,7 @@ WORDS = {
     "quotient of a small number": "denominator is nearly 0",
     "product along an axis": "product along an axis overflows",
     "loss: power of 0": "0 to a negative power",
-    "update: overflow of a product": "optimiser.*product of finite numbers",
+    "update: overflow of a product": "optimizer.*product of finite numbers",
     "log by jax in a stack": "log of 0",
 }
 """Name of the fault -> what the advice has to say."""
@@ -337,11 +337,11 @@ SOUND: dict[str, Callable[[], Case]] = {
     "residual within remat": _sound(remat(residual(dense(FEATURES)))),
     "huge logits": _sound(
         pointwise(Rule("times", lambda x: (x * 1e6, ()), lambda _, dy: (dy * 1e6,))),
-        optimiser=optax.sgd(1e-12),
+        optimizer=optax.sgd(1e-12),
     ),
-    "FGSM": _options(defence=defences.fgsm_rs(0.1)),
-    "Adam, large rate": _sound(dense(8), relu, optimiser=optax.adam(0.3)),
-    "momentum": _sound(dense(8), tanh, optimiser=optax.sgd(0.1, momentum=0.9)),
-    "a rate of 0": _sound(dense(8), tanh, optimiser=optax.sgd(0.0)),
+    "FGSM": _options(defense=defences.fgsm_rs(0.1)),
+    "Adam, large rate": _sound(dense(8), relu, optimizer=optax.adam(0.3)),
+    "momentum": _sound(dense(8), tanh, optimizer=optax.sgd(0.1, momentum=0.9)),
+    "a rate of 0": _sound(dense(8), tanh, optimizer=optax.sgd(0.0)),
 }  # fmt: skip
 """Name -> a run in which nothing is wrong."""

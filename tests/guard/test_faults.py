@@ -26,7 +26,7 @@ FEW = {
 def located(case):
     """What is found in the step with the fault, reached step by step."""
     x, y = dataset(case)
-    step = make_step(case.net, case.loss, case.optimiser, **case.options)
+    step = make_step(case.net, case.loss, case.optimizer, **case.options)
     ts = jax.jit(lambda key: step.start((BATCH, *x.shape[1:]), key))(KEY)
     epoch, number = expected_step(case)
     batches = batch_order(ROWS, BATCH, epoch)

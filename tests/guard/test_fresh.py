@@ -91,7 +91,7 @@ def one_row(x):
     return x + jnp.log(jnp.where(sound, x * 0 + 1, -1.0))
 
 
-OPTIONS = {"epochs": 2, "batch": 32, "optimiser": optax.sgd(0.1)}
+OPTIONS = {"epochs": 2, "batch": 32, "optimizer": optax.sgd(0.1)}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_rollback_finds_a_sound_state_though_the_loss_tells_one_step_late(size):
     for rate in (30.0, 300.0):
         history = fit(
             mlp([6, 8, 3]), blobs(256), epochs=3, batch=32, guard="rollback",
-            optimiser=optax.sgd(rate), steps_per_call=size, seeds=list(range(12)),
+            optimizer=optax.sgd(rate), steps_per_call=size, seeds=list(range(12)),
         )  # fmt: skip
         assert history.stopped == "finished"
         assert np.max(history.rows[-1]["loss"]) < 1
@@ -145,7 +145,7 @@ def test_a_rollback_resumes_to_the_same_bits(tmp_path):
     def train(epochs, folder, resume=False):
         return fit(
             mlp([6, 8, 3]), blobs(160), epochs=epochs, batch=32, guard="rollback",
-            optimiser=optax.sgd(30.0), steps_per_call=1,
+            optimizer=optax.sgd(30.0), steps_per_call=1,
             snapshots=Snapshots(folder, resume=resume),
         )  # fmt: skip
 

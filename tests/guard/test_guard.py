@@ -20,7 +20,7 @@ from jaxnn.train.state import init_state
 from tests.train.problem import blobs
 
 KEY = jax.random.key(0)
-OPTIMISER = optax.sgd(0.1)
+OPTIMIZER = optax.sgd(0.1)
 
 
 def faulty(name, fwd=None, bwd=None):
@@ -57,11 +57,11 @@ def batch():
     return jnp.asarray(x), jnp.asarray(y)
 
 
-def located(net, loss=softmax_cross_entropy, x=None, optimiser=OPTIMISER, **options):
+def located(net, loss=softmax_cross_entropy, x=None, optimizer=OPTIMIZER, **options):
     a, y = batch()
     x = a if x is None else x
-    step = make_step(net, loss, optimiser, **options)
-    ts = init_state(net, optimiser, x.shape[1:], KEY)
+    step = make_step(net, loss, optimizer, **options)
+    ts = init_state(net, optimizer, x.shape[1:], KEY)
     return locate_nonfinite(step, ts, x, y, KEY, rows=np.arange(100, 100 + len(x)))
 
 
@@ -109,7 +109,7 @@ def test_other_parts_of_a_step_are_named():
     update = optax.GradientTransformation(
         lambda p: (), lambda g, s, p=None: (jax.tree.map(lambda a: a / 0, g), s)
     )
-    assert (located(net, optimiser=update).part) == "update"
+    assert (located(net, optimizer=update).part) == "update"
 
 
 def test_a_bad_sample_is_named_by_its_row_in_the_data():
@@ -160,7 +160,7 @@ def data(bad=()):
 
 NET = serial(dense(6), relu, dense(3))
 LOGS = serial(NAIVE_LOG, dense(3))
-FIT = {"epochs": 2, "batch": 32, "optimiser": optax.adam(0.01)}
+FIT = {"epochs": 2, "batch": 32, "optimizer": optax.adam(0.01)}
 
 
 def test_skip_goes_on_and_says_what_it_left_out():
@@ -199,12 +199,12 @@ def test_halting_keeps_the_state_before_the_bad_step_bit_for_bit():
     order = np.arange(256).reshape(8, 32)
     from jaxnn.train.engine import scan_steps
 
-    optimiser = optax.adam(0.01)
+    optimizer = optax.adam(0.01)
     halting, plain = (
-        make_step(LOGS, softmax_cross_entropy, optimiser, guard=g)
+        make_step(LOGS, softmax_cross_entropy, optimizer, guard=g)
         for g in ("halt", "skip")
     )
-    ts = init_state(LOGS, optimiser, (6,), KEY)
+    ts = init_state(LOGS, optimizer, (6,), KEY)
     after, metrics = scan_steps(halting, ts, jnp.asarray(x), jnp.asarray(y), order, KEY)
     first, _ = scan_steps(plain, ts, jnp.asarray(x), jnp.asarray(y), order[:1], KEY)
     assert metrics["ok"].tolist() == [True] + [False] * 7
@@ -219,8 +219,8 @@ def test_halting_keeps_the_state_before_the_bad_step_bit_for_bit():
 
 def test_a_bad_update_is_left_out():
     """A schedule that goes wrong at step 3: loss and gradient never see it."""
-    optimiser = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
-    found = fit(NET, data(), epochs=1, batch=32, optimiser=optimiser, max_bad_steps=9)
+    optimizer = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
+    found = fit(NET, data(), epochs=1, batch=32, optimizer=optimizer, max_bad_steps=9)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
     assert found.findings[0].part == "update"
     assert found.findings[0].step == 4
@@ -228,11 +228,11 @@ def test_a_bad_update_is_left_out():
 
 def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
     """The program of a run does not look at updates; one that does takes over."""
-    optimiser = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
+    optimizer = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
     x, y = data()
-    found = fit(NET, (x, y), epochs=1, batch=32, optimiser=optimiser, max_bad_steps=9)
-    step = make_step(NET, softmax_cross_entropy, optimiser)
-    ts = init_state(NET, optimiser, (6,), KEY)
+    found = fit(NET, (x, y), epochs=1, batch=32, optimizer=optimizer, max_bad_steps=9)
+    step = make_step(NET, softmax_cross_entropy, optimizer)
+    ts = init_state(NET, optimizer, (6,), KEY)
     for rows in batch_order(len(x), 32, 1):
         ts, _ = jax.jit(step)(ts, jnp.asarray(x)[rows], jnp.asarray(y)[rows], KEY)
     assert found.rows[0]["skipped"] == int(ts.skipped) == 5
@@ -258,7 +258,7 @@ def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
 def test_rollback_halves_the_rate_until_it_trains():
     found = fit(
         mlp([6, 16, 3]), blobs(256, 6, 3), guard="rollback", epochs=4, batch=32,
-        optimiser=optax.sgd(3e3),
+        optimizer=optax.sgd(3e3),
     )  # fmt: skip
     assert found.stopped == "finished"
     assert found.rows[-1]["loss"] < 0.7

@@ -15,7 +15,7 @@ from jaxnn.guard.samples import guilty_rows
 from jaxnn.guard.trace import Replay
 from jaxnn.layers import dense, relu, rnn
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.optimisers import OPTIMISERS, optimiser_by_name
+from jaxnn.optimizers import OPTIMIZERS, optimizer_by_name
 from jaxnn.train import fit, make_step
 from tests.guard.test_guard import FIT, LOGS, data, faulty
 
@@ -123,13 +123,13 @@ def test_two_hundred_and_one_bad_rows_do_not_share_blame_with_sound_ones():
     assert guilty_rows(lambda x, y: x.sum() < 100, x, x, None) == []
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMISERS))
-def test_the_rate_of_every_optimiser_is_found(name):
-    optimiser = optimiser_by_name(name, 0.03, "linear", 10)
-    opt = jax.eval_shape(optimiser.init, jnp.zeros(3))
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_the_rate_of_every_optimizer_is_found(name):
+    optimizer = optimizer_by_name(name, 0.03, "linear", 10)
+    opt = jax.eval_shape(optimizer.init, jnp.zeros(3))
     opt = jax.tree.map(lambda a: jnp.full(a.shape, 5, a.dtype), opt)
-    assert learning_rate(optimiser, opt) == pytest.approx(0.015)
-    plain = optimiser_by_name(name, 0.03)
+    assert learning_rate(optimizer, opt) == pytest.approx(0.015)
+    plain = optimizer_by_name(name, 0.03)
     assert learning_rate(plain, plain.init(jnp.zeros(3))) == pytest.approx(0.03)
 
 
@@ -138,11 +138,11 @@ def test_a_bad_step_is_found_again_from_its_file(tmp_path):
     found = history.findings[0]
     path = tmp_path / "repro.npz"
     save_case(path, found.case)
-    step = make_step(LOGS, softmax_cross_entropy, FIT["optimiser"])
+    step = make_step(LOGS, softmax_cross_entropy, FIT["optimizer"])
     again = replay(path, step)
     assert again == found.__class__(**(found.to_json() | {"seconds": None}))
     assert replay(path, step.remade(net=serial(relu, dense(3)))) is None
     with pytest.raises(JaxnnError, match="another network"):
-        replay(path, step.remade(optimiser=optax.sgd(0.1)))
+        replay(path, step.remade(optimizer=optax.sgd(0.1)))
     with pytest.raises(JaxnnError, match="got no such file"):
         replay(tmp_path / "none.npz", step)

@@ -31,7 +31,7 @@ def train(mesh=None, x=X, epochs=50, **options):
     """One epoch is one step of all 80 images but the last 16."""
     return fit(
         NET, (x, Y), validation=(X[:21], Y[:21]), epochs=epochs, batch=64, mesh=mesh,
-        optimiser=optax.adam(1e-2), **options,
+        optimizer=optax.adam(1e-2), **options,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def trained():
     """A network, its parameters, and images that it was trained on."""
     x, y = pixels(400)
     net = serial(standardize(0.4, 0.2), mlp([16, 12, 3]))
-    history = fit(net, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
+    history = fit(net, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
     return net, history.params, history.state, x[:60] / 255.0, y[:60]
 
 

@@ -47,7 +47,7 @@ THREAT = Threat("linf", 0.15)
 @pytest.fixture(scope="module")
 def network():
     x, y = pixels(400)
-    history = fit(NET, (x, y), optimiser=optax.adam(0.02), epochs=8, batch=50)
+    history = fit(NET, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
     return history.params, history.state, x[:80] / 255.0, y[:80]
 
 
@@ -110,7 +110,7 @@ def test_no_check_fails_on_an_honest_network(name):
     net, epochs = HONEST[name]
     x, y = pixels(400)
     x = np.where(x < 100, 0, x)
-    history = fit(net, (x, y), optimiser=optax.adam(0.02), epochs=epochs, batch=50)
+    history = fit(net, (x, y), optimizer=optax.adam(0.02), epochs=epochs, batch=50)
     model = Classifier(net, history.params, history.state)
     found = evaluate(model, x[:80] / 255.0, y[:80], threat=THREAT, sample=80)
     assert not [c for c in found.checks if c.verdict == "fail"]

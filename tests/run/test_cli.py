@@ -96,7 +96,7 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path, capsys)
             "--seeds",
             "2",
         ),
-        ("--patience", "1", "--lr", "0.5", "--optimiser", "sgd"),
+        ("--patience", "1", "--lr", "0.5", "--optimizer", "sgd"),
         ("--validation", "0"),
     ],
 )
@@ -117,7 +117,7 @@ def test_flags_train(digits, words):
         (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
         (("--activation", "rel"), ["unknown activation 'rel'", "sigmoid"]),
         (("--init", "glorot"), ["unknown initialiser", "xavier"]),
-        (("--optimiser", "adamm"), ["unknown optimiser 'adamm'", "nesterov"]),
+        (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),
         (("--schedule", "cos"), ["unknown schedule", "onecycle"]),
         (("--loss", "hinje"), ["unknown loss", "softmax_cross_entropy"]),
         (("--lr", "-1"), ["lr=-1", "lr > 0"]),
@@ -236,7 +236,7 @@ def test_help_does_not_import_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--optimiser" in done.stdout
+    assert "--optimizer" in done.stdout
 
 
 def started_run(digits, tmp_path, epochs=100_000):

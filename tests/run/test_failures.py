@@ -37,7 +37,7 @@ def result():
     ],
 )  # fmt: skip
 def test_what_is_not_finite_or_not_trained_is_said_first(digits, words, said, finite):
-    found = run(*train(digits, "--optimiser", "sgd", "--lr", "1e30", *words, "--quiet"))
+    found = run(*train(digits, "--optimizer", "sgd", "--lr", "1e30", *words, "--quiet"))
     assert found.status == 1
     lines = found.out.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("FAILED"))

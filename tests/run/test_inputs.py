@@ -76,7 +76,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "--activation": ((), ("tanh",), ("x", "", "softmax")),
     "--init": ((), ("xavier",), ("x", "")),
     "--bias-init": ((), ("normal",), ("x", "")),
-    "--optimiser": ((), ("sgd",), ("x", "")),
+    "--optimizer": ((), ("sgd",), ("x", "")),
     "--schedule": ((), ("step",), ("x", "")),
     "--loss": ((), ("hinge",), ("x", "", "nll")),
     "--output": ((), (), ("x", "", "softmax", "sigmoid", "log_softmax", "relu")),
@@ -150,7 +150,7 @@ SWEEPS = [
         "layers": "4,4", "output": "softmax,sigmoid", "loss": "hinge,nll",
         "l2": "-1,0", "dropout": "0,1", "noise": "0,nan", "clip_norm": "0,1",
         "init": "he,x", "bias_init": "zeros,x", "activation": "relu,x",
-        "optimiser": "sgd,x", "schedule": "step,x", "augment": "none,x", "model": "x",
+        "optimizer": "sgd,x", "schedule": "step,x", "augment": "none,x", "model": "x",
         "keep": "best,x", "class_weights": "none,x", "ema": "0.9,1",
         "batch_norm": "1,0", "epochs": "0,1", "patience": "0,1", "lr ": "1,2",
     }.items()),
@@ -161,7 +161,7 @@ SWEEPS = [
     ("attack_steps=none,7", *PGD), ("beta=none,1", "--adversarial", "trades"),
     ("attack_step_size=none,1.25", "--adversarial", "fgsm_rs"),
     ("alpha=none,.5", "--adversarial", "fgsm_mix"),
-    ("weight_decay=none,1e-4", "--optimiser", "adamw"),
+    ("weight_decay=none,1e-4", "--optimizer", "adamw"),
     ("noise_kind=none,gaussian", "--noise", ".1"),
     ("lr=0:1:log", "--random", "3"), ("lr=1:inf", "--random", "3"),
     ("lr=-1:1", "--random", "3"), ("dropout=0:2", "--random", "3"),
@@ -208,7 +208,7 @@ NUMBERS_OF_A_RUN = {
 DRAWN = 60
 PLAIN = (
     "--lr", "--l1", "--l2", "--ema", "--max-norm", "--weight-noise", "--schedule",
-    "--class-weights", "--optimiser", "--attack-images",
+    "--class-weights", "--optimizer", "--attack-images",
 )  # fmt: skip
 
 

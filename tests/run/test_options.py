@@ -62,7 +62,7 @@ def test_images_are_moved_and_then_noisy(kind):
 )  # fmt: skip
 def test_every_adversarial_training_has_its_defence(name, made):
     found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
-    assert found["defence"].name == made
+    assert found["defense"].name == made
     with pytest.raises(JaxnnError, match="epsilon-ramp"):
         check(replace(TrainConfig(), adversarial=name, epsilon_ramp=2.0))
 

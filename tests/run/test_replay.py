@@ -11,7 +11,7 @@ from tests.run.problem import TINY, errors
 def test_a_bad_run_reports_and_replays(digits, tmp_path, capsys):
     folder = tmp_path / "run"
     words = ["train", *TINY, "--data", str(digits), "--out", str(folder)]
-    words += ["--attack-images", "0", "--optimiser", "sgd", "--lr", "1e30"]
+    words += ["--attack-images", "0", "--optimizer", "sgd", "--lr", "1e30"]
     assert main([*words, "--guard", "raise"]) == 1
     shown = capsys.readouterr()
     assert "first bad step  epoch 1, step 1, seed 0" in shown.err

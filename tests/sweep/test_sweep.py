@@ -43,7 +43,7 @@ def alone(point, data):
     job = Job(point.config, data, FACTS, net)
     return fit(
         net, data.train, validation=data.validation, loss=job.loss,
-        optimiser=job.optimiser, epochs=2, batch=20, seeds=point.config.seed,
+        optimizer=job.optimizer, epochs=2, batch=20, seeds=point.config.seed,
         dtype="float64", **job.options,
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_every_point_is_what_it_is_alone(data):
 
 def test_a_point_that_diverges_stops_no_other(data):
     points = points_of("lr=0.01,1e38", base=TrainConfig(**vars(BASE) | {
-        "optimiser": "sgd", "loss": "mse"}))  # fmt: skip
+        "optimizer": "sgd", "loss": "mse"}))  # fmt: skip
     (group,) = grouped(points)
     history = train_group(group, data, FACTS)
     skipped = np.sum([row["skipped"] for row in history.rows], 0)
@@ -186,7 +186,7 @@ def test_values_that_are_none_beside_numbers_are_drawn(tmp_path):
 def test_a_sweep_in_which_nothing_trains_has_failed(tmp_path, monkeypatch, capsys):
     write_folder(tmp_path / "digits", count=140)
     monkeypatch.chdir(tmp_path)
-    words = ["sweep", "lr=1e30,1e31", "--optimiser", "sgd", "--data", "digits",
+    words = ["sweep", "lr=1e30,1e31", "--optimizer", "sgd", "--data", "digits",
              "--epochs", "1", "--batch", "20", "--validation", "40", "--layers", "4",
              "--out", "x", "--quiet"]  # fmt: skip
     assert main(words) == 1

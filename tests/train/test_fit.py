@@ -28,7 +28,7 @@ def leaves_equal(a, b, **tolerance):
     "widths", [[6, 3], [6, 30, 30, 3], [6, 1, 3], [6, 8, 8, 8, 8, 8, 3]]
 )
 def test_any_depth_and_width_learns(widths):
-    history = fit(mlp(widths), DATA, optimiser=optax.adam(0.02), epochs=15, batch=32)
+    history = fit(mlp(widths), DATA, optimizer=optax.adam(0.02), epochs=15, batch=32)
     assert history.rows[-1]["loss"] < 0.6 * history.rows[0]["loss"]
 
 
@@ -102,7 +102,7 @@ def test_the_best_parameters_by_validation_are_kept():
     # lr grows until the network is ruined: the best epoch is not the last one
     schedule = optax.exponential_decay(0.01, 8, 8.0)
     history = fit(
-        NET, DATA, validation=HELD, optimiser=optax.sgd(schedule), epochs=12, batch=32
+        NET, DATA, validation=HELD, optimizer=optax.sgd(schedule), epochs=12, batch=32
     )
     scores = [row["validation_accuracy"] for row in history.rows]
     assert history.best_epoch == 1 + int(np.argmax(scores)) < 12
@@ -119,7 +119,7 @@ def test_the_last_parameters_are_kept_on_request():
 def test_patience_stops_early_and_a_seed_stops_as_it_would_alone():
     options = {
         "validation": HELD, "epochs": 40, "batch": 32, "patience": 2,
-        "optimiser": optax.adam(0.05),
+        "optimizer": optax.adam(0.05),
     }  # fmt: skip
     together = fit(NET, DATA, seeds=[0, 1], **options)
     assert together.stopped == "early stopping"
@@ -174,7 +174,7 @@ def test_divergence_raises_with_the_history_and_finite_parameters():
     net = mlp([6, 8, 3], activation="softplus")
     with pytest.raises(TrainingError, match=r"3 steps in a row.*seed 1") as caught:
         fit(
-            net, DATA, loss=mse, optimiser=optax.sgd(1e200), epochs=5, batch=32,
+            net, DATA, loss=mse, optimizer=optax.sgd(1e200), epochs=5, batch=32,
             seeds=[1], max_bad_steps=3,
         )  # fmt: skip
     history = caught.value.history

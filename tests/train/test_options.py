@@ -47,13 +47,13 @@ EVERYTHING = OPTIONS | {
 }
 
 
-def start(ema=False, optimiser=None, dtype=None):
-    optimiser = optimiser or optax.adam(0.1)
-    return jax.jit(lambda: init_state(NET, optimiser, (6,), KEY, dtype, ema=ema))()
+def start(ema=False, optimizer=None, dtype=None):
+    optimizer = optimizer or optax.adam(0.1)
+    return jax.jit(lambda: init_state(NET, optimizer, (6,), KEY, dtype, ema=ema))()
 
 
-def step_of(loss=softmax_cross_entropy, optimiser=None, **options):
-    return jax.jit(make_step(NET, loss, optimiser or optax.adam(0.1), **options))
+def step_of(loss=softmax_cross_entropy, optimizer=None, **options):
+    return jax.jit(make_step(NET, loss, optimizer or optax.adam(0.1), **options))
 
 
 def same_bits(a, b):
@@ -94,9 +94,9 @@ def objective(ts, options, weights):
 def test_the_gradient_is_that_of_the_whole_objective(names):
     options = {name: OPTIONS[name] for name in names}
     weights = WEIGHTS if len(names) > 1 else None
-    ts = start(optimiser=optax.sgd(1.0))
+    ts = start(optimizer=optax.sgd(1.0))
     y = Y if weights is None else Weighted(Y, weights)
-    after, metrics = step_of(optimiser=optax.sgd(1.0), **options)(ts, X, y, KEY)
+    after, metrics = step_of(optimizer=optax.sgd(1.0), **options)(ts, X, y, KEY)
     value, grads = objective(ts, options, weights)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-12)
     moved = jax.tree.map(lambda a, b: b - a, after.params, ts.params)
@@ -148,15 +148,15 @@ def test_seeds_side_by_side_are_as_alone_with_nearly_everything_on():
 
 @functools.cache
 def plain_step():
-    ts = start(optimiser=optax.sgd(1.0))
-    return ts, *step_of(optimiser=optax.sgd(1.0))(ts, X, Y, KEY)
+    ts = start(optimizer=optax.sgd(1.0))
+    return ts, *step_of(optimizer=optax.sgd(1.0))(ts, X, Y, KEY)
 
 
 @pytest.mark.parametrize("bound", [1e-3, 1e9])
 @pytest.mark.parametrize("kind", ["norm", "value"])
 def test_clipped_steps_are_those_of_optax(kind, bound):
     ts, plain, unclipped = plain_step()
-    after, metrics = step_of(optimiser=optax.sgd(1.0), **{f"clip_{kind}": bound})(
+    after, metrics = step_of(optimizer=optax.sgd(1.0), **{f"clip_{kind}": bound})(
         ts, X, Y, KEY
     )
     grads = jax.tree.map(lambda a, b: a - b, ts.params, plain.params)

@@ -32,7 +32,7 @@ def train(epochs=6, folder=None, resume=False, every=None, **options):
     snapshots = folder and Snapshots(folder, every=every, resume=resume)
     return fit(
         NET, options.pop("data", DATA), validation=HELD, epochs=epochs, batch=32,
-        snapshots=snapshots, **({"optimiser": optax.adam(0.02)} | options),
+        snapshots=snapshots, **({"optimizer": optax.adam(0.02)} | options),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_seeds_average_patience_and_the_guards_count_continue(tmp_path):
     x[7] = 1e200  # a bad row: steps with it are skipped, and one is located
     options = {
         "seeds": [0, 5], "ema": 0.9, "patience": 2, "data": (x, y), "guard": "skip",
-        "optimiser": optax.adam(0.3),
+        "optimizer": optax.adam(0.3),
     }  # fmt: skip
     straight = train(12, **options)
     train(2, tmp_path, **options)
@@ -108,15 +108,15 @@ def test_seeds_average_patience_and_the_guards_count_continue(tmp_path):
 
 
 @pytest.mark.slow
-def test_random_numbers_of_the_optimiser_continue(tmp_path):
-    options = {"optimiser": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.1))}
+def test_random_numbers_of_the_optimizer_continue(tmp_path):
+    options = {"optimizer": optax.chain(optax.add_noise(0.1, 0.5, 3), optax.sgd(0.1))}
     train(1, tmp_path, **options)
     same(train(2, tmp_path, resume=True, **options), train(2, **options))
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     schedule = optax.exponential_decay(0.01, 5, 8.0)  # grows: the best is not the last
-    history = train(9, tmp_path, optimiser=optax.sgd(schedule))
+    history = train(9, tmp_path, optimizer=optax.sgd(schedule))
     best = history.best_epoch
     assert best < 8
     expected = [f"snapshot-{epoch:06d}-0000000.npz" for epoch in (best, 8, 9)]
@@ -187,7 +187,7 @@ def snapshot_bytes(cache=[]):  # noqa: B006 - made once
         ({"seeds": 1}, r"seeds is \[0\] there and \[1\] here"),
         ({"data": blobs(160, seed=3)}, "training data is crc32"),
         ({"dtype": "float32"}, "dtype is float64 there and float32"),
-        ({"optimiser": optax.sgd(0.1)}, "another network"),
+        ({"optimizer": optax.sgd(0.1)}, "another network"),
     ],
 )
 def test_another_run_is_not_continued(tmp_path, change, message):
@@ -223,7 +223,7 @@ def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
     kept = Snapshots(tmp_path, resume=True, say=said.append, restored=rows.extend)
     resumed = fit(
         NET, DATA, validation=HELD, epochs=6, batch=32, snapshots=kept,
-        optimiser=optax.adam(0.02),
+        optimizer=optax.adam(0.02),
     )  # fmt: skip
     same(resumed, whole)
     assert len(rows) == 2  # what the snapshot holds is told, for metrics.jsonl

@@ -94,4 +94,4 @@ def test_fit_in_float16_keeps_wide_parameters_and_learns():
 def test_a_defence_cannot_be_scaled():
     with pytest.raises(JaxnnError, match="float32 or bfloat16"):
         make_step(mlp([6, 3]), softmax_cross_entropy, SGD, half=True,
-                  defence=defences.pgd(0.1))  # fmt: skip
+                  defense=defences.pgd(0.1))  # fmt: skip

@@ -16,8 +16,8 @@ NET = mlp([6, 5, 3], normalize=True, drop_rate=0.2)
 KEY = jax.random.key(0)
 
 
-def start(optimiser, net=NET):
-    return jax.jit(lambda: init_state(net, optimiser, (6,), KEY))()
+def start(optimizer, net=NET):
+    return jax.jit(lambda: init_state(net, optimizer, (6,), KEY))()
 
 
 def same_bits(a, b):
@@ -30,10 +30,10 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("penalty", [None, combined(l1(0.01), l2(0.1))])
 def test_a_step_is_the_optax_update_with_the_gradient_of_jax_grad(penalty):
-    optimiser = optax.adam(0.1)
-    ts, (x, y) = start(optimiser), blobs(32)
+    optimizer = optax.adam(0.1)
+    ts, (x, y) = start(optimizer), blobs(32)
     got, metrics = jax.jit(
-        make_step(NET, softmax_cross_entropy, optimiser, penalty=penalty)
+        make_step(NET, softmax_cross_entropy, optimizer, penalty=penalty)
     )(ts, x, y, KEY)
     key = jax.random.fold_in(jax.random.fold_in(KEY, 0), 1)
 
@@ -45,7 +45,7 @@ def test_a_step_is_the_optax_update_with_the_gradient_of_jax_grad(penalty):
         return -picked.mean() + (0 if penalty is None else extra)
 
     value, grads = jax.value_and_grad(objective)(ts.params)
-    updates, _ = optimiser.update(grads, ts.opt, ts.params)
+    updates, _ = optimizer.update(grads, ts.opt, ts.params)
     want = optax.apply_updates(ts.params, updates)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-9)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-9)
@@ -58,10 +58,10 @@ def test_a_step_is_the_optax_update_with_the_gradient_of_jax_grad(penalty):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_a_poisoned_step_leaves_every_bit_but_its_counters(bad):
-    optimiser = optax.adam(0.1)
-    step = jax.jit(make_step(NET, softmax_cross_entropy, optimiser))
+    optimizer = optax.adam(0.1)
+    step = jax.jit(make_step(NET, softmax_cross_entropy, optimizer))
     x, y = blobs(32)
-    ts, _ = step(start(optimiser), x, y, KEY)
+    ts, _ = step(start(optimizer), x, y, KEY)
     poisoned = x.copy()
     poisoned[3, 2] = bad
     after, metrics = step(ts, poisoned, y, KEY)
@@ -73,10 +73,10 @@ def test_a_poisoned_step_leaves_every_bit_but_its_counters(bad):
     assert int(after.step) == int(ts.step) + 1
 
 
-def test_a_healthy_step_changes_parameters_optimiser_and_running_statistics():
-    optimiser = optax.adam(0.1)
-    ts = start(optimiser)
-    after, metrics = jax.jit(make_step(NET, softmax_cross_entropy, optimiser))(
+def test_a_healthy_step_changes_parameters_optimizer_and_running_statistics():
+    optimizer = optax.adam(0.1)
+    ts = start(optimizer)
+    after, metrics = jax.jit(make_step(NET, softmax_cross_entropy, optimizer))(
         ts, *blobs(32), KEY
     )
     assert metrics["ok"]
@@ -84,23 +84,23 @@ def test_a_healthy_step_changes_parameters_optimiser_and_running_statistics():
 
 
 def test_max_norm_holds_after_every_step():
-    optimiser = optax.sgd(5.0)
-    step = make_step(NET, softmax_cross_entropy, optimiser, project=max_norm(0.5))
-    after, _ = jax.jit(step)(start(optimiser), *blobs(32), KEY)
+    optimizer = optax.sgd(5.0)
+    step = make_step(NET, softmax_cross_entropy, optimizer, project=max_norm(0.5))
+    after, _ = jax.jit(step)(start(optimizer), *blobs(32), KEY)
     for w in jax.tree.leaves(after.params):
         if w.ndim == 2:
             assert float(jnp.linalg.norm(w, axis=0).max()) <= 0.5 + 1e-12
 
 
-def test_parameter_groups_of_optax_partition_get_their_own_optimisers():
+def test_parameter_groups_of_optax_partition_get_their_own_optimizers():
     def labels(params):
         return jax.tree.map(lambda w: "train" if w.ndim == 2 else "freeze", params)
 
-    optimiser = optax.partition(
+    optimizer = optax.partition(
         {"train": optax.sgd(0.1), "freeze": optax.set_to_zero()}, labels
     )
-    ts = start(optimiser)
-    after, _ = jax.jit(make_step(NET, softmax_cross_entropy, optimiser))(
+    ts = start(optimizer)
+    after, _ = jax.jit(make_step(NET, softmax_cross_entropy, optimizer))(
         ts, *blobs(32), KEY
     )
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, ts.params)

@@ -31,7 +31,7 @@ X, Y = pixels(60)
 X = X.reshape(60, -1) / 255.0  # (60, 16)
 ORDER = batch_order(60, 10, 0)
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": optax.sgd(0.1, momentum=0.9),
     "adam": optax.adam(0.01),
     "adamw": optax.adamw(0.01, mask=lambda p: jax.tree.map(lambda a: a.ndim > 1, p)),
@@ -70,10 +70,10 @@ def has_turned(tree):
     return any(map(is_turned, jax.tree.leaves(tree, is_leaf=is_turned)))
 
 
-def made(net, optimiser, in_shape=(16,), **settings):
-    step = make_step(net, softmax_cross_entropy, optimiser, **settings)
+def made(net, optimizer, in_shape=(16,), **settings):
+    step = make_step(net, softmax_cross_entropy, optimizer, **settings)
     ema = "ema" in settings
-    return step, init_state(net, optimiser, in_shape, KEY, jnp.float64, ema=ema)
+    return step, init_state(net, optimizer, in_shape, KEY, jnp.float64, ema=ema)
 
 
 def by_hand(step, ts, x, y, order=ORDER, key=KEY):
@@ -92,9 +92,9 @@ def assert_same(got, want):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
-def test_every_optimiser_sees_matrices_as_they_are(name):
-    step, ts = made(mlp([16, 8, 3]), OPTIMISERS[name])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_sees_matrices_as_they_are(name):
+    step, ts = made(mlp([16, 8, 3]), OPTIMIZERS[name])
     assert has_turned(turned(ts.params))
     got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
     assert_same(got, by_hand(step, ts, X, Y))
@@ -164,7 +164,7 @@ def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too(monkeypatch):
     def spoil(key, x):
         return jnp.where(x.max(1, keepdims=True) > 5, jnp.nan, x)
 
-    options = {"optimiser": optax.adam(0.01), "epochs": 3, "batch": 10, "order": "own"}
+    options = {"optimizer": optax.adam(0.01), "epochs": 3, "batch": 10, "order": "own"}
     options |= {"augment": spoil, "dtype": "float64"}
     net = mlp([16, 8, 3])
     many = fit(net, (bad, Y), seeds=range(3), **options)

@@ -62,7 +62,7 @@ def test_balanced_weights_lift_a_rare_class():
     for weights in (None, "balanced"):
         history = fit(
             mlp([6, 3]), (x, y), epochs=30, batch=16, class_weights=weights,
-            optimiser=optax.adam(0.05),
+            optimizer=optax.adam(0.05),
         )  # fmt: skip
         found = evaluate(
             mlp([6, 3]), history.params, history.state, held, np.full(len(held), 2)
@@ -112,7 +112,7 @@ def test_one_output_learns_yes_and_no(loss, no):
     net = mlp([6, 8, 1])
     history = fit(
         net, (X, y), validation=(X, y), loss=loss, epochs=10, batch=32,
-        optimiser=optax.adam(0.02),
+        optimizer=optax.adam(0.02),
     )  # fmt: skip
     assert history.rows[-1]["validation_accuracy"] > 0.9
 

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name: optax, with the usual defaults."""
+"""Optimizers and learning-rate schedules by name: optax, with the usual defaults."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from jaxnn.tree import Mask, weights
 
 
 def _decaying(make: Callable) -> Callable[..., Any]:
-    """An optimiser with weight decay, of weights only: see `jaxnn.tree.weights`."""
+    """An optimizer with weight decay, of weights only: see `jaxnn.tree.weights`."""
 
-    def optimiser(lr, weight_decay=None, mask=None):
+    def optimizer(lr, weight_decay=None, mask=None):
         given = {} if weight_decay is None else {"weight_decay": weight_decay}
         return make(lr, mask=lambda params: weights(params, mask), **given)
 
-    return optimiser
+    return optimizer
 
 
-OPTIMISERS: dict[str, tuple[Callable[..., Any], float]] = {
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], float]] = {
     "sgd": (optax.sgd, 0.1),
     "momentum": (lambda lr: optax.sgd(lr, momentum=0.9), 0.05),
     "nesterov": (lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True), 0.05),
@@ -34,10 +34,10 @@ OPTIMISERS: dict[str, tuple[Callable[..., Any], float]] = {
     "lamb": (_decaying(optax.lamb), 1e-2),
     "lion": (_decaying(optax.lion), 1e-4),
 }
-"""Name -> (learning rate or schedule -> optimiser, its usual learning rate)."""
+"""Name -> (learning rate or schedule -> optimizer, its usual learning rate)."""
 
 WEIGHT_DECAY = {"adamw": 1e-4, "lamb": 0.0, "lion": 1e-3}
-"""The optimisers that have weight decay of their own, and their usual one (optax's)."""
+"""The optimizers that have weight decay of their own, and their usual one (optax's)."""
 
 
 def _onecycle(lr, steps):
@@ -61,23 +61,23 @@ at half and at three quarters; `onecycle` rises for 30% of the run, then falls."
 
 
 def learning_rate(name: str, lr: float | None = None) -> float:
-    """`lr`, or the usual one of the optimiser `name` if it is None.
+    """`lr`, or the usual one of the optimizer `name` if it is None.
 
     Raises:
-      JaxnnError: unknown optimiser (lists the valid names), lr not positive.
+      JaxnnError: unknown optimizer (lists the valid names), lr not positive.
     """
-    usual = lookup("optimiser", name, OPTIMISERS)[1]
+    usual = lookup("optimizer", name, OPTIMIZERS)[1]
     lr = usual if lr is None else lr
     if not 0 < lr < math.inf:
-        raise JaxnnError(f"optimiser {name}: got lr={lr:g}, expected a finite lr > 0")
+        raise JaxnnError(f"optimizer {name}: got lr={lr:g}, expected a finite lr > 0")
     return lr
 
 
 def weight_decay_of(name: str, weight_decay: float | None = None) -> float | None:
-    """`weight_decay`, or the usual one of the optimiser `name`; None if it has none.
+    """`weight_decay`, or the usual one of the optimizer `name`; None if it has none.
 
     Raises:
-      JaxnnError: a weight decay that is negative or not finite, or of an optimiser
+      JaxnnError: a weight decay that is negative or not finite, or of an optimizer
         that has none.
     """
     usual = WEIGHT_DECAY.get(name)
@@ -85,20 +85,20 @@ def weight_decay_of(name: str, weight_decay: float | None = None) -> float | Non
         return usual
     if usual is None:
         raise JaxnnError(
-            f"optimiser {name}: got weight_decay={weight_decay:g}, but only "
+            f"optimizer {name}: got weight_decay={weight_decay:g}, but only "
             f"{', '.join(WEIGHT_DECAY)} have weight decay; take one of them, or the "
             "penalty l2"
         )
     if not 0 <= weight_decay < math.inf:
         raise JaxnnError(
-            f"optimiser {name}: got weight_decay={weight_decay:g}, expected a finite "
+            f"optimizer {name}: got weight_decay={weight_decay:g}, expected a finite "
             "number >= 0"
         )
     return weight_decay
 
 
 @remembered
-def optimiser_by_name(
+def optimizer_by_name(
     name: str,
     lr: float | None = None,
     schedule: str = "constant",
@@ -106,24 +106,24 @@ def optimiser_by_name(
     weight_decay: float | None = None,
     mask: Mask = None,
 ) -> Any:
-    """An optax optimiser whose learning rate follows `schedule` for `steps` steps.
+    """An optax optimizer whose learning rate follows `schedule` for `steps` steps.
 
     Args:
-      name: in `OPTIMISERS`.
-      lr: learning rate at its peak; None takes the optimiser's usual one.
+      name: in `OPTIMIZERS`.
+      lr: learning rate at its peak; None takes the optimizer's usual one.
       schedule: in `SCHEDULES`.
       steps: of the whole run.
       weight_decay: share of each weight taken off a step, times the learning rate;
-        None takes the optimiser's usual one, see `WEIGHT_DECAY`.
+        None takes the optimizer's usual one, see `WEIGHT_DECAY`.
       mask: what decays; None: weights, so no bias, gamma or beta
         (`jaxnn.tree.weights`).
 
     Raises:
-      JaxnnError: unknown optimiser or schedule (lists the valid names), lr <= 0, weight
-        decay < 0 or of an optimiser without.
+      JaxnnError: unknown optimizer or schedule (lists the valid names), lr <= 0, weight
+        decay < 0 or of an optimizer without.
     """
     peak = learning_rate(name, lr)
     decay = weight_decay_of(name, weight_decay)
     rate = lookup("schedule", schedule, SCHEDULES)(peak, steps)
-    make = OPTIMISERS[name][0]
+    make = OPTIMIZERS[name][0]
     return make(rate) if decay is None else make(rate, decay, mask)

@@ -1,4 +1,4 @@
-"""What to do about a bad step: the policies, and the optimiser that can slow down."""
+"""What to do about a bad step: the policies, and the optimizer that can slow down."""
 
 from typing import Any, NamedTuple
 
@@ -37,14 +37,14 @@ class Slowed(NamedTuple):
 
 
 @remembered
-def slowable(optimiser: Any) -> Any:
-    """The optimiser, its updates times a number that `slow_down` can halve."""
+def slowable(optimizer: Any) -> Any:
+    """The optimizer, its updates times a number that `slow_down` can halve."""
 
     def init(params):
-        return Slowed(jnp.ones(()), optimiser.init(params))
+        return Slowed(jnp.ones(()), optimizer.init(params))
 
     def update(updates, state, params=None):
-        updates, inner = optimiser.update(updates, state.inner, params)
+        updates, inner = optimizer.update(updates, state.inner, params)
         slowed = jax.tree.map(lambda u: u * state.scale.astype(u.dtype), updates)
         return slowed, Slowed(state.scale, inner)
 

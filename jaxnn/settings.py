@@ -359,6 +359,20 @@ def _check_bounds(name, value):
             )
 
 
+FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks")
+"""Settings that do not change what is learnt."""
+
+
+def must_stay(config: TrainConfig) -> dict[str, Any]:
+    """The settings that what was trained belongs to, so that an edit since is found.
+
+    With a constant schedule the number of epochs may grow.
+    """
+    free = set(FREE) | ({"epochs"} if config.schedule == "constant" else set())
+    free -= {"devices"} if config.batch_stats == "ghost" else set()
+    return {name: v for name, v in vars(config).items() if name not in free}
+
+
 def without_effect(config: TrainConfig) -> dict[str, str]:
     """The settings of `config` that change nothing in it, each with what it needs."""
     changed = given(config)

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.losses.outputs import says
+from jaxnn.losses.outputs import says, yes_above
 
 BATCH = 500  # images a call, in every command: random starts depend on it
 
@@ -109,7 +109,8 @@ class Classifier:
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
         """Which images (N,) it classifies as labelled; NaN is no answer."""
         out = self.outputs(x, batch)
-        return says(out, np.asarray(y)) & ~np.isnan(out).any(-1)
+        right = says(out, np.asarray(y), yes_above(self.net))
+        return right & ~np.isnan(out).any(-1)
 
     def gradient(
         self,

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.combine import mlp, serial
 from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer, sigmoid
 from jaxnn.losses.core import (
     Reduction,
     at_least_0,
@@ -21,14 +23,21 @@ YES_NO = ("hinge", "sigmoid_cross_entropy", "sigmoid_focal")
 """Losses whose labels of a single output are the answer itself, 0 or 1."""
 
 
-def says(outputs: Any, y: Any) -> Any:
+def says(outputs: Any, y: Any, above: float = 0.0) -> Any:
     """Whether outputs (..., N) say the labels y (...): bool, NumPy's or JAX's.
 
-    The largest output is the answer; a single one says yes above 0.
+    The largest output is the answer; a single one says yes above `above`.
     """
     if outputs.shape[-1] == 1:
-        return (outputs[..., 0] > 0) == (y > 0)  # no is 0, for hinge also -1
+        return (outputs[..., 0] > above) == (y > 0)  # no is 0, for hinge also -1
     return outputs.argmax(-1) == y
+
+
+def yes_above(net: Layer) -> float:
+    """Return what a single output says yes above: 0, or 0.5 if it ends in sigmoid."""
+    while net.made is not None and net.made.constructor in (serial, mlp):
+        net = net.parts[-1]
+    return 0.5 if net == sigmoid else 0.0
 
 
 @taking_arrays

@@ -23,7 +23,7 @@ from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
-from jaxnn.run.folder import Run, data_of, load_run
+from jaxnn.run.folder import Run, data_of, open_run
 from jaxnn.run.job import probabilities, unit_images
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
@@ -240,7 +240,7 @@ def _others(config, run):
 
 def _other(folder, run):
     """The network of another run for the same images."""
-    other = load_run(folder)
+    other = open_run(folder)
     if other.facts.in_shape != run.facts.in_shape:
         raise JaxnnError(
             f"--others {folder}: trained on images {other.facts.in_shape}, but "
@@ -251,7 +251,7 @@ def _other(folder, run):
 
 def _opened(config):
     """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
-    run = load_run(config.run)
+    run = open_run(config.run)
     test = data_of(run, config.data).test
     rows = np.arange(len(test.y))
     if 0 < config.images < len(test.y):

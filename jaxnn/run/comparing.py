@@ -29,7 +29,7 @@ from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
-from jaxnn.run.folder import check_new, load_run, new_folder
+from jaxnn.run.folder import check_new, new_folder, open_run
 from jaxnn.run.options import resolved, step_options
 from jaxnn.settings import check, flag, given
 
@@ -213,7 +213,7 @@ def _of_model(config) -> _Network:
 
 def _of_run(config) -> _Network:
     """A trained network; of several seeds the first."""
-    run = load_run(config.target)
+    run = open_run(config.target)
     chosen = run.config
     data = load(chosen.data, validation=chosen.validation)
     params, state = run.params, run.state

@@ -1,9 +1,12 @@
 """The run folder: what is in it, how it is made and read again."""
 
 import dataclasses
+import json
 import os
+import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +17,13 @@ import jax.numpy as jnp
 from jaxnn.config import TrainConfig
 from jaxnn.data import Dataset, load
 from jaxnn.errors import JaxnnError
-from jaxnn.files import read_json, write_json
+from jaxnn.files import plain, read_json, write_json
 from jaxnn.layers import Layer
 from jaxnn.losses import loss_by_name
 from jaxnn.models import DataFacts, build
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.settings import SMALLEST, check, from_plain
-from jaxnn.train.checkpoint import load_params
+from jaxnn.settings import SMALLEST, check, from_plain, must_stay
+from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
 
@@ -122,8 +125,45 @@ def save_config(folder: Path, config: TrainConfig, facts: DataFacts) -> None:
     )
 
 
-def load_run(folder: str | Path) -> Run:
+def save_network(
+    folder: Path, tree: Any, config: TrainConfig, facts: DataFacts
+) -> None:
+    """Write params.npz: parameters, state, and the settings that they belong to."""
+    save_params(folder / "params.npz", tree, {"settings": _belonging(config, facts)})
+
+
+def _belonging(config, facts) -> dict[str, Any]:
+    """The settings that parameters belong to, as JSON gives them back."""
+    stay = must_stay(config) | {f"network {k}": v for k, v in facts._asdict().items()}
+    return json.loads(json.dumps(plain(stay)))
+
+
+def _check_belonging(folder, config, facts, say):
+    """Raise unless config.json has the settings that params.npz was saved with."""
+    saved = load_meta(folder / "params.npz").get("settings")
+    if saved is None:
+        say(
+            f"{folder / 'params.npz'} holds no settings, as of an earlier version of "
+            "jaxnn: config.json is taken as it is, edited or not"
+        )
+        return
+    here = _belonging(config, facts)
+    for name in here:
+        if not isinstance(saved, dict) or saved.get(name) != here[name]:
+            there = saved.get(name) if isinstance(saved, dict) else saved
+            raise JaxnnError(
+                f"{folder / 'config.json'}: {name} is {here[name]}, but params.npz was "
+                f"trained with {there}; one of the two was edited or comes from "
+                "another run"
+            )
+
+
+def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> Run:
     """Read a run folder: settings, network and parameters.
+
+    Args:
+      folder: that `jaxnn train` wrote.
+      say: takes what a person should know of it, a line each.
 
     Raises:
       JaxnnError: not a run folder, or files missing, damaged or of another network.
@@ -135,11 +175,22 @@ def load_run(folder: str | Path) -> Run:
             "that `jaxnn train` wrote"
         )
     config, facts = read_config(folder / "config.json")
+    _check_belonging(folder, config, facts, say)
     use_dtype(config.dtype)
     net = build(config, facts)
     like = jax.eval_shape(lambda: _init(net, config, facts))
     tree = load_params(folder / "params.npz", {"params": like[0], "state": like[1]})
     return Run(folder, config, facts, net, tree["params"], tree["state"])
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder for a command, which tells notes on stderr."""
+    return load_run(folder, say_to_user)
+
+
+def say_to_user(text: str) -> None:
+    """Print a note on stderr."""
+    print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)
 
 
 def data_of(run: Run, name: str | None) -> Dataset:

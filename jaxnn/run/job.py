@@ -24,8 +24,10 @@ from jaxnn.losses import loss_by_name
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import worst_case
+from jaxnn.run.folder import say_to_user
 from jaxnn.run.options import step_options
-from jaxnn.run.resuming import must_stay, write_rows
+from jaxnn.run.resuming import write_rows
+from jaxnn.settings import must_stay
 from jaxnn.train import (
     Snapshots,
     TrainingError,
@@ -161,10 +163,10 @@ class Job:
         snapshots = Snapshots(
             folder / "snapshots", max(config.snapshots, 1), config.snapshot_steps,
             resume, must_stay(config), partial(write_rows, rows) if alone else None,
-            say=_say_to_user if alone else lambda text: None,
+            say=say_to_user if alone else lambda text: None,
         )  # fmt: skip
         if resume and alone and snapshots.newest() is None:
-            _say_to_user(
+            say_to_user(
                 f"no snapshot in {snapshots.folder}: training starts from the beginning"
             )
         return snapshots
@@ -333,10 +335,6 @@ def _plots():
     from jaxnn import plots  # matplotlib is slow to import: not before it is needed
 
     return plots
-
-
-def _say_to_user(text: str) -> None:
-    print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)
 
 
 def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:

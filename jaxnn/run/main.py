@@ -18,14 +18,13 @@ from jaxnn.files import draw, plain, write_json
 from jaxnn.models import DataFacts, build
 from jaxnn.overview import count_parameters, summary
 from jaxnn.run import words
-from jaxnn.run.folder import fresh_folder, save_config, use_dtype
+from jaxnn.run.folder import fresh_folder, save_config, save_network, use_dtype
 from jaxnn.run.job import Job
 from jaxnn.run.options import resolved
 from jaxnn.run.replaying import save_findings
 from jaxnn.run.resuming import check_free, finished
 from jaxnn.settings import check, check_data
 from jaxnn.train import TrainingError
-from jaxnn.train.checkpoint import save_params
 
 ALONE = Processes(detect=False)
 
@@ -94,7 +93,7 @@ def train_run(
     elif history.findings and trouble is not None:
         trouble.add_note(f"see it again: {history.findings[0].replay}")
     tree = {"params": history.params, "state": history.state}
-    save_params(folder / "params.npz", tree)
+    save_network(folder, tree, config, facts)
     job.test(history, result)
     result["problems"] = job.problems(history)
     result["finite"] = job.finite

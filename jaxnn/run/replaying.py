@@ -13,7 +13,7 @@ from jaxnn.guard.finding import Finding
 from jaxnn.guard.repro import replay, save_case
 from jaxnn.losses import loss_by_name
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.run.folder import load_run
+from jaxnn.run.folder import open_run
 from jaxnn.run.options import step_options
 from jaxnn.train.checkpoint import load_meta
 from jaxnn.train.policy import slowable
@@ -44,7 +44,7 @@ def replay_run(config: ReplayConfig) -> Finding | None:
       JaxnnError: no run folder, no repro.npz in it, or damaged files.
     """
     path = config.run / FILE
-    run = load_run(config.run)
+    run = open_run(config.run)
     if not os.path.isfile(path):
         raise JaxnnError(
             f"{config.run} has no {FILE}: the run had no bad step that was located"

@@ -7,10 +7,7 @@ from jaxnn.config import TrainCommand, TrainConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.files import json_line, locked, read_json, write_text
 from jaxnn.run.folder import read_config
-from jaxnn.settings import flag
-
-FREE = ("devices", "quiet", "attack_images", "snapshots", "resume", "ranks")
-"""Settings that do not change what is learnt."""
+from jaxnn.settings import FREE, flag
 
 
 def saved_command(folder: Path) -> TrainCommand:
@@ -66,16 +63,6 @@ def check_free(folder: Path) -> None:
     if os.path.isdir(folder / "snapshots"):
         with locked(folder / "snapshots", "run"):
             pass
-
-
-def must_stay(config: TrainConfig) -> dict:
-    """The settings that a snapshot keeps, so that a config.json edited since is found.
-
-    With a constant schedule the number of epochs may grow.
-    """
-    free = set(FREE) | ({"epochs"} if config.schedule == "constant" else set())
-    free -= {"devices"} if config.batch_stats == "ghost" else set()
-    return {name: v for name, v in vars(config).items() if name not in free}
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

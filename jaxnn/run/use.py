@@ -10,7 +10,7 @@ from jaxnn.config import EvalConfig, PredictConfig
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import loss_by_name
-from jaxnn.run.folder import data_of, load_run
+from jaxnn.run.folder import data_of, open_run
 from jaxnn.run.job import probabilities
 from jaxnn.train import evaluate, predict
 
@@ -23,7 +23,7 @@ def evaluate_run(config: EvalConfig) -> dict:
         are not finite.
     """
     enable_compile_cache()
-    run = load_run(config.run)
+    run = open_run(config.run)
     data = data_of(run, config.data)
     loss = loss_by_name(run.config.loss, run.config.label_smoothing or 0.0)
     many = run.config.seeds > 1
@@ -59,7 +59,7 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     if not config.images:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
     enable_compile_cache()
-    run = load_run(config.run)
+    run = open_run(config.run)
     if tuple(run.facts.in_shape) != (28, 28):
         raise JaxnnError(
             f"{run.folder} was trained on inputs {run.facts.in_shape}; pictures can be "

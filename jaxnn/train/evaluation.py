@@ -13,7 +13,7 @@ from jaxnn.distributed.data import Spread, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.losses.outputs import says
+from jaxnn.losses.outputs import says, yes_above
 from jaxnn.train.inputs import (
     as_targets,
     check_count,
@@ -28,8 +28,9 @@ class Evaluation(NamedTuple):
     """What `evaluate` found; with S seeds every field has a leading axis S.
 
     `loss` is the mean over samples, `accuracy` the share of right labels (NaN where
-    the targets are not labels; a single output says yes above 0; an output that is NaN
-    is no answer), `outputs` the network's outputs (N, classes).
+    the targets are not labels; a single output says yes above 0, that of a sigmoid
+    above 0.5; an output that is NaN is no answer), `outputs` the network's outputs
+    (N, classes).
     """
 
     loss: Any
@@ -117,7 +118,8 @@ def evaluate(
     samples = tuple(range(int(seeds), outputs.ndim - 1))
     labels = target.shape == outputs.shape[int(seeds) : -1]
     if labels and np.issubdtype(target.dtype, np.integer):
-        accuracy = (says(outputs, target) & ~np.isnan(outputs).any(-1)).mean(samples)
+        right = says(outputs, target, yes_above(net)) & ~np.isnan(outputs).any(-1)
+        accuracy = right.mean(samples)
     else:
         accuracy = np.full(outputs.shape[: int(seeds)], np.nan)
     return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)

@@ -12,9 +12,10 @@ from jaxnn.config import TrainConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
 from jaxnn.run import train_run
-from jaxnn.run.folder import read_config
+from jaxnn.run.folder import load_run, read_config
 from jaxnn.run.options import resolved
 from jaxnn.settings import OUTPUTS, VALUES, check
+from jaxnn.train.checkpoint import save_params
 from tests.input_cases import refused, refused_in_python, run
 
 FITS = {
@@ -146,6 +147,39 @@ def test_every_command_refuses_an_edited_config(run_folder, tmp_path):
         ("robustness", copy), ("compare", copy), ("train", "--resume", copy),
     ):  # fmt: skip
         assert "lr_max" in refused(*words)
+
+
+EDITS = {
+    "activation": {"activation": "tanh"}, "standardize": {"standardize": False},
+    "binarise": {"binarise": 0.5}, "data": {"data": "fashion-mnist"},
+    "loss": {"loss": "margin", "label_smoothing": 0.0}, "network mean": {"mean": 0.2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_config_that_fits_the_arrays_is_refused(name, run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
+    settings = json.loads((copy / "config.json").read_text())
+    part = settings["network"] if name.startswith("network") else settings
+    part.update(EDITS[name])
+    (copy / "config.json").write_text(json.dumps(settings))
+    Path("x.png").write_bytes(b"")
+    for words in (
+        ("eval", copy), ("predict", copy, "x.png"), ("attack", copy),
+        ("robustness", copy), ("compare", copy),
+    ):  # fmt: skip
+        assert f"{name} is " in refused(*words)
+
+
+def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "old"))
+    loaded = load_run(copy)
+    save_params(copy / "params.npz", {"params": loaded.params, "state": loaded.state})
+    found = run("eval", copy)
+    assert found.status == 0
+    assert found.err.startswith("jaxnn: note: ")
+    assert "params.npz holds no settings" in found.err
+    assert run("eval", run_folder).err == ""
 
 
 def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import mlp
+from jaxnn import Classifier, mlp
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import hinge, mse, sigmoid_cross_entropy, softmax_cross_entropy
 from jaxnn.regularize import mixup
@@ -115,6 +115,19 @@ def test_one_output_learns_yes_and_no(loss, no):
         optimizer=optax.adam(0.02),
     )  # fmt: skip
     assert history.rows[-1]["validation_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("output", [None, "sigmoid"])
+def test_one_output_says_yes_where_it_is_more_likely_than_no(output):
+    net = mlp([6, 8, 1], output=output)
+    params, state, _ = net.init(jax.random.key(0), (6,))
+    logits = mlp([6, 8, 1]).forward(params[:4], state[:4], X, train=False)[0]
+    yes = (np.asarray(logits)[:, 0] > 0).astype(int)
+    assert 0 < yes.mean() < 1
+    for y, right in ((yes, 1.0), (1 - yes, 0.0)):
+        found = evaluate(net, params, state, X, y, loss=sigmoid_cross_entropy)
+        assert found.accuracy == right
+        assert Classifier(net, params, state).correct(X, y).mean() == right
 
 
 ERRORS = {

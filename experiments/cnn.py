@@ -22,12 +22,12 @@ import numpy as np
 
 from experiments.common import main, picture, record, spread, what_to_see
 from jaxnn import plots
-from jaxnn.config import RECIPES
+from jaxnn.app.config import RECIPES
+from jaxnn.app.folder import load_run
+from jaxnn.app.job import probabilities
+from jaxnn.app.train import train_run
 from jaxnn.data import load
 from jaxnn.errors import lookup
-from jaxnn.run import train_run
-from jaxnn.run.folder import load_run
-from jaxnn.run.job import probabilities
 from jaxnn.train import predict
 
 

@@ -22,7 +22,7 @@ Args = TypeVar("Args")
 
 def main(args: type[Args], run: Callable[[Args], Any]) -> None:
     """Parse the command line into the dataclass `args` and run the experiment."""
-    from jaxnn.compile_cache import enable_compile_cache
+    from jaxnn.app.compile_cache import enable_compile_cache
     from jaxnn.errors import JaxnnError
 
     settings = tyro.cli(args, description=sys.modules["__main__"].__doc__)

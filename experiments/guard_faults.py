@@ -23,11 +23,11 @@ import numpy as np
 from experiments.common import main, record
 from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
 from jaxnn import fit
-from jaxnn.config import TrainConfig
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.job import Job
+from jaxnn.app.options import resolved
 from jaxnn.data import load, pixel_statistics
-from jaxnn.models import DataFacts, build
-from jaxnn.run.job import Job
-from jaxnn.run.options import resolved
 from jaxnn.train import TrainingError
 from jaxnn.train.engine import batch_order
 

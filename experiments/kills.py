@@ -51,7 +51,7 @@ def train(args: Args, data, folder: Path) -> None:
     import optax
 
     from jaxnn import mlp
-    from jaxnn.compile_cache import enable_compile_cache
+    from jaxnn.app.compile_cache import enable_compile_cache
 
     enable_compile_cache()
     net = mlp([784, 30, 10], normalize=True, drop_rate=0.1)

@@ -23,13 +23,14 @@ import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
 from experiments.robust import Line, verdicts
-from jaxnn.config import TrainConfig
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.group import train_group
+from jaxnn.app.job import Job
+from jaxnn.app.options import resolved
+from jaxnn.app.points import Group, grouped, sweep_points
+from jaxnn.app.sweep import AT_ONCE
 from jaxnn.data import load, pixel_statistics
-from jaxnn.models import DataFacts, build
-from jaxnn.run.job import Job
-from jaxnn.run.options import resolved
-from jaxnn.run.sweeping import AT_ONCE
-from jaxnn.sweep import Group, grouped, sweep_points, train_group
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and checkers
     from jaxnn import (
+        app,
         attacks,
         check,
         combine,
-        config,
         data,
         errors,
         files,
@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
         interop,
         layers,
         losses,
-        models,
         optimizers,
         plots,
         regularize,
         rules,
         train,
     )
+    from jaxnn.app.folder import load_run
     from jaxnn.attacks import Classifier
     from jaxnn.check import compare_gradients
     from jaxnn.combine import (
@@ -50,7 +50,6 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
     from jaxnn.layers import Layer
     from jaxnn.overview import summary
     from jaxnn.rules import RULES, Rule
-    from jaxnn.run import load_run
     from jaxnn.train import (
         TrainingError,
         TrainState,
@@ -79,7 +78,7 @@ _HOME = {
     "from_jax": "interop",
     "layer_from_jax": "interop",
     "load_params": "train.checkpoint",
-    "load_run": "run",
+    "load_run": "app.folder",
     "make_step": "train",
     "mlp": "combine",
     "parallel": "combine",
@@ -103,12 +102,12 @@ __all__ = [
     "Rule",
     "TrainState",
     "TrainingError",
+    "app",
     "as_jax",
     "attacks",
     "check",
     "combine",
     "compare_gradients",
-    "config",
     "data",
     "defences",
     "distributed",
@@ -128,7 +127,6 @@ __all__ = [
     "losses",
     "make_step",
     "mlp",
-    "models",
     "optimizers",
     "parallel",
     "plots",
@@ -145,7 +143,6 @@ __all__ = [
     "siamese",
     "stack",
     "summary",
-    "sweep",
     "train",
 ]
 

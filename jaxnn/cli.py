@@ -78,7 +78,7 @@ def _parse(config, words, name, **options):
 
 def _checked(config, words, name, **options):
     """The settings in `words`, found right before anything heavy is imported."""
-    from jaxnn.settings import check
+    from jaxnn.app.settings import check
 
     parsed = _parse(config, words, name, **options)
     check(parsed)
@@ -86,8 +86,8 @@ def _checked(config, words, name, **options):
 
 
 def _train(words, started) -> int:
-    from jaxnn.config import RECIPES, TrainCommand, TrainConfig
-    from jaxnn.settings import check
+    from jaxnn.app.config import RECIPES, TrainCommand, TrainConfig
+    from jaxnn.app.settings import check
 
     recipe, words = _take_recipe(words)
     default = TrainCommand(**vars(_recipe(recipe)))
@@ -98,13 +98,13 @@ def _train(words, started) -> int:
     options = {"description": description}
     command = _parse(TrainCommand, words, "train", default=default, **options)
     if command.resume is not None:
-        from jaxnn.run.resuming import check_resumed, saved_command
+        from jaxnn.app.resuming import check_resumed, saved_command
 
         default = saved_command(command.resume)
         command = _parse(TrainCommand, words, "train", default=default, **options)
         check_resumed(default, command, recipe)
     check(command)
-    from jaxnn.run import train_run
+    from jaxnn.app.train import train_run
 
     settings = vars(command).copy()
     resume, ranks = settings.pop("resume"), settings.pop("ranks")
@@ -113,7 +113,7 @@ def _train(words, started) -> int:
 
 
 def _recipe(name: str | None):
-    from jaxnn.config import RECIPES
+    from jaxnn.app.config import RECIPES
 
     return lookup("recipe", "default" if name is None else name, RECIPES)
 
@@ -131,7 +131,7 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _sweep(words, started) -> int:
-    from jaxnn.config import SweepConfig
+    from jaxnn.app.config import SweepConfig
 
     recipe, words = _take_recipe(words)
     default = SweepConfig(network=_recipe(recipe))
@@ -139,7 +139,7 @@ def _sweep(words, started) -> int:
     from jaxnn.distributed.processes import show_cpu_devices
 
     show_cpu_devices(config.network.devices or 1)
-    from jaxnn.run.sweeping import sweep_run
+    from jaxnn.app.sweep import sweep_run
 
     sweep_run(config, started)
     return 0
@@ -147,10 +147,10 @@ def _sweep(words, started) -> int:
 
 def _eval(words, started) -> int:
     del started
-    from jaxnn.config import EvalConfig
+    from jaxnn.app.config import EvalConfig
 
     config = _checked(EvalConfig, words, "eval")
-    from jaxnn.run import evaluate_run
+    from jaxnn.app.use import evaluate_run
 
     evaluate_run(config)
     return 0
@@ -158,10 +158,10 @@ def _eval(words, started) -> int:
 
 def _predict(words, started) -> int:
     del started
-    from jaxnn.config import PredictConfig
+    from jaxnn.app.config import PredictConfig
 
     config = _checked(PredictConfig, words, "predict")
-    from jaxnn.run import predict_run
+    from jaxnn.app.use import predict_run
 
     predict_run(config)
     return 0
@@ -169,7 +169,7 @@ def _predict(words, started) -> int:
 
 def _data(words, started) -> int:
     del started
-    from jaxnn.config import DataConfig
+    from jaxnn.app.config import DataConfig
 
     config = _checked(DataConfig, words, "data")
     from jaxnn.data import command
@@ -192,10 +192,10 @@ def _data(words, started) -> int:
 
 def _attack(words, started) -> int:
     del started
-    from jaxnn.config import AttackConfig
+    from jaxnn.app.config import AttackConfig
 
     config = _checked(AttackConfig, words, "attack")
-    from jaxnn.run.attacking import attack_run
+    from jaxnn.app.attack import attack_run
 
     attack_run(config)
     return 0
@@ -203,37 +203,37 @@ def _attack(words, started) -> int:
 
 def _robustness(words, started) -> int:
     del started
-    from jaxnn.config import RobustnessConfig
+    from jaxnn.app.config import RobustnessConfig
 
     config = _checked(RobustnessConfig, words, "robustness")
-    from jaxnn.run.attacking import robustness_run
+    from jaxnn.app.attack import robustness_run
 
     robustness_run(config)
     return 0
 
 
 def _compare(words, started) -> int:
-    from jaxnn.config import CompareConfig
+    from jaxnn.app.config import CompareConfig
 
     config = _checked(CompareConfig, words, "compare")
-    from jaxnn.run.comparing import compare_run
+    from jaxnn.app.compare import compare_run
 
     return 0 if compare_run(config, started)["passed"] else 1
 
 
 def _replay(words, started) -> int:
     del started
-    from jaxnn.config import ReplayConfig
+    from jaxnn.app.config import ReplayConfig
 
     config = _checked(ReplayConfig, words, "replay")
-    from jaxnn.run.replaying import replay_run
+    from jaxnn.app.replaying import replay_run
 
     return 0 if replay_run(config) is None else 1
 
 
 def _demo(words, started) -> int:
     del started
-    from jaxnn.demo import list_tutorials, run_tutorial
+    from jaxnn.app.demo import list_tutorials, run_tutorial
 
     if words[:1] in ([], ["-h"], ["--help"]):
         print(list_tutorials())

@@ -1,8 +1,9 @@
-"""What a result depends on besides its settings: versions, device, commit."""
+"""Where a run takes place: versions, device, commit, which of several processes."""
 
 import os
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -94,3 +95,23 @@ def _cpu_name():
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of several processes this one is; nothing given: found out, or alone."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, a free port there, the same in all processes."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which one this is, from 0; 0 writes the run folder."""
+    local_device_ids: tuple[int, ...] = ()
+    """GPUs of this host that this process takes; none: all, or one each where SLURM or
+    MPI started several on a host."""
+    detect: bool = True
+    """Whether to look in the environment for what is not given: SLURM, MPI,
+    Kubernetes."""
+    rank_timeout: float = 30.0
+    """Seconds without a sign of life from another process after which this one ends."""

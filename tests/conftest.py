@@ -13,7 +13,7 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little; this halves their time. Whole runs of the
-# command line in a process of its own (tests/run) have all optimisations on.
+# command line in a process of its own (tests/app) have all optimisations on.
 jax.config.update("jax_disable_most_optimizations", True)
 
 hypothesis.settings.register_profile("dev", deadline=None)

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from jaxnn.app.report import write_report
 from jaxnn.check.page import write_page
 from jaxnn.markdown import code, escaped, fenced, table
-from jaxnn.report import write_report
 from jaxnn.robustness.page import page
 from jaxnn.robustness.threat import Share, Threat
 

@@ -421,7 +421,7 @@ def test_threads_draw_what_one_would(tmp_path):
 
 def test_neither_pyplot_nor_jax_is_imported():
     code = (
-        "import sys, jaxnn.plots, jaxnn.report;"
+        "import sys, jaxnn.plots, jaxnn.app.report;"
         "print([m for m in ('jax', 'matplotlib.pyplot') if m in sys.modules])"
     )
     run = subprocess.run(

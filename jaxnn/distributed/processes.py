@@ -22,8 +22,8 @@ import jax
 from jax._src.distributed import global_state  # the store has no public name
 from jax.sharding import Mesh
 
-from jaxnn.config import Processes
 from jaxnn.distributed.data import LostError, data_mesh, first_line
+from jaxnn.environment import Processes
 from jaxnn.errors import JaxnnError
 
 STATUS = re.compile(
@@ -38,7 +38,7 @@ def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
     """The mesh of a run, this process joined with the others; None for one device.
 
     Args:
-      ranks: which process this is; see `jaxnn.config.Processes`.
+      ranks: which process this is; see `jaxnn.environment.Processes`.
       devices: of all processes together; None: one, or all with several processes.
 
     With several processes an error inside ends this one at once, with a message: the

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import common
-from jaxnn import demo
+from jaxnn.app import demo
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 
@@ -124,6 +124,9 @@ def test_without_the_source_folder_it_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_the_list_needs_no_jax():
-    code = "import jaxnn.demo, sys; jaxnn.demo.tutorials(); print('jax' in sys.modules)"
+    code = (
+        "import sys; from jaxnn.app import demo; demo.tutorials();"
+        "print('jax' in sys.modules)"
+    )
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, cwd=ROOT, text=True) == "False\n"

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, serial
-from jaxnn.config import TrainConfig
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
     crop,
@@ -16,7 +17,6 @@ from jaxnn.layers import (
     transpose,
     upsample,
 )
-from jaxnn.models import DataFacts, build
 from tests.layers.cases import KEY
 from tests.rules.common import assert_close, normal
 

@@ -15,8 +15,8 @@ import sys
 
 import jax
 
-from jaxnn.config import Processes
 from jaxnn.distributed.processes import together
+from jaxnn.environment import Processes
 from jaxnn.train import Snapshots, batch_order
 from tests.parallel.on_devices import NET, X, Y, losses, train
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from jaxnn.cli import main
-from jaxnn.config import Processes
 from jaxnn.distributed import processes
 from jaxnn.distributed.processes import Watch, cluster, filled_in
+from jaxnn.environment import Processes
 from jaxnn.errors import JaxnnError
 from tests.parallel.on_devices import train
 

@@ -1,0 +1,1 @@
+"""The commands of `jaxnn`: settings, what is made of them, and the folders of runs."""

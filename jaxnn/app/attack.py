@@ -1,0 +1,295 @@
+"""Attacking a saved run: `jaxnn attack` and `jaxnn robustness`."""
+
+import itertools
+import os
+import shlex
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn import attacks, plots
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import AttackConfig, RobustnessConfig
+from jaxnn.app.folder import Run, data_of, open_run
+from jaxnn.app.job import probabilities, unit_images
+from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
+from jaxnn.attacks.core import NORMS
+from jaxnn.attacks.outputs import to_logits
+from jaxnn.data.sets import stratified_sample
+from jaxnn.environment import device, git_commit, versions
+from jaxnn.errors import JaxnnError, lookup
+from jaxnn.files import check_folder, draw, read_json, real_path, write_json
+from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
+
+AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
+"""Of camera, where none is given: degrees, pixels, sigma in pixels, share lost."""
+
+
+def attack_run(config: AttackConfig) -> dict[str, Any]:
+    """Attack a saved run's test images; prints two lines, writes JSON and a picture.
+
+    Raises:
+      JaxnnError: no run folder, unknown attack, a setting that the attack has not;
+        outputs that are not finite (what was found is written all the same).
+    """
+    enable_compile_cache()
+    started = time.perf_counter()
+    attack = lookup("attack", config.attack, ATTACKS)
+    options = _options(config, attack)
+    folder = _folder(config, "attacks")
+    run, x, y, rows = _opened(config)
+    network = _first(run)
+    model, y = to_logits(network, x, y)
+    x_adv = map_batches(
+        lambda a, b: attack.run(model, a, b, **options), x, y,
+        batch=len(x) if options.get("early_stop") else None,
+    )  # fmt: skip
+    right, still = model.correct(x, y), model.correct(x_adv, y)
+    lost = np.flatnonzero(~np.isfinite(model.outputs(x)).all(-1))
+    blind = np.zeros(len(y), bool)
+    if attack.gradients:
+        blind = still & np.isnan(model.gradient(x, y)[1].reshape(len(y), -1)).any(-1)
+    norm = options.get("norm", "linf" if "epsilon" in options else "l2")
+    size = np.asarray(attacks.distance(x_adv, x, norm))
+    fooled = size[right & ~still]
+    clean, left = (Share(int(m.sum()), len(y)) for m in (right, still & ~blind))
+    found = _record("attack", config, run) | {
+        "attack": config.attack,
+        "settings": _settings(attack, options) | {"seed": config.seed},
+        "images": len(y),
+        "rows": rows.tolist() if config.images > 0 else "all",
+        "accuracy_before": clean.value,
+        "accuracy_after": left.value,
+        "distance_norm": norm,
+        "median_distance_of_fooled": float(np.median(fooled)) if len(fooled) else None,
+        "not_finite_images": lost.tolist(),
+        "not_attacked_images": np.flatnonzero(blind).tolist(),
+        "seconds": time.perf_counter() - started,
+    }
+    path = _unused(folder, _name(config, options), ".json", found)
+    write_json(path, found)
+    picture = path.with_suffix(".png").name
+    failed = draw(path.parent, {picture: lambda file: plots.adversarial(
+        x, x_adv, y, probabilities(network.outputs(x), run.config),
+        probabilities(network.outputs(x_adv), run.config),
+        options.get("epsilon", float(size.max())), file, count=10,
+        norm=norm, attack=config.attack, budget="epsilon" in options,
+    )})  # fmt: skip
+    for line in page.warnings(len(y), len(lost), int(blind.sum())):
+        print(line)
+    print(
+        f"accuracy       {clean} before, {left} under {config.attack}, "
+        f"{len(y):,} images"
+    )
+    if len(fooled):
+        print(
+            f"distance       median {np.median(fooled):.4g} in {norm} of the "
+            f"{len(fooled):,} fooled"
+        )
+    for why in failed.values():
+        print(f"not drawn      {picture}: {why}")
+    print(f"written        {path}, .png")
+    _fail_if_lost(run, lost)
+    return found
+
+
+def robustness_run(config: RobustnessConfig) -> Any:
+    """Evaluate a saved run by the whole battery and its checks; writes a folder.
+
+    Raises:
+      JaxnnError: no run folder, unknown level or norm; outputs that are not finite
+        (what was found is written all the same).
+    """
+    enable_compile_cache()
+    folder = _folder(config, "robustness")
+    run, x, y, rows = _opened(config)
+    model = _first(run)
+    threat = Threat(config.norm, config.epsilon)
+    print(f"attacking {len(y):,} images, {threat}", flush=True)
+    others = _others(config, run)
+    found = evaluate(
+        model, x, y, threat=threat, level=config.level, others=others,
+        seed=config.seed, say=None if config.quiet else lambda line: print(
+            f"  {line}", flush=True
+        ),
+    )  # fmt: skip
+
+    def outputs(images):
+        return probabilities(model.outputs(images), run.config)
+
+    transfer = None
+    if others:
+        sample = x[found.sample], y[found.sample]
+        named = {_named(config.run, config): model} | others
+        transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
+        print(f"transfer       {transfer.check.verdict}: {transfer.check.words}")
+    record = _record("robustness", config, run) | {
+        "rows": rows.tolist() if config.images > 0 else "all"
+    }
+    folder = _unused(folder.parent, folder.name, "", record, "robustness.json")
+    title = f"Robustness of {run.folder}"
+    written = page.write(folder, found, x, y, outputs, title, transfer, record)
+    print("\n".join(page.lines(found)))
+    print(f"written        {written}")
+    _fail_if_lost(run, found.not_finite)
+    return found
+
+
+def _folder(config, name):
+    """Where to write; raises before anything is attacked if that cannot be a folder."""
+    folder = config.out or config.run / name
+    if config.out or os.path.isdir(config.run):  # else it is no run: told elsewhere
+        check_folder(folder)
+    return folder
+
+
+def _record(name: str, config: Any, run: Run) -> dict[str, Any]:
+    """What a result depends on."""
+    words = ["jaxnn", name, str(config.run)]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("run", "out") or value == field.default:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if value is not True:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [str(v) for v in values]
+    return {
+        "run": str(run.folder),
+        "command": shlex.join(words),
+        "data": config.data or run.config.data,
+        "versions": versions(),
+        "device": device(),
+        "git": git_commit(),
+    }
+
+
+def _unused(
+    folder: Path, name: str, ending: str, found: dict, inside: str = ""
+) -> Path:
+    """A path whose earlier result, if there is one, is of the same command."""
+    for number in itertools.count(1):
+        path = folder / (f"{name}{f'-{number}' if number > 1 else ''}{ending}")
+        result = path / inside if inside else path
+        if not os.path.exists(result) or _command(result) == found["command"]:
+            return path
+    raise AssertionError  # numbers do not end
+
+
+def _command(path):
+    """The command of an earlier result; None where it cannot be told."""
+    try:
+        return read_json(path)["command"]
+    except (JaxnnError, KeyError, TypeError):
+        return None
+
+
+def _name(config, options):
+    """The attack, and every setting that is not its own."""
+    parts = [config.attack]
+    parts += [f"{options['epsilon']:g}"] if "epsilon" in options else []
+    parts += [options["norm"]] if "norm" in options else []
+    for name in ("kind", "amount", "steps", "step_size", "restarts", "queries"):
+        if name in options:
+            value = options[name]
+            shown = value if isinstance(value, str) else f"{name}{value:g}"
+            parts.append(shown.replace("_", "-"))
+    parts += ["early-stop"] if options.get("early_stop") else []
+    parts += [f"images{config.images}"] if config.images > 0 else []
+    parts += [f"seed{config.seed}"] if config.seed else []
+    return "_".join(parts)
+
+
+def _settings(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
+    """All settings of an attack, as JSON has them."""
+    found = attack.takes | options
+    found = {k: v for k, v in found.items() if k not in ("key", "loss")}
+    if "loss" in attack.takes:
+        found["loss"] = attack.takes["loss"].__name__
+    return found
+
+
+def _fail_if_lost(run, lost):
+    if len(lost):
+        raise JaxnnError(
+            f"{run.folder}: the network's outputs for {len(lost):,} images are not "
+            "finite; accuracy and robustness say nothing there"
+        )
+
+
+def _named(path, config):
+    """The folder's name where no other has it, else its path."""
+    every = [real_path(p) for p in (config.run, *config.others)]
+    same = [p for p in every if p.name == real_path(path).name]
+    return str(path) if len(same) > 1 else real_path(path).name
+
+
+def _others(config, run):
+    """Name -> network of the other runs."""
+    every = [real_path(p) for p in (config.run, *config.others)]
+    for path in every:
+        if every.count(path) > 1:
+            raise JaxnnError(f"--others: {path} is named twice, or is the run itself")
+    return {_named(path, config): _other(path, run) for path in config.others}
+
+
+def _other(folder, run):
+    """The network of another run for the same images."""
+    other = open_run(folder)
+    if other.facts.in_shape != run.facts.in_shape:
+        raise JaxnnError(
+            f"--others {folder}: trained on images {other.facts.in_shape}, but "
+            f"{run.folder} on {run.facts.in_shape}"
+        )
+    return _first(other)
+
+
+def _opened(config):
+    """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
+    run = open_run(config.run)
+    test = data_of(run, config.data).test
+    rows = np.arange(len(test.y))
+    if 0 < config.images < len(test.y):
+        rows = stratified_sample(test.y, config.images, config.seed)
+    return run, unit_images(test.x[rows]), test.y[rows], rows
+
+
+def _first(run: Run) -> Classifier:
+    """The run's first network."""
+    first = slice(None) if run.config.seeds == 1 else 0
+    params, state = jax.tree.map(
+        lambda a: jnp.asarray(a[first] if a.ndim else a), (run.params, run.state)
+    )
+    return Classifier(run.net, params, state)
+
+
+def _options(config, attack: Attack):
+    """The settings this attack has, those of the command line among them."""
+    known = attack.takes
+    options: dict[str, Any] = {}
+    if "epsilon" in known:
+        options["epsilon"] = 0.1
+    if "amount" in known:
+        kind = config.kind or "rotation"
+        options |= {"kind": kind, "amount": AMOUNTS.get(kind)}
+    if "key" in known:
+        options["key"] = jax.random.key(config.seed)
+    for name in (
+        "epsilon", "steps", "restarts", "early_stop", "norm", "queries", "kind",
+        "step_size", "amount",
+    ):  # fmt: skip
+        value = getattr(config, name)
+        if value is None or value is False:  # not asked for
+            continue
+        if name not in known:
+            flag = name.replace("_", "-")
+            raise JaxnnError(f"attack {config.attack} has no setting --{flag}")
+        options[name] = value
+    if config.norm is not None:
+        lookup("norm", config.norm, dict.fromkeys(NORMS))
+    return options

@@ -1,0 +1,270 @@
+"""`jaxnn compare`: the gradients of a run, a model, or your own code, on one page."""
+
+import dataclasses
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import RECIPES, CompareConfig
+from jaxnn.app.folder import check_new, new_folder, open_run
+from jaxnn.app.options import resolved, step_options
+from jaxnn.app.settings import check, flag, given
+from jaxnn.check.compare import compare_job
+from jaxnn.check.cost import compare_costs
+from jaxnn.check.curves import STEPS, curvature, difference_errors, taylor_errors
+from jaxnn.check.job import Job
+from jaxnn.check.laboratory import POLICY, compare_methods
+from jaxnn.check.own import Own, audit_own, load_own
+from jaxnn.check.page import facts, methods_table, verdict, write_page
+from jaxnn.check.report import AS_CALLED, GradientReport
+from jaxnn.check.watch import named_leaves
+from jaxnn.data import load, pixel_statistics
+from jaxnn.environment import device, git_commit, versions
+from jaxnn.errors import JaxnnError
+from jaxnn.files import draw, real_path, write_json
+from jaxnn.losses import loss_by_name
+from jaxnn.overview import count_parameters
+from jaxnn.plots import gradients as plots
+
+FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
+DRAWN = 2_000  # entries of a leaf that the scatter shows
+USED = {
+    *("model", "layers", "activation", "output", "init", "bias_init", "batch_norm"),
+    *("standardize", "loss", "label_smoothing", "batch", "l1", "l2", "spectral_norm"),
+    *("dropout", "seed", "data", "out", "quiet"),
+}
+"""Settings of `jaxnn train` that a comparison takes, of a network not yet trained."""
+
+
+def compare_run(config: CompareConfig, started: float | None = None) -> dict:
+    """Compare gradients and write gradients.json, gradients.md and pictures.
+
+    Args:
+      config: the settings.
+      started: `time.perf_counter()` when the program began; None is now.
+
+    Returns:
+      What gradients.json holds, and `folder`.
+
+    Raises:
+      JaxnnError: a target that does not exist, settings that have no effect here.
+    """
+    started = time.perf_counter() if started is None else started
+    enable_compile_cache()
+    say = (lambda *_: None) if config.network.quiet else print
+    check_new(config.network.out)
+    subject = _subject(config)
+    say(f"comparing      {subject.title}\ndevice         {device()}\n")
+    report, seen, result, pictures = subject.compare(config)
+    say(report.table())
+    result = {
+        "title": subject.title,
+        "passed": report.passed,
+        "gradients": report.to_json(),
+        "evaluation": None,
+    } | result
+    if seen:
+        rows = [dataclasses.asdict(row) for row in compare_methods(seen)]
+        pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
+        result |= {"methods": rows, "policy": POLICY}
+        say(f"\n{methods_table(result)}\n")
+    for what, sentence in facts(result):
+        say(f"{what:<14} {sentence}")
+    result |= {"device": device(), "versions": versions(), "git": git_commit()}
+    result["seconds"] = round(time.perf_counter() - started, 3)
+    # not before all else is known: what cannot be compared leaves no folder
+    folder = new_folder(config.network.out, f"compare-{subject.name}")
+    write_json(folder / "gradients.json", result)
+    for name, why in draw(folder, pictures).items():
+        print(f"not drawn      {name}: {why}")
+    page = write_page(folder, result)
+    print(f"verdict        {verdict(result)}")
+    say(f"time           {result['seconds']:.1f} s")
+    print(f"written to     {folder}  (start with {page})")
+    return result | {"folder": str(folder)}
+
+
+class _Network(NamedTuple):
+    """A network at a batch: compared whole, layer by layer, and timed."""
+
+    name: str
+    title: str
+    job: Job
+
+    def compare(self, config):
+        """The report, what was seen of its layers, all other measurements, pictures."""
+        job, result, pictures = self.job, {}, {}
+        report, seen = compare_job(job, config.dtypes)
+        if job.has_two_modes():
+            other = compare_job(job.evaluation(), config.dtypes)[0]
+            result["evaluation"] = other.to_json()
+            result["passed"] = report.passed and other.passed
+        few = job.few(FEW)
+        errors = difference_errors(few)
+        pictures["steps.png"] = partial(plots.step_errors, STEPS, errors)
+        result["steps"] = {"steps": list(STEPS), "errors": errors}
+        by_hand, by_jax, _, error = job.both_ways(config.dtypes[0])
+        if error is None and not report.not_finite:  # else there are no numbers
+            remainders, costs = taylor_errors(few), compare_costs(job)
+            pictures["taylor.png"] = partial(plots.taylor, remainders)
+            pairs = _sample(by_hand, by_jax, report.leaves)
+            dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
+            pictures["scatter.png"] = dots
+            result["taylor"], result["curvature"] = remainders, curvature(job)
+            result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
+        return report, seen, result, pictures
+
+
+class _OwnCode(NamedTuple):
+    """Your own rule, layer or pair, judged alone."""
+
+    name: str
+    title: str
+    own: Own
+
+    def compare(self, config):
+        """The report, what was seen, no other measurements, pictures."""
+        shapes = [_shape(text) for text in config.shape]
+        found, seen = audit_own(self.own, shapes, config.dtypes, config.network.seed)
+        leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
+        pictures = {}
+        for s in seen[-1:]:
+            if pairs := _sample(s.got, s.want, leaves):
+                dots = partial(plots.scatter, pairs, dtype="float64")
+                pictures["scatter.png"] = dots
+        report = GradientReport(
+            leaves, found.findings, found.checks, found.kinks, found.excused
+        )
+        return report, seen, {}, pictures
+
+
+def _subject(config: CompareConfig):
+    """What is to be compared.
+
+    Raises:
+      JaxnnError: it does not exist, or a setting has no effect on it.
+    """
+    target = config.target
+    if target is not None and ":" in target and not os.path.isdir(target):
+        _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
+        own = load_own(target)
+        if own.inputs is not None and config.shape:
+            raise JaxnnError(
+                f"compare: --shape has no effect here: {target.rpartition(':')[0]} has "
+                f"{own.name}_inputs"
+            )
+        return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
+    if target is not None and os.path.isdir(target):
+        _check_flags(config, {"out", "quiet"}, "the run has its own settings")
+        _check_no_shape(config)
+        return _of_run(config)
+    if target is not None and target.endswith(".py") and os.path.isfile(target):
+        raise JaxnnError(
+            f"compare: {target} is a file; say what in it: {target}:NAME, a Rule, a "
+            "Layer, or functions NAME_forward and NAME_backward"
+        )
+    if target is not None and target not in RECIPES:
+        raise JaxnnError(
+            f"compare: {target!r} is no run folder; expected one that `jaxnn train` "
+            f"wrote, a recipe ({', '.join(RECIPES)}), or FILE.py:name"
+        )
+    _check_no_shape(config)
+    _check_flags(config, USED, "nothing is trained")
+    return _of_model(config)
+
+
+def _check_flags(config, used, why):
+    """Raise unless all settings of a network that are given are among those `used`."""
+    for name in given(config.network).keys() - used:
+        raise JaxnnError(
+            f"compare: {flag(name)} has no effect here: {why}. Flags that have: "
+            + ", ".join(map(flag, sorted(used)))
+        )
+
+
+def _check_no_shape(config):
+    if config.shape:
+        raise JaxnnError(
+            "compare: --shape has no effect here: a network's images have their own; "
+            "it is for FILE.py:name"
+        )
+
+
+def _of_model(config) -> _Network:
+    """The untrained network that the settings describe."""
+    base = RECIPES[config.target or "default"]
+    chosen = replace(base, **given(config.network))
+    check(chosen)
+    data = load(chosen.data, validation=0)
+    mean, std = pixel_statistics(data.train.x)
+    facts_ = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
+    net = build(chosen, facts_)
+    params, state, _ = net.init(jax.random.key(chosen.seed), facts_.in_shape)
+    name = config.target or chosen.model
+    return _network(f"{name}, untrained", name, chosen, net, params, state, data)
+
+
+def _of_run(config) -> _Network:
+    """A trained network; of several seeds the first."""
+    run = open_run(config.target)
+    chosen = run.config
+    data = load(chosen.data, validation=chosen.validation)
+    params, state = run.params, run.state
+    if chosen.seeds > 1:
+        params, state = jax.tree.map(lambda a: a[0], (params, state))
+    name = real_path(config.target).name
+    return _network(f"run {config.target}", name, chosen, run.net, params, state, data)
+
+
+def _network(what, name, chosen, net, params, state, data) -> _Network:
+    x, y = data.train.x[: chosen.batch], data.train.y[: chosen.batch]
+    job = Job(
+        net,
+        loss_by_name(chosen.loss, resolved(chosen).label_smoothing or 0.0),
+        params,
+        state,
+        x,
+        y,
+        jax.random.key(chosen.seed),
+        True,
+        step_options(chosen, data.classes)["penalty"],
+    )
+    title = (
+        f"{what}: {count_parameters(params):,} parameters, {chosen.loss}, {len(x)} "
+        f"images of {data.name}"
+    )
+    return _Network(name, title, job)
+
+
+def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
+    """Leaf -> (by hand, by JAX, passed), of large leaves every so many entries."""
+    passed = {c.leaf: c.passed for c in leaves}
+    ours = dict(named_leaves(by_hand))
+    found = {}
+    for path, want in named_leaves(by_jax):
+        got, name = ours.get(path), path.removeprefix("params/")
+        if got is None or np.shape(got) != np.shape(want):
+            continue
+        every = max(1, np.size(want) // DRAWN)
+        mine, theirs = (np.ravel(a)[::every].astype(np.float64) for a in (got, want))
+        found[name] = mine, theirs, passed.get(name, True)
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """ "4,3" as (4, 3); "()" or "" as a number's."""
+    words = [w.strip() for w in text.strip("()").split(",") if w.strip()]
+    # up to nine digits: int() takes the digits of all scripts, and any number of them
+    if not all(w.isascii() and w.isdigit() and 0 < len(w) < 10 for w in words):
+        raise JaxnnError(f"--shape {text}: expected whole numbers such as 4,3")
+    shape = tuple(map(int, words))
+    if 0 in shape:
+        raise JaxnnError(f"--shape {text}: nothing can be compared in an empty array")
+    return shape

@@ -1,0 +1,342 @@
+"""The sweep: its folder, its groups one after the other, its table and picture."""
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import SweepConfig, TrainConfig
+from jaxnn.app.folder import fresh_folder, saved_in, use_dtype
+from jaxnn.app.group import network, train_group
+from jaxnn.app.job import Job
+from jaxnn.app.options import resolved, step_options
+from jaxnn.app.points import Group, grouped, parse_axes, sweep_points
+from jaxnn.app.settings import check, check_data, from_plain
+from jaxnn.data import load, pixel_statistics
+from jaxnn.distributed.data import data_mesh
+from jaxnn.environment import device, git_commit, versions
+from jaxnn.errors import JaxnnError
+from jaxnn.files import draw, plain, read_json, write_json
+from jaxnn.train import Snapshots, TrainingError, describe, evaluate
+from jaxnn.train.checkpoint import load_params, save_params
+
+FILE, FORMAT = "sweep.json", 1
+AT_ONCE = {"cpu": 8}
+"""Points in one program: more do not fit the caches; elsewhere all that share one."""
+
+
+def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
+    """Train all points of a sweep, and write table, sweep.json and picture.
+
+    Returns:
+      What sweep.json holds, and `folder`.
+
+    Raises:
+      JaxnnError: bad axes or settings, or a folder that holds no sweep.
+    """
+    started = time.perf_counter() if started is None else started
+    folder, done = config.resume, {}
+    if folder is not None:
+        config, done = _read_plan(folder)
+    base = config.network
+    use_dtype(base.dtype)
+    enable_compile_cache()
+    data = load(base.data, validation=base.validation)
+    facts = DataFacts(
+        data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
+    )
+    mesh = _mesh(base.devices)
+    with saved_in(folder / FILE) if folder is not None else nullcontext():
+        axes = parse_axes(config.axes, config.random is not None)
+        points = sweep_points(base, axes, config.random)
+        points = [p._replace(config=resolved(p.config)) for p in points]
+        groups = _parts(grouped(points), config.at_once, mesh)
+        _check(groups, data, facts)
+        _check_done(groups, done)
+    fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
+    with fresh if folder is None else nullcontext(folder) as folder:
+        result = _sweep(config, points, groups, data, facts, mesh, folder, done)
+    result["seconds"] = round(time.perf_counter() - started, 2)
+    result |= {"versions": versions(), "device": device(), "git": git_commit()}
+    write_json(folder / FILE, result)
+    failed = draw(folder, {"sweep.png": partial(_picture, result, list(axes))})
+    print("\n".join(table(result)))
+    for name, why in failed.items():
+        print(f"not drawn      {name}: {why}")
+    print(f"written to     {folder}  (sweep.json, sweep.png)")
+    if not result["best"]["trained"]:
+        error = TrainingError(
+            "sweep: no setting has trained: in each a network left out all its steps "
+            "or gives values that are not finite"
+        )
+        error.history = None  # it failed at work, not at its settings
+        raise error
+    return result | {"folder": str(folder)}
+
+
+def _check(groups, data, facts):
+    """All settings are checked before any file."""
+    for group in groups:
+        check_data(group.points[0].config, data)
+        for point in group.points:
+            net = build(point.config, facts)
+            step_options(point.config, data.classes)
+        Job(point.config, data, facts, net)
+
+
+class _Row(NamedTuple):
+    """What became of one point."""
+
+    point: int
+    values: dict
+    epoch: int
+    loss: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    skipped: int
+    trained: bool
+
+
+def _check_done(groups, done):
+    """Raise unless what a folder says is done is of these groups."""
+    for number, rows in done.items():
+        where = f"groups, {number}"
+        if number not in map(str, range(len(groups))) or not isinstance(rows, list):
+            raise JaxnnError(
+                f"{where}: got {rows!r:.60}, expected a list for each of the "
+                f"{len(groups)} groups that are done"
+            )
+        found = [
+            from_plain(_Row, row if isinstance(row, dict) else {}, where)
+            for row in rows
+        ]
+        for row in found:
+            if not (0 <= (row.validation_accuracy or 0) <= 1 and row.epoch >= 0
+                    and row.skipped >= 0):  # fmt: skip
+                raise JaxnnError(f"{where}: got {row}, expected counts and a share")
+        wanted = [(p.number, plain(p.values)) for p in groups[int(number)].points]
+        if [(row.point, row.values) for row in found] != wanted:
+            raise JaxnnError(
+                f"{where}: got points {[row.point for row in found]}, expected "
+                f"{[point for point, _ in wanted]}, with the values of these axes"
+            )
+
+
+def _picture(result, axes, path):
+    from jaxnn.plots.sweep import sweep
+
+    sweep(result["settings_tried"], axes, path)
+
+
+def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
+    """Train what is not done, and put the points together; sweep.json tells of it."""
+    base = config.network
+    result: dict[str, Any] = {
+        "format": FORMAT, "axes": list(config.axes), "random": config.random,
+        "at_once": config.at_once, "settings": plain(vars(base)), "points": [],
+        "groups": done, "compiles": 0,
+    }  # fmt: skip
+    write_json(folder / FILE, result)
+    print(
+        f"{len(points)} points in {len(groups)} groups, on {mesh.size if mesh else 1} "
+        f"devices: {' '.join(config.axes)}"
+    )
+    _train(groups, data, facts, mesh, folder, result, base.quiet)
+    _finish(groups, data, facts, folder, result)
+    return result
+
+
+def _train(groups, data, facts, mesh, folder, result, quiet):
+    """All groups that are not done yet; sweep.json is whole after each."""
+    programs: dict[Any, dict] = {}
+    for number, group in enumerate(groups):
+        if str(number) in result["groups"]:
+            continue
+        where = folder / f"group-{number:03d}"
+        shared = programs.setdefault((str(group.values), len(group.points)), {})
+        size = len(shared)
+
+        def on_epoch(row, number=number):
+            if not quiet:
+                print(f"group {number + 1}/{len(groups)}  epoch {row['epoch']:>3}  "
+                      f"{describe(row)}", flush=True)  # fmt: skip
+
+        history = train_group(
+            group, data, facts, mesh=mesh, programs=shared,
+            snapshots=Snapshots(where / "snapshots", 1, resume=True),
+            on_epoch=on_epoch,
+        )  # fmt: skip
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        tree = jax.tree.map(np.asarray, (history.params, history.state))
+        save_params(where / "params.npz", {"params": tree[0], "state": tree[1]})
+        result["groups"][str(number)] = _rows(group, history)
+        result["compiles"] += len(shared) - size
+        write_json(folder / FILE, result)
+        shutil.rmtree(where / "snapshots", ignore_errors=True)
+
+
+def _rows(group: Group, history) -> list[dict]:
+    """What became of each point: of the epoch whose parameters are kept."""
+    rows = []
+    for i, point in enumerate(group.points):
+        at = np.atleast_1d(history.best_epoch)
+        epoch = int(at[i] if len(at) > 1 else at[0])
+        row = history.rows[max(epoch, 1) - 1]
+        found = _Row(
+            point=point.number,
+            values=plain(point.values),
+            epoch=epoch,
+            loss=row["loss"][i],
+            validation_loss=row["validation_loss"][i],
+            validation_accuracy=row["validation_accuracy"][i],
+            skipped=int(sum(r["skipped"][i] for r in history.rows)),
+            trained=bool(
+                np.isfinite(row["validation_loss"][i])
+                and history.last.skipped[i] < history.last.step[i]
+            ),
+        )
+        rows.append(found._asdict())
+    return rows
+
+
+def _finish(groups, data, facts, folder, result):
+    """Put the points together by setting, and test the best setting's networks."""
+    rows = [row for part in result["groups"].values() for row in part]
+    result["points"] = sorted(rows, key=lambda row: row["point"])
+    tried: dict[str, list[dict]] = {}
+    for row in result["points"]:
+        name = str({k: v for k, v in row["values"].items() if k != "seed"})
+        tried.setdefault(name, []).append(row)
+    result["settings_tried"] = sorted(
+        map(_summary, tried.values()),
+        key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
+    )
+    best = result["settings_tried"][0]
+    found = [_test(groups, number, data, facts, folder) for number in best["points"]]
+    result["best"] = best | {
+        "test_accuracy": float(np.mean(found)),
+        "test_accuracies": found,
+        "test_images": len(data.test.y),
+    }
+
+
+def _summary(rows: Sequence[dict]) -> dict:
+    # null in JSON is a number that was not finite
+    accuracy, loss = (
+        np.array([row[name] for row in rows], float)
+        for name in ("validation_accuracy", "loss")
+    )
+    return {
+        "values": {k: v for k, v in rows[0]["values"].items() if k != "seed"},
+        "validation_accuracy": float(np.mean(accuracy)),
+        "std": float(np.std(accuracy, ddof=1)) if len(rows) > 1 else 0.0,
+        "n": len(rows),
+        "loss": float(np.mean(loss)),
+        "skipped": sum(row["skipped"] for row in rows),
+        "trained": all(row["trained"] for row in rows),
+        "points": [row["point"] for row in rows],
+    }  # fmt: skip
+
+
+def _test(groups, number, data, facts, folder) -> float:
+    """Test accuracy of one point, from the parameters its group left."""
+    i, row = next(
+        (i, row)
+        for i, group in enumerate(groups)
+        for row, point in enumerate(group.points)
+        if point.number == number
+    )
+    net = network(groups[i].points[row].config, groups[i].traced, facts)
+    keys = jnp.stack([jax.random.key(0)] * len(groups[i].points))
+    init = jax.vmap(lambda key: net.init(key, facts.in_shape)[:2])
+    params, state = jax.eval_shape(init, keys)
+    path = folder / f"group-{i:03d}" / "params.npz"
+    tree = load_params(path, {"params": params, "state": state})
+    mine = jax.tree.map(lambda a: a[row], tree)
+    found = evaluate(net, mine["params"], mine["state"], *data.test)
+    return float(found.accuracy)
+
+
+def table(result: dict, most: int = 10) -> Iterable[str]:
+    """The best settings, a line each, and the test accuracy of the best."""
+    tried = result["settings_tried"]
+    names = list(tried[0]["values"])
+    width = {
+        n: max(len(n), *(len(_short(s["values"][n])) for s in tried)) for n in names
+    }
+    yield (
+        "  ".join(f"{n:>{width[n]}}" for n in names) + "  validation      loss  skipped"
+    )
+    for s in tried[:most]:
+        spread = f" +-{100 * s['std']:.2f}" if s["n"] > 1 else ""
+        yield (
+            "  ".join(f"{_short(s['values'][n]):>{width[n]}}" for n in names)
+            + f"  {100 * s['validation_accuracy']:>9.2f}%{spread}"
+            + f"  {s['loss']:>8.4f}  {s['skipped']:>7,}"
+            + ("" if s["trained"] else "  NOT TRAINED")
+        )
+    if len(tried) > most:
+        yield f"... and {len(tried) - most} more settings, all in sweep.json"
+    best = result["best"]
+    yield (
+        f"test accuracy  {100 * best['test_accuracy']:.2f}% of all "
+        f"{best['test_images']:,} test images: the setting best on validation, mean of "
+        f"{best['n']} seed{'s' if best['n'] > 1 else ''}"
+    )
+
+
+def _parts(groups, at_once, mesh) -> list[Group]:
+    """Groups cut into parts of one size where they are too large for one program."""
+    default = AT_ONCE.get(jax.default_backend(), 10**9) * (mesh.size if mesh else 1)
+    most = at_once or default
+    return [
+        group._replace(points=group.points[i : i + most])
+        for group in groups
+        for i in range(0, len(group.points), most)
+    ]
+
+
+def _mesh(devices):
+    count = len(jax.devices()) if devices is None else devices
+    return data_mesh(count) if count > 1 else None
+
+
+def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
+    """The sweep that `folder` holds, and what is done of it."""
+    path = folder / FILE
+    saved = read_json(path)
+    names = ("format", "settings", "axes", "random", "at_once", "groups")
+    kinds = (int, dict, list, object, object, dict)
+    if not isinstance(saved, dict) or not all(
+        name in saved and isinstance(saved[name], kind)
+        for name, kind in zip(names, kinds, strict=True)
+    ):
+        raise JaxnnError(f"{path} is not a sweep's: expected {', '.join(names)} in it")
+    if saved["format"] is True or saved["format"] != FORMAT:
+        raise JaxnnError(
+            f"{path} has format {saved['format']}, this version reads {FORMAT}; update "
+            "jaxnn"
+        )
+    settings = {**saved["settings"], "out": str(folder)}
+    network = from_plain(TrainConfig, settings, str(path))
+    axes = tuple(saved["axes"])
+    with saved_in(path):
+        plan = SweepConfig(axes, saved["random"], saved["at_once"], network=network)
+        check(plan)
+    return plan, saved["groups"]
+
+
+def _short(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "+".join(value) if isinstance(value, (list, tuple)) else str(value)

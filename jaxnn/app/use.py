@@ -1,0 +1,118 @@
+"""Using a saved run: measure it again, or read digits from pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import EvalConfig, PredictConfig
+from jaxnn.app.folder import data_of, open_run
+from jaxnn.app.job import probabilities
+from jaxnn.data import read_digit
+from jaxnn.errors import JaxnnError
+from jaxnn.losses import loss_by_name
+from jaxnn.train import evaluate, predict
+
+
+def evaluate_run(config: EvalConfig) -> dict:
+    """Test loss and accuracy of a saved run on all test images; prints one line.
+
+    Raises:
+      JaxnnError: no run folder, damaged files, data of another shape, outputs that
+        are not finite.
+    """
+    enable_compile_cache()
+    run = open_run(config.run)
+    data = data_of(run, config.data)
+    loss = loss_by_name(run.config.loss, run.config.label_smoothing or 0.0)
+    many = run.config.seeds > 1
+    found = evaluate(run.net, run.params, run.state, *data.test, loss=loss, seeds=many)
+    accuracy = np.atleast_1d(found.accuracy)
+    spread = (
+        f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)" if many else ""
+    )
+    bad = int((~_finite_rows(found.outputs, many)).sum())
+    if bad:
+        raise JaxnnError(
+            f"{run.folder}: the network's outputs are not finite for {bad:,} of "
+            f"{len(data.test.y):,} test images, so it has no accuracy. Its parameters "
+            "may hold NaN; train it again, with --guard raise to see where it begins."
+        )
+    print(
+        f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
+        f"{np.mean(found.loss):.4f}, on all {len(data.test.y):,} test images of "
+        f"{data.name}"
+    )
+    return {"test_accuracy": accuracy.tolist(), "loss": found.loss.tolist()}
+
+
+def predict_run(config: PredictConfig) -> np.ndarray:
+    """Class probabilities (images, classes) of picture files; prints a table.
+
+    Several seeds vote with the mean of their probabilities.
+
+    Raises:
+      JaxnnError: no run folder or pictures; after the table, for those that could not
+        be read and those whose outputs are not finite.
+    """
+    if not config.images:
+        raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
+    enable_compile_cache()
+    run = open_run(config.run)
+    if tuple(run.facts.in_shape) != (28, 28):
+        raise JaxnnError(
+            f"{run.folder} was trained on inputs {run.facts.in_shape}; pictures can be "
+            "read for 28x28 networks only"
+        )
+    paths, pictures, bad = _read_all(config.images)
+    if not pictures:
+        raise JaxnnError("\n".join(bad))
+    many = run.config.seeds > 1
+    x = np.stack(pictures)
+    outputs = predict(run.net, run.params, run.state, x, seeds=many)
+    finite = _finite_rows(outputs, many)
+    chance = np.full((len(x), outputs.shape[-1]), np.nan)
+    each = probabilities(outputs[..., finite, :], run.config)
+    chance[finite] = each.mean(0) if many else each
+    print(_table(paths, chance))
+    if not finite.all():
+        bad.append(
+            f"{run.folder}: the network's outputs are not finite for "
+            f"{int((~finite).sum())} of these pictures; its parameters may hold NaN. "
+            "Train it again, with --guard raise to see where it begins."
+        )
+    if bad:
+        raise JaxnnError("\n".join(bad))
+    return chance
+
+
+def _read_all(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list[str]]:
+    """Those that can be read, their pictures, and what is wrong with the others."""
+    good, pictures, bad = [], [], []
+    for path in paths:
+        try:
+            pictures.append(read_digit(path))
+            good.append(path)
+        except JaxnnError as error:
+            bad.append(str(error))
+    return good, pictures, bad
+
+
+def _finite_rows(outputs: np.ndarray, many: bool) -> np.ndarray:
+    """Which rows of (N, C), or of (S, N, C) for S seeds, are finite in every entry."""
+    finite = np.isfinite(outputs)
+    return np.asarray(finite.all((0, -1) if many else -1))
+
+
+def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
+    width = max(len("picture"), *(len(str(p)) for p in paths))
+    classes = "".join(f"{c:>7}" for c in range(chance.shape[-1]))
+    lines = [f"{'picture':<{width}}  reads  {classes}"]
+    for path, row in zip(paths, chance, strict=True):
+        if not np.isfinite(row).all():
+            lines.append(f"{path!s:<{width}}  nothing: outputs that are not finite")
+            continue
+        shares = "".join(f"{100 * p:6.1f}%" for p in row)
+        lines.append(f"{path!s:<{width}}  {row.argmax():>5}  {shares}")
+    return "\n".join(lines)

@@ -1,0 +1,348 @@
+"""The command line as a user meets it: whole runs, clear words for what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnn.cli import main
+from jaxnn.files import locked
+from tests.app.problem import TINY, errors, write_folder
+
+
+def test_a_run_leaves_everything_it_promises(run_folder):
+    assert {p.name for p in run_folder.iterdir()} == {
+        "config.json", "metrics.jsonl", "result.json", "params.npz", "report.md",
+        "curves.png", "confusion.png", "mistakes.png", "adversarial.png", "snapshots",
+    }  # fmt: skip
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result.keys() >= {
+        "test_accuracy", "mean", "std", "epochs", "parameters", "steps_skipped",
+        "seconds", "gradients", "adversarial", "config", "versions", "device", "git",
+    }  # fmt: skip
+    assert result["seconds"].keys() >= {"import", "compile", "train", "total"}
+    assert result["gradients"]["float64_max_relative"] <= 1e-12
+    assert result["gradients"]["float32_max_relative"] <= 1e-5
+    found = result["adversarial"]
+    assert 0 <= found["pgd40_0.1"] <= found["fgsm_0.1"] <= 1
+    assert found["sample"] == "seeded stratified sample"
+    assert result["parameters"] == 784 * 8 + 8 + 8 * 3 + 3
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    for picture in run_folder.glob("*.png"):
+        Image.open(picture).verify()
+
+
+def test_label_smoothing_is_only_for_the_loss_that_has_it(digits, tmp_path):
+    words = ["train", *TINY, "--data", str(digits), "--attack-images", "0", "--quiet"]
+    for loss, smoothing in (("mse", 0.0), ("softmax_cross_entropy", 0.1)):
+        assert main([*words, "--loss", loss, "--out", loss]) == 0
+        config = json.loads((tmp_path / loss / "config.json").read_text())
+        assert (config["label_smoothing"], config["lr"]) == (smoothing, 1e-3)
+
+
+def test_eval_gives_the_accuracy_that_training_reported(run_folder, capsys):
+    assert main(["eval", str(run_folder)]) == 0
+    result = json.loads((run_folder / "result.json").read_text())
+    assert f"{100 * result['mean']:.2f}%" in capsys.readouterr().out
+
+
+def test_predict_reads_pictures_of_any_size_and_polarity(run_folder, tmp_path, capsys):
+    canvas = np.zeros((90, 120), np.uint8)
+    canvas[20:70, 50:60] = 255
+    Image.fromarray(canvas).save(tmp_path / "dark.png")
+    Image.fromarray(255 - canvas).save(tmp_path / "light.png")
+    assert main(["predict", str(run_folder), "dark.png", "light.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    dark, light = lines[-2].split()[1:], lines[-1].split()[1:]
+    assert dark == light
+    assert sum(float(p.rstrip("%")) for p in dark[1:]) == pytest.approx(100, abs=0.3)
+
+
+def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path, capsys):
+    words = ["train", *TINY, "--data", str(digits), "--out", "s", "--seeds", "2"]
+    assert main([*words, "--attack-images", "0"]) == 0
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert len(result["test_accuracy"]) == result["n"] == 2
+    assert result["mean"] == pytest.approx(np.mean(result["test_accuracy"]))
+    assert result["adversarial"] is None
+    assert main(["eval", "s"]) == 0
+    assert "2 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "linear", "--layers"),
+        ("--model", "serial", "--layers", "flatten", "dense:8", "relu", "dense:3"),
+        ("--layers", "16", "dropout:0.2", "8", "--batch-norm", "--dropout", "0.1"),
+        ("--activation", "tanh", "--init", "xavier_uniform", "--optimizer", "nesterov"),
+        ("--loss", "mse", "--output", "sigmoid", "--schedule", "onecycle"),
+        ("--l1", "1e-4", "--l2", "1e-4", "--max-norm", "2", "--noise", "0.1"),
+        (
+            "--label-smoothing",
+            "0.1",
+            "--dtype",
+            "bfloat16",
+            "--order",
+            "own",
+            "--seeds",
+            "2",
+        ),
+        ("--patience", "1", "--lr", "0.5", "--optimizer", "sgd"),
+        ("--validation", "0"),
+    ],
+)
+@pytest.mark.slow
+def test_flags_train(digits, words):
+    out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
+    assert main(["train", *TINY, *words, *out]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--model", "mlpp"), ["unknown model 'mlpp'", "Did you mean 'mlp'", "serial"]),
+        (("--layers", "dens:5"), ["unknown layer 'dens'", "dense", "batch_norm"]),
+        (("--layers", "dense:x"), ["'x' is not a number"]),
+        (("--layers", "relu:1:2"), ["relu:1:2", "dense:128"]),
+        (("--layers", "0"), ["width must be at least 1"]),
+        (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
+        (("--activation", "rel"), ["unknown activation 'rel'", "sigmoid"]),
+        (("--init", "glorot"), ["unknown initialiser", "xavier"]),
+        (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),
+        (("--schedule", "cos"), ["unknown schedule", "onecycle"]),
+        (("--loss", "hinje"), ["unknown loss", "softmax_cross_entropy"]),
+        (("--lr", "-1"), ["lr=-1", "lr > 0"]),
+        (("--batch", "1000"), ["batch=1000 but only 200 training rows"]),
+        (("--validation", "240"), ["240"]),
+        (("--recipe", "nielson"), ["unknown recipe", "nielsen"]),
+    ],
+)
+def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
+    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x", *words)
+    for part in expected:
+        assert part in text
+    assert not os.path.exists("x") or not os.listdir("x") or "batch" in text
+
+
+def test_a_missing_folder_and_an_unknown_command_say_so(capsys):
+    assert "no/such" in errors(
+        capsys, "train", "--data", "no/such/folder", "--out", "x"
+    )
+    assert "train" in errors(capsys, "trian")
+    assert "config.json" in errors(capsys, "eval", "nowhere")
+
+
+def test_a_folder_with_files_is_never_written_into(digits, tmp_path, capsys):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine.txt").write_text("precious")
+    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x")
+    assert "already holds files" in text
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"train-labels-idx1-ubyte.gz": np.zeros(239, np.uint8)}, ["240", "239"]),
+        (
+            {"t10k-labels-idx1-ubyte": np.full(80, 77, np.uint8)},
+            ["t10k-labels-idx1-ubyte", "77"],
+        ),
+        (
+            {"train-images-idx3-ubyte.gz": np.full((240, 28, 28), np.nan, np.float32)},
+            ["train-images-idx3-ubyte.gz", "188160"],
+        ),
+    ],
+)
+def test_bad_data_names_the_file_and_the_value(tmp_path, capsys, change, expected):
+    folder = write_folder(tmp_path / "bad", **change)
+    text = errors(capsys, "train", *TINY, "--data", folder, "--out", "x")
+    for part in expected:
+        assert part in text.replace(",", "")
+
+
+def test_predict_names_a_picture_it_cannot_read(run_folder, tmp_path, capsys):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(np.zeros((30, 30), np.uint8)).save(tmp_path / "blank.png")
+    for name in ("empty.png", "text.png", "blank.png", "absent.png"):
+        assert name in errors(capsys, "predict", run_folder, name)
+    assert "no pictures" in errors(capsys, "predict", run_folder)
+
+
+def _digit(path):
+    canvas = np.full((40, 40), 255, np.uint8)
+    canvas[8:32, 18:22] = 0
+    Image.fromarray(canvas).save(path)
+
+
+def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, capsys):
+    _digit(tmp_path / "good.png")
+    (tmp_path / "text.png").write_text("no picture")
+    words = ["predict", run_folder, "text.png", "good.png", "absent.png", "good.png"]
+    assert main(list(map(str, words))) == 2
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["good.png"] * 2
+    assert out.splitlines()[-1].endswith("%")
+    assert "text.png: got a file that is no image" in err
+    assert "absent.png: got no such file" in err
+
+
+def test_outputs_that_are_not_finite_are_no_answer(run_folder, tmp_path, capsys):
+    _digit(tmp_path / "good.png")
+    copy = shutil.copytree(run_folder, tmp_path / "bad")
+    with np.load(copy / "params.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays |= {k: v * np.nan for k, v in arrays.items() if k.endswith("/w")}
+    np.savez(copy / "params.npz", **arrays)
+    for words in (["predict", copy, "good.png"], ["eval", copy]):
+        assert main(list(map(str, words))) == 2
+        out, err = capsys.readouterr()
+        assert "%" not in out
+        assert "outputs are not finite" in err
+
+
+def test_eval_refuses_data_of_another_shape_or_more_classes(
+    run_folder, tmp_path, capsys
+):
+    other = write_folder(tmp_path / "small", side=14)
+    text = errors(capsys, "eval", run_folder, "--data", other)
+    assert "(28, 28)" in text
+    assert "(14, 14)" in text
+
+
+def test_damaged_run_folders_are_refused(run_folder, tmp_path, capsys):
+    for name, content in (("params.npz", b"PK"), ("config.json", b"{")):
+        copy = shutil.copytree(run_folder, tmp_path / name)
+        (copy / name).write_bytes(content)
+        assert name in errors(capsys, "eval", copy)
+
+
+def test_help_does_not_import_jax():
+    code = (
+        "import sys; sys.argv = ['jaxnn', 'train', '--help']\n"
+        "from jaxnn.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy imports'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--optimizer" in done.stdout
+
+
+def started_run(digits, tmp_path, epochs=100_000):
+    words = ["--data", str(digits), "--out", str(tmp_path / "x")]
+    words += ["--epochs", str(epochs)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxnn.cli", "train", *TINY, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    metrics = tmp_path / "x" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, tmp_path / "x"
+
+
+def test_ctrl_c_ends_with_what_was_learnt_saved(digits, tmp_path, capsys):
+    process, folder = started_run(digits, tmp_path)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    result = json.loads((folder / "result.json").read_text())
+    assert result["stopped"] == "interrupted"
+    assert result["epochs"] >= 4
+    assert main(["eval", str(folder)]) == 0
+    assert f"{100 * result['mean']:.2f}%" in capsys.readouterr().out
+
+
+def test_a_killed_run_leaves_whole_lines_and_no_half_files(digits, tmp_path):
+    process, folder = started_run(digits, tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == list(
+        range(1, len(lines) + 1)
+    )
+    json.loads((folder / "config.json").read_text())
+    left = {p.name for p in folder.iterdir()}
+    assert left - {"snapshots"} == {"config.json", "metrics.jsonl"}
+
+
+def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
+    digits, tmp_path, capsys
+):
+    words = ["train", *TINY, "--data", str(digits), "--attack-images", "0", "--quiet"]
+    assert main([*words, "--out", "a"]) == 0
+    end = (tmp_path / "a" / "params.npz").read_bytes()
+    for name in ("result.json", "params.npz", "report.md"):  # as if killed in between
+        (tmp_path / "a" / name).unlink()
+    last = tmp_path / "a" / "snapshots" / "snapshot-000002-0000000.npz"
+    kept = last.read_bytes()
+    # one row was not written yet, and half of another: the snapshot has them whole
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"epoch": 3, "lo')
+    config = (tmp_path / "a" / "config.json").read_text()
+    edited = config.replace('"l2": 0.0', '"l2": 0.5')
+    (tmp_path / "a" / "config.json").write_text(edited)
+    text = errors(capsys, "train", "--resume", "a")
+    assert "setting l2 is 0.0 there and 0.5 here" in text
+    (tmp_path / "a" / "config.json").write_text(config)
+    with locked(tmp_path / "a" / "snapshots", "run"):
+        text = errors(capsys, "train", "--resume", "a")
+        assert "run a is in use by another process" in text.replace("/snapshots", "")
+    last.write_bytes(kept[:-50])
+    assert main(["train", "--resume", "a"]) == 0
+    assert "an older one is resumed" in capsys.readouterr().err
+    assert last.read_bytes()[:100] == kept[:100]
+    assert (tmp_path / "a" / "params.npz").read_bytes() == end
+    lines = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert main(["train", "--resume", "a"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    words = errors(capsys, "train", "--resume", "a", "--lr", "1")
+    assert "--lr would make it another run" in words
+    assert "--epochs would make it another" in errors(
+        capsys, "train", "--resume", "a", "--epochs", "9"
+    )
+    assert "has no config.json" in errors(capsys, "train", "--resume", "nowhere")
+    for path in (tmp_path / "a" / "snapshots").iterdir():
+        path.unlink()
+    (tmp_path / "a" / "result.json").unlink()
+    assert main(["train", "--resume", "a"]) == 0
+    assert "training starts from the beginning" in capsys.readouterr().err
+    assert (tmp_path / "a" / "params.npz").read_bytes() == end
+
+
+@pytest.mark.parametrize(
+    "name", ["l" * 300, "a\0b", "loop", "loop/x", "pipe", "/dev/null"]
+)
+def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, capsys, name):
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    for words in (
+        ["eval", name], ["eval", run_folder, "--data", name],
+        ["predict", run_folder, name],
+        ["attack", name], ["attack", run_folder, "--out", name], ["robustness", name],
+        ["robustness", run_folder, "--others", name], ["replay", name],
+        ["train", "--resume", name], ["train", *TINY, "--data", name, "--out", "x"],
+        ["sweep", "--resume", name], ["data", "verify", name],
+        ["compare", name], ["compare", f"{name}:f"], ["compare", f"{name}.py:f"],
+        ["compare", f"{run_folder}/report.md:f"],
+    ):  # fmt: skip
+        errors(capsys, *words)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [
+        "loop",
+        "pipe",
+    ]

@@ -1,0 +1,352 @@
+"""Every kind of file that is read x every kind of damage: an answer or one clear error.
+
+A damage is drawn by a generator whose seed is its name. Either the file is refused, in
+one sentence that names it, or what is read is what was written; nothing is waited for,
+nothing is left behind. Where a format has no checksum (raw IDX, JSON, CSV, Python) a
+flipped byte may pass as another value, but never end in a traceback.
+"""
+
+import json
+import os
+import shutil
+import signal
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxnn.app.folder import load_run, read_config
+from jaxnn.app.resuming import finished
+from jaxnn.cli import main
+from jaxnn.data import load, read_digit
+from jaxnn.data.table import read_csv
+from jaxnn.errors import JaxnnError
+from jaxnn.train.checkpoint import load_meta
+from tests.app.problem import TINY, write_folder
+
+SECONDS = 20  # a case takes far less, compiling included; a hang takes for ever
+
+
+OWN = """
+import numpy as np
+def own_forward(x, w):
+    return x @ w, (x, w)
+def own_backward(cache, dy):
+    x, w = cache
+    return dy @ w.T, x.T @ dy
+own_inputs = np.ones((2, 3)), np.ones((3, 2))
+"""
+
+
+class Refused(NamedTuple):
+    """The one sentence with which a file was refused."""
+
+    words: str
+
+
+class Kind(NamedTuple):
+    """A kind of file: where it lies, how it is read, whether a flipped byte shows."""
+
+    path: str
+    read: Callable[..., Any]
+    checked: bool = False
+    text: bool = False
+
+
+def _command(*words):
+    def read(capsys):
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        if status == 2:
+            assert err.startswith("jaxnn: error: "), err
+            return Refused(err)
+        return out
+
+    return read
+
+
+def _load(_):
+    return [a.tobytes() for split in load("digits", validation=40)[1:4] for a in split]
+
+
+def _params(_):
+    run = load_run("run")
+    return [np.asarray(a).tobytes() for a in jax.tree.leaves((run.params, run.state))]
+
+
+def _snapshot(_):
+    path = Path("run/snapshots/snapshot-000001-0000000.npz")
+    return load_meta(path)
+
+
+def _result(_):
+    return finished(Path("run"), read_config(Path("run/config.json"))[0])
+
+
+def _digit(_):
+    return read_digit("digit.png").tobytes()
+
+
+def _table(_):
+    return {k: v.tolist() for k, v in read_csv("table.csv").columns.items()}
+
+
+IMAGES, TEST = "digits/train-images-idx3-ubyte.gz", "digits/t10k-images-idx3-ubyte"
+KINDS = {
+    "idx gz": Kind(IMAGES, _load, checked=True),
+    "idx gz labels": Kind("digits/train-labels-idx1-ubyte.gz", _load, checked=True),
+    "idx": Kind(TEST, _load),
+    "params": Kind("run/params.npz", _params, checked=True),
+    "snapshot": Kind(
+        "run/snapshots/snapshot-000001-0000000.npz", _snapshot, checked=True
+    ),
+    "repro": Kind("bad/repro.npz", _command("replay", "bad"), checked=True),
+    "config": Kind(
+        "run/config.json", _command("predict", "run", "digit.png"), text=True
+    ),
+    "result": Kind("run/result.json", _result, text=True),
+    "sweep": Kind(
+        "sweep/sweep.json", _command("sweep", "--resume", "sweep"), text=True
+    ),
+    "picture": Kind("digit.png", _digit, checked=True),
+    "own": Kind("own.py", _command("compare", "own.py:own"), text=True),
+    "table": Kind("table.csv", _table, text=True),
+}
+
+
+# ---- damages: what becomes of the bytes, and what lies there instead of a file
+
+
+def _flipped(content, rng):
+    changed = bytearray(content)
+    changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
+BYTES = {
+    **{f"cut {i}": lambda c, rng: c[: rng.integers(len(c))] for i in range(5)},
+    **{f"flipped {i}": _flipped for i in range(6)},
+    "empty": lambda c, rng: b"",
+    "wrong magic": lambda c, rng: b"\x89XYZ" + c[4:],
+    "a web page": lambda c, rng: b"<!DOCTYPE html><html><body>404</body></html>",
+    "random": lambda c, rng: rng.bytes(300),
+    "huge header": lambda c, rng: c[:4] + b"\xff" * 12 + c[16:],
+    "not UTF-8": lambda c, rng: c[: len(c) // 2] + b"\xff\xfe\xe9" + c[len(c) // 2 :],
+    "nested": lambda c, rng: b"[" * 100_000,
+    "null bytes": lambda c, rng: bytes(len(c)),
+}
+
+
+def _fifo(path):
+    os.mkfifo(path)
+
+
+PLACES = {
+    "a pipe": _fifo,
+    "a folder": lambda path: path.mkdir(),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "gone": lambda path: None,
+    "no permission": lambda path: path.touch(mode=0),
+}
+TOLERANT = {"result"}  # damaged as by a kill: the run goes on and writes it again
+PASSES = {
+    ("idx", "flipped"), ("config", "flipped"), ("sweep", "flipped"),
+    ("own", "flipped"), ("own", "cut"), ("table", "flipped"),
+    ("table", "cut"), ("table", "wrong"),
+}  # fmt: skip
+"""Formats without a checksum: another value of the right kind is not told apart."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One of each, and what is read of it undamaged."""
+    root = tmp_path_factory.mktemp("whole")
+    write_folder(root / "digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        common = ["--data", "digits", "--quiet", *TINY, "--epochs", "1"]
+        train = ["train", *common, "--attack-images", "0"]
+        assert main([*train, "--out", "run", "--snapshots", "1"]) == 0
+        bad = ["--optimizer", "sgd", "--lr", "1e30", "--guard", "raise"]
+        assert main([*train, *bad, "--out", "bad"]) == 1
+        assert main(["sweep", "lr=0.01,0.02", *common, "--out", "sweep"]) == 0
+    canvas = np.full((40, 40), 255, np.uint8)
+    canvas[8:32, 18:22] = 0
+    Image.fromarray(canvas).save(root / "digit.png")
+    (root / "own.py").write_text(OWN)
+    (root / "table.csv").write_text("age,sex\n1,a\n2,b\n,a\n")
+    return root
+
+
+@pytest.fixture
+def place(whole, tmp_path, monkeypatch, capsys):
+    """A copy of what a kind of file needs, as the working folder."""
+
+    def copy(kind):
+        for part in {"digits", "digit.png", kind.path.split("/")[0]}:
+            source, target = whole / part, tmp_path / part
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(whole / "cache"))
+        capsys.readouterr()
+        return tmp_path / kind.path
+
+    return copy
+
+
+@contextmanager
+def no_hang():
+    """End the case where something is waited for."""
+
+    def stop(*_):
+        raise TimeoutError("it hangs")  # an OSError: nothing may swallow it, either
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _outcome(kind, capsys):
+    with no_hang():
+        try:
+            return kind.read(capsys)
+        except JaxnnError as error:
+            return Refused(str(error))
+
+
+def _there(folder):
+    return {
+        str(p.relative_to(folder)): p.stat().st_size if p.is_file() else None
+        for p in folder.rglob("*")
+        if "__pycache__" not in p.parts
+    }
+
+
+def _rng(*words):
+    return np.random.default_rng(zlib.crc32(" ".join(words).encode()))
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What is read of the undamaged files, once a kind."""
+    return {}
+
+
+@pytest.mark.parametrize("damage", [*BYTES, *PLACES])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_is_refused_or_read_as_it_was(
+    name, damage, place, answers, capsys
+):
+    kind = KINDS[name]
+    path = place(kind)
+    if name not in answers:
+        answers[name] = _outcome(kind, capsys)
+        assert not isinstance(answers[name], Refused), answers[name].words
+    content = path.read_bytes()
+    if damage in BYTES:
+        path.write_bytes(BYTES[damage](content, _rng(name, damage)))
+    else:
+        if damage == "no permission" and os.geteuid() == 0:
+            pytest.skip("the superuser may read everything")
+        path.unlink()
+        PLACES[damage](path)
+    before = _there(Path.cwd())
+    found = _outcome(kind, capsys)
+    if isinstance(found, Refused):
+        assert path.stem in found.words or path.parent.name in found.words
+        assert _there(Path.cwd()) == before
+    elif name in TOLERANT:
+        assert found in (None, answers[name]) or damage.startswith("flipped")
+    elif (name, damage.split()[0]) not in PASSES:
+        assert found == answers[name]
+
+
+def _edits(value, at=()):
+    """`value` with one thing changed, and where: of another type, gone, or one more."""
+    if isinstance(value, dict):
+        yield at, {**value, "one more": 1}
+        for name, part in value.items():
+            yield (*at, name), {k: v for k, v in value.items() if k != name}
+            for where, changed in _edits(part, (*at, name)):
+                yield where, {**value, name: changed}
+    elif isinstance(value, list) and isinstance(value[0], dict):
+        yield at, value[:-1]
+        for where, changed in _edits(value[0], (*at, 0)):
+            yield where, [changed, *value[1:]]
+    yield from ((at, wrong) for wrong in ({"a": []}, [[1]]))
+
+
+READ = {
+    "config": lambda: read_config(Path("run/config.json")),
+    "sweep": lambda: main(["sweep", "--resume", "sweep"]),
+}
+SET_ANEW = {"points", "compiles", "settings_tried", "best", "seconds", "versions",
+            "device", "git"}  # fmt: skip
+"""Of sweep.json: what a resume finds out again."""
+
+
+@pytest.mark.parametrize("name", READ)
+def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys, monkeypatch):
+    monkeypatch.setenv("JAXNN_TRACEBACK", "1")  # the error, not its line
+    path = place(KINDS[name])
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in whole.items() if k not in SET_ANEW}
+    edits = [(at, e) for at, e in _edits(kept) if at[-1:] != ("out",)]
+    assert len(edits) > 200
+    for at, edited in edits:
+        if name == "sweep" and (at == () or edited.get("groups") == {}):
+            continue  # a part that is set anew; a group that is not done yet
+        path.write_text(json.dumps(edited), encoding="utf-8")
+        with pytest.raises(JaxnnError) as caught:
+            pytest.fail(f"{at} was taken as {READ[name]()}")
+        assert path.name in str(caught.value), (at, edited)
+
+
+FOREIGN = {
+    "objects": lambda a: a.astype(object),
+    "words": lambda a: a.astype("S8"),
+    "letters": lambda a: a.astype("U8"),
+    "complex": lambda a: a.astype(np.complex64),
+    "integers": lambda a: a.astype(np.int32),
+    "truths": lambda a: a.astype(bool),
+    "long floats": lambda a: a.astype(np.longdouble),
+    "a record": lambda a: a.astype([("a", a.dtype), ("b", a.dtype)]),
+    "dates": lambda a: np.zeros(a.shape, "M8[s]"),
+    "another shape": lambda a: a[None],
+    "nothing": lambda a: a[:0],
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_parameters_of_another_type_are_refused(name, place):
+    path = place(KINDS["params"])
+    with np.load(path) as file:
+        arrays = {k: file[k] for k in file.files}
+    first = next(k for k in arrays if k.startswith("params/"))
+    np.savez(path, **arrays | {first: FOREIGN[name](arrays[first])})
+    with pytest.raises(JaxnnError, match=r"params\.npz"):
+        load_run("run")
+    turned = arrays[first].astype(arrays[first].dtype.newbyteorder())
+    np.savez(path, **arrays | {first: turned})  # of another machine: the same numbers
+    assert np.array_equal(jax.tree.leaves(load_run("run").params)[0], turned)
+    for wrong in (
+        arrays | {"more": np.zeros(3)},
+        {k: arrays[k] for k in arrays if k != first},
+    ):
+        np.savez(path, **wrong)
+        with pytest.raises(JaxnnError, match=r"params\.npz holds another network"):
+            load_run("run")

@@ -1,0 +1,161 @@
+"""The regularisers and augmentations of the command line, as they reach the step."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import regularize
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.job import Job, attack_keys, probabilities
+from jaxnn.app.options import step_options
+from jaxnn.app.settings import check
+from jaxnn.augment import augment_by_name
+from jaxnn.cli import main
+from jaxnn.errors import JaxnnError
+from jaxnn.losses import LOSSES
+from jaxnn.robustness import Threat
+from tests.app.problem import TINY, errors
+from tests.rules.common import assert_trees_close, normal
+
+KEY = jax.random.key(0)
+PARAMS = {"w": jnp.asarray(3 * normal(6, 4)), "b": jnp.asarray(normal(4))}
+X = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (3, 8, 8)))
+
+
+def options(**settings):
+    return step_options(replace(TrainConfig(), **settings), 10)
+
+
+def test_the_default_asks_for_nothing():
+    assert set(options().values()) == {None}
+
+
+def test_penalties_and_projections_are_the_sum_and_the_sequence():
+    found = options(
+        l1=0.1, l2=0.2, spectral_norm=0.3, max_norm=2.0, max_spectral_norm=3.0
+    )
+    want = regularize.combined(
+        regularize.l1(0.1), regularize.l2(0.2), regularize.spectral_norm(0.3)
+    )
+    assert_trees_close(found["penalty"](PARAMS), want(PARAMS))
+    after = found["project"](PARAMS)["w"]
+    assert np.linalg.norm(after, axis=0).max() <= 2 + 1e-12
+    assert np.linalg.norm(after, 2) <= 3 + 1e-12
+
+
+@pytest.mark.parametrize("kind", regularize.NOISES)
+def test_images_are_moved_and_then_noisy(kind):
+    found = options(augment="digits", rotate=3.0, noise=0.1, noise_kind=kind)
+    moved = augment_by_name("digits", rotate=3.0)(jax.random.fold_in(KEY, 0), X)
+    want = regularize.NOISES[kind](0.1)(jax.random.fold_in(KEY, 1), moved)
+    assert_trees_close(found["augment"](KEY, X), want)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("pgd", "pgd-7"), ("fgsm_rs", "fgsm-rs"), ("fgsm_mix", "fgsm-mix"),
+     ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
+)  # fmt: skip
+def test_every_adversarial_training_has_its_defence(name, made):
+    found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
+    assert found["defense"].name == made
+    with pytest.raises(JaxnnError, match="epsilon-ramp"):
+        check(replace(TrainConfig(), adversarial=name, epsilon_ramp=2.0))
+
+
+def test_the_rest_is_passed_on():
+    found = options(mixup=0.2, weight_noise=0.1, clip_norm=1.0, ema=0.99)
+    assert found["mixup"](KEY, X, jnp.array([0, 9, 1]))[1].shape == (3, 10)
+    assert (found["weight_noise"](KEY, PARAMS)["w"] != PARAMS["w"]).all()
+    assert (found["clip_norm"], found["ema"], found["clip_value"]) == (1.0, 0.99, None)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_probabilities_keep_the_order_of_the_outputs(name):
+    outputs = normal(5, 4) + (1 if name in ("mse", "mae", "huber", "quadratic") else -3)
+    chance = probabilities(outputs, replace(TrainConfig(), loss=name))
+    np.testing.assert_allclose(chance.sum(-1), 1)
+    assert (chance.argmax(-1) == outputs.argmax(-1)).all()
+
+
+ALL = (
+    "--mixup", "0.2", "--weight-noise", "0.01", "--clip-norm", "1", "--ema", "0.9",
+    "--spectral-norm", "1e-3", "--max-spectral-norm", "3", "--class-weights",
+    "balanced", "--augment", "digits", "--elastic", "0.5", "--noise", "0.1",
+    "--noise-kind", "sign",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ALL,
+        ("--loss", "hinge", "--shift", "2", "--clip-value", "0.1", "--mixup", "1"),
+        ("--loss", "margin", "--rotate", "10", "--seeds", "2", "--order", "own"),
+        ("--loss", "softmax_focal"), ("--loss", "kl"), ("--loss", "huber"),
+        ("--loss", "mae"), ("--loss", "sigmoid_focal"),
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_flags_train(digits, words):
+    out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
+    assert main(["train", *TINY, *words, *out]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--mixup", "-1"), ["mixup=-1", "mixup >= 0"]),
+        (("--weight-noise", "-1"), ["weight_noise=-1", "weight_noise >= 0"]),
+        (("--clip-norm", "0"), ["clip_norm=0", "clip_norm > 0"]),
+        (("--clip-norm", "1", "--clip-value", "1"), ["expected one of them"]),
+        (("--ema", "1"), ["ema=1", "0 <= ema < 1"]),
+        (("--max-norm", "0"), ["max_norm=0", "max_norm > 0"]),
+        (
+            ("--max-spectral-norm", "-1"),
+            ["max_spectral_norm=-1", "max_spectral_norm > 0"],
+        ),
+        (("--spectral-norm", "-1"), ["spectral_norm=-1", "spectral_norm >= 0"]),
+        (("--noise", "-1", "--noise-kind", "uniform"), ["noise=-1", "0 <= noise"]),
+        (("--rotate", "-5"), ["rotate=-5", "0 <= rotate <= 180"]),
+        (("--shift", "-2"), ["shift=-2"]),
+    ],
+)
+def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
+    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x", *words)
+    for part in expected:
+        assert part in text
+
+
+def test_amounts_out_of_range_raise_before_any_step():
+    with pytest.raises(JaxnnError, match="random_warp: got elastic=-1"):
+        options(elastic=-1.0)
+
+
+def collapse_of(**settings):
+    """What a run says of ten images all right, 90% under one step, 1% under many."""
+    config = TrainConfig(**settings)
+    y = np.arange(100) % 10
+    job = SimpleNamespace(
+        config=config, options=step_options(config, 10), many=False,
+        threat=Threat("linf", config.epsilon or 0.1),
+        all_outputs=[np.eye(10)[y]], data=SimpleNamespace(test=SimpleNamespace(y=y)),
+    )  # fmt: skip
+    one, many, _ = attack_keys(job.threat.epsilon)
+    result = {"adversarial": {one: 0.9, many: 0.01}}
+    Job.collapse(job, result)
+    return result["collapse"]
+
+
+def test_a_run_says_collapsed_only_of_what_it_was_trained_for():
+    assert collapse_of(label_smoothing=0.3) == []
+    assert collapse_of(adversarial="pgd") == []
+    (words,) = collapse_of(adversarial="fgsm_rs")
+    assert words.startswith("catastrophic overfitting")
+    # the attacks have the budget that the run was trained for
+    (words,) = collapse_of(adversarial="fgsm_rs", epsilon=0.03)
+    assert words.startswith("catastrophic overfitting")

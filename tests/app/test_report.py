@@ -1,0 +1,225 @@
+"""The page says every number of the result, and says so where there is none."""
+
+import re
+
+import numpy as np
+import pytest
+
+from jaxnn.app.report import MISSING, PICTURES, write_report
+from jaxnn.errors import JaxnnError
+
+RESULT = {
+    "test_accuracy": [0.9812, 0.9805, 0.9821],
+    "mean": 0.98127,
+    "std": 0.00081,
+    "n": 3,
+    "test_images": 10000,
+    "epochs": 12,
+    "best_epoch": [9, 11, 8],
+    "stopped": "early stopping",
+    "parameters": 25818,
+    "steps_skipped": 17,
+    "seconds": {"import": 0.81, "compile": 1.23, "train": 9.37, "total": 13.14},
+    "gradients": {
+        "float32_max_relative": 3.1e-7,
+        "float64_max_relative": 4.4e-16,
+        "passed": True,
+        "float32_worst": "dense 1, w",
+        "float64_worst": "dense 0, b",
+    },
+    "adversarial": {
+        "fgsm_0.1": [0.11, 0.12, 0.13],
+        "pgd40_0.1": 0.0312,
+        "images": 1000,
+        "sample": "seeded stratified sample",
+        "epsilon": 0.1,
+        "norm": "linf",
+        "steps": 40,
+        "step_size": 0.01,
+        "note": "FGSM flatters by 9 points",
+    },
+    "config": {
+        "validation": 5000,
+        "lr": 0.001,
+        "hidden": [30, 20],
+        "patience": None,
+        "note": "a|b",
+    },
+    "summary": "dense  784 -> 30   23550\nrelu",
+    "versions": {
+        "jaxnn": "0.1.0",
+        "jax": "0.10.2",
+        "jaxlib": "0.10.1",
+        "numpy": "2.4.6",
+        "optax": "0.2.8",
+        "python": "3.11.9",
+    },
+    "device": "cpu, 2 cores",
+    "git": "abc1234",
+}
+
+SAID = [
+    "often. FGSM flatters by 9 points.",
+    "# Test accuracy 98.13% +- 0.08 (3 seeds)",
+    "all 10,000 test images",
+    "98.12%, 98.05%, 98.21%",
+    "| epochs trained | 12 |",
+    "| epoch of the parameters (the best by validation) | 9, 11, 8 |",
+    "| why training ended | early stopping |",
+    "| parameters | 25,818 |",
+    "| steps skipped (loss or gradient not finite) | 17 |",
+    "784 -> 30   23550\nrelu",
+    "**They agree.**",
+    "| float32 | 3.1e-07 | dense 1, w |",
+    "| float64 | 4.4e-16 | dense 0, b |",
+    "| none | 0 | all 10,000 test images | 98.13% +- 0.08 (3 seeds) |",
+    "| FGSM | 0.1 | seeded stratified sample of 1,000 | 12.00% +- 1.00 (3 seeds) |",
+    "| PGD, 40 steps | 0.1 | seeded stratified sample of 1,000 | 3.12% |",
+    "at most 0.1 in the Linf",
+    "where a pixel goes from 0 to 1",
+    "PGD takes 40 steps of 0.01",
+    "| compiling | 1.23 |",
+    "| importing JAX and jaxnn | 0.81 |",
+    "| training, validation included | 9.37 |",
+    "| the whole command | 13.14 |",
+    "| device | cpu, 2 cores |",
+    "| git | abc1234 |",
+    *(f"| {name} | {v} |" for name, v in RESULT["versions"].items()),
+    "| `lr` | 0.001 |",
+    "| `hidden` | 30, 20 |",
+    "| `patience` | none |",
+    r"| `note` | a\|b |",
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = write_report(tmp_path_factory.mktemp("run"), RESULT)
+    assert path.name == "report.md"
+    return path.read_text()
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_the_page_says(words, page):
+    assert words in page
+
+
+def test_a_whole_result_leaves_nothing_unmeasured(page):
+    assert MISSING not in page
+
+
+def test_it_ends_with_the_commands_to_go_on(tmp_path):
+    page = write_report(tmp_path / "my run", RESULT).read_text()
+    assert f"jaxnn eval '{tmp_path}/my run' " in page
+    assert f"jaxnn predict '{tmp_path}/my run' IMAGE.png" in page
+
+
+def test_only_pictures_that_exist_are_shown(tmp_path):
+    page = write_report(tmp_path, RESULT).read_text()
+    assert "![" not in page
+    shown = list(PICTURES)[1:3]
+    for name in shown:
+        (tmp_path / name).write_bytes(b"")
+    page = write_report(tmp_path, RESULT).read_text()
+    assert re.findall(r"!\[.*\]\((.*)\)", page) == shown
+    assert page.count("Of several seeds, the first.*") == 2
+    page = write_report(tmp_path, RESULT | {"n": 1}).read_text()
+    assert "Of several seeds" not in page
+
+
+@pytest.mark.parametrize("missing", [*RESULT, "everything"])
+@pytest.mark.parametrize("how", ["absent", "None"])
+def test_what_is_missing_is_said_to_be(missing, how, tmp_path):
+    result = dict(RESULT)
+    for key in RESULT if missing == "everything" else [missing]:
+        if how == "absent":
+            del result[key]
+        else:
+            result[key] = None
+    page = write_report(tmp_path, result).read_text()
+    assert "None" not in page
+    # the seeds' own values are extra: their mean is still there
+    assert (MISSING in page) == (missing != "test_accuracy")
+
+
+@pytest.mark.parametrize(
+    "group", ["seconds", "gradients", "adversarial", "versions", "config"]
+)
+def test_parts_of_a_group_may_be_missing(group, tmp_path):
+    for key in RESULT[group]:
+        for value in (None, float("nan")):
+            part = RESULT[group] | {key: value}
+            page = write_report(tmp_path, RESULT | {group: part}).read_text()
+            assert "None" not in page
+            assert not re.search(r"\bnan\b", page)
+
+
+VARIANTS = {
+    "one seed": (
+        {"test_accuracy": [0.98], "mean": 0.98, "std": 0.0, "n": 1},
+        "# Test accuracy 98.00% (1 seed, so no spread)",
+    ),
+    "spread missing": ({"std": None}, f"98.13% +- {MISSING} (3 seeds)"),
+    "seeds missing": ({"n": None}, f"(number of seeds {MISSING})"),
+    "NumPy's numbers": (
+        {"mean": np.float32(0.5), "parameters": np.int64(1234)},
+        "| parameters | 1,234 |",
+    ),
+    "NumPy's arrays": ({"best_epoch": np.array([3, 4])}, "validation) | 3, 4 |"),
+    "no validation": (
+        {"config": {"validation": 0}},
+        "| epoch of the parameters (the last, without validation) | 9, 11, 8 |",
+    ),
+    "other times": ({"seconds": {"to_first_step": 2.5}}, "| to first step | 2.50 |"),
+    "every array compared": (
+        {
+            "gradients": {
+                "float64_max_relative": float("inf"),
+                "leaves": [
+                    {"dtype": "float32", "leaf": "2/w", "max_relative": 1e-3},
+                    {"dtype": "float64", "leaf": "0/w", "max_relative": 1e-3},
+                    {"dtype": "float64", "leaf": "1/b", "max_relative": float("inf")},
+                ],
+            }
+        },
+        "| float64 | not finite | 1/b |",
+    ),
+    "gradients differ": (
+        {"gradients": RESULT["gradients"] | {"passed": False}},
+        "do not agree",
+    ),
+    "all images attacked": (
+        {"adversarial": {"pgd40_0.1": 0.5, "images": 10000, "sample": "all"}},
+        "| PGD, 40 steps | 0.1 | all 10,000 test images | 50.00% |",
+    ),
+    "sampling missing": (
+        {"adversarial": {"fgsm_0.1": 0.5, "images": 500}},
+        f"| FGSM | 0.1 | sample of 500 (how chosen: {MISSING}) | 50.00% |",
+    ),
+    "other attacks": (
+        {"adversarial": {"carlini_wagner_2": 0.25, "apgd100_0.3": 0.125}},
+        "| APGD, 100 steps | 0.3 |",
+    ),
+    "a line break in a cell": ({"device": "cpu\n2 cores"}, "| device | cpu 2 cores |"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), VARIANTS.values(), ids=VARIANTS)
+def test_variants(change, words, tmp_path):
+    assert words in write_report(tmp_path, RESULT | change).read_text()
+
+
+def test_every_table_has_as_many_cells_in_each_row(page):
+    widths = []
+    for line in page.splitlines():
+        if line.startswith("|"):
+            widths.append(len(re.findall(r"(?<!\\)\|", line)))
+        elif widths:
+            assert len(set(widths)) == 1
+            widths = []
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxnnError, match="cannot write"):
+        write_report(tmp_path / "file", RESULT)

@@ -1,0 +1,214 @@
+"""The rules between settings, one by one, and settings that someone edited."""
+
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.folder import load_run, read_config
+from jaxnn.app.options import resolved
+from jaxnn.app.settings import OUTPUTS, VALUES, check
+from jaxnn.app.train import train_run
+from jaxnn.cli import main
+from jaxnn.errors import JaxnnError
+from jaxnn.losses import LOSSES
+from jaxnn.train.checkpoint import save_params
+from tests.app.input_cases import refused, refused_in_python, run
+
+FITS = {
+    "softmax_cross_entropy": {None}, "softmax_focal": {None}, "kl": {None},
+    "sigmoid_cross_entropy": {None}, "sigmoid_focal": {None}, "nll": {"log_softmax"},
+    "margin": {None, "tanh"}, "hinge": {None, "tanh"},
+    "mse": {*VALUES}, "quadratic": {*VALUES}, "mae": {*VALUES}, "huber": {*VALUES},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_takes_the_outputs_that_fit_and_names_them(loss):
+    for output in (*VALUES, "log_softmax"):
+        config = TrainConfig(loss=loss, output=output, label_smoothing=0.0)
+        if output in FITS[loss]:
+            check(config)
+            continue
+        words = refused_in_python(check, config)
+        for fitting in OUTPUTS[loss]:
+            assert ("no --output (logits)" if fitting is None else fitting) in words
+        for other in (name for name in LOSSES if output in FITS[name]):
+            assert other in words.partition("Losses for")[2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"adversarial": "pgd"}, {"adversarial": "trades"}, {"noise": 0.1},
+        {"validation": 0}, {"loss": "mse"}, {"adversarial": "free", "epsilon": 0.2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_filled_in_is_right_and_stays(settings):
+    config = resolved(TrainConfig(**settings))
+    check(config)
+    assert resolved(config) == config
+    assert (config.epsilon is None) == (config.adversarial == "none")
+
+
+@pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda f: f.name)
+def test_a_wrong_type_is_named_before_anything_is_loaded(field, tmp_path):
+    for wrong in ([], {}, object(), b"x", float, ("a", 1)):
+        config = replace(TrainConfig(out=tmp_path / "x"), **{field.name: wrong})
+        if field.name == "out" and wrong == []:
+            continue
+        words = refused_in_python(train_run, config)
+        assert "--" + field.name.replace("_", "-") in words
+    assert not (tmp_path / "x").exists()
+
+
+def edits():
+    """Name -> what someone does to config.json."""
+
+    def put(*path, value):
+        def change(saved):
+            for name in path[:-1]:
+                saved = saved[name]
+            saved[path[-1]] = value
+
+        return change
+
+    def drop(*path):
+        def change(saved):
+            for name in path[:-1]:
+                saved = saved[name]
+            del saved[path[-1]]
+
+        return change
+
+    for name in vars(TrainConfig()):
+        yield f"{name} an object", put(name, value={"a": 1})
+        yield f"{name} lists", put(name, value=[[["deep"]]])
+        yield f"no {name}", drop(name)
+    for name in ("in_shape", "classes", "mean", "std"):
+        yield f"network {name} words", put("network", name, value="x")
+        yield f"network {name} none", put("network", name, value=None)
+        yield f"no network {name}", drop("network", name)
+    for name, value in (
+        ("batch", 0),
+        ("lr", -1),
+        ("dropout", 2),
+        ("seeds", 10**9),
+        ("loss", "nll"),
+        ("epsilon", 0.2),
+        ("learning_rate", 0.1),
+        ("batch", True),
+        ("batch", 1.5),
+        ("batch_norm", 0),
+        ("keep", "worst"),
+        ("network", None),
+        ("network", []),
+    ):
+        yield f"{name} {value}", put(name, value=value)
+    for name, value in (
+        ("in_shape", []),
+        ("in_shape", [0, 28]),
+        ("classes", 0),
+        ("classes", 1.5),
+        ("std", -1),
+        ("more", 1),
+    ):
+        yield f"network {name} {value}", put("network", name, value=value)
+
+
+def test_an_edited_config_is_never_guessed_at(run_folder, tmp_path):
+    saved = (run_folder / "config.json").read_text()
+    path = tmp_path / "config.json"
+    path.write_text(saved)
+    read_config(path)
+    count = 0
+    for name, change in edits():
+        settings = json.loads(saved)
+        change(settings)
+        path.write_text(json.dumps(settings))
+        assert "config.json" in refused_in_python(read_config, path), name
+        count += 1
+    for text in ("", "[]", "null", "3", '"x"', "{}", "[" * 10_000, "{" * 10_000):
+        path.write_text(text)
+        assert "config.json" in refused_in_python(read_config, path), text[:9]
+    assert count > 180
+
+
+def test_every_command_refuses_an_edited_config(run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(settings | {"lr_max": 1}))
+    for words in (
+        ("eval", copy), ("predict", copy, "x.png"), ("attack", copy),
+        ("robustness", copy), ("compare", copy), ("train", "--resume", copy),
+    ):  # fmt: skip
+        assert "lr_max" in refused(*words)
+
+
+EDITS = {
+    "activation": {"activation": "tanh"}, "standardize": {"standardize": False},
+    "binarise": {"binarise": 0.5}, "data": {"data": "fashion-mnist"},
+    "loss": {"loss": "margin", "label_smoothing": 0.0}, "network mean": {"mean": 0.2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_config_that_fits_the_arrays_is_refused(name, run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
+    settings = json.loads((copy / "config.json").read_text())
+    part = settings["network"] if name.startswith("network") else settings
+    part.update(EDITS[name])
+    (copy / "config.json").write_text(json.dumps(settings))
+    Path("x.png").write_bytes(b"")
+    for words in (
+        ("eval", copy), ("predict", copy, "x.png"), ("attack", copy),
+        ("robustness", copy), ("compare", copy),
+    ):  # fmt: skip
+        assert f"{name} is " in refused(*words)
+
+
+def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "old"))
+    loaded = load_run(copy)
+    save_params(copy / "params.npz", {"params": loaded.params, "state": loaded.state})
+    found = run("eval", copy)
+    assert found.status == 0
+    assert found.err.startswith("jaxnn: note: ")
+    assert "params.npz holds no settings" in found.err
+    assert run("eval", run_folder).err == ""
+
+
+def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):
+    for words in (
+        ("--recipe", "cnn"), ("--out", "elsewhere"), ("--lr", "1"), ("--seeds", "2"),
+        ("--attack-images", "-2"), ("--snapshots", "-1"),
+    ):  # fmt: skip
+        refused("train", "--resume", run_folder, *words)
+    assert run("train", "--resume", run_folder).status == 0
+    Path("sweep").mkdir()
+    Path("sweep/sweep.json").write_text("{}")
+    for words in (("lr=1,2",), ("--epochs", "3"), ("--random", "2"), ()):
+        refused("sweep", "--resume", "sweep", *words)
+
+
+def test_a_failed_command_leaves_the_folder_free_for_the_corrected_one(digits):
+    words = ["train", "--data", str(digits), "--out", "x", "--epochs", "1",
+             "--validation", "40", "--attack-images", "0"]  # fmt: skip
+    for wrong in ("--batch", "500"), ("--layers", "dense:4", "conv:3:3"), ("--lr", "0"):
+        refused(*words, *wrong)
+    assert main([*words, "--batch", "50", "--layers", "4", "--quiet"]) == 0
+
+
+def test_memory_is_counted_before_any_is_taken(digits):
+    with pytest.raises(JaxnnError, match=r"need at least .* GB, but there are"):
+        train_run(
+            TrainConfig(
+                layers=("1000000", "1000000"), data=str(digits), validation=40,
+                seeds=1000, out=Path("x"),
+            )
+        )  # fmt: skip
+    assert not Path("x").exists()

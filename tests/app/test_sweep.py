@@ -1,0 +1,196 @@
+"""A sweep's points are the networks they would be alone, and none is lost."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxnn.app import sweep as sweeping
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.group import train_group
+from jaxnn.app.job import Job
+from jaxnn.app.options import resolved
+from jaxnn.app.points import grouped, parse_axes, sweep_points
+from jaxnn.cli import main
+from jaxnn.data.sets import Dataset, Split
+from jaxnn.errors import JaxnnError
+from jaxnn.plots.sweep import sweep as picture
+from jaxnn.train import fit
+from tests.app.problem import write_folder
+from tests.train.problem import pixels
+
+BASE = TrainConfig(
+    layers=("6",), epochs=2, batch=20, dtype="float64", schedule="constant", seed=3,
+    standardize=False,
+)  # fmt: skip
+FACTS = DataFacts((5, 5), 3, 0.5, 0.3)
+
+
+def points_of(*words, base=BASE, draws=None):
+    points = sweep_points(base, parse_axes(words, draws is not None), draws)
+    return [p._replace(config=resolved(p.config)) for p in points]
+
+
+@pytest.fixture(scope="module")
+def data():
+    splits = [Split(*pixels(n, 5, seed=i)) for i, n in enumerate((120, 30, 30))]
+    return Dataset("pixels", *splits, 3, None)
+
+
+def alone(point, data):
+    """The point's own run, by `fit` and nothing of a sweep."""
+    net = build(point.config, FACTS)
+    job = Job(point.config, data, FACTS, net)
+    return fit(
+        net, data.train, validation=data.validation, loss=job.loss,
+        optimizer=job.optimizer, epochs=2, batch=20, seeds=point.config.seed,
+        dtype="float64", **job.options,
+    )  # fmt: skip
+
+
+def test_every_point_is_what_it_is_alone(data):
+    points = points_of(
+        "lr=0.01,0.02", "l2=0,0.01", "dropout=0.2,0.4", "noise=0,0.1",
+        "init=he,xavier", "seed=3,4",
+    )  # fmt: skip
+    (group,) = grouped(points)
+    history = train_group(group, data, FACTS)
+    assert len(points) == 64
+    assert group.traced == ("lr", "l2", "dropout", "noise")
+    # the parts of a group share its program; in this one all have one lr
+    programs = {}
+    parts = [
+        train_group(
+            group._replace(points=points[at : at + 16]), data, FACTS, programs=programs
+        )
+        for at in (0, 48)
+    ]
+    assert len(programs) == 1
+    whole = np.array([row["validation_loss"] for row in history.rows])
+    for part, at in zip(parts, (0, 48), strict=True):
+        mine = [row["validation_loss"] for row in part.rows]
+        np.testing.assert_allclose(mine, whole[:, at : at + 16], rtol=1e-8)
+    for i in (23, 41):
+        single = alone(points[i], data)
+        for name in ("validation_loss", "grad_norm"):
+            mine = [row[name][i] for row in history.rows]
+            theirs = [row[name] for row in single.rows]
+            np.testing.assert_allclose(mine, theirs, rtol=1e-8)
+    assert len({round(loss, 9) for loss in history.rows[0]["validation_loss"]}) == 64
+
+
+def test_a_point_that_diverges_stops_no_other(data):
+    points = points_of("lr=0.01,1e38", base=TrainConfig(**vars(BASE) | {
+        "optimizer": "sgd", "loss": "mse"}))  # fmt: skip
+    (group,) = grouped(points)
+    history = train_group(group, data, FACTS)
+    skipped = np.sum([row["skipped"] for row in history.rows], 0)
+    assert skipped[0] == 0
+    assert skipped[1] > 5
+    assert history.rows[-1]["loss"][0] < history.rows[0]["loss"][0]
+
+
+def test_groups_share_all_that_makes_a_program():
+    groups = grouped(points_of("width=4,8", "lr=0.1,0.2", "activation=relu,tanh"))
+    assert [len(g.points) for g in groups] == [2, 2, 2, 2]
+    assert groups[0].values == {"width": 4, "activation": "relu"}
+    assert groups[3].points[1].config.layers == ("8",)
+    seeds = points_of("lr=0.1,0.2", base=TrainConfig(seeds=3, seed=7))
+    assert [p.config.seed for p in seeds] == [7, 8, 9] * 2
+    assert {p.config.seeds for p in seeds} == {1}
+
+
+def test_random_points_are_drawn_by_the_seed_and_in_range():
+    words = ("lr=1e-4:1e-1:log", "dropout=0:0.5", "init=he,xavier")
+    points = points_of(*words, draws=200)
+    lr = np.array([p.values["lr"] for p in points])
+    assert (lr >= 1e-4).all()
+    assert (lr <= 1e-1).all()
+    assert 0.35 < (lr < 10**-2.5).mean() < 0.65  # even in the logarithm
+    assert {p.values["init"] for p in points} == {"he", "xavier"}
+    assert [p.values for p in points] == [
+        p.values for p in points_of(*words, draws=200)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn", "message"),
+    [
+        ([], False, "no axes"),
+        (["lr"], False, "expected NAME=VALUE"),
+        (["lrr=1"], False, "Did you mean 'lr'"),
+        (["lr=a"], False, "lr=a, expected float"),
+        (["batch=1.5"], False, "batch=1.5, expected int"),
+        (["batch_norm=yes"], False, "batch_norm=yes"),
+        (["lr=1:2"], False, "a grid needs values"),
+        (["batch=1:2"], True, "is a range"),
+        (["lr=0:1:log"], True, "above 0 for log"),
+        (["lr=1", "lr=2"], False, "given twice"),
+        (["out=a,b"], False, "out cannot be an axis: a sweep has one folder"),
+    ],
+)
+def test_axes_that_cannot_be_met_are_named(words, drawn, message):
+    with pytest.raises(JaxnnError, match=message):
+        parse_axes(words, drawn)
+
+
+def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "digits", count=140)
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "sweep", "lr=0.001,0.01", "width=4,6", "--data", "digits", "--epochs", "2",
+        "--batch", "20", "--validation", "40", "--seeds", "2", "--quiet",
+    ]  # fmt: skip
+    assert main([*words, "--out", "whole"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    train = sweeping.train_group
+
+    def dies(group, *args, on_epoch, **options):
+        def kill(row):
+            if group.points[0].config.layers[0] == "6" and row["epoch"] == 2:
+                raise RuntimeError("killed")
+
+        return train(group, *args, on_epoch=kill, **options)
+
+    monkeypatch.setattr(sweeping, "train_group", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        main([*words, "--out", "killed"])
+    saved = json.loads((tmp_path / "killed" / "sweep.json").read_text())
+    assert list(saved["groups"]) == ["0"]
+    monkeypatch.setattr(sweeping, "train_group", train)
+    assert main(["sweep", "--resume", "killed"]) == 0
+    results = [
+        json.loads((tmp_path / name / "sweep.json").read_text())
+        for name in ("whole", "killed")
+    ]
+    assert results[0]["points"] == results[1]["points"]
+    assert results[0]["best"] == results[1]["best"]
+    assert [len(r["points"]) for r in results] == [8, 8]
+    assert results[0]["compiles"] == 2  # one a shape
+    assert {p.name for p in (tmp_path / "killed").iterdir()} == {
+        "sweep.json", "sweep.png", "group-000", "group-001",
+    }  # fmt: skip
+    assert main(["sweep", "--resume", "digits"]) == 2
+    assert "got no such file" in capsys.readouterr().err
+
+
+def test_values_that_are_none_beside_numbers_are_drawn(tmp_path):
+    settings = [
+        {"values": {"clip_norm": value}, "validation_accuracy": 0.5}
+        for value in (None, 1.0, "none", 0.5)
+    ]
+    picture(settings, ["clip_norm"], tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+
+
+def test_a_sweep_in_which_nothing_trains_has_failed(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "digits", count=140)
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "lr=1e30,1e31", "--optimizer", "sgd", "--data", "digits",
+             "--epochs", "1", "--batch", "20", "--validation", "40", "--layers", "4",
+             "--out", "x", "--quiet"]  # fmt: skip
+    assert main(words) == 1
+    found = capsys.readouterr()
+    assert found.out.count("NOT TRAINED") == 2
+    assert "no setting has trained" in found.err

@@ -54,11 +54,9 @@ keywords are settings, passed to the function of that name in `jaxnn.rules`.
 from typing import TYPE_CHECKING, Any
 
 from jaxnn.graph.dot import to_dot
-from jaxnn.graph.evaluate import Inspection, bprop, function, inspect, run
-from jaxnn.graph.make import apply
-from jaxnn.graph.node import Node, constant, feed, parameter
+from jaxnn.graph.evaluate import Inspection, bprop, function, inspect, order, run
+from jaxnn.graph.node import Node, apply, constant, feed, parameter
 from jaxnn.graph.ops import from_layer, loss, op, op_names, stop_gradient
-from jaxnn.graph.plan import order
 
 if TYPE_CHECKING:
     from jaxnn.graph.picture import draw

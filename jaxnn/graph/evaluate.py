@@ -1,6 +1,6 @@
 """Forward and backward through a graph: the rules do the calculus, this the order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -8,10 +8,54 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.arrays import is_float
 from jaxnn.errors import JaxnnError
 from jaxnn.graph.node import Node
 from jaxnn.graph.ops import STOP
-from jaxnn.graph.plan import Feeds, names, nodes_of, plan
+
+Feeds = Mapping[Any, Any]  # keys are nodes or names; Mapping is invariant in them
+
+
+def order(*roots: Node) -> list[Node]:
+    """All nodes that `roots` are computed from, and they, inputs before consumers.
+
+    Depth first, each node once, inputs in their order: the same graph always gives the
+    same list. A loop, not recursion, so the graph may be of any depth.
+
+    Raises:
+      JaxnnError: no node; a node is computed from itself (says by which way).
+    """
+    done: dict[Node, None] = {}
+    for root in roots:
+        if check_root("order", root) in done:
+            continue
+        path, inputs = {root: None}, [iter(root.inputs)]
+        while path:
+            # the next input of the innermost open node that is not done yet
+            node = next((i for i in inputs[-1] if i not in done), None)
+            if node is None:
+                inputs.pop()
+                done[path.popitem()[0]] = None
+            elif node in path:
+                circle = [*list(path)[list(path).index(node) :], node]
+                raise JaxnnError(
+                    f"graph: {node.name} is computed from itself: "
+                    f"{' <- '.join(n.name for n in circle)}; were the inputs of one of "
+                    f"them changed? {node!r}"
+                )
+            else:
+                path[node] = None
+                inputs.append(iter(node.inputs))
+    return list(done)
+
+
+def check_root(where: str, root: Any) -> Node:
+    """`root`, or a `JaxnnError` that says what is no node."""
+    if not isinstance(root, Node):
+        raise JaxnnError(
+            f"{where}: the root is {type(root).__name__}, expected one node"
+        )
+    return root
 
 
 def run(nodes: Any, feeds: Feeds | None = None) -> Any:
@@ -67,12 +111,12 @@ def bprop(
     (10.0, 6.0)
     """
     targets, structure = nodes_of("bprop", wrt)
-    steps, fed = plan("bprop", (_one("bprop", root), *targets), feeds)
+    steps, fed = plan("bprop", (check_root("bprop", root), *targets), feeds)
     needed = _between(steps, fed, targets)
     values, caches = _forward(steps, fed, needed)
     seed = _seed(root, values[root], dy)
     for node in targets:
-        if not _floating(values[node]):
+        if not is_float(values[node]):
             raise JaxnnError(
                 f"bprop: {node.describe()} has dtype {values[node].dtype}, which has "
                 "no derivative; give it as floating numbers or leave it out of wrt"
@@ -102,6 +146,7 @@ def function(root: Node, wrt: Any, feeds: Sequence[Any]) -> Callable[..., Any]:
     >>> float(value), float(dw["w"]), float(dw["b"])
     (0.0, 3.0, 1.0)
     """
+    check_root("function", root)
     parts = [nodes_of("function", part) for part in feeds]
 
     def f(*values):
@@ -142,7 +187,7 @@ class Inspection(NamedTuple):
 
 def inspect(root: Node, feeds: Feeds | None = None, *, dy: Any = None) -> Inspection:
     """Every value and every gradient, with all intermediate ones; as in `bprop`."""
-    steps, fed = plan("inspect", (_one("inspect", root),), feeds)
+    steps, fed = plan("inspect", (check_root("inspect", root),), feeds)
     needed = _between(steps, fed, [n for n in steps if n.kind != "constant"])
     values, caches = _forward(steps, fed, needed)
     seed = _seed(root, values[root], dy)
@@ -206,7 +251,7 @@ def _checked(node, values, cotangents, needed, strict):
         )
     for i, (source, d) in enumerate(zip(node.inputs, cotangents, strict=True)):
         x = values[source]
-        if source not in needed or not _floating(x) or (d is None and not strict):
+        if source not in needed or not is_float(x) or (d is None and not strict):
             continue
         if d is None:
             raise JaxnnError(
@@ -222,7 +267,7 @@ def _checked(node, values, cotangents, needed, strict):
 
 
 def _seed(root, value, dy):
-    if not _floating(value):
+    if not is_float(value):
         raise JaxnnError(
             f"bprop: {root.describe()} has dtype {value.dtype}, which has no derivative"
         )
@@ -258,13 +303,105 @@ def _blamed(node, values, backward=False):
         raise
 
 
-def _one(where, root):
-    if not isinstance(root, Node):
+# ---- what is computed, from which feeds: settled before any arithmetic
+
+
+def plan(
+    where: str, nodes: Iterable[Node], feeds: Feeds | None
+) -> tuple[list[Node], dict[Node, Any]]:
+    """The nodes to compute for `nodes`, in order, and the values given; both checked.
+
+    A node that is fed needs no inputs, so what only it depends on is left out.
+    """
+    everything = order(*nodes)
+    fed = _values(where, everything, feeds or {})
+    wanted = set(nodes)
+    for node in reversed(everything):
+        if node in wanted and node not in fed:
+            wanted.update(node.inputs)
+    steps = [node for node in everything if node in wanted]
+    missing = [n for n in steps if n.kind == "feed" and n not in fed]
+    if missing:
         raise JaxnnError(
-            f"{where}: the root is {type(root).__name__}, expected one node"
+            f"{where}: no value for {names(missing)}; give "
+            f"feeds={{{', '.join(f'{n.name}: ...' for n in missing)}}}"
         )
-    return root
+    return steps, fed
 
 
-def _floating(value) -> bool:
-    return jnp.issubdtype(value.dtype, jnp.floating)
+def nodes_of(where: str, tree: Any) -> tuple[list[Node], Any]:
+    """The nodes of a tree, and its structure.
+
+    Raises:
+      JaxnnError: a leaf that is no node.
+    """
+    nodes, structure = jax.tree.flatten(tree)
+    for node in nodes:
+        if not isinstance(node, Node):
+            raise JaxnnError(
+                f"{where}: got {type(node).__name__}, expected a node, or a list, "
+                "tuple or dict of nodes"
+            )
+    return nodes, structure
+
+
+def names(nodes: Iterable[Node]) -> str:
+    """The nodes' names as words."""
+    return ", ".join(node.name for node in nodes)
+
+
+def _values(where, everything, feeds):
+    """Value by node: the keys found, by node or by name, and the values checked."""
+    if not isinstance(feeds, Mapping):
+        raise JaxnnError(
+            f"{where}: feeds is {type(feeds).__name__}, expected a dict of values by "
+            "node or by name"
+        )
+    known: dict[str | Node, list[Node]] = {}
+    for node in everything:
+        known.setdefault(node.name, []).append(node)
+        known[node] = [node]
+    fed = {}
+    for key, value in feeds.items():
+        if not isinstance(key, str | Node):
+            raise JaxnnError(
+                f"{where}: feeds has a key {key!r} of type {type(key).__name__}, "
+                "expected a node or the name of one"
+            )
+        found = known.get(key, [])
+        if len(found) > 1:
+            raise JaxnnError(
+                f"{where}: {len(found)} nodes are called {key!r}; give the value by "
+                "node"
+            )
+        if not found:
+            leaves = [n for n in everything if n.kind in ("feed", "parameter")]
+            raise JaxnnError(
+                f"{where}: feeds has a value for {getattr(key, 'name', key)}, which is "
+                f"not in this graph; its feeds and parameters: "
+                f"{names(leaves) or 'none'}"
+            )
+        if found[0] in fed:
+            raise JaxnnError(f"{where}: {found[0].name} is given twice in feeds")
+        fed[found[0]] = _value(where, found[0], value)
+    return fed
+
+
+def _value(where, node, value):
+    try:
+        value = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise JaxnnError(
+            f"{where}: the value of {node.name} is {type(value).__name__}, expected "
+            "an array or a number"
+        ) from error
+    if node.kind == "feed" and node.shape is not None:
+        got, want = value.shape, node.shape
+        if len(got) != len(want) or any(
+            w not in (None, g) for w, g in zip(want, got, strict=True)
+        ):
+            raise JaxnnError(
+                f"{where}: the value of {node.name} has shape {got}, expected {want} "
+                f"as declared at {node.made_at}"
+            )
+    return value

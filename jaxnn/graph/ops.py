@@ -8,8 +8,7 @@ import jax
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.graph.make import apply, call
-from jaxnn.graph.node import Node
+from jaxnn.graph.node import Node, apply, call, check_settings
 from jaxnn.layers import Layer
 from jaxnn.losses import LOSSES, Loss
 from jaxnn.rules import RULES, Rule
@@ -42,32 +41,26 @@ def loss(
       name: what to call the node.
       settings: passed to the loss, such as `label_smoothing=0.1`.
     """
-    label = function if isinstance(function, str) else None
     if isinstance(function, str):
-        function = lookup("loss", function, LOSSES)
-    label = label or getattr(function, "__name__", "loss")
-    for key, value in settings.items():
-        if isinstance(value, Node):
-            raise JaxnnError(
-                f"{name or label}: the setting {key} is the node {value.name}; "
-                "settings are fixed when the node is made"
-            )
-    rule = loss_rule(label, functools.partial(function, **settings))
-    return apply(rule, pred, target, name=name)
-
-
-def loss_rule(name: str, function: Loss) -> Rule:
-    """The rule of a loss, which has its derivative with the value: dpred is kept."""
+        label, function = function, lookup("loss", function, LOSSES)
+    elif callable(function):
+        label = getattr(function, "__name__", "loss")
+    else:
+        raise JaxnnError(
+            f"loss: got {type(function).__name__}, expected a loss or the name of one"
+        )
+    check_settings(name or label, settings)
+    compute = functools.partial(function, **settings)
 
     def fwd(pred, target):
-        return function(pred, target)
+        return compute(pred, target)  # dpred is kept: it comes with the value
 
     def bwd(dpred, dy):
         # dy () for the mean, (B,) for one value a sample
         dy = dy.reshape(dy.shape + (1,) * (dpred.ndim - dy.ndim))
         return (dpred * dy).astype(dpred.dtype), None
 
-    return Rule(name, fwd, bwd)
+    return apply(Rule(label, fwd, bwd), pred, target, name=name)
 
 
 def from_layer(
@@ -82,6 +75,11 @@ def from_layer(
       state: what its `init` gave; fixed in the node.
       name: what to call the node.
     """
+    if not isinstance(layer, Layer):
+        raise JaxnnError(
+            f"from_layer: got {type(layer).__name__}, expected a layer; dense(10) "
+            "rather than dense"
+        )
     leaves, structure = jax.tree.flatten(params)
     if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(state)):
         raise JaxnnError(f"{name or layer.name}: state is being traced; fix it outside")
@@ -111,19 +109,13 @@ def op(op_name: str) -> Callable[..., Node]:
       JaxnnError: unknown name; lists the valid ones.
     """
     lookup("op", op_name, dict.fromkeys(op_names()))
-
     if op_name in RULES:
-        make = getattr(rules, op_name, None)
-
-        def make_node(*inputs: Any, name: str | None = None, **settings: Any) -> Node:
-            return call(op_name, *inputs, name=name, **settings)
+        make, kind = getattr(rules, op_name, None), call
     else:
-        make = LOSSES[op_name]
+        make, kind = LOSSES[op_name], loss
 
-        def make_node(
-            pred: Any, target: Any, *, name: str | None = None, **settings: Any
-        ) -> Node:
-            return loss(op_name, pred, target, name=name, **settings)
+    def make_node(*inputs: Any, name: str | None = None, **settings: Any) -> Node:
+        return kind(op_name, *inputs, name=name, **settings)
 
     make_node.__name__ = make_node.__qualname__ = op_name
     make_node.__doc__ = (

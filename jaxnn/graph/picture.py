@@ -1,19 +1,25 @@
-"""A graph as a picture: values in the boxes, gradients on the edges."""
+"""A graph as a picture: values in the boxes, gradients on the edges.
 
+Consumers stand below their inputs, by the method of Sugiyama, Tagawa and Toda 1981: a
+row for every node; an edge over several rows bends in each of them, at a place of its
+own; the order in a row that crosses few edges; places that make the edges straight.
+Every edge has one bend just below its input, as wide as the label it carries, so that
+no label is covered. All lengths are inches from the top left.
+"""
+
+from collections.abc import Hashable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
 from jaxnn.errors import JaxnnError
-from jaxnn.graph.evaluate import inspect, run
-from jaxnn.graph.layout import Layout, place, spread
+from jaxnn.graph.dot import numbers, title
+from jaxnn.graph.evaluate import Feeds, inspect, order, run
 from jaxnn.graph.node import Node
-from jaxnn.graph.plan import Feeds, order
-from jaxnn.graph.words import numbers, title
 from jaxnn.plots.shared import (
     BLUE,
     GREEN,
@@ -22,21 +28,24 @@ from jaxnn.plots.shared import (
     ORANGE,
     RED,
     as_written,
-    new_axes,
     new_figure,
     save,
     text_width,
 )
 
 MOST = 200  # nodes in a picture
-MARGIN, HEAD = 0.3, 0.75  # inches around the picture, and above it
-LINE, PAD = 0.165, 0.09  # inches from one line of text to the next, and around them
+MARGIN, HEAD = 0.3, 0.75  # around the picture, and above it
+LINE, PAD = 0.165, 0.09  # from one line of text to the next, and around them
+GAP, AIR = 0.22, 0.23  # between neighbours in a row, above and below the labels
+ASIDE = 0.05  # how much leaves and long edges matter for where the others stand
+SWEEPS = 12
 TITLE, TEXT = 9, 8  # points
 FILL = {"feed": "#e8f1f8", "parameter": "#e4f3ee", "constant": "white", "op": "white"}
-FORWARD = "black: values, computed downwards"
-BACKWARD = "red: gradients, sent back upwards"
-CENTRE: dict[str, Any] = {"ha": "center", "va": "center"}
 BORDER = {"feed": BLUE, "parameter": GREEN, "constant": "white", "op": GREY}
+CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
+
+Size = tuple[float, float]  # across, high
+Edge = tuple[Node, int]  # a consumer and the position of the input
 
 
 def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
@@ -61,113 +70,278 @@ def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
             "a part of it, or use to_dot with Graphviz"
         )
     values, grads, edges = _flows(root, nodes, feeds)
-    texts = {node: _texts(node, values, grads) for node in nodes}
+    texts = {node: _lines(node, values, grads) for node in nodes}
     notes = {edge: numbers(d) for edge, d in edges.items()}
     at = place(
         nodes,
-        {node: _size(*text) for node, text in texts.items()},
-        {edge: _size([], lines, []) for edge, lines in notes.items()},
+        {node: _size(lines) for node, lines in texts.items()},
+        {
+            edge: _size([(t, TEXT, RED, "normal") for t in n])
+            for edge, n in notes.items()
+        },
     )
-    figure, ax = _canvas(
-        at, f"{as_written(root.name)} = {numbers(values[root])[0]}", bool(notes)
-    )
-    for edge, bends in at.bends.items():
-        _draw_edge(ax, at, edge, bends, notes.get(edge))
-    for node, text in texts.items():
-        _draw_box(ax, at, node, text, last=node is root)
-    save(figure, path)
-
-
-def _canvas(at: Layout, heading, gradients):
-    """A figure with its heading, and axes in inches whose origin is the layout's."""
-    words = [(heading, 11, INK, 0.22), (FORWARD, TEXT, INK, 0.42)]
-    words += [(BACKWARD, TEXT, RED, 0.57)] * gradients
-    widest = max(text_width([line], size) for line, size, _, _ in words)
-    width = max(at.width, widest) + 2 * MARGIN
-    height = at.height + HEAD + MARGIN
-    figure = new_figure(width, height)
-    ax = new_axes(figure, 0, 0, width, height)
-    ax.set_axis_off()
-    left = (width - at.width) / 2
-    ax.set(xlim=(-left, width - left), ylim=(height - HEAD, -HEAD))
-    for line, size, colour, down in words:
-        ax.text(width / 2 - left, down - HEAD, line, size=size, color=colour, **CENTRE)
-    return figure, ax
+    heading = f"{as_written(root.name)} = {numbers(values[root])[0]}"
+    ax = _canvas(at, heading, bool(notes))
+    for edge in at.bends:
+        _draw_edge(ax, at, edge, notes.get(edge))
+    for node, lines in texts.items():
+        _draw_box(ax, at, node, lines, last=node is root)
+    save(ax.figure, path)
 
 
 def _flows(root, nodes, feeds):
-    """Values, gradients and what flows on the edges, as NumPy; none without a loss."""
+    """Values, gradients and what flows on the edges; only values without a loss."""
     values = dict(zip(nodes, run(nodes, feeds), strict=True))
-    value = values[root]
-    if value.ndim or not np.issubdtype(value.dtype, np.floating):
+    if values[root].ndim or not np.issubdtype(values[root].dtype, np.floating):
         return values, {}, {}
     return inspect(root, feeds)
 
 
-def _texts(node, values, grads):
-    """The lines of a box: its name, its value, its gradient where that is a sum."""
+def _lines(node, values, grads):
+    """The lines of a box: its name, its value, its gradient where that is a sum.
+
+    Each is (text, points, color, weight).
+    """
     # a constant is called by its number
     value = [] if node.kind == "constant" and not node.shape else numbers(values[node])
     parts = sum(n is node for c in node.consumers if c in grads for n in c.inputs)
     summed = [] if node not in grads or parts == 1 else numbers(grads[node])
     if summed:
         summed[0] = ("sum " if parts else "gradient ") + summed[0]
-    return [as_written(title(node))], value, summed
+    return [
+        (as_written(title(node)), TITLE, INK, "bold"),
+        *((text, TEXT, INK, "normal") for text in value),
+        *((text, TEXT, RED, "normal") for text in summed),
+    ]
 
 
-def _size(names, values, sums):
-    lines = len(names) + len(values) + len(sums)
-    width = max(
-        text_width(words, size) if words else 0
-        for words, size in ((names, TITLE), (values, TEXT), (sums, TEXT))
-    )
-    return width + 2 * PAD, lines * LINE + 2 * PAD
+def _size(lines) -> Size:
+    wide = max(text_width([text], points) for text, points, _, _ in lines)
+    return wide + 2 * PAD, len(lines) * LINE + 2 * PAD
 
 
-def _draw_box(ax, at: Layout, node, text, last):
-    names, values, sums = text
-    width, height = _size(*text)
-    row = at.row[node]
-    x, y = at.x[node], at.tops[row] + at.heights[row] / 2
+# ---- layout
+
+
+class Bend(NamedTuple):
+    """Where an edge passes a row."""
+
+    edge: Edge
+    row: int
+
+
+class Layout(NamedTuple):
+    """Where the boxes and bends are.
+
+    Attributes:
+      x: center of every node and bend.
+      row: of every node and bend; those of nodes are even.
+      tops, heights: of the rows.
+      bends: of every edge, from its input down to its consumer.
+      sizes: of the boxes.
+      width, height: of the whole.
+    """
+
+    x: dict[Hashable, float]
+    row: dict[Hashable, int]
+    tops: list[float]
+    heights: list[float]
+    bends: dict[Edge, list[Bend]]
+    sizes: dict[Node, Size]
+    width: float
+    height: float
+
+    def middle(self, item: Hashable) -> float:
+        """How far down the row of a node or bend has its middle."""
+        row = self.row[item]
+        return self.tops[row] + self.heights[row] / 2
+
+
+def place(
+    nodes: list[Node], sizes: dict[Node, Size], labels: dict[Edge, Size]
+) -> Layout:
+    """The layout of `nodes` (inputs first, the root last) from what they are to hold.
+
+    Args:
+      nodes: all nodes of the graph, as `order` gives them.
+      sizes: of their boxes.
+      labels: of the labels of the edges that have one.
+    """
+    # even rows, each node as far down as its consumers let it: leaves beside ops
+    up = {nodes[-1]: 0}
+    for node in reversed(nodes):
+        for source in node.inputs:
+            up[source] = max(up.get(source, 0), up[node] + 1)
+    row: dict[Hashable, int] = {n: 2 * (max(up.values()) - up[n]) for n in nodes}
+    bends = {
+        (node, i): [Bend((node, i), r) for r in range(row[source] + 1, row[node])]
+        for node in nodes
+        for i, source in enumerate(node.inputs)
+    }
+    row |= {bend: bend.row for chain in bends.values() for bend in chain}
+    size = dict.fromkeys(row, (0.0, 0.0)) | sizes
+    size |= {chain[0]: labels.get(edge, (0, 0)) for edge, chain in bends.items()}
+
+    rows = _ordered(row, bends)
+    x = _straightened(rows, _pulls(bends), {item: size[item][0] for item in row})
+    left = min(x[item] - size[item][0] / 2 for item in row)
+    x = {item: center - left for item, center in x.items()}
+    heights = [max(size[item][1] for item in items) for items in rows]
+    heights = [h + 2 * AIR * (r % 2) for r, h in enumerate(heights)]
+    tops = [0.0, *np.cumsum(heights)[:-1].tolist()]
+    width = max(x[item] + size[item][0] / 2 for item in row)
+    return Layout(x, row, tops, heights, bends, sizes, width, sum(heights))
+
+
+def _ordered(row, bends):
+    """The items of each row, in the order of few crossings: sorted by neighbors' means.
+
+    Down and up in turn; the order with the fewest crossings that was seen is kept.
+    """
+    rows: list[list] = [[] for _ in range(max(row.values()) + 1)]
+    for item, r in row.items():
+        rows[r].append(item)
+    near: dict = {item: [] for item in row}
+    for (node, i), chain in bends.items():
+        for a, b in pairwise([node.inputs[i], *chain, node]):
+            near[a].append(b)
+            near[b].append(a)
+    seen = [rows]
+    for sweep in range(SWEEPS):
+        rows = [list(items) for items in rows]
+        step = 1 if sweep % 2 == 0 else -1
+        for r in range(len(rows))[::step][1:]:
+            at = {item: i for i, item in enumerate(rows[r - step])}
+            wish = {}
+            for i, item in enumerate(rows[r]):
+                found = [at[n] for n in near[item] if n in at]
+                wish[item] = np.mean(found) if found else i * len(at) / len(rows[r])
+            rows[r].sort(key=wish.__getitem__)
+        seen.append(rows)
+    return min(seen, key=lambda rows: crossings(rows, near))
+
+
+def crossings(rows, near) -> int:
+    """How many pairs of edges cross between neighboring rows."""
+    total = 0
+    for upper, lower in pairwise(rows):
+        at = {item: i for i, item in enumerate(lower)}
+        ends = [
+            (i, at[n]) for i, item in enumerate(upper) for n in near[item] if n in at
+        ]
+        a, b = np.array(ends).reshape(-1, 2).T
+        total += int(((a[:, None] < a[None]) & (b[:, None] > b[None])).sum())
+    return total
+
+
+def _pulls(bends):
+    """What each item would stand below or above, and how much that matters.
+
+    Leaves stand beside the chain of ops and long edges pass it: they do not bend it.
+    """
+    pulls: dict[Hashable, list] = {}
+    for (node, i), chain in bends.items():
+        source = node.inputs[i]
+        aside = source.rule is None or len(chain) > 1
+        weight = ASIDE if aside else 1.0
+        pulls.setdefault(source, []).append((chain[0], weight))
+        pulls.setdefault(node, []).append((chain[-1], weight))
+        for bend in chain:  # in one line, between what the edge joins
+            others = [(other, weight) for other in chain if other is not bend]
+            ends = 0.3 * weight if others else weight
+            pulls[bend] = [*others, (source, ends), (node, ends)]
+    return pulls
+
+
+def _straightened(rows, pulls, width):
+    """x of every item: near the mean of what pulls it, never over one beside it."""
+    x: dict = {}
+    for items in rows:
+        centers = np.cumsum([width[item] + GAP for item in items])
+        centers -= [width[item] / 2 for item in items]
+        x |= dict(zip(items, (centers - centers.mean()).tolist(), strict=True))
+    # where there is no room for both, what stands aside gives way
+    weight = {item: max((w for _, w in pulls.get(item, ())), default=1.0) for item in x}
+    for sweep in range(12 * SWEEPS):
+        for items in rows[:: 1 if sweep % 2 == 0 else -1]:
+            wish = [
+                np.average([x[n] for n, _ in near], weights=[w for _, w in near])
+                if (near := pulls.get(item))
+                else x[item]
+                for item in items
+            ]
+            half = np.array([width[item] / 2 for item in items])
+            apart = half[:-1] + half[1:] + GAP
+            places = spread(wish, apart, [weight[item] for item in items])
+            x |= dict(zip(items, places.tolist(), strict=True))
+    return x
+
+
+def spread(wish, apart, weight):
+    """The places nearest to `wish`, in order, with at least `apart` between them.
+
+    Taking off the distances leaves an isotonic regression: where neighbors are in
+    the wrong order, both go to their weighted mean (pool adjacent violators).
+    """
+    shift = np.concatenate([[0.0], np.cumsum(apart)])
+    pools: list[tuple[float, float, int]] = []  # mean, weight, how many
+    for mean, w in zip(np.asarray(wish) - shift, weight, strict=True):
+        count = 1
+        while pools and pools[-1][0] > mean:
+            before, heavy, many = pools.pop()
+            mean = (before * heavy + mean * w) / (heavy + w)
+            w, count = w + heavy, count + many
+        pools.append((mean, w, count))
+    return np.repeat([p[0] for p in pools], [p[2] for p in pools]) + shift
+
+
+# ---- drawing
+
+
+def _canvas(at: Layout, heading, gradients):
+    """Axes over a whole figure, with a heading; inches whose origin is the layout's."""
+    words = [
+        (heading, 11, INK),
+        ("black: values, computed downwards", TEXT, INK),
+        *[("red: gradients, sent back upwards", TEXT, RED)] * gradients,
+    ]
+    wide = max(at.width, *(text_width([line], size) for line, size, _ in words))
+    wide += 2 * MARGIN
+    ax = new_figure(wide, at.height + HEAD + MARGIN).add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    left = (wide - at.width) / 2
+    ax.set(xlim=(-left, wide - left), ylim=(at.height + MARGIN, -HEAD))
+    for (line, size, color), down in zip(words, (0.22, 0.42, 0.57), strict=False):
+        ax.text(at.width / 2, down - HEAD, line, size=size, color=color, **CENTER)
+    return ax
+
+
+def _draw_box(ax, at: Layout, node, lines, last):
+    width, height = _size(lines)
+    x, y = at.x[node], at.middle(node)
     ax.add_patch(
         FancyBboxPatch(
-            (x - width / 2 + 0.04, y - height / 2 + 0.04),
-            width - 0.08,
-            height - 0.08,
-            boxstyle="round,pad=0.04,rounding_size=0.07",
+            (x - width / 2 + 0.04, y - height / 2 + 0.04), width - 0.08, height - 0.08,
+            boxstyle="round,pad=0.04,rounding_size=0.07", linewidth=1.1, zorder=3,
             facecolor="#fdf3df" if last else FILL[node.kind],
             edgecolor=ORANGE if last else BORDER[node.kind],
-            linewidth=1.1,
-            zorder=3,
         )
-    )
-    lines = [(t, TITLE, INK, "bold") for t in names]
-    lines += [(t, TEXT, INK, "normal") for t in values]
-    lines += [(t, TEXT, RED, "normal") for t in sums]
-    for i, (line, size, colour, weight) in enumerate(lines):
-        down = y - height / 2 + PAD + (i + 0.5) * LINE
+    )  # fmt: skip
+    for i, (line, size, color, weight) in enumerate(lines):
         ax.text(
-            x,
-            down,
-            line,
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            color=colour,
-            fontweight=weight,
-            zorder=4,
-        )
+            x, y - height / 2 + PAD + (i + 0.5) * LINE, line, ha="center",
+            va="center_baseline", size=size, color=color, weight=weight, zorder=4,
+        )  # fmt: skip
 
 
-def _draw_edge(ax, at: Layout, edge, bends, note):
+def _draw_edge(ax, at: Layout, edge, note):
     """A curve through the bends of an edge, and its label on the first one."""
+    bends = at.bends[edge]
     stops = [_port(at, edge, below=True)]
     for bend in bends:
-        x, top, height = at.x[bend], at.tops[bend.row], at.heights[bend.row]
-        beside_boxes = bend.row % 2 == 0
-        # straight beside boxes: a curve could touch them
-        ends = (top, top + height) if beside_boxes else (top + height / 2,)
-        stops += [(x, y) for y in ends]
+        x, y, half = at.x[bend], at.middle(bend), at.heights[bend.row] / 2
+        beside_boxes = bend.row % 2 == 0  # straight there: a curve could touch them
+        stops += [(x, y - half), (x, y + half)] if beside_boxes else [(x, y)]
     stops.append(_port(at, edge, below=False))
     points, codes = [stops[0]], [Curve.MOVETO]
     for (x0, y0), (x1, y1) in pairwise(stops):
@@ -176,47 +350,34 @@ def _draw_edge(ax, at: Layout, edge, bends, note):
         codes += [Curve.CURVE4] * 3
     ax.add_patch(
         FancyArrowPatch(
-            path=Curve(points, codes),
-            arrowstyle="-|>",
-            mutation_scale=8,
-            color=GREY if note else "#c4c4c4",
-            linewidth=1.0,
-            shrinkA=0,
-            shrinkB=0,
-            zorder=1,
+            path=Curve(points, codes), arrowstyle="-|>", mutation_scale=8, shrinkA=0,
+            shrinkB=0, color=GREY if note else "#c4c4c4", linewidth=1.0, zorder=1,
         )
-    )
+    )  # fmt: skip
     if note:
-        row = bends[0].row
         ax.text(
-            at.x[bends[0]],
-            at.tops[row] + at.heights[row] / 2,
-            "\n".join(note),
-            size=TEXT,
-            color=RED,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
-            zorder=2,
-            **CENTRE,
-        )
+            at.x[bends[0]], at.middle(bends[0]), "\n".join(note), size=TEXT, color=RED,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2}, zorder=2,
+            **CENTER,
+        )  # fmt: skip
 
 
 def _port(at: Layout, edge, below):
     """Where an edge leaves its input (below it) or enters its consumer."""
-    node, i = edge
-    box = node.inputs[i] if below else node
+
+    def end(e):
+        return e[0].inputs[e[1]] if below else e[0]
+
+    box = end(edge)
     # the edges of that side, from left to right, each straight up or down if it can
-    side = [
-        (at.x[bends[0 if below else -1]], e)
-        for e, bends in at.bends.items()
-        if (e[0].inputs[e[1]] if below else e[0]) is box
-    ]
-    side.sort(key=lambda pair: pair[0])
+    side = [e for e in at.bends if end(e) is box]
+    side.sort(key=lambda e: at.x[at.bends[e][0 if below else -1]])
     width, height = at.sizes[box]
     most = width / 2 - 0.1
-    apart = min(0.2, 2 * most / len(side))
-    wish = [np.clip(x - at.x[box], -most, most) for x, _ in side]
-    places = spread(wish, [apart] * (len(side) - 1), [1.0] * len(side))
-    place = places[[e for _, e in side].index(edge)]
-    row = at.row[box]
-    middle = at.tops[row] + at.heights[row] / 2
-    return at.x[box] + place, middle + (height / 2 if below else -height / 2)
+    wish = [
+        np.clip(at.x[at.bends[e][0 if below else -1]] - at.x[box], -most, most)
+        for e in side
+    ]
+    apart = [min(0.2, 2 * most / len(side))] * (len(side) - 1)
+    shift = spread(wish, apart, [1.0] * len(side))[side.index(edge)]
+    return at.x[box] + shift, at.middle(box) + (height / 2 if below else -height / 2)

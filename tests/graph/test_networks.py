@@ -11,7 +11,9 @@ from jax import lax
 import jaxnn
 from jaxnn import graph, layers, losses
 from jaxnn.losses import LOSSES
-from tests.rules.common import assert_close, assert_trees_close, normal
+from jaxnn.rules import RULES
+from tests.rules.cases import CASES
+from tests.rules.common import assert_close, assert_trees_close, cotangent, normal
 
 WIDTHS = [12, 9, 7, 5]
 X, LABELS = normal(6, 12), np.array([0, 4, 2, 2, 1, 3])
@@ -63,12 +65,6 @@ def test_dense_network_by_hand_equals_layers_in_gradients_and_flops(activation):
     assert_trees_close(compiled[0](*args), compiled[1](*args))
     flops = [c.cost_analysis()["flops"] for c in compiled]
     assert flops[0] == flops[1] > 0
-
-
-def test_eager_equals_jit():
-    params, _ = by_layers()
-    step = graph_step()
-    assert_trees_close(step(params, X, LABELS), jax.jit(step)(params, X, LABELS))
 
 
 def test_vmap_over_seeds_equals_loop():
@@ -167,49 +163,68 @@ def test_a_layer_is_a_node():
     assert_trees_close((dparams, dx), (want, want_dx))
 
 
-def test_convolutional_network_equals_jax_grad():
-    x, w, v = graph.feed("x"), graph.feed("w"), graph.feed("v")
-    h = graph.max_pool(graph.relu(graph.conv(x, w, stride=2, padding="VALID")))
-    logits = graph.flatten(h) @ v
-    loss = graph.softmax_cross_entropy(logits, np.array([0, 2]))
-    values = normal(3, 3, 1, 4), normal(16, 3)
-    images = normal(2, 9, 9, 1)
-    got = jax.jit(graph.function(loss, (w, v), (w, v, x)))(*values, images)
+FIRST = {name: cases[0] for name, cases in CASES.items()}
 
-    def reference(w, v):
-        y = lax.conv_general_dilated(
-            images, w, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+
+@jax.jit
+def every_rule(inputs):
+    """Cotangents of each rule's first case, by a graph and straight from the rule."""
+    found = {}
+    for name, (args, dy) in inputs.items():
+        case = FIRST[name]
+        feeds = [graph.feed(f"a{i}") for i in range(len(args))]
+        root, wrt = graph.apply(case.rule, *feeds), [feeds[i] for i in case.wrt]
+        fed = dict(zip(feeds, args, strict=True))
+        cotangents = case.rule.bwd(case.rule.fwd(*args)[1], dy)
+        found[name] = (
+            graph.bprop(root, wrt, fed, dy=dy)[1],
+            [cotangents[i] for i in case.wrt],
         )
-        y = jax.nn.relu(y).reshape(2, 2, 2, 2, 2, 4).max((2, 4)).reshape(2, 16)
-        return -jax.nn.log_softmax(y @ v)[np.array([0, 1]), np.array([0, 2])].mean()
-
-    assert_trees_close(got, jax.value_and_grad(reference, (0, 1))(*values))
+    return found
 
 
-def test_xor_is_learnt_in_one_scan():
-    rng = np.random.default_rng(0)
-    params = {
-        "w1": graph.parameter(rng.normal(size=(2, 2)), "w1"),
-        "b1": graph.parameter(np.zeros(2), "b1"),
-        "w2": graph.parameter(rng.normal(size=(2, 1)), "w2"),
-        "b2": graph.parameter(np.zeros(1), "b2"),
-    }
-    x = graph.constant(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), "x")
-    t = graph.constant(np.array([[0.0], [1], [1], [0]]), "t")
-    h = graph.tanh(x @ params["w1"] + params["b1"])
-    y = h @ params["w2"] + params["b2"]
-    loss = graph.sigmoid_cross_entropy(y, t)
-    step = graph.function(loss, params, (params,))
+def test_every_rule_works_as_a_node():
+    inputs = {}
+    for name, case in FIRST.items():
+        args = [jnp.asarray(a) for a in case.args]
+        y = jax.eval_shape(case.rule.fwd, *args)[0]
+        inputs[name] = (args, jnp.asarray(cotangent(case, y)))
+    found = every_rule(inputs)
+    assert set(found) == set(RULES)
+    for got, want in found.values():
+        assert_trees_close(got, want)
 
-    def body(values, _):
-        value, grads = step(values)
-        return jax.tree.map(lambda p, d: p - d, values, grads), value
 
-    start = {name: jnp.asarray(node.value) for name, node in params.items()}
-    values, curve = jax.jit(lambda p: lax.scan(body, p, length=2000))(start)
-    assert curve[-1] < 0.01 < curve[0]
-    answers = graph.function(y, None, (params,))(values)
-    assert (answers > 0).tolist() == [[False], [True], [True], [False]]
+SETTINGS = {"standardize": (0.5, 0.25), "broadcast_to": ((3, 4),)}  # no defaults
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_every_rule_is_an_op_by_name(name):
+    feeds = [graph.feed(f"a{i}") for i in range(len(FIRST[name].args))]
+    op = getattr(graph, name)
+    node = op(*feeds, *SETTINGS.get(name, ()), name="here")
+    assert (node.name, node.rule.name, node.inputs) == ("here", name, tuple(feeds))
+    assert op.__name__ == name
+    assert op.__doc__
+
+
+def test_settings_reach_the_rule():
+    x = graph.feed("x")
+    nodes = [
+        graph.leaky_relu(x, slope=0.5),
+        graph.leaky_relu(x, 0.5),
+        graph.sum(x, axis=0, keepdims=True),
+        graph.einsum("ij,kj->ik", x, np.ones((1, 2))),
+        graph.reshape(x, (4, 1)),
+    ]
+    got = graph.run(nodes, {x: [[-2.0, 1.0], [4.0, -8.0]]})
+    assert [v.tolist() for v in got] == [
+        [[-1.0, 1.0], [4.0, -4.0]],
+        [[-1.0, 1.0], [4.0, -4.0]],
+        [[2.0, -7.0]],
+        [[-1.0], [-4.0]],
+        [[-2.0], [1.0], [4.0], [-8.0]],
+    ]
 
 
 MODULES = sorted(

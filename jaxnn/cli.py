@@ -208,8 +208,7 @@ def _robustness(words, started) -> int:
     config = _checked(RobustnessConfig, words, "robustness")
     from jaxnn.app.attack import robustness_run
 
-    robustness_run(config)
-    return 0
+    return 0 if robustness_run(config).believable else 1
 
 
 def _compare(words, started) -> int:

@@ -348,7 +348,10 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class RobustnessConfig:
-    """Worst case over a battery of attacks, with the attack's own checks K1 to K20."""
+    """Worst case over a suite of attacks, with the attack's own checks K1 to K20.
+
+    Exits with 1 if a check fails, so that the accuracy cannot be believed.
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder that jaxnn train wrote."""

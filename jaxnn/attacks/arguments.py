@@ -19,14 +19,17 @@ def as_images(attack: str, x: Any) -> Any:
             f"{attack}: images are {x.dtype} {x.shape}, expected floats (B, ...) in "
             "[0, 1]; divide uint8 pixels by 255"
         )
+    if not x.size:
+        raise JaxnnError(
+            f"{attack}: got no images, x has shape {x.shape}; expected (B, ...) with "
+            "at least one image of at least one pixel"
+        )
     return x
 
 
 def checked_images(attack, model, x, y, settings):
     """x within the box, y as integers; raises for what an attack cannot work with."""
     y = check_labels(attack, y, len(x))
-    if not x.size:
-        return x, y
     if not isinstance(y, jax.core.Tracer):
         check_classes(attack, y, model.facts(x).classes)
     if isinstance(x, jax.core.Tracer):
@@ -70,11 +73,11 @@ def check_labels(attack: str, y: Any, count: int) -> Any:
         raise JaxnnError(
             f"{attack}: got {count} images and {len(y) if y.ndim else 'no'} labels"
         )
-    if y.ndim != 1 or (count and not jnp.issubdtype(y.dtype, jnp.integer)):
+    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
         raise JaxnnError(
             f"{attack}: got labels {y.dtype} {y.shape}, expected integers ({count},)"
         )
-    return y if count else np.zeros(0, np.int32)
+    return y
 
 
 def check_classes(attack: str, y: Any, classes: int) -> None:
@@ -124,7 +127,7 @@ def check_epsilon(
     attack: str, epsilon: Any, x: Any, norm: str, box: tuple[float, float] | None
 ) -> None:
     """Raise a `JaxnnError` for no budget: below 0, not finite, wider than the box."""
-    values = _numbers(attack, "epsilon", epsilon, len(x))
+    values = _numbers(attack, "epsilon", epsilon, x)
     if not (values >= 0).all():
         raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
     most = widest(norm, box, math.prod(x.shape[1:]))
@@ -139,23 +142,29 @@ def check_epsilon(
 
 def check_step_size(attack: str, size: Any, x: Any) -> None:
     """Raise a `JaxnnError` for a step that is not above 0."""
-    values = _numbers(attack, "step_size", size, len(x))
+    values = _numbers(attack, "step_size", size, x)
     if not (values > 0).all():
         raise JaxnnError(f"{attack}: got step_size {size}, expected > 0")
 
 
-def _numbers(attack, name, value, count):
+def _numbers(attack, name, value, x):
     try:
         values = np.asarray(value, np.float64)
     except (TypeError, ValueError):
         values = np.full((1, 1), math.nan)
-    if values.ndim > 1 or (values.ndim == 1 and len(values) != count):
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != len(x)):
         raise JaxnnError(
             f"{attack}: got {name} {value!r}, expected one number or one an image "
-            f"({count},); for several budgets use attacks.sweep"
+            f"({len(x)},); for several budgets use attacks.sweep"
         )
     if not (np.isfinite(values) | (values < 0)).all():
         raise JaxnnError(f"{attack}: got {name} {value}, expected >= 0 and finite")
+    tiny = float(jnp.finfo(x.dtype).tiny)
+    if ((values > 0) & (values < tiny)).any():
+        raise JaxnnError(
+            f"{attack}: got {name} {value}, which is 0 in {x.dtype}; expected 0 or at "
+            f"least {tiny:.2g}"
+        )
     return values
 
 

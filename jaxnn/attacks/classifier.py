@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn import programs
+from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.losses.outputs import says, yes_above
@@ -173,6 +174,8 @@ def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> A
       What the calls returned, as NumPy arrays of all rows.
     """
     count, found = len(arrays[0]), []
+    if not count:
+        raise JaxnnError("map_batches: got no rows, expected at least one")
     size = min(BATCH, count) if batch is None else batch
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 
 from jaxnn import programs
 from jaxnn.attacks.arguments import (
@@ -182,8 +181,6 @@ def _run(found, model, x, y, more, options):
     x = as_images(found.name, x)
     settings = found.bind(x, options)
     x, y = checked_images(found.name, model, x, y, settings)
-    if not len(x):
-        return jnp.asarray(x)
     model = model.keyed(x)
     if is_of_logits(settings.get("loss", margin)):
         model, y = to_logits(model, x, y)

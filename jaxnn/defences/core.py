@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -40,6 +41,11 @@ def budget_at(epsilon: Epsilon, step: Array, dtype: Any) -> Array:
 
 
 def check_epsilon(name: str, epsilon: Epsilon) -> None:
-    """Raise a `JaxnnError` for a budget that is not a number >= 0."""
-    if not callable(epsilon) and not epsilon >= 0:
-        raise JaxnnError(f"{name}: got epsilon {epsilon:g}, expected epsilon >= 0")
+    """Raise a `JaxnnError` for a budget that no float >= 0 holds."""
+    if callable(epsilon):
+        return
+    least = float(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).tiny)
+    if not (epsilon == 0 or epsilon >= least):
+        raise JaxnnError(
+            f"{name}: got epsilon {epsilon:g}, expected 0 or epsilon >= {least:.2g}"
+        )

@@ -46,15 +46,13 @@ def verify(
       batch: images a call, see `map_batches`.
 
     Raises:
-      JaxnnError: a layer without bounds, lengths that differ, no budget, pixels that
-        are neither floats nor uint8 or lie outside the box, labels that the
-        network has no output for, parameters narrower than float32.
+      JaxnnError: a layer without bounds, no images, lengths that differ, no budget,
+        pixels that are neither floats nor uint8 or lie outside the box, labels that
+        the network has no output for, parameters narrower than float32.
     """
     x = _as_floats(x, box, float_type(model.params))
     y = np.asarray(check_labels("verify", y, len(x)))
     check_epsilon("verify", epsilon, x, "linf", box)
-    if not len(x):
-        return np.zeros(0, bool)
     check_classes("verify", y, model.facts(x).classes)
     return map_batches(partial(_proven, box, model, epsilon), x, y, batch=batch)
 
@@ -65,7 +63,7 @@ def _as_floats(x, box, dtype):
     if (x := np.asarray(x)).dtype == np.uint8:
         x = to_unit(jnp.asarray(x), dtype)
     x = np.asarray(as_images("verify", x), dtype)
-    return np.asarray(within_box("verify", x, box)) if x.size else x
+    return np.asarray(within_box("verify", x, box))
 
 
 @partial(programs.jit, static_argnums=0)

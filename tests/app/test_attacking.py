@@ -93,6 +93,25 @@ def test_robustness_writes_its_page(run_folder, capsys):
         assert json.load(file)["threat"]["epsilon"] == 0.1
 
 
+@pytest.mark.parametrize(("believable", "status"), [(True, 0), (False, 1)])
+def test_a_failed_check_is_an_exit_status(
+    believable, status, run_folder, monkeypatch, capsys
+):
+    import importlib
+
+    from jaxnn.robustness.evidence import Check
+
+    checks = {"K1": lambda e: Check("K1", "a check", "pass", 0.0, "")}
+    if not believable:
+        checks["K2"] = lambda e: Check("K2", "another", "fail", 1.0, "")
+    monkeypatch.setattr(
+        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", checks
+    )
+    words = ["robustness", str(run_folder), "--images", "10", "--out", "judged"]
+    assert main(words) == status
+    assert ("DO NOT BELIEVE" in capsys.readouterr().out) != believable
+
+
 def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
     words = ("--attack", "fgsm", "--images", "10", "--out", "own")
     settings = [(), ("--norm", "l2"), ("--epsilon", "0.2"), ("--seed", "3")]

@@ -71,6 +71,11 @@ def run(name, **change):
         ({"epsilon": [0.1, 0.1, 0.1]}, "use attacks.sweep"),
         ({"step_size": -0.1}, "expected > 0"),
         ({"step_size": 0}, "expected > 0"),
+        ({"x": X.astype(np.float32), "epsilon": 1e-39}, "1e-39, which is 0 in float32"),
+        ({"x": X.astype(np.float32), "step_size": 1e-39}, "0 in float32"),
+        ({"epsilon": 1e-310}, "which is 0 in float64"),
+        ({"x": X[:0], "y": Y[:0]}, "got no images, x has shape \\(0, 4\\)"),
+        ({"x": X[:, :0]}, "at least one pixel"),
         ({"key": 0}, "jax.random.key\\(seed\\)"),
         ({"key": jax.random.split(KEY, 2)}, "one key"),
         ({"steps": 2.5}, "whole number"),
@@ -112,9 +117,12 @@ def test_a_camera_changes_no_more_than_there_is():
         attacks.camera(MODEL, np.full((2, 4, 4), 0.5), Y, kind="contrast", amount=15)
 
 
-def test_no_images_are_no_images():
-    for name in sorted(set(ATTACKS) - {"camera"}):
-        assert run(name, x=X[:0], y=Y[:0]).shape == (0, 4)
+def test_no_images_are_refused():
+    for name in ATTACKS:
+        with pytest.raises(JaxnnError, match="got no images"):
+            run(name, x=X[:0], y=Y[:0])
+    with pytest.raises(JaxnnError, match="got no rows"):
+        MODEL.outputs(X[:0])
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,9 @@ def test_a_targeted_walk_stops_at_its_target(trained):
     np.testing.assert_array_equal(x_adv[at_once], x[at_once].astype(x_adv.dtype))
 
 
-def test_one_image_and_none(trained):
+def test_one_image(trained):
     params, state, x, y = trained
-    for count in (1, 0):
-        x_adv = early((params, state, x[:count], y[:count]))
-        assert x_adv.shape == (count, 4, 4)
+    assert early((params, state, x[:1], y[:1])).shape == (1, 4, 4)
 
 
 def test_another_budget_does_not_compile_again(trained):

@@ -198,6 +198,7 @@ def test_a_ramp_grows_to_its_end():
 def test_bad_settings_say_so():
     for make, words in (
         (lambda: defences.pgd(-0.1), "epsilon"),
+        (lambda: defences.pgd(1e-310), "epsilon >= 2.2e-308"),
         (lambda: defences.pgd(0.1, 0), "steps=0"),
         (lambda: defences.free(0.1, 0), "replays=0"),
         (lambda: defences.fgsm_mix(0.1, 1.5), "alpha"),

@@ -81,6 +81,18 @@ def rounded(levels):
     return pointwise(Rule("quantise", fwd, bwd))
 
 
+def noise(scale):
+    """A layer that adds noise in evaluation, too."""
+
+    def forward(params, state, x, *, key=None, train):
+        del params, train
+        return x + scale * jax.random.normal(key, x.shape, x.dtype), state, ()
+
+    return Layer(
+        lambda key, shape: ((), (), shape), forward, lambda cache, dy: (dy, ()), "noise"
+    )
+
+
 def by_id(found):
     return {c.id: c for c in found.checks}
 
@@ -218,6 +230,19 @@ def test_a_wrong_backward_pass_is_found(network):
     found = evaluate(wrong, x, y, threat=THREAT, sample=40)
     assert by_id(found)["K18"].verdict == "fail"
     assert "Cause: a backward pass that is not the forward's" in found.verdict
+
+
+@pytest.mark.slow
+def test_a_network_that_draws_is_attacked_on_average_and_named(network):
+    params, state, x, y = network
+    noisy = Classifier(
+        serial(noise(0.02), NET), ((), params), ((), state), jax.random.key(5), draws=4
+    )
+    found = evaluate(noisy, x, y, threat=THREAT, sample=20)
+    assert [c.id for c in found.checks if c.verdict == "fail"] == ["K16"]
+    assert "Cause: randomness in layer 0 noise" in found.verdict
+    assert found.clean.value > 0.8
+    assert found.robust.value < found.clean.value - 0.2
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.combine.parts import Parts, watch
+from jaxnn.combine.parts import Parts, observed
 from jaxnn.flops import count_flops
 from jaxnn.layers import Layer
 
@@ -78,32 +78,29 @@ class _Call:
 
 def _trace(net, in_shape, batch, dtype) -> _Call:
     """The tree of calls that one forward pass in training mode makes."""
-    open_calls: list[_Call] = []
+    whole = _Call(net, (), Parts("summary", (net,)))
+    open_calls = [whole]
 
-    def run(call):
-        open_calls.append(call)
-        params, state, x, key, train = call.args
-        out = call.layer.forward(params, state, x, key=key, train=train)
-        call.y, _, call.cache = out
-        open_calls.pop()
-        return out
+    def record(call, inner):
+        def forward(params, state, x, *, key=None, train):
+            args = (params, state, x, key, train)
+            made = _Call(call.layer, args, call.parts or whole.parts)
+            open_calls[-1].children.append(made)
+            open_calls.append(made)
+            out = inner.forward(params, state, x, key=key, train=train)
+            made.y, _, made.cache = out
+            open_calls.pop()
+            return out
 
-    def watcher(parts, i, args):
-        call = _Call(parts.layers[i], args, parts)
-        open_calls[-1].children.append(call)
-        return run(call)
+        return inner._replace(forward=forward)
 
-    def whole(key):
+    def run(key):
         params, state, _ = net.init(key, in_shape)
         x = jnp.zeros((batch, *in_shape), dtype)
-        root = _Call(net, (params, state, x, key, True), Parts("summary", (net,)))
-        with watch(watcher):
-            run(root)
-        found.append(root)
+        observed(net, record).forward(params, state, x, key=key, train=True)
 
-    found: list[_Call] = []
-    jax.eval_shape(whole, jax.random.key(0))
-    return found[0]
+    jax.eval_shape(run, jax.random.key(0))
+    return whole.children[0]
 
 
 def _fill_cache_bytes(call: _Call, counted: set[int]) -> None:

@@ -117,7 +117,7 @@ def repeat(layer: Layer, depth: int) -> Layer:
     def backward(cache, dy):
         # the shapes of the gradients, to start their sum from zero
         last = jax.tree.map(lambda a: a[-1], cache)
-        _, like = jax.eval_shape(layer.backward, last, dy)
+        _, like = jax.eval_shape(lambda c, d: parts.backward(0, c, d), last, dy)
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
 
         def body(carry, c):

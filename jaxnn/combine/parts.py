@@ -1,24 +1,23 @@
-"""How a combinator calls the layers it is made of."""
+"""How a combinator calls the layers it is made of, and how these calls are observed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 
-Watcher = Callable[["Parts", int, tuple], Any]
-_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+# Pairs (observer, the call that it is in). A user context is part of jit's key: no
+# observed program is ever taken for the network's own, nor the other way round.
+_observers = jax.make_user_context(())
 
 
 class Parts:
     """The layers of one combinator; every call to them goes through here.
 
     So an error says where in the network it arose, profiles name the work
-    (`fwd/0_dense(30)`, `bwd/0_dense(30)`), and `watch` sees a network of any shape
+    (`fwd/0_dense(30)`, `bwd/0_dense(30)`), and `observed` sees a network of any shape
     layer by layer.
 
     Attributes:
@@ -60,15 +59,13 @@ class Parts:
 
     def forward(self, i: int, params, state, x, *, key, train: bool):
         """`forward` of layer i."""
-        layer, watcher = self.layers[i], _watcher.get()
+        layer = self._observed(i) if _observers.value else self.layers[i]
         with _located(self, i), jax.named_scope(f"fwd/{i}_{layer.name}"):
-            if watcher is not None:
-                return watcher(self, i, (params, state, x, key, train))
             return layer.forward(params, state, x, key=key, train=train)
 
     def backward(self, i: int, cache, dy):
         """`backward` of layer i."""
-        layer = self.layers[i]
+        layer = self._observed(i) if _observers.value else self.layers[i]
         with _located(self, i), jax.named_scope(f"bwd/{i}_{layer.name}"):
             return layer.backward(cache, dy)
 
@@ -81,24 +78,102 @@ class Parts:
                 f"{len(self.layers)}; were they made by another network?"
             )
 
+    def _observed(self, i: int) -> Layer:
+        layer = self.layers[i]
+        observers = tuple(
+            (f, Call((*call.path, i), layer, self, (*call.names, layer.name)))
+            for f, call in _observers.value
+        )
+        inner = _observing(observers, layer)
+        for f, call in reversed(observers):
+            inner = f(call, inner)
+        return _observing((), inner)
+
+
+class Call(NamedTuple):
+    """A call of a layer of an observed network.
+
+    Attributes:
+      path: the layer's number in each combinator from the outside in; () is the whole.
+      layer: the layer, as its combinator holds it.
+      parts: of that combinator; None for the whole.
+      names: of the layers on that path, that of the whole first.
+    """
+
+    path: tuple[int, ...]
+    layer: Layer
+    parts: Parts | None
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Such as "3 residual(serial(2 layers)) > 0 dense(4)"."""
+        inner = zip(self.path, self.names[1:], strict=True)
+        return " > ".join(f"{i} {name}" for i, name in inner) or self.layer.name
+
+
+def observed(net: Layer, f: Callable[[Call, Layer], Layer]) -> Layer:
+    """`net` with `f(call, inner)` in the place of every layer, itself included.
+
+    `inner` does what the layer does, and those inside of it are observed too. It has
+    to be `inner`, not `call.layer`, that f's layer calls for the network's own result;
+    whatever else it computes is not observed. Inside of `scan` and `vmap` it sees the
+    tracers of one step. f is called at every use of a layer, so the forward and the
+    backward it returns may come from two calls of f.
+
+    A combinator that does not call its layers by `Parts` counts as one layer.
+
+    >>> from jaxnn.combine import serial
+    >>> from jaxnn.layers import dense, relu
+    >>> def say(call, inner):
+    ...     def forward(params, state, x, *, key=None, train):
+    ...         print(f"{call.label}: {x.shape}")
+    ...         return inner.forward(params, state, x, key=key, train=train)
+    ...     return inner._replace(forward=forward)
+    >>> net = observed(serial(relu, dense(2)), say)
+    >>> _ = net.forward(*net.init(jax.random.key(0), (3,))[:2], jax.numpy.ones((1, 3)),
+    ...                 train=False)
+    serial(2 layers): (1, 3)
+    0 relu: (1, 3)
+    1 dense(2): (1, 3)
+    """
+    call = Call((), net, None, (net.name,))
+
+    def layer():
+        return _observing((), f(call, _observing((*_observers.value, (f, call)), net)))
+
+    def forward(params, state, x, *, key=None, train):
+        return layer().forward(params, state, x, key=key, train=train)
+
+    def backward(cache, dy):
+        return layer().backward(cache, dy)
+
+    return net._replace(forward=forward, backward=backward)
+
+
+def _observing(observers: tuple, layer: Layer) -> Layer:
+    """`layer` at work under these observers.
+
+    Not where it names no parts: each context has traced programs of its own, so what a
+    layer without parts computes would be traced anew for each place of the network.
+    """
+    if observers and not layer.parts:
+        return layer
+
+    def forward(params, state, x, *, key=None, train):
+        with _observers(observers):
+            return layer.forward(params, state, x, key=key, train=train)
+
+    def backward(cache, dy):
+        with _observers(observers):
+            return layer.backward(cache, dy)
+
+    return layer._replace(forward=forward, backward=backward)
+
 
 def child_key(key, i):
     """The key of child i: appending a child leaves the earlier draws as they were."""
     return None if key is None else jax.random.fold_in(key, i)
-
-
-@contextmanager
-def watch(watcher: Watcher) -> Iterator[None]:
-    """Hand every forward call of a part to `watcher`, in this thread, in this block.
-
-    `watcher(parts, i, (params, state, x, key, train))` has to make the call itself and
-    return what it returns. Inside `scan` and `vmap` it sees the tracers of one step.
-    """
-    token = _watcher.set(watcher)
-    try:
-        yield
-    finally:
-        _watcher.reset(token)
 
 
 class _located:  # noqa: N801 - reads as a statement

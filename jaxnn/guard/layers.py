@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.check.parts import with_parts
+from jaxnn.combine.parts import observed
 from jaxnn.guard.trace import Replay, has_nan, is_bad
 from jaxnn.layers import Layer
 
@@ -65,31 +65,20 @@ def _note(notes, part, layer, given, own, made):
 def watched(net: Layer, notes: list) -> Layer:
     """`net`, whose layers write what they do into `notes`."""
 
-    def wrap(layer, label):
-        inner = layer
-        if layer.parts:
-            inner = with_parts(
-                layer,
-                [
-                    wrap(part, f"{label} > {i} {part.name}".removeprefix(" > "))
-                    for i, part in enumerate(layer.parts)
-                ],
-            )
-        name = label or layer.name
-
+    def noted(call, inner):
         def forward(params, state, x, *, key=None, train):
             y, new, cache = inner.forward(params, state, x, key=key, train=train)
-            _note(notes, "forward", name, x, (params, state), (y, new))
+            _note(notes, "forward", call.label, x, (params, state), (y, new))
             return y, new, cache
 
         def backward(cache, dy):
             dx, dparams = inner.backward(cache, dy)
-            _note(notes, "backward", name, dy, (), (dx, dparams))
+            _note(notes, "backward", call.label, dy, (), (dx, dparams))
             return dx, dparams
 
-        return layer._replace(forward=forward, backward=backward)
+        return inner._replace(forward=forward, backward=backward)
 
-    return wrap(net, "")
+    return observed(net, noted)
 
 
 def layer_spot(step: Any, ts: Any, x: Any, y: Any, key: Any) -> Spot | None:

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.attacks.classifier import Classifier
+from jaxnn.combine.parts import Call
 from jaxnn.layers import Layer
 from jaxnn.robustness.checks_network import TINY, without_gradient
 from jaxnn.robustness.evidence import Check, Evidence
-from jaxnn.robustness.masking import each_layer
+from jaxnn.robustness.masking import observe_single_layers
 from jaxnn.robustness.slopes import Slopes, apart, differentiable, in_float64, measure
 from jaxnn.robustness.threat import surely_above
 
@@ -111,13 +112,13 @@ class Shown(NamedTuple):
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=("facts",), meta_fields=("number",)
+    jax.tree_util.register_dataclass, data_fields=("facts",), meta_fields=("path",)
 )
 @dataclass(frozen=True)
 class _Noted:
     """What a layer did, on its way out of the network inside the layer's cache."""
 
-    number: int
+    path: tuple[int, ...]
     facts: dict[str, Any]
 
 
@@ -126,26 +127,24 @@ def _shown(model: Classifier, x: Any, facts: Callable) -> list[Shown]:
 
     Those of a layer in a scan have a leading axis of its runs.
     """
-    labels: list[str] = []
+    labels: dict[tuple, str] = {}
 
-    def watched(layer: Layer, path, label):
-        del path
-        number = len(labels)
-        labels.append(label or layer.name)
+    def noted(call: Call, layer: Layer) -> Layer:
+        labels[call.path] = call.label
 
         def forward(params, state, x, *, key=None, train):
             y, after, cache = layer.forward(params, state, x, key=key, train=train)
             if jnp.issubdtype(x.dtype, jnp.floating):
-                call = partial(_call, layer, params, state, key)
-                cache = (cache, _Noted(number, facts(call, x, y)))
+                again = partial(_call, layer, params, state, key)
+                cache = (cache, _Noted(call.path, facts(again, x, y)))
             return y, after, cache
 
         return layer._replace(forward=forward)
 
-    twin = replace(model, net=each_layer(model.net, watched))
-    noted = jax.device_get(jax.jit(_noted)(twin, x))
-    noted.sort(key=lambda one: one.number)
-    return [Shown(labels[one.number], one.facts) for one in noted]
+    twin = observe_single_layers(model, x, noted)
+    noted_by = jax.device_get(jax.jit(_noted)(twin, x))
+    noted_by.sort(key=lambda one: one.path)
+    return [Shown(labels[one.path], one.facts) for one in noted_by]
 
 
 def _noted(twin, x):

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnn import attacks
 from jaxnn.attacks import Classifier
-from jaxnn.check.parts import with_parts
+from jaxnn.combine.parts import Call, observed
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
@@ -80,41 +80,40 @@ def layer_gradients(
       y: labels (B,).
       loss: with `reduction="none"`; None is softmax cross-entropy.
     """
-    places: list[tuple[tuple[int, ...], str]] = []
-    constant: dict[int, bool] = {}
-    rows: list[tuple[int, np.ndarray, np.ndarray]] = []
+    labels: dict[tuple, str] = {}
+    constant: dict[tuple, bool] = {}
+    rows: list[tuple[tuple, np.ndarray, np.ndarray]] = []
 
-    def keep_forward(number, same):
-        constant[number] = constant.get(number, True) and bool(same)
+    def keep_forward(path, same):
+        constant[path] = constant.get(path, True) and bool(same)
 
-    def keep(number, dy, dx):
-        rows.append((number, np.asarray(dy), np.asarray(dx)))
+    def keep(path, dy, dx):
+        rows.append((path, np.asarray(dy), np.asarray(dx)))
 
-    def watched(layer, path, label):
-        number = len(places)
-        places.append((path, label or layer.name))
+    def noted(call, layer):
+        labels[call.path] = call.label
 
         def forward(*args, **options):
             y, *rest = layer.forward(*args, **options)
             same = (y == y[:1]).all()
-            jax.debug.callback(partial(keep_forward, number), same, ordered=True)
+            jax.debug.callback(partial(keep_forward, call.path), same, ordered=True)
             return y, *rest
 
         def backward(cache, dy):
             dx, dparams = layer.backward(cache, dy)
             if dx is not None:
-                jax.debug.callback(partial(keep, number), dy, dx, ordered=True)
+                jax.debug.callback(partial(keep, call.path), dy, dx, ordered=True)
             return dx, dparams
 
         return layer._replace(forward=forward, backward=backward)
 
-    twin = replace(model, net=each_layer(model.net, watched))
+    twin = observe_single_layers(model, x, noted)
     objective = softmax_cross_entropy if loss is None else loss
     program = jax.jit(partial(twin.value_and_gradient, loss=objective))
     jax.block_until_ready(program(jnp.asarray(x), jnp.asarray(y)))
     jax.effects_barrier()
     return [
-        _summary(*places[number], dy, dx, constant[number]) for number, dy, dx in rows
+        _summary(path, labels[path], dy, dx, constant[path]) for path, dy, dx in rows
     ]
 
 
@@ -139,17 +138,20 @@ def _summary(path, label, dy, dx, constant):
     )  # fmt: skip
 
 
-def each_layer(
-    net: Layer, change: Callable, path: tuple[int, ...] = (), label: str = ""
-) -> Layer:
-    """`net` with `change(layer, path, label)` for every layer that has no parts."""
-    if not net.parts:
-        return change(net, path, label)
-    parts = [
-        each_layer(part, change, (*path, i), f"{label} > {i} {part.name}".strip(" >"))
-        for i, part in enumerate(net.parts)
-    ]
-    return with_parts(net, parts)
+def observe_single_layers(model: Classifier, x: Any, f: Callable) -> Classifier:
+    """`model` with `f(call, layer)` for every layer that calls no other."""
+    paths: set[tuple[int, ...]] = set()
+
+    def note(call: Call, inner: Layer) -> Layer:
+        paths.discard(call.path[:-1])
+        paths.add(call.path)
+        return inner
+
+    def single(call: Call, inner: Layer) -> Layer:
+        return f(call, inner) if call.path in paths else inner
+
+    jax.eval_shape(replace(model, net=observed(model.net, note)).logits, x)
+    return replace(model, net=observed(model.net, single))
 
 
 def swap_backward(
@@ -171,21 +173,38 @@ def swap_backward(
 
     Source: Athalye, Carlini, Wagner 2018, arXiv 1802.00420.
     """
-    if not path:
+    path, layer = tuple(path), net
+    for i in path:
+        if not 0 <= i < len(layer.parts):
+            count = len(layer.parts)
+            raise JaxnnError(
+                f"swap_backward: {layer.name} has {count} parts, got number {i}"
+            )
+        layer = layer.parts[i]
+    found: list[Call] = []
 
-        def identity(cache, dy):
-            del cache
-            return dy, ()
+    def identity(cache, dy):
+        del cache
+        return dy, ()
 
-        return net._replace(backward=backward or identity)
-    first, *rest = path
-    if not 0 <= first < len(net.parts):
-        raise JaxnnError(
-            f"swap_backward: {net.name} has {len(net.parts)} parts, got number {first}"
-        )
-    parts = list(net.parts)
-    parts[first] = swap_backward(parts[first], rest, backward)
-    return with_parts(net, parts)
+    def swapped(call: Call, inner: Layer) -> Layer:
+        if call.path != path:
+            return inner
+        found.append(call)
+        return inner._replace(backward=backward or identity)
+
+    twin = observed(net, swapped)
+
+    def checked(cache, dy):
+        gradients = twin.backward(cache, dy)
+        if not found:
+            raise JaxnnError(
+                f"swap_backward: {net.name} has not called {layer.name} by its Parts, "
+                "expected a network of combinators that do; see jaxnn.combine.parts"
+            )
+        return gradients
+
+    return twin._replace(backward=checked)
 
 
 def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Masking:

@@ -11,8 +11,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import averaging, bounded, monotone
 from jaxnn.layers.core import Layer, constructor, shaped, value
 from jaxnn.rules import Rule
-from jaxnn.rules.padding import Widths, pairs_of
-from jaxnn.rules.shape import fill_in
+from jaxnn.rules.shape import Widths, fill_in, pairs_of
 
 flatten = bounded(
     value(

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn.arrays import is_key, is_whole
 from jaxnn.errors import JaxnnError
-from jaxnn.rules.broadcast import outline
+from jaxnn.rules.core import outline
 
 TAKE_WHOLE_NUMBERS = ("embedding", "flatten", "reshape", "transpose", "pad", "crop")
 

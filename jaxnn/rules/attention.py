@@ -6,7 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.rules.core import Rule
+from jaxnn.rules.core import Rule, register
+
+__all__ = ["attention"]
 
 
 class Attended(NamedTuple):
@@ -76,3 +78,6 @@ def _softmax(scores, seen):
         e = jnp.where(seen, e, 0)
     total = e.sum(-1, keepdims=True)
     return e / jnp.where(total == 0, 1, total)
+
+
+register(attention())

@@ -1,15 +1,24 @@
-"""Convolution, its transpose, and the bias that follows them; channels come last."""
+"""Convolution, its transpose, and the bias that follows them; channels come last.
 
+On GPUs the three directions of a convolution are each one that XLA knows. On CPU only
+its first is fast: the other two are slow with a stride, and the gradient of the kernel
+is slow whenever it stands in a loop (https://github.com/jax-ml/jax/issues/12868); for
+them `conv_cpu` has matrix products.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import default_backend
+from jax import default_backend, lax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.rules import conv_cpu, conv_depthwise, conv_xla
-from jaxnn.rules.core import Rule, last_axis
+from jaxnn.rules import conv_cpu
+from jaxnn.rules.core import Rule, last_axis, register
 from jaxnn.rules.window import Padding, Windows, transposed_windows, windows
+
+__all__ = ["add_bias", "conv", "conv_transpose"]
 
 
 class Plan(NamedTuple):
@@ -29,11 +38,11 @@ def plan(at: Windows, c: int, o: int, groups: int = 1) -> Plan:
     or a stride): 2 for 5 x 5 x 1 -> 32 on 28 x 28 images, products 4.
     """
     if default_backend() != "cpu":
-        return Plan(conv_xla.convolve, conv_xla.gradients)
+        return Plan(xla_convolve, xla_gradients)
     if groups == c > 1:
-        return Plan(conv_depthwise.convolve, conv_depthwise.gradients)
+        return Plan(conv_cpu.depthwise_convolve, conv_cpu.depthwise_gradients)
     products_forward = conv_cpu.sides(at, c // groups, o // groups).behind
-    forward = conv_cpu.convolve if products_forward else conv_xla.convolve
+    forward = conv_cpu.convolve if products_forward else xla_convolve
     return Plan(forward, conv_cpu.gradients)
 
 
@@ -144,3 +153,52 @@ def check_channels(where: str, x_shape, w_shape, groups: int) -> None:
             f"{where}: input of shape {tuple(x_shape)} has {c} channels but the "
             f"kernel of shape {tuple(w_shape)} takes {per_group * groups}"
         )
+
+
+def xla_convolve(x, w, at: Windows, groups: int):
+    """y: x (B, ..., C), w (..., C/groups, O) -> (B, ..., O)."""
+    return lax.conv_general_dilated(
+        x,
+        w,
+        at.stride,
+        at.pads,
+        rhs_dilation=at.dilation,
+        dimension_numbers=_layout(x.ndim),
+        feature_group_count=groups,
+    )
+
+
+def xla_gradients(x, dy, w, at: Windows, groups: int):
+    """(dx, dw): dx by w flipped and dy spaced, dw with the batch as channels."""
+    axes, dims = w.ndim - 2, _layout(x.ndim)
+    # Within each group the channels change their roles.
+    split = w.reshape(*w.shape[:-1], groups, w.shape[-1] // groups)
+    turned = split.swapaxes(-3, -1)  # (..., O/groups, groups, C/groups)
+    kernel = turned.reshape(*turned.shape[:-2], math.prod(turned.shape[-2:]))
+    pads_dx, pads_dw = [], []
+    for n, out, span, stride, (low, _) in zip(
+        at.in_sizes, at.out_sizes, at.spans, at.stride, at.pads, strict=True
+    ):
+        read = (out - 1) * stride  # from the first window's start to the last one's
+        pads_dx.append((span - 1 - low, n + low - read - 1))
+        pads_dw.append((low, read + span - n - low))
+    dx = lax.conv_general_dilated(
+        dy, jnp.flip(kernel, tuple(range(axes))), (1,) * axes, pads_dx,
+        lhs_dilation=at.stride, rhs_dilation=at.dilation, dimension_numbers=dims,
+        feature_group_count=groups,
+    )  # fmt: skip
+    letters = dims[0][1:-1]
+    dw = lax.conv_general_dilated(
+        x, dy, at.dilation, pads_dw, rhs_dilation=at.stride,
+        dimension_numbers=(f"C{letters}N", f"I{letters}O", f"{letters}NC"),
+        batch_group_count=groups,
+    )  # fmt: skip
+    return dx, dw
+
+
+def _layout(ndim):
+    axes = "DHW"[-(ndim - 2) :] if ndim > 3 else "T"
+    return f"N{axes}C", f"{axes}IO", f"N{axes}C"
+
+
+register(add_bias, conv(), conv_transpose())

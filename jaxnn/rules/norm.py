@@ -8,7 +8,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.rules.core import Rule, last_axis
+from jaxnn.rules.core import Rule, last_axis, register
+
+__all__ = [
+    "BatchStats", "FixedStats", "batch_norm", "batch_norm_fixed", "group_norm",
+    "layer_norm",
+]  # fmt: skip
 
 
 class BatchStats(NamedTuple):
@@ -215,3 +220,6 @@ def _scale_shift_back(cache, dy):
 
 def _scale_shift(x_hat, gamma, beta):
     return x_hat * last_axis(gamma, x_hat.ndim) + last_axis(beta, x_hat.ndim)
+
+
+register(batch_norm(), batch_norm_fixed(), group_norm(), layer_norm())

@@ -10,8 +10,10 @@ import numpy as np
 from jax import lax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.rules.core import Rule
+from jaxnn.rules.core import Rule, register
 from jaxnn.rules.window import Padding, Windows, read, stamp, windows
+
+__all__ = ["avg_pool", "global_avg_pool", "global_max_pool", "max_pool"]
 
 
 def max_pool(
@@ -212,3 +214,6 @@ def _share(at: Windows, dtype):
         shape = [n if i == axis + 1 else 1 for i in range(count.ndim)]
         count = count * inside.reshape(shape)
     return jnp.asarray(1 / count, dtype)
+
+
+register(avg_pool(), global_avg_pool, global_max_pool, max_pool())

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.errors import JaxnnError
-from jaxnn.rules.broadcast import outline
-from jaxnn.rules.core import Rule
+from jaxnn.rules.core import Rule, outline, register
+
+__all__ = ["logsumexp", "max", "mean", "sum"]
 
 Axis = int | Sequence[int] | None
 
@@ -140,3 +141,6 @@ def _spread_out(v: Array, shape: tuple[int, ...], axis: Axis) -> Array:
     joined = _axes("", axis, shape)
     kept = [1 if a in joined else n for a, n in enumerate(shape)]
     return jnp.broadcast_to(v.reshape(kept), shape)
+
+
+register(logsumexp(), max(), mean(), sum())

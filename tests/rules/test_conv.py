@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn import rules
-from jaxnn.rules import conv_cpu, conv_depthwise, conv_xla
-from jaxnn.rules.conv import plan
+from jaxnn.rules import conv_cpu
+from jaxnn.rules.conv import plan, xla_convolve, xla_gradients
 from jaxnn.rules.conv_cpu import Sides, sides
 from jaxnn.rules.window import windows
 from tests.rules import cases_conv
@@ -35,6 +35,11 @@ def tiny_blocks(monkeypatch):
     monkeypatch.setattr(conv_cpu, "BLOCK", 1000)
 
 
+FORMS = {
+    "xla": (xla_convolve, xla_gradients),
+    "products": (conv_cpu.convolve, conv_cpu.gradients),
+    "depthwise": (conv_cpu.depthwise_convolve, conv_cpu.depthwise_gradients),
+}
 SOME = {  # compiling all of them takes long, and test_rules.py has them all
     "even kernel",
     "kernel as large as the image",
@@ -52,14 +57,15 @@ SOME = {  # compiling all of them takes long, and test_rules.py has them all
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_blocks")
-@pytest.mark.parametrize("form", [conv_xla, conv_cpu, conv_depthwise])
+@pytest.mark.parametrize("form", FORMS)
 def test_every_formulation_is_the_convolution(form):
     # those that this backend or shape does not choose are tested here all the same
+    convolve, gradients = FORMS[form]
     cases = {}
     for name, (shape, kernel, out, how) in cases_conv.CONV.items():
         place, groups = dict(how), how.get("groups", 1)
         place.pop("groups", None)
-        if name in SOME and (form is not conv_depthwise or groups == shape[-1]):
+        if name in SOME and (form != "depthwise" or groups == shape[-1]):
             at = placed(shape, kernel, **place)
             cases[name] = at, groups, how, arrays_of(shape, kernel, out, groups, at)
     assert cases
@@ -69,8 +75,8 @@ def test_every_formulation_is_the_convolution(form):
         results = {}
         for name, (at, groups, how, _) in cases.items():
             x, w, dy = arrays[name]
-            y = form.convolve(x, w, at, groups)
-            dx, dw = form.gradients(x, dy, w, at, groups)
+            y = convolve(x, w, at, groups)
+            dx, dw = gradients(x, dy, w, at, groups)
             want, pull_back = jax.vjp(cases_conv.conv(**how), x, w)
             results[name] = (y, dx, dw), (want, *pull_back(dy))
         return results
@@ -125,11 +131,11 @@ def test_plan_follows_backend_and_shape(monkeypatch):
     deep = placed((8, 14, 14, 32), (5, 5))
     assert plan(deep, 32, 64) == (conv_cpu.convolve, conv_cpu.gradients)
     # few channels in: the patches are small, and XLA's forward is faster
-    assert plan(placed((8, 28, 28, 1), (5, 5)), 1, 32).convolve is conv_xla.convolve
-    assert plan(deep, 32, 32, groups=32).gradients is conv_depthwise.gradients
+    assert plan(placed((8, 28, 28, 1), (5, 5)), 1, 32).convolve is xla_convolve
+    assert plan(deep, 32, 32, groups=32).gradients is conv_cpu.depthwise_gradients
     assert plan(deep, 32, 64, groups=2).gradients is conv_cpu.gradients
     monkeypatch.setattr(CONV, "default_backend", lambda: "gpu")
-    assert plan(deep, 32, 64) == (conv_xla.convolve, conv_xla.gradients)
+    assert plan(deep, 32, 64) == (xla_convolve, xla_gradients)
 
 
 def test_sides_trade_patches_for_shifts():

@@ -54,11 +54,6 @@ CASES = {
         [normal(2, 3, 4), normal(4, 2)],
         lambda a, b: torch.einsum("...ij,jk->...ki", a, b),
     ),
-    "einsum of a diagonal": (
-        rules.einsum("iij,k->ji"),
-        [normal(3, 3, 2), normal(4)],
-        lambda a, b: torch.einsum("iij,k->ji", a, b),
-    ),
     "reflect": (
         rules.pad([0, (2, 1), (1, 3), 0], "reflect"),
         [IMAGES],

@@ -62,8 +62,8 @@ ERRORS = {
     "einsum: size 1 is a size": (ran(rules.einsum(), (3, 1), (4, 2)), r"do not fit"),
     "einsum: diagonal": (
         lambda: rules.einsum("ii,i->i"),
-        r"einsum\('ii,i->i'\): got the index 'i' twice in the operand 'ii', which means "
-        "its diagonal; expected each index once .*identity matrix",
+        r"einsum\('ii,i->i'\): got the index 'i' twice in the operand 'ii', which "
+        "means its diagonal; expected each index once .*identity matrix",
     ),
     "einsum: too few for dots": (
         ran(rules.einsum("...ij,j"), (4,), (4,)),

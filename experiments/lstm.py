@@ -23,11 +23,11 @@ import numpy as np
 from experiments.common import main, picture, record, spread, what_to_see
 from jaxnn import serial
 from jaxnn.check import compare_gradients
+from jaxnn.costs import count_parameters
 from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.overview import count_parameters
 from jaxnn.plots.shared import BLUE, GREY, GREYS, INK, PALE, new_figure, save
 from jaxnn.train import History, evaluate, fit
 from jaxnn.train.state import to_unit

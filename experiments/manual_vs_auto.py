@@ -32,6 +32,7 @@ from jaxnn.check.automatic import automatic_loss
 from jaxnn.check.compare import compare_gradients
 from jaxnn.check.cost import residual_bytes
 from jaxnn.combine import remat, stack
+from jaxnn.costs import count_parameters
 from jaxnn.layers import (
     Layer,
     batch_norm,
@@ -46,7 +47,6 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.overview import count_parameters
 from jaxnn.plots.panels import BLUE, ORANGE, name_axes, panels
 from jaxnn.plots.shared import INK, save
 

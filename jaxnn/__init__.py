@@ -45,10 +45,10 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
         siamese,
         stack,
     )
+    from jaxnn.costs import summary
     from jaxnn.errors import JaxnnError
     from jaxnn.interop import as_jax, from_jax, layer_from_jax
     from jaxnn.layers import Layer
-    from jaxnn.overview import summary
     from jaxnn.rules import RULES, Rule
     from jaxnn.train import (
         TrainingError,
@@ -91,7 +91,7 @@ _HOME = {
     "share": "combine",
     "siamese": "combine",
     "stack": "combine",
-    "summary": "overview",
+    "summary": "costs",
 }
 
 __all__ = [

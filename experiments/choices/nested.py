@@ -25,10 +25,10 @@ from experiments.common import picture, spread
 from experiments.pictures import bars
 from jaxnn import Layer, compare_gradients, rules
 from jaxnn.combine import mlp, parallel, serial
+from jaxnn.costs import count_parameters
 from jaxnn.layers import relu, reshape
 from jaxnn.layers.core import shaped
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.overview import count_parameters
 from jaxnn.plots.panels import lines, panels
 from jaxnn.plots.shared import save
 

@@ -25,12 +25,12 @@ from jaxnn.check.own import Own, audit_own, load_own
 from jaxnn.check.page import facts, methods_table, verdict, write_page
 from jaxnn.check.report import AS_CALLED, GradientReport
 from jaxnn.check.watch import named_leaves
+from jaxnn.costs import count_parameters
 from jaxnn.data import load, pixel_statistics
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, real_path, write_json
 from jaxnn.losses import loss_by_name
-from jaxnn.overview import count_parameters
 from jaxnn.plots import gradients as plots
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each

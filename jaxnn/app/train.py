@@ -18,12 +18,12 @@ from jaxnn.app.options import resolved
 from jaxnn.app.replaying import save_findings
 from jaxnn.app.resuming import check_free, finished
 from jaxnn.app.settings import check, check_data
+from jaxnn.costs import count_parameters, summary
 from jaxnn.data import load, pixel_statistics
 from jaxnn.distributed.data import Spread
 from jaxnn.distributed.processes import together
 from jaxnn.environment import Processes, device, git_commit, versions
 from jaxnn.files import draw, plain, write_json
-from jaxnn.overview import count_parameters, summary
 from jaxnn.train import TrainingError
 
 ALONE = Processes(detect=False)

@@ -2,22 +2,24 @@
 
 One after another: `serial`, `stack` (scanned). Side by side: `residual`, `parallel`.
 The same weights in several places: `repeat`, `share`, `siamese`. Memory for time:
-`remat`. Weights that stay: `freeze`. Ready-made: `mlp`.
+`remat`. Weights that stay: `freeze`. Ready-made: `mlp`. Every layer at work:
+`observed`.
 """
 
-from jaxnn.combine.branches import parallel, residual
-from jaxnn.combine.chain import serial
-from jaxnn.combine.depth import repeat, stack
-from jaxnn.combine.frozen import freeze
-from jaxnn.combine.perceptron import activation_layer, dense_block, mlp, output_layer
-from jaxnn.combine.recompute import remat
+from jaxnn.combine.basic import freeze, parallel, residual, serial
+from jaxnn.combine.depth import remat, repeat, stack
+from jaxnn.combine.mlp import activation_layer, dense_block, mlp, output_layer
+from jaxnn.combine.parts import Call, Parts, observed
 from jaxnn.combine.sharing import share, siamese
 
 __all__ = [
+    "Call",
+    "Parts",
     "activation_layer",
     "dense_block",
     "freeze",
     "mlp",
+    "observed",
     "output_layer",
     "parallel",
     "remat",

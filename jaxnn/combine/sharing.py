@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.combine.branches import merge_backward, merge_rule, merged_shape
+from jaxnn.combine.basic import merge_backward, merge_rule, merged_shape
 from jaxnn.combine.parts import Parts
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, constructor, interval

@@ -11,7 +11,7 @@ from jaxnn.app import config as settings
 from jaxnn.app import sweep as sweeping
 from jaxnn.app.job import Job
 from jaxnn.app.settings import BOUNDS, OUTPUTS, plain_types
-from jaxnn.combine.perceptron import ACTIVATIONS
+from jaxnn.combine.mlp import ACTIVATIONS
 from jaxnn.losses import LOSSES
 from tests.app.input_cases import Reached, refused, run
 from tests.app.problem import TINY

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn.combine import remat, repeat, residual, serial, stack
-from jaxnn.combine.recompute import Replay
+from jaxnn.combine.depth import Replay
 from jaxnn.layers import batch_norm, dense, relu, tanh
 from jaxnn.regularize import (
     elastic_net,

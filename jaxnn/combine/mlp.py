@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxnn.combine.chain import serial
+from jaxnn.combine.basic import serial
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     ACTIVATIONS,

@@ -15,8 +15,8 @@ from jaxnn.combine import (
     share,
     stack,
 )
+from jaxnn.costs import count_flops, count_parameters, layer_costs, summary
 from jaxnn.errors import JaxnnError
-from jaxnn.flops import count_flops
 from jaxnn.interop import layer_from_jax
 from jaxnn.layers import (
     batch_norm,
@@ -29,7 +29,6 @@ from jaxnn.layers import (
     relu,
     tanh,
 )
-from jaxnn.overview import count_parameters, layer_costs, summary
 from tests.combine.cases import NETWORKS
 from tests.combine.test_networks import lenet
 from tests.layers.cases import traced_init

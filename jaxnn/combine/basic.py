@@ -1,4 +1,4 @@
-"""Layers side by side: several paths forward, so several cotangents summed backward."""
+"""Layers one after another and side by side, and layers that training leaves alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,54 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer, constructor, interval
 from jaxnn.layers.bounds import largest, widened
 from jaxnn.rules import Rule
+
+
+@constructor
+def serial(*layers: Layer) -> Layer:
+    """Feed each layer's output to the next; backward walks them in reverse.
+
+    Params, state and cache are tuples, one entry a layer. Child i draws from
+    `fold_in(key, i)`: appending a layer leaves the earlier draws as they were.
+
+    >>> import jax
+    >>> from jaxnn.layers import dense, relu
+    >>> net = serial(dense(3), relu, dense(2))
+    >>> params, state, out_shape = net.init(jax.random.key(0), (4,))
+    >>> out_shape
+    (2,)
+    """
+    parts = Parts("serial", layers)
+
+    def init(key, in_shape):
+        params, state, shape = [], [], tuple(in_shape)
+        for i in range(len(layers)):
+            p, s, shape = parts.init(i, child_key(key, i), shape)
+            params.append(p)
+            state.append(s)
+        return tuple(params), tuple(state), shape
+
+    def forward(params, state, x, *, key=None, train):
+        parts.check_count("params", params)
+        parts.check_count("state", state)
+        states, caches = [], []
+        for i, (p, s) in enumerate(zip(params, state, strict=True)):
+            x, s, cache = parts.forward(i, p, s, x, key=child_key(key, i), train=train)
+            states.append(s)
+            caches.append(cache)
+        return x, tuple(states), tuple(caches)
+
+    def backward(caches, dy):
+        grads = []
+        for i in reversed(range(len(layers))):
+            dy, g = parts.backward(i, caches[i], dy)
+            grads.append(g)
+        return dy, tuple(reversed(grads))
+
+    def bounds():
+        return serial(*map(interval, layers))
+
+    name = f"serial({len(layers)} layers)"
+    return Layer(init, forward, backward, name, layers, bounds=bounds)
 
 
 @constructor
@@ -262,3 +310,91 @@ _MERGES: dict[str, Callable[[], Rule]] = {
     "maximum": lambda: _folded("maximum", rules.maximum),
     "concatenate": lambda: Rule("concatenate", _concatenate_fwd, _concatenate_bwd),
 }
+
+
+@constructor
+def freeze(layer: Layer, params: Any = None, state: Any = None) -> Layer:
+    """`layer` as a constant: nothing that training does can move its parameters.
+
+    They are kept in the state, as `{"params": ..., "state": ...}`, and its own params
+    are `()`. So there is no gradient to compute, no penalty, weight decay, projection
+    or weight noise that reaches them, and no optimizer keeps moments for them. The
+    cotangent of x passes through as ever.
+
+    The layer runs with `train=False` always: batch norm uses its averages and leaves
+    them, as a frozen batch norm in Keras does, and dropout inside is off (put dropout
+    that should act outside). To train it later, take its params and state out of the
+    state and hand them to the network without `freeze`.
+
+    Args:
+      layer: any layer or network.
+      params: the values it keeps, trained before; None draws them.
+      state: the state that goes with `params`; needed if the layer has any.
+
+    >>> from jaxnn.layers import dense
+    >>> trunk = dense(3)
+    >>> params, state, _ = trunk.init(jax.random.key(0), (4,))
+    >>> net = freeze(trunk, params, state)
+    >>> net.init(jax.random.key(1), (4,))[0]
+    ()
+
+    Raises:
+      JaxnnError: `params` or `state` of another network, or one without the other.
+    """
+    parts = Parts("freeze", (layer,), frozen=True)
+    name = f"freeze({layer.name})"
+
+    def init(key, in_shape):
+        if params is None and state is None:
+            p, s, out_shape = parts.init(0, key, in_shape)
+            return (), {"params": p, "state": s}, out_shape
+        shapes = []
+
+        def traced(key):
+            *trees, out_shape = parts.init(0, key, in_shape)
+            shapes.append(out_shape)
+            return trees
+
+        want = jax.eval_shape(traced, key)
+        given = [() if tree is None else tree for tree in (params, state)]
+        for what, got, expected in zip(("params", "state"), given, want, strict=True):
+            _check_alike(name, what, got, expected)
+        p, s = jax.tree.map(jnp.array, given)  # copies: training donates its state
+        return (), {"params": p, "state": s}, shapes[0]
+
+    def forward(params, state, x, *, key=None, train):
+        del key, train
+        if params != () or not isinstance(state, dict) or set(state) != _KEPT:
+            raise JaxnnError(
+                f"{name}: expected params () and a state of params and state; were "
+                "they made by another network, or by this one before it was frozen?"
+            )
+        y, _, cache = parts.forward(
+            0, state["params"], state["state"], x, key=None, train=False
+        )
+        return y, state, cache
+
+    def backward(cache, dy):
+        dx, _ = parts.backward(0, cache, dy)
+        return dx, ()
+
+    def bounds():
+        return freeze(interval(layer), params, state)
+
+    return Layer(init, forward, backward, name, (layer,), bounds=bounds)
+
+
+_KEPT = {"params", "state"}
+
+
+def _check_alike(name, what, got, expected):
+    def shapes(tree):
+        return jax.tree.map(jnp.shape, tree)
+
+    if jax.tree.structure(got) != jax.tree.structure(expected) or (
+        jax.tree.leaves(shapes(got)) != jax.tree.leaves(shapes(expected))
+    ):
+        raise JaxnnError(
+            f"{name}: got {what} of shapes {shapes(got)}, expected {shapes(expected)}; "
+            "give the params and the state that the layer was trained to"
+        )

@@ -1,0 +1,556 @@
+"""What a commit must not change, bit for bit: its base and this tree side by side.
+
+    python -m tests.goldens BASE [--only draws training ...] [--modes plain optimized]
+        [--keep FOLDER]
+
+Both trees run the program below on the same machine, once with most of XLA's
+optimizations off and once with all of them. Each array must have the same bits, or be
+printed by name and within 1e-6 of its size; whole numbers, texts and keys are equal. A
+tree that names a thing otherwise is asked by `SYNONYMS`: the newest name comes first.
+"""
+
+import argparse
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pkgutil
+import struct
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+SYNONYMS = {  # in this order; a tree has one of each
+    "augment": ("augment", "data.augment"),
+    "chain": ("chain", "in_turn"),
+    "defense": ("defense", "defence"),
+    "defenses": ("defenses", "defences"),
+    "epochs": ("epochs", "rows"),
+    "lanes": ("lanes", "slots"),
+    "optimizer": ("optimizer", "optimiser"),
+    "optimizer_by_name": ("optimizer_by_name", "optimiser_by_name"),
+    "per-seed": ("per-seed", "own"),
+    "proximity": ("proximity", "stay"),
+    "reference": ("reference", "like"),
+    "shuffle": ("shuffle", "order"),
+    "sum_penalties": ("sum_penalties", "combined"),
+    "targeted_descent": ("targeted_descent", "towards"),
+}
+VOLATILE = {"seconds", "versions", "git", "device", "out", "jaxnn", "when", "command"}
+LIMIT = 1e-6
+
+
+def thing(room, name):
+    """`name` of the package `room`, or of a module in it, or of any module."""
+    rooms, names = SYNONYMS.get(room, (room,)), SYNONYMS.get(name, (name,))
+    for module in [f"jaxnn.{r}" for r in rooms if r] + _modules(rooms):
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not error.name.startswith("jaxnn"):
+                raise
+            continue
+        for spelling in names:
+            if hasattr(found, spelling):
+                return getattr(found, spelling)
+    raise LookupError(f"no {' or '.join(names)} in {rooms}: add it to SYNONYMS")
+
+
+def _modules(rooms):
+    import jaxnn
+
+    found = [m.name for m in pkgutil.walk_packages(jaxnn.__path__, "jaxnn.")]
+    near = [m for m in found if m.split(".")[1] in rooms]
+    return near + [m for m in found if m not in near]
+
+
+def call(function, *args, **given):
+    """`function` with its keywords as this tree spells them."""
+    takes = inspect.signature(function).parameters
+    spelled = {}
+    for name, value in given.items():
+        names = SYNONYMS.get(name, (name,))
+        spelled[next((n for n in names if n in takes), name)] = value
+    return function(*args, **spelled)
+
+
+# ---- the program, run in each tree -----------------------------------------------
+
+
+def rows(count, *shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=(count, *shape)).astype(np.float32)
+
+
+LAYERS = [  # a constructor's call, the shape of one sample
+    *((f"{name}()", (3, 5)) for name in ("elu", "gelu", "leaky_relu", "swish")),
+    *((f"{name}", (3, 5)) for name in ("relu", "selu", "sigmoid", "softplus", "tanh")),
+    *((f"{name}", (5,)) for name in ("softmax", "log_softmax")),
+    ("leaky_relu(-0.5)", (5,)), ("gelu(approximate=True)", (5,)),
+    ("dense(7)", (5,)), ("dense(3, 'xavier', bias='normal')", (2, 4)),
+    ("dense(4, 'orthogonal', bias=False)", (6,)),
+    ("conv(4)", (6, 5, 3)), ("conv(4, (3, 2), 2, 'VALID', groups=2)", (5, 6, 2)),
+    ("conv(2, (3,), bias='normal', dilation=2)", (8, 3)), ("conv1d(3)", (7, 2)),
+    ("conv_transpose(2, 3, 2)", (3, 4, 2)), ("depthwise_conv(3)", (5, 4, 3)),
+    ("max_pool(2)", (4, 6, 2)), ("max_pool(3, 2, 'SAME')", (7, 5, 2)),
+    ("avg_pool(3, 2, 'SAME')", (5, 4, 2)),
+    ("global_avg_pool", (3, 4, 2)), ("global_max_pool", (3, 4, 2)),
+    ("batch_norm()", (4, 3, 2)), ("batch_norm(groups=2)", (5,)),
+    ("layer_norm()", (2, 5)), ("group_norm(2)", (3, 4)),
+    ("dropout(0.3)", (9,)), ("spatial_dropout(0.4)", (3, 4, 5)),
+    ("gaussian_noise(0.3)", (6,)), ("standardize(0.3, 0.2)", (4,)),
+    ("rnn(3)", (4, 2)), ("rnn(2, True, activation='relu')", (4, 3)),
+    ("lstm(3)", (4, 2)), ("lstm(2, True, go_backwards=True)", (4, 3)),
+    ("gru(3)", (4, 2)), ("gru(2, True)", (4, 3)),
+    ("multi_head_attention(2)", (3, 4)),
+    ("multi_head_attention(3, 2, causal=True, bias=False)", (4, 5)),
+    ("positional_embedding()", (4, 3)), ("positional_embedding('normal')", (4, 3)),
+    ("flatten", (3, 4)), ("reshape(2, 6)", (3, 4)), ("transpose(1, 0)", (3, 4)),
+    ("crop(1)", (5, 4, 2)), ("pad(2, 'reflect')", (4, 5, 2)),
+    ("upsample(2, 'linear')", (3, 4, 2)),
+    ("serial(dense(4), batch_norm(), relu, dropout(0.2), dense(3))", (5,)),
+    ("residual(dense(5))", (5,)), ("residual(dense(3), dense(3, bias=False))", (5,)),
+    ("parallel(dense(3), dense(2), merge='concatenate')", (5,)),
+    ("stack(serial(dense(5), batch_norm(), relu, dropout(0.2)), 3)", (5,)),
+    ("repeat(serial(dense(5), batch_norm(), tanh), 3)", (5,)),
+    ("remat(serial(dense(5), dropout(0.3), relu))", (5,)),
+    ("stack(remat(residual(dense(5))), 3)", (5,)),
+    ("share(dense(5), lambda twice: serial(twice, relu, twice, dense(2)))", (5,)),
+    ("siamese(dense(3))", (2, 5)), ("freeze(dense(3))", (5,)),
+    ("mlp([5, 7, 3], 'tanh', normalize=True, drop_rate=0.1)", (5,)),
+]  # fmt: skip
+
+
+def made(text):
+    """The layer that `text` says."""
+    names = {}
+    for room in ("layers", "combine"):
+        package = importlib.import_module(f"jaxnn.{room}")
+        names |= {n: getattr(package, n) for n in package.__all__}
+    return eval(text, names)  # of the tables of this file
+
+
+def draws():
+    """Initial parameters and states of every layer, and every initializer."""
+    import jax
+
+    key = jax.random.key(3)
+    for text, shape in LAYERS:
+        params, state, out = made(text).init(key, shape)
+        yield text, {"params": params, "state": state, "shape": out}
+    params, _, _ = made("embedding(5, 3)").init(key, (4,))
+    yield "embedding(5, 3)", params
+    for name in sorted(thing("layers", "INITIALIZERS")):
+        yield name, thing("layers", "initializer")(name)(key, (5, 4), np.float32)
+
+
+def layers():
+    """Forward and backward of every layer, in training and in evaluation."""
+    import jax
+
+    key = jax.random.key(5)
+
+    def both(net, params, state, x, train):
+        y, new, cache = net.forward(params, state, x, key=key, train=train)
+        dy = jax.random.normal(jax.random.key(9), y.shape, y.dtype)
+        return y, new, net.backward(cache, dy)
+
+    for text, shape in LAYERS:
+        net = made(text)
+        params, state, _ = net.init(key, shape)
+        x = rows(4, *shape) - 0.4
+        for train in (True, False):
+            run = jax.jit(lambda p, s, x, t=train, net=net: both(net, p, s, x, t))
+            yield f"{text} {'train' if train else 'eval'}", run(params, state, x)
+
+
+def losses():
+    """Values and gradients of every loss, by label and by distribution."""
+    import jax
+
+    table = thing("losses", "LOSSES")
+    pred, labels = 3 * rows(6, 4) - 1.5, np.arange(6) % 4
+    for name, loss in sorted(table.items()):
+        target = rows(6, 4, seed=1)
+        target = target / target.sum(-1, keepdims=True)
+        given = pred if name not in ("nll", "kl") else jax.nn.log_softmax(pred)
+        for kind, y in (("labels", labels), ("rows", target)):
+            for reduction in ("mean", "none"):
+                try:
+                    found = loss(
+                        given, y, weights=rows(6, seed=2),
+                        class_weights=(1.0, 2.0, 0.5, 1.0), reduction=reduction,
+                    )  # fmt: skip
+                except ValueError as error:
+                    found = type(error).__name__
+                yield f"{name} {kind} {reduction}", found
+    smooth = thing("losses", "loss_by_name")("softmax_cross_entropy", 0.1)
+    yield "label smoothing", smooth(pred, labels)
+
+
+def pieces():
+    """Penalties, projections, noise, augmentations, optimizers, one by one."""
+    import jax
+
+    key, params = jax.random.key(1), {"w": rows(5, 4) - 0.5, "b": rows(4) - 0.5}
+    x, images = rows(6, 5), rows(6, 9, 9, seed=4)
+
+    def of(name, *args):
+        return call(thing("regularize", name), *args)
+
+    both = thing("regularize", "sum_penalties")(of("l1", 0.1), of("l2", 0.2))
+    for name, penalty in {
+        "l1": of("l1", 0.1), "l2": of("l2", 0.1), "elastic_net": of("elastic_net", 0.1),
+        "spectral_norm": of("spectral_norm", 0.1), "sum_penalties": both,
+    }.items():  # fmt: skip
+        yield name, jax.jit(penalty)(params)
+    for name in ("max_norm", "max_spectral_norm"):
+        yield name, jax.jit(of(name, 0.3))(params)
+    yield "clip_gradient", of("clip_gradient", 0.1)(params, np.float32(2))
+    for name in ("input_noise", "uniform_noise", "sign_noise"):
+        yield name, jax.jit(of(name, 0.2, 0.1))(key, x)
+    yield "weight_noise", jax.jit(of("weight_noise", 0.2))(key, params)
+    yield "mixup", jax.jit(of("mixup", 0.4, 4))(key, x, np.arange(6) % 4, rows(6))
+    warp = thing("augment", "random_warp")(rotate=10, elastic=1.0)
+    for name, augment in {
+        "random_shift": thing("augment", "random_shift")(2),
+        "random_flip": thing("augment", "random_flip")(),
+        "random_erase": thing("augment", "random_erase")(3),
+        "random_warp": thing("augment", "random_warp")(
+            rotate=20, scale=0.1, shear=0.2, shift=2
+        ),
+    }.items():
+        yield name, jax.jit(augment)(key, images)
+    chain = thing("augment", "chain")(thing("augment", "random_flip")(), warp)
+    yield "chain", jax.jit(chain)(key, images)
+    by_name = thing("train", "optimizer_by_name")
+    for name in (
+        "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam",
+        "adamw", "nadam", "lamb", "lion",
+    ):  # fmt: skip
+        optimizer = by_name(name, None, "onecycle", 8)
+
+        def steps(params, optimizer=optimizer):
+            state = optimizer.init(params)
+            for _ in range(3):
+                updates, state = optimizer.update(params, state, params)
+                params = jax.tree.map(lambda a, b: a + b, params, updates)
+            return params
+
+        yield name, jax.jit(steps)(params)
+
+
+def problem(*shape, count=200, classes=3):
+    """Images as uint8 or, of two axes, floats, around a centre a class."""
+    rng = np.random.default_rng(8)
+    centers, y = rng.uniform(size=(classes, *shape)), rng.integers(0, classes, count)
+    x = centers[y] * 0.7 + 0.3 * rng.uniform(size=(count, *shape))
+    return (255 * x).astype(np.uint8), y.astype(np.int32)
+
+
+def trainings():
+    """name -> (network, data, settings of `fit`): 20 steps each."""
+
+    def defense(name, *args):
+        return thing("defenses", name)(*args)
+
+    def optimizer(*args, **given):
+        return thing("train", "optimizer_by_name")(*args, **given)
+
+    image, color = problem(8, 8), problem(8, 8, 2)
+    bad = image[0] / np.float32(255)
+    bad[7] = 3e38  # one step in five overflows
+    sequence = (problem(6, 4)[0] / np.float32(255), problem(6, 4)[1])
+    l2, noise = thing("regularize", "l2"), thing("regularize", "weight_noise")
+    shift = thing("augment", "random_shift")(1)
+    erase = thing("augment", "random_erase")(2)
+    chain, mixup = thing("augment", "chain"), thing("regularize", "mixup")
+    smooth = thing("losses", "loss_by_name")("softmax_cross_entropy", 0.1)
+    small = "serial(standardize(.4, .2), flatten, mlp([64, 12, 3]))"
+    return {
+        "mlp": (small, image, {
+            "optimizer": optimizer("adamw", 0.01, weight_decay=0.1),
+            "penalty": l2(0.01), "clip_norm": 1.0, "ema": 0.9,
+            "validation": (image[0][:40], image[1][:40]),
+        }),
+        "cnn": (
+            "serial(conv(4), relu, max_pool(2), conv(6, 3, 2), relu, flatten,"
+            " dense(3))", color, {"augment": chain(shift, erase), "weights": rows(200)},
+        ),
+        "norms": (
+            "serial(flatten, dense(12), batch_norm(), relu, dropout(.2), dense(3))",
+            image, {"loss": smooth, "mixup": mixup(0.4, 3),
+                    "project": thing("regularize", "max_norm")(1.0)},
+        ),
+        "residual": (
+            "serial(flatten, dense(8), stack(residual(remat(serial(dense(8),"
+            " layer_norm(), gelu()))), 3), dense(3))",
+            image, {"class_weights": "balanced"},
+        ),
+        "lstm": ("serial(lstm(5), dense(3))", sequence, {
+            "weight_noise": noise(0.05), "clip_value": 0.1,
+            "optimizer": optimizer("nesterov", 0.1, "cosine", 20),
+        }),
+        "seeds shared": (small, image, {"seeds": [3, 4, 5], "augment": shift}),
+        "seeds apart": (
+            "serial(flatten, dense(12), batch_norm(), relu, dropout(.2), dense(3))",
+            image, {"seeds": [3, 4], "shuffle": SYNONYMS["per-seed"],
+                    "penalty": l2(0.01)},
+        ),
+        "float16": (small, image, {"dtype": "float16"}),
+        "bad steps": (small, (bad, image[1]), {}),
+        "pgd": (small, image, {"defense": defense("pgd", 0.1, 3)}),
+        "fgsm_rs": (small, image, {"defense": defense("fgsm_rs", 0.1)}),
+        "fgsm_mix": (small, image, {"defense": defense("fgsm_mix", 0.1)}),
+        "trades": (small, image, {"defense": defense("trades", 0.1)}),
+        "free": (small, image, {"defense": defense("free", 0.1, 2)}),
+        "ibp": (small, image, {"defense": defense("ibp", 0.1)}),
+    }  # fmt: skip
+
+
+def training():
+    """Parameters, state and numbers of every epoch after 20 steps."""
+    fit = thing("train", "fit")
+    for name, (net, data, given) in trainings().items():
+        given = dict(given)
+        if "shuffle" in given:  # the word of this tree
+            takes = inspect.signature(fit).parameters
+            given["shuffle"] = given["shuffle"]["shuffle" not in takes]
+        history = call(fit, made(net), data, epochs=4, batch=40, **given)
+        found = next(
+            getattr(history, n) for n in SYNONYMS["epochs"] if hasattr(history, n)
+        )
+        numbers = [{k: v for k, v in e.items() if k != "seconds"} for e in found]
+        yield name, (history.params, history.state, numbers, history.stopped)
+
+
+MORE_ATTACKS = {  # cases besides each attack x norm
+    "pgd": [
+        {"restarts": 2}, {"early_stop": True}, {"targeted": True},
+        {"loss": "margin"}, {"loss": "dlr"},
+    ],
+    "apgd": [{"restarts": 2}, {"loss": "dlr"}, {"targeted": True}],
+    "noise": [{"kind": k} for k in ("gaussian", "signs", "salt_and_pepper")],
+    "camera": [
+        {"kind": "blur", "amount": 2.0}, {"kind": "rotation", "amount": 30.0},
+        {"kind": "translation", "amount": 2.0},
+    ],
+    "targeted_descent": [{"proximity": 0.1}],
+}  # fmt: skip
+
+
+def attacks():
+    """Every attack x norm with a key, on a small network."""
+    import jax
+
+    net = made("serial(standardize(.4, .2), flatten, mlp([64, 12, 3]))")
+    params, state, _ = net.init(jax.random.key(2), (8, 8))
+    model = thing("attacks", "Classifier")(net, params, state)
+    x = rows(24, 8, 8, seed=6)
+    y = np.where(np.arange(24) % 6, np.asarray(model.logits(x)).argmax(-1), 0)
+    for name, attack in sorted(thing("attacks", "ATTACKS").items()):
+        usual = {
+            "epsilon": 0.1, "key": jax.random.key(4), "kind": "uniform", "steps": 6,
+            "queries": 20, "directions": 8, "searches": 3,
+        }  # fmt: skip
+        if name == "camera":
+            usual |= {"kind": "contrast", "amount": 0.5, "tries": 3}
+        usual = {k: v for k, v in usual.items() if k in attack.takes}
+        newest = next((new for new, all in SYNONYMS.items() if name in all), name)
+        norms = attack.norms if "norm" in attack.takes else [None]
+        cases = [{} if norm is None else {"norm": norm} for norm in sorted(norms)]
+        for case in cases + MORE_ATTACKS.get(newest, []):
+            given = usual | case
+            if "loss" in case:
+                given["loss"] = thing("attacks", case["loss"])
+            spelled = {}
+            for k, v in given.items():
+                words = SYNONYMS.get(k, (k,))
+                spelled[next(w for w in words if w in attack.takes)] = v
+            words = " ".join(f"{k}={v}" for k, v in case.items())
+            yield f"{newest} {words}".strip(), attack.run(model, x, y, **spelled)
+
+
+def write_digits(folder):
+    """Four IDX files of a small problem."""
+    for name, count, seed in (("train", 240, 0), ("t10k", 80, 1)):
+        x, y = problem(28, 28, count=320)
+        part = slice(0, 240) if seed == 0 else slice(240, 320)
+        x, y = x[part], y[part].astype(np.uint8)
+        head = struct.pack(">4I", 0x803, count, 28, 28)
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(head + x.tobytes())
+        head = struct.pack(">2I", 0x801, count)
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(head + y.tobytes())
+
+
+def commands():
+    """What the commands save: keys, texts and numbers of their JSON, and weights."""
+    script = tomllib.loads(Path("pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = script["jaxnn"].partition(":")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "data").mkdir()
+        write_digits(folder / "data")
+        home = os.environ | {"XDG_CACHE_HOME": f"{scratch}/cache"}
+        code = f"import sys; from {module} import {function}; sys.exit({function}())"
+        where = f"--data {folder}/data --quiet"
+        for words in (
+            f"train --layers 8 --epochs 2 --batch 20 --validation 40 {where} "
+            f"--attack-images 30 --out {folder}/run",
+            f"train --layers 8 --epochs 2 --batch 20 --validation 40 {where} --seeds 2 "
+            f"--attack-images 0 --l2 0.01 --dropout 0.1 --out {folder}/two",
+            f"attack {folder}/run --images 40 --attack pgd --steps 5",
+            f"attack {folder}/run --images 40 --attack fgsm --norm l2 --epsilon 1",
+        ):
+            given = [sys.executable, "-c", code, *words.split()]
+            subprocess.run(given, check=True, env=home, stdout=subprocess.DEVNULL)
+        for path in sorted(folder.glob("[rt]*/**/*.json")):
+            name = str(path.relative_to(folder))
+            text = path.read_text().replace(scratch, "FOLDER")
+            yield name, _steady(json.loads(text))
+        for path in sorted(folder.rglob("params.npz")):
+            with np.load(path) as arrays:
+                yield str(path.relative_to(folder)), dict(arrays)
+
+
+def _steady(tree):
+    """Without what another run changes."""
+    if isinstance(tree, dict):
+        kept = {k: _steady(v) for k, v in tree.items() if k not in VOLATILE}
+        return kept | dict.fromkeys(tree.keys() & VOLATILE, "")
+    return [_steady(v) for v in tree] if isinstance(tree, list) else tree
+
+
+SECTIONS = (draws, layers, losses, pieces, training, attacks, commands)
+
+
+def flat(tree, name):
+    """(name, array or text) for each leaf, keys and types in the names."""
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    if isinstance(tree, dict):
+        for key in sorted(tree):
+            yield from flat(tree[key], f"{name}.{key}")
+    elif isinstance(tree, (tuple, list)):
+        for i, each in enumerate(tree):
+            yield from flat(each, f"{name}[{i}]")
+    elif tree is None or isinstance(tree, (str, bool)) or _is_key(tree):
+        yield name, np.asarray(str(tree))
+    elif hasattr(tree, "shape") or isinstance(tree, (int, float)):
+        array = np.asarray(tree)
+        yield name, array.astype(np.float32) if array.dtype.itemsize == 2 else array
+
+
+def _is_key(tree):
+    return "key<" in str(getattr(tree, "dtype", ""))
+
+
+def program(out, only):
+    """Run the sections and save every leaf, a file a section."""
+    for section in SECTIONS:
+        if section.__name__ in only:
+            found = {}
+            for name, tree in section():
+                found |= dict(flat(tree, name.replace("/", "|")))
+            np.savez(out / f"{section.__name__}.npz", **found)
+
+
+# ---- both trees ------------------------------------------------------------------
+
+
+def run(tree, out, mode, only):
+    """Run the program in that tree; sections that `out` has already are not run."""
+    out.mkdir(parents=True, exist_ok=True)
+    only = [name for name in only if not (out / f"{name}.npz").exists()]
+    env = os.environ | {
+        "PYTHONPATH": str(tree), "JAX_PLATFORMS": "cpu", "CI": "true",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1" if mode == "plain" else "0",
+    }  # fmt: skip
+    words = [sys.executable, "-", "--program", str(out), "--only", *only]
+    source = Path(__file__).read_bytes()
+    if only:
+        subprocess.run(words, cwd=tree, env=env, input=source, check=True)
+
+
+def read(folder, only):
+    """The arrays of these sections, by "section: name"."""
+    found = {}
+    for name in only:
+        with np.load(folder / f"{name}.npz") as arrays:
+            found |= {f"{name}: {key}": arrays[key] for key in arrays}
+    return found
+
+
+def compare(base, head):
+    """Lines of what differs, and whether it is too much."""
+    lines, failed = [], False
+    for name in sorted(base.keys() | head.keys()):
+        if name not in base or name not in head:
+            lines.append(f"only in {'head' if name in head else 'base'}: {name}")
+            failed |= name in base
+            continue
+        a, b = base[name], head[name]
+        if a.dtype == b.dtype and a.tobytes() == b.tobytes() and a.shape == b.shape:
+            continue
+        if a.dtype != b.dtype or a.shape != b.shape or a.dtype.kind not in "fc":
+            lines.append(f"DIFFERS: {name}: {a!r:.200} -> {b!r:.200}")
+            failed = True
+            continue
+        with np.errstate(all="ignore"):
+            size = np.abs(a[np.isfinite(a)]).max(initial=0) or 1
+            off = np.where(a == b, 0, np.abs(a - b)) / size
+            off = np.where(np.isnan(a) & np.isnan(b), 0, off).max(initial=0)
+        bad = not off <= LIMIT
+        lines.append(f"{'DIFFERS' if bad else 'rounding'}: {name}: {off:.1e}")
+        failed |= bad
+    return lines, failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("base", nargs="?", help="the commit to compare this tree with")
+    sections = [section.__name__ for section in SECTIONS]
+    parser.add_argument("--only", nargs="+", default=sections, choices=sections)
+    modes = ("plain", "optimized")
+    parser.add_argument("--modes", nargs="+", default=modes, choices=modes)
+    parser.add_argument("--keep", type=Path, help="where the base's arrays stay")
+    parser.add_argument("--program", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.program:
+        return program(given.program, given.only)
+    root, failed = Path(__file__).resolve().parent.parent, False
+    git = ["git", "-C", str(root)]
+    commit = subprocess.check_output([*git, "rev-parse", given.base], text=True).strip()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        tree, kept = scratch / "tree", (given.keep or scratch) / _program_of(commit)
+        add = [*git, "worktree", "add", "-q", "--detach", str(tree), commit]
+        subprocess.run(add, check=True)
+        try:
+            for mode in given.modes:
+                run(tree, kept / mode, mode, given.only)
+                run(root, scratch / mode, mode, given.only)
+                base, head = (read(f / mode, given.only) for f in (kept, scratch))
+                lines, bad = compare(base, head)
+                text = f"{mode}: {len(base)} arrays, {len(lines)} differ"
+                print("\n  ".join([text, *lines]), flush=True)
+                failed |= bad
+        finally:
+            remove = [*git, "worktree", "remove", "--force", str(tree)]
+            subprocess.run(remove, check=True)
+    return int(failed)
+
+
+def _program_of(commit):
+    """A name for what that commit gives here: other programs give other arrays."""
+    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    return f"{commit[:12]}-{source}-{importlib.metadata.version('jaxlib')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

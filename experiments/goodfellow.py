@@ -171,8 +171,8 @@ def run(args: Args) -> None:
     verdict = (
         f"Trained on the mix, {100 * (1 - mix['fgsm_error']['mean']):.0f}% stand the "
         "one step they were trained on, and "
-        f"{100 * mix['pgd_accuracy']['mean']:.1f}% stand forty. The famous number is "
-        "the gradient's hiding, not robustness."
+        f"{100 * mix['pgd_accuracy']['mean']:.1f}% stand forty. The famous number "
+        "tells how the network meets that one step, not how robust it is."
     )
     print(f"\n{verdict}")
     path = picture("goodfellow", "goodfellow.png")

@@ -25,7 +25,7 @@ import numpy as np
 from experiments.common import main, picture, record, what_to_see
 from experiments.robust import Line, Net, digits, trained, verdicts
 from experiments.turns import in_turn, ratio
-from jaxnn import attacks, defences, mlp
+from jaxnn import attacks, defenses, mlp
 
 EPSILON, STEPS = 0.1, 40
 SIZE = 2.5 * EPSILON / STEPS
@@ -209,7 +209,7 @@ def compared(net: Net, data: Any, args: Args, what: str) -> dict[str, Any]:
 def run(args: Args) -> None:
     """Train, attack in turn; writes results/bench_attacks.json."""
     data, name = digits(), "-".join(map(str, args.widths))
-    kinds = {name: {}, f"{name} trained by PGD-7": {"defense": defences.pgd(EPSILON)}}
+    kinds = {name: {}, f"{name} trained by PGD-7": {"defense": defenses.pgd(EPSILON)}}
     plain, robust = (
         compared(
             trained(data, 1, args.epochs, mlp(list(args.widths)), **how)[0],

@@ -37,7 +37,7 @@ from experiments.robust import (
     verdicts,
     wong,
 )
-from jaxnn import attacks, defences, fit, serial
+from jaxnn import attacks, defenses, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.regularize import input_noise
@@ -139,13 +139,13 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
 def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
     """One network trained for bounds: verified, attacked, clean, image by image."""
     steps = len(data.train.y) // 100 * args.ibp_epochs
-    grow = defences.ramp(args.trained_epsilon, steps // 2)
+    grow = defenses.ramp(args.trained_epsilon, steps // 2)
 
     def kappa(step):
         return 1 - 0.5 * jnp.minimum(step / (steps // 2), 1.0)
 
     target = train(
-        small(), data, args.ibp_epochs, seed, defense=defences.ibp(grow, kappa)
+        small(), data, args.ibp_epochs, seed, defense=defenses.ibp(grow, kappa)
     )
     clean = target.right(data.x, data.y)
     proven = ibp.verify(target.model, data.x, data.y, epsilon=args.epsilon)

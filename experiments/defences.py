@@ -28,7 +28,7 @@ from experiments.robust import (
     trained,
     verdicts,
 )
-from jaxnn import defences
+from jaxnn import defenses
 from jaxnn.regularize import input_noise
 from jaxnn.train import standard_training
 
@@ -55,7 +55,7 @@ class Kind(NamedTuple):
 
 def kinds() -> dict[str, Kind]:
     """Every defense, by what it is called in the table."""
-    d = defences
+    d = defenses
 
     def on(make: Callable[..., Any]) -> Callable[[int], dict]:
         return lambda steps: {"defense": make(steps)}
@@ -82,7 +82,7 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
         under = net.worst(data.x, data.y, kind.epsilon, seed, args.steps)
         one, many = (under.right["FGSM"] & under.clean).mean(), under.stands.mean()
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
-        found = defences.find_collapse(
+        found = defenses.find_collapse(
             outputs, data.y, defense=kind.options(10).get("defense", standard_training),
             one_step=float(one), many_steps=float(many),
         )  # fmt: skip

@@ -42,7 +42,7 @@ from experiments.robust import (
     verdicts,
     wong,
 )
-from jaxnn import attacks, defences, fit
+from jaxnn import attacks, defenses, fit
 from jaxnn.train import Defense
 
 
@@ -69,9 +69,9 @@ class Args:
 def defense(args: Args, published: bool, steps: int) -> Defense:
     """What a network is trained with, in a run of so many steps."""
     if published:
-        return defences.fgsm_rs(args.epsilon)
-    budget = defences.ramp(args.epsilon, int(0.4 * steps))
-    return defences.pgd(budget, args.attack_steps, step_size=0.5)
+        return defenses.fgsm_rs(args.epsilon)
+    budget = defenses.ramp(args.epsilon, int(0.4 * steps))
+    return defenses.pgd(budget, args.attack_steps, step_size=0.5)
 
 
 def train(
@@ -128,7 +128,7 @@ def run(args: Args) -> None:
         print(f"seed {seed}")
         target, seconds = train(args, data, seed)
         found = measure(args, target, data, seed) | {"seconds": seconds}
-        collapse = defences.find_collapse(
+        collapse = defenses.find_collapse(
             target.outputs(data.x), data.y, defense=defense(args, False, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
@@ -142,7 +142,7 @@ def run(args: Args) -> None:
         target, _ = train(args, data, seed, published=True)
         once = dataclasses.replace(args, restarts=1)
         found = measure(once, target, data, seed)
-        collapse = defences.find_collapse(
+        collapse = defenses.find_collapse(
             target.outputs(data.x), data.y, defense=defense(args, True, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnn import defences, graph, remat, residual, serial, stack
+from jaxnn import defenses, graph, remat, residual, serial, stack
 from jaxnn.layers import (
     Layer,
     avg_pool,
@@ -251,7 +251,7 @@ def _augment_case() -> Case:
 def _inner_attack() -> Case:
     bad = broken(dense(5), "backward", "nan")
     net = serial(bad, tanh, dense(CLASSES))
-    options = {"defense": defences.pgd(0.01, 3, box=None)}
+    options = {"defense": defenses.pgd(0.01, 3, box=None)}
     return Case(net, "backward", f"0 {bad.name}", ("select_n",), options=options)
 
 
@@ -422,7 +422,7 @@ HEALTHY: dict[str, Callable[[], Case]] = {
     ),
     "stack of remat": _sound(stack(remat(serial(dense(FEATURES), tanh)), 3)),
     "training on attacked images": _sound(
-        dense(8), relu, options={"defense": defences.pgd(0.1, 3)}
+        dense(8), relu, options={"defense": defenses.pgd(0.1, 3)}
     ),
 }  # fmt: skip
 """Name -> a run in which nothing is wrong."""

@@ -32,7 +32,7 @@ from experiments.robust import (
     trained,
     verdicts,
 )
-from jaxnn import attacks, defences, serial
+from jaxnn import attacks, defenses, serial
 from jaxnn.data import Split
 from jaxnn.layers import dense, flatten
 from jaxnn.losses import sigmoid_cross_entropy
@@ -103,7 +103,7 @@ def networks(args: Args, data: Digits) -> tuple[dict, dict]:
     """784-128-10 trained plainly, on the mix, and on noise of the same size."""
     kinds: dict[str, dict] = {
         "plain": {},
-        "mix with FGSM": {"defense": defences.fgsm_mix(args.epsilon, 0.5, box=None)},
+        "mix with FGSM": {"defense": defenses.fgsm_mix(args.epsilon, 0.5, box=None)},
         "random signs": {"augment": sign_noise(args.epsilon)},
         "uniform noise": {"augment": uniform_noise(args.epsilon)},
     }

@@ -22,7 +22,7 @@ import optax
 
 from experiments.common import main, record, what_to_see
 from experiments.robust import Digits, Line, digits, verdicts
-from jaxnn import Classifier, defences, fit, losses, mlp, serial
+from jaxnn import Classifier, defenses, fit, losses, mlp, serial
 from jaxnn.combine import residual
 from jaxnn.data import stratified_sample
 from jaxnn.layers import (
@@ -88,10 +88,10 @@ def recipes(epsilon: float) -> dict[str, Recipe]:
     dense_net, smooth = mlp([784, 64, 10]), losses.softmax_cross_entropy
     block = residual(serial(dense(64), relu, dense(64)))
     adversarial = {
-        "PGD-7": defences.pgd(epsilon),
-        "TRADES": defences.trades(epsilon),
-        "IBP": defences.ibp(defences.ramp(epsilon, 400)),
-        "one step": defences.fgsm_rs(epsilon / 2),
+        "PGD-7": defenses.pgd(epsilon),
+        "TRADES": defenses.trades(epsilon),
+        "IBP": defenses.ibp(defenses.ramp(epsilon, 400)),
+        "one step": defenses.fgsm_rs(epsilon / 2),
     }
     return {
         "linear": Recipe(serial(flatten, dense(10))),

@@ -34,7 +34,7 @@ from experiments.robust import (
     pgd_restarts,
     verdicts,
 )
-from jaxnn import attacks, defences, fit
+from jaxnn import attacks, defenses, fit
 from jaxnn.data import stratified_sample
 from jaxnn.errors import JaxnnError
 
@@ -67,7 +67,7 @@ def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
     """The network after `args.steps` steps of 50 images."""
     batch, grows = 50, not args.full
     rate = optax.cosine_decay_schedule(args.lr, args.steps) if grows else args.lr
-    budget = defences.ramp(args.epsilon, args.steps // 3) if grows else args.epsilon
+    budget = defenses.ramp(args.epsilon, args.steps // 3) if grows else args.epsilon
     each = min(args.steps, len(data.train.y) // batch)
     rows = np.random.default_rng(args.seed).permutation(len(data.train.y))
     rows = rows[: each * batch] if args.steps < len(data.train.y) // batch else rows
@@ -77,7 +77,7 @@ def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
         net, (data.train.x[rows], data.train.y[rows]), batch=batch, seeds=args.seed,
         epochs=max(1, round(args.steps / (len(rows) // batch))),
         optimizer=optax.adam(rate), steps_per_call=100,
-        defense=defences.pgd(budget, args.attack_steps, share),
+        defense=defenses.pgd(budget, args.attack_steps, share),
         on_epoch=lambda row: print(
             f"  epoch {row['epoch']}  loss {row['loss']:.3f}  {row['seconds']:.0f} s",
             flush=True,

@@ -39,7 +39,7 @@ from experiments.robust import (
     trained,
     verdicts,
 )
-from jaxnn import attacks, defences, mlp, rules, serial
+from jaxnn import attacks, defenses, mlp, rules, serial
 from jaxnn.layers import dense, flatten, pointwise, relu
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import swap_backward
@@ -137,7 +137,7 @@ def masked(args: Args, data: Digits, plain: list[Net]) -> dict[str, Masked]:
     few_greys, two_greys = (
         trained(data, args.seeds, args.epochs, serial(first, flatten, dense(128), relu,
                                                       dense(10)))
-        for first in (staircase(1 / 7), defences.binarise(0.5))
+        for first in (staircase(1 / 7), defenses.binarise(0.5))
     )  # fmt: skip
     gentle = trained(data, args.seeds, args.epochs, mlp([784, 128, 10], "sigmoid"))
     steep = [
@@ -191,7 +191,7 @@ def run(args: Args) -> None:
     honest = {
         "plain": plain,
         "Gaussian .3": trained(data, 1, args.epochs, augment=input_noise(0.3)),
-        "PGD-7": trained(data, 1, args.epochs, defense=defences.pgd(args.epsilon)),
+        "PGD-7": trained(data, 1, args.epochs, defense=defenses.pgd(args.epsilon)),
     }
     failures: dict[str, list[str]] = {}
     for name, nets in honest.items():

@@ -23,7 +23,7 @@ from experiments.robust import (
     trained,
     verdicts,
 )
-from jaxnn import defences, mlp
+from jaxnn import defenses, mlp
 from jaxnn.plots.robustness import transfer
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import Threat, transfer_matrix
@@ -33,8 +33,8 @@ KINDS: dict[str, dict] = {
     "another plain": {"first_seed": 100},
     "784-30-30-10": {"layer": mlp([784, 30, 30, 10])},
     "Gaussian .3": {"augment": input_noise(0.3)},
-    "FGSM mix .1": {"defense": defences.fgsm_mix(0.1)},
-    "PGD-7 .1": {"defense": defences.pgd(0.1)},
+    "FGSM mix .1": {"defense": defenses.fgsm_mix(0.1)},
+    "PGD-7 .1": {"defense": defenses.pgd(0.1)},
 }
 
 

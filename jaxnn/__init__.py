@@ -109,7 +109,7 @@ __all__ = [
     "combine",
     "compare_gradients",
     "data",
-    "defences",
+    "defenses",
     "distributed",
     "errors",
     "evaluate",

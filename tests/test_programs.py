@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import Classifier, defences, fit, mlp, programs
+from jaxnn import Classifier, defenses, fit, mlp, programs
 from jaxnn.attacks import fgsm
 from jaxnn.losses import loss_by_name
 from jaxnn.optimizers import optimizer_by_name
@@ -38,7 +38,7 @@ def measured(net, **options):
 def settings():
     """Of a step, made anew."""
     return {
-        "defense": defences.pgd(defences.ramp(0.1, 10), 2),
+        "defense": defenses.pgd(defenses.ramp(0.1, 10), 2),
         "penalty": combined(l1(0.01), l2(0.1)),
         "project": max_norm(3.0),
         "augment": input_noise(0.1),

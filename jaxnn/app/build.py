@@ -7,7 +7,7 @@ from typing import NamedTuple, get_args
 
 from jaxnn.app.config import MODELS, TrainConfig
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
-from jaxnn.defences import binarise
+from jaxnn.defenses import binarise
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     LAYERS,

@@ -18,8 +18,8 @@ from jaxnn.app.settings import must_stay
 from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.data import stratified_sample
-from jaxnn.defences import find_collapse
-from jaxnn.defences.interval import margins
+from jaxnn.defenses import find_collapse
+from jaxnn.defenses.interval import margins
 from jaxnn.distributed.data import same_everywhere
 from jaxnn.environment import memory
 from jaxnn.errors import JaxnnError

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from jaxnn import augment, defences, regularize
+from jaxnn import augment, defenses, regularize
 from jaxnn.app.config import TrainConfig
 from jaxnn.errors import lookup
 from jaxnn.optimizers import learning_rate, weight_decay_of
@@ -70,15 +70,15 @@ def _defense(config, steps) -> Defense | None:
     if c.adversarial == "none":
         return None
     if c.epsilon_ramp:
-        epsilon = defences.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
+        epsilon = defenses.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
     steps, size = c.attack_steps, c.attack_step_size
     makers: dict[str, Callable[[], Defense]] = {
-        "fgsm_mix": lambda: defences.fgsm_mix(epsilon, c.alpha),
-        "fgsm_rs": lambda: defences.fgsm_rs(epsilon, size),
-        "pgd": lambda: defences.pgd(epsilon, steps, size),
-        "trades": lambda: defences.trades(epsilon, steps, size, c.beta),
-        "free": lambda: defences.free(epsilon, c.replays),
-        "ibp": lambda: defences.ibp(epsilon, c.alpha),
+        "fgsm_mix": lambda: defenses.fgsm_mix(epsilon, c.alpha),
+        "fgsm_rs": lambda: defenses.fgsm_rs(epsilon, size),
+        "pgd": lambda: defenses.pgd(epsilon, steps, size),
+        "trades": lambda: defenses.trades(epsilon, steps, size, c.beta),
+        "free": lambda: defenses.free(epsilon, c.replays),
+        "ibp": lambda: defenses.ibp(epsilon, c.alpha),
     }
     return lookup("adversarial training", c.adversarial, makers)()
 

@@ -97,6 +97,11 @@ def project(x_adv: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Arra
     return x_adv if box is None else jnp.clip(x_adv, *box)
 
 
+def clip(a: Array, low: Any, high: Any) -> Array:
+    """Clip, but keep NaN: on a CPU min and max swallow it, and no guard sees it."""
+    return jnp.where(jnp.isnan(a), a, jnp.clip(a, low, high))
+
+
 def _onto_l1_ball(delta: Array, epsilon: Array) -> Array:
     """The nearest point of |delta|_1 <= epsilon: all sizes shrunk by one threshold.
 

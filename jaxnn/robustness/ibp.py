@@ -17,7 +17,7 @@ from jaxnn.attacks.arguments import (
     within_box,
 )
 from jaxnn.attacks.core import Box
-from jaxnn.defences.interval import margins
+from jaxnn.defenses.interval import margins
 from jaxnn.layers.bounds import spacing
 from jaxnn.train.state import float_type, to_unit
 

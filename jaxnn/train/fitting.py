@@ -92,7 +92,7 @@ def fit(
       ema: decay of a moving average of the parameters, such as 0.999, which is then
         validated and returned instead of the last ones.
       defense: what is trained on instead of the images as they are, such as
-        `jaxnn.defences.pgd(0.1)`.
+        `jaxnn.defenses.pgd(0.1)`.
       weights: a weight >= 0 for each training sample, (N,): its loss is multiplied by
         it, the mean still divides by the batch (see `jaxnn.losses`).
       class_weights: a weight for each class, (classes,), or "balanced": N / (classes

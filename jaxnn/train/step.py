@@ -110,7 +110,7 @@ def make_step(
       clip_value: largest entry of the gradient; larger ones are cut off.
       ema: decay of the moving average of params and state in [0, 1), such as 0.999;
         needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
-      defense: how loss and gradients are taken, see `jaxnn.defences`; one with a memory
+      defense: how loss and gradients are taken, see `jaxnn.defenses`; one with a memory
         needs `init_state(..., memory=...)`. None: of the images as they are.
       half: compute in float16, see `jaxnn.train.scaling`; the parameters stay as they
         are. The state needs the first scale: `step.start(...)`.

@@ -20,7 +20,7 @@ from experiments.fault_cases import (
     _hit,
     broken,
 )
-from jaxnn import defences, layer_from_jax, remat, residual, serial, stack
+from jaxnn import defenses, layer_from_jax, remat, residual, serial, stack
 from jaxnn.layers import (
     Layer,
     batch_norm,
@@ -339,7 +339,7 @@ SOUND: dict[str, Callable[[], Case]] = {
         pointwise(Rule("times", lambda x: (x * 1e6, ()), lambda _, dy: (dy * 1e6,))),
         optimizer=optax.sgd(1e-12),
     ),
-    "FGSM": _options(defense=defences.fgsm_rs(0.1)),
+    "FGSM": _options(defense=defenses.fgsm_rs(0.1)),
     "Adam, large rate": _sound(dense(8), relu, optimizer=optax.adam(0.3)),
     "momentum": _sound(dense(8), tanh, optimizer=optax.sgd(0.1, momentum=0.9)),
     "a rate of 0": _sound(dense(8), tanh, optimizer=optax.sgd(0.0)),

@@ -20,7 +20,7 @@ from jaxnn.combine import (
     siamese,
     stack,
 )
-from jaxnn.defences import binarise
+from jaxnn.defenses import binarise
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import LAYERS, bounded, dense, interval, pointwise, tanh
 from jaxnn.layers.bounds import BOUNDED, linear, monotone, unimodal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import Classifier, serial
-from jaxnn.defences import binarise
+from jaxnn.defenses import binarise
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense
 from jaxnn.robustness import smoothing, transfer_matrix

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import defences, mlp, serial
+from jaxnn import defenses, mlp, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, pointwise
 from jaxnn.losses import softmax_cross_entropy
@@ -94,4 +94,4 @@ def test_fit_in_float16_keeps_wide_parameters_and_learns():
 def test_a_defence_cannot_be_scaled():
     with pytest.raises(JaxnnError, match="float32 or bfloat16"):
         make_step(mlp([6, 3]), softmax_cross_entropy, SGD, half=True,
-                  defense=defences.pgd(0.1))  # fmt: skip
+                  defense=defenses.pgd(0.1))  # fmt: skip

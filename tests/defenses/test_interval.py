@@ -7,7 +7,7 @@ import pytest
 
 from jaxnn import mlp, serial
 from jaxnn.attacks import Classifier, pgd
-from jaxnn.defences.interval import margins
+from jaxnn.defenses.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
     avg_pool,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import Box
-from jaxnn.attacks.moves import move
-from jaxnn.defences.core import Epsilon, budget_at, check_epsilon
+from jaxnn.attacks.core import Box, clip
+from jaxnn.attacks.moves import move, random_start
+from jaxnn.defenses.core import Epsilon, budget_at, check_epsilon
 from jaxnn.errors import JaxnnError
 from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
@@ -27,11 +27,6 @@ def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
     if steps == 1:
         return once(0, x_adv)
     return lax.fori_loop(0, steps, once, x_adv)
-
-
-def _random_start(key, x, epsilon, box):
-    start = x + epsilon * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-    return start if box is None else jnp.clip(start, *box)
 
 
 @remembered
@@ -84,7 +79,7 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defense:
             return model.value_and_gradient(x_adv, y, loss)[1]
 
         with jax.named_scope("attack"):
-            x_adv = _random_start(key_start, x, limit, start_box)
+            x_adv = random_start(key_start, x, limit, "linf", start_box)
             x_adv = _climb(uphill, x_adv, x, share * limit, limit, steps, box)
         value, _, dparams, state = value_and_gradients(
             net, loss, params, state, x_adv, y, key_net
@@ -208,16 +203,13 @@ def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defens
 
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
-        seen = jnp.clip(memory, -limit, limit)  # a ramp may start the run below it
-        x_adv = x + jnp.where(jnp.isnan(memory), memory, seen)
-        inside = x_adv if box is None else jnp.clip(x_adv, *box)
-        x_adv = jnp.where(jnp.isnan(x_adv), x_adv, inside)
+        x_adv = x + clip(memory, -limit, limit)  # a ramp may start the run below it
+        x_adv = x_adv if box is None else clip(x_adv, *box)
         value, dx, dparams, state = value_and_gradients(
             net, loss, params, state, x_adv, y, key
         )
-        moved = memory + limit * jnp.sign(dx)
-        kept = jnp.where(jnp.isnan(moved), moved, jnp.clip(moved, -limit, limit))
-        return value, dparams, state, kept
+        moved = clip(memory + limit * jnp.sign(dx), -limit, limit)
+        return value, dparams, state, moved
 
     return Defense(f"free-{replays}", gradients, jnp.zeros, replays, 1)
 

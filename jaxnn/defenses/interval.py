@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
-from jaxnn.attacks.core import Box
+from jaxnn.attacks.core import Box, clip
 from jaxnn.combine import mlp, serial
 from jaxnn.combine.parts import child_key
 from jaxnn.layers import Layer, dense, interval
@@ -53,7 +52,7 @@ def margins(net: Layer, box: Box = (0.0, 1.0)) -> Margins:
         if not train:  # the sums round: an ulp, and one of whoever made x
             ends = widened(ends, 2, jnp.abs(x) + epsilon)
         if box is not None:
-            ends = tuple(_clipped(a, box) for a in ends)
+            ends = tuple(clip(a, *box) for a in ends)
         joined = ends_dense and weights[-1]["w"].shape[-1] > 1
         caches = []
         for i, layer in enumerate(inside[:-1] if joined else inside):
@@ -138,10 +137,6 @@ def _joined_backward(kept, dworst):
     if biased:
         dparams["b"] = dz.sum(0)
     return ((dcentre - dradius) / 2, (dcentre + dradius) / 2), dparams
-
-
-def _clipped(a: Array, box) -> Array:
-    return jnp.where(jnp.isnan(a), a, jnp.clip(a, *box))  # clip may swallow a NaN
 
 
 def _parts(net: Layer) -> tuple[Layer, ...]:

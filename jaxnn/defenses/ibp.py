@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box
-from jaxnn.defences.core import Epsilon, budget_at, check_epsilon
-from jaxnn.defences.interval import margins
+from jaxnn.defenses.core import Epsilon, budget_at, check_epsilon
+from jaxnn.defenses.interval import margins
 from jaxnn.programs import remembered
 from jaxnn.train.defense import Defense, value_and_gradients
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import defences, fit, mlp
-from jaxnn.defences.adversarial import divergence
-from jaxnn.defences.interval import margins
+from jaxnn import defenses, fit, mlp
+from jaxnn.defenses.adversarial import divergence
+from jaxnn.defenses.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import init_state, make_step, standard_training
@@ -96,21 +96,21 @@ def by_ibp(params):
 
 MEMORY = jnp.asarray(np.random.default_rng(1).uniform(-E, E, X.shape))
 CASES = {
-    "pgd": (defences.pgd(E, 3, 0.4), partial(by_pgd, steps=3, size=0.4 * E)),
+    "pgd": (defenses.pgd(E, 3, 0.4), partial(by_pgd, steps=3, size=0.4 * E)),
     "fgsm_rs": (
-        defences.fgsm_rs(E),
+        defenses.fgsm_rs(E),
         partial(by_pgd, steps=1, size=1.25 * E, box=False),
     ),
-    "fgsm_mix": (defences.fgsm_mix(E, 0.3), by_mix),
-    "trades": (defences.trades(E, 3, beta=2.0), by_trades),
-    "free": (defences.free(E), by_free),
-    "ibp": (defences.ibp(E, 0.25), by_ibp),
+    "fgsm_mix": (defenses.fgsm_mix(E, 0.3), by_mix),
+    "trades": (defenses.trades(E, 3, beta=2.0), by_trades),
+    "free": (defenses.free(E), by_free),
+    "ibp": (defenses.ibp(E, 0.25), by_ibp),
 }
 
 
 @pytest.fixture(scope="module")
 def found():
-    """All defences and their references in one program: name -> (ours, reference)."""
+    """All defenses and their references in one program: name -> (ours, reference)."""
 
     @jax.jit
     def everything(params):
@@ -170,7 +170,7 @@ def test_divergence_and_both_its_gradients():
 def test_replays_use_each_batch_again_and_seeds_do_not_mix():
     x, y = blobs(64)
     x = (x - x.min()) / (x.max() - x.min())
-    options = {"defense": defences.free(0.05, 3), "epochs": 2, "batch": 16,
+    options = {"defense": defenses.free(0.05, 3), "epochs": 2, "batch": 16,
                "optimizer": optax.adam(0.01)}  # fmt: skip
     both = fit(NET, (x, y), seeds=[4, 7], **options)
     assert int(both.last.step[0]) == 2 * 4 * 3
@@ -181,9 +181,9 @@ def test_replays_use_each_batch_again_and_seeds_do_not_mix():
 
 
 def test_a_ramp_grows_to_its_end():
-    at = defences.ramp(0.3, 10, 0.1)
+    at = defenses.ramp(0.3, 10, 0.1)
     np.testing.assert_allclose([at(0), at(5), at(10), at(99)], [0.1, 0.2, 0.3, 0.3])
-    defense = defences.fgsm_mix(defences.ramp(0.2, 4), 0.0)
+    defense = defenses.fgsm_mix(defenses.ramp(0.2, 4), 0.0)
 
     def value(step):
         return defense.gradients(
@@ -197,15 +197,15 @@ def test_a_ramp_grows_to_its_end():
 
 def test_bad_settings_say_so():
     for make, words in (
-        (lambda: defences.pgd(-0.1), "epsilon"),
-        (lambda: defences.pgd(1e-310), "epsilon >= 2.2e-308"),
-        (lambda: defences.pgd(0.1, 0), "steps=0"),
-        (lambda: defences.free(0.1, 0), "replays=0"),
-        (lambda: defences.fgsm_mix(0.1, 1.5), "alpha"),
-        (lambda: defences.trades(0.1, beta=-1), "beta"),
-        (lambda: defences.ramp(0.1, 0), "steps"),
-        (lambda: defences.ibp(float("nan")), "epsilon"),
-        (lambda: defences.binarise(1.0), "threshold"),
+        (lambda: defenses.pgd(-0.1), "epsilon"),
+        (lambda: defenses.pgd(1e-310), "epsilon >= 2.2e-308"),
+        (lambda: defenses.pgd(0.1, 0), "steps=0"),
+        (lambda: defenses.free(0.1, 0), "replays=0"),
+        (lambda: defenses.fgsm_mix(0.1, 1.5), "alpha"),
+        (lambda: defenses.trades(0.1, beta=-1), "beta"),
+        (lambda: defenses.ramp(0.1, 0), "steps"),
+        (lambda: defenses.ibp(float("nan")), "epsilon"),
+        (lambda: defenses.binarise(1.0), "threshold"),
         (lambda: margins(mlp([6, 5, 3], output="softmax")), "layer softmax"),
     ):
         with pytest.raises(JaxnnError, match=words):
@@ -215,36 +215,36 @@ def test_bad_settings_say_so():
 def test_collapse_is_told_from_a_bad_network():
     y = np.arange(100) % 10
     honest = np.where(np.arange(100) < 40, (y + 1) % 10, y)
-    assert defences.find_collapse(honest, y) is None
-    one = defences.find_collapse(np.where(np.arange(100) < 60, 3, y), y)
+    assert defenses.find_collapse(honest, y) is None
+    one = defenses.find_collapse(np.where(np.arange(100) < 60, 3, y), y)
     assert one is not None
     assert one.kind == "one class"
     assert "class 3" in one.words
-    assert defences.find_collapse(np.eye(10)[y], y) is None
+    assert defenses.find_collapse(np.eye(10)[y], y) is None
     # labels that are mostly one class are no collapse
     uneven = np.where(np.arange(100) < 70, 1, y)
-    assert defences.find_collapse(uneven, uneven) is None
+    assert defenses.find_collapse(uneven, uneven) is None
     with pytest.raises(JaxnnError, match="labels"):
-        defences.find_collapse(y, y[:3])
+        defenses.find_collapse(y, y[:3])
     # a single output says yes above 0, and no is not class 0 of a maximum
     yes = y > 6
-    assert defences.find_collapse(np.where(yes, 2.0, -1.0)[:, None], yes) is None
+    assert defenses.find_collapse(np.where(yes, 2.0, -1.0)[:, None], yes) is None
     none = np.full((100, 1), -1.0)
-    assert defences.find_collapse(none, y > 2).kind == "one class"
-    lost = defences.find_collapse(np.full((100, 10), np.nan), y)
+    assert defenses.find_collapse(none, y > 2).kind == "one class"
+    lost = defenses.find_collapse(np.full((100, 10), np.nan), y)
     assert lost.kind == "not finite"
     assert "100 of 100 images are NaN or infinite" in lost.words
 
 
 STEPS = {
     "standard_training": (standard_training, None),
-    "ibp": (defences.ibp(0.1), 0),
-    "fgsm_mix": (defences.fgsm_mix(0.1), 1),
-    "fgsm_rs": (defences.fgsm_rs(0.1), 1),
-    "free": (defences.free(0.1), 1),
-    "pgd, one step": (defences.pgd(0.1, 1), 1),
-    "pgd": (defences.pgd(0.1), 7),
-    "trades": (defences.trades(0.1), 10),
+    "ibp": (defenses.ibp(0.1), 0),
+    "fgsm_mix": (defenses.fgsm_mix(0.1), 1),
+    "fgsm_rs": (defenses.fgsm_rs(0.1), 1),
+    "free": (defenses.free(0.1), 1),
+    "pgd, one step": (defenses.pgd(0.1, 1), 1),
+    "pgd": (defenses.pgd(0.1), 7),
+    "trades": (defenses.trades(0.1), 10),
 }
 
 
@@ -254,19 +254,19 @@ def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
     assert defense.attack_steps == steps
     y = np.arange(100) % 10
     gap = {"defense": defense, "one_step": 0.9, "many_steps": 0.01}
-    over = defences.find_collapse(y, y, **gap)
+    over = defenses.find_collapse(y, y, **gap)
     assert (over is not None) == (steps == 1)  # only one step can be hidden from
     if over is not None:
         assert over.kind == "catastrophic overfitting"
-    one = defences.find_collapse(np.full(100, 3), y, **gap)
+    one = defenses.find_collapse(np.full(100, 3), y, **gap)
     assert one.kind == "one class"
     assert ("budget" in one.words) == (steps is not None)
     small = gap | {"one_step": 0.6, "many_steps": 0.5}
-    assert defences.find_collapse(y, y, **small) is None
+    assert defenses.find_collapse(y, y, **small) is None
 
 
 def test_binarised_pixels_pass_no_gradient_and_keep_nan():
-    layer = defences.binarise(0.4)
+    layer = defenses.binarise(0.4)
     x = jnp.array([[0.0, 0.4, 0.41, 1.0, jnp.nan]])
     y, _, cache = layer.forward((), (), x, train=False)
     np.testing.assert_array_equal(y, [[0, 0, 1, 1, np.nan]])

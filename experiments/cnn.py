@@ -23,8 +23,7 @@ import numpy as np
 from experiments.common import main, picture, record, spread, what_to_see
 from jaxnn import plots
 from jaxnn.app.config import RECIPES
-from jaxnn.app.folder import load_run
-from jaxnn.app.job import probabilities
+from jaxnn.app.folder import load_run, probabilities
 from jaxnn.app.train import train_run
 from jaxnn.data import load
 from jaxnn.errors import lookup

@@ -23,11 +23,9 @@ import numpy as np
 from experiments.common import main, record
 from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
 from jaxnn import fit
-from jaxnn.app.build import DataFacts, build
+from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.job import Job
-from jaxnn.app.options import resolved
-from jaxnn.data import load, pixel_statistics
+from jaxnn.data import load
 from jaxnn.train import TrainingError
 from jaxnn.train.engine import batch_order
 
@@ -131,21 +129,18 @@ def healthy(seeds: int) -> list[dict]:
 def default_network(bad: int = 31_337) -> dict[str, Any]:
     """What `jaxnn train` trains, with one image of 55,000 that overflows."""
     data = load("mnist")
-    pixels = pixel_statistics(data.train.x)
-    facts = DataFacts(data.train.x.shape[1:], data.classes, *pixels)
-    config = resolved(TrainConfig(epochs=1))
-    job = Job(config, data, facts, build(config, facts))
+    e = build(TrainConfig(epochs=1), facts_of(data), data)
     x = data.train.x.astype(np.float32) / np.float32(255)
     x[bad] = 3e38
     history = fit(
-        job.net, (x, data.train.y), loss=job.loss, optimizer=job.optimizer,
-        batch=config.batch, epochs=1, **job.options,
+        e.net, (x, data.train.y), loss=e.loss, optimizer=e.optimizer,
+        batch=e.config.batch, epochs=1, **e.options,
     )  # fmt: skip
     (finding,) = history.findings
     print(f"default network: step {finding.step}, {finding.layer}, {finding.op}, image "
           f"{finding.samples}, located in {finding.seconds:.2f} s")  # fmt: skip
     return {
-        "network": job.net.name, "step": finding.step, "layer": finding.layer,
+        "network": e.net.name, "step": finding.step, "layer": finding.layer,
         "op": finding.op, "samples": finding.samples, "seconds": finding.seconds,
         "right": finding.samples == [bad], "skipped": history.rows[0]["skipped"],
     }  # fmt: skip

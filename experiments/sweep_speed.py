@@ -14,7 +14,7 @@ shape, and the same networks but for rounding, which large learning rates blow u
 
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
 from experiments.robust import Line, verdicts
-from jaxnn.app.build import DataFacts, build
+from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group
-from jaxnn.app.job import Job
-from jaxnn.app.options import resolved
 from jaxnn.app.points import Group, grouped, sweep_points
-from jaxnn.app.sweep import AT_ONCE
-from jaxnn.data import load, pixel_statistics
+from jaxnn.app.sweep import MAX_PARALLEL
+from jaxnn.app.train import train_in
+from jaxnn.data import load
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def side_by_side(points: list, data: Any, facts: Any) -> tuple[dict, float, int]
     """Accuracy of each point as the sweep trains it, seconds, programs compiled."""
     start, programs, found = time.perf_counter(), {}, {}
     (group,) = grouped(points)
-    size = AT_ONCE.get(jax.default_backend(), len(points))
+    size = MAX_PARALLEL.get(jax.default_backend(), len(points))
     for at in range(0, len(points), size):
         part = Group(group.values, group.points[at : at + size], group.traced)
         history = train_group(part, data, facts, programs=programs)
@@ -67,8 +66,7 @@ def in_turn(points: list, data: Any, facts: Any) -> tuple[dict, float, float]:
     start, trained, found = time.perf_counter(), 0.0, {}
     with tempfile.TemporaryDirectory() as folder:
         for point in points:
-            job = Job(point.config, data, facts, build(point.config, facts))
-            history, error = job.train(Path(folder))
+            history, error = train_in(Path(folder), build(point.config, facts, data))
             assert error is None
             trained += history.seconds["train"]
             row = history.rows[history.best_epoch - 1]
@@ -82,16 +80,16 @@ def run(args: Args) -> None:
     """Both ways; writes results/sweep_speed.json."""
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     data = load("mnist")
-    facts = DataFacts(
-        data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
-    )
+    facts = facts_of(data)
     base = TrainConfig(
-        layers=("30",), epochs=args.epochs, seeds=args.seeds, quiet=True, snapshots=0
+        layers=("30",),
+        epochs=args.epochs,
+        seeds=args.seeds,
+        quiet=True,
+        keep_checkpoints=0,
     )
     axes = {"lr": list(args.lr), "l2": list(args.l2)}
     points = sweep_points(base, axes, None)
-    points = [p._replace(config=resolved(replace(p.config, quiet=True)))
-              for p in points]  # fmt: skip
     side_by_side(points[:1], data, facts)  # warm-up of both ways
     in_turn(points[:1], data, facts)
     together, swept, compiles = side_by_side(points, data, facts)

@@ -1,13 +1,14 @@
-"""The command line: `jaxnn train`, `eval`, `predict`, `data`.
+"""The command line: `jaxnn train`, `eval`, `predict`, `data` ...
 
 Nothing heavy is imported until a command is known to be well-formed.
 """
 
+import importlib
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxnn import __version__
 from jaxnn.errors import JaxnnError, lookup
@@ -15,10 +16,59 @@ from jaxnn.streams import open_streams
 
 
 class Command(NamedTuple):
-    """One word after `jaxnn`: what it does, and the function that does it."""
+    """One word after `jaxnn`.
+
+    Attributes:
+      summary: what it does.
+      settings: class of its settings, in `jaxnn.app.config`.
+      function: MODULE:NAME in `jaxnn.app`; takes the settings and when the program
+        began.
+      status: the exit status, by what the function returns.
+    """
 
     summary: str
-    run: Callable[[list[str], float], int]
+    settings: str
+    function: str
+    status: Callable[[Any], int] = lambda found: 0
+
+
+COMMANDS = {
+    "train": Command(
+        "train a network, test, compare gradients, attack, draw",
+        "TrainCommand", "train:train_command",
+        lambda found: 130 if found["stopped"] == "interrupted" else 0,
+    ),
+    "sweep": Command(
+        "train many networks that differ in settings", "SweepConfig", "sweep:sweep_run"
+    ),
+    "eval": Command(
+        "measure a saved run on all test images", "EvalConfig", "use:evaluate_run"
+    ),
+    "predict": Command(
+        "read digits from picture files with a saved run",
+        "PredictConfig", "use:predict_run",
+    ),
+    "attack": Command(
+        "attack the test images of a saved run", "AttackConfig", "attack:attack_run"
+    ),
+    "robustness": Command(
+        "worst case over many attacks, with checks",
+        "RobustnessConfig", "attack:robustness_run", lambda found: 1 - found.believable,
+    ),
+    "compare": Command(
+        "compare gradients by hand with jax.grad and others",
+        "CompareConfig", "compare:compare_run", lambda found: 1 - found["passed"],
+    ),
+    "replay": Command(
+        "run the bad step of a run again, name the culprit",
+        "ReplayConfig", "use:replay_run", lambda found: 0 if found is None else 1,
+    ),
+    "data": Command(
+        "list, verify or fetch data sets",
+        "DataConfig", "datasets:data_run", lambda intact: 1 - intact,
+    ),
+    "demo": Command("list the tutorials, or run one: jaxnn demo NAME", "", ""),
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +94,15 @@ def _run(words: list[str], started: float) -> int:
         print(f"jaxnn {__version__}")
         return 0
     try:
-        return lookup("command", words[0], COMMANDS).run(words[1:], started)
+        command = lookup("command", words[0], COMMANDS)
+        if not command.settings:
+            from jaxnn.app.demo import demo
+
+            return demo(words[1:])
+        config = _settings(words[0], command, words[1:])
+        module, _, name = command.function.partition(":")
+        function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
+        return int(command.status(function(config, started)))
     except (RuntimeError, AssertionError):
         from jaxnn.environment import no_device
 
@@ -70,188 +128,67 @@ def _wants_traceback() -> bool:
     return bool(os.environ.get("JAXNN_TRACEBACK"))
 
 
-def _parse(config, words, name, **options):
+def _settings(name: str, command: Command, words: list[str]) -> Any:
+    """The settings in `words`, found right before anything heavy is imported."""
     import tyro
 
-    return tyro.cli(config, args=words, prog=f"jaxnn {name}", **options)
+    from jaxnn.app import config
+    from jaxnn.app.checks import check
 
+    used, words = _take("--use", words)
+    for target in used:
+        from jaxnn.app.extend import use
 
-def _checked(config, words, name, **options):
-    """The settings in `words`, found right before anything heavy is imported."""
-    from jaxnn.app.settings import check
-
-    parsed = _parse(config, words, name, **options)
-    check(parsed)
-    return parsed
-
-
-def _train(words, started) -> int:
-    from jaxnn.app.config import RECIPES, TrainCommand, TrainConfig
-    from jaxnn.app.settings import check
-
-    recipe, words = _take_recipe(words)
-    default = TrainCommand(**vars(_recipe(recipe)))
-    description = (
-        f"{TrainConfig.__doc__}\n\n--recipe NAME starts from named settings "
-        f"({', '.join(RECIPES)}); the other flags still override."
+        use(target)
+    kind = getattr(config, command.settings)
+    about = (
+        f"{kind.__doc__}\n\n--use FILE.py or MODULE, as often as needed, runs it "
+        "first: what it registers (attacks, losses, layers) is known then."
     )
-    options = {"description": description}
-    command = _parse(TrainCommand, words, "train", default=default, **options)
-    if command.resume is not None:
-        from jaxnn.app.resuming import check_resumed, saved_command
-
-        default = saved_command(command.resume)
-        command = _parse(TrainCommand, words, "train", default=default, **options)
-        check_resumed(default, command, recipe)
-    check(command)
-    from jaxnn.app.train import train_run
-
-    settings = vars(command).copy()
-    resume, ranks = settings.pop("resume"), settings.pop("ranks")
-    result = train_run(TrainConfig(**settings), started, ranks, resume)
-    return 130 if result["stopped"] == "interrupted" else 0
-
-
-def _recipe(name: str | None):
-    from jaxnn.app.config import RECIPES
-
-    return lookup("recipe", "default" if name is None else name, RECIPES)
-
-
-def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
-    """Pull `--recipe NAME` or `--recipe=NAME` out of the words."""
-    for i, word in enumerate(words):
-        if word == "--recipe":
-            if i + 1 == len(words):
-                raise JaxnnError("--recipe: got no name after it")
-            return words[i + 1], words[:i] + words[i + 2 :]
-        if word.startswith("--recipe="):
-            return word.partition("=")[2], words[:i] + words[i + 1 :]
-    return None, words
-
-
-def _sweep(words, started) -> int:
-    from jaxnn.app.config import SweepConfig
-
-    recipe, words = _take_recipe(words)
-    default = SweepConfig(network=_recipe(recipe))
-    config = _checked(SweepConfig, words, "sweep", default=default)
-    from jaxnn.distributed.processes import show_cpu_devices
-
-    show_cpu_devices(config.network.devices or 1)
-    from jaxnn.app.sweep import sweep_run
-
-    sweep_run(config, started)
-    return 0
-
-
-def _eval(words, started) -> int:
-    del started
-    from jaxnn.app.config import EvalConfig
-
-    config = _checked(EvalConfig, words, "eval")
-    from jaxnn.app.use import evaluate_run
-
-    evaluate_run(config)
-    return 0
-
-
-def _predict(words, started) -> int:
-    del started
-    from jaxnn.app.config import PredictConfig
-
-    config = _checked(PredictConfig, words, "predict")
-    from jaxnn.app.use import predict_run
-
-    predict_run(config)
-    return 0
-
-
-def _data(words, started) -> int:
-    del started
-    from jaxnn.app.config import DataConfig
-
-    config = _checked(DataConfig, words, "data")
-    from jaxnn.data import command
-
-    if config.action == "list":
-        print(command.list_datasets())
-        return 0
-    if config.name is None:
-        raise JaxnnError(
-            f"data {config.action}: got no name; expected such as "
-            f"`jaxnn data {config.action} mnist`"
+    default, recipes = {}, []
+    if name in ("train", "sweep"):
+        recipes, words = _take("--recipe", words)
+        if len(recipes) > 1:
+            raise JaxnnError(f"--recipe: got {' and '.join(recipes)}, expected one")
+        recipe = lookup("recipe", ["default", *recipes][-1], config.RECIPES)
+        default = {"default": kind(**vars(recipe)) if name == "train"
+                   else kind(network=recipe)}  # fmt: skip
+        about += (
+            f"\n\n--recipe NAME starts from named settings ({', '.join(config.RECIPES)}"
+            "); the other flags still override."
         )
-    if config.action == "fetch":
-        print(command.fetch_dataset(config.name))
-        return 0
-    intact, table = command.verify_dataset(config.name)
-    print(table)
-    return 0 if intact else 1
+
+    def parse(**default):
+        return tyro.cli(
+            kind, args=words, prog=f"jaxnn {name}", description=about, **default
+        )
+
+    found = parse(**default)
+    if name == "train" and found.resume is not None:
+        from jaxnn.app.folder import check_resumed, saved_command
+
+        saved = saved_command(found.resume)
+        found = parse(default=saved)
+        check_resumed(saved, found, bool(recipes))
+    check(found)
+    return found
 
 
-def _attack(words, started) -> int:
-    del started
-    from jaxnn.app.config import AttackConfig
-
-    config = _checked(AttackConfig, words, "attack")
-    from jaxnn.app.attack import attack_run
-
-    attack_run(config)
-    return 0
-
-
-def _robustness(words, started) -> int:
-    del started
-    from jaxnn.app.config import RobustnessConfig
-
-    config = _checked(RobustnessConfig, words, "robustness")
-    from jaxnn.app.attack import robustness_run
-
-    return 0 if robustness_run(config).believable else 1
-
-
-def _compare(words, started) -> int:
-    from jaxnn.app.config import CompareConfig
-
-    config = _checked(CompareConfig, words, "compare")
-    from jaxnn.app.compare import compare_run
-
-    return 0 if compare_run(config, started)["passed"] else 1
-
-
-def _replay(words, started) -> int:
-    del started
-    from jaxnn.app.config import ReplayConfig
-
-    config = _checked(ReplayConfig, words, "replay")
-    from jaxnn.app.replaying import replay_run
-
-    return 0 if replay_run(config) is None else 1
-
-
-def _demo(words, started) -> int:
-    del started
-    from jaxnn.app.demo import list_tutorials, run_tutorial
-
-    if words[:1] in ([], ["-h"], ["--help"]):
-        print(list_tutorials())
-        return 0
-    return run_tutorial(words[0], words[1:])
-
-
-COMMANDS = {
-    "train": Command("train a network, test, compare gradients, attack, draw", _train),
-    "sweep": Command("train many networks that differ in settings", _sweep),
-    "eval": Command("measure a saved run on all test images", _eval),
-    "predict": Command("read digits from picture files with a saved run", _predict),
-    "attack": Command("attack the test images of a saved run", _attack),
-    "robustness": Command("worst case over many attacks, with checks", _robustness),
-    "compare": Command("compare gradients by hand with jax.grad and others", _compare),
-    "replay": Command("run the bad step of a run again, name the culprit", _replay),
-    "data": Command("list, verify or fetch data sets", _data),
-    "demo": Command("list the tutorials, or run one: jaxnn demo NAME", _demo),
-}
+def _take(flag: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """Pull every `FLAG VALUE` or `FLAG=VALUE` out of the words."""
+    values, others = [], []
+    left = iter(words)
+    for word in left:
+        if word == flag:
+            value = next(left, None)
+            if value is None:
+                raise JaxnnError(f"{flag}: got no name after it")
+            values.append(value)
+        elif word.startswith(f"{flag}="):
+            values.append(word.partition("=")[2])
+        else:
+            others.append(word)
+    return values, others
 
 
 def _help() -> str:

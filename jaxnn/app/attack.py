@@ -4,7 +4,6 @@ import itertools
 import os
 import shlex
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ import numpy as np
 
 from jaxnn import attacks, plots
 from jaxnn.app.compile_cache import enable_compile_cache
-from jaxnn.app.config import AttackConfig, RobustnessConfig
-from jaxnn.app.folder import Run, data_of, open_run
-from jaxnn.app.job import probabilities, unit_images
+from jaxnn.app.config import EPSILON, AttackConfig, RobustnessConfig
+from jaxnn.app.folder import (
+    Run,
+    data_of,
+    open_run,
+    probabilities,
+    unit_images,
+)
+from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
-from jaxnn.attacks.core import NORMS
 from jaxnn.attacks.outputs import to_logits
 from jaxnn.data.sets import stratified_sample
 from jaxnn.environment import device, git_commit, versions
@@ -30,7 +34,7 @@ AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of camera, where none is given: degrees, pixels, sigma in pixels, share lost."""
 
 
-def attack_run(config: AttackConfig) -> dict[str, Any]:
+def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, Any]:
     """Attack a saved run's test images; prints two lines, writes JSON and a picture.
 
     Raises:
@@ -38,7 +42,8 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         outputs that are not finite (what was found is written all the same).
     """
     enable_compile_cache()
-    started = time.perf_counter()
+    del started  # the seconds told are those of the attack
+    began = time.perf_counter()
     attack = lookup("attack", config.attack, ATTACKS)
     options = _options(config, attack)
     folder = _folder(config, "attacks")
@@ -69,7 +74,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         "median_distance_of_fooled": float(np.median(fooled)) if len(fooled) else None,
         "not_finite_images": lost.tolist(),
         "not_attacked_images": np.flatnonzero(blind).tolist(),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - began,
     }
     path = _unused(folder, _name(config, options), ".json", found)
     write_json(path, found)
@@ -93,18 +98,19 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         )
     for why in failed.values():
         print(f"not drawn      {picture}: {why}")
-    print(f"written        {path}, .png")
+    print(f"saved to       {path}, .png")
     _fail_if_lost(run, lost)
     return found
 
 
-def robustness_run(config: RobustnessConfig) -> Any:
+def robustness_run(config: RobustnessConfig, started: float | None = None) -> Any:
     """Evaluate a saved run by the whole battery and its checks; writes a folder.
 
     Raises:
       JaxnnError: no run folder, unknown level or norm; outputs that are not finite
         (what was found is written all the same).
     """
+    del started
     enable_compile_cache()
     folder = _folder(config, "robustness")
     run, x, y, rows = _opened(config)
@@ -135,7 +141,7 @@ def robustness_run(config: RobustnessConfig) -> Any:
     title = f"Robustness of {run.folder}"
     written = page.write(folder, found, x, y, outputs, title, transfer, record)
     print("\n".join(page.lines(found)))
-    print(f"written        {written}")
+    print(f"saved to       {written}")
     _fail_if_lost(run, found.not_finite)
     return found
 
@@ -151,14 +157,12 @@ def _folder(config, name):
 def _record(name: str, config: Any, run: Run) -> dict[str, Any]:
     """What a result depends on."""
     words = ["jaxnn", name, str(config.run)]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("run", "out") or value == field.default:
+    for setting, value in given(config).items():
+        if setting in ("run", "out"):
             continue
-        words.append("--" + field.name.replace("_", "-"))
+        words.append(flag(setting))
         if value is not True:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [str(v) for v in values]
+            words += map(str, value if isinstance(value, tuple) else (value,))
     return {
         "run": str(run.folder),
         "command": shlex.join(words),
@@ -224,18 +228,20 @@ def _fail_if_lost(run, lost):
 
 def _named(path, config):
     """The folder's name where no other has it, else its path."""
-    every = [real_path(p) for p in (config.run, *config.others)]
+    every = [real_path(p) for p in (config.run, *config.transfer_from)]
     same = [p for p in every if p.name == real_path(path).name]
     return str(path) if len(same) > 1 else real_path(path).name
 
 
 def _others(config, run):
     """Name -> network of the other runs."""
-    every = [real_path(p) for p in (config.run, *config.others)]
+    every = [real_path(p) for p in (config.run, *config.transfer_from)]
     for path in every:
         if every.count(path) > 1:
-            raise JaxnnError(f"--others: {path} is named twice, or is the run itself")
-    return {_named(path, config): _other(path, run) for path in config.others}
+            raise JaxnnError(
+                f"--transfer-from: {path} is named twice, or is the run itself"
+            )
+    return {_named(path, config): _other(path, run) for path in config.transfer_from}
 
 
 def _other(folder, run):
@@ -243,7 +249,7 @@ def _other(folder, run):
     other = open_run(folder)
     if other.facts.in_shape != run.facts.in_shape:
         raise JaxnnError(
-            f"--others {folder}: trained on images {other.facts.in_shape}, but "
+            f"--transfer-from {folder}: trained on images {other.facts.in_shape}, but "
             f"{run.folder} on {run.facts.in_shape}"
         )
     return _first(other)
@@ -261,11 +267,7 @@ def _opened(config):
 
 def _first(run: Run) -> Classifier:
     """The run's first network."""
-    first = slice(None) if run.config.seeds == 1 else 0
-    params, state = jax.tree.map(
-        lambda a: jnp.asarray(a[first] if a.ndim else a), (run.params, run.state)
-    )
-    return Classifier(run.net, params, state)
+    return Classifier(run.net, *jax.tree.map(jnp.asarray, run.first()))
 
 
 def _options(config, attack: Attack):
@@ -273,23 +275,16 @@ def _options(config, attack: Attack):
     known = attack.takes
     options: dict[str, Any] = {}
     if "epsilon" in known:
-        options["epsilon"] = 0.1
+        options["epsilon"] = EPSILON
     if "amount" in known:
         kind = config.kind or "rotation"
         options |= {"kind": kind, "amount": AMOUNTS.get(kind)}
     if "key" in known:
         options["key"] = jax.random.key(config.seed)
-    for name in (
-        "epsilon", "steps", "restarts", "early_stop", "norm", "queries", "kind",
-        "step_size", "amount",
-    ):  # fmt: skip
-        value = getattr(config, name)
-        if value is None or value is False:  # not asked for
+    for name, value in given(config).items():
+        if name in ("run", "attack", "images", "data", "seed", "out"):
             continue
         if name not in known:
-            flag = name.replace("_", "-")
-            raise JaxnnError(f"attack {config.attack} has no setting --{flag}")
+            raise JaxnnError(f"attack {config.attack} has no setting {flag(name)}")
         options[name] = value
-    if config.norm is not None:
-        lookup("norm", config.norm, dict.fromkeys(NORMS))
     return options

@@ -1,13 +1,26 @@
-"""The network that a configuration describes."""
+"""Settings become objects, here and nowhere else: every command starts from `build`."""
 
 import inspect
+import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, get_args
 
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnn import defenses, regularize
+from jaxnn.app.checks import check_data
 from jaxnn.app.config import MODELS, TrainConfig
+from jaxnn.app.settings import resolved
+from jaxnn.augment import augment_by_name
+from jaxnn.augment import in_turn as augments_in_turn
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
-from jaxnn.defenses import binarise
+from jaxnn.data import Dataset, load, pixel_statistics
+from jaxnn.defenses.interval import margins
+from jaxnn.environment import memory
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     LAYERS,
@@ -19,6 +32,10 @@ from jaxnn.layers import (
     reshape,
     standardize,
 )
+from jaxnn.losses import Loss, loss_by_name
+from jaxnn.optimizers import optimizer_by_name
+from jaxnn.train import make_step
+from jaxnn.train.defense import Defense
 
 
 class DataFacts(NamedTuple):
@@ -30,14 +47,237 @@ class DataFacts(NamedTuple):
     std: float
 
 
-def build(config: TrainConfig, facts: DataFacts) -> Layer:
-    """The network of `config` for data like `facts`.
+class Experiment(NamedTuple):
+    """What a configuration describes.
+
+    Attributes:
+      config: with what was left to a rule made explicit.
+      facts: of the data.
+      data: None where a saved network is used without.
+      net: the network.
+      loss: what it is trained on.
+      optimizer: with the schedule of the whole run.
+      steps: of the whole run.
+      options: keywords of `make_step` and `fit`; None for what is left out.
+    """
+
+    config: TrainConfig
+    facts: DataFacts
+    data: Any
+    net: Layer
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    steps: int
+    options: dict[str, Any]
+
+
+def build(
+    config: TrainConfig,
+    facts: DataFacts,
+    data: Dataset | None = None,
+    steps: int = 1,
+    traced: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """Make the objects that the settings describe.
+
+    Args:
+      config: the settings, found right by `check`.
+      facts: of the data.
+      data: what is trained on, if anything is; tells the steps of the run.
+      steps: of the whole run, where `data` is None.
+      traced: numbers for lr, l2, noise or dropout that may be traced (a sweep's).
+
+    Raises:
+      JaxnnError: unknown names (lists the valid ones), settings out of range.
+    """
+    config, traced = resolved(config), traced or {}
+    if data is not None:
+        steps = max(len(data.train.x) // config.batch, 1) * config.epochs
+        steps *= config.free_replays or 1
+    return Experiment(
+        config, facts, data,
+        network(replace(config, dropout=traced.get("dropout", config.dropout)), facts),
+        loss_by_name(config.loss, config.label_smoothing or 0.0),
+        _optimizer(config, steps, traced),
+        steps,
+        step_options(config, facts.classes, steps, traced),
+    )  # fmt: skip
+
+
+def build_for_data(config: TrainConfig) -> Experiment:
+    """Load the data and `build`.
+
+    Raises:
+      JaxnnError: no such data, or settings that cannot be obeyed with it.
+    """
+    data = load(config.data, validation=config.validation)
+    check_data(config, data)
+    return build(config, facts_of(data), data)
+
+
+def facts_of(data: Dataset) -> DataFacts:
+    """Measure what a network must know of its training images."""
+    x = data.train.x
+    return DataFacts(x.shape[1:], data.classes, *pixel_statistics(x))
+
+
+def check_experiment(e: Experiment) -> None:
+    """Raise for what cannot be trained, before any file is written.
+
+    Raises:
+      JaxnnError: options that do not fit, outputs that are not the classes, networks
+        that do not fit in memory.
+    """
+    make_step(e.net, e.loss, e.optimizer, **e.options)
+    if e.config.adversarial == "ibp":
+        margins(e.net)
+    shapes = []
+
+    def init(key):
+        params, state, out = e.net.init(key, e.facts.in_shape)
+        shapes.append(out)
+        return params, state
+
+    params, _ = jax.eval_shape(init, jax.random.key(0))
+    if shapes[0] != (e.facts.classes,):
+        raise JaxnnError(
+            f"--layers: the network puts out {shapes[0]} for an image, expected "
+            f"({e.facts.classes},), a number for each class"
+        )
+    size = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(params))
+    needed, there = 3 * size * e.config.seeds, memory()
+    if there and needed > there:
+        raise JaxnnError(
+            "--layers and --seeds: parameters, gradients and the optimizer's state "
+            f"need at least {needed / 1e9:,.0f} GB, but there are {there / 1e9:,.0f}; "
+            "expected fewer or narrower networks"
+        )
+    if e.options["augment"] is not None:
+        images = jax.ShapeDtypeStruct((1, *e.facts.in_shape), jnp.float32)
+        jax.eval_shape(e.options["augment"], jax.random.key(0), images)
+
+
+# ---- the step
+
+
+def _optimizer(config, steps, traced):
+    def of_rate(lr):
+        return optimizer_by_name(
+            config.optimizer, lr, config.schedule, steps, config.weight_decay
+        )
+
+    if "lr" in traced:
+        return optax.chain(of_rate(1.0), optax.scale(traced["lr"]))
+    return of_rate(config.lr)
+
+
+def step_options(
+    config: TrainConfig,
+    classes: int,
+    steps: int = 1,
+    traced: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The keywords of `make_step` for `config`; None for what it leaves out.
+
+    Raises:
+      JaxnnError: settings out of range.
+    """
+    c, r, traced = resolved(config), regularize, traced or {}
+    pairs = (
+        (r.l1, c.l1),
+        (r.l2, 0 if "l2" in traced else c.l2),
+        (r.spectral_norm, c.spectral_norm),
+    )
+    penalties = [make(strength) for make, strength in pairs if strength]
+    if "l2" in traced:
+        penalties.append(_times(r.l2(1.0), traced["l2"]))
+    projections = [
+        make(limit)
+        for make, limit in (
+            (r.max_spectral_norm, c.max_spectral_norm), (r.max_norm, c.max_norm),
+        )
+        if limit is not None
+    ]  # fmt: skip
+    return {
+        "penalty": r.combined(*penalties) if penalties else None,
+        "project": r.in_turn(*projections) if projections else None,
+        "augment": _augment(c, traced),
+        "mixup": r.mixup(c.mixup, classes) if c.mixup else None,
+        "weight_noise": r.weight_noise(c.weight_noise) if c.weight_noise else None,
+        "clip_norm": c.clip_norm,
+        "clip_value": c.clip_value,
+        "ema": c.ema,
+        "defense": _defense(c, steps),
+    }
+
+
+def _defense(config, steps) -> Defense | None:
+    c, epsilon = config, config.epsilon
+    if c.adversarial == "none":
+        return None
+    if c.epsilon_ramp:
+        epsilon = defenses.ramp(epsilon, max(1, round(c.epsilon_ramp * steps)))
+    n, size = c.attack_steps, c.attack_step_size
+    makers: dict[str, Callable[[], Defense]] = {
+        "fgsm_mix": lambda: defenses.fgsm_mix(epsilon, c.alpha),
+        "fgsm_rs": lambda: defenses.fgsm_rs(epsilon, size),
+        "pgd": lambda: defenses.pgd(epsilon, n, size),
+        "trades": lambda: defenses.trades(epsilon, n, size, c.beta),
+        "free": lambda: defenses.free(epsilon, c.free_replays),
+        "ibp": lambda: defenses.ibp(epsilon, c.alpha),
+    }
+    return lookup("adversarial training", c.adversarial, makers)()
+
+
+def _augment(config, traced) -> Callable | None:
+    c = config
+    warp = augment_by_name(
+        c.augment, shift=c.shift, rotate=c.rotate, scale=c.scale, shear=c.shear,
+        elastic=c.elastic,
+    )  # fmt: skip
+    if not ("noise" in traced or c.noise or c.noise_shift):
+        return None if warp is None else augments_in_turn(warp)
+    kind = lookup("noise kind", c.noise_kind or "gaussian", regularize.NOISES)
+    if "noise" not in traced:
+        noise = kind(c.noise, c.noise_shift)
+        return augments_in_turn(*([] if warp is None else [warp]), noise)
+    return _noisy(warp, kind, traced["noise"], c.noise_shift)
+
+
+def _times(penalty, strength):
+    """A penalty whose strength may be traced."""
+
+    def scaled(params):
+        value, grads = penalty(params)
+        return strength * value, jax.tree.map(lambda g: strength * g, grads)
+
+    return scaled
+
+
+def _noisy(warp, kind, size, shift):
+    """As `in_turn(warp, kind(size, shift))`, of a size that may be traced."""
+    unit = kind(1.0)
+
+    def change(key, x):
+        if warp is not None:
+            x = warp(jax.random.fold_in(key, 0), x)
+        own = jax.random.fold_in(key, 0 if warp is None else 1)
+        return x + size * unit(own, jnp.zeros_like(x)) + shift
+
+    return change
+
+
+# ---- the network
+
+
+def network(config: TrainConfig, facts: DataFacts) -> Layer:
+    """Make the network of `config` for data like `facts`.
 
     Raises:
       JaxnnError: unknown model, layer, activation or initialiser; lists valid names.
     """
     lookup("model", config.model, dict.fromkeys(MODELS))
-    layers = [] if config.binarise is None else [binarise(config.binarise)]
+    layers = [] if config.binarize is None else [defenses.binarise(config.binarize)]
     layers += [standardize(facts.mean, facts.std)] if config.standardize else []
     if config.model == "cnn" and len(facts.in_shape) == 2:
         layers.append(reshape(*facts.in_shape, 1))  # grey images get a channel axis

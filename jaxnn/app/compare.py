@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.app.build import DataFacts, build
+from jaxnn.app.build import Experiment, build, facts_of
+from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
 from jaxnn.app.folder import check_new, new_folder, open_run
-from jaxnn.app.options import resolved, step_options
-from jaxnn.app.settings import check, flag, given
+from jaxnn.app.settings import flag, given
 from jaxnn.check.compare import compare_job
 from jaxnn.check.cost import compare_costs
 from jaxnn.check.curves import STEPS, curvature, difference_errors, taylor_errors
@@ -26,11 +26,10 @@ from jaxnn.check.page import facts, methods_table, verdict, write_page
 from jaxnn.check.report import AS_CALLED, GradientReport
 from jaxnn.check.watch import named_leaves
 from jaxnn.costs import count_parameters
-from jaxnn.data import load, pixel_statistics
+from jaxnn.data import load
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, real_path, write_json
-from jaxnn.losses import loss_by_name
 from jaxnn.plots import gradients as plots
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
@@ -87,7 +86,7 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     page = write_page(folder, result)
     print(f"verdict        {verdict(result)}")
     say(f"time           {result['seconds']:.1f} s")
-    print(f"written to     {folder}  (start with {page})")
+    print(f"saved to       {folder}  (start with {page})")
     return result | {"folder": str(folder)}
 
 
@@ -199,46 +198,32 @@ def _check_no_shape(config):
 
 def _of_model(config) -> _Network:
     """The untrained network that the settings describe."""
-    base = RECIPES[config.target or "default"]
-    chosen = replace(base, **given(config.network))
+    chosen = replace(RECIPES[config.target or "default"], **given(config.network))
     check(chosen)
     data = load(chosen.data, validation=0)
-    mean, std = pixel_statistics(data.train.x)
-    facts_ = DataFacts(data.train.x.shape[1:], data.classes, mean, std)
-    net = build(chosen, facts_)
-    params, state, _ = net.init(jax.random.key(chosen.seed), facts_.in_shape)
+    e = build(chosen, facts_of(data), data)
+    params, state, _ = e.net.init(jax.random.key(chosen.seed), e.facts.in_shape)
     name = config.target or chosen.model
-    return _network(f"{name}, untrained", name, chosen, net, params, state, data)
+    return _network(f"{name}, untrained", name, e, params, state)
 
 
 def _of_run(config) -> _Network:
     """A trained network; of several seeds the first."""
     run = open_run(config.target)
-    chosen = run.config
-    data = load(chosen.data, validation=chosen.validation)
-    params, state = run.params, run.state
-    if chosen.seeds > 1:
-        params, state = jax.tree.map(lambda a: a[0], (params, state))
-    name = real_path(config.target).name
-    return _network(f"run {config.target}", name, chosen, run.net, params, state, data)
-
-
-def _network(what, name, chosen, net, params, state, data) -> _Network:
-    x, y = data.train.x[: chosen.batch], data.train.y[: chosen.batch]
-    job = Job(
-        net,
-        loss_by_name(chosen.loss, resolved(chosen).label_smoothing or 0.0),
-        params,
-        state,
-        x,
-        y,
-        jax.random.key(chosen.seed),
-        True,
-        step_options(chosen, data.classes)["penalty"],
+    data = load(run.config.data, validation=run.config.validation)
+    e = run.experiment._replace(data=data)
+    return _network(
+        f"run {config.target}", real_path(config.target).name, e, *run.first()
     )
+
+
+def _network(what, name, e: Experiment, params, state) -> _Network:
+    c, train = e.config, e.data.train
+    x, y, key = train.x[: c.batch], train.y[: c.batch], jax.random.key(c.seed)
+    job = Job(e.net, e.loss, params, state, x, y, key, True, e.options["penalty"])
     title = (
-        f"{what}: {count_parameters(params):,} parameters, {chosen.loss}, {len(x)} "
-        f"images of {data.name}"
+        f"{what}: {count_parameters(params):,} parameters, {c.loss}, {len(x)} images "
+        f"of {e.data.name}"
     )
     return _Network(name, title, job)
 

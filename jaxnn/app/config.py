@@ -1,14 +1,70 @@
-"""Settings of the command line; imports nothing heavy, so `--help` is instant."""
+"""The settings of every command: one place for default, bounds, needs and help.
+
+Imports nothing heavy; the lists of names in the help are loaded when it is shown.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxnn.app.settings import (
+    Inner,
+    Needs,
+    NoAxis,
+    Range,
+    Usual,
+    names,
+    only_above,
+    only_with,
+)
 from jaxnn.environment import Processes
 
 MODELS = ("linear", "mlp", "cnn", "serial")
+EPSILON = 0.1
+"""The usual budget of attacks and defenses, pixels being in [0, 1]."""
+
+POSITIVE, NOT_NEGATIVE = Range(0, ends="(]"), Range(0)
+SHARE, BELOW_1 = Range(0, 1), Range(0, 1, "[)")
+# the largest that is not surely a slip: what does not fit in memory is found later
+COUNT, WIDTH = Range(1, 10**9), Range(1, 10**6)
+IMAGES = Range(-1, 10**9)
+
+SAME_IMAGES = NoAxis("points are compared on the same images")
+NAMED_LAYER = (
+    "layers given by size, such as --layers 128 or 32x5; of a named one it is a "
+    "setting, such as dense:64:xavier"
+)
+
+
+def has_widths(c: Any) -> bool:
+    """Whether a hidden layer is given by its width."""
+    return c.model != "linear" and any(t.isdecimal() for t in c.layers)
+
+
+def has_sizes(c: Any) -> bool:
+    """Whether a hidden layer is given by its width, or as a convolution: 32x5."""
+    kernels = (t.replace("x", "", 1) for t in c.layers if "x" in t)
+    return c.model != "linear" and (has_widths(c) or any(map(str.isdecimal, kernels)))
+
+
+def _usual_rate(c) -> float:
+    from jaxnn.optimizers import learning_rate
+
+    return learning_rate(c.optimizer, c.lr)
+
+
+def _usual_decay(c) -> float | None:
+    from jaxnn.optimizers import weight_decay_of
+
+    return weight_decay_of(c.optimizer)
+
+
+HIDDEN = Needs(has_sizes, "hidden layers given by size, such as --layers 128 or 32x5")
+INITIAL = Needs(lambda c: c.model != "serial" or has_sizes(c), NAMED_LAYER)
+ATTACKED = Needs(lambda c: c.adversarial != "none", "--adversarial")
+ACTIVATIONS = "jaxnn.layers:ACTIVATIONS"
 
 
 @dataclass(frozen=True)
@@ -19,146 +75,241 @@ class TrainConfig:
     """mlp: the hidden layers below and a dense layer to the classes; linear: no hidden
     layers (softmax regression); cnn: the layers below on images with a channel axis,
     flattened before the first dense one; serial: exactly the layers below."""
-    layers: tuple[str, ...] = ("512", "512")
+    layers: Annotated[
+        tuple[str, ...],
+        Needs(lambda c: c.model != "linear", "a model with hidden layers"),
+        names("jaxnn.layers:LAYERS"),
+    ] = ("512", "512")
     """Hidden layers: a number is dense + batch norm if on + activation + dropout if on,
     32x5 is a convolution to 32 channels by 5x5 + batch norm if on + activation, a name
     is that layer (relu, dropout:0.2, dense:64, batch_norm ...). Input and output sizes
     come from the data."""
-    activation: str = "relu"
-    """relu, leaky_relu, elu, selu, gelu, swish, tanh, sigmoid or softplus."""
-    output: str | None = None
-    """After the last layer: an activation, softmax, or log_softmax for nll; none:
-    logits."""
-    init: str = "he"
-    """Weights: zeros, normal, xavier, he, lecun (also _uniform), orthogonal."""
-    bias_init: str = "zeros"
-    """Biases: zeros or normal."""
-    batch_norm: bool = False
+    activation: Annotated[str, HIDDEN, names(ACTIVATIONS)] = "relu"
+    """Of the hidden layers."""
+    output: Annotated[
+        str | None, names(ACTIVATIONS, more=("softmax", "log_softmax"))
+    ] = None
+    """After the last layer; none: logits. nll needs log_softmax."""
+    init: Annotated[str, INITIAL, names("jaxnn.layers:INITIALIZERS")] = "he"
+    """Initial weights."""
+    bias_init: Annotated[str, INITIAL] = "zeros"
+    """Initial biases: zeros or normal."""
+    batch_norm: Annotated[bool, HIDDEN] = False
     """Batch norm between each hidden dense layer and its activation."""
     standardize: bool = True
     """First layer subtracts the training pixels' mean and divides by their std."""
-    loss: str = "softmax_cross_entropy"
-    """softmax_cross_entropy, nll, kl, softmax_focal, margin; sigmoid_cross_entropy,
-    sigmoid_focal, hinge; mse, quadratic, mae or huber."""
-    label_smoothing: float | None = None
+    loss: Annotated[str, names("jaxnn.losses:LOSSES")] = "softmax_cross_entropy"
+    """What is minimized."""
+    label_smoothing: Annotated[
+        float | None,
+        BELOW_1,
+        only_with("loss", "softmax_cross_entropy"),
+        Usual(lambda c: 0.1, otherwise=0.0),
+    ] = None
     """Share of the target spread over all classes; none: 0.1 with
     softmax_cross_entropy, 0 with the other losses."""
-    optimizer: str = "adam"
-    """sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, lion ..."""
-    lr: float | None = None
+    optimizer: Annotated[str, names("jaxnn.optimizers:OPTIMIZERS")] = "adam"
+    """How gradients move parameters."""
+    lr: Annotated[float | None, POSITIVE, Usual(_usual_rate)] = None
     """Learning rate (the peak, if scheduled); none: the optimizer's usual one."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[
+        float | None,
+        NOT_NEGATIVE,
+        only_with("optimizer", "adamw", "lamb", "lion", also=" (or --l2)"),
+        Usual(_usual_decay),
+    ] = None
     """Of adamw, lamb and lion: share of each weight taken off a step, times the
     learning rate; none: the optimizer's usual one. Biases, gammas, betas: never."""
-    schedule: str = "cosine"
-    """constant, linear, cosine, exponential, step or onecycle, over the whole run."""
-    batch: int = 128
+    schedule: Annotated[str, names("jaxnn.optimizers:SCHEDULES")] = "cosine"
+    """Of the learning rate, over the whole run."""
+    batch: Annotated[int, COUNT] = 128
     """Images a step."""
-    epochs: int = 8
+    epochs: Annotated[int, Range(1, 10**6)] = 8
     """Times through the training images."""
-    patience: int | None = None
+    patience: Annotated[int | None, Range(1, 10**6), only_above(0, "validation")] = None
     """Stop after so many epochs without better validation accuracy; none: never."""
-    keep: Literal["best", "last"] | None = None
+    keep: Annotated[
+        Literal["best", "last"] | None,
+        Usual(lambda c: "best" if c.validation else "last"),
+    ] = None
     """Parameters kept: of the epoch best on validation, or of the last one; none: best
     where there is a validation set."""
-    l1: float = 0.0
+    l1: Annotated[float, NOT_NEGATIVE] = 0.0
     """Strength of the penalty sum |w|."""
-    l2: float = 0.0
+    l2: Annotated[float, NOT_NEGATIVE] = 0.0
     """Strength of the penalty sum w^2 / 2."""
-    max_norm: float | None = None
+    max_norm: Annotated[float | None, POSITIVE] = None
     """Largest 2-norm of the weights into one unit."""
-    spectral_norm: float = 0.0
+    spectral_norm: Annotated[float, NOT_NEGATIVE] = 0.0
     """Strength of the penalty on each weight matrix's largest singular value."""
-    max_spectral_norm: float | None = None
+    max_spectral_norm: Annotated[float | None, POSITIVE] = None
     """Largest singular value of a weight matrix."""
-    weight_noise: float = 0.0
+    weight_noise: Annotated[float, NOT_NEGATIVE] = 0.0
     """Standard deviation of Gaussian noise on the weights while a gradient is taken."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, POSITIVE] = None
     """Longest gradient (2-norm over all parameters); a longer one is scaled back."""
-    clip_value: float | None = None
+    clip_value: Annotated[float | None, POSITIVE] = None
     """Largest entry of the gradient; one of the two only."""
-    ema: float | None = None
+    ema: Annotated[float | None, BELOW_1] = None
     """Decay of a moving average of the parameters, such as 0.999, which is then
     validated, tested and saved instead of the last ones."""
-    dropout: float = 0.0
+    dropout: Annotated[
+        float,
+        BELOW_1,
+        Needs(has_widths, "hidden layers given by width, such as --layers 128"),
+    ] = 0.0
     """Fraction of each hidden layer's units set to zero in training."""
-    mixup: float = 0.0
+    mixup: Annotated[float, Range(0, 1000)] = 0.0
     """Mix pairs of training images and their labels by Beta(mixup, mixup); 0: no."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: samples of rare classes count more, each class as much in all."""
     augment: Literal["none", "digits"] = "none"
     """digits: rotate 10, scale 0.1, shear 0.1, shift 2; flags below change a part."""
-    shift: float | None = None
+    shift: Annotated[float | None, Range(0, 1000)] = None
     """Move training images by up to so many pixels along each axis (whole pixels if
     there is nothing else below)."""
-    rotate: float | None = None
+    rotate: Annotated[float | None, Range(0, 180)] = None
     """Turn training images by up to so many degrees either way."""
-    scale: float | None = None
+    scale: Annotated[float | None, Range(0, 10)] = None
     """Zoom training images by up to 1 + scale, in or out."""
-    shear: float | None = None
-    """Shear training images by up to so many pixels a pixel from the centre."""
-    elastic: float | None = None
+    shear: Annotated[float | None, Range(0, 10)] = None
+    """Shear training images by up to so many pixels a pixel from the center."""
+    elastic: Annotated[float | None, Range(0, 100)] = None
     """Bend training images: standard deviation in pixels of a smooth displacement."""
-    noise: float = 0.0
+    noise: Annotated[float, Range(0, 100)] = 0.0
     """Size of noise added to the training images, pixels being in [0, 1]."""
-    noise_kind: Literal["gaussian", "uniform", "sign"] | None = None
+    noise_kind: Annotated[
+        Literal["gaussian", "uniform", "sign"] | None,
+        only_above(0, "noise"),
+        Usual(lambda c: "gaussian"),
+    ] = None
     """gaussian (none: this): noise is the standard deviation; uniform: half the width
     of the range; sign: added or subtracted by chance."""
-    noise_shift: float = 0.0
+    noise_shift: Annotated[float, Range(-100, 100)] = 0.0
     """Constant added to the training images along with the noise."""
     adversarial: Literal[
         "none", "fgsm_mix", "fgsm_rs", "pgd", "trades", "free", "ibp"
     ] = "none"
     """Train on attacked images: half of them by FGSM, all by one step from a random
     start, by PGD, by TRADES, by replaying each batch; ibp: for a certificate."""
-    epsilon: Annotated[float | None, tyro.conf.arg(aliases=["--eps"])] = None
+    epsilon: Annotated[
+        float | None,
+        NOT_NEGATIVE,
+        ATTACKED,
+        Usual(lambda c: EPSILON),
+        tyro.conf.arg(aliases=["--eps"]),
+    ] = None
     """Budget of --adversarial (none: 0.1): each pixel within so much, pixels being in
     [0, 1]."""
-    epsilon_ramp: float = 0.0
+    epsilon_ramp: Annotated[float, SHARE, ATTACKED] = 0.0
     """Share of the run over which the budget grows from 0."""
-    attack_steps: int | None = None
+    attack_steps: Annotated[
+        int | None,
+        Range(1, 10**4),
+        only_with("adversarial", "pgd", "trades"),
+        Usual(lambda c: 7 if c.adversarial == "pgd" else 10),
+    ] = None
     """Steps of pgd (none: 7) and trades (none: 10)."""
-    attack_step_size: float | None = None
+    attack_step_size: Annotated[
+        float | None,
+        Range(0, 100, "(]"),
+        only_with("adversarial", "pgd", "trades", "fgsm_rs"),
+        Usual(lambda c: 1.25 if c.adversarial == "fgsm_rs" else None),
+    ] = None
     """As a share of epsilon; none: 2.5 / steps, with fgsm_rs 1.25."""
-    alpha: float | None = None
+    alpha: Annotated[
+        float | None,
+        SHARE,
+        only_with("adversarial", "fgsm_mix", "ibp"),
+        Usual(lambda c: 0.5),
+    ] = None
     """Of fgsm_mix and ibp: share of the loss on the images as they are; none: 0.5."""
-    beta: float | None = None
+    beta: Annotated[
+        float | None,
+        NOT_NEGATIVE,
+        only_with("adversarial", "trades"),
+        Usual(lambda c: 1.0),
+    ] = None
     """Of trades: weight of saying the same nearby; none: 1."""
-    replays: int | None = None
+    free_replays: Annotated[
+        int | None,
+        Range(1, 1000),
+        only_with("adversarial", "free"),
+        Usual(lambda c: 4),
+    ] = None
     """Of free: times each batch is used in a row; none: 4."""
-    binarise: float | None = None
+    binarize: Annotated[float | None, Range(0, 1, "()")] = None
     """Threshold at which pixels become black or white, in the network's first layer."""
-    guard: Literal["skip", "raise", "rollback", "stop", "off"] = "skip"
+    guard: Annotated[
+        Literal["skip", "raise", "rollback", "stop", "off"],
+        NoAxis("a point leaves out its own bad steps and stops no other", alone=True),
+    ] = "skip"
     """A step whose loss, gradient or update is not finite: leave it out; an error; back
     with half the learning rate; end and keep the best; or take it."""
-    seeds: int = 1
+    seeds: Annotated[
+        int,
+        Range(1, 1000),
+        NoAxis("it is how many networks each point is trained as: --seeds"),
+    ] = 1
     """Networks trained side by side by vmap, from seed, seed + 1, ..."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """First seed: initial weights, dropout, noise."""
-    order: Literal["shared", "own"] = "shared"
+    shuffle: Annotated[
+        Literal["shared", "per-seed"],
+        only_above(1, "seeds"),
+        NoAxis("all points see the same batches, so that only settings differ", True),
+    ] = "shared"
     """Whether all seeds see the same batches (faster) or each its own order."""
-    devices: int | None = None
+    devices: Annotated[
+        int | None, Range(1, 1024), NoAxis("they divide the points: --devices")
+    ] = None
     """Devices that divide each batch, the result being that of one; none: one, or all
     of them where there are several processes. A CPU shows as many as asked for."""
-    batch_stats: Literal["sync", "ghost"] = "sync"
+    batch_stats: Annotated[
+        Literal["sync", "ghost"],
+        Needs(
+            lambda c: c.batch_norm and (c.devices or 1) > 1,
+            "--batch-norm and --devices above 1",
+        ),
+        NoAxis("devices divide the points, not the batches", alone=True),
+    ] = "sync"
     """Batch norm's statistics: over the whole batch, or over each device's part."""
-    data: str = "mnist"
-    """A named data set (jaxnn data list) or a folder with four IDX files."""
-    validation: int = 5000
+    data: Annotated[
+        str,
+        names("jaxnn.data.sources:SOURCES"),
+        NoAxis("points are compared on the same images; sweep each data set by itself"),
+    ] = "mnist"
+    """A named data set or a folder with four IDX files."""
+    validation: Annotated[int, Range(0, 10**9), SAME_IMAGES] = 5000
     """Training images kept aside to choose the epoch."""
-    attack_images: int | None = None
+    attack_images: Annotated[
+        int | None,
+        IMAGES,
+        Usual(lambda c: 2000),
+        NoAxis("points are compared by validation; attack one with jaxnn attack", True),
+    ] = None
     """Test images to attack: a seeded stratified sample; 0 skips, -1 takes all, none:
     2,000."""
-    out: Path | None = None
+    out: Annotated[Path | None, NoAxis("a sweep has one folder: --out")] = None
     """Folder to write, new or empty; none: runs/ and a name made of data and time."""
-    snapshots: int = 2
+    keep_checkpoints: Annotated[
+        int, Range(0, 1000), NoAxis("a sweep always goes on where it was killed", True)
+    ] = 2
     """Whole states kept to resume from: the last so many and the best; 0: none."""
-    snapshot_steps: int | None = None
+    checkpoint_steps: Annotated[
+        int | None,
+        COUNT,
+        only_above(0, "keep_checkpoints"),
+        NoAxis("a sweep goes on at the end of an epoch", alone=True),
+    ] = None
     """Also within an epoch, after so many steps; none: after each epoch."""
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"],
+        NoAxis("JAX's 64-bit mode is for a whole process; sweep each type by itself"),
+    ] = "float32"
     """Type of parameters and computation; float16: of the computation only, with a
     loss scale that adapts."""
-    quiet: bool = False
+    quiet: Annotated[bool, NoAxis("it changes no network: --quiet")] = False
     """Print the results only."""
 
 
@@ -168,9 +319,15 @@ class TrainCommand(TrainConfig):
 
     resume: Path | None = None
     """Run folder to continue, bit for bit, after a kill; its settings hold."""
-    ranks: Annotated[Processes, tyro.conf.arg(name="")] = field(
-        default_factory=Processes
-    )
+    ranks: Annotated[
+        Processes,
+        tyro.conf.arg(name=""),
+        Inner((
+            ("processes", Range(1, 10**6)), ("process", Range(0, 10**6)),
+            ("local_device_ids", Range(0, 1024)),
+            ("rank_timeout", Range(0, 10**6, "(]")),
+        )),
+    ] = field(default_factory=Processes)  # fmt: skip
 
 
 RECIPES: dict[str, TrainConfig] = {
@@ -235,9 +392,9 @@ class SweepConfig:
     axes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """NAME=VALUE,VALUE...: any flag of jaxnn train, or width (of all hidden layers);
     layers=30+30,100; with --random also NAME=LOW:HIGH and NAME=LOW:HIGH:log."""
-    random: int | None = None
+    random: Annotated[int | None, Range(1, 10**5)] = None
     """So many random points instead of every combination."""
-    at_once: int | None = None
+    max_parallel: Annotated[int | None, Range(1, 10**5)] = None
     """Most points in one program; none: 8 a device on a CPU, else all."""
     resume: Path | None = None
     """Folder of a sweep to continue after a kill; no other flag is needed."""
@@ -272,8 +429,10 @@ class DataConfig:
 
     action: Annotated[Literal["list", "verify", "fetch"], tyro.conf.Positional]
     """list: what is known and here; verify: compare checksums; fetch: download."""
-    name: Annotated[str | None, tyro.conf.Positional] = None
-    """Data set: mnist, fashion-mnist, emnist-balanced ... (verify: or a folder)."""
+    name: Annotated[
+        str | None, tyro.conf.Positional, names("jaxnn.data.sources:SOURCES")
+    ] = None
+    """Data set (verify: or a folder)."""
 
 
 @dataclass(frozen=True)
@@ -314,33 +473,32 @@ class AttackConfig:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder that jaxnn train wrote."""
-    attack: str = "pgd"
-    """fgsm, bim, pgd, mifgsm, apgd (budget epsilon); square, spsa (black-box); noise,
-    camera (baselines); deepfool, ddn, carlini_wagner (smallest change)."""
-    epsilon: float | None = None
+    attack: Annotated[str, names("jaxnn.attacks:ATTACKS")] = "pgd"
+    """Which one."""
+    epsilon: Annotated[float | None, NOT_NEGATIVE] = None
     """Budget, pixels in [0, 1]; none: 0.1 for the attacks that have one."""
     norm: Literal["linf", "l2", "l1"] | None = None
     """None: linf for a budget, l2 for the smallest change."""
-    steps: int | None = None
+    steps: Annotated[int | None, Range(1, 10**6)] = None
     """None: the attack's own number."""
-    restarts: int | None = None
+    restarts: Annotated[int | None, Range(1, 1000)] = None
     """Random starts; none: one."""
     early_stop: bool = False
     """Of pgd: leave an image alone once it is fooled, which finds the same sooner."""
-    queries: int | None = None
+    queries: Annotated[int | None, Range(1, 10**7)] = None
     """Of square; none: 1,000."""
-    step_size: float | None = None
+    step_size: Annotated[float | None, POSITIVE] = None
     """None: the attack's own."""
     kind: str | None = None
     """Of noise: uniform, signs, gaussian, salt_and_pepper; of camera: rotation,
     translation, blur, contrast."""
-    amount: float | None = None
+    amount: Annotated[float | None, NOT_NEGATIVE] = None
     """Of camera; none: 15 degrees, 3 pixels, a sigma of 1 pixel, .5 of the contrast."""
-    images: int = -1
+    images: Annotated[int, IMAGES] = -1
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Of random starts and samples."""
     out: Path | None = None
     """Folder to write; none: attacks/ in the run's."""
@@ -355,19 +513,19 @@ class RobustnessConfig:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder that jaxnn train wrote."""
-    epsilon: float = 0.1
+    epsilon: Annotated[float, NOT_NEGATIVE] = EPSILON
     """Budget, pixels in [0, 1]."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """In which the budget is measured."""
-    others: tuple[Path, ...] = ()
+    transfer_from: tuple[Path, ...] = ()
     """Other run folders: who fools whom (transfer.png), and K9."""
     level: Literal["fast", "full"] = "fast"
     """fast: about a minute for a small network; full: 10 restarts, 100 steps."""
-    images: int = -1
+    images: Annotated[int, IMAGES] = -1
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Of random starts and samples."""
     out: Path | None = None
     """Folder to write; none: robustness/ in the run's."""

@@ -106,3 +106,11 @@ def run_tutorial(name: str, words: Sequence[str] = ()) -> int:
     command = [sys.executable, "-P", "-m", f"experiments.{name}", *words]
     print(f"reading matter: {folder / 'experiments' / f'{name}.py'}\n", flush=True)
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode
+
+
+def demo(words: Sequence[str]) -> int:
+    """List the tutorials, or run the one that is named; returns the exit status."""
+    if words[:1] in ([], ["-h"], ["--help"]):
+        print(list_tutorials())
+        return 0
+    return run_tutorial(words[0], words[1:])

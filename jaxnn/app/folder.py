@@ -1,4 +1,4 @@
-"""The run folder: what is in it, how it is made and read again."""
+"""The run folder: how it is made, read again, and continued after a kill."""
 
 import dataclasses
 import json
@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnn.app.build import DataFacts, build
-from jaxnn.app.config import TrainConfig
-from jaxnn.app.settings import SMALLEST, check, from_plain, must_stay
+from jaxnn.app.build import DataFacts, Experiment, build
+from jaxnn.app.checks import FREE, check, must_stay
+from jaxnn.app.config import TrainCommand, TrainConfig
+from jaxnn.app.settings import SMALLEST, flag, from_plain
 from jaxnn.data import Dataset, load
 from jaxnn.errors import JaxnnError
-from jaxnn.files import plain, read_json, write_json
+from jaxnn.files import locked, plain, read_json, write_json
 from jaxnn.layers import Layer
-from jaxnn.losses import loss_by_name
-from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
@@ -34,11 +34,37 @@ class Run(NamedTuple):
     """
 
     folder: Path
-    config: TrainConfig
-    facts: DataFacts
-    net: Layer
+    experiment: Experiment
     params: Any
     state: Any
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings."""
+        return self.experiment.config
+
+    @property
+    def facts(self) -> DataFacts:
+        """What the network knows of its data."""
+        return self.experiment.facts
+
+    @property
+    def net(self) -> Layer:
+        """The network."""
+        return self.experiment.net
+
+    @property
+    def many(self) -> bool:
+        """Whether it was trained from several seeds."""
+        return self.config.seeds > 1
+
+    def first(self) -> tuple[Any, Any]:
+        """Parameters and state of the first seed."""
+        tree = self.params, self.state
+        return jax.tree.map(lambda a: a[0], tree) if self.many else tree
+
+
+# ---- made
 
 
 def check_new(out: Path | None) -> None:
@@ -50,10 +76,14 @@ def check_new(out: Path | None) -> None:
     if out is None or not os.path.exists(out):
         return
     if not os.path.isdir(out) or any(out.iterdir()):
-        raise JaxnnError(
-            f"the run folder {out} already holds files, expected a new or empty one; "
-            "choose another with --out, or remove it first"
-        )
+        raise _taken(out)
+
+
+def _taken(folder):
+    return JaxnnError(
+        f"the run folder {folder} already holds files, expected a new or empty one; "
+        "choose another with --out, or remove it first"
+    )
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -63,15 +93,8 @@ def new_folder(out: Path | None, name: str) -> Path:
       JaxnnError: `out` exists and is not empty (nothing is ever overwritten), or
         cannot be made.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    tries = (
-        [out]
-        if out
-        else [
-            Path("runs") / f"{name}-{stamp}{suffix}"
-            for suffix in ("", "-2", "-3", "-4")
-        ]
-    )
+    stamp = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    tries = [out] if out else [Path(f"{stamp}{end}") for end in ("", "-2", "-3", "-4")]
     for folder in tries:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,15 +106,12 @@ def new_folder(out: Path | None, name: str) -> Path:
                 f"{getattr(error, 'strerror', None) or error}; choose another with "
                 "--out"
             ) from error
-    raise JaxnnError(
-        f"the run folder {tries[-1]} already holds files, expected a new or empty one; "
-        "choose another with --out, or remove it first"
-    )
+    raise _taken(tries[-1])
 
 
 @contextmanager
 def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """The folder of `new_folder`; taken away again if an error comes before a result.
+    """Make `new_folder`; it is taken away again if an error comes before a result.
 
     So the corrected command finds it free. What counts as no result is the plan alone:
     config.json or sweep.json.
@@ -117,28 +137,29 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
         raise
 
 
-def save_config(folder: Path, config: TrainConfig, facts: DataFacts) -> None:
+def save_config(folder: Path, e: Experiment) -> None:
     """Write config.json: the settings and what the network knows of its data."""
     write_json(
         folder / "config.json",
-        dataclasses.asdict(config) | {"network": facts._asdict()},
+        dataclasses.asdict(e.config) | {"network": e.facts._asdict()},
     )
 
 
-def save_network(
-    folder: Path, tree: Any, config: TrainConfig, facts: DataFacts
-) -> None:
+def save_network(folder: Path, tree: Any, e: Experiment) -> None:
     """Write params.npz: parameters, state, and the settings that they belong to."""
-    save_params(folder / "params.npz", tree, {"settings": _belonging(config, facts)})
+    save_params(folder / "params.npz", tree, {"settings": _belonging(e)})
 
 
-def _belonging(config, facts) -> dict[str, Any]:
+def _belonging(e) -> dict[str, Any]:
     """The settings that parameters belong to, as JSON gives them back."""
-    stay = must_stay(config) | {f"network {k}": v for k, v in facts._asdict().items()}
-    return json.loads(json.dumps(plain(stay)))
+    facts = {f"network {k}": v for k, v in e.facts._asdict().items()}
+    return json.loads(json.dumps(plain(must_stay(e.config) | facts)))
 
 
-def _check_belonging(folder, config, facts, say):
+# ---- read
+
+
+def _check_belonging(folder, e, say):
     """Raise unless config.json has the settings that params.npz was saved with."""
     saved = load_meta(folder / "params.npz").get("settings")
     if saved is None:
@@ -147,7 +168,7 @@ def _check_belonging(folder, config, facts, say):
             "jaxnn: config.json is taken as it is, edited or not"
         )
         return
-    here = _belonging(config, facts)
+    here = _belonging(e)
     for name in here:
         if not isinstance(saved, dict) or saved.get(name) != here[name]:
             there = saved.get(name) if isinstance(saved, dict) else saved
@@ -174,21 +195,28 @@ def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> 
             f"{folder} is not a run folder: it has no config.json; expected a folder "
             "that `jaxnn train` wrote"
         )
-    config, facts = read_config(folder / "config.json")
-    _check_belonging(folder, config, facts, say)
-    use_dtype(config.dtype)
-    net = build(config, facts)
-    like = jax.eval_shape(lambda: _init(net, config, facts))
-    tree = load_params(folder / "params.npz", {"params": like[0], "state": like[1]})
-    return Run(folder, config, facts, net, tree["params"], tree["state"])
+    e = read_config(folder / "config.json")
+    _check_belonging(folder, e, say)
+    dtype = use_dtype(e.config.dtype)
+
+    def init():
+        params, state, _ = e.net.init(jax.random.key(0), e.facts.in_shape)
+        tree = cast_floats({"params": params, "state": state}, dtype)
+        if e.config.seeds == 1:
+            return tree
+        return jax.tree.map(
+            lambda a: jnp.broadcast_to(a, (e.config.seeds, *a.shape)), tree
+        )
+
+    return Run(folder, e, **load_params(folder / "params.npz", jax.eval_shape(init)))
 
 
 def open_run(folder: Path) -> Run:
     """Read a run folder for a command, which tells notes on stderr."""
-    return load_run(folder, say_to_user)
+    return load_run(folder, note)
 
 
-def say_to_user(text: str) -> None:
+def note(text: str) -> None:
     """Print a note on stderr."""
     print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)
 
@@ -220,16 +248,8 @@ def use_dtype(dtype: str) -> Any:
     return jnp.dtype(dtype)
 
 
-def _init(net, config, facts):
-    params, state, _ = net.init(jax.random.key(0), facts.in_shape)
-    tree = cast_floats((params, state), jnp.dtype(config.dtype))
-    if config.seeds == 1:
-        return tree
-    return jax.tree.map(lambda a: jnp.broadcast_to(a, (config.seeds, *a.shape)), tree)
-
-
-def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
-    """The settings and facts that `save_config` wrote.
+def read_config(path: Path) -> Experiment:
+    """Read the settings and facts that `save_config` wrote.
 
     Raises:
       JaxnnError: missing, damaged, or something else.
@@ -254,10 +274,7 @@ def read_config(path: Path) -> tuple[TrainConfig, DataFacts]:
             raise JaxnnError(
                 f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1]"
             )
-        build(config, facts)
-        loss_by_name(config.loss, config.label_smoothing or 0.0)
-        optimizer_by_name(config.optimizer, config.lr, config.schedule, 1)
-    return config, facts
+        return build(config, facts)
 
 
 @contextmanager
@@ -267,3 +284,81 @@ def saved_in(path: Path) -> Iterator[None]:
         yield
     except JaxnnError as error:
         raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
+
+
+def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
+    """Outputs (..., N) of a network as probabilities, by the loss it was trained with.
+
+    Logits go through softmax or sigmoid. The scores of the margin losses do too, and
+    the outputs of the others are only scaled to sum to 1: no probabilities, but in
+    their order.
+    """
+    if config.loss in ("sigmoid_cross_entropy", "sigmoid_focal"):
+        outputs = 1 / (1 + np.exp(-outputs))
+    elif config.loss not in ("mse", "quadratic", "mae", "huber"):
+        outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
+    positive = np.clip(outputs, 1e-12, None)
+    return positive / positive.sum(-1, keepdims=True)
+
+
+def unit_images(x: np.ndarray) -> np.ndarray:
+    """Images as float32 in [0, 1], the same in every command."""
+    scale = 255 if x.dtype == np.uint8 else 1
+    return x.astype(np.float32) / np.float32(scale)
+
+
+# ---- continued
+
+
+def saved_command(folder: Path) -> TrainCommand:
+    """The settings of the run in `folder`, as the defaults of a command that resumes.
+
+    Raises:
+      JaxnnError: not a run folder, or one whose run never began.
+    """
+    if not os.path.isfile(folder / "config.json"):
+        raise JaxnnError(
+            f"--resume: {folder} has no config.json, so there is nothing to continue; "
+            f"start the run with --out {folder}"
+        )
+    return TrainCommand(**vars(read_config(folder / "config.json").config))
+
+
+def check_resumed(
+    saved: TrainCommand, asked: TrainCommand, recipe: bool = False
+) -> None:
+    """Raise if a flag beside --resume would make it another run."""
+    changed = ["recipe"] * recipe + [
+        name
+        for name in vars(TrainConfig())
+        if name not in FREE and getattr(saved, name) != getattr(asked, name)
+    ]
+    longer = asked.schedule == "constant" and asked.epochs > saved.epochs
+    if changed == ["epochs"] and longer:
+        return  # the steps so far are those of the longer run
+    if saved.batch_stats == "ghost" and saved.devices != asked.devices:
+        changed.append("devices")
+    if changed:
+        flags = ", ".join(map(flag, changed))
+        raise JaxnnError(
+            f"--resume: {flags} would make it another run than the one to continue; "
+            "only --devices, --attack-images, --keep-checkpoints and --quiet may "
+            "change, and with a constant schedule more --epochs"
+        )
+
+
+def finished(folder: Path, config: TrainConfig) -> dict | None:
+    """result.json of the run in `folder` if nothing is left to do, else None."""
+    try:
+        result = read_json(folder / "result.json")
+        done = result["stopped"] not in ("interrupted", "diverged")
+        return result if done and result["config"]["epochs"] >= config.epochs else None
+    except (JaxnnError, KeyError, TypeError):
+        return None  # killed before, or while, it was written
+
+
+def check_free(folder: Path) -> None:
+    """Raise if another process trains the run in `folder`, before it is written to."""
+    if os.path.isdir(folder / "snapshots"):
+        with locked(folder / "snapshots", "run"):
+            pass

@@ -1,6 +1,6 @@
 """Training a group of networks side by side: settings as arrays, one program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,21 +8,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxnn.app.build import build
-from jaxnn.app.config import TrainConfig
-from jaxnn.app.job import Job
+from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.points import Group
-from jaxnn.layers import Layer
-from jaxnn.optimizers import optimizer_by_name
-from jaxnn.regularize import NOISES, combined, l2
 from jaxnn.train import History, Snapshots, make_step
 from jaxnn.train.engine import scan_seeds
 from jaxnn.train.loop import Run
 from jaxnn.train.state import Weighted
 from jaxnn.train.weighting import sample_weights
+
+
+def group_experiment(
+    group: Group, facts: DataFacts, data: Any = None, point: int = 0, **traced: Any
+) -> Experiment:
+    """Build what the points of a group share, in the same trees for all of them.
+
+    Args:
+      group: the points.
+      facts: of the data.
+      data: what is trained on.
+      point: whose settings are taken where points differ.
+      traced: numbers to take instead, see `Group.traced`.
+    """
+    config = group.points[point].config
+    numbers = {name: getattr(config, name) for name in group.traced}
+    if "dropout" in numbers:
+        numbers["dropout"] = 0.5  # all have its layers, at rate 0 too
+    return build(config, facts, data, traced=numbers | traced)
 
 
 class SideBySide(Run):
@@ -37,17 +50,16 @@ class SideBySide(Run):
     """
 
     def __init__(self, group: Group, data, facts, mesh, programs):
-        points, self.traced = group.points, group.traced
-        self.points, self.facts, self.data_set = points, facts, data
-        first = points[0].config
-        net = network(first, self.traced, facts)
-        self.job = Job(first, data, facts, net)
+        points, first = group.points, group.points[0].config
+        self.group, self.facts, self.data_set = group, facts, data
+        self.experiment = group_experiment(group, facts, data)
         validation = data.validation if len(data.validation.x) else None
         y = data.train.y
         if first.class_weights == "balanced":
             y = Weighted(y, sample_weights(y, None, "balanced"))
         super().__init__(
-            self.job.net, self.job.loss, self._step, data.train.x, y, validation,
+            self.experiment.net, self.experiment.loss, self._step,
+            data.train.x, y, validation,
             list(range(len(points))), "shared", first.batch,
             # each point skips its own bad steps; one that diverges stops no other
             ("off", 10),
@@ -63,26 +75,24 @@ class SideBySide(Run):
         """States and keys, one a point; those of one kind of start are made at once."""
         self._check_labels()
         self.replays = 1
-        made, order = [], []
-        kinds = sorted({(p.config.init, str(p.config.bias_init)) for p in self.points})
-        for kind in kinds:
-            rows = [
-                i
-                for i, p in enumerate(self.points)
-                if (p.config.init, str(p.config.bias_init)) == kind
-            ]
-            seeds = jnp.stack(
-                [jax.random.key(self.points[i].config.seed) for i in rows]
-            )
-            made.append(self._started(self.points[rows[0]].config, seeds))
-            order += rows
-        back = np.argsort(order)
+        configs = [point.config for point in self.group.points]
+        starts: dict[tuple[str, str], list[int]] = {}
+        for i, c in enumerate(configs):
+            starts.setdefault((c.init, c.bias_init), []).append(i)
+        keys = jnp.stack([jax.random.key(c.seed) for c in configs])
+        shape = (self.batch, *self.x.shape[1:])
+        dtype = jnp.dtype(self.experiment.config.dtype)
+        made = []
+        for rows in starts.values():
+            start = partial(self._made(rows[0]).start, shape, dtype=dtype)
+            made.append(jax.jit(jax.vmap(lambda key, start=start: start(key=key)))(
+                keys[np.array(rows)]
+            ))  # fmt: skip
+        back = np.argsort(np.concatenate([np.array(r) for r in starts.values()]))
         self.ts = jax.tree.map(lambda *a: jnp.concatenate(a)[back], *made)
-        keys = jnp.stack([jax.random.key(p.config.seed) for p in self.points])
-        dtype = jnp.dtype(self.job.config.dtype)
         hyper = {
-            name: jnp.array([getattr(p.config, name) for p in self.points], dtype)
-            for name in self.traced
+            name: jnp.array([getattr(c, name) for c in configs], dtype)
+            for name in self.group.traced
         }
         self.keys = keys, hyper
         if self.where is not None:
@@ -90,48 +100,21 @@ class SideBySide(Run):
             everywhere = NamedSharding(self.where.mesh, PartitionSpec())
             self.x, self.y = jax.device_put((self.x, self.y), everywhere)
 
-    def _started(self, config, keys):
-        step = self._made(config, {})
-        shape, dtype = (self.batch, *self.x.shape[1:]), jnp.dtype(config.dtype)
-        return jax.jit(jax.vmap(lambda key: step.start(shape, key, dtype)))(keys)
-
     def _step(self, ts, x, y, key):
         key, hyper = key
-        return self._made(self.job.config, hyper)(ts, x, y, key)
+        return self._made(0, **hyper)(ts, x, y, key)
 
-    def _made(self, config, hyper: dict[str, Any]):
-        """The step with the settings in `hyper` as traced numbers."""
-        c, options = config, dict(self.job.options)
-        optimizer = self.job.optimizer
-        if "lr" in self.traced:
-            unit = optimizer_by_name(
-                c.optimizer, 1.0, c.schedule, self.job.steps, c.weight_decay
-            )
-            optimizer = optax.chain(unit, optax.scale(hyper.get("lr", c.lr)))
-        if "l2" in self.traced:
-            others = self._without(c, l2=0.0)["penalty"]
-            mine = _times(l2(1.0), hyper.get("l2", c.l2))
-            options["penalty"] = mine if others is None else combined(others, mine)
-        if "noise" in self.traced:
-            others = self._without(c, noise=0.0, noise_shift=0.0)["augment"]
-            size = hyper.get("noise", c.noise)
-            options["augment"] = _noisy(
-                others, NOISES[c.noise_kind or "gaussian"], size, c
-            )
-        net = network(c, self.traced, self.facts, hyper.get("dropout"))
+    def _made(self, point: int, **traced: Any):
+        """The step of a point, with `traced` numbers for its own."""
+        e = group_experiment(self.group, self.facts, self.data_set, point, **traced)
         return make_step(
-            net, self.loss, optimizer, **options, guard="skip", watch_update=False
-        )
-
-    def _without(self, config, **changes) -> dict:
-        from jaxnn.app.options import step_options
-
-        config = replace(config, **changes)
-        return step_options(config, self.data_set.classes, self.job.steps)
+            e.net, self.loss, e.optimizer, **e.options, guard="skip",
+            watch_update=False,
+        )  # fmt: skip
 
     def _compiled(self, order):
         # a step made anew in each trace, from settings that are traced
-        step = replace(self._made(self.job.config, {}), run=self._step)
+        step = replace(self._made(0), run=self._step)
         run = partial(scan_seeds, step)
         if self.where is not None:
             run = _divided(run, self.where)
@@ -147,18 +130,6 @@ def _divided(run: Callable, where: NamedSharding) -> Callable:
         in_specs=(mine, whole, whole, whole, mine),
         out_specs=(mine, PartitionSpec(None, *mine)),
     )  # fmt: skip
-
-
-def network(
-    config: TrainConfig, traced: Sequence[str], facts: Any, drop_rate: Any = None
-) -> Layer:
-    """The network of a group, the same tree for all its points.
-
-    Where they differ in dropout all have its layers, at rate 0 too.
-    """
-    if "dropout" in traced:
-        config = replace(config, dropout=0.5 if drop_rate is None else drop_rate)
-    return build(config, facts)
 
 
 def train_group(
@@ -185,25 +156,3 @@ def train_group(
         config.epochs, config.patience, choose, None, False, on_epoch, snapshots
     )
     return history
-
-
-def _times(penalty, strength):
-    def scaled(params):
-        value, grads = penalty(params)
-        return strength * value, jax.tree.map(lambda g: strength * g, grads)
-
-    return scaled
-
-
-def _noisy(others, kind, size, config):
-    """What `jaxnn.app.options` makes of the noise settings, with a traced size."""
-    unit, shift = kind(1.0), config.noise_shift
-
-    def change(key, x):
-        if others is not None:
-            x = others(key, x)
-        # the key that `augment.in_turn` gives its last part
-        own = jax.random.fold_in(key, 0 if others is None else 1)
-        return x + size * unit(own, jnp.zeros_like(x)) + shift
-
-    return change

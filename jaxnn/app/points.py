@@ -1,23 +1,21 @@
 """The points of a sweep: read from words, crossed or drawn, and put into groups."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.app.config import TrainConfig
-from jaxnn.app.options import resolved
+from jaxnn.app.checks import amounts, check_point
+from jaxnn.app.config import WIDTH, TrainConfig
 from jaxnn.app.settings import (
-    BOUNDS,
-    NO_AXIS,
-    amounts,
-    check_point,
+    Row,
     flag,
     plain_types,
+    resolved,
+    rows,
     without_effect,
 )
 from jaxnn.errors import JaxnnError, lookup
@@ -28,7 +26,7 @@ SIDE_BY_SIDE = ("lr", "l2", "dropout", "noise", "init", "bias_init", "seed")
 MOST_POINTS = 100_000
 
 
-class Range(NamedTuple):
+class Interval(NamedTuple):
     """Numbers from low to high, drawn evenly, or evenly in their logarithm."""
 
     low: float
@@ -61,7 +59,7 @@ class Group(NamedTuple):
     traced: tuple[str, ...]
 
 
-def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
+def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Interval]:
     """Axes from words: `lr=0.001,0.01`, and for random points `lr=1e-4:1e-1:log`.
 
     Names are those of `jaxnn train`'s flags, and `width`, of all hidden layers.
@@ -69,10 +67,8 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
     Raises:
       JaxnnError: unknown names, values of the wrong type, a range in a grid.
     """
-    axes: dict[str, list | Range] = {}
-    kinds = get_type_hints(TrainConfig)
-    known = {f.name: kinds[f.name] for f in dataclasses.fields(TrainConfig)}
-    known |= {"width": int}
+    axes: dict[str, list | Interval] = {}
+    known = rows(TrainConfig) | {"width": Row(int, WIDTH)}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.lstrip("-").replace("-", "_")
@@ -80,15 +76,15 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
             raise JaxnnError(
                 f"sweep: got {word!r}, expected NAME=VALUE,VALUE such as lr=0.001,0.01"
             )
-        kind = lookup("axis of a sweep", name, known)
-        if name in NO_AXIS:
-            raise JaxnnError(f"sweep: {name} cannot be an axis: {NO_AXIS[name]}")
+        row = lookup("axis of a sweep", name, known)
+        if row.no_axis is not None:
+            raise JaxnnError(f"sweep: {name} cannot be an axis: {row.no_axis.why}")
         if name in axes:
             raise JaxnnError(f"sweep: axis {name} is given twice")
         if ":" in text:
-            axes[name] = _range(name, text, kind, drawn)
+            axes[name] = _interval(name, text, row, drawn)
         else:
-            axes[name] = [_value(name, part, kind) for part in text.split(",")]
+            axes[name] = [_value(name, part, row.type) for part in text.split(",")]
     if "width" in axes and "layers" in axes:
         raise JaxnnError("sweep: width and layers set the same; give one of them")
     if not axes:
@@ -97,7 +93,7 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Range]:
 
 
 def sweep_points(
-    config: TrainConfig, axes: Mapping[str, list | Range], draws: int | None
+    config: TrainConfig, axes: Mapping[str, list | Interval], draws: int | None
 ) -> list[Point]:
     """Every combination of the axes' values, or `draws` random ones, by `config.seed`.
 
@@ -113,19 +109,19 @@ def sweep_points(
             f"{MOST_POINTS:,}; give fewer values, or --random N"
         )
     if draws is None:
-        rows = itertools.product(*(list(values) for values in axes.values()))
+        chosen = itertools.product(*(list(values) for values in axes.values()))
     else:
         rng = np.random.default_rng(config.seed)
-        rows = ([_draw(a, rng) for a in axes.values()] for _ in range(draws))
+        chosen = ([_draw(a, rng) for a in axes.values()] for _ in range(draws))
     points: list[Point] = []
-    for row in rows:
+    for row in chosen:
         values = dict(zip(axes, row, strict=True))
         first = int(values.get("seed", config.seed))
         for seed in range(first, first + config.seeds):
             full = values | ({"seed": seed} if config.seeds > 1 else {})
             points.append(Point(len(points), full, _settings(config, full)))
     _check(points, config, axes)
-    return points
+    return [p._replace(config=resolved(p.config)) for p in points]
 
 
 def grouped(points: Sequence[Point]) -> list[Group]:
@@ -148,7 +144,7 @@ def _check(points, base, axes):
 
     A flag such as `--epsilon` beside `adversarial=none,pgd` is for the second alone.
     """
-    plain = vars(TrainConfig())
+    defaults = vars(TrainConfig())
     of_axes = {"layers" if name == "width" else name for name in axes}
     unused: dict[str, str] | None = None
     seen: dict[TrainConfig, int] = {}
@@ -161,7 +157,7 @@ def _check(points, base, axes):
             )
         unused = {k: v for k, v in (lost if unused is None else unused).items()
                   if k in lost}  # fmt: skip
-        config = replace(point.config, **{name: plain[name] for name in lost})
+        config = replace(point.config, **{name: defaults[name] for name in lost})
         check_point(config)
         if (other := seen.setdefault(_explicit(config), point.number)) != point.number:
             raise JaxnnError(
@@ -177,10 +173,7 @@ def _check(points, base, axes):
 
 def _explicit(config) -> TrainConfig:
     """The same for all settings of the same network: `none` is what it stands for."""
-    kind = config.noise_kind or "gaussian"
-    return replace(
-        resolved(config), **amounts(config), noise_kind=kind, ema=config.ema or None
-    )
+    return replace(resolved(config), **amounts(config), ema=config.ema or None)
 
 
 def _words(values) -> str:
@@ -200,22 +193,22 @@ def _settings(config, values) -> TrainConfig:
 
 
 def _draw(axis, rng):
-    if not isinstance(axis, Range):
+    if not isinstance(axis, Interval):
         return axis[rng.integers(len(axis))]
     if axis.log:
         return float(np.exp(rng.uniform(np.log(axis.low), np.log(axis.high))))
     return float(rng.uniform(axis.low, axis.high))
 
 
-def _range(name, text, kind, drawn) -> Range:
+def _interval(name, text, row, drawn) -> Interval:
     parts = text.split(":")
-    if not drawn or float not in plain_types(kind):
+    if not drawn or float not in plain_types(row.type):
         raise JaxnnError(
             f"sweep: {name}={text} is a range, which --random draws from for settings "
             "that are numbers with a point; a grid needs values, such as 0.001,0.01"
         )
     low, high = (_value(name, part, float) for part in parts[:2])
-    bounds = BOUNDS[name]
+    bounds = row.bounds
     if not bounds.low <= low <= high <= bounds.high:
         words = bounds.words(name, low if low < bounds.low else high)
         raise JaxnnError(f"sweep: {name}={text}, expected {words}")
@@ -225,7 +218,7 @@ def _range(name, text, kind, drawn) -> Range:
             f"sweep: {name}={text}, expected LOW:HIGH or LOW:HIGH:log with LOW < HIGH, "
             "above 0 for log"
         )
-    return Range(low, high, log)
+    return Interval(low, high, log)
 
 
 def _value(name, text, kind) -> Any:

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.app.build import DataFacts, build
+from jaxnn.app.build import build, check_experiment, facts_of
+from jaxnn.app.checks import check, check_data
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import SweepConfig, TrainConfig
 from jaxnn.app.folder import fresh_folder, saved_in, use_dtype
-from jaxnn.app.group import network, train_group
-from jaxnn.app.job import Job
-from jaxnn.app.options import resolved, step_options
+from jaxnn.app.group import group_experiment, train_group
 from jaxnn.app.points import Group, grouped, parse_axes, sweep_points
-from jaxnn.app.settings import check, check_data, from_plain
-from jaxnn.data import load, pixel_statistics
+from jaxnn.app.settings import from_plain
+from jaxnn.data import load
 from jaxnn.distributed.data import data_mesh
+from jaxnn.distributed.processes import show_cpu_devices
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
@@ -30,7 +30,7 @@ from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_params, save_params
 
 FILE, FORMAT = "sweep.json", 1
-AT_ONCE = {"cpu": 8}
+MAX_PARALLEL = {"cpu": 8}
 """Points in one program: more do not fit the caches; elsewhere all that share one."""
 
 
@@ -48,18 +48,16 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     if folder is not None:
         config, done = _read_plan(folder)
     base = config.network
+    show_cpu_devices(base.devices or 1)
     use_dtype(base.dtype)
     enable_compile_cache()
     data = load(base.data, validation=base.validation)
-    facts = DataFacts(
-        data.train.x.shape[1:], data.classes, *pixel_statistics(data.train.x)
-    )
+    facts = facts_of(data)
     mesh = _mesh(base.devices)
     with saved_in(folder / FILE) if folder is not None else nullcontext():
         axes = parse_axes(config.axes, config.random is not None)
         points = sweep_points(base, axes, config.random)
-        points = [p._replace(config=resolved(p.config)) for p in points]
-        groups = _parts(grouped(points), config.at_once, mesh)
+        groups = _parts(grouped(points), config.max_parallel, mesh)
         _check(groups, data, facts)
         _check_done(groups, done)
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
@@ -72,7 +70,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     print("\n".join(table(result)))
     for name, why in failed.items():
         print(f"not drawn      {name}: {why}")
-    print(f"written to     {folder}  (sweep.json, sweep.png)")
+    print(f"saved to       {folder}  (sweep.json, sweep.png)")
     if not result["best"]["trained"]:
         error = TrainingError(
             "sweep: no setting has trained: in each a network left out all its steps "
@@ -87,10 +85,8 @@ def _check(groups, data, facts):
     """All settings are checked before any file."""
     for group in groups:
         check_data(group.points[0].config, data)
-        for point in group.points:
-            net = build(point.config, facts)
-            step_options(point.config, data.classes)
-        Job(point.config, data, facts, net)
+        made = [build(point.config, facts, data) for point in group.points]
+        check_experiment(made[-1])
 
 
 class _Row(NamedTuple):
@@ -142,8 +138,8 @@ def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
     base = config.network
     result: dict[str, Any] = {
         "format": FORMAT, "axes": list(config.axes), "random": config.random,
-        "at_once": config.at_once, "settings": plain(vars(base)), "points": [],
-        "groups": done, "compiles": 0,
+        "max_parallel": config.max_parallel, "settings": plain(vars(base)),
+        "points": [], "groups": done, "compiles": 0,
     }  # fmt: skip
     write_json(folder / FILE, result)
     print(
@@ -256,7 +252,7 @@ def _test(groups, number, data, facts, folder) -> float:
         for row, point in enumerate(group.points)
         if point.number == number
     )
-    net = network(groups[i].points[row].config, groups[i].traced, facts)
+    net = group_experiment(groups[i], facts, point=row).net
     keys = jnp.stack([jax.random.key(0)] * len(groups[i].points))
     init = jax.vmap(lambda key: net.init(key, facts.in_shape)[:2])
     params, state = jax.eval_shape(init, keys)
@@ -295,10 +291,10 @@ def table(result: dict, most: int = 10) -> Iterable[str]:
     )
 
 
-def _parts(groups, at_once, mesh) -> list[Group]:
+def _parts(groups, max_parallel, mesh) -> list[Group]:
     """Groups cut into parts of one size where they are too large for one program."""
-    default = AT_ONCE.get(jax.default_backend(), 10**9) * (mesh.size if mesh else 1)
-    most = at_once or default
+    usual = MAX_PARALLEL.get(jax.default_backend(), 10**9)
+    most = max_parallel or usual * (mesh.size if mesh else 1)
     return [
         group._replace(points=group.points[i : i + most])
         for group in groups
@@ -315,7 +311,7 @@ def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
     """The sweep that `folder` holds, and what is done of it."""
     path = folder / FILE
     saved = read_json(path)
-    names = ("format", "settings", "axes", "random", "at_once", "groups")
+    names = ("format", "settings", "axes", "random", "max_parallel", "groups")
     kinds = (int, dict, list, object, object, dict)
     if not isinstance(saved, dict) or not all(
         name in saved and isinstance(saved[name], kind)
@@ -331,7 +327,8 @@ def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
     network = from_plain(TrainConfig, settings, str(path))
     axes = tuple(saved["axes"])
     with saved_in(path):
-        plan = SweepConfig(axes, saved["random"], saved["at_once"], network=network)
+        limits = saved["random"], saved["max_parallel"]
+        plan = SweepConfig(axes, *limits, network=network)
         check(plan)
     return plan, saved["groups"]
 

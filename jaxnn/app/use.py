@@ -1,43 +1,57 @@
-"""Using a saved run: measure it again, or read digits from pictures."""
+"""Using a saved run: measure it again, read digits from pictures, see its bad step."""
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.app.build import build
 from jaxnn.app.compile_cache import enable_compile_cache
-from jaxnn.app.config import EvalConfig, PredictConfig
-from jaxnn.app.folder import data_of, open_run
-from jaxnn.app.job import probabilities
+from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
+from jaxnn.app.folder import data_of, open_run, probabilities
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import loss_by_name
-from jaxnn.train import evaluate, predict
+from jaxnn.guard.finding import Finding
+from jaxnn.guard.repro import replay, save_case
+from jaxnn.train import evaluate, make_step, predict
+from jaxnn.train.checkpoint import load_meta
+from jaxnn.train.policy import slowable
+from jaxnn.train.scaling import is_half
+
+REPRO = "repro.npz"
+NAN_CAUSE = (
+    "arameters may hold NaN; train it again, with --guard raise to see where it begins."
+)
 
 
-def evaluate_run(config: EvalConfig) -> dict:
+def evaluate_run(config: EvalConfig, started: float | None = None) -> dict:
     """Test loss and accuracy of a saved run on all test images; prints one line.
 
     Raises:
       JaxnnError: no run folder, damaged files, data of another shape, outputs that
         are not finite.
     """
+    del started
     enable_compile_cache()
     run = open_run(config.run)
     data = data_of(run, config.data)
-    loss = loss_by_name(run.config.loss, run.config.label_smoothing or 0.0)
-    many = run.config.seeds > 1
-    found = evaluate(run.net, run.params, run.state, *data.test, loss=loss, seeds=many)
+    loss = run.experiment.loss
+    found = evaluate(
+        run.net, run.params, run.state, *data.test, loss=loss, seeds=run.many
+    )
     accuracy = np.atleast_1d(found.accuracy)
     spread = (
-        f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)" if many else ""
+        f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)"
+        if run.many
+        else ""
     )
-    bad = int((~_finite_rows(found.outputs, many)).sum())
-    if bad:
+    if bad := int((~_finite_rows(found.outputs, run.many)).sum()):
         raise JaxnnError(
             f"{run.folder}: the network's outputs are not finite for {bad:,} of "
-            f"{len(data.test.y):,} test images, so it has no accuracy. Its parameters "
-            "may hold NaN; train it again, with --guard raise to see where it begins."
+            f"{len(data.test.y):,} test images, so it has no accuracy. Its p{NAN_CAUSE}"
         )
     print(
         f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
@@ -47,7 +61,7 @@ def evaluate_run(config: EvalConfig) -> dict:
     return {"test_accuracy": accuracy.tolist(), "loss": found.loss.tolist()}
 
 
-def predict_run(config: PredictConfig) -> np.ndarray:
+def predict_run(config: PredictConfig, started: float | None = None) -> np.ndarray:
     """Class probabilities (images, classes) of picture files; prints a table.
 
     Several seeds vote with the mean of their probabilities.
@@ -56,6 +70,7 @@ def predict_run(config: PredictConfig) -> np.ndarray:
       JaxnnError: no run folder or pictures; after the table, for those that could not
         be read and those whose outputs are not finite.
     """
+    del started
     if not config.images:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
     enable_compile_cache()
@@ -68,19 +83,17 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     paths, pictures, bad = _read_all(config.images)
     if not pictures:
         raise JaxnnError("\n".join(bad))
-    many = run.config.seeds > 1
     x = np.stack(pictures)
-    outputs = predict(run.net, run.params, run.state, x, seeds=many)
-    finite = _finite_rows(outputs, many)
+    outputs = predict(run.net, run.params, run.state, x, seeds=run.many)
+    finite = _finite_rows(outputs, run.many)
     chance = np.full((len(x), outputs.shape[-1]), np.nan)
     each = probabilities(outputs[..., finite, :], run.config)
-    chance[finite] = each.mean(0) if many else each
+    chance[finite] = each.mean(0) if run.many else each
     print(_table(paths, chance))
     if not finite.all():
         bad.append(
             f"{run.folder}: the network's outputs are not finite for "
-            f"{int((~finite).sum())} of these pictures; its parameters may hold NaN. "
-            "Train it again, with --guard raise to see where it begins."
+            f"{int((~finite).sum())} of these pictures. Its p{NAN_CAUSE}"
         )
     if bad:
         raise JaxnnError("\n".join(bad))
@@ -116,3 +129,50 @@ def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
         shares = "".join(f"{100 * p:6.1f}%" for p in row)
         lines.append(f"{path!s:<{width}}  {row.argmax():>5}  {shares}")
     return "\n".join(lines)
+
+
+# ---- the bad step of a run
+
+
+def save_findings(folder: Path, findings: Sequence[Finding], steps: int) -> None:
+    """Write repro.npz for the first finding and tell it the command.
+
+    Args:
+      folder: the run's.
+      findings: what the guard located.
+      steps: of the whole run, which schedules need.
+    """
+    for finding in findings[:1]:
+        if finding.case is not None:
+            save_case(folder / REPRO, finding.case, steps=steps)
+            finding.replay = f"jaxnn replay {shlex.quote(str(folder))}"
+
+
+def replay_run(config: ReplayConfig, started: float | None = None) -> Finding | None:
+    """Run the bad step again and print what is found; None if all is finite now.
+
+    Raises:
+      JaxnnError: no run folder, no repro.npz in it, or damaged files.
+    """
+    del started
+    path = config.run / REPRO
+    run = open_run(config.run)
+    if not os.path.isfile(path):
+        raise JaxnnError(
+            f"{config.run} has no {REPRO}: the run had no bad step that was located"
+        )
+    e = build(run.config, run.facts, steps=load_meta(path).get("steps", 1))
+    rollback = e.config.guard == "rollback"
+    step = make_step(
+        e.net,
+        e.loss,
+        slowable(e.optimizer) if rollback else e.optimizer,
+        half=is_half(jnp.dtype(e.config.dtype)),
+        **e.options,
+    )
+    finding = replay(path, step)
+    if finding is None:
+        print("every value of that step is finite now")
+    else:
+        print("\n".join(finding.lines()))
+    return finding

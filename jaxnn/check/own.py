@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -69,7 +70,7 @@ def load_own(target: str) -> Own:
       JaxnnError: no such file or name, the file fails, or it is none of the above.
     """
     path, _, name = target.rpartition(":")
-    module = _run_file(Path(path))
+    module = run_file(Path(path))
     inputs: Any = getattr(module, f"{name}_inputs", None)
     if inputs is not None and (
         not isinstance(inputs, tuple | list)
@@ -375,13 +376,18 @@ def _with_cache(name, forward) -> Callable:
     return checked
 
 
-def _run_file(path: Path):
+def run_file(path: Path, expected: str = "FILE.py:name") -> ModuleType:
+    """Run a file of Python as a module, with its folder on the import path.
+
+    Raises:
+      JaxnnError: no such file, or it fails; says where in it.
+    """
     if not os.path.isfile(path):
         what = "it is a folder" if os.path.isdir(path) else "no such file"
-        raise JaxnnError(f"{path}: {what}; expected FILE.py:name")
+        raise JaxnnError(f"{path}: {what}; expected {expected}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise JaxnnError(f"{path}: its name does not end in .py; expected FILE.py:name")
+        raise JaxnnError(f"{path}: its name does not end in .py; expected {expected}")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules.setdefault(path.stem, module)  # dataclasses look their module up

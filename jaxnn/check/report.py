@@ -192,8 +192,8 @@ class GradientReport:
             count = len({c.leaf for c in self.leaves})
             excused = len({c.leaf for c in self.leaves if c.excused})
             but = f" ({excused} of them but for rounding or kinks)" if excused else ""
-            all_of_them = f"agree in all {count} arrays{but}"
-            return f"{all_of_them}, largest relative difference: {found}"
+            matching = f"match: {count} of {count} arrays{but}"
+            return f"{matching}, largest relative difference: {found}"
         if self.findings:
             more = len(self.findings) - 1
             also = f" (and {more} more)" if more else ""

@@ -29,7 +29,7 @@ def attacked(run_folder, capsys, *words):
     """What `jaxnn attack RUN WORDS` wrote as JSON, and what it printed."""
     assert main(["attack", str(run_folder), *words, "--out", "found"]) == 0
     text = capsys.readouterr().out
-    path = text.rsplit("written", 1)[1].split(",")[0].strip()
+    path = text.rsplit("saved to", 1)[1].split(",")[0].strip()
     with Image.open(path.replace(".json", ".png")) as picture:
         assert picture.width > 200
     with open(path) as file:
@@ -178,10 +178,10 @@ def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
     other = tmp_path / "other" / run_folder.name
     shutil.copytree(run_folder, other)
     words = ["robustness", str(run_folder), "--images", "20", "--out", "found"]
-    assert main([*words, "--others", str(other)]) == 0
+    assert main([*words, "--transfer-from", str(other)]) == 0
     capsys.readouterr()
     transfer = json.loads(Path("found/robustness.json").read_text())["transfer"]
     assert transfer["names"] == [str(run_folder), str(other)]
     assert np.shape(transfer["matrix"]) == (2, 2)
-    text = errors(capsys, "robustness", run_folder, "--others", run_folder)
+    text = errors(capsys, "robustness", run_folder, "--transfer-from", run_folder)
     assert "the run itself" in text

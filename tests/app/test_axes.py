@@ -9,10 +9,9 @@ import pytest
 from jaxnn.app.build import DataFacts, build
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group
-from jaxnn.app.job import Job
-from jaxnn.app.options import resolved
 from jaxnn.app.points import grouped, parse_axes, sweep_points
-from jaxnn.app.settings import NO_AXIS
+from jaxnn.app.settings import rows
+from jaxnn.app.train import train_in
 from jaxnn.data.sets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from tests.train.problem import pixels
@@ -45,10 +44,11 @@ AXES: dict[str, tuple[str, dict]] = {
     "epsilon_ramp": ("0,1", PGD), "attack_steps": ("1,5", PGD),
     "attack_step_size": ("0.1,2", PGD),
     "alpha": ("0.2,0.8", {"adversarial": "fgsm_mix"}),
-    "beta": ("1,6", {"adversarial": "trades"}), "binarise": ("none,0.5", {}),
+    "beta": ("1,6", {"adversarial": "trades"}), "binarize": ("none,0.5", {}),
     "seed": ("0,1", {}),
 }  # fmt: skip
-FREE = {"replays": "free adversarial training keeps a memory of its own"}
+NO_AXIS = {name for name, row in rows(TrainConfig).items() if row.no_axis}
+FREE = {"free_replays": "free adversarial training keeps a memory of its own"}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def data():
 
 def test_no_setting_is_forgotten():
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert AXES.keys() | NO_AXIS.keys() | FREE.keys() == names
-    assert not AXES.keys() & NO_AXIS.keys()
+    assert AXES.keys() | NO_AXIS | FREE.keys() == names
+    assert not AXES.keys() & NO_AXIS
     for name in NO_AXIS:
         with pytest.raises(JaxnnError, match=f"{name} cannot be an axis: "):
             parse_axes([f"{name}=1,2"], False)
     with pytest.raises(JaxnnError, match="memory of its own"):
         sweep_points(replace(BASE, adversarial="free"),
-                     parse_axes(["replays=1,2"], False), None)  # fmt: skip
+                     parse_axes(["free_replays=1,2"], False), None)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", AXES)
@@ -78,18 +78,17 @@ def test_each_axis_does_what_it_does_in_a_run_of_its_own(name, data, tmp_path):
     values, beside = AXES[name]
     base = replace(BASE, **beside)
     points = sweep_points(base, parse_axes([f"{name}={values}"], False), None)
-    points = [p._replace(config=resolved(p.config)) for p in points]
     found = []
     for group in grouped(points):
         history = train_group(group, data, FACTS)
         for i in range(len(group.points)):
-            rows = [row["validation_loss"][i] for row in history.rows]
-            found.append((rows, int(np.atleast_1d(history.best_epoch)[i])))
+            losses = [row["validation_loss"][i] for row in history.rows]
+            found.append((losses, int(np.atleast_1d(history.best_epoch)[i])))
     assert found[0] != found[1], "the axis changes nothing"
-    for point, (rows, best) in zip(points, found, strict=True):
-        job = Job(point.config, data, FACTS, build(point.config, FACTS))
-        alone, trouble = job.train(tmp_path / str(point.number))
+    for point, (losses, best) in zip(points, found, strict=True):
+        e = build(point.config, FACTS, data)
+        alone, trouble = train_in(tmp_path / str(point.number), e)
         assert trouble is None
         want = [row["validation_loss"] for row in alone.rows]
-        np.testing.assert_allclose(rows, want, rtol=2e-4)
+        np.testing.assert_allclose(losses, want, rtol=2e-4)
         assert best == alone.best_epoch

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnn.app.folder import load_run, read_config
-from jaxnn.app.resuming import finished
+from jaxnn.app.folder import finished, load_run, read_config
 from jaxnn.cli import main
 from jaxnn.data import load, read_digit
 from jaxnn.data.table import read_csv
@@ -87,7 +86,7 @@ def _snapshot(_):
 
 
 def _result(_):
-    return finished(Path("run"), read_config(Path("run/config.json"))[0])
+    return finished(Path("run"), read_config(Path("run/config.json")).config)
 
 
 def _digit(_):
@@ -176,7 +175,7 @@ def whole(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         common = ["--data", "digits", "--quiet", *TINY, "--epochs", "1"]
         train = ["train", *common, "--attack-images", "0"]
-        assert main([*train, "--out", "run", "--snapshots", "1"]) == 0
+        assert main([*train, "--out", "run", "--keep-checkpoints", "1"]) == 0
         bad = ["--optimizer", "sgd", "--lr", "1e30", "--guard", "raise"]
         assert main([*train, *bad, "--out", "bad"]) == 1
         assert main(["sweep", "lr=0.01,0.02", *common, "--out", "sweep"]) == 0

@@ -3,15 +3,16 @@
 import dataclasses
 import random
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 from jaxnn.app import config as settings
 from jaxnn.app import sweep as sweeping
-from jaxnn.app.job import Job
-from jaxnn.app.settings import BOUNDS, OUTPUTS, plain_types
+from jaxnn.app import train as training
+from jaxnn.app.checks import OUTPUTS
+from jaxnn.app.settings import plain_types, rows
 from jaxnn.combine.mlp import ACTIVATIONS
+from jaxnn.environment import Processes
 from jaxnn.losses import LOSSES
 from tests.app.input_cases import Reached, refused, run
 from tests.app.problem import TINY
@@ -44,7 +45,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "--elastic": ((), ("1",), ("-1", "28", *NO_NUMBER)),
     "--noise": ((), ("0", ".3"), ("-1", "1e9", *NO_NUMBER)),
     "--noise-shift": ((), ("-.3", "0"), ("1e9", *NO_NUMBER)),
-    "--binarise": ((), (".5",), ("0", "1", "-1", "2", *NO_NUMBER)),
+    "--binarize": ((), (".5",), ("0", "1", "-1", "2", *NO_NUMBER)),
     "--epsilon": (PGD, ("0", ".1", "1"), ("-.1", "1.1", "8", *NO_NUMBER)),
     "--epsilon-ramp": (PGD, ("0", "1"), ("-.1", "2", *NO_NUMBER)),
     "--attack-steps": (PGD, ("1", "10"), NO_COUNT),
@@ -53,7 +54,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("--adversarial", "fgsm_mix"), ("0", "1"), ("-.1", "1.1", *NO_NUMBER),
     ),
     "--beta": (("--adversarial", "trades"), ("0", "6"), ("-1", *NO_NUMBER)),
-    "--replays": (("--adversarial", "free"), ("1", "8"), NO_COUNT),
+    "--free-replays": (("--adversarial", "free"), ("1", "8"), NO_COUNT),
     "--batch": ((), ("1", "200"), (*NO_COUNT, "201")),
     "--epochs": ((), ("1", "100000"), (*NO_COUNT, "10000000")),
     "--patience": ((), ("1",), NO_COUNT),
@@ -62,8 +63,8 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "--devices": ((), ("1",), (*NO_COUNT, "1000000")),
     "--validation": ((), ("0", "100"), ("-1", "240", "1e9", "nan", "1.5")),
     "--attack-images": ((), ("-1", "0", "5"), ("-2", "1.5", "nan", "x")),
-    "--snapshots": ((), ("0", "3"), ("-1", "1.5", "nan", "1e9")),
-    "--snapshot-steps": ((), ("1",), NO_COUNT),
+    "--keep-checkpoints": ((), ("0", "3"), ("-1", "1.5", "nan", "1e9")),
+    "--checkpoint-steps": ((), ("1",), NO_COUNT),
     "--rank-timeout": ((), ("10",), ("0", "-1", *NO_NUMBER)),
     "--layers": (
         (), ("4", "dense:4"),
@@ -82,7 +83,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "--output": ((), (), ("x", "", "softmax", "sigmoid", "log_softmax", "relu")),
     "--keep": ((), ("best", "last"), ("x", "")),
     "--guard": ((), ("off", "rollback"), ("x", "")),
-    "--order": (("--seeds", "2"), ("own",), ("x", "")),
+    "--shuffle": (("--seeds", "2"), ("per-seed",), ("x", "")),
     "--dtype": ((), ("bfloat16", "float16"), ("x", "float8")),
     "--augment": ((), ("digits",), ("x", "")),
     "--noise-kind": (("--noise", ".1"), ("sign",), ("x", "")),
@@ -96,7 +97,7 @@ FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 TOGETHER = [
     # flag after flag, of which one has no effect or they contradict each other
     ("--epsilon", ".2"), ("--eps", ".1"), ("--alpha", ".3"), ("--alpha", ".5"),
-    ("--beta", "1"), ("--beta", "6"), ("--replays", "4"), ("--replays", "2"),
+    ("--beta", "1"), ("--beta", "6"), ("--free-replays", "4"), ("--free-replays", "2"),
     ("--noise-kind", "sign"), ("--noise-kind", "gaussian"), ("--epsilon-ramp", ".5"),
     ("--noise-kind", "sign", "--noise-shift", ".1"),
     ("--attack-steps", "7"), ("--attack-step-size", ".5"),
@@ -104,16 +105,16 @@ TOGETHER = [
     ("--adversarial", "fgsm_rs", "--attack-steps", "3"),
     ("--adversarial", "free", "--attack-step-size", ".3"),
     ("--adversarial", "free", "--beta", "2"), ("--adversarial", "pgd", "--alpha", ".2"),
-    ("--adversarial", "trades", "--replays", "2"),
+    ("--adversarial", "trades", "--free-replays", "2"),
     ("--adversarial", "ibp", "--attack-step-size", "1"),
     ("--adversarial", "trades", "--loss", "mse"),
     ("--adversarial", "trades", "--loss", "hinge"),
     ("--adversarial", "pgd", "--dtype", "float16"),
     ("--patience", "2", "--validation", "0"), ("--keep", "best", "--validation", "0"),
-    ("--order", "own"), ("--batch-stats", "ghost"),
+    ("--shuffle", "per-seed"), ("--batch-stats", "ghost"),
     ("--batch-stats", "ghost", "--batch-norm"),
     ("--batch-stats", "ghost", "--devices", "2"),
-    ("--snapshots", "0", "--snapshot-steps", "3"),
+    ("--keep-checkpoints", "0", "--checkpoint-steps", "3"),
     ("--model", "linear"), ("--model", "linear", "--layers", "--activation", "tanh"),
     ("--model", "linear", "--layers", "--batch-norm"),
     ("--model", "linear", "--layers", "--dropout", ".1"),
@@ -130,7 +131,8 @@ TOGETHER = [
     ("--augment", "digits", "--shift", "0", "--rotate", "0", "--scale", "0", "--shear",
      "0"),
     ("--seed", "4294967295", "--seeds", "2"),
-    ("--epochs", "1000000", "--batch", "1", "--adversarial", "free", "--replays", "99"),
+    ("--epochs", "1000000", "--batch", "1", "--adversarial", "free",
+     "--free-replays", "99"),
     ("--layers", "100000", "100000"), ("--seeds", "1000", "--layers", "100000"),
     ("--processes", "2"), ("--process", "0"), ("--coordinator", "x"),
     ("--recipe", "nielsen", "--recipe", "cnn"),
@@ -140,10 +142,11 @@ SWEEPS = [
     # axes that a sweep cannot obey, and axes or flags that would change nothing
     *((f"{name}={values}",) for name, values in {
         "data": "mnist,/no/such/folder", "validation": "10,20", "guard": "skip,raise",
-        "order": "shared,own", "dtype": "float32,float64", "seeds": "1,2",
-        "devices": "1,2", "out": "a,b", "quiet": "true,false", "snapshots": "0,2",
-        "snapshot_steps": "1,2", "attack_images": "0,5", "batch_stats": "sync,ghost",
-        "epsilon": ".1,.2", "alpha": ".1,.2", "beta": "1,2", "replays": "1,2",
+        "shuffle": "shared,per-seed", "dtype": "float32,float64", "seeds": "1,2",
+        "devices": "1,2", "out": "a,b", "quiet": "true,false",
+        "keep_checkpoints": "0,2", "checkpoint_steps": "1,2",
+        "attack_images": "0,5", "batch_stats": "sync,ghost",
+        "epsilon": ".1,.2", "alpha": ".1,.2", "beta": "1,2", "free_replays": "1,2",
         "attack_steps": "1,2", "attack_step_size": ".1,.2", "epsilon_ramp": ".1,.2",
         "noise_kind": "sign,uniform", "lr": "1,1.0", "seed": "1,1", "resume": "a,b",
         "ranks": "1", "adversarial": "pgd,free", "width": "4,0", "batch": "20,201",
@@ -171,11 +174,11 @@ SWEEPS = [
     ("layers=4,8", "width=4,8"), ("width=4,8", "--model", "linear", "--layers"),
     ("width=4,8", "--layers", "2x3"), ("seed=0,1", "--seeds", "2"),
     ("lr=.1,.2", "--guard", "raise"), ("lr=.1,.2", "--guard", "off"),
-    ("lr=.1,.2", "--order", "own"), ("lr=.1,.2", "--attack-images", "3"),
-    ("lr=.1,.2", "--snapshots", "5"), ("lr=.1,.2", "--snapshot-steps", "2"),
+    ("lr=.1,.2", "--shuffle", "per-seed"), ("lr=.1,.2", "--attack-images", "3"),
+    ("lr=.1,.2", "--keep-checkpoints", "5"), ("lr=.1,.2", "--checkpoint-steps", "2"),
     ("lr=.1,.2", "--dtype", "float16"), ("lr=.1,.2", "--adversarial", "free"),
     ("lr=.1,.2", "--validation", "0"), ("lr=.1,.2", "--epsilon", ".3"),
-    ("lr=.1,.2", "--at-once", "0"), ("lr=.1,.2", "--at-once", "-1"),
+    ("lr=.1,.2", "--max-parallel", "0"), ("lr=.1,.2", "--max-parallel", "-1"),
     ("lr=.1,.2", "--seeds", "0"), ("lr=.1,.2", "--seeds", "1000000000"),
     ("lr=.1,.2", "--epochs", "0"), ("lr=.1,.2", "--batch", "0"), (),
     ("lr=.1,.2", "--resume", "nowhere"), ("--resume", "nowhere"),
@@ -194,7 +197,7 @@ NUMBERS_OF_A_RUN = {
     "robustness": {
         "--epsilon": ("-1", "1.5", *NO_NUMBER), "--seed": ("-1", "4294967296"),
         "--images": ("0", "-2", "1.5"), "--norm": ("l3", ""), "--level": ("x", ""),
-        "--data": ("no/such/folder", ""), "--others": ("no/such/run",),
+        "--data": ("no/such/folder", ""), "--transfer-from": ("no/such/run",),
     },
     "eval": {"--data": ("no/such/folder", "")},
     "compare": {
@@ -221,7 +224,7 @@ def cases():
 
 @pytest.fixture
 def _no_work(monkeypatch):
-    monkeypatch.setattr(Job, "train", reached)
+    monkeypatch.setattr(training, "train_in", reached)
     monkeypatch.setattr(sweeping, "train_group", reached)
 
 
@@ -299,17 +302,16 @@ def test_the_table_is_as_large_as_it_says():
 
 
 def test_every_number_of_every_command_has_bounds():
-    kinds = [
-        kind for kind in vars(settings).values()
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type)
-    ]  # fmt: skip
-    numbers = {
-        name
-        for kind in kinds
-        for name, hint in get_type_hints(kind).items()
-        if {int, float, tuple[int, ...]} & set(plain_types(hint))
-    }
-    assert numbers - BOUNDS.keys() == set()
+    for kind in vars(settings).values():
+        if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
+            continue
+        for name, row in rows(kind).items():
+            inner, bounds = {}, {name: row.bounds} | dict(row.inner.bounds)
+            if row.type is Processes:
+                inner = rows(Processes)
+            for number, of in ({name: row} | inner).items():
+                if {int, float, tuple[int, ...]} & set(plain_types(of.type)):
+                    assert bounds.get(number) or kind is Processes, number
 
 
 def test_every_loss_says_which_outputs_fit():

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from jaxnn import regularize
+from jaxnn.app.build import DataFacts, build, step_options
+from jaxnn.app.checks import check
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.job import Job, attack_keys, probabilities
-from jaxnn.app.options import step_options
-from jaxnn.app.settings import check
+from jaxnn.app.folder import probabilities
+from jaxnn.app.train import attack_keys, collapses
 from jaxnn.augment import augment_by_name
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
-from jaxnn.robustness import Threat
 from tests.app.problem import TINY, errors
 from tests.rules.common import assert_trees_close, normal
 
@@ -95,7 +95,7 @@ ALL = (
     [
         ALL,
         ("--loss", "hinge", "--shift", "2", "--clip-value", "0.1", "--mixup", "1"),
-        ("--loss", "margin", "--rotate", "10", "--seeds", "2", "--order", "own"),
+        ("--loss", "margin", "--rotate", "10", "--seeds", "2", "--shuffle", "per-seed"),
         ("--loss", "softmax_focal"), ("--loss", "kl"), ("--loss", "huber"),
         ("--loss", "mae"), ("--loss", "sigmoid_focal"),
     ],
@@ -138,17 +138,11 @@ def test_amounts_out_of_range_raise_before_any_step():
 
 def collapse_of(**settings):
     """What a run says of ten images all right, 90% under one step, 1% under many."""
-    config = TrainConfig(**settings)
     y = np.arange(100) % 10
-    job = SimpleNamespace(
-        config=config, options=step_options(config, 10), many=False,
-        threat=Threat("linf", config.epsilon or 0.1),
-        all_outputs=[np.eye(10)[y]], data=SimpleNamespace(test=SimpleNamespace(y=y)),
-    )  # fmt: skip
-    one, many, _ = attack_keys(job.threat.epsilon)
-    result = {"adversarial": {one: 0.9, many: 0.01}}
-    Job.collapse(job, result)
-    return result["collapse"]
+    data = SimpleNamespace(test=SimpleNamespace(y=y))
+    e = build(TrainConfig(**settings), DataFacts((4,), 10, 0, 1))._replace(data=data)
+    one, many, _ = attack_keys(e.config.epsilon or 0.1)
+    return collapses(e, np.eye(10)[y][None], {one: 0.9, many: 0.01})
 
 
 def test_a_run_says_collapsed_only_of_what_it_was_trained_for():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxnn.app.checks import OUTPUTS, VALUES, check
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.folder import load_run, read_config
-from jaxnn.app.options import resolved
-from jaxnn.app.settings import OUTPUTS, VALUES, check
+from jaxnn.app.settings import resolved
 from jaxnn.app.train import train_run
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
@@ -151,7 +151,7 @@ def test_every_command_refuses_an_edited_config(run_folder, tmp_path):
 
 EDITS = {
     "activation": {"activation": "tanh"}, "standardize": {"standardize": False},
-    "binarise": {"binarise": 0.5}, "data": {"data": "fashion-mnist"},
+    "binarize": {"binarize": 0.5}, "data": {"data": "fashion-mnist"},
     "loss": {"loss": "margin", "label_smoothing": 0.0}, "network mean": {"mean": 0.2},
 }  # fmt: skip
 
@@ -185,7 +185,7 @@ def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_pa
 def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):
     for words in (
         ("--recipe", "cnn"), ("--out", "elsewhere"), ("--lr", "1"), ("--seeds", "2"),
-        ("--attack-images", "-2"), ("--snapshots", "-1"),
+        ("--attack-images", "-2"), ("--keep-checkpoints", "-1"),
     ):  # fmt: skip
         refused("train", "--resume", run_folder, *words)
     assert run("train", "--resume", run_folder).status == 0

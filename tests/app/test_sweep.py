@@ -9,8 +9,6 @@ from jaxnn.app import sweep as sweeping
 from jaxnn.app.build import DataFacts, build
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group
-from jaxnn.app.job import Job
-from jaxnn.app.options import resolved
 from jaxnn.app.points import grouped, parse_axes, sweep_points
 from jaxnn.cli import main
 from jaxnn.data.sets import Dataset, Split
@@ -28,8 +26,7 @@ FACTS = DataFacts((5, 5), 3, 0.5, 0.3)
 
 
 def points_of(*words, base=BASE, draws=None):
-    points = sweep_points(base, parse_axes(words, draws is not None), draws)
-    return [p._replace(config=resolved(p.config)) for p in points]
+    return sweep_points(base, parse_axes(words, draws is not None), draws)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +37,11 @@ def data():
 
 def alone(point, data):
     """The point's own run, by `fit` and nothing of a sweep."""
-    net = build(point.config, FACTS)
-    job = Job(point.config, data, FACTS, net)
+    e = build(point.config, FACTS, data)
     return fit(
-        net, data.train, validation=data.validation, loss=job.loss,
-        optimizer=job.optimizer, epochs=2, batch=20, seeds=point.config.seed,
-        dtype="float64", **job.options,
+        e.net, data.train, validation=data.validation, loss=e.loss,
+        optimizer=e.optimizer, epochs=2, batch=20, seeds=point.config.seed,
+        dtype="float64", **e.options,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.app.build import DataFacts, build
+from jaxnn.app.build import DataFacts, network
 from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, serial
 from jaxnn.errors import JaxnnError
@@ -82,7 +82,7 @@ def test_softmax_ends_a_network_in_probabilities():
 
 def built(*tokens):
     config = TrainConfig(model="serial", layers=tokens)
-    return build(config, DataFacts((28, 28), 10, 0.1, 0.3))
+    return network(config, DataFacts((28, 28), 10, 0.1, 0.3))
 
 
 WORDS = {

@@ -1,0 +1,224 @@
+"""The rules between settings, and between settings and data.
+
+`check` is called before anything is loaded or written, so that a setting is either
+obeyed or refused, and never left out in silence. Nothing heavy is imported.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from jaxnn.app.config import WIDTH, SweepConfig, TrainConfig
+from jaxnn.app.settings import check_fields, check_needs, flag, given, rows
+from jaxnn.errors import JaxnnError
+
+STEPS_MAX = 2**31 - 1  # steps are counted in int32
+
+LOGITS = (None,)
+SCORES = (None, "tanh")  # a score may be negative
+VALUES = (
+    None, "relu", "leaky_relu", "elu", "selu", "gelu", "swish", "tanh", "sigmoid",
+    "softplus", "softmax",
+)  # fmt: skip
+OUTPUTS: dict[str, tuple[str | None, ...]] = {
+    "softmax_cross_entropy": LOGITS, "softmax_focal": LOGITS, "kl": LOGITS,
+    "sigmoid_cross_entropy": LOGITS, "sigmoid_focal": LOGITS,
+    "nll": ("log_softmax",), "margin": SCORES, "hinge": SCORES,
+    "mse": VALUES, "quadratic": VALUES, "mae": VALUES, "huber": VALUES,
+}  # fmt: skip
+"""Loss -> what may stand after the last layer; None are logits."""
+
+_OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
+
+
+def check(config: Any) -> None:
+    """Raise unless every setting of `config` can be obeyed.
+
+    Args:
+      config: one of `jaxnn.app.config`, as given or with its defaults filled in.
+
+    Raises:
+      JaxnnError: a wrong type, a number out of its bounds, a setting that has no effect
+        without another, settings that contradict each other.
+    """
+    check_fields(config)
+    if isinstance(config, TrainConfig):
+        _check_layers(config)
+        check_needs(config)
+        _check_output(config)
+        _check_pairs(config)
+    if isinstance(config, SweepConfig):
+        _check_sweep(config)
+    if getattr(config, "images", None) == 0:
+        raise JaxnnError("--images: got 0, expected -1 (all) or at least 1")
+    epsilon = getattr(config, "epsilon", None)
+    if getattr(config, "norm", "linf") in (None, "linf") and (epsilon or 0) > 1:
+        raise JaxnnError(
+            f"--epsilon: got {epsilon:g}, expected 0 <= epsilon <= 1, as pixels are in "
+            "[0, 1]"
+        )
+
+
+def check_data(config: TrainConfig, data: Any) -> None:
+    """Raise unless `config` can be obeyed with this data set.
+
+    Raises:
+      JaxnnError: images that are no grey ones, a batch or a shift that is too large.
+    """
+    x = data.train.x
+    if x.ndim != 3:
+        raise JaxnnError(
+            f"{data.name}: got images of shape {x.shape[1:]}, expected grey ones (H, "
+            "W); colour goes with jaxnn.fit in Python"
+        )
+    if config.batch > len(x):
+        raise JaxnnError(
+            f"--batch: got batch={config.batch} but only {len(x)} training rows; "
+            f"expected 1 <= batch <= {len(x)}"
+        )
+    side = min(x.shape[1:])
+    for name in ("shift", "elastic"):
+        amount = getattr(config, name)
+        if amount is not None and amount >= side:
+            raise JaxnnError(
+                f"{flag(name)}: got {amount:g} pixels for images of {side}, which "
+                f"leaves nothing of them; expected less than {side}"
+            )
+    steps = len(x) // config.batch * config.epochs * (config.free_replays or 1)
+    if steps > STEPS_MAX:
+        raise JaxnnError(
+            f"--epochs: got {config.epochs}, which is {steps:,} steps; expected at "
+            f"most {STEPS_MAX:,}"
+        )
+
+
+def _check_layers(config):
+    """Numbers in `--layers` that no layer could have; the layers know the rest."""
+    for token in config.layers:
+        block = re.fullmatch(r"\d+(x\d+)?", token, re.ASCII)
+        for text in token.split("x") if block else token.split(":")[1:]:
+            try:
+                number = float(text)
+            except ValueError:
+                continue  # a word
+            if not abs(number) <= WIDTH.high or (block and number < 1):
+                least = "1" if block else f"{-WIDTH.high:,}"
+                raise JaxnnError(
+                    f"--layers {token}: got {text}, expected a number from {least} to "
+                    f"{WIDTH.high:,}; a width must be at least 1"
+                )
+
+
+def _check_output(config):
+    """The loss must be one for what the network puts out."""
+    if config.loss not in OUTPUTS:
+        return  # the tables of names will say so
+    output, where = config.output, "--output"
+    if output is None and config.model == "serial" and config.layers:
+        last = config.layers[-1].partition(":")[0]
+        if last in (*VALUES, "log_softmax"):
+            output, where = last, "--layers ..."
+    allowed = OUTPUTS[config.loss]
+    if output in allowed or output not in (*VALUES, "log_softmax"):
+        return
+    losses = [name for name, outputs in OUTPUTS.items() if output in outputs]
+    words = " or ".join("no --output (logits)" if o is None else o for o in allowed)
+    raise JaxnnError(
+        f"--loss {config.loss} does not fit {where} {output}: it takes {words}. Losses "
+        f"for the output {output}: {', '.join(losses) or 'none'}"
+    )
+
+
+def _check_pairs(config):
+    """Settings that cannot both be obeyed."""
+    c = config
+    for wrong, words in (
+        (
+            c.keep == "best" and not c.validation,
+            "--keep best needs --validation above 0: without there is no best epoch",
+        ),
+        (
+            c.clip_norm is not None and c.clip_value is not None,
+            "--clip-norm and --clip-value: got both, expected one of them",
+        ),
+        (
+            c.augment == "digits" and not any(amounts(c).values()),
+            "--augment digits has no effect with all its amounts 0",
+        ),
+        (
+            c.adversarial == "trades" and c.loss not in _OF_CLASSES,
+            "--adversarial trades compares probabilities of classes: it needs --loss "
+            + ", ".join(_OF_CLASSES),
+        ),
+        (
+            c.dtype == "float16" and c.adversarial != "none",
+            f"--adversarial {c.adversarial} makes gradients of its own, which float16 "
+            "would need scaled; use --dtype float32 or bfloat16",
+        ),
+        (
+            c.seed + c.seeds > 2**32,
+            f"--seed: got {c.seed} for {c.seeds} seeds, expected the last below 2^32",
+        ),
+    ):
+        if wrong:
+            raise JaxnnError(words)
+
+
+def amounts(config: TrainConfig) -> dict[str, Any]:
+    """How far training images are moved, those left to `augment` among them."""
+    usual = {"rotate": 10, "scale": 0.1, "shear": 0.1, "shift": 2, "elastic": 0}
+    chosen = {name: getattr(config, name) for name in usual}
+    if config.augment == "none":
+        usual = dict.fromkeys(usual, 0)
+    return {k: usual[k] if v is None else v for k, v in chosen.items()}
+
+
+def check_point(config: TrainConfig) -> None:
+    """Raise unless a network of these settings can be one of a sweep's points.
+
+    Raises:
+      JaxnnError: as `check`, and for what a sweep leaves out.
+    """
+    check(config)
+    _check_alone(config)
+    changed = given(config)
+    for name, value in (("dtype", "float16"), ("adversarial", "free")):
+        if changed.get(name) == value:
+            raise JaxnnError(
+                f"sweep: {flag(name)} {value} keeps a memory of its own from step to "
+                "step; train such networks one by one with jaxnn train"
+            )
+
+
+def _check_alone(config):
+    """No setting of a run alone, for which a sweep has no use."""
+    for name in given(config):
+        told = rows(TrainConfig)[name].no_axis
+        if told is not None and told.alone:
+            raise JaxnnError(f"sweep: {flag(name)} has no effect here: {told.why}")
+
+
+def _check_sweep(config):
+    network = config.network
+    _check_alone(network)
+    if not network.validation:
+        raise JaxnnError("sweep: --validation 0 leaves nothing to choose by")
+    alone = replace(SweepConfig(network=network), resume=config.resume)
+    if config.resume is not None and (config != alone or given(network)):
+        raise JaxnnError(
+            "sweep: --resume takes no other flag or axis; the sweep's own settings hold"
+        )
+
+
+FREE = ("devices", "quiet", "attack_images", "keep_checkpoints", "resume", "ranks")
+"""Settings that do not change what is learnt."""
+
+
+def must_stay(config: TrainConfig) -> dict[str, Any]:
+    """The settings that what was trained belongs to, so that an edit since is found.
+
+    With a constant schedule the number of epochs may grow.
+    """
+    free = set(FREE) | ({"epochs"} if config.schedule == "constant" else set())
+    free -= {"devices"} if config.batch_stats == "ghost" else set()
+    return {name: v for name, v in vars(config).items() if name not in free}

@@ -25,11 +25,9 @@ def device() -> str:
 
     kind = jax.devices()[0]
     if kind.platform == "cpu":
-        return (
-            f"cpu, {_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
-            if hasattr(os, "sched_getaffinity")
-            else f"cpu, {_cpu_name()}, {os.cpu_count()} cores"
-        )
+        name = cpu_fact("model name") or platform.processor() or platform.machine()
+        mine = getattr(os, "sched_getaffinity", None)
+        return f"cpu, {name}, {len(mine(0)) if mine else os.cpu_count()} cores"
     return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
 
 
@@ -87,14 +85,15 @@ def _git(folder, *words):
     return done.stdout.strip()
 
 
-def _cpu_name():
+def cpu_fact(*names: str) -> str | None:
+    """Read what /proc/cpuinfo says under one of `names`; None where it says nothing."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+            if line.startswith(names):
+                return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return None
 
 
 @dataclass(frozen=True)

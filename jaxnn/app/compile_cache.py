@@ -9,6 +9,7 @@ import jax
 import jaxlib
 
 from jaxnn.data.sources import cache_folder
+from jaxnn.environment import cpu_fact
 from jaxnn.errors import JaxnnError
 
 
@@ -40,12 +41,8 @@ def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
 
 def _machine() -> str:
     """jaxlib version and a hash of what the processor can do."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-        features = next(
-            line for line in lines if line.startswith(("flags", "Features"))
-        )
-    except (OSError, StopIteration):
+    features = cpu_fact("flags", "Features")
+    if features is None:
         features = platform.processor() + platform.machine() + platform.version()
     short = hashlib.sha256(features.encode()).hexdigest()[:12]
     return f"jaxlib-{jaxlib.__version__}-{short}"

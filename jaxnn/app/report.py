@@ -8,7 +8,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,46 +61,35 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
 
 
 def _headline(result) -> list[str]:
-    accuracies = _numbers(result.get("test_accuracy"))
-    count = result.get("n")
-    accuracy = _accuracy(result.get("mean"), result.get("std"), count)
-    problems = [
-        line
-        for p in result.get("problems") or ()
-        for line in (f"**{escaped(p)}.**", "")
-    ]
+    accuracies = _plain(result.get("test_accuracy")) or []
+    problems = []
+    for problem in result.get("problems") or ():
+        problems += [f"**{escaped(problem)}.**", ""]
     lines = [
-        "# Failed" if problems else f"# Test accuracy {accuracy}",
+        "# Failed" if problems else f"# Test accuracy {_spread(accuracies, True)}",
         "",
         *problems,
         f"Measured once, on {_all_images(result)}, with the parameters of the epoch "
         "that the table names.",
     ]
     if len(accuracies) > 1:
-        each = ", ".join(_percent(a) for a in accuracies)
+        each = ", ".join(_text(a, "{:.2%}") for a in accuracies)
         lines += ["", f"Seed by seed: {each}. The spread is one standard deviation."]
-    return [
-        *lines,
-        "",
-        *table(
-            ("fact", "value"),
-            [
-                ("epochs trained", _text(result.get("epochs"))),
-                (_epoch_name(result), _text(result.get("best_epoch"))),
-                ("why training ended", _text(result.get("stopped"))),
-                ("parameters", _text(result.get("parameters"), "{:,}")),
-                (
-                    "steps skipped (loss or gradient not finite)",
-                    _text(result.get("steps_skipped"), "{:,}"),
-                ),
-            ],
+    rows = [
+        ("epochs trained", _text(result.get("epochs"))),
+        (_epoch_name(_part(result, "config")), _text(result.get("best_epoch"))),
+        ("why training ended", _text(result.get("stopped"))),
+        ("parameters", _text(result.get("parameters"), "{:,}")),
+        (
+            "steps skipped (loss or gradient not finite)",
+            _text(result.get("steps_skipped"), "{:,}"),
         ),
     ]
+    return [*lines, "", *table(("fact", "value"), rows)]
 
 
-def _epoch_name(result) -> str:
+def _epoch_name(config) -> str:
     """How the parameters were chosen, as far as the configuration says."""
-    config = _part(result, "config")
     validation = config.get("validation")
     if config.get("keep") == "last" and validation:
         return "epoch of the parameters (the last, as asked)"
@@ -110,12 +100,12 @@ def _epoch_name(result) -> str:
 
 
 def _pictures(folder, result) -> list[str]:
-    seeds, lines = result.get("n"), []
+    lines = []
     for name, why in _part(result, "not_drawn").items():
         lines += ["", f"{name} could not be drawn: {_text(why)}"]
     for name, caption in PICTURES.items():
         if os.path.exists(folder / name):
-            if (seeds or 1) > 1 and name != "curves.png":
+            if (result.get("n") or 1) > 1 and name != "curves.png":
                 caption = f"{caption} Of several seeds, the first."
             lines += ["", f"![{caption}]({name})", "", f"*{caption}*"]
     return ["## Pictures", *lines] if lines else []
@@ -123,8 +113,7 @@ def _pictures(folder, result) -> list[str]:
 
 def _network(result) -> list[str]:
     summary = result.get("summary")
-    body = fenced(str(summary)) if summary else [f"{MISSING}."]
-    return ["## Network", "", *body]
+    return ["## Network", "", *(fenced(summary) if summary else [f"{MISSING}."])]
 
 
 def _guard(guard) -> list[str]:
@@ -147,7 +136,7 @@ def _gradients(gradients) -> list[str]:
         (
             name,
             _text(gradients.get(f"{name}_max_relative"), "{:.1e}"),
-            _text(_worst(gradients, name)),
+            _text(_worst(gradients.get("leaves") or (), name)),
         )
         for name in ("float32", "float64")
     ]
@@ -163,39 +152,34 @@ def _gradients(gradients) -> list[str]:
     ]
 
 
-def _worst(gradients, dtype):
-    """The array that differs most; looked up among all where it is not named."""
-    leaves = [c for c in gradients.get("leaves") or () if c["dtype"] == dtype]
-    named = gradients.get(f"{dtype}_worst")
-    if named is not None or not leaves:
-        return named
-    # a difference that is not finite, null in JSON, is the worst there is
-    return max(leaves, key=lambda c: _or_inf(c["max_relative"]))["leaf"]
+def _worst(leaves, dtype):
+    """The array that differs most; null in JSON is a difference that is not finite."""
 
+    def size(leaf):
+        value = leaf["max_relative"]
+        return value if value is not None and math.isfinite(value) else math.inf
 
-def _or_inf(value) -> float:
-    return value if _finite(value) else math.inf
+    mine = [leaf for leaf in leaves if leaf["dtype"] == dtype]
+    return max(mine, key=size)["leaf"] if mine else None
 
 
 def _adversarial(result) -> list[str]:
     found = _part(result, "adversarial")
     rows = []
     for name, accuracy in found.items():
-        match = _ATTACK.fullmatch(name)
-        if match:
+        if match := _ATTACK.fullmatch(name):
             kind, steps, epsilon = match.groups()
-            label = kind.upper().replace("_", " ") + (
-                f", {steps} steps" if steps else ""
-            )
+            label = kind.upper().replace("_", " ") + f", {steps} steps" * bool(steps)
             rows.append((label, epsilon, _sample(found), _spread(accuracy)))
-    if rows and "worst" in found:
-        budget = _text(found.get("epsilon"))
-        worst = _spread(found["worst"])
-        rows.append(("worst case per image", budget, _sample(found), worst))
     title = ["## Under attack", ""]
     if not rows:
         return [*title, f"Accuracy under attack was {MISSING}."]
-    clean = _accuracy(result.get("mean"), result.get("std"), result.get("n"))
+    epsilon, norm = _text(found.get("epsilon")), _text(found.get("norm"))
+    norm = "Linf (largest change of a pixel)" if norm == "linf" else norm
+    if "worst" in found:
+        worst = _spread(found["worst"])
+        rows.append(("worst case per image", epsilon, _sample(found), worst))
+    clean = _spread(result.get("test_accuracy"), True)
     return [
         *title,
         *table(
@@ -204,9 +188,8 @@ def _adversarial(result) -> list[str]:
         ),
         "",
         "Threat model: the attacker knows the network and its parameters and may move "
-        f"each image by at most {_text(found.get('epsilon'))} in the "
-        f"{_norm(found.get('norm'))} norm, in units where a pixel goes from 0 to 1, "
-        "without leaving that range. The aim is any wrong class. "
+        f"each image by at most {epsilon} in the {norm} norm, in units where a pixel "
+        "goes from 0 to 1, without leaving that range. The aim is any wrong class. "
         f"PGD takes {_text(found.get('steps'))} steps of "
         f"{_text(found.get('step_size'))}; FGSM takes one step of the whole budget. "
         "Accuracy under these attacks is an upper bound on robustness: a stronger "
@@ -230,11 +213,6 @@ def _sample(found) -> str:
     return f"{_text(sample or 'sample')} of {_text(images, '{:,}')}{how}"
 
 
-def _norm(name) -> str:
-    name = _text(name)
-    return "Linf (largest change of a pixel)" if name.lower() == "linf" else name
-
-
 def _seconds(seconds) -> list[str]:
     names = {
         "import": "importing JAX and jaxnn",
@@ -252,21 +230,21 @@ def _seconds(seconds) -> list[str]:
 def _surroundings(result) -> list[str]:
     versions = _part(result, "versions")
     known = ("jaxnn", "python", "jax", "jaxlib", "numpy", "optax")
-    names = dict.fromkeys([*known, *versions])
     rows = [
         ("device", _text(result.get("device"))),
         ("git", _text(result.get("git"))),
-        *((escaped(name), _text(versions.get(name))) for name in names),
+        *(
+            (escaped(name), _text(versions.get(name)))
+            for name in dict.fromkeys([*known, *versions])
+        ),
     ]
     return ["## Made with", "", *table(("fact", "value"), rows)]
 
 
 def _config(config) -> list[str]:
-    title = ["## Configuration", ""]
-    if not config:
-        return [*title, f"{MISSING}."]
     rows = [(code(name), _text(value, none="none")) for name, value in config.items()]
-    return [*title, *table(("setting", "value"), rows)]
+    lines = table(("setting", "value"), rows) if config else [f"{MISSING}."]
+    return ["## Configuration", "", *lines]
 
 
 def _commands(folder) -> list[str]:
@@ -283,47 +261,24 @@ def _part(result, name) -> Mapping[str, Any]:
     return result.get(name) or {}
 
 
-def _numbers(value) -> list:
-    value = _plain(value)
-    if value is None:
-        return []
-    return list(value) if isinstance(value, Iterable) else [value]
-
-
 def _plain(value):
     """NumPy's numbers and arrays as Python's."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _finite(value) -> bool:
-    return value is not None and math.isfinite(value)
+def _spread(value, alone: bool = False) -> str:
+    """Shares, one a seed: "98.12% +- 0.08 (5 seeds)", in percentage points.
 
-
-def _percent(share) -> str:
-    return f"{100 * share:.2f}%" if _finite(share) else MISSING
-
-
-def _accuracy(mean, std, count) -> str:
-    """'98.12% +- 0.08 (5 seeds)', the standard deviation in percentage points."""
-    if not _finite(mean):
+    Of one seed there is no spread, which is said of it if it stands `alone`.
+    """
+    value = _plain(value)
+    shares = value if isinstance(value, list | tuple) else [value]
+    if not shares or not all(a is not None and math.isfinite(a) for a in shares):
         return MISSING
-    if count == 1:
-        return f"{_percent(mean)} (1 seed, so no spread)"
-    spread = f"{100 * std:.2f}" if _finite(std) else MISSING
-    seeds = f"number of seeds {MISSING}" if count is None else f"{count} seeds"
-    return f"{_percent(mean)} +- {spread} ({seeds})"
-
-
-def _spread(value) -> str:
-    """An accuracy, or several, one a seed, as mean and standard deviation."""
-    shares = _numbers(value)
-    if not shares or not all(map(_finite, shares)):
-        return MISSING
-    mean = sum(shares) / len(shares)
+    mean = f"{sum(shares) / len(shares):.2%}"
     if len(shares) == 1:
-        return _percent(mean)
-    variance = sum((a - mean) ** 2 for a in shares) / (len(shares) - 1)
-    return _accuracy(mean, math.sqrt(variance), len(shares))
+        return f"{mean} (1 seed, so no spread)" if alone else mean
+    return f"{mean} +- {100 * statistics.stdev(shares):.2f} ({len(shares)} seeds)"
 
 
 def _text(value, form: str = "{}", none: str = MISSING) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxnn.cli import main
-from tests.app.problem import TINY, write_folder
+from tests.app.common import TINY, write_folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
 from jaxnn.data import write_idx
-from tests.app.problem import errors, write_folder
+from tests.app.common import refused, write_folder
 
 SETTINGS = {
     "pgd": ("--steps", "5", "--restarts", "2"),
@@ -70,13 +70,13 @@ def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
     ],
 )
 def test_bad_settings_get_one_clear_line(run_folder, capsys, words, expected):
-    assert expected in errors(capsys, "attack", run_folder, *words)
+    assert expected in refused("attack", run_folder, *words)
 
 
 def test_no_run_and_images_of_another_shape_are_refused(run_folder, tmp_path, capsys):
-    assert "nowhere" in errors(capsys, "attack", "nowhere")
+    assert "nowhere" in refused("attack", "nowhere")
     small = write_folder(tmp_path / "small", side=8)
-    text = errors(capsys, "attack", run_folder, "--data", small)
+    text = refused("attack", run_folder, "--data", small)
     assert "(28, 28)" in text
     assert "(8, 8)" in text
 
@@ -133,7 +133,7 @@ def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
 def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     for command in ("attack", "robustness"):
-        text = errors(capsys, command, run_folder, "--out", tmp_path / "taken")
+        text = refused(command, run_folder, "--out", tmp_path / "taken")
         assert "it is a file" in text
     assert (tmp_path / "taken").read_text() == "mine"
 
@@ -149,7 +149,7 @@ def test_data_of_more_classes_is_refused(run_folder, tmp_path, capsys):
     more = write_folder(tmp_path / "more", **{"t10k-labels-idx1-ubyte": y})
     write_idx(more / "train-labels-idx1-ubyte.gz", np.arange(240, dtype=np.uint8) % 5)
     for command in ("attack", "robustness"):
-        text = errors(capsys, command, run_folder, "--data", more)
+        text = refused(command, run_folder, "--data", more)
         assert "knows 3 classes, got 5" in text
 
 
@@ -183,5 +183,5 @@ def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
     transfer = json.loads(Path("found/robustness.json").read_text())["transfer"]
     assert transfer["names"] == [str(run_folder), str(other)]
     assert np.shape(transfer["matrix"]) == (2, 2)
-    text = errors(capsys, "robustness", run_folder, "--transfer-from", run_folder)
+    text = refused("robustness", run_folder, "--transfer-from", run_folder)
     assert "the run itself" in text

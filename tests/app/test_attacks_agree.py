@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jaxnn.cli import main
-from tests.app.problem import write_folder
+from tests.app.common import write_folder
 
 RUNS = {
     "plain": ("--label-smoothing", "0"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxnn.cli import main
 from jaxnn.files import locked
-from tests.app.problem import TINY, errors, write_folder
+from tests.app.common import TINY, refused, write_folder
 
 
 def test_a_run_leaves_everything_it_promises(run_folder):
@@ -127,24 +127,22 @@ def test_flags_train(digits, words):
     ],
 )
 def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
-    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x", *words)
+    text = refused("train", *TINY, "--data", digits, "--out", "x", *words)
     for part in expected:
         assert part in text
     assert not os.path.exists("x") or not os.listdir("x") or "batch" in text
 
 
 def test_a_missing_folder_and_an_unknown_command_say_so(capsys):
-    assert "no/such" in errors(
-        capsys, "train", "--data", "no/such/folder", "--out", "x"
-    )
-    assert "train" in errors(capsys, "trian")
-    assert "config.json" in errors(capsys, "eval", "nowhere")
+    assert "no/such" in refused("train", "--data", "no/such/folder", "--out", "x")
+    assert "train" in refused("trian")
+    assert "config.json" in refused("eval", "nowhere")
 
 
 def test_a_folder_with_files_is_never_written_into(digits, tmp_path, capsys):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine.txt").write_text("precious")
-    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x")
+    text = refused("train", *TINY, "--data", digits, "--out", "x")
     assert "already holds files" in text
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["mine.txt"]
 
@@ -165,7 +163,7 @@ def test_a_folder_with_files_is_never_written_into(digits, tmp_path, capsys):
 )
 def test_bad_data_names_the_file_and_the_value(tmp_path, capsys, change, expected):
     folder = write_folder(tmp_path / "bad", **change)
-    text = errors(capsys, "train", *TINY, "--data", folder, "--out", "x")
+    text = refused("train", *TINY, "--data", folder, "--out", "x")
     for part in expected:
         assert part in text.replace(",", "")
 
@@ -175,8 +173,8 @@ def test_predict_names_a_picture_it_cannot_read(run_folder, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     Image.fromarray(np.zeros((30, 30), np.uint8)).save(tmp_path / "blank.png")
     for name in ("empty.png", "text.png", "blank.png", "absent.png"):
-        assert name in errors(capsys, "predict", run_folder, name)
-    assert "no pictures" in errors(capsys, "predict", run_folder)
+        assert name in refused("predict", run_folder, name)
+    assert "no pictures" in refused("predict", run_folder)
 
 
 def _digit(path):
@@ -215,7 +213,7 @@ def test_eval_refuses_data_of_another_shape_or_more_classes(
     run_folder, tmp_path, capsys
 ):
     other = write_folder(tmp_path / "small", side=14)
-    text = errors(capsys, "eval", run_folder, "--data", other)
+    text = refused("eval", run_folder, "--data", other)
     assert "(28, 28)" in text
     assert "(14, 14)" in text
 
@@ -224,7 +222,7 @@ def test_damaged_run_folders_are_refused(run_folder, tmp_path, capsys):
     for name, content in (("params.npz", b"PK"), ("config.json", b"{")):
         copy = shutil.copytree(run_folder, tmp_path / name)
         (copy / name).write_bytes(content)
-        assert name in errors(capsys, "eval", copy)
+        assert name in refused("eval", copy)
 
 
 def test_help_does_not_import_jax():
@@ -296,11 +294,11 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
     config = (tmp_path / "a" / "config.json").read_text()
     edited = config.replace('"l2": 0.0', '"l2": 0.5')
     (tmp_path / "a" / "config.json").write_text(edited)
-    text = errors(capsys, "train", "--resume", "a")
+    text = refused("train", "--resume", "a")
     assert "setting l2 is 0.0 there and 0.5 here" in text
     (tmp_path / "a" / "config.json").write_text(config)
     with locked(tmp_path / "a" / "snapshots", "run"):
-        text = errors(capsys, "train", "--resume", "a")
+        text = refused("train", "--resume", "a")
         assert "run a is in use by another process" in text.replace("/snapshots", "")
     last.write_bytes(kept[:-50])
     assert main(["train", "--resume", "a"]) == 0
@@ -311,12 +309,12 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     assert main(["train", "--resume", "a"]) == 0
     assert "nothing to do" in capsys.readouterr().out
-    words = errors(capsys, "train", "--resume", "a", "--lr", "1")
+    words = refused("train", "--resume", "a", "--lr", "1")
     assert "--lr would make it another run" in words
-    assert "--epochs would make it another" in errors(
-        capsys, "train", "--resume", "a", "--epochs", "9"
+    assert "--epochs would make it another" in refused(
+        "train", "--resume", "a", "--epochs", "9"
     )
-    assert "has no config.json" in errors(capsys, "train", "--resume", "nowhere")
+    assert "has no config.json" in refused("train", "--resume", "nowhere")
     for path in (tmp_path / "a" / "snapshots").iterdir():
         path.unlink()
     (tmp_path / "a" / "result.json").unlink()
@@ -341,7 +339,7 @@ def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, capsys,
         ["compare", name], ["compare", f"{name}:f"], ["compare", f"{name}.py:f"],
         ["compare", f"{run_folder}/report.md:f"],
     ):  # fmt: skip
-        errors(capsys, *words)
+        refused(*words)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == [
         "loop",
         "pipe",

@@ -27,7 +27,7 @@ from jaxnn.data import load, read_digit
 from jaxnn.data.table import read_csv
 from jaxnn.errors import JaxnnError
 from jaxnn.train.checkpoint import load_meta
-from tests.app.problem import TINY, write_folder
+from tests.app.common import TINY, write_folder
 
 SECONDS = 20  # a case takes far less, compiling included; a hang takes for ever
 

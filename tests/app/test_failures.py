@@ -11,8 +11,7 @@ import pytest
 from jaxnn import plots
 from jaxnn.app.folder import fresh_folder
 from jaxnn.cli import main
-from tests.app.input_cases import refused, run
-from tests.app.problem import TINY, write_folder
+from tests.app.common import TINY, refused, run, write_folder
 
 
 def train(digits, *words):

@@ -14,8 +14,7 @@ from jaxnn.app.settings import plain_types, rows
 from jaxnn.combine.mlp import ACTIVATIONS
 from jaxnn.environment import Processes
 from jaxnn.losses import LOSSES
-from tests.app.input_cases import Reached, refused, run
-from tests.app.problem import TINY
+from tests.app.common import TINY, Reached, refused, run
 
 NO_NUMBER = (
     "nan", "inf", "-inf", "1e400", "x", "", "0x10", "1,5", "1e39", "1e-39", "5e-324",

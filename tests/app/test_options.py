@@ -18,7 +18,7 @@ from jaxnn.augment import augment_by_name
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
-from tests.app.problem import TINY, errors
+from tests.app.common import TINY, refused
 from tests.rules.common import assert_trees_close, normal
 
 KEY = jax.random.key(0)
@@ -126,7 +126,7 @@ def test_flags_train(digits, words):
     ],
 )
 def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
-    text = errors(capsys, "train", *TINY, "--data", digits, "--out", "x", *words)
+    text = refused("train", *TINY, "--data", digits, "--out", "x", *words)
     for part in expected:
         assert part in text
 

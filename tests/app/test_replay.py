@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from jaxnn.cli import main
-from tests.app.problem import TINY, errors
+from tests.app.common import TINY, refused
 
 
 def test_a_bad_run_reports_and_replays(digits, tmp_path, capsys):
@@ -28,6 +28,6 @@ def test_a_bad_run_reports_and_replays(digits, tmp_path, capsys):
 
 
 def test_a_folder_without_a_bad_step_cannot_be_replayed(tmp_path, capsys):
-    assert "not a run folder" in errors(capsys, "replay", tmp_path)
+    assert "not a run folder" in refused("replay", tmp_path)
     np.savez(tmp_path / "repro.npz", x=1)
-    assert "not a run folder" in errors(capsys, "replay", tmp_path)
+    assert "not a run folder" in refused("replay", tmp_path)

@@ -16,7 +16,7 @@ from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
 from jaxnn.train.checkpoint import save_params
-from tests.app.input_cases import refused, refused_in_python, run
+from tests.app.common import refused, refused_in_python, run
 
 FITS = {
     "softmax_cross_entropy": {None}, "softmax_focal": {None}, "kl": {None},

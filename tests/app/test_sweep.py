@@ -15,7 +15,7 @@ from jaxnn.data.sets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.sweep import sweep as picture
 from jaxnn.train import fit
-from tests.app.problem import write_folder
+from tests.app.common import write_folder
 from tests.train.problem import pixels
 
 BASE = TrainConfig(

@@ -1,4 +1,4 @@
-"""A harness for bad inputs: nothing but one clear line may come of them.
+"""A small data set on disk, and a harness for inputs.
 
 `refused` runs one command in this process, or calls one function, and holds it to
 three promises: no traceback, no silent acceptance, nothing left behind.
@@ -10,10 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from jaxnn.cli import main
+from jaxnn.data import write_idx
 from jaxnn.errors import JaxnnError
+from tests.train.problem import pixels
+
+TINY = ("--layers", "8", "--epochs", "2", "--batch", "20", "--validation", "40")
+
+
+def write_folder(folder, side=28, count=240, **change):
+    """Four IDX files of a small problem."""
+    folder.mkdir(exist_ok=True)
+    (x, y), (xt, yt) = pixels(count, side), pixels(80, side, seed=1)
+    arrays = {
+        "train-images-idx3-ubyte.gz": x,
+        "train-labels-idx1-ubyte.gz": y.astype(np.uint8),
+        "t10k-images-idx3-ubyte": xt, "t10k-labels-idx1-ubyte": yt.astype(np.uint8),
+    } | change  # fmt: skip
+    for name, array in arrays.items():
+        write_idx(folder / name, array)
+    return folder
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ from PIL import Image
 from jaxnn.errors import JaxnnError
 from jaxnn.files import write_with
 
-COLOURS = 96  # of the palette that all frames share
+COLORS = 96  # of the palette that all frames share
 DPI = 72
 
 
@@ -47,7 +47,7 @@ def animation(
     both = Image.fromarray(
         np.concatenate([np.asarray(images[0]), np.asarray(images[-1])])
     )
-    palette = both.quantize(COLOURS, dither=Image.Dither.NONE)
+    palette = both.quantize(COLORS, dither=Image.Dither.NONE)
     drawn = [i.quantize(palette=palette, dither=Image.Dither.NONE) for i in images]
     durations = [round(1000 * seconds_per_frame)] * len(drawn)
     durations[-1] = round(1000 * hold)
@@ -64,4 +64,5 @@ def animation(
 def _drawn(figure, dpi) -> Image.Image:
     figure.set_dpi(dpi)
     figure.canvas.draw()
+    figure.set_layout_engine("none")  # the first frame's: else the panels would tremble
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())

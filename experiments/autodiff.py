@@ -39,8 +39,7 @@ import optax
 
 from experiments import dual
 from experiments.common import main, picture, record, what_to_see
-from jaxnn.plots.panels import lines, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save
 
 X, T = 1.5, 0.25  # input and target
 W, B = 0.8, -0.3  # weight and bias at which to differentiate

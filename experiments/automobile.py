@@ -45,8 +45,7 @@ from experiments.tabular import fit_encoder, quantile_bins, stratified_split
 from jaxnn import mlp
 from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import mse
-from jaxnn.plots.panels import panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import panels, save
 from jaxnn.regularize import l2
 
 WORDS = (

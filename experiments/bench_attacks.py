@@ -233,8 +233,7 @@ def run(args: Args) -> None:
 def draw(found: list[dict[str, Any]], path: Any) -> None:
     """Bars, a panel a network."""
     from experiments.pictures import bars
-    from jaxnn.plots.panels import panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import panels, save
 
     figure, axes = panels(2, width=5.6, height=3.4)
     for ax, one in zip(axes, found, strict=True):

@@ -223,8 +223,7 @@ def run(args: Args) -> None:
 
 def draw(votes, bounds, args, path) -> None:
     """Certified accuracy over the radius, verified accuracy over the budget."""
-    from jaxnn.plots.panels import lines, panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import lines, panels, save
 
     figure, axes = panels(2, width=4.5, height=3.5, title="Proofs, not attacks")
     certified = 100 * np.array([v["certified"] for v in votes])

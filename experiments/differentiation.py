@@ -32,8 +32,16 @@ from jaxnn.check.methods import METHODS, central
 from jaxnn.check.second import automatic_gradient, manual_gradient
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import COLOURS, name_axes, panels, set_scales, show_legend
-from jaxnn.plots.shared import GREY, INK, save
+from jaxnn.plots.panels import (
+    COLORS,
+    GREY,
+    INK,
+    name_axes,
+    panels,
+    save,
+    set_scales,
+    show_legend,
+)
 
 WIDTHS = (
     (2, 2, 2),
@@ -228,7 +236,7 @@ def draw(rows: list[dict], path) -> None:
         known = [(r["parameters"], r["methods"][name]) for r in rows
                  if name in r["methods"]]  # fmt: skip
         n = [k for k, _ in known]
-        colour = COLOURS[i] if mark else GREY
+        colour = COLORS[i] if mark else GREY
         style = {"color": colour, "lw": 1.4, "ls": "-" if mark else ":"}
         left.plot(n, [m["seconds"] for _, m in known], label=name, **style)
         for size, m in known:

@@ -189,8 +189,7 @@ def run(args: Args) -> None:
 
 def draw(runs, checks, args, path) -> None:
     """Accuracy over restarts, and over the budget."""
-    from jaxnn.plots.panels import lines, panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import lines, panels, save
 
     figure, axes = panels(
         2, width=4.4, height=3.4, title="Trained on five steps, attacked by fifty"

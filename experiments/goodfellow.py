@@ -193,8 +193,7 @@ def run(args: Args) -> None:
 def draw(linear, pair, table, over, path) -> None:
     """The errors, and the mix-trained network over the budget."""
     from experiments.pictures import bars
-    from jaxnn.plots.panels import lines, panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import lines, panels, save
 
     figure, axes = panels(
         2, width=4.8, height=4.2, title="One step of 0.25 against six networks"

@@ -54,8 +54,7 @@ import numpy as np
 from experiments.common import main, picture, record, spread, what_to_see
 from jaxnn import serial
 from jaxnn.layers import dense, relu
-from jaxnn.plots.panels import lines, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save
 
 INPUTS, OUTPUTS = 10, 2
 

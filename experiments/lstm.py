@@ -28,7 +28,7 @@ from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.plots.shared import BLUE, GREY, GREYS, INK, PALE, new_figure, save
+from jaxnn.plots.panels import BLUE, GREY, GREYS, INK, PALE, new_figure, save
 from jaxnn.train import History, evaluate, fit
 from jaxnn.train.state import to_unit
 

@@ -134,8 +134,7 @@ def run(args: Args) -> None:
 
 def draw(found, checks, args, path) -> None:
     """Accuracy over the budget."""
-    from jaxnn.plots.panels import lines, panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import lines, panels, save
 
     kind = "in full" if args.full else f"shortened to {args.steps:,} steps"
     figure, (ax,) = panels(1, width=5.6, height=3.6, title=f"Madry's network, {kind}")

@@ -47,8 +47,7 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import BLUE, ORANGE, name_axes, panels
-from jaxnn.plots.shared import INK, save
+from jaxnn.plots.panels import BLUE, INK, ORANGE, name_axes, panels, save
 
 
 @dataclass(frozen=True)
@@ -240,9 +239,6 @@ def draw(rows: dict[str, dict], path, where: str) -> None:
         ax.set_yticks(places, list(rows) if ax is axes[0] else [""] * len(rows))
         name_axes(ax, "by hand / automatic", "", name)
         ax.grid(axis="y", visible=False)
-    box = axes[0].get_position()
-    shift = 0.5 * box.width  # room for the names
-    axes[0].set_position((box.x0 + shift, box.y0, box.width - shift, box.height))
     save(figure, path)
 
 

@@ -221,8 +221,7 @@ def run(args: Args) -> None:
 
 def draw(table, kinds, path) -> None:
     """Three bars a network."""
-    from jaxnn.plots.panels import COLOURS, name_axes, panels, show_legend
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import COLORS, name_axes, panels, save, show_legend
 
     figure, (ax,) = panels(1, width=8.8, height=3.9, title="Masks, lifted")
     words = {"clean": "clean", "naive": "PGD-40 along the gradient",
@@ -231,7 +230,7 @@ def draw(table, kinds, path) -> None:
     for i, (key, word) in enumerate(words.items()):
         means = [100 * np.mean(table[name][key]) for name in kinds]
         places = at + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, color=COLOURS[i], label=word)
+        ax.bar(places, means, 0.25, color=COLORS[i], label=word)
         for place, mean in zip(places, means, strict=True):
             ax.text(place, mean + 2, f"{mean:.0f}", ha="center", fontsize=8)
     ax.set_xticks(at, kinds, fontsize=9)

@@ -136,8 +136,7 @@ def run(args: Args) -> None:
 
 def draw(sizes, ratios, path) -> None:
     """Share of images broken within a distance, by attack."""
-    from jaxnn.plots.panels import lines, panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import lines, panels, save
 
     title = (
         f"784-500-150-10: rho2 {np.mean(ratios['l2']):.3f}, "

@@ -53,8 +53,7 @@ from experiments.turns import Program, in_turn, ratio
 from jaxnn import make_step, mlp
 from jaxnn.data import load
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save
 from jaxnn.train import batch_order, init_state, scan_steps
 
 SMALL, WIDE, TINY = (784, 30, 10), (784, 512, 512, 10), (49, 10, 10)

@@ -167,8 +167,7 @@ def in_words(table: dict[str, Any]) -> str:
 
 def draw(table, args, path) -> None:
     """Three bars a network."""
-    from jaxnn.plots.panels import COLOURS, name_axes, panels, show_legend
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import COLORS, name_axes, panels, save, show_legend
 
     figure, (ax,) = panels(
         1, width=9.2, height=4.0,
@@ -184,7 +183,7 @@ def draw(table, args, path) -> None:
         means = [100 * row[key]["mean"] for row in table.values()]
         errors = [100 * row[key]["std"] for row in table.values()]
         places = at + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, yerr=errors, color=COLOURS[i], label=word,
+        ax.bar(places, means, 0.25, yerr=errors, color=COLORS[i], label=word,
                capsize=2)  # fmt: skip
         for place, mean in zip(places, means, strict=True):
             ax.text(place, mean + 2.5, f"{mean:.0f}", ha="center", fontsize=7.5)

@@ -51,8 +51,7 @@ from jaxnn import graph
 from jaxnn.data.idx import stream_idx
 from jaxnn.data.sources import fetch, locate
 from jaxnn.layers import initializer
-from jaxnn.plots.panels import lines, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save
 
 DIGIT = 0
 WINDOW = 2000  # images over which the loss is averaged in the figure

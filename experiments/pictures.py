@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import COLOURS, name_axes, set_scales, show_legend
-from jaxnn.plots.shared import (
+from jaxnn.plots.panels import (
     BLUE,
+    COLORS,
     GREY,
     INK,
     PALE,
     SIGNED,
+    name_axes,
     same_length,
+    set_scales,
+    show_legend,
     text_width,
 )
 
@@ -42,7 +45,7 @@ def bars(
       marked: names drawn in the second colour.
     """
     sizes, places = np.array(list(values.values()), float), np.arange(len(values))
-    colours = [COLOURS[name in marked] for name in values]
+    colours = [COLORS[name in marked] for name in values]
     ax.barh(places, sizes, color=colours, height=0.42, alpha=0.85)
     texts = [format(size, form) for size in sizes]
     for place, size, text in zip(places, sizes, texts, strict=True):
@@ -81,7 +84,7 @@ def strips(
     for place, (name, sample) in enumerate(values.items()):
         sample = np.asarray(sample, float)
         mean, std = sample.mean(), sample.std(ddof=1) if len(sample) > 1 else 0.0
-        colour = COLOURS[name in marked]
+        colour = COLORS[name in marked]
         nudge = np.linspace(-0.08, 0.08, len(sample))  # so that dots do not hide others
         ax.scatter(sample, place + nudge, s=13, color=colour, alpha=0.35, lw=0)
         ax.errorbar(mean, place, xerr=std, color=colour, marker="D", ms=6, capsize=4)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.shared import BLUE, GREEN, GREY, INK, RED, SIGNED
+from jaxnn.plots.panels import BLUE, GREEN, GREY, INK, RED, SIGNED
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 _SIDE = 90  # points along each side at which the network is asked

@@ -33,8 +33,11 @@ from jaxnn.distributed import data_mesh  # noqa: E402
 from jaxnn.distributed.collectives import collectives  # noqa: E402
 from jaxnn.distributed.data import Spread  # noqa: E402
 from jaxnn.losses import softmax_cross_entropy  # noqa: E402
-from jaxnn.plots.panels import lines, panels  # noqa: E402
-from jaxnn.plots.shared import save  # noqa: E402
+from jaxnn.plots.panels import (  # noqa: E402
+    lines,
+    panels,
+    save,
+)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,7 @@ from experiments.planes import (
 from jaxnn import mlp, residual, serial
 from jaxnn.layers import Layer, dense, tanh
 from jaxnn.losses import sigmoid_cross_entropy
-from jaxnn.plots.panels import name_axes, panels
-from jaxnn.plots.shared import INK, save
+from jaxnn.plots.panels import INK, name_axes, panels, save
 
 EXTENT = (-2.0, 2.0, -2.0, 2.0)
 BLOCKS = 6

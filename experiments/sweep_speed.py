@@ -134,8 +134,7 @@ def run(args: Args) -> None:
 def draw(seconds: dict[str, float], points: int, path: Path) -> None:
     """Bars."""
     from experiments.pictures import bars
-    from jaxnn.plots.panels import panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import panels, save
 
     figure, (ax,) = panels(1, width=5.6, height=2.8)
     bars(ax, seconds, "seconds", f"{points} networks of 784-30-10", marked=["a sweep"])

@@ -46,8 +46,7 @@ from experiments.tabular import fit_encoder, stratified_folds
 from jaxnn import mlp
 from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import nll, softmax_cross_entropy
-from jaxnn.plots.panels import COLOURS, lines, name_axes, panels, show_legend
-from jaxnn.plots.shared import INK, save
+from jaxnn.plots.panels import COLORS, INK, lines, name_axes, panels, save, show_legend
 from jaxnn.regularize import l2
 
 FOLDS = 5
@@ -263,7 +262,7 @@ def draw(folds: Folds, ask, said: np.ndarray, values: dict, path) -> None:
     show_legend(axes[0], loc="center right")
 
     masks = [(people["pclass"] == c) & (people["sex"] == s) for c, s in GROUPS]
-    places, ax, colours = np.arange(len(GROUPS)), axes[1], COLOURS[: len(GROUPS)]
+    places, ax, colours = np.arange(len(GROUPS)), axes[1], COLORS[: len(GROUPS)]
     shares = [survived[m].mean() for m in masks]
     ax.bar(places, shares, 0.62, color=colours, alpha=0.6, label="share that survived")
     means = [said[:, m].mean() for m in masks]

@@ -230,8 +230,7 @@ def run(args: Args) -> None:
 def draw(table, path) -> None:
     """Two panels of bars."""
     from experiments.pictures import bars
-    from jaxnn.plots.panels import panels
-    from jaxnn.plots.shared import save
+    from jaxnn.plots.panels import panels, save
 
     figure, axes = panels(2, width=4.8, height=3.9, title="Tricking 784-30-10")
 

@@ -51,8 +51,7 @@ from experiments.planes import class_points, plane, regions, unit_lines
 from jaxnn import graph, mlp, rules
 from jaxnn.layers import Layer
 from jaxnn.losses import mse, quadratic
-from jaxnn.plots.panels import COLOURS, many_lines, name_axes, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import COLORS, many_lines, name_axes, panels, save
 
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])  # (4, 2)
 XOR = np.array([[0], [1], [1], [0]])  # (4, 1)
@@ -327,7 +326,7 @@ def run(args: Args) -> None:
 
 # ---- the picture
 
-FATE = (COLOURS[2], COLOURS[3], COLOURS[6], COLOURS[4], COLOURS[1])  # of KINDS
+FATE = (COLORS[2], COLORS[3], COLORS[6], COLORS[4], COLORS[1])  # of KINDS
 SHOWN = (("recommended", 0), ("textbook", 4), ("relu", 2))  # setting, kind
 
 

@@ -6,15 +6,15 @@ import threading
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from jaxnn import plots
 from jaxnn.errors import JaxnnError
-from jaxnn.plots import shared
-from jaxnn.plots.galleries import _round_of_classes
+from jaxnn.plots import panels
+from jaxnn.plots.panels import new_figure, save
 from jaxnn.plots.robustness import transfer
-from jaxnn.plots.shared import new_figure, save
+from jaxnn.plots.run import round_of_classes
 
 MAX_BYTES = 250_000
 
@@ -46,15 +46,14 @@ def near(pixels, colour):
 def titles(monkeypatch):
     """Every text of the next pictures, collected as they are saved."""
     texts = []
-    save = Figure.savefig
+    write = FigureCanvasAgg.print_png
 
-    def spy(figure, *args, **options):
-        texts.extend(
-            t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))
-        )
-        save(figure, *args, **options)
+    def spy(canvas, file):
+        found = canvas.figure.findobj(lambda a: hasattr(a, "get_text"))
+        texts.extend(t.get_text() for t in found)
+        write(canvas, file)
 
-    monkeypatch.setattr(Figure, "savefig", spy)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", spy)
     return texts
 
 
@@ -161,8 +160,8 @@ def test_the_axis_is_logarithmic_beyond_a_factor_of_20(fall, log, path, monkeypa
 def test_the_band_has_its_colour(path):
     plots.curves(history(8, 5), path)
     pixels = opened(path)
-    assert near(pixels, shared.BLUE) > 100
-    assert near(pixels, shared.GREEN) > 100
+    assert near(pixels, panels.BLUE) > 100
+    assert near(pixels, panels.GREEN) > 100
 
 
 # ---------------------------------------------------------------- confusion
@@ -353,7 +352,7 @@ def test_survivors_are_said_to_be_survivors(path, monkeypatch):
 
 def test_one_example_of_each_class_before_a_second():
     labels = np.array([7, 7, 7, 1, 1, 0])
-    rows = _round_of_classes(labels, np.arange(6))
+    rows = round_of_classes(labels, np.arange(6))
     np.testing.assert_array_equal(rows, [5, 3, 0, 4, 1, 2])
 
 
@@ -361,9 +360,9 @@ def test_no_change_is_white_and_a_rise_is_red(path):
     clean, _, *rest = attacked(30)
     clean = clean * 0.5
     plots.adversarial(clean, clean, *rest, 0.1, path)
-    without = near(opened(path), shared.RED)
+    without = near(opened(path), panels.RED)
     plots.adversarial(clean, clean + 0.1, *rest, 0.1, path)
-    assert near(opened(path), shared.RED) > without + 8 * 130**2
+    assert near(opened(path), panels.RED) > without + 8 * 130**2
 
 
 # ---------------------------------------------------------------- shared

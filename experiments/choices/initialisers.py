@@ -38,8 +38,7 @@ from experiments.choices import (
 from experiments.common import picture, spread
 from jaxnn import mlp
 from jaxnn.layers import Layer
-from jaxnn.plots.panels import lines, panels, show_legend
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save, show_legend
 
 DEPTH, WIDTH = 8, 50
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003)

@@ -26,8 +26,7 @@ from experiments.common import picture
 from experiments.pictures import bars
 from jaxnn import Layer, Rule, remat, rules, serial, stack
 from jaxnn.layers import dense, pointwise
-from jaxnn.plots.panels import panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import panels, save
 
 DEPTH, GROUP = 16, 4
 WAYS = ("keep the output", "keep the input", "recompute")

@@ -26,8 +26,7 @@ import numpy as np
 from experiments.choices import NAME, Digits, digits, milliseconds
 from experiments.common import picture
 from experiments.pictures import bars
-from jaxnn.plots.panels import panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import panels, save
 
 HIDDEN, CLASSES = 128, 10
 

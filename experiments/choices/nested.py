@@ -29,8 +29,7 @@ from jaxnn.costs import count_parameters
 from jaxnn.layers import relu, reshape
 from jaxnn.layers.core import shaped
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines, panels
-from jaxnn.plots.shared import save
+from jaxnn.plots.panels import lines, panels, save
 
 QUARTERS = {
     "upper left": (slice(0, 14), slice(0, 14)),

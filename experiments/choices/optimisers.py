@@ -43,8 +43,16 @@ from experiments.choices import (
 from experiments.common import picture, spread
 from jaxnn import mlp
 from jaxnn.optimizers import OPTIMIZERS
-from jaxnn.plots.panels import COLOURS, DASHES, lines, name_axes, panels, show_legend
-from jaxnn.plots.shared import INK, save
+from jaxnn.plots.panels import (
+    COLORS,
+    DASHES,
+    INK,
+    lines,
+    name_axes,
+    panels,
+    save,
+    show_legend,
+)
 
 WAYS = {
     "SGD": "sgd", "momentum": "momentum", "Nesterov": "nesterov", "Adagrad": "adagrad",
@@ -161,9 +169,9 @@ def film(found: dict, frames: int) -> Iterator[Any]:
     name_axes(left, "u", "v", "star: the lowest point")
     tracks, falls, dots = [], [], []
     for i, (way, f) in enumerate(found.items()):
-        style = {"color": COLOURS[i], "ls": DASHES[i], "lw": 1.6}
+        style = {"color": COLORS[i], "ls": DASHES[i], "lw": 1.6}
         tracks += left.plot([], [], **style)
-        dots += left.plot([], [], "o", color=COLOURS[i], ms=6)
+        dots += left.plot([], [], "o", color=COLORS[i], ms=6)
         falls += right.plot([], [], label=f"{way}, rate {f['rate']:.2g}", **style)
     left.set_xlim(*EXTENT[:2])
     left.set_ylim(*EXTENT[2:])

@@ -128,7 +128,7 @@ def _check_done(groups, done):
 
 
 def _picture(result, axes, path):
-    from jaxnn.plots.sweep import sweep
+    from jaxnn.plots.run import sweep
 
     sweep(result["settings_tried"], axes, path)
 

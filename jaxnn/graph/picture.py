@@ -20,7 +20,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.graph.dot import numbers, title
 from jaxnn.graph.evaluate import Feeds, inspect, order, run
 from jaxnn.graph.node import Node
-from jaxnn.plots.shared import (
+from jaxnn.plots.panels import (
     BLUE,
     GREEN,
     GREY,

@@ -1,4 +1,4 @@
-"""Pictures of the gradient laboratory: who agrees with whom, and how well.
+"""Pictures of the comparison of gradients: who agrees with whom, and how well.
 
 Everything is plain numbers. Errors are relative; one of exactly 0 is drawn as `EXACT`.
 """
@@ -9,25 +9,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
 
 from jaxnn.plots.panels import (
-    COLOURS,
+    COLORS,
     DASHES,
-    lines,
-    name_axes,
-    panels,
-    set_scales,
-    show_legend,
-)
-from jaxnn.plots.shared import (
     ERRORS,
     GREY,
     INK,
     RED,
     as_written,
-    new_axes,
-    new_figure,
+    cells,
+    lines,
+    name_axes,
+    panels,
     save,
+    set_scales,
+    show_legend,
     text_width,
 )
 
@@ -44,49 +43,40 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 def errors_by_layer(
     rows: Sequence[Mapping[str, Any]], policy: Mapping[str, float], path: str | Path
 ) -> None:
-    """A table of colours: layers down, methods across, each error written in its cell.
+    """A table of colors: layers down, methods across, each error written in its cell.
 
     Args:
       rows: dicts with `layer`, `errors` (method -> error or None) and `kinks`.
       policy: method -> largest error that passes; a cell beyond it has a red frame.
       path: the PNG file.
     """
-    ways = list(policy)
+    methods = list(policy)
     names = [as_written(str(row["layer"])) for row in rows]
-    cell, high = 1.35, 0.3
-    left = text_width([*names, "layer"], 9) + 0.2
-    width, height = left + cell * len(ways) + 0.2, high * len(rows) + 1.3
-    figure = new_figure(max(width, 7.0), height)
-    ax = new_axes(figure, left, 0.55, cell * len(ways), high * len(rows))
-    values = np.array(
-        [[_or_nan(row["errors"].get(way)) for way in ways] for row in rows]
-    )
-    shown = np.where(np.isnan(values), np.nan, np.maximum(values, EXACT))
-    shown = np.where(np.isinf(shown), 1.0, shown)
-    scale = LogNorm(EXACT, 1.0)
-    ax.imshow(shown, cmap=ERRORS, norm=scale, aspect="auto")
-    for i, row in enumerate(rows):
-        for j, way in enumerate(ways):
-            dark = np.isfinite(shown[i, j]) and scale(shown[i, j]) > 0.6
-            text = _cell(values[i, j])
-            if way == "central" and row["kinks"]:
-                text += "*"
-            ax.text(j, i, text, ha="center", va="center", fontsize=9,
-                    color="white" if dark else INK)  # fmt: skip
-            if values[i, j] > policy[way] and not (way == "central" and row["kinks"]):
-                ax.add_patch(_frame(j, i))
-    ax.set_xticks(range(len(ways)), [WORDS.get(way, way) for way in ways], fontsize=9)
-    ax.set_yticks(range(len(rows)), names, fontsize=9)
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
+    errors = [[row["errors"].get(method) for method in methods] for row in rows]
+    values = np.array(errors, float)  # None becomes NaN
+    kinks = np.array([bool(row["kinks"]) for row in rows])
+    waived = kinks[:, None] & (np.array(methods) == "central")[None]
+    texts = [
+        [_cell(v) + ("*" if w else "") for v, w in zip(*row, strict=True)]
+        for row in zip(values, waived, strict=True)
+    ]
     title = "Error of each layer's derivative by each method, against reverse mode"
-    figure.text(0.5, 1 - 0.18 / height, title, ha="center", va="center", fontsize=11)
+    width = max(7.0, 1.35 * len(methods) + text_width(names, 9) + 0.4)
+    figure, (ax,) = panels(1, width=width, height=0.3 * len(rows) + 1.1, title=title)
+    shown = np.where(np.isinf(values), 1.0, np.clip(values, EXACT, None))
+    columns = [WORDS.get(m, m) for m in methods]
+    cells(ax, shown, texts, names, columns, cmap=ERRORS, norm=LogNorm(EXACT, 1.0))
+    for i, j in np.argwhere((values > list(policy.values())) & ~waived):
+        frame = {"fill": False, "ec": RED, "lw": 2, "zorder": 3}
+        ax.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, **frame))
+    ax.xaxis.tick_top()
     note = (
         "float64, along a random direction, relative to the gradient's length. "
         "Red frame: beyond the policy.\n-: the method does not apply. "
         "*: kinks within the step of the difference, which is not judged then."
     )
-    figure.text(0.02, 0.12 / height, note, fontsize=8, color=INK, va="bottom")
+    ax.set_xlabel(note, fontsize=8, color=INK)
+    ax.xaxis.set_label_position("bottom")
     save(figure, path)
 
 
@@ -113,7 +103,7 @@ def scatter(
     for i, (name, (a, b, passed)) in enumerate(leaves.items()):
         a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
         style = {
-            "color": COLOURS[i % len(COLOURS)] if passed else RED,
+            "color": COLORS[i % len(COLORS)] if passed else RED,
             "marker": MARKS[i % len(MARKS)] if passed else "x",
             "ls": "", "ms": 3.2 if passed else 5, "alpha": 0.6,
         }  # fmt: skip
@@ -129,7 +119,7 @@ def scatter(
     ticks = [-largest, -largest * 1e-3, 0, largest * 1e-3, largest]
     for axis in (left.xaxis, left.yaxis):
         axis.set_ticks(ticks, [f"{t:.0e}" if t else "0" for t in ticks])
-        axis.set_minor_locator(_nothing())
+        axis.set_minor_locator(NullLocator())
     name_axes(left, "by jax.grad", "by hand", "on the line: the same number")
     show_legend(left, loc="upper left", ncols=1 + (len(leaves) > 12), markerscale=1.5)
     set_scales(right, True, True)
@@ -157,7 +147,7 @@ def step_errors(
       path: the PNG file.
     """
     shown = {
-        name: np.maximum([_or_nan(e) for e in values], EXACT)
+        name: np.maximum(np.array(values, float), EXACT)
         for name, values in errors.items()
         if any(e is not None for e in values)
     }
@@ -174,7 +164,7 @@ def step_errors(
         else:
             label = f"{name}: best {values[best]:.0e} at h = {steps[best]:.0e}"
             ax.plot(steps[best], values[best], "*", ms=12, mfc="none",
-                    mec=COLOURS[i % len(COLOURS)])  # fmt: skip
+                    mec=COLORS[i % len(COLORS)])  # fmt: skip
         ax.lines[i].set_label(label)
     ax.set_ylim(EXACT / 3, 30)
     show_legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.42))
@@ -196,11 +186,8 @@ def taylor(found: Mapping[str, Any], path: str | Path) -> None:
         f"one that is 1% too large: slope {found['wrong_slope']:.2f}": found["wrong"],
     }
     shown = {k: np.maximum(v, 1e-300) for k, v in series.items()}
-    lines(
-        ax, steps, shown, "step h", "|f(x + h v) - f(x) - h g v|", log=True, log_x=True
-    )
-    for i, values in enumerate(shown.values()):
-        ax.plot(steps, values, MARKS[i], ms=4, color=COLOURS[i], ls="")
+    remainder = "|f(x + h v) - f(x) - h g v|"
+    lines(ax, steps, shown, "step h", remainder, log=True, log_x=True, marker="o", ms=4)
     start = max(found["remainders"][0], 1e-300)
     for order in (1, 2):
         guide = start * (steps / steps[0]) ** order
@@ -211,25 +198,9 @@ def taylor(found: Mapping[str, Any], path: str | Path) -> None:
     save(figure, path)
 
 
-def _or_nan(value) -> float:
-    return float("nan") if value is None else float(value)
-
-
 def _cell(value) -> str:
     if np.isnan(value):
         return "-"
     if np.isinf(value):
         return "wrong"
     return "0" if value == 0 else f"{value:.0e}"
-
-
-def _frame(j, i):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, ec=RED, lw=2)
-
-
-def _nothing():
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

@@ -1,12 +1,12 @@
-"""Panels: several small diagrams in one figure, drawn in the house style.
+"""The house style: colors, words, saving, and panels of small diagrams in one figure.
 
     figure, axes = panels(2, title="Which learns faster?")
     lines(axes[0], steps, {"by hand": losses}, "step", "loss")
-    bars(axes[1], {"NumPy": 0.13, "jaxnn": 0.11}, "seconds an epoch")
+    lines(axes[1], steps, {"by hand": norms}, "step", "gradient norm", log=True)
     save(figure, "picture.png")
 
 Every function draws one panel on the `Axes` it is given and sets its names, so that a
-figure is composed of calls. Colours are taken in the order of `COLOURS`; where colour
+figure is composed of calls. Colors are taken in the order of `COLORS`; where color
 says something, so does a line's dash, a mark or a word.
 """
 
@@ -14,31 +14,42 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.shared import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PALE,
-    RED,
-    new_figure,
-)
+from jaxnn.files import write_with
+from jaxnn.markdown import printable
 
-COLOURS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GREY)
+DPI = 110
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+GREY, PALE, INK = "#767676", "#e4e4e4", "#222222"
+COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GREY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), "-", "--")
-MARGIN = {"left": 0.72, "right": 0.2, "bottom": 0.52, "top": 0.36}  # inches a panel
-TITLE = 0.34  # inches for the title of the figure
+GREYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
+SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
+ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
+
+
+# ---- figures
+
+
+def new_figure(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure of so many inches, with its own canvas."""
+    figure = Figure((width, height), dpi=DPI, facecolor="white", **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def panels(
     columns: int,
     rows: int = 1,
     *,
-    width: float = 3.9,
+    width: float = 4.4,
     height: float = 3.1,
     title: str = "",
     ratios: Sequence[float] | None = None,
@@ -54,27 +65,33 @@ def panels(
     ratios = list(ratios or [1.0] * columns)
     if len(ratios) != columns:
         raise JaxnnError(f"panels: got {len(ratios)} ratios for {columns} columns")
-    across = width * sum(ratios)
-    up = height * rows + TITLE * bool(title)
-    figure = new_figure(across, up)
-    axes = []
-    for row in range(rows):
-        left = 0.0
-        for ratio in ratios:
-            box = (
-                (left + MARGIN["left"]) / across,
-                (height * (rows - 1 - row) + MARGIN["bottom"]) / up,
-                (width * ratio - MARGIN["left"] - MARGIN["right"]) / across,
-                (height - MARGIN["bottom"] - MARGIN["top"]) / up,
-            )
-            axes.append(figure.add_axes(box))
-            left += width * ratio
+    across, up = width * sum(ratios), height * rows + 0.34 * bool(title)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = new_figure(across, up, layout=layout)
+    grid = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
     if title:
-        place = {"ha": "center", "va": "center", "fontsize": 11.5, "color": INK}
-        figure.text(0.5, 1 - 0.6 * TITLE / up, title, **place)
-    for ax in axes:
-        _plain(ax)
-    return figure, axes
+        figure.suptitle(title, fontsize=11.5, color=INK)
+    for ax in grid.flat:
+        ax.tick_params(labelsize=8)
+        ax.grid(True, color=PALE, lw=0.8)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, list(grid.flat)
+
+
+def save(figure: Any, path: Any) -> None:
+    """Write the figure as a PNG, whole or not at all."""
+    write_with(path, figure.canvas.print_png)  # `savefig` would draw it twice
+
+
+def draw_words(text: str, path: Any) -> None:
+    """A picture of one sentence, so that a report has something to show."""
+    figure = new_figure(6, 1.2)
+    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
+    save(figure, path)
+
+
+# ---- one panel
 
 
 def name_axes(ax: Any, x: str, y: str, title: str = "") -> None:
@@ -84,101 +101,10 @@ def name_axes(ax: Any, x: str, y: str, title: str = "") -> None:
     ax.set_title(title, fontsize=10, color=INK)
 
 
-def lines(
-    ax: Any,
-    x: Sequence[float] | np.ndarray,
-    series: Mapping[str, Any],
-    x_name: str,
-    y_name: str,
-    title: str = "",
-    *,
-    log: bool = False,
-    log_x: bool = False,
-    band: str = "std",
-    legend: bool = True,
-) -> None:
-    """One line a series, with a band over seeds.
-
-    Args:
-      ax: the panel.
-      x: (T,) the common abscissa.
-      series: name -> (T,) one line, or (S, T) S seeds: the line is their mean and the
-        band one standard deviation on either side, or with `band="range"` the line
-        is the median and the band reaches from the smallest to the largest.
-      x_name, y_name, title: names, with units.
-      log, log_x: logarithmic ordinate, abscissa.
-      band: "std" or "range".
-      legend: whether to show the names.
-    """
-    if band not in ("std", "range"):
-        raise JaxnnError(f"lines: got band={band!r}; valid: std, range")
-    for i, (name, values) in enumerate(series.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "ls": DASHES[i % len(DASHES)]}
-        values = np.asarray(values, float)
-        if values.shape[-1] != len(x):
-            raise JaxnnError(
-                f"lines: {name!r} has {values.shape[-1]} values for {len(x)} on the "
-                "abscissa"
-            )
-        middle, low, high = _summary(np.atleast_2d(values), band, log)
-        if values.ndim > 1:
-            ax.fill_between(x, low, high, color=style["color"], alpha=0.18, lw=0)
-        ax.plot(x, middle, lw=1.7, label=name, **style)
-    set_scales(ax, log, log_x)
-    name_axes(ax, x_name, y_name, title)
-    if legend:
-        show_legend(ax)
-
-
-def many_lines(
-    ax: Any,
-    x: Sequence[float] | np.ndarray,
-    values: np.ndarray,
-    colours: Sequence[str],
-    x_name: str,
-    y_name: str,
-    title: str = "",
-    *,
-    log_x: bool = False,
-) -> None:
-    """One thin line a row of values (S, T), each in its own colour."""
-    for row, colour in zip(np.asarray(values), colours, strict=True):
-        ax.plot(x, row, color=colour, lw=0.8, alpha=0.6)
-    set_scales(ax, False, log_x)
-    name_axes(ax, x_name, y_name, title)
-
-
 def show_legend(ax: Any, **options: Any) -> None:
     """A quiet legend where it hides least."""
     style = {"fontsize": 8, "framealpha": 0.85, "edgecolor": PALE, "loc": "best"}
-    ax.legend(**(style | options))
-
-
-def _short(v: float) -> str:
-    """0.001, 10, 1000, but 1e5 and 1e-6."""
-    if 1e-3 <= v < 1e5:
-        return f"{v:g}"
-    return f"{v:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-
-
-def _plain(ax):
-    ax.tick_params(labelsize=8)
-    ax.grid(True, color=PALE, lw=0.8)
-    ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-
-
-def _summary(values, band, log):
-    """Middle, low and high over the rows of (S, T)."""
-    if band == "range":
-        return np.median(values, 0), values.min(0), values.max(0)
-    if log:  # a mean of logarithms: a band symmetric on the paper, never below zero
-        logs = np.log(np.maximum(values, np.finfo(float).tiny))
-        middle, spread = logs.mean(0), logs.std(0)
-        return np.exp(middle), np.exp(middle - spread), np.exp(middle + spread)
-    middle, spread = values.mean(0), values.std(0)
-    return middle, middle - spread, middle + spread
+    ax.legend(**(style | options)).set_in_layout(False)  # quicker, and it is inside
 
 
 def set_scales(ax: Any, log: bool, log_x: bool) -> None:
@@ -194,3 +120,161 @@ def set_scales(ax: Any, log: bool, log_x: bool) -> None:
             axis.set_minor_formatter(NullFormatter())
         elif axis is ax.xaxis:
             axis.set_major_locator(MaxNLocator(nbins=6))
+
+
+def _short(v: float) -> str:
+    """0.001, 10, 1000, but 1e5 and 1e-6."""
+    if 1e-3 <= v < 1e5:
+        return f"{v:g}"
+    return f"{v:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def lines(
+    ax: Any,
+    x: Sequence[float] | np.ndarray,
+    series: Mapping[str, Any],
+    x_name: str,
+    y_name: str,
+    title: str = "",
+    *,
+    log: bool = False,
+    log_x: bool = False,
+    band: str = "std",
+    legend: bool = True,
+    **style: Any,
+) -> None:
+    """One line a series, with a band over seeds.
+
+    Args:
+      ax: the panel.
+      x: (T,) the common abscissa.
+      series: name -> (T,) one line, or (S, T) S seeds: the line is their mean and the
+        band one standard deviation on either side, or with `band="range"` the line
+        is the median and the band reaches from the smallest to the largest.
+      x_name, y_name, title: names, with units.
+      log, log_x: logarithmic ordinate, abscissa.
+      band: "std" or "range".
+      legend: whether to show the names.
+      style: of all lines, as matplotlib's `plot` takes it.
+    """
+    if band not in ("std", "range"):
+        raise JaxnnError(f"lines: got band={band!r}; valid: std, range")
+    for i, (name, values) in enumerate(series.items()):
+        own = {"color": COLORS[i % len(COLORS)], "ls": DASHES[i % len(DASHES)]}
+        values = np.asarray(values, float)
+        if values.shape[-1] != len(x):
+            raise JaxnnError(
+                f"lines: {name!r} has {values.shape[-1]} values for {len(x)} on the "
+                "abscissa"
+            )
+        middle, low, high = _summary(np.atleast_2d(values), band, log)
+        if values.ndim > 1:
+            ax.fill_between(x, low, high, color=own["color"], alpha=0.18, lw=0)
+        ax.plot(x, middle, lw=1.7, label=name, **own, **style)
+    set_scales(ax, log, log_x)
+    name_axes(ax, x_name, y_name, title)
+    if legend:
+        show_legend(ax)
+
+
+def _summary(values, band, log):
+    """Middle, low and high over the rows of (S, T)."""
+    if band == "range":
+        return np.median(values, 0), values.min(0), values.max(0)
+    if log:  # a mean of logarithms: a band symmetric on the paper, never below zero
+        logs = np.log(np.maximum(values, np.finfo(float).tiny))
+        middle, spread = logs.mean(0), logs.std(0)
+        return np.exp(middle), np.exp(middle - spread), np.exp(middle + spread)
+    middle, spread = values.mean(0), values.std(0)
+    return middle, middle - spread, middle + spread
+
+
+def many_lines(
+    ax: Any,
+    x: Sequence[float] | np.ndarray,
+    values: np.ndarray,
+    colors: Sequence[str],
+    x_name: str,
+    y_name: str,
+    title: str = "",
+    *,
+    log_x: bool = False,
+) -> None:
+    """One thin line a row of values (S, T), each in its own color."""
+    for row, color in zip(np.asarray(values), colors, strict=True):
+        ax.plot(x, row, color=color, lw=0.8, alpha=0.6)
+    set_scales(ax, False, log_x)
+    name_axes(ax, x_name, y_name, title)
+
+
+def cells(
+    ax: Any,
+    values: np.ndarray,
+    texts: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    fontsize: float = 9,
+    **colors: Any,
+) -> Any:
+    """A table of colors (R, C), with a text in each cell: white where that is dark.
+
+    Args:
+      ax: the panel.
+      values: what the colors say; masked or NaN: none.
+      texts: (R, C) words, or None for none.
+      rows, columns: their names.
+      fontsize: of the names.
+      colors: `cmap`, and `norm` or `vmin` and `vmax`, as of matplotlib's `imshow`.
+
+    Returns:
+      the image, for a color bar.
+    """
+    image = ax.imshow(values, aspect="auto", **colors)
+    bright = image.to_rgba(values)[..., :3] @ (0.3, 0.59, 0.11)
+    for (i, j), text in np.ndenumerate([] if texts is None else np.array(texts)):
+        color = "white" if bright[i, j] < 0.45 else INK
+        ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color=color)
+    ax.set_xticks(range(len(columns)), columns, fontsize=fontsize)
+    ax.set_yticks(range(len(rows)), rows, fontsize=fontsize)
+    (down, across), lw = np.shape(values), 0.8 if fontsize > 6 else 0.3
+    # a grid of minor ticks is slow
+    ax.hlines(np.arange(down + 1) - 0.5, -0.5, across - 0.5, color=PALE, lw=lw)
+    ax.vlines(np.arange(across + 1) - 0.5, -0.5, down - 0.5, color=PALE, lw=lw)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return image
+
+
+# ---- words
+
+
+def percent(p: float) -> str:
+    """Whole percent; never '100%' of what is less."""
+    if not np.isfinite(p):
+        return "not finite"
+    return ">99%" if 0.995 < p < 1 else f"{100 * p:.0f}%"
+
+
+def counted(number: int, thing: str) -> str:
+    """1 thing, 2 things."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def as_written(name: str) -> str:
+    """A name for a picture: no mathematics between dollars, nothing unprintable."""
+    return printable(name).replace("$", "\\$")
+
+
+def text_width(texts: Sequence[str], fontsize: float) -> float:
+    """About as many inches as the longest text takes."""
+    return 0.62 * fontsize / 72 * max(map(len, texts))
+
+
+def same_length(where: str, **arrays: Any) -> None:
+    """Raise unless all arrays have the same number of rows."""
+    lengths = {name: len(a) for name, a in arrays.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        found = ", ".join(f"{name} {n}" for name, n in lengths.items())
+        raise JaxnnError(f"{where}: got {found} rows, expected one number, at least 1")

@@ -13,7 +13,7 @@ from jaxnn.app.points import grouped, parse_axes, sweep_points
 from jaxnn.cli import main
 from jaxnn.data.sets import Dataset, Split
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.sweep import sweep as picture
+from jaxnn.plots.run import sweep as picture
 from jaxnn.train import fit
 from tests.app.common import write_folder
 from tests.train.problem import pixels

@@ -1,0 +1,514 @@
+"""Pictures of a run: curves, confusion, mistakes, attacked images; and of a sweep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from jaxnn.errors import JaxnnError
+from jaxnn.plots.panels import (
+    BLUE,
+    COLORS,
+    ERRORS,
+    GREEN,
+    GREY,
+    GREYS,
+    INK,
+    RED,
+    SIGNED,
+    as_written,
+    cells,
+    counted,
+    draw_words,
+    name_axes,
+    new_figure,
+    panels,
+    percent,
+    same_length,
+    save,
+    show_legend,
+    text_width,
+)
+
+LOG_RANGE = 20  # largest / smallest from which a log axis shows more
+MARKED = 25  # epochs up to which each has a marker
+ANNOTATED = 20  # classes up to which a cell is wide enough for its number
+# inches: an image's longer side, between images, the line above one, the title
+TILE, GAP, CAPTION, HEAD = 1.27, 0.13, 0.165, 0.4
+
+
+# ---- curves
+
+
+def curves(rows: Sequence[dict], path: str | Path) -> None:
+    """Loss, validation accuracy and gradient norm over the epochs.
+
+    With several seeds the line is their mean and the band reaches from the smallest to
+    the largest. Values that are not finite are left out of both and marked by a cross
+    at the foot of the panel; so are epochs with skipped steps, by a triangle.
+
+    Args:
+      rows: the rows of `jaxnn.train.fit`'s history: dicts with `epoch`, `loss`,
+        `grad_norm`, `skipped`, and where there was a validation set
+        `validation_loss` and `validation_accuracy` (a share in [0, 1]); each value a
+        number, None for not finite, or a list of them, one a seed. No rows give a
+        picture that says so.
+      path: the PNG file.
+    """
+    if not rows:
+        return draw_words("No epoch was finished: there is nothing to draw.", path)
+    epoch = np.array([row["epoch"] for row in rows])  # (E,)
+    loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (E, S)
+    error = 100 - 100 * _series(rows, "validation_accuracy")
+    measured, seeds = bool(np.isfinite(error).any()), loss.shape[1]
+    over = f" (line: mean, band: smallest to largest of {seeds})" if seeds > 1 else ""
+    title = f"Training: {counted(len(rows), 'epoch')}, {counted(seeds, 'seed')}{over}"
+    figure, axes = panels(2 + measured, width=4.1, height=3.4, title=title)
+    _losses(axes[0], epoch, loss, _series(rows, "validation_loss"))
+    if measured:
+        _accuracy(axes[1], epoch, error)
+    _line(axes[-1], epoch, norm, GREEN, "o", None)
+    skipped = np.nan_to_num(_series(rows, "skipped"))
+    if skipped.any():
+        label = f"steps skipped: {int(skipped.sum()):,} in all"
+        _mark(axes[-1], epoch[skipped.any(1)], "^", 0.09, label)
+    name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
+    _finish(axes[-1], epoch, [norm], title, name)
+    save(figure, path)
+
+
+def _losses(ax, epoch, loss, validation):
+    _line(ax, epoch, loss, BLUE, "o", "training, mean over the epoch")
+    if np.isfinite(validation).any():
+        _line(ax, epoch, validation, RED, "s", "validation, after the epoch")
+    _finish(ax, epoch, [loss, validation], f"Training loss {_ends(loss)}", "loss")
+
+
+def _accuracy(ax, epoch, error):
+    """The error upside down: where that spans decades, so does the axis."""
+    _line(ax, epoch, error, RED, "s", None)
+    mean = _over_seeds(error)[0]
+    best = int(np.nanargmin(mean))
+    ax.axhline(mean[best], color=GREY, lw=0.8, ls=":")
+    star = {"ms": 15, "mfc": "none", "mec": INK, "label": "best epoch"}
+    ax.plot(epoch[best], mean[best], "*", **star)
+    title = (
+        f"Best {'mean ' * (error.shape[1] > 1)}validation accuracy "
+        f"{100 - mean[best]:.2f}% (epoch {epoch[best]})"
+    )
+    _finish(ax, epoch, [error], title, "accuracy (%)", "log scale of the error")
+    ax.invert_yaxis()
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 - v:.6g}"))
+
+
+def _series(rows, key) -> np.ndarray:
+    """Values of `key` (E, S) float64; NaN where missing or None."""
+    wide = max(np.size(row.get(key)) for row in rows)
+    values = [np.asarray(row.get(key), dtype=np.float64) for row in rows]
+    return np.stack([np.broadcast_to(v, (wide,)) for v in values])
+
+
+def _over_seeds(values):
+    """Mean, smallest and largest over the finite seeds, each (E,); NaN if none is."""
+    good = np.isfinite(values)
+    count = good.sum(1)
+    mean = np.where(good, values, 0).sum(1) / np.maximum(count, 1)
+    low = np.where(good, values, np.inf).min(1)
+    high = np.where(good, values, -np.inf).max(1)
+    return [np.where(count == 0, np.nan, a) for a in (mean, low, high)]
+
+
+def _line(ax, epoch, values, color, marker, label):
+    mean, low, high = _over_seeds(values)
+    if values.shape[1] > 1:
+        ax.fill_between(epoch, low, high, color=color, alpha=0.2, lw=0)
+        if len(epoch) == 1:  # a band over one epoch has no width
+            ax.vlines(epoch, low, high, color=color, alpha=0.4, lw=6)
+    marker = marker if len(epoch) <= MARKED else None
+    ax.plot(epoch, mean, color=color, marker=marker, ms=4, lw=1.6, label=label)
+
+
+def _mark(ax, epoch, marker, height, label):
+    """Marks at a height of the panel, whatever its scale."""
+    style = {"color": INK, "ms": 6, "zorder": 4, "label": label}
+    where = ax.get_xaxis_transform()
+    ax.plot(epoch, np.full(len(epoch), height), marker, transform=where, **style)
+
+
+def _finish(ax, epoch, series, title, y_name, log="log scale"):
+    """Scale, ticks, names, legend, and crosses where a value is not finite.
+
+    series: arrays (E, S); one that is NaN throughout was not measured.
+    """
+    # not measured is not the same as gone wrong: only the first is always measured
+    series = [a for i, a in enumerate(series) if i == 0 or np.isfinite(a).any()]
+    bad = [~np.isfinite(a) for a in series]
+    lost = np.any([b.any(1) for b in bad], axis=0)
+    if lost.any():
+        _mark(ax, epoch[lost], "x", 0.04, "not finite")
+    seen = np.concatenate([a[~b] for a, b in zip(series, bad, strict=True)])
+    if not len(seen):
+        ax.set_yticks([])
+    elif seen.min() > 0 and seen.max() > LOG_RANGE * seen.min():
+        few = np.log10(seen.max() / seen.min()) < 3  # decades: they need more labels
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        y_name += f", {log}"
+    if len(epoch) == 1:
+        ax.set_xlim(epoch[0] - 0.5, epoch[0] + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    name_axes(ax, "epoch", y_name, title)
+    if ax.get_legend_handles_labels()[0]:
+        show_legend(ax)
+
+
+def _ends(values) -> str:
+    """First and last mean, as words: '0.61 to 0.27'."""
+    mean = _over_seeds(values)[0]
+    if np.isnan(mean).all():
+        return "never finite"
+    ends = mean[:1] if len(mean) == 1 else mean[[0, -1]]
+    return " to ".join(f"{v:.3g}" if np.isfinite(v) else "not finite" for v in ends)
+
+
+# ---- confusion
+
+
+def confusion(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    classes: int | Sequence[Any],
+    path: str | Path,
+) -> None:
+    """How often each class was taken for which; only the errors have color.
+
+    Args:
+      labels: (N,) the true classes, integers 0 .. C - 1.
+      predictions: (N,) the network's.
+      classes: C, or C names.
+      path: the PNG file.
+
+    Raises:
+      JaxnnError: lengths differ, or a label is outside 0 .. C - 1.
+    """
+    given = range(classes) if isinstance(classes, int) else classes
+    names = [as_written(str(name)) for name in given]
+    counts = _counts(np.asarray(labels), np.asarray(predictions), len(names))
+    size, total = len(names), counts.sum(1)
+    errors = np.ma.masked_array(counts, np.eye(size, dtype=bool))
+    most, right = int(errors.filled(0).max()), int(counts.trace())
+
+    annotated = size <= ANNOTATED
+    shares = [
+        f"   {100 * c / n:.1f}%" if n else "   none"
+        for c, n in zip(counts.diagonal(), total, strict=True)
+    ]
+    beside = [n + s for n, s in zip(names, shares, strict=True)] if annotated else names
+    texts = np.where(counts, [[f"{c:,}" for c in row] for row in counts], "")
+    fontsize = 9 if annotated else 6
+    side = float(np.clip(0.46 * size, 2.4, 9.0))
+    width = side + text_width(beside, fontsize) + 1.4
+    figure, (ax,) = panels(1, width=width, height=side + text_width(names, 9) + 0.9)
+    image = cells(
+        ax, errors, texts if annotated else None, beside, names,
+        fontsize=fontsize, cmap=ERRORS, vmin=0.5, vmax=max(most, 1),
+    )  # fmt: skip
+    ax.set_aspect("equal")
+    if max(map(len, names)) > 3:
+        ax.tick_params(axis="x", rotation=90)
+    title = f"{right:,} of {total.sum():,} right ({100 * right / total.sum():.2f}%)"
+    if most:
+        i, j = np.unravel_index(errors.argmax(), counts.shape)
+        error = f"{names[i]} taken for {names[j]}, {counted(most, 'time')}"
+        title += f"\nMost frequent error: {error}"
+        whole = MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
+        bar = figure.colorbar(image, ax=ax, ticks=whole, shrink=0.7, aspect=20)
+        bar.set_label("errors (grey: right)", fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+        bar.outline.set_visible(False)
+    said = "true class" + " and its share right" * annotated
+    name_axes(ax, "class the network said", said)
+    figure.suptitle(title, fontsize=10, color=INK)
+    save(figure, path)
+
+
+def _counts(labels, predictions, size):
+    """(C, C): how many of each true class (row) were taken for each (column)."""
+    same_length("confusion", labels=labels, predictions=predictions)
+    for name, a in (("labels", labels), ("predictions", predictions)):
+        if not 0 <= a.min() <= a.max() < size:
+            raise JaxnnError(
+                f"confusion: {name} run from {a.min()} to {a.max()}, expected 0 to "
+                f"{size - 1} for {size} classes"
+            )
+    counts = np.zeros((size, size), int)
+    np.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+# ---- images
+
+
+def mistakes(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    path: str | Path,
+    count: int = 25,
+) -> None:
+    """The wrongly classified images of highest loss -log p[label], worst first.
+
+    Args:
+      images: (N, H, W), (N, H, W, 1) or square ones flat, (N, H * W); uint8 in 0..255
+        or float in [0, 1].
+      labels: (N,) integers.
+      probabilities: (N, C), rows that sum to 1.
+      path: the PNG file.
+      count: how many at most; if there are no mistakes the picture says so.
+
+    Raises:
+      JaxnnError: lengths differ, or the images are none.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    same_length("mistakes", images=images, labels=labels, probabilities=probabilities)
+    said = probabilities.argmax(1)
+    wrong = np.flatnonzero(said != labels)
+    if not len(wrong):
+        return draw_words(f"No mistakes: all {len(labels):,} images are right.", path)
+    p_label, p_said = (
+        np.take_along_axis(probabilities, rows[:, None], 1)[:, 0]
+        for rows in (labels, said)
+    )
+    # float32 rounds many p[label] to 0: then the surer mistake is the worse one
+    worst = wrong[np.lexsort((-p_said[wrong], p_label[wrong]))][:count]
+    tiles = _tiles("mistakes", images, worst)
+    which = f"The {len(worst)} worst of" if len(worst) < len(wrong) else "All"
+    title = (
+        f"{which} {counted(len(wrong), 'mistake')} in {len(labels):,} images "
+        f"({100 * len(wrong) / len(labels):.2f}%), highest loss first"
+    )
+    columns = min(5, len(worst))
+    width, height = _extent(tiles)
+    across, down = width + GAP, height + CAPTION + GAP
+    ax = _canvas(columns * across + GAP, -(-len(worst) // columns) * down, title)
+    for place, (i, tile) in enumerate(zip(worst, tiles, strict=True)):
+        line, column = divmod(place, columns)
+        caption, _ = _verdict(labels[i], probabilities[i])
+        _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GREYS)
+    save(ax.figure, path)
+
+
+def adversarial(
+    clean: np.ndarray,
+    attacked: np.ndarray,
+    labels: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    epsilon: float,
+    path: str | Path,
+    count: int = 8,
+    *,
+    norm: str = "linf",
+    attack: str = "The attack",
+    budget: bool = True,
+) -> None:
+    """Images before and after an attack, and what it added.
+
+    Shown are images that were right before and wrong after, the first of each class,
+    then the second, and so on: not the most striking ones. If none was fooled the
+    survivors are shown, and the title says so.
+
+    Args:
+      clean: images as in `mistakes`.
+      attacked: the same images, attacked.
+      labels: (N,) integers.
+      before: probabilities (N, C) of the clean images.
+      after: of the attacked ones.
+      epsilon: the budget, in [0, 1] pixel units.
+      path: the PNG file.
+      count: how many images at most.
+      norm: of the budget. For "linf" the colors reach from -epsilon to +epsilon, for
+        others to the largest change that is shown.
+      attack: its name, for the title.
+      budget: False says that `epsilon` is no budget but the largest change found.
+
+    Raises:
+      JaxnnError: lengths or image sizes differ, or there are no images.
+    """
+    labels, before, after = map(np.asarray, (labels, before, after))
+    same_length(
+        "adversarial", clean=clean, attacked=attacked, labels=labels, before=before,
+        after=after,
+    )  # fmt: skip
+    right = before.argmax(1) == labels
+    fooled = right & (after.argmax(1) != labels)
+    pool = next((m for m in (fooled, right) if m.any()), np.ones_like(right))
+    shown = round_of_classes(labels, np.flatnonzero(pool))[:count]
+    tiles = [_tiles("adversarial", images, shown) for images in (clean, attacked)]
+    if tiles[0].shape != tiles[1].shape:
+        raise JaxnnError(
+            f"adversarial: clean images are {tiles[0].shape[1:]} but attacked ones "
+            f"{tiles[1].shape[1:]}, expected the same"
+        )
+    change = tiles[1] - tiles[0]
+    limit = epsilon if norm == "linf" else max(float(np.abs(change).max()), 1e-12)
+    signed = {"cmap": SIGNED, "vmin": -limit, "vmax": limit}
+    title = (
+        f"{attack} ({norm}, {'epsilon' if budget else 'at most'} {epsilon:.3g}) fools "
+        f"{int(fooled.sum()):,} of the {counted(int(right.sum()), 'image')} that were "
+        f"right{': these survived' * bool(right.any() and not fooled.any())}"
+    )
+    rows = (
+        ("clean", tiles[0], before, GREYS),
+        ("change\n= attacked\n   - clean", change, None, signed),
+        ("attacked", tiles[1], after, GREYS),
+    )
+    width, height = _extent(tiles[0])
+    left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
+    across = left + len(shown) * (width + GAP)
+    ax = _canvas(across + 0.75, 3 * step, title)
+    middle = {"ha": "right", "va": "center", "fontsize": 9, "color": INK}
+    for line, (name, images, said, colors) in enumerate(rows):
+        ax.text(left - 2 * GAP, line * step + CAPTION + height / 2, name, **middle)
+        for column, i in enumerate(shown):
+            x = left + column * (width + GAP)
+            caption = ("", INK) if said is None else _verdict(labels[i], said[i])
+            _tile(ax, x, line * step, images[column], *caption, **colors)
+    most = "" if norm != "linf" else "±epsilon" if budget else "±most"
+    _color_key(ax, across, step + CAPTION, height, most, signed)
+    save(ax.figure, path)
+
+
+def _color_key(ax, x, top, height, title, colors):
+    """A bar of the colors from x on, with its ends named."""
+    limit = colors["vmax"]
+    bar, place = np.linspace(limit, -limit, 64), (x, x + 0.12, top + height, top)
+    ax.imshow(bar[:, None], extent=place, aspect="auto", **colors)
+    style = {"fontsize": 8, "color": INK}
+    for share, text in ((0, f"+{limit:.3g}"), (0.5, "0"), (1, f"-{limit:.3g}")):
+        ax.text(x + 0.17, top + share * height, text, va="center", **style)
+    ax.text(x, top - 0.09, title, va="bottom", **style)
+
+
+def _verdict(label, probabilities):
+    """Caption and color: 'is 4, said 9 (99%)', wrong ones in vermilion."""
+    said = probabilities.argmax()
+    caption = f"is {label}, said {said} ({percent(probabilities[said])})"
+    return caption, RED if said != label else BLUE
+
+
+def round_of_classes(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`rows` reordered: the first of every class, then the second of every class ..."""
+    taken: dict[int, int] = {}
+    turns = []
+    for label in labels[rows]:
+        turns.append(taken.setdefault(int(label), 0))
+        taken[int(label)] += 1
+    return rows[np.lexsort((labels[rows], np.array(turns, int)))]
+
+
+def _tiles(where, images, rows) -> np.ndarray:
+    """The chosen images as float (M, H, W) in [0, 1]."""
+    chosen = np.asarray(images)[rows]
+    chosen = chosen.astype(np.float64) / (255.0 if chosen.dtype == np.uint8 else 1.0)
+    if chosen.ndim == 4 and chosen.shape[-1] == 1:
+        chosen = chosen[..., 0]
+    side = round(chosen.shape[1] ** 0.5)
+    if chosen.ndim == 2 and side * side == chosen.shape[1]:
+        chosen = chosen.reshape(-1, side, side)
+    if chosen.ndim != 3:
+        raise JaxnnError(
+            f"{where}: got images of shape {chosen.shape[1:]}, expected (H, W), "
+            "(H, W, 1) or a flat square; reshape them to (N, H, W)"
+        )
+    if chosen.min() < -1e-3 or chosen.max() > 1 + 1e-3:
+        raise JaxnnError(
+            f"{where}: got floats from {chosen.min():g} to {chosen.max():g}, expected "
+            "0 to 1; pass uint8, or undo the standardisation"
+        )
+    return chosen
+
+
+def _extent(tiles):
+    """Width and height of an image in inches; the longer side is TILE."""
+    height, width = tiles.shape[1:]
+    return TILE * width / max(height, width), TILE * height / max(height, width)
+
+
+def _canvas(width, height, title):
+    """One axes over the whole figure, in inches from the top left below the title.
+
+    Many images on one axes draw several times faster than one axes for each.
+    """
+    wide = max(width, text_width([title], 10) + 2 * GAP)
+    ax = new_figure(wide, height + HEAD).add_axes((0, 0, 1, 1))
+    ax.set(xlim=((width - wide) / 2, (width + wide) / 2), ylim=(height, -HEAD))
+    ax.set_autoscale_on(False)
+    ax.axis("off")
+    style = {"ha": "center", "va": "center", "fontsize": 10, "color": INK}
+    ax.text(width / 2, -0.6 * HEAD, title, **style)
+    return ax
+
+
+def _tile(ax, x, y, image, caption, color, **colors):
+    """One image with its caption above; x, y: inches of the caption's top left."""
+    width, height = _extent(image[None])
+    top = y + CAPTION
+    extent = (x, x + width, top + height, top)
+    ax.imshow(image, extent=extent, aspect="auto", **colors)
+    ax.add_patch(Rectangle((x, top), width, height, fill=False, ec=GREY, lw=0.6))
+    ax.text(x + width / 2, top - 0.03, caption, ha="center", fontsize=8, color=color)
+
+
+# ---- sweeps
+
+
+def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> None:
+    """One panel an axis: a dot a setting, a line through the best at each value.
+
+    Args:
+      settings: `values` and `validation_accuracy` of each.
+      axes: names among the values; "seed" is left out.
+      path: of the picture.
+    """
+    axes = [name for name in axes if name != "seed"]
+    columns = min(max(len(axes), 1), 3)
+    title = f"Sweep of {len(settings)} settings, mean over their seeds"
+    figure, drawn = panels(columns, -(-max(len(axes), 1) // columns), title=title)
+    accuracy = 100 * np.array([s["validation_accuracy"] for s in settings])
+    low = max(np.quantile(accuracy, 0.1) - 3, 0) if len(accuracy) > 4 else None
+    for ax in drawn[len(axes) :]:
+        ax.set_axis_off()
+    for ax, name in zip(drawn, axes, strict=False):
+        at, ticks = _places([s["values"][name] for s in settings])
+        ax.plot(at, accuracy, "o", color=COLORS[0], alpha=0.45, markersize=4)
+        places = np.unique(at)
+        if len(places) < len(at):
+            best = [accuracy[at == place].max() for place in places]
+            ax.plot(places, best, "-", color=COLORS[1], label="best there")
+            show_legend(ax, loc="lower right")
+        if ticks is None:
+            ax.set_xscale("log")
+        else:
+            ax.set_xticks(range(len(ticks)), ticks)
+        ax.set_ylim(bottom=low, top=min(accuracy.max() + 1, 100.5))
+        name_axes(ax, name, "validation accuracy (%)")
+    save(figure, path)
+
+
+def _places(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:
+    """Where values stand on an axis, and its words; None: a logarithmic axis."""
+    keys = ["+".join(v) if isinstance(v, list | tuple) else v for v in values]
+    keys = [k if isinstance(k, int | float) else str(k) for k in keys]
+    # none and other words before the numbers
+    kinds = sorted(set(keys), key=lambda k: (not isinstance(k, str), k))
+    numbers = [k for k in keys if isinstance(k, int | float)]
+    if len(numbers) == len(keys) and len(kinds) > 8 and min(numbers) > 0:
+        return np.array(numbers, float), None
+    words = [as_written(k) if isinstance(k, str) else f"{k:g}" for k in kinds]
+    return np.array([kinds.index(k) for k in keys]), words

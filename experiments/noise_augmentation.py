@@ -34,6 +34,7 @@ from experiments.robust import (
     verdicts,
 )
 from jaxnn import attacks, mlp
+from jaxnn.data import unit_images
 from jaxnn.regularize import input_noise
 
 NOISES = {
@@ -73,7 +74,7 @@ class Args:
 def run(args: Args) -> None:
     """Train all kinds, attack them; writes results/noise_augmentation.json."""
     data = digits(validation=10_000)
-    x = data.train.x.astype(np.float32) / np.float32(255)
+    x = unit_images(data.train.x)
     y = data.train.y
     nets = {}
     for name, noise in NOISES.items():

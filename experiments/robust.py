@@ -13,7 +13,7 @@ import optax
 from experiments.common import spread
 from jaxnn import Classifier, attacks, fit, mlp, robustness, serial
 from jaxnn.attacks.core import ascent_direction, per_image
-from jaxnn.data import load, stratified_sample
+from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import predict
@@ -31,7 +31,7 @@ class Digits(NamedTuple):
 def digits(validation: int = 5000) -> Digits:
     """The data, with so many training images kept aside."""
     data = load("mnist", validation=validation)
-    x = data.test.x.astype(np.float32) / np.float32(255)
+    x = unit_images(data.test.x)
     return Digits(data.train, data.validation, x, data.test.y)
 
 

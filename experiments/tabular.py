@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.data.sets import stratified_sample
+from jaxnn.data.datasets import stratified_sample
 from jaxnn.data.table import Table
 from jaxnn.errors import JaxnnError
 

@@ -41,7 +41,7 @@ from experiments.robust import (
     verdicts,
 )
 from jaxnn import attacks, fit, mlp
-from jaxnn.data import Split, stratified_sample
+from jaxnn.data import Split, stratified_sample, unit_images
 from jaxnn.layers import Layer
 from jaxnn.losses import quadratic, softmax_cross_entropy
 
@@ -128,7 +128,7 @@ def goals(y: np.ndarray, seed: int) -> np.ndarray:
 def again(net: Net, data: Digits, args: Args, seed: int) -> Net:
     """A network trained on the pictures and on `net`'s examples, under true labels."""
     rows = np.random.default_rng(seed).permutation(len(data.train.y))[: args.examples]
-    x = data.train.x.astype(np.float32) / np.float32(255)
+    x = unit_images(data.train.x)
     made, _ = tricked(net, x[rows], goals(data.train.y[rows], seed), seed, quadratic)
     both = Split(
         np.concatenate([x, made]), np.concatenate([data.train.y, data.train.y[rows]])

@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxnn.combine.parts import Parts, observed
 from jaxnn.layers import Layer
+from jaxnn.text import aligned
 
 
 class LayerCost(NamedTuple):
@@ -89,8 +90,9 @@ def summary(
         rows.append((name, _batched(cost.out_shape), *_numbers(cost)))
     rows.append(("total", "", *_numbers(costs[0])))
     if batch is None:
-        return _table([row[:3] for row in rows])
-    return f"{_table(rows)}\nB = {batch}; forward and backward in FLOPs"
+        return aligned([row[:3] for row in rows], right=[2])
+    table = aligned(rows, right=range(2, 6))
+    return f"{table}\nB = {batch}; forward and backward in FLOPs"
 
 
 def layer_costs(
@@ -306,18 +308,6 @@ def _scaled(value: float, unit: str = "") -> str:
 
 def _batched(shape) -> str:
     return f"({', '.join(['B', *map(str, shape)])})"
-
-
-def _table(rows) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def count_flops(function: Callable, *args: Any) -> float:

@@ -19,12 +19,11 @@ from jaxnn.app.folder import (
     data_of,
     open_run,
     probabilities,
-    unit_images,
 )
 from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
 from jaxnn.attacks.outputs import to_logits
-from jaxnn.data.sets import stratified_sample
+from jaxnn.data.datasets import stratified_sample, unit_images
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import read_text
+from jaxnn.text import aligned
 
 TUTORIALS = (
     "linear_recovery",
@@ -73,17 +74,13 @@ def _described(folder: Path, name: str) -> Tutorial:
 def list_tutorials() -> str:
     """The table that `jaxnn demo` prints."""
     found = tutorials()
-    wide = max(len(t.name) for t in found)
-    lines = [
-        f"{i}  {t.name:<{wide}}  {t.time:>10}  {t.summary}"
-        for i, t in enumerate(found, 1)
-    ]
+    rows = [(str(i), t.name, t.time, t.summary) for i, t in enumerate(found, 1)]
     example = found[0].name
     return "\n".join(
         [
             "Tutorials, in the order to read them; each is one file of experiments/:",
             "",
-            *lines,
+            aligned(rows, right=(2,)),
             "",
             f"jaxnn demo {example} runs one; read experiments/{example}.py beside it.",
         ]

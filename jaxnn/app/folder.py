@@ -301,12 +301,6 @@ def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
     return positive / positive.sum(-1, keepdims=True)
 
 
-def unit_images(x: np.ndarray) -> np.ndarray:
-    """Images as float32 in [0, 1], the same in every command."""
-    scale = 255 if x.dtype == np.uint8 else 1
-    return x.astype(np.float32) / np.float32(scale)
-
-
 # ---- continued
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.files import write_text
-from jaxnn.markdown import code, escaped, fenced, table
+from jaxnn.text import code, escaped, fenced, table
 
 MISSING = "not measured"
 PICTURES = {  # file in the run's folder -> what it shows

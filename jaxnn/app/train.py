@@ -25,7 +25,6 @@ from jaxnn.app.folder import (
     probabilities,
     save_config,
     save_network,
-    unit_images,
     use_dtype,
 )
 from jaxnn.app.settings import resolved
@@ -33,7 +32,7 @@ from jaxnn.app.use import save_findings
 from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters, summary
-from jaxnn.data import stratified_sample
+from jaxnn.data import stratified_sample, unit_images
 from jaxnn.defenses import find_collapse
 from jaxnn.distributed.data import Spread, same_everywhere
 from jaxnn.distributed.processes import together

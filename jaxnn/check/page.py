@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.files import write_text
-from jaxnn.markdown import escaped, table
+from jaxnn.text import escaped, table
 
 PICTURES = {
     "errors.png": "Error of each layer's derivative by each method.",

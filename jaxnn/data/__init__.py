@@ -1,25 +1,27 @@
 """Data on the host, as NumPy arrays: files, named data sets, splits, pictures.
 
-    idx       the IDX file format
-    sources   named data sets: where they lie, mirrors, checksums
-    sets      training, validation and test rows
-    images    a picture of a digit, made like MNIST
-    command   the tables of `jaxnn data`
+    idx          the IDX file format
+    sources      named data sets: where they lie, mirrors, checksums
+    download     one file from whichever address gives the right bytes
+    datasets     training, validation and test rows
+    digit_image  a picture of a digit, made like MNIST
+    table        CSV files as typed columns
 
 Nothing here imports jax, so that `jaxnn data ...` answers at once; what changes images
 within a training step does, and is taken from `jaxnn.augment`.
 """
 
-from jaxnn.data.idx import read_idx, stream_idx, write_idx
-from jaxnn.data.images import read_digit
-from jaxnn.data.sets import (
+from jaxnn.data.datasets import (
     Dataset,
     Split,
     from_arrays,
     load,
     pixel_statistics,
     stratified_sample,
+    unit_images,
 )
+from jaxnn.data.digit_image import read_digit
+from jaxnn.data.idx import read_idx, stream_idx, write_idx
 from jaxnn.data.sources import SOURCES, FileStatus, Source, fetch, verify
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "read_idx",
     "stratified_sample",
     "stream_idx",
+    "unit_images",
     "verify",
     "write_idx",
 ]

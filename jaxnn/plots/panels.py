@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from jaxnn.errors import JaxnnError
 from jaxnn.files import write_with
-from jaxnn.markdown import printable
+from jaxnn.text import printable
 
 DPI = 110
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"

@@ -12,7 +12,7 @@ from jaxnn import attacks
 from jaxnn.arrays import as_rows
 from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.attacks.outputs import to_logits
-from jaxnn.data.sets import stratified_sample
+from jaxnn.data.datasets import stratified_sample, unit_images
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.robustness.battery import battery
 from jaxnn.robustness.causes import find_cause
@@ -190,7 +190,7 @@ def _images(x, y):
             f"robustness: got {len(x)} images and {len(y)} labels, expected as many"
         )
     if x.dtype == np.uint8:
-        x = x.astype(np.float32) / 255
+        x = unit_images(x)
     # as attacks see them: what float32 rounds off is no change that they made
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), y
 

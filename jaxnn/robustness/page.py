@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from jaxnn.files import draw, write_json, write_text
-from jaxnn.markdown import escaped, table
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Share
 from jaxnn.robustness.transfer import Transfer
+from jaxnn.text import escaped, table
 
 
 def to_json(e: Evaluation) -> dict[str, Any]:

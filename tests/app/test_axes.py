@@ -12,7 +12,7 @@ from jaxnn.app.group import train_group
 from jaxnn.app.points import grouped, parse_axes, sweep_points
 from jaxnn.app.settings import rows
 from jaxnn.app.train import train_in
-from jaxnn.data.sets import Dataset, Split
+from jaxnn.data.datasets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from tests.train.problem import pixels
 

@@ -11,7 +11,7 @@ from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group
 from jaxnn.app.points import grouped, parse_axes, sweep_points
 from jaxnn.cli import main
-from jaxnn.data.sets import Dataset, Split
+from jaxnn.data.datasets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.run import sweep as picture
 from jaxnn.train import fit

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnn.app.datasets import fetch_dataset, list_datasets, verify_dataset
 from jaxnn.data import download, fetch, load, sources, verify, write_idx
-from jaxnn.data.command import fetch_dataset, list_datasets, verify_dataset
 from jaxnn.data.idx import content_sha256
 from jaxnn.data.sources import PARTS, SOURCES, Source, cache_folder, find_parts, locate
 from jaxnn.errors import JaxnnError

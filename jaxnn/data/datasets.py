@@ -119,6 +119,19 @@ def from_arrays(
     return _assemble(arrays, names, None, validation, split_seed, name, None)
 
 
+def unit_images(x: np.ndarray) -> np.ndarray:
+    """Images as float32 in [0, 1], as every attack and every check of one sees them.
+
+    A quotient, which is rounded once. In a compiled program XLA divides by 255 by a
+    product with 1 / 255, as `jaxnn.train.to_unit` does: 126 of the 256 grey levels
+    differ from these in the last bit.
+
+    >>> unit_images(np.array([0, 51, 255], np.uint8)).tolist()
+    [0.0, 0.20000000298023224, 1.0]
+    """
+    return x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
+
+
 def pixel_statistics(x: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation over all pixels, in units of the [0, 1] scale.
 

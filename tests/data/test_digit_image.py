@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxnn.data import images, read_digit, read_idx, stratified_sample
+from jaxnn.data import digit_image, read_digit, read_idx, stratified_sample
 from jaxnn.errors import JaxnnError
 
-MNIST = Path(images.__file__).parents[2] / "data" / "mnist"
+MNIST = Path(digit_image.__file__).parents[2] / "data" / "mnist"
 
 
 @pytest.fixture(scope="module")

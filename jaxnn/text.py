@@ -1,7 +1,7 @@
-"""Words in Markdown, and nothing but words: names come from folders, files and users.
+"""Text and Markdown of what is shown: tables, and names that stay names.
 
-A name with `<`, `|`, a backtick or a line break must neither become HTML, a link or a
-picture nor break a table.
+Names come from folders, files and users: one with `<`, `|`, a backtick or a line break
+must neither become HTML, a link or a picture nor break a table.
 """
 
 import re
@@ -28,14 +28,31 @@ def code(text: str) -> str:
 def fenced(text: str, language: str = "text") -> list[str]:
     """The lines of a block of code that holds `text`, which cannot end it."""
     lines = [printable(line) for line in text.rstrip().splitlines()]
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)),
-                  default=0)  # fmt: skip
-    fence = "`" * max(3, longest + 1)
+    runs = [run for line in lines for run in re.findall("`+", line)]
+    fence = "`" * max(3, 1 + max(map(len, runs), default=0))
     return [f"{fence}{language}", *lines, fence]
 
 
+def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Rows as plain text in columns of equal width, those of `right` flush right.
+
+    >>> print(aligned([("layer", "parameters"), ("dense(10)", "7,850")], right=[1]))
+    layer      parameters
+    dense(10)       7,850
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right, lines = set(right), []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table; the cells are Markdown already."""
+    """The lines of a Markdown table; the cells are Markdown already."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 

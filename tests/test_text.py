@@ -9,9 +9,9 @@ import pytest
 
 from jaxnn.app.report import write_report
 from jaxnn.check.page import write_page
-from jaxnn.markdown import code, escaped, fenced, table
 from jaxnn.robustness.page import page
 from jaxnn.robustness.threat import Share, Threat
+from jaxnn.text import code, escaped, fenced, table
 
 NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
 

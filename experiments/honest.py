@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import optax
 
-from experiments.common import main, record, what_to_see
+from experiments.common import RESULTS, main, record, what_to_see
 from experiments.robust import Digits, Line, digits, verdicts
 from jaxnn import Classifier, defenses, fit, losses, mlp, serial
 from jaxnn.combine import residual
 from jaxnn.data import stratified_sample
+from jaxnn.files import read_json
 from jaxnn.layers import (
     Layer,
     avg_pool,
@@ -55,6 +56,8 @@ class Args:
     """Of the evaluation."""
     only: tuple[str, ...] = ()
     """Names of networks; none: all of them."""
+    resume: bool = False
+    """Keep the networks of the earlier results/honest.json and judge the others."""
 
 
 class Recipe(NamedTuple):
@@ -169,17 +172,20 @@ def judge(net: Classifier, recipe: Recipe, data: Digits, level: str, args: Args)
 
 
 def run(args: Args) -> None:
-    """Judge all networks; writes results/honest.json."""
-    data, table = digits(), {}
-    chosen = recipes(args.epsilon)
+    """Judge all networks; writes results/honest.json after each."""
+    data, chosen, table = digits(), recipes(args.epsilon), {}
+    if args.resume:
+        table = read_json(RESULTS / "honest.json")["values"]["table"]
     for name in args.only or chosen:
+        if name in table:
+            continue
         started = time.perf_counter()
         net = train(chosen[name], data)
         print(f"{name}, trained in {time.perf_counter() - started:.0f} s", flush=True)
-        table[name] = {}
+        levels = {}
         for level in args.levels:
             found = judge(net, chosen[name], data, level, args)
-            table[name][level] = found
+            levels[level] = found
             print(
                 f"  {level}: clean {100 * found['clean']:.1f}%, robust "
                 f"{100 * found['robust']:.1f}%, {found['seconds']:.0f} s",
@@ -188,15 +194,17 @@ def run(args: Args) -> None:
             for kind in ("fail", "warn"):
                 for check, words in found[kind].items():
                     print(f"    {kind} {check}: {words}", flush=True)
-    found = [level for levels in table.values() for level in levels.values()]
-    lines = verdicts([
-        Line("networks", len(table), low=12),
-        Line("checks that failed", sum(len(f["fail"]) for f in found), high=0),
-        Line("warnings per evaluation",
-             sum(len(f["warn"]) for f in found) / len(found), high=0.5),
-    ], percent=False)  # fmt: skip
-    path = record("honest", args, {"table": table, "expected": lines})
-    what_to_see("  `fail` is empty everywhere; `warn` says what is unusual.", path)
+        table[name] = levels
+        judged = [level for levels in table.values() for level in levels.values()]
+        lines = verdicts([
+            Line("networks so far", len(table), low=12),
+            Line("checks that failed", sum(len(f["fail"]) for f in judged), high=0),
+            Line("warnings per evaluation",
+                 sum(len(f["warn"]) for f in judged) / len(judged), high=0.5),
+        ], percent=False)  # fmt: skip
+        record("honest", args, {"table": table, "expected": lines})
+    what_to_see("  `fail` is empty everywhere; `warn` says what is unusual.",
+                RESULTS / "honest.json")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -176,16 +176,13 @@ def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]
     ]
 
 
-NOT_PERCENT = ("minimal_norm", "masking")  # measured before that was in the record
-
-
 def table(*results: dict[str, Any]) -> list[list[str]]:
     """README's table: what every experiment expected, and what it found."""
     rows = [["experiment", "number", "expected", "measured"]]
     for result in results:
         name = result["experiment"]
         for i, line in enumerate(result["values"]["expected"]):
-            percent = line.get("percent", name not in NOT_PERCENT)
+            percent = line.get("percent", True)
             scale, unit = (100, "%") if percent else (1, "")
 
             def said(value, scale=scale, unit=unit):

@@ -415,7 +415,8 @@ def commands():
             yield name, _steady(json.loads(text))
         for path in sorted(folder.rglob("params.npz")):
             with np.load(path) as arrays:
-                yield str(path.relative_to(folder)), dict(arrays)
+                head = json.loads(str(arrays["__jaxnn__"]))
+                yield str(path.relative_to(folder)), dict(arrays) | {"__jaxnn__": head}
 
 
 def _steady(tree):
@@ -435,7 +436,8 @@ def flat(tree, name):
         tree = tree._asdict()
     if isinstance(tree, dict):
         for key in sorted(tree):
-            yield from flat(tree[key], f"{name}.{key}")
+            newest = next((new for new, all in SYNONYMS.items() if key in all), key)
+            yield from flat(tree[key], f"{name}.{newest}")
     elif isinstance(tree, (tuple, list)):
         for i, each in enumerate(tree):
             yield from flat(each, f"{name}[{i}]")

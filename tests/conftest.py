@@ -1,4 +1,10 @@
-"""Settings of every test: float64, strict shapes, and a seeded sample of slow tests."""
+"""Settings of every test: float64, strict shapes, and a seeded sample of slow tests.
+
+What is compiled is kept between runs in the user's cache directory, by jaxlib version
+and processor, or in `JAX_COMPILATION_CACHE_DIR`; most of a run is compiling. Workers
+share the folder: an entry is written once, and one that is read half written does not
+match its checksum, so that its program is compiled as if there were none.
+"""
 
 import os
 import random
@@ -8,6 +14,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 
 import hypothesis
 import jax
+import pytest
+
+from jaxnn import programs
+from jaxnn.app.compile_cache import enable_compile_cache
 
 # float64: a wrong formula shows at 1e-12, where float32 would blur it with rounding.
 jax.config.update("jax_enable_x64", True)
@@ -15,6 +25,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little; this halves their time. Whole runs of the
 # command line in a process of its own (tests/app) have all optimisations on.
 jax.config.update("jax_disable_most_optimizations", True)
+
+kept = enable_compile_cache("tests")
+if kept is not None:  # for the processes that tests start
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(kept)
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile(
@@ -34,6 +48,14 @@ def pytest_addoption(parser):
     parser.addoption(
         "--share", type=int, default=1, help="run one test in so many, by --slow-seed"
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Let go of what a module compiled: thousands of programs are gigabytes."""
+    yield
+    programs.release()
+    jax.clear_caches()
 
 
 def pytest_configure(config):

@@ -13,12 +13,12 @@ from jaxnn.environment import cpu_fact
 from jaxnn.errors import JaxnnError
 
 
-def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
-    """Let JAX keep compiled programs in `folder`; None is the user's cache directory.
+def enable_compile_cache(name: str = "xla") -> Path | None:
+    """Let JAX keep compiled programs in the user's cache directory, in folder `name`.
 
-    The default folder is keyed by jaxlib version and CPU features: code compiled for
-    another processor may not run on this one. An existing setting
-    (`JAX_COMPILATION_CACHE_DIR`) is respected.
+    It is keyed by jaxlib version and CPU features: code compiled for another processor
+    may not run on this one. An existing setting (`JAX_COMPILATION_CACHE_DIR`) is
+    respected.
 
     Returns:
       The folder in use, or None if it cannot be written.
@@ -27,7 +27,7 @@ def enable_compile_cache(folder: str | Path | None = None) -> Path | None:
     if chosen:
         return Path(chosen)
     try:
-        folder = Path(folder) if folder else cache_folder().parent / "xla" / _machine()
+        folder = cache_folder().parent / name / _machine()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, JaxnnError):
         return None  # no home, or a read-only one, costs compile time, nothing else

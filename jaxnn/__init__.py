@@ -15,20 +15,27 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
     from jaxnn import (
         app,
         attacks,
+        augment,
         check,
         combine,
+        costs,
         data,
+        defenses,
+        distributed,
         errors,
         files,
         graph,
+        guard,
         interop,
         layers,
         losses,
         optimizers,
         plots,
         regularize,
+        robustness,
         rules,
         train,
+        tree,
     )
     from jaxnn.app.folder import load_run
     from jaxnn.attacks import Classifier
@@ -62,37 +69,20 @@ if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and c
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Classifier": "attacks",
-    "Layer": "layers",
-    "RULES": "rules",
-    "Rule": "rules",
-    "TrainState": "train",
-    "TrainingError": "train",
-    "JaxnnError": "errors",
-    "as_jax": "interop",
-    "compare_gradients": "check",
-    "evaluate": "train",
-    "fit": "train",
-    "freeze": "combine",
-    "from_jax": "interop",
-    "layer_from_jax": "interop",
-    "load_params": "train.checkpoint",
-    "load_run": "app.folder",
-    "make_step": "train",
-    "mlp": "combine",
-    "parallel": "combine",
-    "predict": "train",
-    "remat": "combine",
-    "repeat": "combine",
-    "residual": "combine",
-    "save_params": "train.checkpoint",
-    "serial": "combine",
-    "share": "combine",
-    "siamese": "combine",
-    "stack": "combine",
-    "summary": "costs",
+_NAMES = {
+    "app.folder": "load_run",
+    "attacks": "Classifier",
+    "check": "compare_gradients",
+    "combine": "freeze mlp parallel remat repeat residual serial share siamese stack",
+    "costs": "summary",
+    "errors": "JaxnnError",
+    "interop": "as_jax from_jax layer_from_jax",
+    "layers": "Layer",
+    "rules": "RULES Rule",
+    "train": "TrainState TrainingError evaluate fit make_step predict",
+    "train.checkpoint": "load_params save_params",
 }
+_HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "RULES",
@@ -105,9 +95,11 @@ __all__ = [
     "app",
     "as_jax",
     "attacks",
+    "augment",
     "check",
     "combine",
     "compare_gradients",
+    "costs",
     "data",
     "defenses",
     "distributed",
@@ -144,6 +136,7 @@ __all__ = [
     "stack",
     "summary",
     "train",
+    "tree",
 ]
 
 

@@ -35,6 +35,11 @@ def bad_file(path: str | Path, got: str, expected: str, fix: str) -> JaxnnError:
     return JaxnnError(f"{path}: got {got}, expected {expected}. {fix}")
 
 
+def reason(error: Exception) -> str:
+    """What the system said, without the number and the path that Python adds."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 # ---- reading
 
 
@@ -58,7 +63,7 @@ def open_file(path: str | Path, expected: str = "a file") -> Iterator[BufferedRe
     except OSError as error:
         raise bad_file(
             path,
-            f"{error.strerror or error} from the system",
+            f"{reason(error)} from the system",
             "a readable file" if expected == "a file" else expected,
             "Check the path, who owns the file and its permissions.",
         ) from error
@@ -171,38 +176,34 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = None
     try:
-        handle, temporary = _temporary(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        )
+    except (OSError, ValueError) as error:  # ValueError: a null byte in its name
+        raise _not_written(path, error) from error
+    try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave an empty file
-        os.chmod(temporary, 0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
-        raise JaxnnError(
-            f"cannot write {path}: {error.strerror or error}. An earlier file of that "
-            "name is untouched; free some space or choose another folder."
-        ) from error
+        raise _not_written(path, error) from error
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> tuple[int, str]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except ValueError as error:  # a null byte, or letters the system cannot take
-        raise JaxnnError(
-            f"cannot write {str(path)!r}: {error}. Choose another name."
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _not_written(path: Path, error: Exception) -> JaxnnError:
+    # a name that the system cannot take may hold what cannot be printed
+    name = repr(str(path)) if isinstance(error, ValueError) else path
+    return JaxnnError(
+        f"cannot write {name}: {reason(error)}. An earlier file of that name is "
+        "untouched; free some space or choose another name or folder."
+    )
 
 
 @contextmanager
@@ -220,43 +221,51 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
       JaxnnError: another process holds it, or the file cannot be made.
     """
     path = Path(folder) / ".lock"
-    handle = _lock(path, folder, what)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            path.unlink(missing_ok=True)  # while it is held: see `_lock`
-            os.close(handle)
-
-
-def _lock(path, folder, what):
-    """The open file that is locked, None where there are no locks."""
-    if fcntl is None:
-        return None
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            number = _descriptor(path, os.O_RDWR | os.O_CREAT | _NO_LINK, "a lock")
         except OSError as error:
-            raise JaxnnError(f"cannot write {path}: {error.strerror}") from error
+            raise JaxnnError(f"cannot write {path}: {reason(error)}") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock(number, path):
+                break
         except BlockingIOError as error:
-            os.close(handle)
+            os.close(number)
             raise JaxnnError(
                 f"{what} {folder} is in use by another process; wait for its end, or "
                 "stop it first"
             ) from error
-        except OSError:
-            os.close(handle)
-            return None
-        try:
-            same = os.fstat(handle).st_ino == os.stat(path).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            return handle
-        os.close(handle)  # its last holder removed the file meanwhile: take the new one
+        os.close(number)  # its last holder removed the file meanwhile: take the new one
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # while it is held: see `lock`
+        os.close(number)
+
+
+def lock(number: int, path: Path) -> bool:
+    """Hold the open file `number` for this process; where there are no locks, do not.
+
+    Returns:
+      whether it still is the file at `path`: its last holder may have removed it.
+
+    Raises:
+      BlockingIOError: another process holds it.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without locks
+        return True
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -311,8 +320,7 @@ def check_folder(path: str | Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except (OSError, ValueError) as error:  # ValueError: a null byte in its name
-        why = getattr(error, "strerror", None) or str(error)
-        why = "it is a file" if os.path.isfile(path) else why
+        why = "it is a file" if os.path.isfile(path) else reason(error)
         raise JaxnnError(
             f"cannot write into the folder {str(path)!r}: {why}; choose another"
         ) from error
@@ -344,7 +352,7 @@ def open_to_append(path: str | Path) -> Iterator[BinaryIO]:
         with open(path, "ab", opener=lambda *_: number) as file:
             yield file
     except OSError as error:
-        link = "it is a link" if os.path.islink(path) else error.strerror or error
+        link = "it is a link" if os.path.islink(path) else reason(error)
         raise JaxnnError(
             f"cannot write {path}: {link}. Free some space, remove the link or choose "
             "another folder."

@@ -21,7 +21,7 @@ from jaxnn.app.config import TrainCommand, TrainConfig
 from jaxnn.app.settings import SMALLEST, flag, from_plain
 from jaxnn.data import Dataset, load
 from jaxnn.errors import JaxnnError
-from jaxnn.files import locked, plain, read_json, write_json
+from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
@@ -103,7 +103,7 @@ def new_folder(out: Path | None, name: str) -> Path:
         except (OSError, ValueError) as error:  # ValueError: a null byte in its name
             raise JaxnnError(
                 f"cannot make the run folder {str(folder)!r}: "
-                f"{getattr(error, 'strerror', None) or error}; choose another with "
+                f"{reason(error)}; choose another with "
                 "--out"
             ) from error
     raise _taken(tries[-1])

@@ -14,13 +14,9 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from jaxnn.errors import JaxnnError
-from jaxnn.files import open_to_append
+from jaxnn.files import lock, open_to_append, reason
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, and an open file cannot be renamed there
-    fcntl = None
-
+WINDOWS = os.name == "nt"  # where an open file cannot be renamed
 TIMEOUT_SECONDS = 30.0  # without a byte
 LEAST_RATE = 10_000  # bytes a second on average, else a mirror counts as failed
 MOST_BYTES = 4 << 30
@@ -58,7 +54,7 @@ def download(
             _leave(file, part, keep=False)
             raise
         if failures is None:
-            if fcntl is None:
+            if WINDOWS:
                 file.close()
             os.replace(part, target)
             return
@@ -76,17 +72,11 @@ def download(
 def _claimed(part: Path) -> Iterator[BinaryIO]:
     """Open `part` for appending, for this process alone."""
     with open_to_append(part) as file:
-        busy = False
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # the other process may have finished and renamed it just before
-                busy = not os.path.samestat(os.fstat(file.fileno()), part.stat())
-            except (BlockingIOError, FileNotFoundError):
-                busy = True
-            except OSError:
-                pass  # a file system without locks
-        if busy:
+        try:  # the other process may have finished and renamed it just before
+            held = lock(file.fileno(), part)
+        except BlockingIOError:
+            held = False
+        if not held:
             raise JaxnnError(
                 f"another process is downloading {part}. Wait for it, then run again."
             )
@@ -97,7 +87,7 @@ def _leave(file: BinaryIO, part: Path, keep: bool) -> str:
     """Keep what has arrived, and say so, or remove it."""
     if size := keep and os.fstat(file.fileno()).st_size:
         return f" {size} bytes stay in {part}: the same command goes on from there."
-    if fcntl is None:
+    if WINDOWS:
         file.close()
     part.unlink(missing_ok=True)
     return ""
@@ -251,7 +241,7 @@ def _copy(answer: Any, file: BinaryIO, have: int, label: str) -> None:
                 file.flush()
             except OSError as error:
                 raise JaxnnError(
-                    f"cannot write {file.name}: {error.strerror or error}. Free some "
+                    f"cannot write {file.name}: {reason(error)}. Free some "
                     "space or choose another folder."
                 ) from error
             got += len(piece)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from jaxnn.data.download import download
 from jaxnn.data.idx import content_sha256
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import atomic_file, bad_file, open_file, real_path
+from jaxnn.files import atomic_file, bad_file, open_file, real_path, reason
 
 # what a data set consists of, and the usual name of each part
 PARTS = {
@@ -200,7 +200,7 @@ def _visible(folder: Path, name: str) -> list[str]:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise bad_file(
             folder,
-            getattr(error, "strerror", None) or str(error),
+            reason(error),
             "a folder with four IDX files",
             "Check the path.",
         ) from error

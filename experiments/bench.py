@@ -77,9 +77,9 @@ def ours(net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False) -> 
 
     train_state = jax.jit(jax.vmap(init) if seeds else init)(keys if seeds else keys[0])
     x, y = jnp.asarray(x), jnp.asarray(y)
-    scan = (
-        partial(scan_seeds, step, together=True) if seeds else partial(scan_steps, step)
-    )
+    scan = partial(scan_steps, step)
+    if seeds:
+        scan = partial(scan_seeds, step, all_or_nothing=True)
     program = jax.jit(scan, donate_argnums=0)
 
     def epoch(number):

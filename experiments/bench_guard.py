@@ -28,7 +28,7 @@ from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, standardiz
 from jaxnn.layers import reshape as view
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import batch_order, init_state, make_step, scan_steps
-from jaxnn.train.guarding import Guard
+from jaxnn.train.policy import Guard
 
 GOAL = 1.03
 
@@ -97,12 +97,12 @@ def training(step, net, optimizer, x, y, steps, batch) -> Callable[[int], float]
 def around_a_call(net, optimizer, x) -> float:
     """Milliseconds for what the guard does before and after a call: copy and look."""
     ts = init_state(net, optimizer, x.shape[1:], jax.random.key(0))
-    guard, seconds = Guard("skip", 10, [0], many=False), []
+    guard, seconds = Guard("skip", 10, [0], multi_seed=False), []
     for _ in range(10):
         start = time.perf_counter()
         guard.copy(ts)
         jax.block_until_ready(guard.before)
-        assert not guard.spoilt(ts)
+        assert not guard.needs_rerun(ts)
         seconds.append(time.perf_counter() - start)
     return 1000 * float(np.median(seconds))
 

@@ -27,11 +27,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
+from experiments.collectives import collectives  # noqa: E402
 from experiments.common import main, picture, record, what_to_see  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
 from jaxnn.distributed import data_mesh  # noqa: E402
-from jaxnn.distributed.collectives import collectives  # noqa: E402
-from jaxnn.distributed.data import Spread  # noqa: E402
+from jaxnn.distributed.mesh import DataParallel  # noqa: E402
 from jaxnn.losses import softmax_cross_entropy  # noqa: E402
 from jaxnn.plots.panels import (  # noqa: E402
     lines,
@@ -58,7 +58,7 @@ def one_step(net, devices: int, batch: int):
     """(compiled step, its arguments, bytes of the parameters)."""
     optimizer = optax.adam(1e-3)
     step = make_step(net, softmax_cross_entropy, optimizer)
-    spread = Spread(data_mesh(devices), batch)
+    spread = DataParallel(data_mesh(devices), batch)
     key = jax.random.key(0)
     ts, key = spread.replicate((step.start((batch, 784), key), key))
     x = np.random.default_rng(0).integers(0, 256, (batch, 784)).astype(np.uint8)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, first_line
 
 
 def as_array(value: Any, where: str, what: str) -> Any:
@@ -38,7 +38,7 @@ def as_array(value: Any, where: str, what: str) -> Any:
         raise
     except Exception as error:  # whatever a foreign type's conversion raises
         raise JaxnnError(
-            f"{said}, expected an array of numbers ({_first_line(error)})"
+            f"{said}, expected an array of numbers ({first_line(error)})"
         ) from None
 
 
@@ -109,7 +109,3 @@ def _numbers(a, where, what):
         f"{where}: got {what} of dtype {a.dtype}, expected floats or whole numbers; "
         f"{fix}"
     )
-
-
-def _first_line(error):
-    return str(error).split("\n", 1)[0] or type(error).__name__

@@ -19,6 +19,11 @@ class JaxnnError(ValueError):
             super().add_note(note)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's words, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     """`table[name]`, or a `JaxnnError` that lists the valid names.
 

@@ -1,7 +1,6 @@
 """Training a group of networks side by side: settings as arrays, one program."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,9 @@ from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.points import Group
 from jaxnn.train import History, Snapshots, make_step
 from jaxnn.train.engine import scan_seeds
-from jaxnn.train.loop import Run
+from jaxnn.train.inputs import check_labels, sample_weights
+from jaxnn.train.run import Run
 from jaxnn.train.state import Weighted
-from jaxnn.train.weighting import sample_weights
 
 
 def group_experiment(
@@ -58,11 +57,10 @@ class SideBySide(Run):
         if first.class_weights == "balanced":
             y = Weighted(y, sample_weights(y, None, "balanced"))
         super().__init__(
-            self.experiment.net, self.experiment.loss, self._step,
-            data.train.x, y, validation,
-            list(range(len(points))), "shared", first.batch,
+            self._step, self.experiment.net, self.experiment.loss, (data.train.x, y),
+            validation, list(range(len(points))), first.batch,
             # each point skips its own bad steps; one that diverges stops no other
-            ("off", 10),
+            policy="off",
         )  # fmt: skip
         self.takes_all = False
         self.programs = programs
@@ -73,8 +71,8 @@ class SideBySide(Run):
 
     def _begin(self):
         """States and keys, one a point; those of one kind of start are made at once."""
-        self._check_labels()
-        self.replays = 1
+        y = self.data_set.train.y
+        check_labels("fit", self.net, self.loss, self.x, y, self.validation)
         configs = [point.config for point in self.group.points]
         starts: dict[tuple[str, str], list[int]] = {}
         for i, c in enumerate(configs):
@@ -113,9 +111,8 @@ class SideBySide(Run):
         )  # fmt: skip
 
     def _compiled(self, order):
-        # a step made anew in each trace, from settings that are traced
-        step = replace(self._made(0), run=self._step)
-        run = partial(scan_seeds, step)
+        # the step is made anew in each trace, from settings that are traced
+        run = partial(scan_seeds, self._step, layout=True)
         if self.where is not None:
             run = _divided(run, self.where)
         given = self.ts, self.x, self.y, order, self.keys
@@ -153,6 +150,7 @@ def train_group(
     config = group.points[0].config
     choose = config.keep == "best" and run.validation is not None
     history = run.train(
-        config.epochs, config.patience, choose, None, False, on_epoch, snapshots
-    )
+        config.epochs, patience=config.patience, choose=choose, on_epoch=on_epoch,
+        snapshots=snapshots,
+    )  # fmt: skip
     return history

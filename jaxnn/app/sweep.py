@@ -21,7 +21,7 @@ from jaxnn.app.group import group_experiment, train_group
 from jaxnn.app.points import Group, grouped, parse_axes, sweep_points
 from jaxnn.app.settings import from_plain
 from jaxnn.data import load
-from jaxnn.distributed.data import data_mesh
+from jaxnn.distributed.mesh import data_mesh
 from jaxnn.distributed.processes import show_cpu_devices
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.errors import JaxnnError

@@ -34,8 +34,8 @@ from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters, summary
 from jaxnn.data import stratified_sample, unit_images
 from jaxnn.defenses import find_collapse
-from jaxnn.distributed.data import Spread, same_everywhere
-from jaxnn.distributed.processes import together
+from jaxnn.distributed.mesh import DataParallel, same_everywhere
+from jaxnn.distributed.processes import distributed_run
 from jaxnn.environment import Processes, device, git_commit, versions
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, plain, write_json, write_text
@@ -88,13 +88,13 @@ def train_run(
         if done.get("problems"):
             raise _failed(done["problems"])
         return done | {"folder": str(resume)}
-    with together(ranks, config.devices) as mesh:
+    with distributed_run(ranks, config.devices) as mesh:
         first = jax.process_index() == 0 if mesh else True
         enable_compile_cache()
         e = build_for_data(config)
         check_experiment(e)
         if mesh is not None:
-            Spread(mesh, config.batch)  # is checked before any file
+            DataParallel(mesh, config.batch)  # is checked before any file
         log = (lambda *_: None) if config.quiet or not first else print
         table = summary(e.net, e.facts.in_shape, batch=None)
         new = fresh_folder(config.out, Path(e.data.name).name)
@@ -227,14 +227,15 @@ def _snapshots(folder, config, resume, first):
     def restore_metrics(rows):
         """The snapshot's rows: one more, or half a line, may have been written."""
         write_text(folder / "metrics.jsonl", "".join(map(json_line, rows)))
+        if snapshots.newest() is None:  # told here, when every check has passed
+            where = snapshots.folder
+            note(f"no snapshot in {where}: training starts from the beginning")
 
     snapshots = Snapshots(
         folder / "snapshots", max(config.keep_checkpoints, 1), config.checkpoint_steps,
         resume, must_stay(config), restore_metrics if first else None,
         say=note if first else lambda text: None,
     )  # fmt: skip
-    if resume and first and snapshots.newest() is None:
-        note(f"no snapshot in {snapshots.folder}: training starts from the beginning")
     return snapshots
 
 

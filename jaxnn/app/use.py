@@ -18,8 +18,8 @@ from jaxnn.guard.finding import Finding
 from jaxnn.guard.repro import replay, save_case
 from jaxnn.train import evaluate, make_step, predict
 from jaxnn.train.checkpoint import load_meta
+from jaxnn.train.loss_scale import is_half
 from jaxnn.train.policy import slowable
-from jaxnn.train.scaling import is_half
 
 REPRO = "repro.npz"
 NAN_CAUSE = (

@@ -121,6 +121,13 @@ def find_collapse(
         )
         if defense.attack_steps is None:
             why = "the network has not learnt to tell classes; change the learning rate"
+            spread = np.ptp(outputs, axis=0) if outputs.ndim > 1 else np.inf
+            if np.all(spread <= 1e-6 * np.abs(outputs).max()):
+                why = (
+                    "every image gets the same outputs, so nothing of it reaches them; "
+                    "start from other weights (units that begin equal, as with zeros, "
+                    "stay so), or lower the learning rate: all units may have died"
+                )
         return Collapse(
             "one class", share,
             f"{100 * share:.0f}% of the answers are class {int(most)}, which "

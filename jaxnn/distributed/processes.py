@@ -2,7 +2,8 @@
 
 JAX's own runtime connects them (`jax.distributed`). What it leaves open is the end: a
 process that dies, stops or hangs leaves the others waiting in a collective. So each
-writes a pulse into the store that connects them, and ends when another's is missing.
+writes a heartbeat into the store that connects them, and ends when another's is
+missing.
 """
 
 import importlib.util
@@ -22,9 +23,10 @@ import jax
 from jax._src.distributed import global_state  # the store has no public name
 from jax.sharding import Mesh
 
-from jaxnn.distributed.data import LostError, data_mesh, first_line
+from jaxnn.distributed import mesh
+from jaxnn.distributed.mesh import LostError, data_mesh
 from jaxnn.environment import Processes
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, first_line
 
 STATUS = re.compile(
     "(ABORTED|CANCELLED|DATA_LOSS|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): "
@@ -34,7 +36,7 @@ JOIN_SECONDS = 300  # the pods of a cluster may start minutes apart
 
 
 @contextmanager
-def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
+def distributed_run(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
     """The mesh of a run, this process joined with the others; None for one device.
 
     Args:
@@ -49,6 +51,7 @@ def together(ranks: Processes, devices: int | None) -> Iterator[Mesh | None]:
     """
     how = cluster(ranks)
     if how is None:
+        _check_unused(ranks)
         show_cpu_devices(devices or 1)
         yield None if devices is None or devices == 1 else data_mesh(devices)
         return
@@ -100,6 +103,21 @@ def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | 
             "--process; or --no-detect for a process by itself"
         )
     return found
+
+
+def _check_unused(ranks):
+    """Raise for what only several processes would heed."""
+    alone = Processes()
+    for name, value, default in (
+        ("--local-device-ids", ranks.local_device_ids, alone.local_device_ids),
+        ("--rank-timeout", ranks.rank_timeout, alone.rank_timeout),
+    ):
+        if value != default:
+            raise JaxnnError(
+                f"{name}: got {value}, but this process is by itself; expected it with "
+                "--coordinator, --processes and --process, or under SLURM, MPI or "
+                "Kubernetes, only"
+            )
 
 
 def _check(ranks):
@@ -228,7 +246,7 @@ def join(ranks: Processes, how: str) -> None:
             list(ranks.local_device_ids) or None,
             cluster_detection_method="deactivate" if how == "flags" else how,
             initialization_timeout=JOIN_SECONDS,
-            # JAX's own pulse is the second net: it ends a process, in its own words
+            # JAX's own heartbeat is the second net: it ends a process, in its own words
             heartbeat_timeout_seconds=max(10, round(1.9 * ranks.rank_timeout)),
             shutdown_timeout_seconds=max(10, round(ranks.rank_timeout)),
         )
@@ -252,26 +270,22 @@ class Watch:
     """A thread that ends this process when another one dies, stops or falls behind.
 
     Args:
-      seconds: without a pulse of another process; or between this process's call
-        `came` and another's. Training is in step, so nobody may lag for long.
+      seconds: without a heartbeat of another process; or between this process's call
+        `tick` and another's. Training is in step, so nobody may lag for long.
     """
 
     def __init__(self, seconds: float):
         self.seconds, self.every = seconds, min(2.0, seconds / 5)
         self.over = threading.Event()
-        self.calls = 0
         self.seen: dict[int, tuple[str, float]] = {}
         self.waiting: dict[int, tuple[int, float]] = {}
 
     def __enter__(self):
-        global _watch
-        _watch = self
+        mesh.ticks = 0
         threading.Thread(target=self._run, name="watch", daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        global _watch
-        _watch = None
         self.over.set()
 
     def _run(self):
@@ -280,51 +294,42 @@ class Watch:
             slept = time.monotonic() - since
             if slept > self.seconds:
                 # at once: the others are gone, and JAX's runtime aborts when it sees it
-                leave(f"it was stopped for {slept:.0f} s, and the others did not wait")
+                abort(f"it was stopped for {slept:.0f} s, and the others did not wait")
             beat += 1
             try:
-                self._beat(f"{beat} {self.calls}")
+                self._beat(f"{beat} {mesh.ticks}")
             except Exception as error:
                 if not self.over.is_set():
-                    leave(f"process 0 does not answer ({first_line(error)})")
+                    abort(f"process 0 does not answer ({first_line(error)})")
             since = time.monotonic()
 
     def _beat(self, mine):
         store: Any = global_state.client
         me = global_state.process_id
-        store.key_value_set(f"jaxnn/pulse/{me}", mine, allow_overwrite=True)
+        store.key_value_set(f"jaxnn/heartbeat/{me}", mine, allow_overwrite=True)
         now = time.monotonic()
-        pulses = dict(store.key_value_dir_get("jaxnn/pulse/"))
+        heartbeats = dict(store.key_value_dir_get("jaxnn/heartbeat/"))
         for other in set(range(global_state.num_processes)) - {me}:
-            pulse = pulses.get(f"jaxnn/pulse/{other}", "0 0")
+            heartbeat = heartbeats.get(f"jaxnn/heartbeat/{other}", "0 0")
             before, since = self.seen.get(other, ("", now))
-            self.seen[other] = pulse, (since if pulse == before else now)
+            self.seen[other] = heartbeat, (since if heartbeat == before else now)
             silent = now - self.seen[other][1]
             if silent > self.seconds:
-                leave(f"no sign of life from process {other} for {self.seconds:g} s")
-            # Its number is as old as its pulse, so it is behind at every look: what
+                abort(f"no sign of life from process {other} for {self.seconds:g} s")
+            # Its number is as old as its heartbeat, so it is behind at every look: what
             # counts is when it comes to where this process was.
-            due, since = self.waiting.get(other, (self.calls, now))
-            if int(pulse.split()[1]) >= due:
-                due, since = self.calls, now
+            due, since = self.waiting.get(other, (mesh.ticks, now))
+            if int(heartbeat.split()[1]) >= due:
+                due, since = mesh.ticks, now
             self.waiting[other] = due, since
             if now - since > self.seconds and silent < 3 * self.every:
-                leave(
+                abort(
                     f"process {other} lives, but has not come to step call {due} for "
                     f"{self.seconds:g} s: it hangs, or is far slower"
                 )
 
 
-_watch: Watch | None = None
-
-
-def came() -> None:
-    """Tell the watch, if there is one, that this process has come to its next call."""
-    if _watch is not None:
-        _watch.calls += 1
-
-
-def leave(why: str, status: int = 1) -> None:
+def abort(why: str, status: int = 1) -> None:
     """End this process now, saying why; waits for nobody."""
     me, count = global_state.process_id, global_state.num_processes
     text = (
@@ -338,14 +343,14 @@ def leave(why: str, status: int = 1) -> None:
 
 def _end(error: BaseException) -> None:
     if isinstance(error, LostError) and error.__cause__ is not None:
-        leave(f"it lost another process ({first_line(error.__cause__)})")
+        abort(f"it lost another process ({first_line(error.__cause__)})")
     if isinstance(error, JaxnnError):
         print(f"jaxnn: error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1 if hasattr(error, "history") else 2)
     if isinstance(error, KeyboardInterrupt):
-        leave("interrupted", 130)
+        abort("interrupted", 130)
     if isinstance(error, RuntimeError) or STATUS.match(str(error)):
-        leave(f"it lost another process ({first_line(error)})")
+        abort(f"it lost another process ({first_line(error)})")
     traceback.print_exception(error)
-    leave(f"{type(error).__name__}")
+    abort(f"{type(error).__name__}")

@@ -5,6 +5,8 @@ or structure of a traced program is read. It tells the layer and the direction;
 `jaxnn.guard.trace` the operation.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 from jaxnn.combine.parts import observed
 from jaxnn.guard.trace import Replay, has_nan, is_bad
 from jaxnn.layers import Layer
+from jaxnn.train.step import everything
 
 PHASES = {"augment": "augmentation", "mixup": "mixup", "weight noise": "weight noise"}
 """What happens to a batch, and to the weights, before the network sees them."""
@@ -94,14 +97,14 @@ def layer_spot(step: Any, ts: Any, x: Any, y: Any, key: Any) -> Spot | None:
     if is_bad(x):
         return Spot("data", "", np.asarray(x), ())
     notes: list[Note] = []
-    again = step.remade(**_watched_settings(step, notes))
+    again = partial(everything, replace(step, **_watched_settings(step, notes)))
     try:
-        replay = Replay(again.everything, ts, x, y, key)
+        replay = Replay(again, ts, x, y, key)
         replay.frame.run_all()
         new = replay.outputs()
     except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError):
         notes.clear()  # this JAX's internals have moved: by JAX itself
-        new = again.everything(ts, x, y, key)
+        new = again(ts, x, y, key)
         jax.effects_barrier()
     found = first_spot(notes)
     if found is None:
@@ -136,7 +139,7 @@ def _watched_settings(step, notes):
 
     changed["loss"] = loss
     for name in PHASES:
-        function = step.settings[name.replace(" ", "_")]
+        function = getattr(step, name.replace(" ", "_"))
         if function is not None:
             changed[name.replace(" ", "_")] = phase(PHASES[name], function)
     if step.penalty is not None:

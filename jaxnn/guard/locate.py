@@ -1,6 +1,7 @@
 """From a bad step to its origin: two ways of looking at a replay of it."""
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ from jaxnn.guard.layers import Spot, layer_spot
 from jaxnn.guard.rate import learning_rate
 from jaxnn.guard.samples import MOST, bad_rows, guilty_rows
 from jaxnn.guard.trace import Replay, is_bad
+from jaxnn.train.step import everything
 
 SCOPES = {"fwd": "forward", "bwd": "backward"}
-STEP = ("loss", "grads", "state", "params", "opt")  # what `Step.everything` gives
+STEP = ("loss", "grads", "state", "params", "opt")  # what `train.step.everything` gives
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
 DRAWS = 4  # other random numbers that a step is tried with
 MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
@@ -94,7 +96,7 @@ def _traced(step, ts, x, y, key):
     replay = None
     for exact in (False, True):
         try:
-            replay = Replay(step.everything, ts, x, y, key, exact=exact)
+            replay = Replay(partial(everything, step), ts, x, y, key, exact=exact)
             origin, large = _searched(replay, ts)
         except MOVED:
             continue
@@ -135,7 +137,7 @@ def _picker(names):
 def _too_large(step, large, ts, x, y, key) -> Spot | None:
     """The gradient or update whose square overflows though it does not itself."""
     if large is None:
-        made = step.everything(ts, x, y, key)
+        made = everything(step, ts, x, y, key)
         found = (
             _outsized(ts, lambda pick: pick(made), part)
             for part in ("backward", "update")

@@ -52,7 +52,7 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     """x^T dy: x (..., I), dy (..., O) -> dw (I, O), one product over all rows.
 
     For few outputs the inner loop should run along I, so dw is made transposed, as the
-    training loop on a CPU keeps w: see `jaxnn.train.turned`.
+    training loop on a CPU keeps w: see `jaxnn.train.layout`.
     """
     x, dy = rows(x), rows(dy)
     on_cpu = default_backend() == "cpu"

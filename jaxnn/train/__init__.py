@@ -1,28 +1,30 @@
 """Training: state, step, engine, fit, evaluate."""
 
-from jaxnn.train.average import evaluated
 from jaxnn.train.defense import Defense, standard_training
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
-from jaxnn.train.evaluation import Evaluation, evaluate, predict
-from jaxnn.train.fitting import fit
-from jaxnn.train.loop import History, TrainingError, describe
+from jaxnn.train.evaluate import Evaluation, evaluate, predict
+from jaxnn.train.fit import fit
+from jaxnn.train.inputs import balanced_class_weights
+from jaxnn.train.policy import TrainingError
+from jaxnn.train.run import History, describe
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import (
     TrainState,
     Weighted,
     cast_floats,
+    evaluated,
     float_type,
     init_state,
     to_unit,
 )
-from jaxnn.train.step import make_step
-from jaxnn.train.weighting import balanced_class_weights
+from jaxnn.train.step import Step, make_step
 
 __all__ = [
     "Defense",
     "Evaluation",
     "History",
     "Snapshots",
+    "Step",
     "TrainState",
     "TrainingError",
     "Weighted",

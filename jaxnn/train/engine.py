@@ -1,6 +1,8 @@
 """The hot loop: one compiled program runs the step over many batches."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,9 +11,9 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.rules.products import weights_lie_transposed
-from jaxnn.train.state import Changed, Found, TrainState
-from jaxnn.train.step import Step
-from jaxnn.train.turned import straight, turned
+from jaxnn.train.layout import from_layout, seed_axes, state_to_layout
+from jaxnn.train.state import GradientResult, TrainState, Update
+from jaxnn.train.step import Step, apply_update, compute_gradients, count
 
 
 def batch_order(count: int, batch: int, epoch: int, order_seed=0) -> np.ndarray:
@@ -27,7 +29,7 @@ def batch_order(count: int, batch: int, epoch: int, order_seed=0) -> np.ndarray:
 
 
 def scan_steps(
-    step: Step, ts: TrainState, x: Array, y: Any, order: Array, key: Array
+    step: Callable, ts: TrainState, x: Array, y: Any, order: Array, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """Run `step` over the batches that `order` (steps, batch) picks from x and y.
 
@@ -39,10 +41,10 @@ def scan_steps(
 
     Metrics come back as arrays with a leading axis of steps.
     """
-    if not _turns(step):
+    if not (isinstance(step, Step) and jax.default_backend() == "cpu"):
         return _scan(step, ts, x, y, order, key)
-    ts, metrics = _scan(step, _turned(ts), x, y, order, key)
-    return straight(ts), metrics
+    ts, metrics = _scan(step, state_to_layout(ts), x, y, order, key)
+    return from_layout(ts), metrics
 
 
 def _scan(step, ts, x, y, order, key):
@@ -78,25 +80,32 @@ def _scan(step, ts, x, y, order, key):
 
 
 def scan_seeds(
-    step: Step, ts: TrainState, x: Array, y: Any, order: Array, keys: Array,
-    *, together: bool = False,
+    step: Callable, ts: TrainState, x: Array, y: Any, order: Array, keys: Array,
+    *, all_or_nothing: bool = False, layout: bool | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
     """`scan_steps` of S networks at once: leading axis S on ts and keys.
 
-    An order (steps, batch) is shared by all; (steps, S, batch) gives each its own.
-    Metrics are (steps, S).
+    Args:
+      step: of each network; not vmapped.
+      ts: the states.
+      x: the data's inputs, shared by all.
+      y: their targets.
+      order: (steps, batch), shared by all; (steps, S, batch) gives each its own.
+      keys: the runs' keys.
+      all_or_nothing: faster, but a step that is bad for one network (`ok` says so) is
+        taken by none: the caller has to do such a call again without it, as `fit` does.
+      layout: whether the step knows `jaxnn.train.layout`; None: if it is a `Step`.
 
-    `together` is faster, but then a step that is bad for one network (`ok` says so) is
-    taken by none: the caller has to do such a call again without it, as `fit` does.
+    Metrics are (steps, S).
     """
-    shared = order.ndim == 2
-    axes = (0, None, None, 0) if shared else (0, 0, 0, 0)
-    if not _turns(step):
+    axes = seeds_axes(order)
+    known = isinstance(step, Step) if layout is None else layout
+    if not (known and jax.default_backend() == "cpu"):
         return _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
-    ts = jax.vmap(_turned)(ts)
-    if together:
-        where = jax.tree.map_with_path(_seed_axis, ts)
-        many = _together(step, where, axes[1:])
+    ts = jax.vmap(state_to_layout)(ts)
+    if all_or_nothing and isinstance(step, Step):
+        where = seed_axes(ts)
+        many = _all_or_nothing(step, where, axes[1:])
     else:
         where = jax.tree.map(lambda _: 0, ts)
         many = jax.vmap(step, in_axes=axes)
@@ -104,39 +113,32 @@ def scan_seeds(
     with weights_lie_transposed():
         ts, metrics = _scan(many, ts, x, y, order, keys)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
-    return jax.vmap(straight)(ts), metrics
+    return jax.vmap(from_layout)(ts), metrics
 
 
-def _together(step, where, axes):
+def seeds_axes(order: Any) -> tuple:
+    """The axes of ts, x, y and key along which a step of many networks is vmapped."""
+    return (0, None, None, 0) if order.ndim == 2 else (0, 0, 0, 0)
+
+
+def _all_or_nothing(step, where, axes):
     """The step of all networks: one branch for all, where each network's own would be
     a select that writes every parameter and moment a second time."""
-    found = Found(0, where.params, 0, 0, 0, 0)
-    look = jax.vmap(step.look, in_axes=(where, *axes), out_axes=found)
-    take = jax.vmap(step.take, in_axes=(where, found), out_axes=Changed.of(where))
+    found = GradientResult(0, where.params, 0, 0, 0, 0)
+    compute = jax.vmap(
+        partial(compute_gradients, step), in_axes=(where, *axes), out_axes=found
+    )
+    apply = jax.vmap(
+        partial(apply_update, step), in_axes=(where, found), out_axes=Update.none(where)
+    )
 
     def run(ts, x, y, key):
-        seen = look(ts, x, y, key)
-        ok = seen.sound & (ts.step < ts.limit)
-        new = lax.cond(ok.all(), lambda: take(ts, seen), lambda: Changed.of(ts))
-        return step.finish(ts, seen, new, ok)
+        seen = compute(ts, x, y, key)
+        ok = seen.is_finite & (ts.step < ts.limit)
+        new = lax.cond(ok.all(), lambda: apply(ts, seen), lambda: Update.none(ts))
+        return count(step, ts, seen, new, ok)
 
     return run
-
-
-def _seed_axis(path, a):
-    """Where the networks' axis lies: second in a dense weight, (I, S, O), so that one
-    product with (I, S * O) serves all of them without a copy."""
-    return 1 if getattr(path[-1], "key", None) == "w" and a.ndim == 3 else 0
-
-
-def _turns(step):
-    """Whether the loop keeps matrices transposed, see `jaxnn.train.turned`."""
-    return isinstance(step, Step) and jax.default_backend() == "cpu"
-
-
-def _turned(ts):
-    params, opt, ema = turned((ts.params, ts.opt, ts.ema))
-    return ts._replace(params=params, opt=opt, ema=ema)
 
 
 def _batches_a_gather(order: Array) -> int:

@@ -1,5 +1,6 @@
 """What `fit`, `evaluate` and `predict` are given, checked before they compile."""
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
 from numbers import Real
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, as_rows, is_whole
-from jaxnn.errors import JaxnnError
+from jaxnn.arrays import as_array, as_rows, is_float, is_whole
+from jaxnn.errors import JaxnnError, first_line
 from jaxnn.layers import Layer
 from jaxnn.losses import LOSSES
 from jaxnn.losses.outputs import YES_NO
+from jaxnn.train.state import Weighted, float_type
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
 """How several seeds are given."""
@@ -129,7 +131,7 @@ def check_params(
             f"{where}: got a network of type {type(net).__name__}, expected a Layer "
             "such as mlp([784, 10])"
         )
-    want = _expected(net, x.shape[1:])
+    want = init_shapes(net, x.shape[1:])[:2]
     for what, got, expected in zip(
         ("params", "state"), (params, state), want, strict=True
     ):
@@ -212,15 +214,222 @@ def check_functions(where: str, **given: Any) -> None:
             raise JaxnnError(f"{where}: got {name}={value!r}, expected a function")
 
 
-@lru_cache(maxsize=64)
-def _expected(net, in_shape):
-    def init(key):
-        return net.init(key, in_shape)[:2]
+def check_labels(where: str, net: Layer, loss: Any, x: Any, y: Any, held: Any) -> None:
+    """Raise unless labels are among the network's outputs; found by shapes, not NaN."""
+    out_shape = init_shapes(net, x.shape[1:])[2]
+    check_targets(f"{where}: data", y, out_shape, loss)
+    if held is not None:
+        check_targets(f"{where}: validation", held[1], out_shape, loss)
 
-    return jax.eval_shape(init, jax.random.key(0))
+
+def check_step_functions(step: Any, x: Any, y: Any, batch: int, dtype: Any) -> None:
+    """Raise unless the functions that a step calls give what it takes, tried on shapes.
+
+    Args:
+      step: of `make_step`.
+      x: inputs of the data.
+      y: its targets, `Weighted` if they have weights.
+      batch: samples a step.
+      dtype: of the parameters; None is JAX's.
+    """
+    params, _, out_shape = init_shapes(step.net, x.shape[1:])
+    _tried("optimizer.init", step.optimizer.init, (params,), "a state")
+    shape, key = (batch, *x.shape[1:]), jax.random.key(0)
+    ts = jax.eval_shape(partial(step.start, shape, dtype=dtype), key)
+    x = jax.ShapeDtypeStruct(shape, float_type(ts.params))
+    y = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), jnp.result_type(a)), y
+    )
+    params, opt = ts.params, ts.opt
+    y, weights = y if isinstance(y, Weighted) else (y, None)
+    tree = "a tree like params, of the same shapes"
+    if step.augment is not None:
+        _check_made("augment", step.augment, (key, x), x, f"floats {x.shape}")
+    if step.mixup is not None:
+        wanted = f"(x, y, weights): floats {x.shape}, y ({len(x)}, ...), weights"
+        made = _tried("mixup", step.mixup, (key, x, y, weights), wanted)
+        good = isinstance(made, tuple | list) and len(made) == 3
+        if (
+            not (good and _alike(made[0], x))
+            or getattr(made[1], "shape", ())[:1] != x.shape[:1]
+        ):
+            raise _wrong("mixup", made, wanted)
+        _, y, weights = made
+    if step.weight_noise is not None:
+        _check_made("weight_noise", step.weight_noise, (key, params), params, tree)
+    if step.penalty is not None:
+        wanted = f"(value, dparams): one float and {tree}"
+        _check_pair("penalty", step.penalty, (params,), params, wanted)
+    if step.project is not None:
+        wanted = f"{tree} and types"
+        _check_made("project", step.project, (params,), params, wanted, same_type=True)
+    pred = jax.ShapeDtypeStruct((len(x), *out_shape), x.dtype)
+    loss = step.loss if weights is None else partial(step.loss, weights=weights)
+    wanted = f"(value, dpred): one float and floats {pred.shape}"
+    _check_pair("loss", loss, (pred, y), pred, wanted)
+    wanted = f"(updates, state): {tree}, and a state like that of init"
+    made = _tried(
+        "optimizer.update", step.optimizer.update, (params, opt, params), wanted
+    )
+    good = isinstance(made, tuple | list) and len(made) == 2
+    if not (good and _alike(made[0], params) and _alike(made[1], opt, same_type=True)):
+        raise _wrong("optimizer.update", made, wanted)
+
+
+def _check_made(name, function, given, like, wanted, same_type=False):
+    made = _tried(name, function, given, wanted)
+    if not _alike(made, like, same_type):
+        raise _wrong(name, made, wanted)
+
+
+def _check_pair(name, function, given, like, wanted):
+    """Raise unless it gives a number and what is like `like`."""
+    made = _tried(name, function, given, wanted)
+    good = isinstance(made, tuple | list) and len(made) == 2 and _alike(made[1], like)
+    if not good or getattr(made[0], "shape", None) != ():
+        raise _wrong(name, made, wanted)
+
+
+def _tried(name, function, given, wanted):
+    """Shapes of what a user's function gives back."""
+    try:
+        return jax.eval_shape(function, *given)
+    except JaxnnError:
+        raise
+    except Exception as error:  # whatever a foreign function raises
+        raise JaxnnError(
+            f"fit: {name} raised {type(error).__name__} under jax.jit: "
+            f"{first_line(error)}; expected it to return {wanted}"
+        ) from error
+
+
+def _alike(made, like, same_type=False):
+    """Whether `made` has the structure and the shapes of `like`."""
+    if jax.tree.structure(made) != jax.tree.structure(like):
+        return False
+
+    def same(a, b):
+        typed = a.dtype == b.dtype if same_type else is_float(a) or not is_float(b)
+        return a.shape == b.shape and typed
+
+    return all(map(same, jax.tree.leaves(made), jax.tree.leaves(like)))
+
+
+def _wrong(name, made, wanted):
+    shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", made)
+    shown = str(shapes).replace("'", "")
+    shown = shown if len(shown) <= 200 else f"{shown[:200]} ..."
+    return JaxnnError(f"fit: {name} returned {shown}, expected {wanted}")
+
+
+@lru_cache(maxsize=64)
+def init_shapes(net: Layer, in_shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """Shapes of a network's parameters and state, and the shape of its outputs."""
+    out = []
+
+    def init(key):
+        params, state, shape = net.init(key, in_shape)
+        out.append(shape)
+        return params, state
+
+    return *jax.eval_shape(init, jax.random.key(0)), out[0]
 
 
 def _our_name(loss) -> str | None:
     while isinstance(loss, partial):
         loss = loss.func
     return next((name for name, ours in LOSSES.items() if ours is loss), None)
+
+
+# ---- weights of samples and of classes, made one array before training
+
+
+def sample_weights(y: Any, weights: Any = None, class_weights: Any = None) -> Any:
+    """One weight for each sample, (N,), or None if neither kind is given.
+
+    Args:
+      y: targets; class weights need labels (N,).
+      weights: (N,), at least 0.
+      class_weights: (classes,), at least 0: a sample's weight is multiplied by that of
+        its label; "balanced": see `balanced_class_weights`.
+
+    Raises:
+      JaxnnError: weights of another length, negative or not finite, class weights
+        without labels or of too few classes.
+    """
+    if weights is None and class_weights is None:
+        return None
+    y = np.asarray(y)
+    weights = np.ones(len(y)) if weights is None else _checked("weights", weights)
+    if len(weights) != len(y):
+        raise JaxnnError(f"fit: got {len(weights)} weights for {len(y)} training rows")
+    if class_weights is None:
+        return weights
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise JaxnnError(
+            f"fit: class_weights need integer labels (N,), got targets {y.shape} of "
+            f"{y.dtype}; give each sample its own weight by weights= instead"
+        )
+    if isinstance(class_weights, str):
+        if class_weights != "balanced":
+            raise JaxnnError(
+                f"fit: got class_weights={class_weights!r}; valid: 'balanced' or an "
+                "array with a weight for each class"
+            )
+        class_weights = balanced_class_weights(y)
+    class_weights = _checked("class_weights", class_weights)
+    if y.min() < 0 or y.max() >= len(class_weights):
+        raise JaxnnError(
+            f"fit: got {len(class_weights)} class_weights, but labels from {y.min()} "
+            f"to {y.max()}"
+        )
+    return weights * class_weights[y]
+
+
+def balanced_class_weights(y: Any) -> np.ndarray:
+    """Weights (max label + 1,) that give every class the same total: N / (classes n_c).
+
+    The mean over the N samples is 1; a label that does not occur has weight 0 and is
+    not counted among the classes. Source: King, Zeng 2001; scikit-learn's "balanced".
+
+    >>> balanced_class_weights([0, 0, 0, 2]).round(2).tolist()
+    [0.67, 0.0, 2.0]
+    """
+    y = np.asarray(y)
+    if y.size == 0 or y.min() < 0:
+        least = f"the least is {y.min()}" if y.size else "there are none"
+        raise JaxnnError(f"balanced class weights need labels >= 0, but {least}")
+    counts = np.bincount(y)
+    seen = counts > 0
+    return np.where(seen, counts.sum() / (seen.sum() * np.maximum(counts, 1)), 0.0)
+
+
+def check_takes_weights(loss: Any) -> None:
+    """Raise unless `loss` has the keyword `weights`."""
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except (TypeError, ValueError):  # a builtin tells nothing: let it try
+        return
+    if not any(p.name == "weights" or p.kind is p.VAR_KEYWORD for p in parameters):
+        name = getattr(loss, "__name__", loss)
+        raise JaxnnError(
+            f"fit: loss {name} has no keyword weights, expected "
+            "(pred, target, *, weights=None) -> (value, dpred); see jaxnn.losses"
+        )
+
+
+def _checked(name, given) -> np.ndarray:
+    a = np.asarray(given)
+    if a.ndim != 1 or not np.issubdtype(np.result_type(a, np.float32), np.floating):
+        raise JaxnnError(
+            f"fit: got {name} {a.shape} of {a.dtype}, expected numbers (N,)"
+        )
+    bad = np.flatnonzero(~(np.isfinite(a) & (a >= 0)))
+    if len(bad):
+        raise JaxnnError(
+            f"fit: {name} has {a[bad[0]]} at index {bad[0]}, expected finite weights "
+            ">= 0"
+        )
+    if not a.any():
+        raise JaxnnError(f"fit: got {name} that are all 0, expected one above")
+    return a

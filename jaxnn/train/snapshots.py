@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.arrays import is_key
-from jaxnn.distributed.data import same_everywhere
+from jaxnn.distributed.mesh import same_everywhere
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
@@ -33,6 +33,10 @@ NOT_OURS = (
     RecursionError,
 )  # fmt: skip
 """What a record raises that is not as it was written."""
+
+
+class OtherRunError(JaxnnError):
+    """A snapshot that is whole, but of another run."""
 
 
 class Snapshots:
@@ -172,7 +176,8 @@ class Snapshots:
     def _put_aside(self, path, error):
         """Out of the way of the snapshot that will have its name."""
         if jax.process_index() == 0:
-            aside = path.with_suffix(".npz.damaged")
+            of_another = isinstance(error, OtherRunError)
+            aside = path.with_suffix(".npz.other" if of_another else ".npz.damaged")
             path.rename(aside)
             self.say(f"{error}. It is now {aside.name}, and an older one is resumed")
 
@@ -233,7 +238,7 @@ class _Read(NamedTuple):
 
 
 def _arrays(run) -> dict[str, Any]:
-    kept = {"train": run.ts, "best": run.keep.tree, "keys": run.keys}
+    kept = {"train": run.ts, "best": run.stopping.tree, "keys": run.keys}
     if run.guard.policy == "rollback":
         kept["sound"] = run.ts if run.guard.sound is None else run.guard.sound
     return kept
@@ -245,7 +250,7 @@ def _packed(run, facts, epoch, first, parts):
         name: np.concatenate([np.asarray(part[name]) for part in parts])
         for name in (parts[0] if parts else ())
     }
-    keep = run.keep
+    best = run.stopping
     meta = {
         "kind": KIND,
         "run": facts,
@@ -254,15 +259,15 @@ def _packed(run, facts, epoch, first, parts):
         "rows": run.history.rows,
         "metrics": {k: (v.dtype.name, v.tolist()) for k, v in metrics.items()},
         "best": {
-            "score": keep.score.tolist(),
-            "epoch": keep.epoch.tolist(),
-            "stopped": keep.stopped.tolist(),
+            "score": best.score.tolist(),
+            "epoch": best.epoch.tolist(),
+            "stopped": best.stopped.tolist(),
         },
         "guard": run.guard.saved(),
     }
     # A process saves its own copy: the others do not take part in what it computes.
     tree = _arrays(run)
-    tree = tree if run.spread is None else run.spread.local(tree)
+    tree = tree if run.parallel is None else run.parallel.local(tree)
     # A copy, not a view: the next call takes the state's memory.
     return jax.tree.map(lambda a: np.array(_plain(a)), tree), meta
 
@@ -275,7 +280,7 @@ def _looked_through(meta, at, run) -> dict[str, np.ndarray]:
         raise ValueError(f"it is of epoch {meta['epoch']}, step {meta['first']}")
     for number, row in enumerate(meta["rows"], 1):
         numbers = [np.asarray(value, float) for value in row.values()]
-        wide = [a for a in numbers if a.shape != ((seeds,) if run.many else ())]
+        wide = [a for a in numbers if a.shape != ((seeds,) if run.multi_seed else ())]
         if row["epoch"] != number or any(a.ndim for a in wide):
             raise ValueError(f"row {number} of its history is {row}")
         row["loss"], row["grad_norm"], row["skipped"], row["seconds"]
@@ -295,13 +300,13 @@ def _looked_through(meta, at, run) -> dict[str, np.ndarray]:
 
 def _unpack(run, found):
     tree, meta = found.tree, found.meta
-    if run.spread is not None:
-        tree = run.spread.replicate(tree)
-    run.ts, run.keys, run.keep.tree = tree["train"], tree["keys"], tree["best"]
+    if run.parallel is not None:
+        tree = run.parallel.replicate(tree)
+    run.ts, run.keys, run.stopping.tree = tree["train"], tree["keys"], tree["best"]
     run.guard.sound = tree.get("sound")
-    run.keep.score = np.array(meta["best"]["score"], float)
-    run.keep.epoch = np.array(meta["best"]["epoch"], int)
-    run.keep.stopped = np.array(meta["best"]["stopped"], bool)
+    run.stopping.score = np.array(meta["best"]["score"], float)
+    run.stopping.epoch = np.array(meta["best"]["epoch"], int)
+    run.stopping.stopped = np.array(meta["best"]["stopped"], bool)
     run.history.rows[:] = meta["rows"]
     run.guard.restore(meta["guard"])
 
@@ -310,7 +315,7 @@ def _facts(run) -> dict[str, Any]:
     """What a continuation must share with the run that it continues."""
     return {
         "seeds": [int(seed) for seed in run.seeds],
-        "side by side": run.many,
+        "side by side": run.multi_seed,
         "order": "own" if run.own_order else "shared",
         "batch": run.batch,
         "guard": run.guard.policy,
@@ -333,7 +338,7 @@ def _checksum(tree) -> str:
 def _check(path, found, wanted):
     for name, value in wanted.items():
         if found.get(name) != value:
-            raise JaxnnError(
+            raise OtherRunError(
                 f"{path} is a snapshot of another run: {name} is {found.get(name)} "
                 f"there and {value} here; resume with the settings and data it was "
                 "made with"

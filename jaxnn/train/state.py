@@ -1,4 +1,4 @@
-"""What a training step finds out and changes, and how it begins."""
+"""What a training step finds out and changes, how it begins, and its moving average."""
 
 from typing import Any, NamedTuple
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.arrays import is_float
+from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.train.average import start_average
 
 NO_LIMIT = np.int32(2**31 - 1)  # as a limit of steps
 
@@ -20,7 +21,7 @@ class TrainState(NamedTuple):
     steps tried and `skipped` those the guard refused, both int32 scalars; `ema` is the
     moving average of (params, state), or `()` if none is kept; `memory` is what a
     defense keeps from step to step, or `()`; `scaling` is the scale of the loss, see
-    `jaxnn.train.scaling`, or `()`. Steps from number `limit` on change
+    `jaxnn.train.loss_scale`, or `()`. Steps from number `limit` on change
     nothing: so a replay stops before a step, and a guard that halts leaves the state as
     it was before the first bad one.
     """
@@ -37,16 +38,17 @@ class TrainState(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Targets with a weight for each sample, in the place of y: see `make_step`."""
+    """Targets with a weight for each sample, in the place of y: see `Step`."""
 
     target: Array
     weights: Array
 
 
-class Found(NamedTuple):
-    """What a step finds out before it changes anything; `sound`: all is finite.
+class GradientResult(NamedTuple):
+    """What a step finds out before it changes anything.
 
-    Gradients lie as the loop keeps the parameters, see `jaxnn.train.turned`.
+    Gradients lie as the loop keeps the parameters, see `jaxnn.train.layout`; `norm` is
+    their 2-norm over all leaves.
     """
 
     loss: Any
@@ -54,10 +56,10 @@ class Found(NamedTuple):
     state: Any
     memory: Any
     norm: Any
-    sound: Any
+    is_finite: Any
 
 
-class Changed(NamedTuple):
+class Update(NamedTuple):
     """What an update changes: the state but for what is counted."""
 
     params: Any
@@ -67,16 +69,16 @@ class Changed(NamedTuple):
     memory: Any
 
     @staticmethod
-    def of(ts: TrainState) -> "Changed":
-        """As it is before the update."""
-        return Changed(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
+    def none(ts: TrainState) -> "Update":
+        """Leave all as it is."""
+        return Update(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
 
 
 def init_state(
     net: Layer, optimizer: Any, in_shape, key, dtype=None, *, ema: bool = False,
     memory: Any = (),
 ) -> TrainState:  # fmt: skip
-    """A fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
+    """Make a fresh `TrainState`: parameters from `key`, in `dtype` if one is given.
 
     With `ema` it has room for the moving average that `make_step(ema=...)` keeps;
     `memory` is the one that a defense begins with, `Defense.memory(x.shape, dtype)`.
@@ -85,18 +87,69 @@ def init_state(
     if dtype is not None:
         params, state = cast_floats((params, state), dtype)
     # one array each: a buffer can be donated only once
-    counters = [jnp.zeros((), jnp.int32) for _ in range(2)]
+    step, skipped = (jnp.zeros((), jnp.int32) for _ in range(2))
     limit, opt = jnp.asarray(NO_LIMIT), optimizer.init(params)
-    ts = TrainState(params, state, opt, *counters, limit=limit, memory=memory)
-    return ts._replace(ema=start_average((params, state))) if ema else ts
+    average = start_average((params, state)) if ema else ()
+    return TrainState(params, state, opt, step, skipped, average, limit, memory)
+
+
+# ---- the exponential moving average, evaluated instead of the raw parameters
+
+
+def start_average(tree: Any) -> Any:
+    """Copy `tree`, at least float32: 0.999 of a bfloat16 is that bfloat16."""
+
+    def copy(a):
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return jnp.array(a, wide if is_float(a) else a.dtype, copy=True)
+
+    return jax.tree.map(copy, tree)
+
+
+def move_average(decay: float, ts: TrainState, new: Any) -> Any:
+    """Return d a + (1 - d) new, of the average and (params, state) after a step.
+
+    Running statistics are averaged with the parameters they belong to. d =
+    min(decay, (1 + t) / (10 + t)) after t good steps, so that the random start is soon
+    forgotten, as in TensorFlow's ExponentialMovingAverage. Arrays that are not
+    floating-point are taken as they are.
+
+    Source: Polyak, Juditsky 1992; the exponential form, Tarvainen, Valpola 2017.
+    """
+    if jax.tree.structure(ts.ema) != jax.tree.structure(new):
+        raise JaxnnError(
+            f"ema={decay:g}: the train state keeps no average; make it by "
+            "init_state(..., ema=True)"
+        )
+    count = ts.step - ts.skipped
+
+    def move(old, now):
+        if not is_float(old):
+            return now
+        t = count.astype(old.dtype)
+        share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))  # of what is new
+        return old + share * (now.astype(old.dtype) - old)
+
+    return jax.tree.map(move, ts.ema, new)
+
+
+def evaluated(ts: TrainState) -> tuple[Any, Any]:
+    """(params, state) to evaluate and keep: the average if the train state has one."""
+    raw = (ts.params, ts.state)
+    if jax.tree.structure(ts.ema) != jax.tree.structure(raw):
+        return raw
+    return jax.tree.map(lambda a, like: a.astype(like.dtype), ts.ema, raw)
+
+
+# ---- types
 
 
 def cast_floats(tree: Any, dtype: Any) -> Any:
-    """`tree` with every floating-point array in `dtype`; the others as they are."""
+    """Cast every floating-point array of `tree` to `dtype`; leave the others."""
 
     def cast(a):
         a = jnp.asarray(a)
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
+        return a.astype(dtype) if is_float(a) else a
 
     return jax.tree.map(cast, tree)
 
@@ -111,6 +164,6 @@ def to_unit(x: Array, dtype: Any) -> Array:
 def float_type(params: Any) -> Any:
     """The floating type a network computes in: that of its first float parameter."""
     for leaf in jax.tree.leaves(params):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if is_float(leaf):
             return leaf.dtype
     return jnp.result_type(float)

@@ -1,7 +1,12 @@
-"""One training step as a pure function of the state, a batch and a key."""
+"""One training step as a pure function of its settings, the state, a batch and a key.
+
+A step is made of five functions, which the engines compose: `compute_gradients`,
+`propose`, `apply_update` and `count`; `everything` is a step for the replay of a bad
+one. The guard stands between the first and the others, in `Step.__call__`.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -10,115 +15,30 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxnn.arrays import is_float
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.layers.made import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
-from jaxnn.train.average import moving_average
 from jaxnn.train.defense import Defense, standard_training
-from jaxnn.train.scaling import adjusted, first_scale, overflowed, scaled, unscaled
+from jaxnn.train.layout import from_layout, layout_of
+from jaxnn.train.loss_scale import first_scale, in_half, rescaled
 from jaxnn.train.state import (
-    Changed,
-    Found,
+    GradientResult,
     TrainState,
+    Update,
     Weighted,
-    cast_floats,
     float_type,
     init_state,
+    move_average,
     to_unit,
 )
-from jaxnn.train.turned import as_kept, straight
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """`step(train_state, x, y, key) -> (train_state, metrics)`, and what it is made of.
-
-    Attributes:
-      run: the step itself, guard included.
-      prepare: `(ts, x, y, key) -> (params, x, y, weights, key)` as the network gets
-        them: pixels as floats, augmented and mixed, weights perturbed.
-      everything: `(ts, x, y, key) -> (loss, grads, state, params, opt)`, no guard.
-      net: the network.
-      loss: the loss.
-      penalty: the regulariser, or None.
-      optimizer: the optax transformation.
-      key: what the step depends on, equal for equal networks and settings; None if
-        that cannot be told.
-      remade: `(**changes) -> Step`, the same step with other settings of `make_step`.
-      start: `(shape of a batch, key) -> TrainState`, before the first step.
-      look: `(ts, x, y, key) -> Found`, the first part of a step.
-      take: `(ts, found) -> Changed`, the update itself, no guard.
-      finish: `(ts, found, changed, ok) -> (ts, metrics)`: what is counted.
-      settings: the arguments of `make_step` by name.
-    """
-
-    run: Callable[[TrainState, Array, Any, Array], tuple[TrainState, dict[str, Array]]]
-    prepare: Callable
-    everything: Callable
-    net: Layer
-    loss: Loss
-    penalty: Callable | None
-    optimizer: Any
-    key: Any
-    remade: Callable[..., "Step"]
-    start: Callable[..., TrainState]
-    look: Callable[..., Found]
-    take: Callable[..., Changed]
-    finish: Callable[..., tuple[TrainState, dict[str, Array]]]
-    settings: dict[str, Any]
-
-    def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
-        """Run one step."""
-        return self.run(ts, x, y, key)
-
-
-def make_step(
-    net: Layer,
-    loss: Loss,
-    optimizer: Any,
-    *,
-    penalty: Callable | None = None,
-    project: Callable | None = None,
-    augment: Callable | None = None,
-    mixup: Callable | None = None,
-    weight_noise: Callable | None = None,
-    clip_norm: float | None = None,
-    clip_value: float | None = None,
-    ema: float | None = None,
-    defense: Defense | None = None,
-    half: bool = False,
-    guard: str = "skip",
-    watch_update: bool = True,
-) -> Step:
-    """The step `(train_state, x, y, key) -> (train_state, metrics)`, guard included.
-
-    Args:
-      net: the network; its hand-written `backward` gives the gradients.
-      loss: `(pred, target) -> (value, dpred)`, see `jaxnn.losses`.
-      optimizer: any optax gradient transformation (schedules, `optax.partition` ...).
-      penalty: `params -> (value, dparams)`, added to loss and gradients.
-      project: `params -> params` after the update (`max_norm`).
-      augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`,
-        `jaxnn.augment`).
-      mixup: `(key, x, y, weights) -> (x, y, weights)` after `augment`
-        (`jaxnn.regularize.mixup`).
-      weight_noise: `(key, params) -> params`: loss and gradients are taken there, the
-        update and the penalty are of the parameters themselves.
-      clip_norm: longest gradient, 2-norm over all leaves; a longer one is scaled back.
-      clip_value: largest entry of the gradient; larger ones are cut off.
-      ema: decay of the moving average of params and state in [0, 1), such as 0.999;
-        needs `init_state(..., ema=True)`, see `jaxnn.train.average`.
-      defense: how loss and gradients are taken, see `jaxnn.defenses`; one with a memory
-        needs `init_state(..., memory=...)`. None: of the images as they are.
-      half: compute in float16, see `jaxnn.train.scaling`; the parameters stay as they
-        are. The state needs the first scale: `step.start(...)`.
-      guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
-        "off": take it.
-      watch_update: whether the guard looks at the update too before it is taken. That
-        takes time, as the update is made twice; without, the caller has to look at the
-        parameters afterwards, as `fit` does after each call.
+    """`step(train_state, x, y, key) -> (train_state, metrics)`, by its settings.
 
     `key` is the run's key: the step folds its own count in. x (B, ...) is uint8 or
     float, y (B,) labels or (B, N), or `Weighted(y, weights (B,))`. Metrics: `loss`
@@ -126,154 +46,232 @@ def make_step(
     If loss, gradients, running statistics or updates are not finite, `ok` is False and
     parameters, optimizer, running statistics and average stay as they were, bit for
     bit; the guard looks before clipping, which would spread a NaN or hide an overflow.
+
+    Attributes:
+      net: the network; its hand-written `backward` gives the gradients.
+      loss: `(pred, target) -> (value, dpred)`, see `jaxnn.losses`.
+      optimizer: any optax gradient transformation (schedules, `optax.partition` ...).
+      penalty: `params -> (value, dparams)`, added to loss and gradients.
+      project: `params -> params` after the update (`max_norm`).
+      augment: `(key, x) -> x` on the batch in [0, 1] (`input_noise`, `jaxnn.augment`).
+      mixup: `(key, x, y, weights) -> (x, y, weights)` after `augment`
+        (`jaxnn.regularize.mixup`).
+      weight_noise: `(key, params) -> params`: loss and gradients are taken there, the
+        update and the penalty are of the parameters themselves.
+      clip_norm: longest gradient, 2-norm over all leaves; a longer one is scaled back.
+      clip_value: largest entry of the gradient; larger ones are cut off.
+      ema: decay of the moving average of params and state in [0, 1), for example 0.999.
+      defense: how loss and gradients are taken, see `jaxnn.train.defense`; None: of the
+        images as they are.
+      half: compute in float16, see `jaxnn.train.loss_scale`; the parameters stay as
+        they are.
+      guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
+        "off": take it.
+      watch_update: whether the guard looks at the update too before it is taken. That
+        takes time, as the update is made twice; without, the caller has to look at the
+        parameters afterwards, as `fit` does after each call.
     """
-    settings = dict(locals())
-    try:
-        settled_as = settled(settings)
-    except TypeError:  # of an array, or of a sweep's traced value
-        settled_as = None
-    clip = clip_gradient(clip_norm, clip_value)
-    keep_average = None if ema is None else moving_average(ema)
-    if half and defense is not None:
-        raise JaxnnError(
-            f"make_step: defense {defense.name} makes gradients of its own, which "
-            "float16 would need scaled; use float32 or bfloat16"
-        )
-    defense = defense or standard_training
 
-    def prepare(ts, x, y, key):
-        with jax.named_scope("data"):
-            x = to_unit(x, float_type(ts.params))
-            y, weights = y if isinstance(y, Weighted) else (y, None)
-        if augment is not None:
-            with jax.named_scope("augmentation"):
-                x = augment(jax.random.fold_in(key, 0), x)
-        if mixup is not None:
-            with jax.named_scope("mixup"):
-                x, y, weights = mixup(jax.random.fold_in(key, 2), x, y, weights)
-        params = ts.params
-        if weight_noise is not None:
-            with jax.named_scope("weight noise"):
-                params = weight_noise(jax.random.fold_in(key, 3), params)
-        with jax.named_scope("data"):
-            if half:
-                params, x = cast_floats((params, x), jnp.float16)
-        return params, x, y, weights, jax.random.fold_in(key, 1)
+    net: Layer
+    loss: Loss
+    optimizer: Any
+    _: KW_ONLY
+    penalty: Callable | None = None
+    project: Callable | None = None
+    augment: Callable | None = None
+    mixup: Callable | None = None
+    weight_noise: Callable | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    ema: float | None = None
+    defense: Defense | None = None
+    half: bool = False
+    guard: str = "skip"
+    watch_update: bool = True
 
-    def gradients(ts, x, y, key):
-        params, x, y, weights, key_net = prepare(ts, x, y, key)
-        weighted = loss if weights is None else partial(loss, weights=weights)
-        weighted = scaled(weighted, ts.scaling.scale) if half else weighted
-        value, grads, state, memory = defense.gradients(
-            net, weighted, params, ts.state, x, y,
-            key=key_net, step=ts.step, memory=ts.memory,
-        )  # fmt: skip
-        if half:
-            grads = unscaled(grads, ts.scaling.scale, ts.params)
-        if penalty is not None:
-            with jax.named_scope("regulariser"):
-                extra, dpenalty = penalty(ts.params)
-                value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
-        return value, grads, state, memory
+    __name__ = "step"  # what jax calls it, in place of its long repr
 
-    def update(ts, grads, norm):
-        """(updates, optimizer's state) after the step."""
-        ts, grads = straight((ts, grads))
-        with jax.named_scope("update"):
-            bounded = grads if clip is None else clip(grads, norm)
-            return optimizer.update(bounded, ts.opt, ts.params)
+    def __post_init__(self):
+        clip_gradient(self.clip_norm, self.clip_value)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise JaxnnError(
+                f"ema: got decay {self.ema:g}, expected 0 <= decay < 1, for example "
+                "0.999"
+            )
+        if self.half and self.defense is not None:
+            raise JaxnnError(
+                f"make_step: defense {self.defense.name} makes gradients of its own, "
+                "which float16 would need scaled; use float32 or bfloat16"
+            )
 
-    def moved(ts, updates):
-        params = straight(ts.params)
-        with jax.named_scope("update"):
-            params = optax.apply_updates(params, updates)
-            return params if project is None else project(params)
+    def __call__(self, ts: TrainState, x: Array, y: Any, key: Array):
+        """Run one step, guard included."""
+        found = compute_gradients(self, ts, x, y, key)
+        if self.guard == "off":
+            updates, ok = propose(self, ts, found), found.is_finite
+            if self.watch_update:
+                ok = ok & _is_update_finite(self, ts, updates)
+            return count(self, ts, found, apply_update(self, ts, found, updates), ok)
 
-    def finite(ts, updates):
-        """Whether updates are, and what a projection makes of the parameters."""
-        if project is not None:
-            params = straight(ts.params)
-            updates = jax.tree.map(jnp.subtract, moved(ts, updates), params)
-        return jnp.isfinite(_sum_of_squares(updates))
-
-    def everything(ts, x, y, key):
-        value, grads, state, _ = gradients(ts, x, y, jax.random.fold_in(key, ts.step))
-        updates, opt = update(ts, grads, jnp.sqrt(_sum_of_squares(grads)))
-        return value, grads, state, moved(ts, updates), opt
-
-    def look(ts, x, y, key):
-        folded = jax.random.fold_in(key, ts.step)
-        value, grads, state, memory = gradients(straight(ts), x, y, folded)
-        grads = as_kept(grads, ts)
-        norm = jnp.sqrt(_sum_of_squares(grads))
-        sound = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
-        return Found(value, grads, state, memory, norm, sound)
-
-    # `take` and what it calls get matrices as they are kept and turn them there, where
-    # the update reads them: turned before a branch they would be copied at every step.
-    def take(ts, found, updates=None):
-        made, opt = update(ts, found.grads, found.norm)
-        params = moved(ts, made if updates is None else updates)
-        average = ts.ema
-        if keep_average is not None:
-            average = keep_average(straight(ts), (params, found.state))
-        params, opt, average = as_kept((params, opt, average), ts)
-        return Changed(params, found.state, opt, average, found.memory)
-
-    def finish(ts, found, new, ok):
-        scaling, limit = ts.scaling, ts.limit
-        metrics = {"loss": found.loss, "grad_norm": found.norm}
-        if half:  # an overflow that a smaller scale mends is no bad step
-            over = overflowed(scaling, found.loss, found.norm) & (ts.step < limit)
-            scaling, ok = adjusted(scaling, over), ok | over
-            norm = jnp.where(over, 0, found.norm)
-            metrics |= {"grad_norm": norm, "rescaled": over}
-        skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
-        if guard == "halt":
-            limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
-        counts = {"step": ts.step + 1, "skipped": skipped, "limit": limit}
-        ts = TrainState(**new._asdict(), **counts, scaling=scaling)
-        return ts, metrics | {"ok": ok}
-
-    def run(ts, x, y, key):
-        found = look(ts, x, y, key)
-
-        def apply():
-            if not watch_update:
-                return take(ts, found), jnp.ones((), bool)
+        def update():
+            if not self.watch_update:
+                return apply_update(self, ts, found), jnp.ones((), bool)
             # Moments are made again where they are kept, in place: a branch that
             # handed on those made here would copy them.
-            updates = lax.optimization_barrier(update(ts, found.grads, found.norm)[0])
-            good = finite(ts, updates)
-            old = Changed.of(ts)
-            new = lax.cond(good, lambda u: take(ts, found, u), lambda _: old, updates)
-            return new, good
+            updates = lax.optimization_barrier(propose(self, ts, found))
+            good, old = _is_update_finite(self, ts, updates), Update.none(ts)
+            take = partial(apply_update, self, ts, found)
+            return lax.cond(good, take, lambda _: old, updates), good
 
-        if guard == "off":
-            updates, _ = update(ts, found.grads, found.norm)
-            ok = found.sound & finite(ts, updates) if watch_update else found.sound
-            return finish(ts, found, take(ts, found, updates), ok)
-        go = found.sound & (ts.step < ts.limit)
-        new, ok = lax.cond(go, apply, lambda: (Changed.of(ts), jnp.zeros((), bool)))
-        return finish(ts, found, new, ok)
+        go = found.is_finite & (ts.step < ts.limit)
+        new, ok = lax.cond(go, update, lambda: (Update.none(ts), jnp.zeros((), bool)))
+        return count(self, ts, found, new, ok)
 
-    def remade(**changes):
-        return make_step(**(settings | changes))
+    @property
+    def key(self) -> Any:
+        """What the step depends on, equal for equal settings; None if none can tell."""
+        try:
+            return settled({f.name: getattr(self, f.name) for f in fields(self)})
+        except TypeError:  # of an array, or of a sweep's traced value
+            return None
 
-    def start(shape, key, dtype=None):
-        ts = init_state(net, optimizer, shape[1:], key, dtype, ema=ema is not None)
+    def start(self, shape: tuple[int, ...], key: Array, dtype: Any = None):
+        """Make the `TrainState` before the first step, for batches of that shape."""
+        ema = self.ema is not None
+        ts = init_state(self.net, self.optimizer, shape[1:], key, dtype, ema=ema)
+        defense = self.defense or standard_training
         memory = defense.memory(tuple(shape), float_type(ts.params))
-        return ts._replace(memory=memory, scaling=first_scale() if half else ())
+        scaling = first_scale() if self.half else ()
+        return ts._replace(memory=memory, scaling=scaling)
 
-    made = run, prepare, everything, net, loss, penalty, optimizer
-    return Step(*made, settled_as, remade, start, look, take, finish, settings)
+
+def make_step(net: Layer, loss: Loss, optimizer: Any, **settings: Any) -> Step:
+    """Make the step `(train_state, x, y, key) -> (train_state, metrics)`.
+
+    Args:
+      net: the network.
+      loss: `(pred, target) -> (value, dpred)`.
+      optimizer: an optax gradient transformation.
+      settings: the other attributes of `Step`. The state begins as `step.start` says.
+    """
+    return Step(net, loss, optimizer, **settings)
+
+
+def compute_gradients(
+    s: Step, ts: TrainState, x: Array, y: Any, key: Array
+) -> GradientResult:
+    """Find loss and gradients of a batch, in the layout that `ts` is in."""
+    key = jax.random.fold_in(key, ts.step)
+    value, grads, state, memory = _gradients(s, from_layout(ts), x, y, key)
+    grads = layout_of(ts, grads)
+    norm = jnp.sqrt(_sum_of_squares(grads))
+    is_finite = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
+    return GradientResult(value, grads, state, memory, norm, is_finite)
+
+
+def propose(s: Step, ts: TrainState, found: GradientResult) -> Any:
+    """Make the updates that the optimizer proposes."""
+    return _optimizer_step(s, ts, found.grads, found.norm)[0]
+
+
+# It gets matrices as they are kept and turns them here, where the update reads them:
+# turned before a branch they would be copied at every step.
+def apply_update(
+    s: Step, ts: TrainState, found: GradientResult, updates: Any = None
+) -> Update:
+    """Take the `updates`, or those that `propose` would make; look at nothing."""
+    made, opt = _optimizer_step(s, ts, found.grads, found.norm)
+    updates = made if updates is None else updates
+    params, average = _moved(s, from_layout(ts.params), updates), ts.ema
+    if s.ema is not None:
+        average = move_average(s.ema, from_layout(ts), (params, found.state))
+    params, opt, average = layout_of(ts, (params, opt, average))
+    return Update(params, found.state, opt, average, found.memory)
+
+
+def count(
+    s: Step, ts: TrainState, found: GradientResult, update: Update, ok: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """Count a step, good or bad; elementwise, so of one network or of many."""
+    scaling, limit = ts.scaling, ts.limit
+    metrics = {"loss": found.loss, "grad_norm": found.norm}
+    if s.half:  # an overflow that a smaller scale mends is no bad step
+        scaling, over = rescaled(ts, found)
+        ok = ok | over
+        metrics |= {"grad_norm": jnp.where(over, 0, found.norm), "rescaled": over}
+    skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
+    if s.guard == "halt":
+        limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
+    counts = {"step": ts.step + 1, "skipped": skipped, "limit": limit}
+    ts = TrainState(**update._asdict(), **counts, scaling=scaling)
+    return ts, metrics | {"ok": ok}
+
+
+def everything(s: Step, ts: TrainState, x: Array, y: Any, key: Array):
+    """(loss, grads, state, params, opt) of a step without guard or branch."""
+    key = jax.random.fold_in(key, ts.step)
+    value, grads, state, _ = _gradients(s, ts, x, y, key)
+    updates, opt = _optimizer_step(s, ts, grads, jnp.sqrt(_sum_of_squares(grads)))
+    return value, grads, state, _moved(s, ts.params, updates), opt
+
+
+def _gradients(s, ts, x, y, key):
+    """(value, dparams, state, memory): the batch prepared, the defense, the penalty."""
+    with jax.named_scope("data"):
+        x = to_unit(x, float_type(ts.params))
+        y, weights = y if isinstance(y, Weighted) else (y, None)
+    if s.augment is not None:
+        with jax.named_scope("augmentation"):
+            x = s.augment(jax.random.fold_in(key, 0), x)
+    if s.mixup is not None:
+        with jax.named_scope("mixup"):
+            x, y, weights = s.mixup(jax.random.fold_in(key, 2), x, y, weights)
+    params = ts.params
+    if s.weight_noise is not None:
+        with jax.named_scope("weight noise"):
+            params = s.weight_noise(jax.random.fold_in(key, 3), params)
+    loss = s.loss if weights is None else partial(s.loss, weights=weights)
+    gradients = (s.defense or standard_training).gradients
+    if s.half:
+        gradients = in_half(gradients, ts.scaling.scale)
+    value, grads, state, memory = gradients(
+        s.net, loss, params, ts.state, x, y,
+        key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
+    )  # fmt: skip
+    if s.penalty is not None:
+        with jax.named_scope("regulariser"):
+            extra, dpenalty = s.penalty(ts.params)
+            value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
+    return value, grads, state, memory
+
+
+def _optimizer_step(s, ts, grads, norm):
+    """(updates, optimizer's state) after the step."""
+    ts, grads = from_layout((ts, grads))
+    with jax.named_scope("update"):
+        if s.clip_norm is not None or s.clip_value is not None:
+            clip: Any = clip_gradient(s.clip_norm, s.clip_value)
+            grads = clip(grads, norm)
+        return s.optimizer.update(grads, ts.opt, ts.params)
+
+
+def _moved(s, params, updates):
+    with jax.named_scope("update"):
+        params = optax.apply_updates(params, updates)
+        return params if s.project is None else s.project(params)
+
+
+def _is_update_finite(s, ts, updates):
+    """Whether updates are, and what a projection makes of the parameters."""
+    if s.project is not None:
+        params = from_layout(ts.params)
+        updates = jax.tree.map(jnp.subtract, _moved(s, params, updates), params)
+    return jnp.isfinite(_sum_of_squares(updates))
 
 
 def _all_finite(state):
     """Running statistics can overflow while loss and gradients stay finite."""
-    floats = [
-        a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.floating)
-    ]
+    floats = filter(is_float, jax.tree.leaves(state))
     return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in floats] or [True]))
 
 

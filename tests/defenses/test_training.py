@@ -261,6 +261,9 @@ def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
     one = defenses.find_collapse(np.full(100, 3), y, **gap)
     assert one.kind == "one class"
     assert ("budget" in one.words) == (steps is not None)
+    # weights of zeros: every image gets the outputs that the last bias says
+    constant = defenses.find_collapse(np.tile(np.arange(10.0), (100, 1)), y, **gap)
+    assert ("start from other weights" in constant.words) == (steps is None)
     small = gap | {"one_step": 0.6, "many_steps": 0.5}
     assert defenses.find_collapse(y, y, **small) is None
 

@@ -32,7 +32,7 @@ def located(case):
     batches = batch_order(ROWS, BATCH, epoch)
     if case.row is None:  # else parameters do not matter
         for rows in batches[: number - 1]:
-            ts, _ = jax.jit(step.run)(ts, x[rows], y[rows], KEY)
+            ts, _ = jax.jit(step)(ts, x[rows], y[rows], KEY)
     rows = batches[number - 1]
     given = ts, jnp.asarray(x[rows]), jnp.asarray(y[rows]), KEY
     return locate_nonfinite(step, *given, epoch=epoch, number=number, rows=rows)

@@ -15,7 +15,7 @@ from jaxnn.losses import nll, softmax_cross_entropy
 from jaxnn.rules import Rule
 from jaxnn.train import TrainingError, fit, make_step
 from jaxnn.train.engine import batch_order
-from jaxnn.train.guarding import Guard
+from jaxnn.train.policy import Guard
 from jaxnn.train.state import init_state
 from tests.train.problem import blobs
 

@@ -1,5 +1,7 @@
 """The replay: operations in NumPy, loops, any function, the file of a bad step."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,8 +143,8 @@ def test_a_bad_step_is_found_again_from_its_file(tmp_path):
     step = make_step(LOGS, softmax_cross_entropy, FIT["optimizer"])
     again = replay(path, step)
     assert again == found.__class__(**(found.to_json() | {"seconds": None}))
-    assert replay(path, step.remade(net=serial(relu, dense(3)))) is None
+    assert replay(path, replace(step, net=serial(relu, dense(3)))) is None
     with pytest.raises(JaxnnError, match="another network"):
-        replay(path, step.remade(optimizer=optax.sgd(0.1)))
+        replay(path, replace(step, optimizer=optax.sgd(0.1)))
     with pytest.raises(JaxnnError, match="got no such file"):
         replay(tmp_path / "none.npz", step)

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 
+from experiments.collectives import collectives
 from jaxnn import make_step, mlp
 from jaxnn.distributed import data_mesh
-from jaxnn.distributed.collectives import collectives
-from jaxnn.distributed.data import Spread
+from jaxnn.distributed.mesh import DataParallel
 from jaxnn.layers import batch_norm
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import Snapshots, batch_order, fit, init_state
@@ -76,7 +76,7 @@ def bad_rows():
 def bytes_a_step():
     net, opt = mlp([64, 32, 10], drop_rate=0.2), optax.adam(1e-3)
     step = make_step(net, softmax_cross_entropy, opt)
-    spread = Spread(data_mesh(4), 64)
+    spread = DataParallel(data_mesh(4), 64)
     ts = init_state(net, opt, (64,), jax.random.key(0))
     ts, key = spread.replicate((ts, jax.random.key(0)))
     x, y = spread.rows((X, Y), np.arange(64))

@@ -15,7 +15,7 @@ import sys
 
 import jax
 
-from jaxnn.distributed.processes import together
+from jaxnn.distributed.processes import distributed_run
 from jaxnn.environment import Processes
 from jaxnn.train import Snapshots, batch_order
 from tests.parallel.on_devices import NET, X, Y, losses, train
@@ -61,7 +61,7 @@ def main():
     rank, port, then = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     timeout = 15 if then == "stop" else 60
     ranks = Processes(f"127.0.0.1:{port}", 2, rank, rank_timeout=timeout)
-    with together(ranks, int(sys.argv[4])) as mesh:
+    with distributed_run(ranks, int(sys.argv[4])) as mesh:
         if then == "resume":
             return resumed(mesh, rank, sys.argv[5])
         bad = trained(mesh, rank, then)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.collectives import collectives
 from jaxnn import mlp, rules
 from jaxnn.distributed import data_mesh
-from jaxnn.distributed.collectives import collectives
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm
 from jaxnn.train import fit

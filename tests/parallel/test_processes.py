@@ -15,7 +15,12 @@ import pytest
 
 from jaxnn.cli import main
 from jaxnn.distributed import processes
-from jaxnn.distributed.processes import Watch, cluster, filled_in
+from jaxnn.distributed.processes import (
+    Watch,
+    cluster,
+    distributed_run,
+    filled_in,
+)
 from jaxnn.environment import Processes
 from jaxnn.errors import JaxnnError
 from tests.parallel.on_devices import train
@@ -133,22 +138,22 @@ class Store:
         monkeypatch.setattr(processes, "global_state", state)
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(processes, "time", clock)
-        monkeypatch.setattr(processes, "leave", self.leave)
+        monkeypatch.setattr(processes, "abort", self.abort)
 
     def key_value_set(self, *_, **__):
         pass
 
     def key_value_dir_get(self, _):
-        return [("jaxnn/pulse/1", self.other)]
+        return [("jaxnn/heartbeat/1", self.other)]
 
-    def leave(self, why):
+    def abort(self, why):
         raise RuntimeError(why)
 
 
 def test_the_watch_knows_a_late_pulse_from_a_process_that_hangs(monkeypatch):
     store, watch = Store(monkeypatch), Watch(30.0)
     for beat in range(100):  # a hundred steps a second; the other's pulse is one late
-        store.now, watch.calls = 2.0 * beat, 200 * beat
+        store.now, processes.mesh.ticks = 2.0 * beat, 200 * beat
         store.other = f"{beat} {max(200 * (beat - 1), 0)}"
         watch._beat("")
     for beat in range(100, 115):
@@ -260,6 +265,19 @@ def test_a_pod_without_the_package_that_asks_kubernetes_says_so(monkeypatch):
 def test_flags_that_do_not_fit_are_named(change, message):
     with pytest.raises(JaxnnError, match=message):
         cluster(replace(Processes("host:70", 2, 0), **change), {})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "name"),
+    [
+        (Processes(local_device_ids=(0,), detect=False), "--local-device-ids"),
+        (Processes(rank_timeout=5.0, detect=False), "--rank-timeout"),
+    ],
+)
+def test_flags_that_one_process_would_ignore_are_refused(ranks, name):
+    message = f"{name}: got .* by itself"
+    with pytest.raises(JaxnnError, match=message), distributed_run(ranks, None):
+        pass
 
 
 def test_the_command_line_names_what_is_missing(capsys, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
-"""A small learning problem that the training tests share."""
+"""A small learning problem that the training tests share, and how they compare."""
 
+import jax
 import numpy as np
 
 
@@ -16,3 +17,12 @@ def pixels(count=256, side=4, classes=3, seed=0):
     x, y = blobs(count, side * side, classes, seed)
     scaled = (x - x.min()) / (x.max() - x.min()) * 255
     return scaled.astype(np.uint8).reshape(count, side, side), y
+
+
+def leaves_equal(a, b, **tolerance):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
+
+
+def same_bits(a, b):
+    pairs = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return all(np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in pairs)

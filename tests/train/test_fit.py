@@ -9,24 +9,25 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import mlp, programs
+from jaxnn import mlp, programs, serial
 from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense, dropout, relu
 from jaxnn.losses import mse
-from jaxnn.regularize import input_noise
+from jaxnn.regularize import (
+    elastic_net,
+    input_noise,
+    max_norm,
+    mixup,
+    weight_noise,
+)
 from jaxnn.train import TrainingError, batch_order, evaluate, fit, predict
-from tests.train.problem import blobs, pixels
+from tests.train.problem import blobs, leaves_equal, pixels
 
 NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
 DATA, HELD = blobs(256), blobs(64, seed=1)
 
 
-def leaves_equal(a, b, **tolerance):
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
-
-
-@pytest.mark.parametrize(
-    "widths", [[6, 3], [6, 30, 30, 3], [6, 1, 3], [6, 8, 8, 8, 8, 8, 3]]
-)
+@pytest.mark.parametrize("widths", [[6, 3], [6, 1, 3], [6, 8, 8, 8, 8, 8, 3]])
 def test_any_depth_and_width_learns(widths):
     history = fit(mlp(widths), DATA, optimizer=optax.adam(0.02), epochs=15, batch=32)
     assert history.rows[-1]["loss"] < 0.6 * history.rows[0]["loss"]
@@ -43,27 +44,22 @@ def test_a_history_row_tells_loss_validation_norm_and_skips():
     assert history.rows[-1]["validation_accuracy"] == pytest.approx(found.accuracy)
 
 
-def test_each_seed_of_a_vmapped_run_is_what_it_is_alone():
-    options = {
-        "validation": HELD,
-        "epochs": 3,
-        "batch": 32,
-        "augment": input_noise(0.1),
-    }
+SETTINGS = {
+    "penalty": elastic_net(0.02), "project": max_norm(1.0), "mixup": mixup(0.5, 3),
+    "augment": input_noise(0.1), "weight_noise": weight_noise(0.2), "ema": 0.9,
+    "clip_norm": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, SETTINGS], ids=["plain", "settings"])
+@pytest.mark.parametrize("order", ["shared", "own"])
+def test_each_seed_of_a_vmapped_run_is_what_it_is_alone(order, more):
+    options = {"validation": HELD, "epochs": 3, "batch": 32, "order": order} | more
     together = fit(NET, DATA, seeds=[0, 3], **options)
-    for i, seed in enumerate([0, 3]):
-        alone = fit(NET, DATA, seeds=seed, **options)
-        mine = jax.tree.map(lambda a, i=i: a[i], together.params)
-        leaves_equal(mine, alone.params, rtol=1e-9, atol=1e-12)
-        assert together.best_epoch[i] == alone.best_epoch
-
-
-def test_own_orders_equal_the_single_run_with_its_own_order():
-    options = {"epochs": 2, "batch": 32, "order": "own"}
-    together = fit(NET, DATA, seeds=[2, 4], **options)
-    alone = fit(NET, DATA, seeds=4, **options)
+    alone = fit(NET, DATA, seeds=3, **options)
     mine = jax.tree.map(lambda a: a[1], together.params)
     leaves_equal(mine, alone.params, rtol=1e-9, atol=1e-12)
+    assert together.best_epoch[1] == alone.best_epoch
 
 
 def test_the_order_is_a_permutation_and_differs_by_epoch_and_seed():
@@ -222,6 +218,56 @@ def test_fit_works_outside_the_main_thread():
 def test_bad_settings_are_named(change, message):
     with pytest.raises(JaxnnError, match=message):
         fit(NET, DATA, **({"epochs": 1, "batch": 32} | change))
+
+
+def optimizer(init=lambda params: (), update=lambda grads, state, params: (grads, ())):
+    return optax.GradientTransformation(init, update)
+
+
+def zeros(params):
+    return jax.tree.map(np.zeros_like, params)
+
+
+WRONG = {
+    "penalty: a value": {"penalty": lambda params: 0.0},
+    "penalty: gradients of the first layer": {"penalty": lambda p: (0.0, zeros(p[0]))},
+    "penalty: raises": {"penalty": lambda params: {}["w"]},
+    "project: None": {"project": lambda params: None},
+    "project: another shape": {"project": lambda p: jax.tree.map(lambda a: a.sum(), p)},
+    "mixup: a pair": {"mixup": lambda key, x, y, weights: (x, y)},
+    "mixup: half of the rows": {"mixup": lambda key, x, y, w: (x[:16], y[:16], w)},
+    "augment: labels": {"augment": lambda key, x: x.argmax(1)},
+    "weight_noise: no tree": {"weight_noise": lambda key, params: 0.0},
+    "loss: a value": {"loss": lambda pred, target: pred.sum()},
+    "loss: of each sample": {"loss": lambda pred, target: (pred.sum(1), pred)},
+    "loss: one argument": {"loss": lambda pred: (pred.sum(), pred)},
+    "optimizer.update: no state": {"optimizer": optimizer(update=lambda g, s, p: g)},
+    "optimizer.update: a growing state": {
+        "optimizer": optimizer(update=lambda g, s, p: (g, (*s, 0.0)))
+    },
+    "optimizer.init: raises": {"optimizer": optimizer(init=lambda: ())},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_function_of_the_step_returns_is_looked_at_before_training(name):
+    which, reason = name.split(": ")
+    message = f"fit: {which} (returned|raised [A-Z]).*expected"
+    with pytest.raises(JaxnnError, match=message) as caught:
+        fit(NET, DATA, **({"epochs": 1, "batch": 32} | WRONG[name]))
+    assert ("raised" in str(caught.value)) == (reason in ("raises", "one argument"))
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_step_that_dropout_makes_bad_does_not_end_a_run_that_rolls_back(seed):
+    x, y = blobs(256)
+    net = serial(dense(32), relu, dropout(0.99), dense(3))
+    options = {"epochs": 4, "batch": 32, "optimizer": optax.adam(0.01), "seeds": seed}
+    found = fit(net, (x, y), guard="rollback", dtype="float32", **options)
+    assert found.stopped == "finished"
+    options |= {"optimizer": optax.sgd(1e30)}
+    with pytest.raises(TrainingError, match="20 rollbacks"):
+        fit(mlp([6, 8, 3]), (x, y), guard="rollback", **options)
 
 
 def test_bad_data_is_named():

@@ -20,8 +20,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import locked
 from jaxnn.train import Snapshots, fit
 from jaxnn.train.checkpoint import save_params
-from jaxnn.train.keep import Best
-from jaxnn.train.loop import History, Run
+from jaxnn.train.run import EarlyStopping, History, Run
 from tests.train.problem import blobs
 
 NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
@@ -232,6 +231,19 @@ def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
     assert (tmp_path / "snapshot-000003-0000000.npz.damaged").exists()
 
 
+def test_a_whole_snapshot_of_another_run_is_not_called_damaged(tmp_path):
+    other = tmp_path / "other"
+    train(1, tmp_path)
+    train(2, other, seeds=1)
+    shutil.copy(other / "snapshot-000002-0000000.npz", tmp_path)
+    said = []
+    kept = Snapshots(tmp_path, resume=True, say=said.append)
+    fit(NET, DATA, validation=HELD, epochs=1, batch=32, snapshots=kept,
+        optimizer=optax.adam(0.02))  # fmt: skip
+    assert "is a snapshot of another run: seeds is [1] there" in said[0]
+    assert files(tmp_path)[-1] == "snapshot-000002-0000000.npz.other"
+
+
 HOLDER = """
 import sys, time
 from jaxnn.files import locked
@@ -260,10 +272,10 @@ def waiting():
     """A run of `fit` before its first step."""
     caught = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "train", lambda self, *_: caught.append(self))
+        patch.setattr(Run, "train", lambda self, *_, **__: caught.append(self))
         train(1)
     (run,) = caught
-    run.keep = Best(run.ts, 1, False, None)
+    run.stopping = EarlyStopping(run.ts, 1, False, None)
     run.history = History(run.ts.params, run.ts.state, run.ts, 0)
     return run
 

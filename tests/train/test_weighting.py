@@ -12,16 +12,12 @@ from jaxnn.errors import JaxnnError
 from jaxnn.losses import hinge, mse, sigmoid_cross_entropy, softmax_cross_entropy
 from jaxnn.regularize import mixup
 from jaxnn.train import balanced_class_weights, evaluate, fit
-from jaxnn.train.weighting import sample_weights
-from tests.train.problem import blobs
+from jaxnn.train.inputs import sample_weights
+from tests.train.problem import blobs, leaves_equal
 
 NET = mlp([6, 8, 3])
 X, Y = blobs(256)
 HELD = blobs(64, seed=1)
-
-
-def leaves_equal(a, b, **tolerance):
-    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **tolerance), a, b)
 
 
 def test_rows_of_weight_0_might_as_well_carry_other_labels():

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
+from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
@@ -16,19 +17,22 @@ from jaxnn.train.inputs import (
     check_count,
     check_functions,
     check_kind,
+    check_labels,
     check_loss,
     check_number,
+    check_step_functions,
+    check_takes_weights,
     data_pair,
     same_scale,
+    sample_weights,
     seed_list,
 )
-from jaxnn.train.loop import History, Run
+from jaxnn.train.loss_scale import is_half
 from jaxnn.train.policy import POLICIES, slowable, step_guard
-from jaxnn.train.scaling import is_half
+from jaxnn.train.run import History, Run
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
 from jaxnn.train.step import make_step
-from jaxnn.train.weighting import check_takes_weights, sample_weights
 
 
 def fit(
@@ -82,17 +86,9 @@ def fit(
       seeds: one seed, or a list trained side by side by `vmap`.
       order: "shared": every seed sees the same batches (fast, and a seed's result does
         not depend on its company); "own": each seed its own order, slower.
-      penalty: added to the loss, see `jaxnn.regularize`.
-      project: applied to the parameters after each update (`max_norm`).
-      augment: applied to each batch (`input_noise`, `jaxnn.augment`).
-      mixup: mixes pairs of samples (`jaxnn.regularize.mixup`).
-      weight_noise: perturbs the weights for the gradients (`jaxnn.regularize`).
-      clip_norm: longest gradient, over all leaves; a longer one is scaled back.
-      clip_value: largest entry of the gradient; one of the two only.
-      ema: decay of a moving average of the parameters, such as 0.999, which is then
-        validated and returned instead of the last ones.
-      defense: what is trained on instead of the images as they are, such as
-        `jaxnn.defenses.pgd(0.1)`.
+      penalty, project, augment, mixup, weight_noise, clip_norm, clip_value, ema,
+        defense: of each step, see `jaxnn.train.Step`. With `ema` the average is
+        validated and returned instead of the last parameters.
       weights: a weight >= 0 for each training sample, (N,): its loss is multiplied by
         it, the mean still divides by the batch (see `jaxnn.losses`).
       class_weights: a weight for each class, (classes,), or "balanced": N / (classes
@@ -108,8 +104,8 @@ def fit(
       steps_per_call: steps in one call of the program, None for a whole epoch; smaller
         makes Ctrl-C and the guard answer sooner on slow networks.
       dtype: of parameters and computation; None is JAX's default float. float16
-        computes in it with a loss scale that adapts (`jaxnn.train.scaling`) and keeps
-        the parameters in JAX's default float.
+        computes in it with a loss scale that adapts (`jaxnn.train.loss_scale`) and
+        keeps the parameters in JAX's default float.
       progress: show a progress bar on stderr.
       on_epoch: called with each finished row of the history.
       mesh: devices that divide each batch; parameters are on all of them. The result
@@ -125,21 +121,13 @@ def fit(
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
       TrainingError: as `guard` says, with what was located in its words.
     """
-    if not isinstance(net, Layer):
-        raise JaxnnError(
-            f"fit: got a network of type {type(net).__name__}, expected a Layer such "
-            "as mlp([784, 10])"
-        )
-    x, y = data_pair(data, "fit", "data")
-    if validation is not None:
-        validation = data_pair(validation, "fit", "validation")
-        same_scale(x, validation[0], "fit")
+    x, y, validation = _checked_data(net, data, validation, batch)
     seeds = seed_list(seeds) if isinstance(seeds, MANY) else seed_list(seeds)[0]
-    check_count("fit", "epochs", epochs)
-    check_count("fit", "batch", batch)
-    check_count("fit", "max_bad_steps", max_bad_steps)
-    for name, value in (("patience", patience), ("steps_per_call", steps_per_call)):
-        if value is not None:
+    for name, value in (
+        ("epochs", epochs), ("batch", batch), ("max_bad_steps", max_bad_steps),
+        ("patience", patience), ("steps_per_call", steps_per_call),
+    ):  # fmt: skip
+        if value is not None or name in ("epochs", "batch", "max_bad_steps"):
             check_count("fit", name, value)
     for name, value in (
         ("clip_norm", clip_norm), ("clip_value", clip_value), ("ema", ema),
@@ -155,11 +143,6 @@ def fit(
         weight_noise=weight_noise, on_epoch=on_epoch,
     )  # fmt: skip
     _check_floating(dtype)
-    if batch > len(x):
-        raise JaxnnError(
-            f"fit: got batch={batch} but only {len(x)} training rows; "
-            f"expected 1 <= batch <= {len(x)}"
-        )
     for name, value, valid in (
         ("order", order, ("shared", "own")),
         ("keep", "best" if keep is None else keep, ("best", "last")),
@@ -176,24 +159,50 @@ def fit(
             f"fit: got optimizer={optimizer!r}, expected one of optax, or "
             "jaxnn.optimizers.optimizer_by_name"
         )
-    optimizer = slowable(optimizer) if guard == "rollback" else optimizer
+    half = is_half(dtype)
     step = make_step(
-        net, loss, optimizer, penalty=penalty, project=project, augment=augment,
-        mixup=mixup, weight_noise=weight_noise, clip_norm=clip_norm,
-        clip_value=clip_value, ema=ema, defense=defense, half=is_half(dtype),
-        guard=step_guard(guard), watch_update=False,
+        net, loss, slowable(optimizer) if guard == "rollback" else optimizer,
+        penalty=penalty, project=project, augment=augment, mixup=mixup,
+        weight_noise=weight_noise, clip_norm=clip_norm, clip_value=clip_value, ema=ema,
+        defense=defense, half=half, guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
+    check_labels("fit", net, loss, x, y, validation)
     each = sample_weights(y, weights, class_weights)
     if each is not None:
         check_takes_weights(loss)
         y = Weighted(y, each)
-    policy = guard, max_bad_steps
-    run = Run(net, loss, step, x, y, validation, seeds, order, batch, policy, mesh)
-    run.start(optimizer, dtype, ema=ema is not None, defense=defense)
-    choose = keep != "last" and validation is not None
+    dtype = None if half else dtype
+    check_step_functions(step, x, y, batch, dtype)
+    run = Run(
+        step, net, loss, (x, y), validation, seeds, batch, own_order=order == "own",
+        policy=guard, max_bad=max_bad_steps, mesh=mesh,
+        replays=1 if defense is None else defense.replays,
+    )  # fmt: skip
+    run.start(dtype)
     return run.train(
-        epochs, patience, choose, steps_per_call, progress, on_epoch, snapshots
-    )
+        epochs, patience=patience, choose=keep != "last" and validation is not None,
+        steps_per_call=steps_per_call, progress=progress, on_epoch=on_epoch,
+        snapshots=snapshots,
+    )  # fmt: skip
+
+
+def _checked_data(net, data, validation, batch):
+    """(x, y, validation), arrays that fit one another."""
+    if not isinstance(net, Layer):
+        raise JaxnnError(
+            f"fit: got a network of type {type(net).__name__}, expected a Layer, for "
+            "example mlp([784, 10])"
+        )
+    x, y = data_pair(data, "fit", "data")
+    if validation is not None:
+        validation = data_pair(validation, "fit", "validation")
+        same_scale(x, validation[0], "fit")
+    if is_whole(batch) and batch > len(x):
+        raise JaxnnError(
+            f"fit: got batch={batch} but only {len(x)} training rows; "
+            f"expected 1 <= batch <= {len(x)}"
+        )
+    return x, y, validation
 
 
 def _check_floating(dtype):

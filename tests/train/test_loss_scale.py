@@ -12,7 +12,7 @@ from jaxnn.layers import dense, pointwise
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.rules import Rule
 from jaxnn.train import fit, make_step
-from jaxnn.train.scaling import EVERY, FIRST, LEAST, LossScale, adjusted
+from jaxnn.train.loss_scale import EVERY, FIRST, LEAST, LossScale, adjusted
 from tests.train.problem import blobs
 
 KEY = jax.random.key(0)
@@ -29,7 +29,7 @@ def stepped(net, ts=None, **changes):
     step = make_step(net, softmax_cross_entropy, SGD, half=True)
     ts = step.start((16, 6), KEY) if ts is None else ts
     ts = ts._replace(**changes)
-    return ts, *jax.jit(step.run)(ts, x, y, KEY)
+    return ts, *jax.jit(step)(ts, x, y, KEY)
 
 
 def scale_of(value):
@@ -65,7 +65,7 @@ def test_a_small_gradient_survives_as_it_would_in_float32():
     assert metrics["ok"]
     step = make_step(net, softmax_cross_entropy, SGD)
     x, y = (jnp.asarray(a) for a in blobs(16, 6, 3))
-    plain, _ = jax.jit(step.run)(step.start((16, 6), KEY), x, y, KEY)
+    plain, _ = jax.jit(step)(step.start((16, 6), KEY), x, y, KEY)
     for got, want, first in zip(
         *(
             jax.tree.leaves(ts.params)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, first_line
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
@@ -40,7 +40,7 @@ def data_mesh(devices: int | None = None) -> Mesh:
     return Mesh(np.array(found[:count]), ("data",))
 
 
-class Spread:
+class DataParallel:
     """How a run's arrays lie on a mesh: all but the batches are on every device.
 
     Args:
@@ -94,13 +94,12 @@ class Spread:
         """A divided array as a whole, on the host of every process."""
         return np.asarray(self.replicate(a))
 
-    def program(self, step, many: bool, ts: Any, x: Any, y: Any, order, keys) -> Any:
+    def program(self, step: Any, ts: Any, x: Any, y: Any, order, keys) -> Any:
         """The compiled epoch, `(ts, x, y, order, keys) -> (ts, metrics)`.
 
-        x and y are host arrays, order (steps, batch) or (steps, S, batch).
+        The step is that of all networks, vmapped; x and y are host arrays, order
+        (steps, batch) or (steps, S, batch).
         """
-        axes = (0, None, None, 0) if order.ndim == 2 else (0, 0, 0, 0)
-        one = jax.vmap(step, in_axes=axes) if many else step
         sharding = self.split(order.ndim - 1)
 
         def struct(a):
@@ -110,7 +109,7 @@ class Spread:
 
         compiled = (
             jax.jit(
-                partial(_scan, one, self.everywhere),
+                partial(_scan, step, self.everywhere),
                 donate_argnums=0,
                 out_shardings=self.everywhere,
             )
@@ -139,6 +138,15 @@ def host_array(a: Any) -> np.ndarray:
     """`a` on the host in the type that JAX would give it."""
     a = np.asarray(a)
     return a.astype(jax.dtypes.canonicalize_dtype(a.dtype), copy=False)
+
+
+ticks = 0
+
+
+def tick() -> None:
+    """Tell the watch over several processes that this one has come to its next call."""
+    global ticks
+    ticks += 1
 
 
 class LostError(JaxnnError):
@@ -173,8 +181,3 @@ def _from_all(value) -> np.ndarray:
             f"several processes: one was lost while all were to agree "
             f"({first_line(error)}); start all of them again"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's words, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.arrays import as_rows
-from jaxnn.distributed.data import Spread, host_array
+from jaxnn.distributed.mesh import DataParallel, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
@@ -46,7 +46,7 @@ def predict(
     *,
     batch: int = 1000,
     seeds: bool = False,
-    spread: Spread | None = None,
+    parallel: DataParallel | None = None,
 ) -> np.ndarray:
     """Outputs of `net` in evaluation mode, (N, classes), or (S, N, classes) for seeds.
 
@@ -59,33 +59,22 @@ def predict(
         or PyTorch hold.
       batch: inputs a call; one program serves all of them, the last one padded.
       seeds: whether params and state have a leading axis of seeds.
-      spread: the mesh on which params and state lie, and each batch is divided.
+      parallel: the mesh on which params and state lie, and each batch is divided.
     """
     x = as_rows(x, "predict", "x")
     check_count("predict", "batch", batch)
     check_params("predict", net, params, state, x, seeds)
-    count, samples = len(x), int(seeds)  # the axis of the samples
+    x, count, axis, outputs = host_array(x), len(x), int(seeds), []
     batch = min(batch, count)
-    if spread is not None:
-        x, batch = host_array(x), -(-batch // spread.mesh.size) * spread.mesh.size
-    outputs = []
+    if parallel is not None:
+        batch = -(-batch // parallel.mesh.size) * parallel.mesh.size
     for start in range(0, count, batch):
-        short = max(start + batch - count, 0)
-        if spread is not None:
-            order = np.minimum(np.arange(start, start + batch), count - 1)
-            out = _forward(net, params, state, spread.rows(x, order), seeds)
-            outputs.append(_first(spread.gathered(out), batch - short, samples))
-            continue
-        rows = x[start : start + batch]
-        if short:
-            rows = np.concatenate([rows, np.repeat(rows[:1], short, axis=0)])
-        out = _forward(net, params, state, jnp.asarray(rows), seeds)
-        outputs.append(_first(np.asarray(out), batch - short, samples))
-    return np.concatenate(outputs, axis=samples)
-
-
-def _first(out, count, axis):
-    return out[:, :count] if axis else out[:count]
+        rows = np.minimum(np.arange(start, start + batch), count - 1)
+        given = jnp.asarray(x[rows]) if parallel is None else parallel.rows(x, rows)
+        out = _forward(net, params, state, given, seeds)
+        out = np.asarray(out) if parallel is None else parallel.gathered(out)
+        outputs.append(out.swapaxes(0, axis)[: count - start].swapaxes(0, axis))
+    return np.concatenate(outputs, axis=axis)
 
 
 def evaluate(
@@ -98,7 +87,7 @@ def evaluate(
     loss: Loss = softmax_cross_entropy,
     batch: int = 1000,
     seeds: bool = False,
-    spread: Spread | None = None,
+    parallel: DataParallel | None = None,
 ) -> Evaluation:
     """Mean loss and accuracy of `net` on x (N, ...), y (N,) labels or (N, classes).
 
@@ -111,7 +100,9 @@ def evaluate(
     x, y = as_rows(x, "evaluate", "x"), as_targets(y, "evaluate", "y")
     if len(x) != len(y):
         raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")
-    outputs = predict(net, params, state, x, batch=batch, seeds=seeds, spread=spread)
+    outputs = predict(
+        net, params, state, x, batch=batch, seeds=seeds, parallel=parallel
+    )
     target = np.asarray(y)
     check_targets("evaluate: data", target, outputs.shape[1 + seeds :], loss)
     losses = _values(loss, outputs, jnp.asarray(target), seeds)

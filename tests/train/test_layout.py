@@ -11,7 +11,7 @@ import pytest
 
 from jaxnn import mlp, regularize, serial
 from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
-from jaxnn.losses import mse, softmax_cross_entropy
+from jaxnn.losses import softmax_cross_entropy
 from jaxnn.rules import affine, matmul
 from jaxnn.rules.products import FEW, weights_lie_transposed
 from jaxnn.train import (
@@ -23,7 +23,7 @@ from jaxnn.train import (
     scan_seeds,
     scan_steps,
 )
-from jaxnn.train.turned import Turned, straight, turned
+from jaxnn.train.layout import Transposed, from_layout, to_layout
 from tests.train.problem import pixels
 
 KEY = jax.random.key(7)
@@ -63,7 +63,7 @@ NETS = {
 
 
 def is_turned(a):
-    return isinstance(a, Turned)
+    return isinstance(a, Transposed)
 
 
 def has_turned(tree):
@@ -78,7 +78,7 @@ def made(net, optimizer, in_shape=(16,), **settings):
 
 def by_hand(step, ts, x, y, order=ORDER, key=KEY):
     """The same steps in a Python loop: no matrix is kept transposed."""
-    run, metrics = jax.jit(step.run), []
+    run, metrics = jax.jit(step), []
     for rows in order:
         ts, found = run(ts, jnp.asarray(x[rows]), jnp.asarray(y[rows]), key)
         metrics.append(found)
@@ -95,16 +95,19 @@ def assert_same(got, want):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_sees_matrices_as_they_are(name):
     step, ts = made(mlp([16, 8, 3]), OPTIMIZERS[name])
-    assert has_turned(turned(ts.params))
+    assert has_turned(to_layout(ts.params))
     got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
     assert_same(got, by_hand(step, ts, X, Y))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_sees_matrices_as_they_are(name):
+    """Among them a bad step, the fourth: it changes nothing, or all with no guard."""
     step, ts = made(mlp([16, 8, 3]), optax.adam(0.01), **SETTINGS[name])
-    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER, KEY)
-    assert_same(got, by_hand(step, ts, X, Y))
+    bad = np.where(np.arange(60)[:, None] == ORDER[3][2], np.nan, X)
+    got = scan_steps(step, ts, jnp.asarray(bad), jnp.asarray(Y), ORDER, KEY)
+    assert_same(got, by_hand(step, ts, bad, Y))
+    assert not got[1]["ok"][3]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -125,7 +128,7 @@ def test_seeds_side_by_side(own, together, name):
     orders = np.stack([batch_order(60, 10, 0, own * s) for s in range(3)], 1)
     got, metrics = scan_seeds(
         step, ts, jnp.asarray(X), jnp.asarray(Y), orders if own else ORDER, keys,
-        together=together,
+        all_or_nothing=together,
     )  # fmt: skip
     for s in range(3):
         alone = jax.tree.map(lambda a, s=s: a[s], ts)
@@ -143,7 +146,7 @@ def test_together_a_bad_step_of_one_is_taken_by_none():
     hit = (orders == orders[3, 1, 2]).any(2)  # (steps, seeds)
     assert hit.any(1).sum() > 1
     got, metrics = scan_seeds(
-        step, ts, jnp.asarray(bad), jnp.asarray(Y), orders, keys, together=True
+        step, ts, jnp.asarray(bad), jnp.asarray(Y), orders, keys, all_or_nothing=True
     )
     np.testing.assert_array_equal(metrics["ok"], ~hit)
     counts = np.asarray(got.opt[0].count)
@@ -153,11 +156,11 @@ def test_together_a_bad_step_of_one_is_taken_by_none():
 def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too(monkeypatch):
     asked = []
 
-    def watched(*args, together, **more):
-        asked.append(together)
-        return scan_seeds(*args, together=together, **more)
+    def watched(*args, all_or_nothing):
+        asked.append(all_or_nothing)
+        return scan_seeds(*args, all_or_nothing=all_or_nothing)
 
-    monkeypatch.setattr("jaxnn.train.loop.scan_seeds", watched)
+    monkeypatch.setattr("jaxnn.train.run.scan_seeds", watched)
     bad = X.copy()
     bad[5, 0] = 7.0  # the augmentation makes this one NaN
 
@@ -179,22 +182,6 @@ def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too(monkeypatch):
         fit(net, (bad, Y), seeds=range(3), guard="raise", **options)
 
 
-def test_a_bad_step_changes_no_bit():
-    step, ts = made(mlp([16, 8, 3]), optax.adam(0.01))
-    bad = np.where(np.arange(60)[:, None] == ORDER[3][2], np.nan, X)
-    got, metrics = scan_steps(step, ts, jnp.asarray(bad), jnp.asarray(Y), ORDER, KEY)
-    want, _ = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(Y), ORDER[:3], KEY)
-    three, _ = scan_steps(
-        step, ts, jnp.asarray(bad), jnp.asarray(Y), ORDER[:4], KEY
-    )  # fmt: skip
-    np.testing.assert_array_equal(metrics["ok"], np.arange(6) != 3)
-    assert int(got.skipped) == 1
-    for a, b in zip(
-        jax.tree.leaves(three.params), jax.tree.leaves(want.params), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_a_function_in_the_place_of_a_step_gets_matrices_as_they_are():
     step, ts = made(mlp([16, 8, 3]), optax.sgd(0.1))
     seen = []
@@ -214,20 +201,12 @@ def test_what_is_turned_and_back():
         "table": {"e": jnp.ones((6, 2))}, "kernel": {"w": jnp.ones((3, 3, 1, 2))},
         "many": {"w": jnp.ones((FEW + 9, FEW + 1))},
     }  # fmt: skip
-    kept = turned(tree)
-    assert isinstance(kept["a"]["w"], Turned)
+    kept = to_layout(tree)
+    assert isinstance(kept["a"]["w"], Transposed)
     assert kept["a"]["w"].transpose.shape == (2, 6)
     nothing_else = [kept[k] for k in tree if k != "a"]
     assert not has_turned(nothing_else)
-    assert_same(straight(kept), tree)
-
-
-def test_other_losses_and_targets():
-    net = mlp([16, 8, 2])
-    step = make_step(net, mse, optax.sgd(0.1))
-    ts, y = init_state(net, optax.sgd(0.1), (16,), KEY, jnp.float64), X[:, :2]
-    got = scan_steps(step, ts, jnp.asarray(X), jnp.asarray(y), ORDER, KEY)
-    assert_same(got, by_hand(step, ts, X, y))
+    assert_same(from_layout(kept), tree)
 
 
 @pytest.mark.parametrize("shape", [(16,), (5, 16), (2, 3, 16), (0, 16)])
@@ -246,7 +225,7 @@ def test_the_weights_of_many_networks_are_copied_for_no_product(together, monkey
         step, _ = made(mlp([16, 5, 3]), optax.sgd(0.1), watch_update=False)
         keys = jax.random.split(KEY, 7)
         ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
-        run = jax.jit(partial(scan_seeds, step, together=together))
+        run = jax.jit(partial(scan_seeds, step, all_or_nothing=together))
         program = run.lower(ts, X, Y, ORDER, keys).compile().as_text()
         return "f64[16,35]" in program  # (inputs, networks * outputs)
 

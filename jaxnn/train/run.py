@@ -1,0 +1,354 @@
+"""One call of `fit` under way: its programs, its epochs, its guard, its best."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxnn import programs
+from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
+from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
+from jaxnn.train.evaluate import evaluate
+from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
+from jaxnn.train.state import TrainState, evaluated
+
+
+@dataclass
+class History:
+    """What `fit` returns.
+
+    With several seeds, numbers in `rows` are lists and arrays have a leading axis.
+
+    Attributes:
+      rows: one dict an epoch: `epoch`, `loss` and `grad_norm` (means over the steps
+        that were finite), `skipped` (bad steps left out), without a guard `taken` (bad
+        steps all the same taken), `seconds`, and `validation_loss`,
+        `validation_accuracy` where there is a validation set.
+      params: the best parameters by validation, the last ones without; those of the
+        moving average where one is kept (`fit(ema=...)`).
+      state: the network state that belongs to `params`.
+      last: the whole `TrainState` at the end.
+      best_epoch: epoch of `params`, counted from 1.
+      stopped: "finished", "early stopping", "interrupted", "diverged" or "guard".
+      findings: what the guard located, see `jaxnn.guard.Finding`.
+      seconds: `compile` (tracing and compiling the programs that initialise and
+        train), `train`, and `first_step_at`, the `time.perf_counter()` of the moment
+        when the first step could start.
+    """
+
+    params: Any
+    state: Any
+    last: TrainState
+    best_epoch: Any
+    rows: list[dict] = field(default_factory=list)
+    stopped: str = "finished"
+    seconds: dict[str, float] = field(default_factory=dict)
+    findings: list = field(default_factory=list)
+
+
+class EarlyStopping:
+    """The best parameters so far (of their moving average, if there is one), for each
+    seed by itself, and whether it has run out of patience."""
+
+    def __init__(self, ts, seeds, multi_seed, patience):
+        self.patience, self.multi_seed = patience, multi_seed
+        self.tree = jax.tree.map(jnp.copy, evaluated(ts))
+        self.score = np.full(seeds, -np.inf)
+        self.epoch = np.zeros(seeds, int)
+        self.stopped = np.zeros(seeds, bool)
+
+    def update(self, epoch: int, row: dict, ts: TrainState) -> None:
+        """Keep the parameters of `ts` for those seeds that `row` says are better."""
+        if "validation_loss" not in row:
+            return
+        loss = np.atleast_1d(row["validation_loss"])
+        accuracy = np.atleast_1d(row["validation_accuracy"])
+        score = np.where(np.isnan(accuracy), -loss, accuracy)
+        # outputs that are NaN have a label all the same, and may hit it
+        score = np.where(np.isnan(loss), -np.inf, score)
+        # A seed that ran out of patience stays as it would be had it run alone.
+        better = (score > self.score) & ~self.stopped
+        self.score = np.where(better, score, self.score)
+        self.epoch = np.where(better, epoch, self.epoch)
+        if self.patience is not None:
+            self.stopped |= epoch - self.epoch >= self.patience
+        if better.any():
+            mask = better if self.multi_seed else better[0]
+            self.tree = chosen(mask, evaluated(ts), self.tree)
+
+    def should_stop(self) -> bool:
+        """Whether every seed has run out of patience."""
+        return bool(self.stopped.all())
+
+    def best(self):
+        """((params, state), epoch) of the best, an epoch a seed if there are many."""
+        return self.tree, (self.epoch if self.multi_seed else self.epoch[0]).tolist()
+
+
+class Run:
+    """The moving parts of one call of `fit`.
+
+    Args:
+      step: a `Step`, or another function of its form.
+      net: the network.
+      loss: what validation measures.
+      data: (x, y), y `Weighted` if samples have weights.
+      validation: (x, y), or None.
+      seeds: one, or a list trained side by side.
+      batch: samples a step.
+      own_order: whether each seed has its own order of the data.
+      policy: of `jaxnn.train.policy.POLICIES`.
+      max_bad: so many bad steps in a row end a run.
+      mesh: devices that divide each batch, or None.
+      replays: how often each batch is used in a row.
+    """
+
+    def __init__(
+        self, step, net, loss, data, validation, seeds, batch, *, own_order=False,
+        policy="skip", max_bad=10, mesh=None, replays=1,
+    ):  # fmt: skip
+        self.step, self.net, self.loss = step, net, loss
+        self.parallel = None if mesh is None else DataParallel(mesh, batch)
+        where = jnp.asarray if mesh is None else host_array
+        self.x, self.y = jax.tree.map(where, tuple(data))
+        self.validation = validation
+        self.multi_seed = not isinstance(seeds, (int, np.integer))
+        self.seeds = list(seeds) if self.multi_seed else [seeds]
+        self.own_order, self.batch, self.replays = own_order, batch, replays
+        self.guard = Guard(policy, max_bad, self.seeds, self.multi_seed)
+        self.takes_all = policy == "off"
+        self.programs: dict[tuple[int, bool], Any] = {}
+        self.compile_seconds, self.first_step_at = 0.0, 0.0
+
+    def start(self, dtype: Any = None) -> None:
+        """Initialise the states, one a seed."""
+        keys = jnp.stack([jax.random.key(s) for s in self.seeds])
+        self.keys = keys if self.multi_seed else keys[0]
+        start, shape = time.perf_counter(), (self.batch, *self.x.shape[1:])
+        init: Callable = partial(self.step.start, shape, dtype=dtype)
+        init = jax.vmap(init) if self.multi_seed else init
+        key = self.step.key and (self.step.key, shape, str(dtype))
+        self.ts = programs.ahead(key, init, self.keys)(self.keys)
+        if self.parallel is not None:
+            self.ts, self.keys = self.parallel.replicate((self.ts, self.keys))
+        jax.block_until_ready(self.ts)
+        self.compile_seconds += time.perf_counter() - start
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's batches, (steps, batch), or (steps, S, batch) of own orders."""
+        if self.own_order:
+            seeds = self.seeds
+            orders = [batch_order(len(self.x), self.batch, epoch, s) for s in seeds]
+            order = np.stack(orders, 1) if self.multi_seed else orders[0]
+        else:
+            order = batch_order(len(self.x), self.batch, epoch)
+        return np.repeat(order, self.replays, 0)
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether a step that is bad for one seed is taken by none, then done again."""
+        guarded = self.guard.policy != "off" and not self.guard.watching
+        whole = self.parallel is None and self.ts.scaling == ()
+        return self.multi_seed and guarded and whole
+
+    def program(self, order: np.ndarray) -> Any:
+        """The compiled epoch; compiled ahead of time, so a second compile is an error
+        rather than a surprise."""
+        which = len(order), self.guard.watching
+        if which not in self.programs:
+            start = time.perf_counter()
+            self.programs[which] = self._compiled(order)
+            self.compile_seconds += time.perf_counter() - start
+            self.first_step_at = self.first_step_at or time.perf_counter()
+        return self.programs[which]
+
+    def _compiled(self, order):
+        given, step = (self.ts, self.x, self.y, order, self.keys), self.step
+        if self.guard.watching:
+            step = replace(step, watch_update=True)
+        if self.parallel is not None:
+            one = jax.vmap(step, seeds_axes(order)) if self.multi_seed else step
+            return self.parallel.program(one, *given)
+        scan = partial(scan_steps, step)
+        if self.multi_seed:
+            scan = partial(scan_seeds, step, all_or_nothing=self.all_or_nothing)
+        key = step.key and (step.key, self.multi_seed, self.all_or_nothing)
+        return programs.ahead(key, scan, *given, donate_argnums=0)
+
+    def train(
+        self, epochs: int, *, patience: int | None = None, choose: bool = False,
+        steps_per_call: int | None = None, progress: bool = False,
+        on_epoch: Callable[[dict], None] | None = None, snapshots: Any = None,
+    ) -> History:  # fmt: skip
+        """Run all epochs, until one of the reasons to stop; see `jaxnn.train.fit`.
+
+        With `choose` the history has the best parameters by validation, else the last.
+        """
+        self.stopping = EarlyStopping(
+            self.ts, len(self.seeds), self.multi_seed, patience
+        )
+        self.history = History(*evaluated(self.ts), self.ts, 0)
+        self.snapshots, self.steps_per_call = snapshots, steps_per_call
+        with snapshots or nullcontext():  # entered first: it is locked for others
+            done, at, parts = snapshots.restore(self) if snapshots else (0, 0, [])
+            self.begun: tuple[int, list] = at, parts
+            start, compiled = time.perf_counter(), self.compile_seconds
+            with (
+                _interruptible() as interrupted,
+                tqdm(total=epochs, initial=done, unit="epoch", disable=not progress)
+                as bar,
+            ):  # fmt: skip
+                try:
+                    self._all_epochs(done, epochs, on_epoch, interrupted, bar)
+                except GuardStopError:
+                    self.history.stopped = "guard"
+                except TrainingError as error:
+                    self.history.stopped, error.history = "diverged", self.history
+                    raise
+                finally:
+                    self._end(choose, start, compiled)
+        return self.history
+
+    def _all_epochs(self, done, epochs, on_epoch, interrupted, bar):
+        history, stopping = self.history, self.stopping
+        for epoch in range(done + 1, epochs + 1):
+            if stopping.should_stop():
+                break
+            row = self.epoch(epoch, interrupted)
+            if row is not None:
+                stopping.update(epoch, row, self.ts)
+                history.rows.append(row)
+                self.guard.look_at_evaluation(self, row, epoch)
+                if self.snapshots is not None:
+                    self.snapshots.save(self, epoch)
+                bar.update()
+                bar.set_postfix_str(describe(row))
+                if on_epoch is not None:
+                    on_epoch(row)
+            if row is None or agreed(interrupted.is_set()):
+                history.stopped = "interrupted"
+                return
+        if stopping.should_stop():
+            history.stopped = "early stopping"
+        steps = len(self.x) // self.batch * self.replays
+        self.guard.finish(history, len(history.rows) * steps)
+
+    def _end(self, choose, start, compiled):
+        history, stopping = self.history, self.stopping
+        if self.parallel is not None:
+            self.ts, stopping.tree = self.parallel.local((self.ts, stopping.tree))
+        history.last, history.findings = self.ts, self.guard.findings
+        best = stopping.best() if choose else (evaluated(self.ts), len(history.rows))
+        (history.params, history.state), history.best_epoch = best
+        compiling = self.compile_seconds - compiled
+        history.seconds = {
+            "compile": self.compile_seconds,
+            "train": time.perf_counter() - start - compiling,
+            "first_step_at": self.first_step_at or start,
+        }
+
+    def epoch(self, epoch: int, interrupted: threading.Event) -> dict | None:
+        """Run one epoch; None if it was interrupted before its end."""
+        start, compiled = time.perf_counter(), self.compile_seconds
+        order, (begin, parts) = self.order(epoch), self.begun
+        self.begun = 0, []
+        every = self.snapshots and self.snapshots.every
+        size = min(self.steps_per_call or len(order), every or len(order), len(order))
+        for first in range(begin, len(order), size):
+            parts.append(self._call(order[first : first + size], epoch, first))
+            end = first + size
+            if end < len(order):
+                if self.snapshots and every and end // every > first // every:
+                    self.snapshots.save(self, epoch - 1, end, parts)
+                if agreed(interrupted.is_set()):
+                    return None
+        metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        compiling = self.compile_seconds - compiled
+        return self._row(epoch, metrics, time.perf_counter() - start - compiling)
+
+    def _call(self, rows, epoch, first):
+        """Run the program on some batches, again if the guard wants it done again."""
+        tick()
+        while True:
+            program = self.program(rows)  # compiled before the state is copied
+            self.guard.copy(self.ts)
+            self.ts, metrics = program(self.ts, self.x, self.y, rows, self.keys)
+            metrics = jax.tree.map(np.asarray, metrics)
+            bad_for_one = self.all_or_nothing and not metrics["ok"].all()
+            if self.guard.needs_rerun(self.ts, bad_for_one):
+                self.ts = self.guard.before
+                continue
+            if self.guard.look(self, metrics, epoch, first, rows):
+                return metrics
+
+    def _row(self, epoch, metrics, seconds):
+        ok = metrics["ok"]
+        row = {"epoch": epoch}
+        for name in ("loss", "grad_norm"):
+            good = np.where(ok, metrics[name], 0).astype(np.float64).sum(0)
+            with np.errstate(invalid="ignore"):
+                row[name] = (good / ok.sum(0)).tolist()
+        bad = (~ok).sum(0)
+        row["skipped"] = (bad * (not self.takes_all)).tolist()
+        if self.takes_all:
+            row["taken"] = bad.tolist()
+        if "rescaled" in metrics:
+            row["rescaled"] = metrics["rescaled"].sum(0).tolist()
+        if self.validation is not None:
+            found = evaluate(
+                self.net, *evaluated(self.ts), *self.validation, loss=self.loss,
+                seeds=self.multi_seed, parallel=self.parallel,
+            )  # fmt: skip
+            row["validation_loss"] = found.loss.tolist()
+            row["validation_accuracy"] = found.accuracy.tolist()
+        return row | {"seconds": round(seconds, 4)}
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts as usual.
+
+    An exception in the middle of a step would lose the donated state.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may set signal handlers
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame):
+        del number, frame
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def describe(row: dict) -> str:
+    """One short line about an epoch, means over seeds."""
+    text = f"loss {np.mean(row['loss']):.4f}"
+    if "validation_loss" in row:
+        accuracy = float(np.mean(row["validation_accuracy"]))
+        text += (
+            f"  validation {np.mean(row['validation_loss']):.4f}"
+            if np.isnan(accuracy)
+            else f"  validation {100 * accuracy:.2f}%"
+        )
+    text += f"  gradient norm {np.mean(row['grad_norm']):.3f}"
+    for what in ("skipped", "taken"):
+        if count := int(np.sum(row.get(what, 0))):
+            text += f"  {count} bad steps {what}"
+    return text

@@ -552,8 +552,9 @@ def main():
 
 def _program_of(commit):
     """A name for what that commit gives here: other programs give other arrays."""
-    source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    return f"{commit[:12]}-{source}-{importlib.metadata.version('jaxlib')}"
+    source = Path(__file__).read_text("utf-8").partition("\n# ---- both trees")[0]
+    short = hashlib.sha256(source.encode()).hexdigest()[:12]
+    return f"{commit[:12]}-{short}-{importlib.metadata.version('jaxlib')}"
 
 
 if __name__ == "__main__":

@@ -140,31 +140,20 @@ def run(args: Args) -> None:
 
 def draw(table, path) -> None:
     """Three bars a defense."""
-    from jaxnn.plots.panels import COLORS, name_axes, panels, save, show_legend
+    from experiments.pictures import grouped
+    from jaxnn.plots.panels import panels, save
 
     figure, (ax,) = panels(
         1, width=10.0, height=4.6,
         title="784-128-10, trained in ten ways, under attack within the budget below",
     )  # fmt: skip
     words = {"clean": "clean", "fgsm": "FGSM", "pgd": "PGD-40"}
-    at = np.arange(len(table))
-    for i, (key, word) in enumerate(words.items()):
-        means = [100 * row[key]["mean"] for row in table.values()]
-        errors = [100 * row[key]["std"] for row in table.values()]
-        places = at + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, yerr=errors, color=COLORS[i], label=word,
-               capsize=2)  # fmt: skip
-        for place, mean in zip(places, means, strict=True):
-            ax.text(place, mean + 3, f"{mean:.0f}", ha="center", fontsize=7.5)
     names = [
         f"{n.replace(', eps .3', '').replace(', ', chr(10))}\n(eps {row['epsilon']:g})"
         for n, row in table.items()
     ]
-    ax.set_xticks(at, names, fontsize=7.5)
-    ax.set_ylim(0, 122)
-    ax.set_yticks(range(0, 101, 20))
-    name_axes(ax, "", "percent right of 10,000")
-    show_legend(ax, loc="upper center", ncols=3)
+    series = {word: [row[key] for row in table.values()] for key, word in words.items()}
+    grouped(ax, names, series, "", "percent right of 10,000")
     save(figure, path)
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
@@ -221,23 +221,15 @@ def run(args: Args) -> None:
 
 def draw(table, kinds, path) -> None:
     """Three bars a network."""
-    from jaxnn.plots.panels import COLORS, name_axes, panels, save, show_legend
+    from experiments.pictures import grouped
+    from jaxnn.plots.panels import panels, save
 
     figure, (ax,) = panels(1, width=8.8, height=3.9, title="Masks, lifted")
     words = {"clean": "clean", "naive": "PGD-40 along the gradient",
              "right": "PGD-40 through the mask"}  # fmt: skip
-    at = np.arange(len(kinds))
-    for i, (key, word) in enumerate(words.items()):
-        means = [100 * np.mean(table[name][key]) for name in kinds]
-        places = at + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, color=COLORS[i], label=word)
-        for place, mean in zip(places, means, strict=True):
-            ax.text(place, mean + 2, f"{mean:.0f}", ha="center", fontsize=8)
-    ax.set_xticks(at, kinds, fontsize=9)
-    ax.set_ylim(0, 122)
-    ax.set_yticks(range(0, 101, 20))
-    name_axes(ax, "", "percent right of 10,000")
-    show_legend(ax, loc="upper center", ncols=3)
+    series = {word: [spread(table[name][key]) for name in kinds]
+              for key, word in words.items()}  # fmt: skip
+    grouped(ax, list(kinds), series, "", "percent right of 10,000")
     save(figure, path)
 
 

@@ -168,7 +168,8 @@ def in_words(table: dict[str, Any]) -> str:
 
 def draw(table, args, path) -> None:
     """Three bars a network."""
-    from jaxnn.plots.panels import COLORS, name_axes, panels, save, show_legend
+    from experiments.pictures import grouped
+    from jaxnn.plots.panels import panels, save
 
     figure, (ax,) = panels(
         1, width=9.2, height=4.0,
@@ -179,20 +180,9 @@ def draw(table, args, path) -> None:
         "clean": "clean test images",
         "white_box_pgd": f"PGD-40 on itself, eps {args.epsilon:g}",
     }
-    at = np.arange(len(table))
-    for i, (key, word) in enumerate(words.items()):
-        means = [100 * row[key]["mean"] for row in table.values()]
-        errors = [100 * row[key]["std"] for row in table.values()]
-        places = at + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, yerr=errors, color=COLORS[i], label=word,
-               capsize=2)  # fmt: skip
-        for place, mean in zip(places, means, strict=True):
-            ax.text(place, mean + 2.5, f"{mean:.0f}", ha="center", fontsize=7.5)
-    ax.set_xticks(at, table, fontsize=8.5)
-    ax.set_ylim(0, 125)
-    ax.set_yticks(range(0, 101, 20))
-    name_axes(ax, "training noise: standard deviation + shift", "percent right")
-    show_legend(ax, loc="upper center", ncols=3)
+    series = {word: [row[key] for row in table.values()] for key, word in words.items()}
+    grouped(ax, list(table), series, "training noise: standard deviation + shift",
+            "percent right")  # fmt: skip
     save(figure, path)
 
 

@@ -67,6 +67,35 @@ def bars(
     name_axes(ax, x_name, "", title)
 
 
+def grouped(
+    ax: Any,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, float]]],
+    x_name: str,
+    y_name: str,
+) -> None:
+    """Upright bars in percent: one group a name, in each one bar a series.
+
+    Args:
+      ax: the panel.
+      groups: names below the groups.
+      series: name -> for each group {"mean": share, "std": share}.
+      x_name, y_name: names, with units.
+    """
+    for i, (name, found) in enumerate(series.items()):
+        means, errors = (100 * np.array([f[k] for f in found]) for k in ("mean", "std"))
+        places = np.arange(len(groups)) + 0.27 * (i - 1)
+        ax.bar(places, means, 0.25, yerr=errors, color=COLORS[i], label=name,
+               capsize=2)  # fmt: skip
+        for place, mean in zip(places, means, strict=True):
+            ax.text(place, mean + 2.5, f"{mean:.0f}", ha="center", fontsize=7.5)
+    ax.set_xticks(np.arange(len(groups)), groups, fontsize=7.5)
+    ax.set_ylim(0, 125)
+    ax.set_yticks(range(0, 101, 20))
+    name_axes(ax, x_name, y_name)
+    show_legend(ax, loc="upper center", ncols=3)
+
+
 def strips(
     ax: Any,
     values: Mapping[str, Sequence[float]],

@@ -1,5 +1,6 @@
 """`jaxnn attack` and `jaxnn robustness` on a saved run, as a user types them."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
 from jaxnn.data import write_idx
-from tests.app.common import refused, write_folder
+from tests.app.common import refused, run, write_folder
 
 SETTINGS = {
     "pgd": ("--steps", "5", "--restarts", "2"),
@@ -56,31 +57,6 @@ def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
     assert len(early["rows"]) == 50
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("--attack", "pdg"), "Did you mean 'pgd'"),
-        (("--attack", "fgsm", "--steps", "3"), "fgsm has no setting --steps"),
-        (("--attack", "ddn", "--epsilon", "0.3"), "ddn has no setting --epsilon"),
-        (("--attack", "pgd", "--amount", "3"), "pgd has no setting --amount"),
-        (("--attack", "pgd", "--kind", "blur"), "pgd has no setting --kind"),
-        (("--attack", "fgsm", "--early-stop"), "fgsm has no setting --early-stop"),
-        (("--attack", "pgd", "--steps", "0"), "steps=0, expected steps >= 1"),
-        (("--epsilon", "-1"), "expected a finite epsilon >= 0"),
-    ],
-)
-def test_bad_settings_get_one_clear_line(run_folder, capsys, words, expected):
-    assert expected in refused("attack", run_folder, *words)
-
-
-def test_no_run_and_images_of_another_shape_are_refused(run_folder, tmp_path, capsys):
-    assert "nowhere" in refused("attack", "nowhere")
-    small = write_folder(tmp_path / "small", side=8)
-    text = refused("attack", run_folder, "--data", small)
-    assert "(28, 28)" in text
-    assert "(8, 8)" in text
-
-
 @pytest.mark.slow
 def test_robustness_writes_its_page(run_folder, capsys):
     words = ["robustness", str(run_folder), "--images", "40", "--out", "found"]
@@ -110,6 +86,55 @@ def test_a_failed_check_is_an_exit_status(
     words = ["robustness", str(run_folder), "--images", "10", "--out", "judged"]
     assert main(words) == status
     assert ("DO NOT BELIEVE" in capsys.readouterr().out) != believable
+
+
+def test_settings_that_an_attack_has_not_are_named(run_folder):
+    for words, expected in (
+        (("--attack", "pdg"), "Did you mean 'pgd'"),
+        (("--attack", "fgsm", "--steps", "3"), "fgsm has no setting --steps"),
+        (("--attack", "ddn", "--epsilon", "0.3"), "ddn has no setting --epsilon"),
+        (("--attack", "pgd", "--amount", "3"), "pgd has no setting --amount"),
+        (("--attack", "pgd", "--kind", "blur"), "pgd has no setting --kind"),
+        (("--attack", "fgsm", "--early-stop"), "fgsm has no setting --early-stop"),
+        (("--attack", "pgd", "--steps", "0"), "steps=0, expected steps >= 1"),
+        (("--epsilon", "-1"), "expected a finite epsilon >= 0"),
+    ):
+        assert expected in refused("attack", run_folder, *words)
+
+
+def test_images_of_another_shape_and_more_classes_are_refused(run_folder, tmp_path):
+    small = write_folder(tmp_path / "small", side=8)
+    labels = {"t10k-labels-idx1-ubyte": np.arange(80, dtype=np.uint8) % 5}
+    more = write_folder(tmp_path / "more", **labels)
+    write_idx(more / "train-labels-idx1-ubyte.gz", np.arange(240, dtype=np.uint8) % 5)
+    for command in ("eval", "attack", "robustness"):
+        text = refused(command, run_folder, "--data", small)
+        assert "(28, 28)" in text
+        assert "(8, 8)" in text
+        text = refused(command, run_folder, "--data", more)
+        assert "knows 3 classes, got 5" in text
+
+
+def test_outputs_that_are_nan_are_said_first_and_fail(run_folder, tmp_path):
+    broken = Path(shutil.copytree(run_folder, tmp_path / "broken"))
+    tree = dict(np.load(broken / "params.npz"))
+    tree |= {k: v * np.nan for k, v in tree.items() if k.endswith("/w")}
+    np.savez(broken / "params.npz", **tree)
+    picture = np.full((40, 40), 255, np.uint8)
+    picture[8:32, 18:22] = 0
+    Image.fromarray(picture).save(tmp_path / "digit.png")
+    for words in (("eval", broken), ("predict", broken, "digit.png")):
+        found = run(*words)
+        assert found.status == 2
+        assert "%" not in found.out
+        assert "outputs are not finite" in found.err
+    for attack, few in (("pgd", "--steps"), ("square", "--queries")):
+        found = run("attack", broken, "--attack", attack, few, 2)
+        assert found.status != 0
+        assert found.out.startswith("NOT FINITE     the outputs for 80 of 80 images")
+        assert "are not finite" in found.err
+    found = [json.loads(p.read_text()) for p in (broken / "attacks").glob("*.json")]
+    assert [(f["accuracy_before"], f["accuracy_after"]) for f in found] == [(0, 0)] * 2
 
 
 def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
@@ -144,35 +169,6 @@ def test_every_kind_of_camera_has_an_amount_of_its_own(kind, run_folder, capsys)
     assert found["settings"]["amount"] in (0.5, 1.0)
 
 
-def test_data_of_more_classes_is_refused(run_folder, tmp_path, capsys):
-    y = np.arange(80, dtype=np.uint8) % 5
-    more = write_folder(tmp_path / "more", **{"t10k-labels-idx1-ubyte": y})
-    write_idx(more / "train-labels-idx1-ubyte.gz", np.arange(240, dtype=np.uint8) % 5)
-    for command in ("attack", "robustness"):
-        text = refused(command, run_folder, "--data", more)
-        assert "knows 3 classes, got 5" in text
-
-
-def test_outputs_that_are_nan_are_said_first_and_fail(run_folder, tmp_path, capsys):
-    broken = tmp_path / "broken"
-    shutil.copytree(run_folder, broken)
-    tree = dict(np.load(broken / "params.npz"))
-    tree = {
-        k: v * np.nan if np.issubdtype(v.dtype, np.floating) else v
-        for k, v in tree.items()
-    }
-    np.savez(broken / "params.npz", **tree)
-    for attack in ("pgd", "square"):
-        words = ("--steps", "2") if attack == "pgd" else ("--queries", "2")
-        assert main(["attack", str(broken), "--attack", attack, *words]) != 0
-        out, err = capsys.readouterr()
-        assert out.startswith("NOT FINITE     the outputs for 80 of 80 images")
-        assert "are not finite" in err
-    found = [json.loads(p.read_text()) for p in (broken / "attacks").glob("*.json")]
-    assert [f["accuracy_before"] for f in found] == [0, 0]
-    assert [f["accuracy_after"] for f in found] == [0, 0]
-
-
 @pytest.mark.slow
 def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
     other = tmp_path / "other" / run_folder.name
@@ -185,3 +181,62 @@ def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
     assert np.shape(transfer["matrix"]) == (2, 2)
     text = refused("robustness", run_folder, "--transfer-from", run_folder)
     assert "the run itself" in text
+
+
+# ---- `train`, `attack` and `robustness` say the same of one attack
+
+RUNS = {
+    "plain": ("--label-smoothing", "0"),
+    "smoothed": ("--label-smoothing", "0.3"),
+    "mse": ("--loss", "mse"),
+    "quadratic": ("--loss", "quadratic", "--output", "sigmoid"),
+    "hinge": ("--loss", "hinge"),
+    "margin": ("--loss", "margin"),
+    "nll": ("--loss", "nll", "--output", "log_softmax"),
+    "focal": ("--loss", "softmax_focal"),
+    "sigmoid": ("--loss", "sigmoid_cross_entropy"),
+    "trained for .2": ("--adversarial", "fgsm_rs", "--epsilon", "0.2"),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("small"), side=6)
+
+
+DEAR = [pytest.param(n, marks=pytest.mark.slow) for n in RUNS if n != "quadratic"]
+
+
+@pytest.mark.parametrize("name", ["quadratic", *DEAR])
+def test_one_attack_has_one_accuracy(name, small, monkeypatch, capsys):
+    # the checks are not what this is about, and dear
+    monkeypatch.setattr(
+        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", {}
+    )
+    words = ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
+    words += ["--attack-images", "50", "--quiet", *RUNS[name]]
+    assert main(["train", "--data", str(small), "--out", "r", *words]) == 0
+    with open("r/result.json") as file:
+        train = json.load(file)["adversarial"]
+    epsilon = str(train["epsilon"])
+    assert epsilon == ("0.2" if name == "trained for .2" else "0.1")
+    given = ["r", "--images", "50", "--epsilon", epsilon]
+    assert main(["robustness", *given, "--quiet"]) == 0
+    with open("r/robustness/robustness.json") as file:
+        robust = json.load(file)
+    rounds = {r["name"]: r["alone"] for r in robust["rounds"]}
+    assert train["worst"] <= min(train[f"pgd40_{epsilon}"], train[f"fgsm_{epsilon}"])
+    assert robust["robust"]["share"] <= train["worst"]
+    for attack, key in {
+        "FGSM": f"fgsm_{epsilon}",
+        "PGD-40": f"pgd40_{epsilon}",
+        "PGD-40, margin": f"margin_pgd40_{epsilon}",
+    }.items():
+        assert rounds[attack] | {"share": train[key]} == rounds[attack]
+        assert rounds[attack]["of"] == 50
+    for attack, key in (("fgsm", "fgsm"), ("pgd", "pgd40")):
+        assert main(["attack", *given, "--attack", attack]) == 0
+        path = f"r/attacks/{attack}_{epsilon}_images50.json"
+        with open(path) as file:
+            assert json.load(file)["accuracy_after"] == train[f"{key}_{epsilon}"]
+    capsys.readouterr()

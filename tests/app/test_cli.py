@@ -2,19 +2,24 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxnn import attacks
+from jaxnn.app.config import RECIPES
 from jaxnn.cli import main
 from jaxnn.files import locked
-from tests.app.common import TINY, refused, write_folder
+from jaxnn.layers import ACTIVATIONS, LAYERS
+from jaxnn.losses import LOSSES
+from jaxnn.optimizers import OPTIMIZERS
+from tests.app.common import TINY, refused, run, write_folder
 
 
 def test_a_run_leaves_everything_it_promises(run_folder):
@@ -38,14 +43,6 @@ def test_a_run_leaves_everything_it_promises(run_folder):
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     for picture in run_folder.glob("*.png"):
         Image.open(picture).verify()
-
-
-def test_label_smoothing_is_only_for_the_loss_that_has_it(digits, tmp_path):
-    words = ["train", *TINY, "--data", str(digits), "--attack-images", "0", "--quiet"]
-    for loss, smoothing in (("mse", 0.0), ("softmax_cross_entropy", 0.1)):
-        assert main([*words, "--loss", loss, "--out", loss]) == 0
-        config = json.loads((tmp_path / loss / "config.json").read_text())
-        assert (config["label_smoothing"], config["lr"]) == (smoothing, 1e-3)
 
 
 def test_eval_gives_the_accuracy_that_training_reported(run_folder, capsys):
@@ -82,61 +79,26 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path, capsys)
     [
         ("--model", "linear", "--layers"),
         ("--model", "serial", "--layers", "flatten", "dense:8", "relu", "dense:3"),
-        ("--layers", "16", "dropout:0.2", "8", "--batch-norm", "--dropout", "0.1"),
-        ("--activation", "tanh", "--init", "xavier_uniform", "--optimizer", "nesterov"),
-        ("--loss", "mse", "--output", "sigmoid", "--schedule", "onecycle"),
-        ("--l1", "1e-4", "--l2", "1e-4", "--max-norm", "2", "--noise", "0.1"),
-        (
-            "--label-smoothing",
-            "0.1",
-            "--dtype",
-            "bfloat16",
-            "--shuffle",
-            "per-seed",
-            "--seeds",
-            "2",
-        ),
+        ("--layers", "16", "dropout:0.2", "8", "--batch-norm", "--dropout", "0.1",
+         "--activation", "tanh", "--init", "xavier_uniform", "--optimizer", "nesterov"),
+        ("--loss", "mse", "--output", "sigmoid", "--schedule", "onecycle", "--l1",
+         "1e-4", "--l2", "1e-4", "--max-norm", "2"),
+        ("--dtype", "bfloat16", "--shuffle", "per-seed", "--seeds", "2"),
         ("--patience", "1", "--lr", "0.5", "--optimizer", "sgd"),
-        ("--validation", "0"),
+        ("--validation", "0", "--loss", "kl"),
+        ("--mixup", "0.2", "--weight-noise", "0.01", "--clip-norm", "1", "--ema", "0.9",
+         "--spectral-norm", "1e-3", "--max-spectral-norm", "3", "--class-weights",
+         "balanced", "--augment", "digits", "--elastic", "0.5", "--noise", "0.1",
+         "--noise-kind", "sign"),
+        ("--loss", "hinge", "--shift", "2", "--clip-value", "0.1", "--mixup", "1"),
+        ("--loss", "margin", "--rotate", "10", "--seeds", "2"),
     ],
-)
+    ids=" ".join,
+)  # fmt: skip
 @pytest.mark.slow
 def test_flags_train(digits, words):
     out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
     assert main(["train", *TINY, *words, *out]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("--model", "mlpp"), ["unknown model 'mlpp'", "Did you mean 'mlp'", "serial"]),
-        (("--layers", "dens:5"), ["unknown layer 'dens'", "dense", "batch_norm"]),
-        (("--layers", "dense:x"), ["'x' is not a number"]),
-        (("--layers", "relu:1:2"), ["relu:1:2", "dense:128"]),
-        (("--layers", "0"), ["width must be at least 1"]),
-        (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
-        (("--activation", "rel"), ["unknown activation 'rel'", "sigmoid"]),
-        (("--init", "glorot"), ["unknown initialiser", "xavier"]),
-        (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),
-        (("--schedule", "cos"), ["unknown schedule", "onecycle"]),
-        (("--loss", "hinje"), ["unknown loss", "softmax_cross_entropy"]),
-        (("--lr", "-1"), ["lr=-1", "lr > 0"]),
-        (("--batch", "1000"), ["batch=1000 but only 200 training rows"]),
-        (("--validation", "240"), ["240"]),
-        (("--recipe", "nielson"), ["unknown recipe", "nielsen"]),
-    ],
-)
-def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
-    text = refused("train", *TINY, "--data", digits, "--out", "x", *words)
-    for part in expected:
-        assert part in text
-    assert not os.path.exists("x") or not os.listdir("x") or "batch" in text
-
-
-def test_a_missing_folder_and_an_unknown_command_say_so(capsys):
-    assert "no/such" in refused("train", "--data", "no/such/folder", "--out", "x")
-    assert "train" in refused("trian")
-    assert "config.json" in refused("eval", "nowhere")
 
 
 def test_a_folder_with_files_is_never_written_into(digits, tmp_path, capsys):
@@ -195,46 +157,71 @@ def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, capsys)
     assert "absent.png: got no such file" in err
 
 
-def test_outputs_that_are_not_finite_are_no_answer(run_folder, tmp_path, capsys):
-    _digit(tmp_path / "good.png")
-    copy = shutil.copytree(run_folder, tmp_path / "bad")
-    with np.load(copy / "params.npz") as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays |= {k: v * np.nan for k, v in arrays.items() if k.endswith("/w")}
-    np.savez(copy / "params.npz", **arrays)
-    for words in (["predict", copy, "good.png"], ["eval", copy]):
-        assert main(list(map(str, words))) == 2
-        out, err = capsys.readouterr()
-        assert "%" not in out
-        assert "outputs are not finite" in err
-
-
-def test_eval_refuses_data_of_another_shape_or_more_classes(
-    run_folder, tmp_path, capsys
-):
-    other = write_folder(tmp_path / "small", side=14)
-    text = refused("eval", run_folder, "--data", other)
-    assert "(28, 28)" in text
-    assert "(14, 14)" in text
-
-
-def test_damaged_run_folders_are_refused(run_folder, tmp_path, capsys):
-    for name, content in (("params.npz", b"PK"), ("config.json", b"{")):
-        copy = shutil.copytree(run_folder, tmp_path / name)
-        (copy / name).write_bytes(content)
-        assert name in refused("eval", copy)
-
-
-def test_help_does_not_import_jax():
+def test_help_loads_what_it_lists_and_jax_only_then():
     code = (
-        "import sys; sys.argv = ['jaxnn', 'train', '--help']\n"
-        "from jaxnn.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules), 'heavy imports'"
+        "import sys\nfrom jaxnn.cli import main\nmain(['--help'])\n"
+        "from jaxnn.app import checks, config\n"
+        "heavy = {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nmain(['train', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "--optimizer" in done.stdout
+    listed = done.stdout.replace("│", "").split()
+    for table in LOSSES, OPTIMIZERS, ACTIVATIONS, LAYERS, RECIPES:
+        assert {*table} <= {word.strip(",.();") for word in listed}
+
+
+OWN = """
+import jax.numpy as jnp
+from jaxnn import attacks
+from jaxnn.layers import LAYERS, relu
+from jaxnn.losses import LOSSES, mse
+
+LAYERS["twice"] = lambda: relu
+LOSSES["own"] = lambda *args, **options: mse(*args, **options)
+
+@attacks.attack(traced=("epsilon",))
+def darker(model, x, y, *, epsilon):
+    return jnp.clip(x - epsilon, 0, 1)
+"""
+
+
+@pytest.mark.usefixtures("_registry")
+def test_what_a_file_registers_is_known_to_every_command(digits):
+    Path("own.py").write_text(OWN)
+    train = [
+        "train",
+        *TINY,
+        "--data",
+        digits,
+        "--layers",
+        "8",
+        "twice",
+        "--loss",
+        "own",
+    ]
+    out = ["--attack-images", "0", "--quiet", "--out", "x"]
+    assert "unknown loss 'own'" in refused(*train, *out)
+    assert run(*train, *out, "--use", "own.py").status == 0
+    found = run("attack", "x", "--use=own.py", "--attack", "darker", "--epsilon", ".3")
+    assert "under darker, 80 images" in found.out, found.err
+    assert run("compare", "x", "--use", "own.py", "--dtypes", "float64").status == 0
+    assert "darker" in run("attack", "--help", "--use", "own.py").out
+    assert "no such file" in refused("eval", "x", "--use", "nothing.py")
+    assert "cannot be imported" in refused("eval", "x", "--use", "no.such.module")
+    Path("bad.py").write_text("x = 1\nraise ValueError('mine')\n")
+    assert "bad.py line 2" in refused("eval", "x", "--use", "bad.py")
+
+
+@pytest.fixture
+def _registry():
+    """Tables as they were, after the test."""
+    tables = LOSSES, LAYERS, attacks.ATTACKS
+    before = [dict(table) for table in tables]
+    yield
+    for table, was in zip(tables, before, strict=True):
+        table.clear()
+        table.update(was)
 
 
 def started_run(digits, tmp_path, epochs=100_000):

@@ -235,6 +235,41 @@ def train(digits, *words):
     return ("train", *TINY, "--data", digits, "--out", "x", *words)
 
 
+MESSAGES = [
+    # what one line must say
+    (("--model", "mlpp"), ["unknown model 'mlpp'", "Did you mean 'mlp'", "serial"]),
+    (("--layers", "dens:5"), ["unknown layer 'dens'", "dense", "batch_norm"]),
+    (("--layers", "dense:x"), ["'x' is not a number"]),
+    (("--layers", "relu:1:2"), ["relu:1:2", "dense:128"]),
+    (("--layers", "0"), ["width must be at least 1"]),
+    (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
+    (("--init", "glorot"), ["unknown initialiser", "xavier"]),
+    (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),
+    (("--schedule", "cos"), ["unknown schedule", "onecycle"]),
+    (("--loss", "hinje"), ["unknown loss", "softmax_cross_entropy"]),
+    (("--lr", "-1"), ["lr=-1", "lr > 0"]),
+    (("--batch", "1000"), ["batch=1000 but only 200 training rows"]),
+    (("--recipe", "nielson"), ["unknown recipe", "nielsen"]),
+    (("--data", "no/such/folder"), ["no/such/folder"]),
+    (("--mixup", "-1"), ["mixup=-1", "mixup >= 0"]),
+    (("--clip-norm", "1", "--clip-value", "1"), ["expected one of them"]),
+    (("--ema", "1"), ["ema=1", "0 <= ema < 1"]),
+    (("--rotate", "-5"), ["rotate=-5", "0 <= rotate <= 180"]),
+    (("--noise", "-1", "--noise-kind", "uniform"), ["noise=-1", "0 <= noise"]),
+]
+
+
+@pytest.mark.usefixtures("_no_work")
+def test_one_line_says_what_was_got_and_what_is_expected(digits):
+    for words, expected in MESSAGES:
+        text = refused(*train(digits, *words))
+        assert text.startswith("jaxnn: error: ")
+        for part in expected:
+            assert part in text, words
+    assert "Did you mean 'train'" in refused("trian")
+    assert "config.json" in refused("eval", "nowhere")
+
+
 @pytest.mark.usefixtures("_no_work")
 @pytest.mark.parametrize("part", range(8))
 def test_bad_flags_of_train_are_refused_and_leave_nothing(digits, part):

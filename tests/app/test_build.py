@@ -15,10 +15,8 @@ from jaxnn.app.config import TrainConfig
 from jaxnn.app.folder import probabilities
 from jaxnn.app.train import attack_keys, collapses
 from jaxnn.augment import augment_by_name
-from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
-from tests.app.common import TINY, refused
 from tests.rules.common import assert_trees_close, normal
 
 KEY = jax.random.key(0)
@@ -80,55 +78,6 @@ def test_probabilities_keep_the_order_of_the_outputs(name):
     chance = probabilities(outputs, replace(TrainConfig(), loss=name))
     np.testing.assert_allclose(chance.sum(-1), 1)
     assert (chance.argmax(-1) == outputs.argmax(-1)).all()
-
-
-ALL = (
-    "--mixup", "0.2", "--weight-noise", "0.01", "--clip-norm", "1", "--ema", "0.9",
-    "--spectral-norm", "1e-3", "--max-spectral-norm", "3", "--class-weights",
-    "balanced", "--augment", "digits", "--elastic", "0.5", "--noise", "0.1",
-    "--noise-kind", "sign",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ALL,
-        ("--loss", "hinge", "--shift", "2", "--clip-value", "0.1", "--mixup", "1"),
-        ("--loss", "margin", "--rotate", "10", "--seeds", "2", "--shuffle", "per-seed"),
-        ("--loss", "softmax_focal"), ("--loss", "kl"), ("--loss", "huber"),
-        ("--loss", "mae"), ("--loss", "sigmoid_focal"),
-    ],
-)  # fmt: skip
-@pytest.mark.slow
-def test_flags_train(digits, words):
-    out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
-    assert main(["train", *TINY, *words, *out]) == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("--mixup", "-1"), ["mixup=-1", "mixup >= 0"]),
-        (("--weight-noise", "-1"), ["weight_noise=-1", "weight_noise >= 0"]),
-        (("--clip-norm", "0"), ["clip_norm=0", "clip_norm > 0"]),
-        (("--clip-norm", "1", "--clip-value", "1"), ["expected one of them"]),
-        (("--ema", "1"), ["ema=1", "0 <= ema < 1"]),
-        (("--max-norm", "0"), ["max_norm=0", "max_norm > 0"]),
-        (
-            ("--max-spectral-norm", "-1"),
-            ["max_spectral_norm=-1", "max_spectral_norm > 0"],
-        ),
-        (("--spectral-norm", "-1"), ["spectral_norm=-1", "spectral_norm >= 0"]),
-        (("--noise", "-1", "--noise-kind", "uniform"), ["noise=-1", "0 <= noise"]),
-        (("--rotate", "-5"), ["rotate=-5", "0 <= rotate <= 180"]),
-        (("--shift", "-2"), ["shift=-2"]),
-    ],
-)
-def test_bad_settings_get_one_clear_line(digits, capsys, words, expected):
-    text = refused("train", *TINY, "--data", digits, "--out", "x", *words)
-    for part in expected:
-        assert part in text
 
 
 def test_amounts_out_of_range_raise_before_any_step():

@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -17,6 +18,11 @@ def versions(*more: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def surroundings() -> dict[str, Any]:
+    """What each result is kept with: versions, device and commit."""
+    return {"versions": versions(), "device": device(), "git": git_commit()}
 
 
 def device() -> str:

@@ -4,6 +4,7 @@ import itertools
 import os
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from jaxnn.app.folder import (
     Run,
     data_of,
     open_run,
+    print_undrawn,
     probabilities,
+    sample_rows,
 )
 from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
 from jaxnn.attacks.outputs import to_logits
-from jaxnn.data.datasets import stratified_sample, unit_images
-from jaxnn.environment import device, git_commit, versions
+from jaxnn.data import unit_images
+from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
@@ -95,8 +98,7 @@ def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, 
             f"distance       median {np.median(fooled):.4g} in {norm} of the "
             f"{len(fooled):,} fooled"
         )
-    for why in failed.values():
-        print(f"not drawn      {picture}: {why}")
+    print_undrawn(failed)
     print(f"saved to       {path}, .png")
     _fail_if_lost(run, lost)
     return found
@@ -116,7 +118,7 @@ def robustness_run(config: RobustnessConfig, started: float | None = None) -> An
     model = _first(run)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
-    others = _others(config, run)
+    name, others = _others(config, run)
     found = evaluate(
         model, x, y, threat=threat, level=config.level, others=others,
         seed=config.seed, say=None if config.quiet else lambda line: print(
@@ -130,7 +132,7 @@ def robustness_run(config: RobustnessConfig, started: float | None = None) -> An
     transfer = None
     if others:
         sample = x[found.sample], y[found.sample]
-        named = {_named(config.run, config): model} | others
+        named = {name: model} | others
         transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
         print(f"transfer       {transfer.check.verdict}: {transfer.check.words}")
     record = _record("robustness", config, run) | {
@@ -166,30 +168,20 @@ def _record(name: str, config: Any, run: Run) -> dict[str, Any]:
         "run": str(run.folder),
         "command": shlex.join(words),
         "data": config.data or run.config.data,
-        "versions": versions(),
-        "device": device(),
-        "git": git_commit(),
-    }
+    } | surroundings()
 
 
-def _unused(
-    folder: Path, name: str, ending: str, found: dict, inside: str = ""
-) -> Path:
+def _unused(folder: Path, name: str, ending: str, found: dict, inside="") -> Path:
     """A path whose earlier result, if there is one, is of the same command."""
     for number in itertools.count(1):
         path = folder / (f"{name}{f'-{number}' if number > 1 else ''}{ending}")
         result = path / inside if inside else path
-        if not os.path.exists(result) or _command(result) == found["command"]:
+        if not os.path.exists(result):
             return path
+        with suppress(JaxnnError, KeyError, TypeError):  # it cannot be told
+            if read_json(result)["command"] == found["command"]:
+                return path
     raise AssertionError  # numbers do not end
-
-
-def _command(path):
-    """The command of an earlier result; None where it cannot be told."""
-    try:
-        return read_json(path)["command"]
-    except (JaxnnError, KeyError, TypeError):
-        return None
 
 
 def _name(config, options):
@@ -225,42 +217,35 @@ def _fail_if_lost(run, lost):
         )
 
 
-def _named(path, config):
-    """The folder's name where no other has it, else its path."""
+def _others(config, run) -> tuple[str, dict[str, Classifier]]:
+    """The run's name, and name -> network of the other runs: paths where names meet."""
     every = [real_path(p) for p in (config.run, *config.transfer_from)]
-    same = [p for p in every if p.name == real_path(path).name]
-    return str(path) if len(same) > 1 else real_path(path).name
-
-
-def _others(config, run):
-    """Name -> network of the other runs."""
-    every = [real_path(p) for p in (config.run, *config.transfer_from)]
-    for path in every:
-        if every.count(path) > 1:
+    named = {}
+    for path, real in zip((config.run, *config.transfer_from), every, strict=True):
+        if every.count(real) > 1:
             raise JaxnnError(
-                f"--transfer-from: {path} is named twice, or is the run itself"
+                f"--transfer-from: {real} is named twice, or is the run itself"
             )
-    return {_named(path, config): _other(path, run) for path in config.transfer_from}
-
-
-def _other(folder, run):
-    """The network of another run for the same images."""
-    other = open_run(folder)
-    if other.facts.in_shape != run.facts.in_shape:
-        raise JaxnnError(
-            f"--transfer-from {folder}: trained on images {other.facts.in_shape}, but "
-            f"{run.folder} on {run.facts.in_shape}"
-        )
-    return _first(other)
+        alone = [p.name for p in every].count(real.name) == 1
+        named[real.name if alone else str(path)] = path
+    name, *others = named
+    found = {}
+    for other in others:
+        found[other] = open_run(named[other])
+        if found[other].facts.in_shape != run.facts.in_shape:
+            raise JaxnnError(
+                f"--transfer-from {named[other]}: trained on images "
+                f"{found[other].facts.in_shape}, but {run.folder} on "
+                f"{run.facts.in_shape}"
+            )
+    return name, {other: _first(found[other]) for other in others}
 
 
 def _opened(config):
     """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
     run = open_run(config.run)
     test = data_of(run, config.data).test
-    rows = np.arange(len(test.y))
-    if 0 < config.images < len(test.y):
-        rows = stratified_sample(test.y, config.images, config.seed)
+    rows = sample_rows(test.y, config.images, config.seed)
     return run, unit_images(test.x[rows]), test.y[rows], rows
 
 

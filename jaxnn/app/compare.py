@@ -14,7 +14,7 @@ from jaxnn.app.build import Experiment, build, facts_of
 from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
-from jaxnn.app.folder import check_new, new_folder, open_run
+from jaxnn.app.folder import check_new, new_folder, open_run, print_undrawn
 from jaxnn.app.settings import flag, given
 from jaxnn.check.compare import compare_job
 from jaxnn.check.cost import compare_costs
@@ -27,7 +27,7 @@ from jaxnn.check.report import AS_CALLED, GradientReport
 from jaxnn.check.watch import named_leaves
 from jaxnn.costs import count_parameters
 from jaxnn.data import load
-from jaxnn.environment import device, git_commit, versions
+from jaxnn.environment import device, surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, real_path, write_json
 from jaxnn.plots import gradients as plots
@@ -76,13 +76,12 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
         say(f"\n{methods_table(result)}\n")
     for what, sentence in facts(result):
         say(f"{what:<14} {sentence}")
-    result |= {"device": device(), "versions": versions(), "git": git_commit()}
+    result |= surroundings()
     result["seconds"] = round(time.perf_counter() - started, 3)
     # not before all else is known: what cannot be compared leaves no folder
     folder = new_folder(config.network.out, f"compare-{subject.name}")
     write_json(folder / "gradients.json", result)
-    for name, why in draw(folder, pictures).items():
-        print(f"not drawn      {name}: {why}")
+    print_undrawn(draw(folder, pictures))
     page = write_page(folder, result)
     print(f"verdict        {verdict(result)}")
     say(f"time           {result['seconds']:.1f} s")

@@ -19,7 +19,7 @@ from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import FREE, check, must_stay
 from jaxnn.app.config import TrainCommand, TrainConfig
 from jaxnn.app.settings import SMALLEST, flag, from_plain
-from jaxnn.data import Dataset, load
+from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
@@ -299,6 +299,19 @@ def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
         outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
     positive = np.clip(outputs, 1e-12, None)
     return positive / positive.sum(-1, keepdims=True)
+
+
+def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Rows of a stratified sample of `count` labels; -1, or more than all: all."""
+    if 0 < count < len(y):
+        return stratified_sample(y, count, seed)
+    return np.arange(len(y))
+
+
+def print_undrawn(failed: dict[str, str]) -> None:
+    """Say which pictures could not be drawn, and why."""
+    for name, why in failed.items():
+        print(f"not drawn      {name}: {why}")
 
 
 # ---- continued

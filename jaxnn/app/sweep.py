@@ -16,14 +16,14 @@ from jaxnn.app.build import build, check_experiment, facts_of
 from jaxnn.app.checks import check, check_data
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import SweepConfig, TrainConfig
-from jaxnn.app.folder import fresh_folder, saved_in, use_dtype
+from jaxnn.app.folder import fresh_folder, print_undrawn, saved_in, use_dtype
 from jaxnn.app.group import group_experiment, train_group
 from jaxnn.app.points import Group, grouped, parse_axes, sweep_points
 from jaxnn.app.settings import from_plain
 from jaxnn.data import load
 from jaxnn.distributed.mesh import data_mesh
 from jaxnn.distributed.processes import show_cpu_devices
-from jaxnn.environment import device, git_commit, versions
+from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
@@ -64,12 +64,11 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     with fresh if folder is None else nullcontext(folder) as folder:
         result = _sweep(config, points, groups, data, facts, mesh, folder, done)
     result["seconds"] = round(time.perf_counter() - started, 2)
-    result |= {"versions": versions(), "device": device(), "git": git_commit()}
+    result |= surroundings()
     write_json(folder / FILE, result)
     failed = draw(folder, {"sweep.png": partial(_picture, result, list(axes))})
     print("\n".join(table(result)))
-    for name, why in failed.items():
-        print(f"not drawn      {name}: {why}")
+    print_undrawn(failed)
     print(f"saved to       {folder}  (sweep.json, sweep.png)")
     if not result["best"]["trained"]:
         error = TrainingError(

@@ -22,7 +22,9 @@ from jaxnn.app.folder import (
     finished,
     fresh_folder,
     note,
+    print_undrawn,
     probabilities,
+    sample_rows,
     save_config,
     save_network,
     use_dtype,
@@ -32,11 +34,11 @@ from jaxnn.app.use import save_findings
 from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters, summary
-from jaxnn.data import stratified_sample, unit_images
+from jaxnn.data import unit_images
 from jaxnn.defenses import find_collapse
 from jaxnn.distributed.mesh import DataParallel, same_everywhere
 from jaxnn.distributed.processes import distributed_run
-from jaxnn.environment import Processes, device, git_commit, versions
+from jaxnn.environment import Processes, device, surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, plain, write_json, write_text
 from jaxnn.robustness.threat import Threat
@@ -143,8 +145,7 @@ def train_run(
         folder, {"report.md": lambda _: write_report(folder, result)}
     )
     _write(folder, result, seconds, started)
-    for picture, why in result["not_drawn"].items():
-        print(f"not drawn      {picture}: {why}")
+    print_undrawn(result["not_drawn"])
     took = result["seconds"]
     log(
         f"time           {took['total']:.1f} s: import {took['import']:.1f}, compile "
@@ -286,10 +287,7 @@ class Trained:
             "config": plain(vars(config)),
             "network": self.e.facts._asdict(),
             "summary": table,
-            "versions": versions(),
-            "device": device(),
-            "git": git_commit(),
-        }
+        } | surroundings()
 
     def test(self) -> dict[str, Any]:
         """Measure accuracy on all test images, once."""
@@ -356,9 +354,7 @@ class Trained:
     def attack(self) -> dict[str, Any]:
         """Measure the worst case on test images, every seed on the same ones."""
         c, test = self.e.config, self.e.data.test
-        rows, count = np.arange(len(test.y)), c.attack_images or 0
-        if 0 < count < len(test.y):
-            rows = stratified_sample(test.y, count, c.seed)
+        rows = sample_rows(test.y, c.attack_images or -1, c.seed)
         x, y, threat = unit_images(test.x[rows]), test.y[rows], threat_of(c)
         keys, right = attack_keys(threat.epsilon), {}
         for i in range(c.seeds):

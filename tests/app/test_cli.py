@@ -189,19 +189,9 @@ def darker(model, x, y, *, epsilon):
 @pytest.mark.usefixtures("_registry")
 def test_what_a_file_registers_is_known_to_every_command(digits):
     Path("own.py").write_text(OWN)
-    train = [
-        "train",
-        *TINY,
-        "--data",
-        digits,
-        "--layers",
-        "8",
-        "twice",
-        "--loss",
-        "own",
-    ]
-    out = ["--attack-images", "0", "--quiet", "--out", "x"]
-    assert "unknown loss 'own'" in refused(*train, *out)
+    train = ["train", *TINY, "--data", digits, "--layers", "8", "twice"]
+    out = ["--loss", "own", "--attack-images", "0", "--quiet", "--out", "x"]
+    assert "unknown layer 'twice'" in refused(*train, *out)
     assert run(*train, *out, "--use", "own.py").status == 0
     found = run("attack", "x", "--use=own.py", "--attack", "darker", "--epsilon", ".3")
     assert "under darker, 80 images" in found.out, found.err
@@ -281,7 +271,7 @@ def test_resume_finishes_a_run_refuses_another_and_knows_when_all_is_done(
     config = (tmp_path / "a" / "config.json").read_text()
     edited = config.replace('"l2": 0.0', '"l2": 0.5')
     (tmp_path / "a" / "config.json").write_text(edited)
-    text = refused("train", "--resume", "a")
+    text = run("train", "--resume", "a").err
     assert "setting l2 is 0.0 there and 0.5 here" in text
     (tmp_path / "a" / "config.json").write_text(config)
     with locked(tmp_path / "a" / "snapshots", "run"):

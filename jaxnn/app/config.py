@@ -22,7 +22,7 @@ from jaxnn.app.settings import (
 from jaxnn.environment import Processes
 
 MODELS = ("linear", "mlp", "cnn", "serial")
-EPSILON = 0.1
+EPSILON, EPS = 0.1, tyro.conf.arg(aliases=["--eps"])
 """The usual budget of attacks and defenses, pixels being in [0, 1]."""
 
 POSITIVE, NOT_NEGATIVE = Range(0, ends="(]"), Range(0)
@@ -61,9 +61,22 @@ def _usual_decay(c) -> float | None:
     return weight_decay_of(c.optimizer)
 
 
+SEED = Range(0, 2**32 - 1)
 HIDDEN = Needs(has_sizes, "hidden layers given by size, such as --layers 128 or 32x5")
 INITIAL = Needs(lambda c: c.model != "serial" or has_sizes(c), NAMED_LAYER)
 ATTACKED = Needs(lambda c: c.adversarial != "none", "--adversarial")
+SMOOTHED = only_with("loss", "softmax_cross_entropy")
+STEPS = only_with("adversarial", "pgd", "trades")
+STEP_SIZE = only_with("adversarial", "pgd", "trades", "fgsm_rs")
+MIXED = only_with("adversarial", "fgsm_mix", "ibp")
+TRADES = only_with("adversarial", "trades")
+FREE = only_with("adversarial", "free")
+DECAYING = only_with("optimizer", "adamw", "lamb", "lion", also=" (or --l2)")
+WIDTHS = Needs(has_widths, "hidden layers given by width, such as --layers 128")
+GHOSTS = Needs(
+    lambda c: c.batch_norm and (c.devices or 1) > 1,
+    "--batch-norm and --devices above 1",
+)
 ACTIVATIONS = "jaxnn.layers:ACTIVATIONS"
 
 
@@ -101,10 +114,7 @@ class TrainConfig:
     loss: Annotated[str, names("jaxnn.losses:LOSSES")] = "softmax_cross_entropy"
     """What is minimized."""
     label_smoothing: Annotated[
-        float | None,
-        BELOW_1,
-        only_with("loss", "softmax_cross_entropy"),
-        Usual(lambda c: 0.1, otherwise=0.0),
+        float | None, BELOW_1, SMOOTHED, Usual(lambda c: 0.1, otherwise=0.0)
     ] = None
     """Share of the target spread over all classes; none: 0.1 with
     softmax_cross_entropy, 0 with the other losses."""
@@ -113,10 +123,7 @@ class TrainConfig:
     lr: Annotated[float | None, POSITIVE, Usual(_usual_rate)] = None
     """Learning rate (the peak, if scheduled); none: the optimizer's usual one."""
     weight_decay: Annotated[
-        float | None,
-        NOT_NEGATIVE,
-        only_with("optimizer", "adamw", "lamb", "lion", also=" (or --l2)"),
-        Usual(_usual_decay),
+        float | None, NOT_NEGATIVE, DECAYING, Usual(_usual_decay)
     ] = None
     """Of adamw, lamb and lion: share of each weight taken off a step, times the
     learning rate; none: the optimizer's usual one. Biases, gammas, betas: never."""
@@ -153,11 +160,7 @@ class TrainConfig:
     ema: Annotated[float | None, BELOW_1] = None
     """Decay of a moving average of the parameters, such as 0.999, which is then
     validated, tested and saved instead of the last ones."""
-    dropout: Annotated[
-        float,
-        BELOW_1,
-        Needs(has_widths, "hidden layers given by width, such as --layers 128"),
-    ] = 0.0
+    dropout: Annotated[float, BELOW_1, WIDTHS] = 0.0
     """Fraction of each hidden layer's units set to zero in training."""
     mixup: Annotated[float, Range(0, 1000)] = 0.0
     """Mix pairs of training images and their labels by Beta(mixup, mixup); 0: no."""
@@ -193,50 +196,27 @@ class TrainConfig:
     """Train on attacked images: half of them by FGSM, all by one step from a random
     start, by PGD, by TRADES, by replaying each batch; ibp: for a certificate."""
     epsilon: Annotated[
-        float | None,
-        NOT_NEGATIVE,
-        ATTACKED,
-        Usual(lambda c: EPSILON),
-        tyro.conf.arg(aliases=["--eps"]),
+        float | None, NOT_NEGATIVE, ATTACKED, Usual(lambda c: EPSILON), EPS
     ] = None
     """Budget of --adversarial (none: 0.1): each pixel within so much, pixels being in
     [0, 1]."""
     epsilon_ramp: Annotated[float, SHARE, ATTACKED] = 0.0
     """Share of the run over which the budget grows from 0."""
     attack_steps: Annotated[
-        int | None,
-        Range(1, 10**4),
-        only_with("adversarial", "pgd", "trades"),
+        int | None, Range(1, 10**4), STEPS,
         Usual(lambda c: 7 if c.adversarial == "pgd" else 10),
-    ] = None
+    ] = None  # fmt: skip
     """Steps of pgd (none: 7) and trades (none: 10)."""
     attack_step_size: Annotated[
-        float | None,
-        Range(0, 100, "(]"),
-        only_with("adversarial", "pgd", "trades", "fgsm_rs"),
+        float | None, Range(0, 100, "(]"), STEP_SIZE,
         Usual(lambda c: 1.25 if c.adversarial == "fgsm_rs" else None),
-    ] = None
+    ] = None  # fmt: skip
     """As a share of epsilon; none: 2.5 / steps, with fgsm_rs 1.25."""
-    alpha: Annotated[
-        float | None,
-        SHARE,
-        only_with("adversarial", "fgsm_mix", "ibp"),
-        Usual(lambda c: 0.5),
-    ] = None
+    alpha: Annotated[float | None, SHARE, MIXED, Usual(lambda c: 0.5)] = None
     """Of fgsm_mix and ibp: share of the loss on the images as they are; none: 0.5."""
-    beta: Annotated[
-        float | None,
-        NOT_NEGATIVE,
-        only_with("adversarial", "trades"),
-        Usual(lambda c: 1.0),
-    ] = None
+    beta: Annotated[float | None, NOT_NEGATIVE, TRADES, Usual(lambda c: 1.0)] = None
     """Of trades: weight of saying the same nearby; none: 1."""
-    free_replays: Annotated[
-        int | None,
-        Range(1, 1000),
-        only_with("adversarial", "free"),
-        Usual(lambda c: 4),
-    ] = None
+    free_replays: Annotated[int | None, Range(1, 1000), FREE, Usual(lambda c: 4)] = None
     """Of free: times each batch is used in a row; none: 4."""
     binarize: Annotated[float | None, Range(0, 1, "()")] = None
     """Threshold at which pixels become black or white, in the network's first layer."""
@@ -252,7 +232,7 @@ class TrainConfig:
         NoAxis("it is how many networks each point is trained as: --seeds"),
     ] = 1
     """Networks trained side by side by vmap, from seed, seed + 1, ..."""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    seed: Annotated[int, SEED] = 0
     """First seed: initial weights, dropout, noise."""
     shuffle: Annotated[
         Literal["shared", "per-seed"],
@@ -267,10 +247,7 @@ class TrainConfig:
     of them where there are several processes. A CPU shows as many as asked for."""
     batch_stats: Annotated[
         Literal["sync", "ghost"],
-        Needs(
-            lambda c: c.batch_norm and (c.devices or 1) > 1,
-            "--batch-norm and --devices above 1",
-        ),
+        GHOSTS,
         NoAxis("devices divide the points, not the batches", alone=True),
     ] = "sync"
     """Batch norm's statistics: over the whole batch, or over each device's part."""
@@ -498,7 +475,7 @@ class AttackConfig:
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    seed: Annotated[int, SEED] = 0
     """Of random starts and samples."""
     out: Path | None = None
     """Folder to write; none: attacks/ in the run's."""
@@ -525,7 +502,7 @@ class RobustnessConfig:
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    seed: Annotated[int, SEED] = 0
     """Of random starts and samples."""
     out: Path | None = None
     """Folder to write; none: robustness/ in the run's."""

@@ -60,15 +60,13 @@ def source_folder() -> Path:
 
 def tutorials() -> list[Tutorial]:
     """All tutorials in reading order."""
-    folder = source_folder() / "experiments"
-    return [_described(folder, name) for name in TUTORIALS]
-
-
-def _described(folder: Path, name: str) -> Tutorial:
-    text = read_text(folder / f"{name}.py")
-    words = ast.get_docstring(ast.parse(text)) or ""
-    time = re.search(rf"python -m experiments\.{name} +about (.+)", words)
-    return Tutorial(name, words.partition("\n")[0], time[1] if time else "")
+    found = []
+    for name in TUTORIALS:
+        text = read_text(source_folder() / "experiments" / f"{name}.py")
+        words = ast.get_docstring(ast.parse(text)) or ""
+        time = re.search(rf"python -m experiments\.{name} +about (.+)", words)
+        found.append(Tutorial(name, words.partition("\n")[0], time[1] if time else ""))
+    return found
 
 
 def list_tutorials() -> str:
@@ -76,14 +74,10 @@ def list_tutorials() -> str:
     found = tutorials()
     rows = [(str(i), t.name, t.time, t.summary) for i, t in enumerate(found, 1)]
     example = found[0].name
-    return "\n".join(
-        [
-            "Tutorials, in the order to read them; each is one file of experiments/:",
-            "",
-            aligned(rows, right=(2,)),
-            "",
-            f"jaxnn demo {example} runs one; read experiments/{example}.py beside it.",
-        ]
+    return (
+        "Tutorials, in the order to read them; each is one file of experiments/:\n\n"
+        f"{aligned(rows, right=(2,))}\n\n"
+        f"jaxnn demo {example} runs one; read experiments/{example}.py beside it."
     )
 
 

@@ -66,76 +66,32 @@ def test_a_wrong_type_is_named_before_anything_is_loaded(field, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def edits():
-    """Name -> what someone does to config.json."""
-
-    def put(*path, value):
-        def change(saved):
-            for name in path[:-1]:
-                saved = saved[name]
-            saved[path[-1]] = value
-
-        return change
-
-    def drop(*path):
-        def change(saved):
-            for name in path[:-1]:
-                saved = saved[name]
-            del saved[path[-1]]
-
-        return change
-
-    for name in vars(TrainConfig()):
-        yield f"{name} an object", put(name, value={"a": 1})
-        yield f"{name} lists", put(name, value=[[["deep"]]])
-        yield f"no {name}", drop(name)
-    for name in ("in_shape", "classes", "mean", "std"):
-        yield f"network {name} words", put("network", name, value="x")
-        yield f"network {name} none", put("network", name, value=None)
-        yield f"no network {name}", drop("network", name)
-    for name, value in (
-        ("batch", 0),
-        ("lr", -1),
-        ("dropout", 2),
-        ("seeds", 10**9),
-        ("loss", "nll"),
-        ("epsilon", 0.2),
-        ("learning_rate", 0.1),
-        ("batch", True),
-        ("batch", 1.5),
-        ("batch_norm", 0),
-        ("keep", "worst"),
-        ("network", None),
-        ("network", []),
-    ):
-        yield f"{name} {value}", put(name, value=value)
-    for name, value in (
-        ("in_shape", []),
-        ("in_shape", [0, 28]),
-        ("classes", 0),
-        ("classes", 1.5),
-        ("std", -1),
-        ("more", 1),
-    ):
-        yield f"network {name} {value}", put("network", name, value=value)
+EDITED = [
+    # values of the right type or a near one; test_damaged_files has the other types
+    *(({name: value}, {}) for name, value in [
+        ("batch", 0), ("lr", -1), ("dropout", 2), ("seeds", 10**9), ("loss", "nll"),
+        ("epsilon", 0.2), ("learning_rate", 0.1), ("batch", True), ("batch", 1.5),
+        ("batch_norm", 0), ("keep", "worst"), ("network", None), ("network", []),
+    ]),
+    *(({}, {name: value}) for name, value in [
+        ("in_shape", []), ("in_shape", [0, 28]), ("classes", 0), ("classes", 1.5),
+        ("std", -1), ("more", 1),
+    ]),
+]  # fmt: skip
 
 
 def test_an_edited_config_is_never_guessed_at(run_folder, tmp_path):
-    saved = (run_folder / "config.json").read_text()
+    saved = json.loads((run_folder / "config.json").read_text())
     path = tmp_path / "config.json"
-    path.write_text(saved)
+    path.write_text(json.dumps(saved))
     read_config(path)
-    count = 0
-    for name, change in edits():
-        settings = json.loads(saved)
-        change(settings)
-        path.write_text(json.dumps(settings))
-        assert "config.json" in refused_in_python(read_config, path), name
-        count += 1
+    for settings, network in EDITED:
+        edited = saved | {"network": saved["network"] | network} | settings
+        path.write_text(json.dumps(edited))
+        assert "config.json" in refused_in_python(read_config, path), edited
     for text in ("", "[]", "null", "3", '"x"', "{}", "[" * 10_000, "{" * 10_000):
         path.write_text(text)
         assert "config.json" in refused_in_python(read_config, path), text[:9]
-    assert count > 180
 
 
 def test_every_command_refuses_an_edited_config(run_folder, tmp_path):

@@ -117,7 +117,8 @@ def test_an_unknown_tutorial_is_named_with_the_valid_ones(capsys):
 
 def test_without_the_source_folder_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "__file__", str(tmp_path / "lib" / "jaxnn" / "demo.py"))
+    elsewhere = tmp_path / "lib" / "jaxnn" / "app" / "demo.py"
+    monkeypatch.setattr(demo, "__file__", str(elsewhere))
     with pytest.raises(JaxnnError, match=r"pip install -e \.") as error:
         demo.list_tutorials()
     assert str(tmp_path) in str(error.value)

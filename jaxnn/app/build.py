@@ -13,7 +13,7 @@ import optax
 
 from jaxnn import defenses, regularize
 from jaxnn.app.checks import check_data
-from jaxnn.app.config import MODELS, TrainConfig
+from jaxnn.app.config import MODELS, NOISE_KIND, TrainConfig
 from jaxnn.app.settings import resolved
 from jaxnn.augment import augment_by_name
 from jaxnn.augment import in_turn as augments_in_turn
@@ -237,7 +237,7 @@ def _augment(config, traced) -> Callable | None:
     )  # fmt: skip
     if not ("noise" in traced or c.noise or c.noise_shift):
         return None if warp is None else augments_in_turn(warp)
-    kind = lookup("noise kind", c.noise_kind or "gaussian", regularize.NOISES)
+    kind = lookup("noise kind", c.noise_kind or NOISE_KIND, regularize.NOISES)
     if "noise" not in traced:
         noise = kind(c.noise, c.noise_shift)
         return augments_in_turn(*([] if warp is None else [warp]), noise)

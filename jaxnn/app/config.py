@@ -22,6 +22,9 @@ from jaxnn.app.settings import (
 from jaxnn.environment import Processes
 
 MODELS = ("linear", "mlp", "cnn", "serial")
+NOISE_KIND = "gaussian"
+"""The usual kind: left open in the settings, as points of a sweep without noise share
+the program of those with."""
 EPSILON, EPS = 0.1, tyro.conf.arg(aliases=["--eps"])
 """The usual budget of attacks and defenses, pixels being in [0, 1]."""
 
@@ -182,9 +185,7 @@ class TrainConfig:
     noise: Annotated[float, Range(0, 100)] = 0.0
     """Size of noise added to the training images, pixels being in [0, 1]."""
     noise_kind: Annotated[
-        Literal["gaussian", "uniform", "sign"] | None,
-        only_above(0, "noise"),
-        Usual(lambda c: "gaussian"),
+        Literal["gaussian", "uniform", "sign"] | None, only_above(0, "noise")
     ] = None
     """gaussian (none: this): noise is the standard deviation; uniform: half the width
     of the range; sign: added or subtracted by chance."""

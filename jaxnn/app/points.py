@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.app.checks import amounts, check_point
-from jaxnn.app.config import WIDTH, TrainConfig
+from jaxnn.app.config import NOISE_KIND, WIDTH, TrainConfig
 from jaxnn.app.settings import (
     Row,
     flag,
@@ -173,7 +173,10 @@ def _check(points, base, axes):
 
 def _explicit(config) -> TrainConfig:
     """The same for all settings of the same network: `none` is what it stands for."""
-    return replace(resolved(config), **amounts(config), ema=config.ema or None)
+    return replace(
+        resolved(config), **amounts(config), ema=config.ema or None,
+        noise_kind=config.noise_kind or NOISE_KIND,
+    )  # fmt: skip
 
 
 def _words(values) -> str:

@@ -109,34 +109,13 @@ def train_run(
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
-    save_findings(folder, history.findings, e.steps)
-    if history.findings and trouble is not None:
-        trouble.add_note(f"see it again: {history.findings[0].replay}")
-    save_network(folder, {"params": history.params, "state": history.state}, e)
     seconds = {
         "import": imported - started,
         "compile": history.seconds["compile"],
         "train": history.seconds["train"],
         "to_first_step": history.seconds["first_step_at"] - started,
     }
-    trained = Trained(e, history)
-    result = trained.describe(table) | trained.test() | trained.problems()
-    if history.findings and trouble is None:
-        print("\n".join(result["guard"]["report"]))
-    if result["problems"] and trouble is None:
-        trouble = _failed(result["problems"], history)
-    print(_accuracy_lines(result))
-    if trouble is None and history.stopped != "interrupted":
-        result["gradients"] = trained.compare()
-        log("gradients " + result["gradients"]["line"])
-        if config.attack_images:
-            result["adversarial"] = trained.attack()
-            log("adversarial accuracy: " + _attack_line(result))
-            if result["adversarial"]["note"]:
-                log("               " + result["adversarial"]["note"])
-        result["collapse"] = collapses(e, trained.outputs, result["adversarial"])
-        for line in result["collapse"]:
-            print(f"COLLAPSED      {line}")
+    result, trained = _measure(folder, e, history, trouble, table, log)
     _write(folder, result, seconds, started)
     result["not_drawn"] = draw(folder, trained.pictures())
     from jaxnn.app.report import write_report
@@ -152,9 +131,37 @@ def train_run(
         f"{took['compile']:.1f}, train {took['train']:.1f}"
     )
     print(f"saved to       {folder}  (start with {folder / 'report.md'})")
+    if trouble is None and result["problems"]:
+        trouble = _failed(result["problems"], history)
     if trouble is not None:
         raise trouble
     return result | {"folder": str(folder)}
+
+
+def _measure(folder, e, history, trouble, table, log) -> tuple[dict, "Trained"]:
+    """Save the network and measure it, as far as training went well."""
+    save_findings(folder, history.findings, e.steps)
+    if history.findings and trouble is not None:
+        trouble.add_note(f"see it again: {history.findings[0].replay}")
+    save_network(folder, {"params": history.params, "state": history.state}, e)
+    trained = Trained(e, history)
+    result = trained.describe(table) | trained.test() | trained.problems()
+    if history.findings and trouble is None:
+        print("\n".join(result["guard"]["report"]))
+    print(_accuracy_lines(result))
+    if trouble or result["problems"] or history.stopped == "interrupted":
+        return result, trained
+    result["gradients"] = trained.compare()
+    log("gradients " + result["gradients"]["line"])
+    if e.config.attack_images:
+        result["adversarial"] = trained.attack()
+        log("adversarial accuracy: " + _attack_line(result))
+        if result["adversarial"]["note"]:
+            log("               " + result["adversarial"]["note"])
+    result["collapse"] = collapses(e, trained.outputs, result["adversarial"])
+    for line in result["collapse"]:
+        print(f"COLLAPSED      {line}")
+    return result, trained
 
 
 def _write(folder, result, seconds, started):

@@ -103,6 +103,16 @@ def test_only_regular_files_are_read_and_nothing_is_waited_for(special):
             raise AssertionError("it opened")
 
 
+def test_no_permission_is_said(tmp_path, monkeypatch):
+    def refuse(*_):  # the superuser may read everything
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    said = r"mine: got Permission denied .*permissions"
+    with pytest.raises(JaxnnError, match=said), open_file(tmp_path / "mine"):
+        raise AssertionError("it opened")
+
+
 def test_nothing_is_written_through_a_link(tmp_path):
     kept = tmp_path / "kept"
     kept.write_text("mine")

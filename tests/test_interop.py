@@ -215,19 +215,6 @@ def test_layer_from_jax_in_a_network(net):
     assert_trees_close(*both())
 
 
-def test_layer_from_jax_over_seeds():
-    net = stack(serial(dense(3), LEARNT), 2)
-
-    def step(key):
-        params, state, _ = net.init(key, (3,))
-        y, _, cache = net.forward(params, state, jnp.ones((2, 3)), train=True)
-        return net.backward(cache, y)
-
-    keys = jax.random.split(KEY, 2)
-    together, alone = jax.jit(lambda: (jax.vmap(step)(keys), step(keys[1])))()
-    assert_trees_close(jax.tree.map(lambda a: a[1], together), alone)
-
-
 def test_layer_from_jax_says_its_shape_and_name():
     net = layer_from_jax(lambda x: x.reshape(x.shape[0], -1, 2), name="pairs")
     assert net.init(KEY, (3, 4))[2] == (6, 2)

@@ -89,9 +89,6 @@ def history(epochs, seeds=None, validation=True, seed=0):
 CURVES = {
     "one epoch": history(1),
     "one epoch, seeds": history(1, 5),
-    "one seed": history(8),
-    "a list of one seed": history(8, 1),
-    "many seeds": history(8, 32),
     "many epochs": history(300, 3),
     "no validation": history(8, 3, validation=False),
     "targets are no labels": [
@@ -157,17 +154,10 @@ def test_the_axis_is_logarithmic_beyond_a_factor_of_20(fall, log, path, monkeypa
     assert ("loss, log scale" in texts) == log
 
 
-def test_the_band_has_its_colour(path):
-    plots.curves(history(8, 5), path)
-    pixels = opened(path)
-    assert near(pixels, panels.BLUE) > 100
-    assert near(pixels, panels.GREEN) > 100
-
-
 # ---------------------------------------------------------------- confusion
 
 
-@pytest.mark.parametrize("classes", [2, 10, 20, 21, 47, 62])
+@pytest.mark.parametrize("classes", [2, 20, 47])
 @pytest.mark.filterwarnings("error")
 def test_confusion_is_drawn(classes, path):
     rng = np.random.default_rng(classes)
@@ -233,8 +223,6 @@ MISTAKES = {
     "fewer than a page": classified(wrong=3),
     "one": classified(wrong=1),
     "none": classified(wrong=0),
-    "two classes": classified(classes=2),
-    "47 classes": classified(classes=47),
     "a single image": classified(n=1, wrong=1),
 }
 
@@ -263,18 +251,11 @@ def test_the_worst_mistake_comes_first(path, monkeypatch):
         "is 4, said 9 (80%)",
     ]
     assert "All 3 mistakes in 4 images (75.00%), highest loss first" in texts
-
-
-def test_no_mistakes_are_said_to_be_none(path, monkeypatch):
-    texts = titles(monkeypatch)
+    texts.clear()
+    plots.mistakes(images, labels, probabilities, path, count=2)
+    assert sum(t.startswith("is ") for t in texts) == 2
     plots.mistakes(*classified(wrong=0), path)
     assert "No mistakes: all 60 images are right." in texts
-
-
-def test_count_limits_the_page(path, monkeypatch):
-    texts = titles(monkeypatch)
-    plots.mistakes(*classified(), path, count=7)
-    assert sum(t.startswith("is ") for t in texts) == 7
 
 
 def test_uint8_float_flat_and_image_draw_the_same(tmp_path):
@@ -315,17 +296,29 @@ ADVERSARIAL = {
     "none was right": attacked(0, right=False),
     "flat": attacked(30, shape=(784,)),
     "wide": attacked(30, shape=(12, 30)),
-    "two classes": attacked(30, classes=2),
-    "47 classes": attacked(30, classes=47),
 }
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("case", ADVERSARIAL.values(), ids=ADVERSARIAL)
 @pytest.mark.filterwarnings("error")
-def test_adversarial_is_drawn(case, norm, path):
-    plots.adversarial(*case, 0.1, path, norm=norm)
+def test_adversarial_is_drawn(case, path):
+    plots.adversarial(*case, 0.1, path)
     opened(path)
+
+
+@pytest.mark.parametrize(
+    ("fooled", "options", "said"),
+    [
+        (0, {}, "images that were right: these survived"),
+        (30, {"norm": "l2", "budget": False}, "(l2, at most 2.35) fools 30 of the 40"),
+    ],
+)
+def test_the_title_says_what_the_budget_is_and_who_survived(
+    path, monkeypatch, fooled, options, said
+):
+    texts = titles(monkeypatch)
+    plots.adversarial(*attacked(fooled), 2.34567, path, **options)
+    assert any(said in text for text in texts)
 
 
 def test_the_title_counts_the_fooled_among_the_right(path, monkeypatch):
@@ -335,19 +328,6 @@ def test_the_title_counts_the_fooled_among_the_right(path, monkeypatch):
     plots.adversarial(clean, moved, labels, before, after, 0.1, path, attack="FGSM")
     assert "FGSM (linf, epsilon 0.1) fools 29 of the 39 images that were right" in texts
     assert {"+0.1", "-0.1", "±epsilon"} <= set(texts)
-
-
-def test_a_largest_change_is_not_called_a_budget(path, monkeypatch):
-    texts = titles(monkeypatch)
-    case = attacked(30)
-    plots.adversarial(*case, 2.34567, path, norm="l2", budget=False)
-    assert any("(l2, at most 2.35) fools" in text for text in texts)
-
-
-def test_survivors_are_said_to_be_survivors(path, monkeypatch):
-    texts = titles(monkeypatch)
-    plots.adversarial(*attacked(0), 0.1, path)
-    assert any(t.endswith("were right: these survived") for t in texts)
 
 
 def test_one_example_of_each_class_before_a_second():

@@ -195,13 +195,6 @@ def test_a_cut_picture_is_named(tmp_path, digits, suffix, share):
         read_digit(path)
 
 
-def test_missing_files_and_folders_are_named(tmp_path):
-    with pytest.raises(JaxnnError, match=r"nowhere\.png: got no such file, expected a"):
-        read_digit(tmp_path / "nowhere.png")
-    with pytest.raises(JaxnnError, match="got a folder, expected a file"):
-        read_digit(tmp_path)
-
-
 @pytest.mark.parametrize(
     "picture",
     [

@@ -3,8 +3,6 @@
 import ast
 import gzip
 import io
-import os
-import stat
 import tracemalloc
 from pathlib import Path
 
@@ -215,34 +213,6 @@ def test_pieces_before_the_damage_are_yielded(tmp_path):
     np.testing.assert_array_equal(next(pieces), IMAGES[:1])
     with pytest.raises(JaxnnError, match=r"got 23 bytes of values, expected 24"):
         next(pieces)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(JaxnnError, match=r"nowhere: got no such file, expected an IDX"):
-        read_idx(tmp_path / "nowhere")
-
-
-def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(JaxnnError, match=r"got a folder, expected a file. Name one"):
-        read_idx(tmp_path)
-
-
-def test_a_device_is_not_a_file():
-    with pytest.raises(JaxnnError, match="got a special file, expected a file"):
-        read_idx("/dev/null")
-
-
-def test_no_permission_is_said(tmp_path, monkeypatch):
-    path = tmp_path / "mine"
-    path.write_bytes(GOOD)
-    path.chmod(stat.S_IWUSR)
-
-    def refuse(*_):  # the superuser may read everything
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(JaxnnError, match=r"mine: got Permission denied .*permissions"):
-        read_idx(path)
 
 
 def test_types_that_idx_lacks_cannot_be_written(tmp_path):

@@ -118,7 +118,7 @@ def healthy(seeds: int) -> list[dict]:
     rows = []
     for name, make in HEALTHY.items():
         history = train(make(), list(range(seeds)))
-        skipped = np.sum([row["skipped"] for row in history.rows], 0)
+        skipped = np.sum([row["skipped"] for row in history.epochs], 0)
         accused = [finding.seed for finding in history.findings]
         for seed in range(seeds):
             rows.append({"network": name, "seed": seed, "skipped": int(skipped[seed]),
@@ -142,7 +142,7 @@ def default_network(bad: int = 31_337) -> dict[str, Any]:
     return {
         "network": e.net.name, "step": finding.step, "layer": finding.layer,
         "op": finding.op, "samples": finding.samples, "seconds": finding.seconds,
-        "right": finding.samples == [bad], "skipped": history.rows[0]["skipped"],
+        "right": finding.samples == [bad], "skipped": history.epochs[0]["skipped"],
     }  # fmt: skip
 
 

@@ -70,7 +70,7 @@ def train(data, args: Args, name: str = "adam", times: float = 1.0, **options) -
     except TrainingError as error:
         history, stopped = error.history, "error"
     found = evaluate(net, history.params, history.state, *data.test, seeds=True)
-    rows = history.rows
+    rows = history.epochs
     return spread(found.accuracy) | {
         "stopped": stopped,
         "steps_left_out": np.sum([row["skipped"] for row in rows], 0).tolist(),

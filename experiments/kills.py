@@ -61,7 +61,7 @@ def train(args: Args, data, folder: Path) -> None:
         optimizer=optax.adam(1e-3), seeds=[0, 1],
         snapshots=Snapshots(folder, every=args.every, resume=True),
     )  # fmt: skip
-    rows = [[row["loss"], row["validation_loss"]] for row in history.rows]
+    rows = [[row["loss"], row["validation_loss"]] for row in history.epochs]
     tree = {"last": history.last, "best": history.params, "rows": np.array(rows)}
     save_params(folder / "end.npz", tree)
 

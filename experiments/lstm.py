@@ -202,7 +202,7 @@ def run(args: Args) -> None:
         "compile_seconds": [h.seconds["compile"] for h in histories],
         "best_epoch": [int(h.best_epoch) for h in histories],
         "validation_accuracy": [
-            max(row["validation_accuracy"] for row in h.rows) for h in histories
+            max(row["validation_accuracy"] for row in h.epochs) for h in histories
         ],
         "gradients_max_relative": gradients_agree(net, first, data),
         "accuracy_percent_after_row": (100 * right.mean(0)).round(2).tolist(),

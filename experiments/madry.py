@@ -83,7 +83,7 @@ def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
             flush=True,
         ),
     )  # fmt: skip
-    return Net(net, history.params, history.state), history.rows
+    return Net(net, history.params, history.state), history.epochs
 
 
 def run(args: Args) -> None:

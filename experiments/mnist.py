@@ -102,7 +102,7 @@ def vmap_is_alone(dtype: str, epochs: int = 1) -> dict:
                 lambda a, b: float(abs(a - b).max()), mine, alone.last.params
             )
             found["parameter"].append(max(jax.tree.leaves(gaps)))
-            a, b = together.rows[-1], alone.rows[-1]
+            a, b = together.epochs[-1], alone.epochs[-1]
             for name in ("loss", "accuracy"):
                 key = f"validation_{name}"
                 found[name].append(abs(a[key][seed] - b[key]))

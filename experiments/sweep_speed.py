@@ -56,7 +56,7 @@ def side_by_side(points: list, data: Any, facts: Any) -> tuple[dict, float, int]
         history = train_group(part, data, facts, programs=programs)
         best = np.atleast_1d(history.best_epoch)
         for i, point in enumerate(part.points):
-            row = history.rows[int(best[i]) - 1]
+            row = history.epochs[int(best[i]) - 1]
             found[point.number] = row["validation_accuracy"][i]
     return found, time.perf_counter() - start, len(programs)
 
@@ -69,7 +69,7 @@ def in_turn(points: list, data: Any, facts: Any) -> tuple[dict, float, float]:
             history, error = train_in(Path(folder), build(point.config, facts, data))
             assert error is None
             trained += history.seconds["train"]
-            row = history.rows[history.best_epoch - 1]
+            row = history.epochs[history.best_epoch - 1]
             found[point.number] = row["validation_accuracy"]
             if point.number % 16 == 15:
                 print(f"  {point.number + 1} of {len(points)} run", flush=True)

@@ -157,7 +157,7 @@ REFUSED = {
         for name, value in {
             "loss": "mse", "optimizer": "adam", "penalty": 0.1, "project": 1.0,
             "augment": "digits", "mixup": 0.2, "weight_noise": 0.1, "on_epoch": 3,
-            "order": "mine", "keep": "first", "guard": "on", "dtype": "int32",
+            "shuffle": "mine", "keep": "first", "guard": "on", "dtype": "int32",
             "class_weights": "even", "weights": [1.0], "clip_norm": 0, "clip_value": -1,
             "ema": 1.5, "defense": "pgd", "snapshots": "here", "mesh": 2,
         }.items()

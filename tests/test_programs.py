@@ -32,7 +32,7 @@ def measured(net, **options):
     history = trained(net, **options)
     model = Classifier(net, history.params, history.state)
     x_adv = fgsm(model, X, Y, epsilon=0.1)
-    return history.rows, np.asarray(x_adv), model.outputs(x_adv)
+    return history.epochs, np.asarray(x_adv), model.outputs(x_adv)
 
 
 def settings():
@@ -77,9 +77,9 @@ def test_another_setting_is_another_program(name):
     got = trained(mlp([4, 5, 3]), **other)
     programs.release()
     want = trained(mlp([4, 5, 3]), **other)
-    for one, row in zip(got.rows, want.rows, strict=True):
+    for one, row in zip(got.epochs, want.epochs, strict=True):
         assert one | {"seconds": 0} == row | {"seconds": 0}
-    assert got.rows[-1]["loss"] != plain.rows[-1]["loss"]
+    assert got.epochs[-1]["loss"] != plain.epochs[-1]["loss"]
 
 
 def test_precision_and_foreign_optimizers_are_part_of_a_program():

@@ -186,7 +186,7 @@ def _rows(group: Group, history) -> list[dict]:
     for i, point in enumerate(group.points):
         at = np.atleast_1d(history.best_epoch)
         epoch = int(at[i] if len(at) > 1 else at[0])
-        row = history.rows[max(epoch, 1) - 1]
+        row = history.epochs[max(epoch, 1) - 1]
         found = _Row(
             point=point.number,
             values=plain(point.values),
@@ -194,7 +194,7 @@ def _rows(group: Group, history) -> list[dict]:
             loss=row["loss"][i],
             validation_loss=row["validation_loss"][i],
             validation_accuracy=row["validation_accuracy"][i],
-            skipped=int(sum(r["skipped"][i] for r in history.rows)),
+            skipped=int(sum(r["skipped"][i] for r in history.epochs)),
             trained=bool(
                 np.isfinite(row["validation_loss"][i])
                 and history.last.skipped[i] < history.last.step[i]

@@ -210,7 +210,7 @@ def train_in(folder, e: Experiment, mesh=None, resume: bool = False):
             epochs=c.epochs,
             batch=c.batch,
             seeds=list(range(c.seed, c.seed + c.seeds)) if c.seeds > 1 else c.seed,
-            order="own" if c.shuffle == "per-seed" else "shared",
+            shuffle=c.shuffle,
             **e.options,
             class_weights="balanced" if c.class_weights == "balanced" else None,
             patience=c.patience,
@@ -278,7 +278,7 @@ class Trained:
         history, config = self.history, self.e.config
         bad = np.asarray(history.last.skipped)
         return {
-            "epochs": len(history.rows),
+            "epochs": len(history.epochs),
             "best_epoch": history.best_epoch,
             "stopped": history.stopped,
             "parameters": count_parameters(self.member(history.params, 0)),
@@ -399,7 +399,7 @@ class Trained:
         data, c = self.e.data, self.e.config
         test, chance = data.test, probabilities(self.outputs[0], c)
         found = {
-            "curves.png": lambda path: _plots().curves(self.history.rows, path),
+            "curves.png": lambda path: _plots().curves(self.history.epochs, path),
             "confusion.png": lambda path: _plots().confusion(
                 test.y, chance.argmax(-1), data.classes, path
             ),

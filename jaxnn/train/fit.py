@@ -45,7 +45,7 @@ def fit(
     epochs: int = 10,
     batch: int = 128,
     seeds: int | Sequence[int] = 0,
-    order: str = "shared",
+    shuffle: str = "shared",
     penalty: Callable | None = None,
     project: Callable | None = None,
     augment: Callable | None = None,
@@ -84,8 +84,8 @@ def fit(
       epochs: how often the data is gone through.
       batch: samples a step; rows beyond the last whole batch wait for another epoch.
       seeds: one seed, or a list trained side by side by `vmap`.
-      order: "shared": every seed sees the same batches (fast, and a seed's result does
-        not depend on its company); "own": each seed its own order, slower.
+      shuffle: "shared": every seed sees the same batches (fast, and a seed's result
+        does not depend on its company); "per-seed": each seed its own order, slower.
       penalty, project, augment, mixup, weight_noise, clip_norm, clip_value, ema,
         defense: of each step, see `jaxnn.train.Step`. With `ema` the average is
         validated and returned instead of the last parameters.
@@ -144,7 +144,7 @@ def fit(
     )  # fmt: skip
     _check_floating(dtype)
     for name, value, valid in (
-        ("order", order, ("shared", "own")),
+        ("shuffle", shuffle, ("shared", "per-seed")),
         ("keep", "best" if keep is None else keep, ("best", "last")),
     ):
         if value not in valid:
@@ -174,8 +174,8 @@ def fit(
     dtype = None if half else dtype
     check_step_functions(step, x, y, batch, dtype)
     run = Run(
-        step, net, loss, (x, y), validation, seeds, batch, own_order=order == "own",
-        policy=guard, max_bad=max_bad_steps, mesh=mesh,
+        step, net, loss, (x, y), validation, seeds, batch,
+        own_order=shuffle == "per-seed", policy=guard, max_bad=max_bad_steps, mesh=mesh,
         replays=1 if defense is None else defense.replays,
     )  # fmt: skip
     run.start(dtype)

@@ -248,16 +248,16 @@ class Guard:
           TrainingError: all steps of a seed were bad, fewer than end a run on the way;
             or its validation was NaN in every epoch.
         """
-        if self.policy == "off" or not history.rows:
+        if self.policy == "off" or not history.epochs:
             return
 
         def column(name):
-            return np.array([np.atleast_1d(row[name]) for row in history.rows], float)
+            return np.array([np.atleast_1d(row[name]) for row in history.epochs], float)
 
         why = f"each of the {tried:,} steps was bad and left out"
         left_out = column("skipped").sum(0) >= tried
         worthless = left_out
-        if not left_out.any() and "validation_loss" in history.rows[-1]:
+        if not left_out.any() and "validation_loss" in history.epochs[-1]:
             worthless = ~np.isfinite(column("validation_loss")).any(0)
             why = "its validation loss was not finite after any epoch"
         if worthless.any():

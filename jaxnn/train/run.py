@@ -26,10 +26,10 @@ from jaxnn.train.state import TrainState, evaluated
 class History:
     """What `fit` returns.
 
-    With several seeds, numbers in `rows` are lists and arrays have a leading axis.
+    With several seeds, numbers in `epochs` are lists and arrays have a leading axis.
 
     Attributes:
-      rows: one dict an epoch: `epoch`, `loss` and `grad_norm` (means over the steps
+      epochs: one dict each: `epoch`, `loss` and `grad_norm` (means over the steps
         that were finite), `skipped` (bad steps left out), without a guard `taken` (bad
         steps all the same taken), `seconds`, and `validation_loss`,
         `validation_accuracy` where there is a validation set.
@@ -49,7 +49,7 @@ class History:
     state: Any
     last: TrainState
     best_epoch: Any
-    rows: list[dict] = field(default_factory=list)
+    epochs: list[dict] = field(default_factory=list)
     stopped: str = "finished"
     seconds: dict[str, float] = field(default_factory=dict)
     findings: list = field(default_factory=list)
@@ -226,7 +226,7 @@ class Run:
             row = self.epoch(epoch, interrupted)
             if row is not None:
                 stopping.update(epoch, row, self.ts)
-                history.rows.append(row)
+                history.epochs.append(row)
                 self.guard.look_at_evaluation(self, row, epoch)
                 if self.snapshots is not None:
                     self.snapshots.save(self, epoch)
@@ -240,14 +240,14 @@ class Run:
         if stopping.should_stop():
             history.stopped = "early stopping"
         steps = len(self.x) // self.batch * self.replays
-        self.guard.finish(history, len(history.rows) * steps)
+        self.guard.finish(history, len(history.epochs) * steps)
 
     def _end(self, choose, start, compiled):
         history, stopping = self.history, self.stopping
         if self.parallel is not None:
             self.ts, stopping.tree = self.parallel.local((self.ts, stopping.tree))
         history.last, history.findings = self.ts, self.guard.findings
-        best = stopping.best() if choose else (evaluated(self.ts), len(history.rows))
+        best = stopping.best() if choose else (evaluated(self.ts), len(history.epochs))
         (history.params, history.state), history.best_epoch = best
         compiling = self.compile_seconds - compiled
         history.seconds = {

@@ -123,7 +123,7 @@ class Snapshots:
         self._wait()
         if jax.process_index() == 0:
             tree, meta = _packed(run, self._facts(run), epoch, first, parts)
-            best = _best_epoch(run.history.rows)
+            best = _best_epoch(run.history.epochs)
             self.writing = self.thread.submit(
                 self._write, epoch, first, tree, meta, best
             )
@@ -140,7 +140,7 @@ class Snapshots:
                 stale.unlink(missing_ok=True)
             _unpack(run, found)
         if self.resume and self.restored is not None:
-            self.restored(run.history.rows)
+            self.restored(run.history.epochs)
         if found is None:
             return 0, 0, []
         meta, parts = found.meta, found.metrics
@@ -256,7 +256,7 @@ def _packed(run, facts, epoch, first, parts):
         "run": facts,
         "epoch": epoch,
         "first": first,
-        "rows": run.history.rows,
+        "rows": run.history.epochs,
         "metrics": {k: (v.dtype.name, v.tolist()) for k, v in metrics.items()},
         "best": {
             "score": best.score.tolist(),
@@ -307,7 +307,7 @@ def _unpack(run, found):
     run.stopping.score = np.array(meta["best"]["score"], float)
     run.stopping.epoch = np.array(meta["best"]["epoch"], int)
     run.stopping.stopped = np.array(meta["best"]["stopped"], bool)
-    run.history.rows[:] = meta["rows"]
+    run.history.epochs[:] = meta["rows"]
     run.guard.restore(meta["guard"])
 
 

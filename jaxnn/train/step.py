@@ -36,7 +36,7 @@ from jaxnn.train.state import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """`step(train_state, x, y, key) -> (train_state, metrics)`, by its settings.
 
@@ -89,7 +89,7 @@ class Step:
     guard: str = "skip"
     watch_update: bool = True
 
-    __name__ = "step"  # what jax calls it, in place of its long repr
+    __name__ = "step"  # what jax calls its program
 
     def __post_init__(self):
         clip_gradient(self.clip_norm, self.clip_value)

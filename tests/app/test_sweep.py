@@ -67,17 +67,17 @@ def test_every_point_is_what_it_is_alone(data):
         for at in (0, 48)
     ]
     assert len(programs) == 1
-    whole = np.array([row["validation_loss"] for row in history.rows])
+    whole = np.array([row["validation_loss"] for row in history.epochs])
     for part, at in zip(parts, (0, 48), strict=True):
-        mine = [row["validation_loss"] for row in part.rows]
+        mine = [row["validation_loss"] for row in part.epochs]
         np.testing.assert_allclose(mine, whole[:, at : at + 16], rtol=1e-8)
     for i in (23, 41):
         single = alone(points[i], data)
         for name in ("validation_loss", "grad_norm"):
-            mine = [row[name][i] for row in history.rows]
-            theirs = [row[name] for row in single.rows]
+            mine = [row[name][i] for row in history.epochs]
+            theirs = [row[name] for row in single.epochs]
             np.testing.assert_allclose(mine, theirs, rtol=1e-8)
-    assert len({round(loss, 9) for loss in history.rows[0]["validation_loss"]}) == 64
+    assert len({round(loss, 9) for loss in history.epochs[0]["validation_loss"]}) == 64
 
 
 def test_a_point_that_diverges_stops_no_other(data):
@@ -85,10 +85,10 @@ def test_a_point_that_diverges_stops_no_other(data):
         "optimizer": "sgd", "loss": "mse"}))  # fmt: skip
     (group,) = grouped(points)
     history = train_group(group, data, FACTS)
-    skipped = np.sum([row["skipped"] for row in history.rows], 0)
+    skipped = np.sum([row["skipped"] for row in history.epochs], 0)
     assert skipped[0] == 0
     assert skipped[1] > 5
-    assert history.rows[-1]["loss"][0] < history.rows[0]["loss"][0]
+    assert history.epochs[-1]["loss"][0] < history.epochs[0]["loss"][0]
 
 
 def test_groups_share_all_that_makes_a_program():
@@ -264,13 +264,13 @@ def test_each_axis_does_what_it_does_in_a_run_of_its_own(name, rare, tmp_path):
     for group in grouped(points):
         history = train_group(group, rare, FACTS)
         for i in range(len(group.points)):
-            losses = [row["validation_loss"][i] for row in history.rows]
+            losses = [row["validation_loss"][i] for row in history.epochs]
             found.append((losses, int(np.atleast_1d(history.best_epoch)[i])))
     assert found[0] != found[1], "the axis changes nothing"
     for point, (losses, best) in zip(points, found, strict=True):
         e = build(point.config, FACTS, rare)
         alone, trouble = train_in(tmp_path / str(point.number), e)
         assert trouble is None
-        want = [row["validation_loss"] for row in alone.rows]
+        want = [row["validation_loss"] for row in alone.epochs]
         np.testing.assert_allclose(losses, want, rtol=2e-4)
         assert best == alone.best_epoch

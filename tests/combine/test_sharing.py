@@ -71,7 +71,7 @@ def test_shared_network_trains_saves_and_loads(tmp_path):
     net = serial(share(dense(4), lambda d: serial(d, tanh, d)), dense(2))
     x = normal(64, 4).astype(np.float32)
     history = fit(net, (x, (x[:, 0] > 0).astype(np.int32)), epochs=5, batch=16)
-    assert history.rows[-1]["loss"] < history.rows[0]["loss"]
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
     save_params(tmp_path / "p.npz", history.params)
     params, _ = traced_init(net, (4,))
     assert_trees_close(load_params(tmp_path / "p.npz", params), history.params, 0)
@@ -121,4 +121,4 @@ def test_siamese_learns_whether_two_inputs_are_alike():
     net = serial(siamese(serial(dense(8), tanh)), dense(16), relu, dense(2))
     loss = losses.softmax_cross_entropy
     history = fit(net, (x, same), loss=loss, epochs=60, batch=64)
-    assert history.rows[-1]["loss"] < 0.3
+    assert history.epochs[-1]["loss"] < 0.3

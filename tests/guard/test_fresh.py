@@ -138,7 +138,7 @@ def test_rollback_finds_a_sound_state_though_the_loss_tells_one_step_late(size):
             optimizer=optax.sgd(rate), steps_per_call=size, seeds=list(range(12)),
         )  # fmt: skip
         assert history.stopped == "finished"
-        assert np.max(history.rows[-1]["loss"]) < 1
+        assert np.max(history.epochs[-1]["loss"]) < 1
 
 
 def test_a_rollback_resumes_to_the_same_bits(tmp_path):

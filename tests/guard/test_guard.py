@@ -166,7 +166,7 @@ FIT = {"epochs": 2, "batch": 32, "optimizer": optax.adam(0.01)}
 def test_skip_goes_on_and_says_what_it_left_out():
     found = fit(LOGS, data(bad=[17]), guard="skip", **FIT)
     assert found.stopped == "finished"
-    assert sum(row["skipped"] for row in found.rows) == 2
+    assert sum(row["skipped"] for row in found.epochs) == 2
     assert found.findings[0].samples == [17]
     assert found.findings[0].op == "log"
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
@@ -235,7 +235,7 @@ def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
     ts = init_state(NET, optimizer, (6,), KEY)
     for rows in batch_order(len(x), 32, 1):
         ts, _ = jax.jit(step)(ts, jnp.asarray(x)[rows], jnp.asarray(y)[rows], KEY)
-    assert found.rows[0]["skipped"] == int(ts.skipped) == 5
+    assert found.epochs[0]["skipped"] == int(ts.skipped) == 5
     same = jax.tree.map(np.array_equal, found.last.params, ts.params)
     assert jax.tree.all(same)
 
@@ -251,7 +251,7 @@ def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
     net = serial(dense(6, bias=first_unit_off), relu, dense(3))
     found = fit(net, data(), epochs=2, batch=32)
     assert seen == [False, False]
-    assert found.rows[-1]["skipped"] == 0
+    assert found.epochs[-1]["skipped"] == 0
     assert np.isneginf(found.params[0]["b"][0])
 
 
@@ -261,7 +261,7 @@ def test_rollback_halves_the_rate_until_it_trains():
         optimizer=optax.sgd(3e3),
     )  # fmt: skip
     assert found.stopped == "finished"
-    assert found.rows[-1]["loss"] < 0.7
+    assert found.epochs[-1]["loss"] < 0.7
     assert float(found.last.opt.scale) < 1e-2
 
 

@@ -165,8 +165,8 @@ def test_fit_learns_which_of_two_words_came_first():
     x[np.arange(400), places[:, 1]] = 2 - y
     net = serial(embedding(7, 8, padding=0), gru(12, mask_value=0), dense(2))
     history = fit(net, (x, y), validation=(x, y), epochs=25, batch=40)
-    assert history.rows[-1]["validation_accuracy"] > 0.98
-    assert history.rows[-1]["skipped"] == 0
+    assert history.epochs[-1]["validation_accuracy"] > 0.98
+    assert history.epochs[-1]["skipped"] == 0
 
 
 @pytest.mark.slow

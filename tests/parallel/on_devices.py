@@ -36,17 +36,20 @@ def train(mesh=None, x=X, epochs=50, **options):
 
 
 def losses(history):
-    return [row["loss"] for row in history.rows]
+    return [row["loss"] for row in history.epochs]
 
 
 def curves(meshes=(8,)):
     """On one device, on meshes; 30 steps on one and, resumed, 20 more on two."""
     alone = train()
-    found = {"1 device": losses(alone), "validation": alone.rows[-1]["validation_loss"]}
+    found = {
+        "1 device": losses(alone),
+        "validation": alone.epochs[-1]["validation_loss"],
+    }
     for n in meshes:
         history = train(data_mesh(n))
         found[f"mesh of {n}"] = losses(history)
-        found[f"validation {n}"] = history.rows[-1]["validation_loss"]
+        found[f"validation {n}"] = history.epochs[-1]["validation_loss"]
     with tempfile.TemporaryDirectory() as folder:
         train(epochs=30, snapshots=Snapshots(folder))
         rest = train(data_mesh(2), snapshots=Snapshots(folder, resume=True))
@@ -59,7 +62,7 @@ def more_curves():
 
 
 def seeds_and_own_orders():
-    options = {"epochs": 2, "seeds": [3, 4], "order": "own"}
+    options = {"epochs": 2, "seeds": [3, 4], "shuffle": "per-seed"}
     one, four = train(None, **options), train(data_mesh(4), **options)
     return [losses(one), losses(four)]
 
@@ -70,7 +73,7 @@ def bad_rows():
     x[7] = 3e38
     history = train(data_mesh(4), x, epochs=4, guard="skip")
     expected = [int(7 in batch_order(80, 64, epoch)) for epoch in (1, 2, 3, 4)]
-    return [expected, [row["skipped"] for row in history.rows]]
+    return [expected, [row["skipped"] for row in history.epochs]]
 
 
 def bytes_a_step():

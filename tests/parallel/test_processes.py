@@ -73,7 +73,7 @@ def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
     assert mine["devices"] == [4, 2]
     assert mine["skipped"] == mine["in batch"]
     assert sum(mine["skipped"]) > 0
-    alone = [row["loss"] for row in train().rows]
+    alone = [row["loss"] for row in train().epochs]
     np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_two_processes_that_were_killed_resume_and_end_as_one(tmp_path):
     assert mine == theirs
     assert not mine["anew"]
     assert len(mine["losses"]) == 6
-    alone = [row["loss"] for row in train(epochs=6).rows]
+    alone = [row["loss"] for row in train(epochs=6).epochs]
     np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
         assert "end (2, 3) 80" in out
         assert printed(out) == printed(other)
         assert printed(out)["devices"] == [devices, devices // 2]
-        alone = [row["loss"] for row in train().rows]
+        alone = [row["loss"] for row in train().epochs]
         np.testing.assert_allclose(printed(out)["losses"], alone, atol=1e-5)
     else:
         assert first.returncode != 0

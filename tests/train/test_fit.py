@@ -30,18 +30,18 @@ DATA, HELD = blobs(256), blobs(64, seed=1)
 @pytest.mark.parametrize("widths", [[6, 3], [6, 1, 3], [6, 8, 8, 8, 8, 8, 3]])
 def test_any_depth_and_width_learns(widths):
     history = fit(mlp(widths), DATA, optimizer=optax.adam(0.02), epochs=15, batch=32)
-    assert history.rows[-1]["loss"] < 0.6 * history.rows[0]["loss"]
+    assert history.epochs[-1]["loss"] < 0.6 * history.epochs[0]["loss"]
 
 
 def test_a_history_row_tells_loss_validation_norm_and_skips():
     history = fit(NET, DATA, validation=HELD, epochs=2, batch=32)
-    assert [row["epoch"] for row in history.rows] == [1, 2]
-    assert set(history.rows[0]) == {
+    assert [row["epoch"] for row in history.epochs] == [1, 2]
+    assert set(history.epochs[0]) == {
         "epoch", "loss", "grad_norm", "skipped", "seconds",
         "validation_loss", "validation_accuracy",
     }  # fmt: skip
     found = evaluate(NET, history.last.params, history.last.state, *HELD)
-    assert history.rows[-1]["validation_accuracy"] == pytest.approx(found.accuracy)
+    assert history.epochs[-1]["validation_accuracy"] == pytest.approx(found.accuracy)
 
 
 SETTINGS = {
@@ -52,9 +52,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("more", [{}, SETTINGS], ids=["plain", "settings"])
-@pytest.mark.parametrize("order", ["shared", "own"])
-def test_each_seed_of_a_vmapped_run_is_what_it_is_alone(order, more):
-    options = {"validation": HELD, "epochs": 3, "batch": 32, "order": order} | more
+@pytest.mark.parametrize("shuffle", ["shared", "per-seed"])
+def test_each_seed_of_a_vmapped_run_is_what_it_is_alone(shuffle, more):
+    options = {"validation": HELD, "epochs": 3, "batch": 32, "shuffle": shuffle} | more
     together = fit(NET, DATA, seeds=[0, 3], **options)
     alone = fit(NET, DATA, seeds=3, **options)
     mine = jax.tree.map(lambda a: a[1], together.params)
@@ -75,7 +75,7 @@ def test_steps_per_call_changes_nothing_but_the_calls():
     whole = fit(NET, DATA, epochs=2, batch=32)
     parts = fit(NET, DATA, epochs=2, batch=32, steps_per_call=3)
     leaves_equal(parts.params, whole.params, rtol=1e-10, atol=1e-13)
-    assert parts.rows[-1]["loss"] == pytest.approx(whole.rows[-1]["loss"])
+    assert parts.epochs[-1]["loss"] == pytest.approx(whole.epochs[-1]["loss"])
 
 
 def test_the_epoch_program_compiles_once(monkeypatch):
@@ -100,7 +100,7 @@ def test_the_best_parameters_by_validation_are_kept():
     history = fit(
         NET, DATA, validation=HELD, optimizer=optax.sgd(schedule), epochs=12, batch=32
     )
-    scores = [row["validation_accuracy"] for row in history.rows]
+    scores = [row["validation_accuracy"] for row in history.epochs]
     assert history.best_epoch == 1 + int(np.argmax(scores)) < 12
     found = evaluate(NET, history.params, history.state, *HELD)
     assert found.accuracy == pytest.approx(max(scores))
@@ -132,7 +132,7 @@ def test_regression_keeps_the_best_by_loss():
         mlp([6, 8, 2]), (x, target), validation=(x[:32], target[:32]), loss=mse,
         epochs=5, batch=32,
     )  # fmt: skip
-    losses = [row["validation_loss"] for row in history.rows]
+    losses = [row["validation_loss"] for row in history.epochs]
     assert history.best_epoch == 1 + int(np.argmin(losses))
 
 
@@ -150,7 +150,7 @@ def test_parameters_stay_in_the_dtype_asked_for(dtype):
     history = fit(NET, DATA, epochs=2, batch=32, dtype=dtype)
     kinds = {str(a.dtype) for a in jax.tree.leaves((history.params, history.state))}
     assert kinds == {dtype}
-    assert history.rows[-1]["loss"] < history.rows[0]["loss"]
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
 
 
 def test_bad_steps_are_skipped_and_counted():
@@ -161,8 +161,8 @@ def test_bad_steps_are_skipped_and_counted():
     x = x.copy()
     x[order[2, 5], 0] = 1e300  # finite, so the data check passes; its square is not
     history = fit(net, (x, y), epochs=1, batch=32, loss=mse)
-    assert history.rows[0]["skipped"] == int(history.last.skipped) == 1
-    assert clean.rows[0]["skipped"] == 0
+    assert history.epochs[0]["skipped"] == int(history.last.skipped) == 1
+    assert clean.epochs[0]["skipped"] == 0
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(history.params))
 
 
@@ -186,7 +186,7 @@ def test_ctrl_c_ends_after_the_running_epoch_with_what_was_learnt():
     before = signal.getsignal(signal.SIGINT)
     history = fit(NET, DATA, validation=HELD, epochs=50, batch=32, on_epoch=interrupt)
     assert history.stopped == "interrupted"
-    assert len(history.rows) == 2
+    assert len(history.epochs) == 2
     assert signal.getsignal(signal.SIGINT) is before
     evaluate(NET, history.params, history.state, *HELD)
 
@@ -207,7 +207,7 @@ def test_fit_works_outside_the_main_thread():
         ({"batch": 512}, "batch=512 but only 256 training rows"),
         ({"batch": 0}, "batch=0"),
         ({"epochs": 0}, "epochs=0"),
-        ({"order": "random"}, "valid: shared, own"),
+        ({"shuffle": "random"}, "valid: shared, per-seed"),
         ({"seeds": []}, "at least one seed"),
         ({"keep": "first"}, "valid: best, last"),
         ({"patience": 3}, "patience=3 has no effect without validation"),

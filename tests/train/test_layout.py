@@ -167,12 +167,17 @@ def test_fit_gives_each_seed_what_it_gets_alone_bad_steps_too(monkeypatch):
     def spoil(key, x):
         return jnp.where(x.max(1, keepdims=True) > 5, jnp.nan, x)
 
-    options = {"optimizer": optax.adam(0.01), "epochs": 3, "batch": 10, "order": "own"}
+    options = {
+        "optimizer": optax.adam(0.01),
+        "epochs": 3,
+        "batch": 10,
+        "shuffle": "per-seed",
+    }
     options |= {"augment": spoil, "dtype": "float64"}
     net = mlp([16, 8, 3])
     many = fit(net, (bad, Y), seeds=range(3), **options)
     assert asked == [True, False]  # together until the first bad step, not after it
-    assert [row["skipped"] for row in many.rows] == [[1, 1, 1]] * 3
+    assert [row["skipped"] for row in many.epochs] == [[1, 1, 1]] * 3
     for s in range(3):
         alone = fit(net, (bad, Y), seeds=s, **options)
         mine = jax.tree.map(lambda a, s=s: a[s], many.params)

@@ -86,8 +86,8 @@ def test_the_scale_is_doubled_after_enough_steps_and_stays_within_its_limits():
 def test_fit_in_float16_keeps_wide_parameters_and_learns():
     found = fit(mlp([6, 8, 3]), blobs(128, 6, 3), dtype="float16", epochs=4, batch=32)
     assert {a.dtype for a in jax.tree.leaves(found.params)} == {jnp.dtype("float64")}
-    assert found.rows[-1]["loss"] < found.rows[0]["loss"]
-    assert "rescaled" in found.rows[0]
+    assert found.epochs[-1]["loss"] < found.epochs[0]["loss"]
+    assert "rescaled" in found.epochs[0]
     assert not found.findings
 
 

@@ -38,7 +38,7 @@ def train(epochs=6, folder=None, resume=False, every=None, **options):
 def same(a, b):
     """Bit for bit: parameters, best parameters, history but for the seconds."""
     assert bits((a.last, a.params, a.state)) == bits((b.last, b.params, b.state))
-    rows = [[row | {"seconds": 0} for row in h.rows] for h in (a, b)]
+    rows = [[row | {"seconds": 0} for row in h.epochs] for h in (a, b)]
     assert rows[0] == rows[1]
     assert (a.best_epoch, a.stopped) == (b.best_epoch, b.stopped)
 
@@ -212,7 +212,7 @@ def test_settings_that_were_edited_since_are_named(tmp_path):
     go_on(1, False, lr=0.1, layers=(8,))
     with pytest.raises(JaxnnError, match=r"setting lr is 0\.1 there and 0\.2 here"):
         go_on(2, True, lr=0.2, layers=(8,))
-    assert len(go_on(2, True, lr=0.1, layers=(8,)).rows) == 2
+    assert len(go_on(2, True, lr=0.1, layers=(8,)).epochs) == 2
 
 
 def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
@@ -322,11 +322,11 @@ def test_a_record_of_any_wrong_type_is_refused_and_nothing_is_taken(tmp_path, wa
             words = refusal(Snapshots(tmp_path, resume=True), waiting)
             if words is None:
                 taken.append((place, wrong))
-                waiting.ts, waiting.history.rows[:] = start, []
+                waiting.ts, waiting.history.epochs[:] = start, []
             else:
                 assert path.name in words
                 assert waiting.ts is start
-                assert not waiting.history.rows
+                assert not waiting.history.epochs
     # what is only counted for a person, or not there in this run
     assert not [one for one in taken if one[0][0] not in ("metrics", "guard", "rows")]
     assert len(taken) < 20

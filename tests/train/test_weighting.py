@@ -47,7 +47,7 @@ def test_validation_is_measured_without_weights():
         NET, (X, Y), validation=HELD, epochs=1, batch=32, class_weights="balanced"
     )
     found = evaluate(NET, history.params, history.state, *HELD)
-    assert history.rows[0]["validation_loss"] == pytest.approx(float(found.loss))
+    assert history.epochs[0]["validation_loss"] == pytest.approx(float(found.loss))
 
 
 def test_balanced_weights_lift_a_rare_class():
@@ -80,10 +80,10 @@ def test_balanced_weights_are_those_of_scikit_learn(y):
 
 def test_weights_and_mixup_and_several_orders_go_together():
     history = fit(
-        NET, (X, Y), epochs=2, batch=30, seeds=[0, 1], order="own",
+        NET, (X, Y), epochs=2, batch=30, seeds=[0, 1], shuffle="per-seed",
         mixup=mixup(0.3, 3), weights=np.ones(256), clip_norm=1.0, ema=0.9,
     )  # fmt: skip
-    assert np.isfinite(history.rows[-1]["loss"]).all()
+    assert np.isfinite(history.epochs[-1]["loss"]).all()
 
 
 def test_the_average_is_what_fit_returns_and_validates():
@@ -93,10 +93,10 @@ def test_the_average_is_what_fit_returns_and_validates():
     leaves_equal(averaged.last.params, plain.last.params, rtol=1e-9, atol=1e-12)
     leaves_equal(averaged.params, averaged.last.ema[0], rtol=0)
     found = evaluate(NET, averaged.params, averaged.state, *HELD)
-    assert averaged.rows[-1]["validation_loss"] == pytest.approx(float(found.loss))
+    assert averaged.epochs[-1]["validation_loss"] == pytest.approx(float(found.loss))
     best = fit(NET, (X, Y), **(options | {"keep": "best"}), ema=0.9)
     found = evaluate(NET, best.params, best.state, *HELD)
-    scores = [row["validation_accuracy"] for row in best.rows]
+    scores = [row["validation_accuracy"] for row in best.epochs]
     assert found.accuracy == pytest.approx(max(scores))
 
 
@@ -110,7 +110,7 @@ def test_one_output_learns_yes_and_no(loss, no):
         net, (X, y), validation=(X, y), loss=loss, epochs=10, batch=32,
         optimizer=optax.adam(0.02),
     )  # fmt: skip
-    assert history.rows[-1]["validation_accuracy"] > 0.9
+    assert history.epochs[-1]["validation_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("output", [None, "sigmoid"])

@@ -81,6 +81,14 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return whole and int(value) >= least
 
 
+def is_traced(setting: Any) -> bool:
+    """Whether a setting is known only when the program runs: a sweep's, an array.
+
+    Such a one has been looked at before; here it cannot be.
+    """
+    return isinstance(setting, jax.core.Tracer)
+
+
 def _read(value):
     if isinstance(value, (list, tuple, np.ndarray, np.generic, float, int)):
         return np.asarray(value)

@@ -15,7 +15,7 @@ from jax import dtypes
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.layers.made import made_by
+from jaxnn.layers.core import made_by
 from jaxnn.rules import Rule
 
 BY_VJP = "by jax.vjp"

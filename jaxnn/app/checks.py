@@ -14,19 +14,11 @@ from jaxnn.errors import JaxnnError
 
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
 
-LOGITS = (None,)
-SCORES = (None, "tanh")  # a score may be negative
-VALUES = (
+OUTPUTS = (
     None, "relu", "leaky_relu", "elu", "selu", "gelu", "swish", "tanh", "sigmoid",
-    "softplus", "softmax",
+    "softplus", "softmax", "log_softmax",
 )  # fmt: skip
-OUTPUTS: dict[str, tuple[str | None, ...]] = {
-    "softmax_cross_entropy": LOGITS, "softmax_focal": LOGITS, "kl": LOGITS,
-    "sigmoid_cross_entropy": LOGITS, "sigmoid_focal": LOGITS,
-    "nll": ("log_softmax",), "margin": SCORES, "hinge": SCORES,
-    "mse": VALUES, "quadratic": VALUES, "mae": VALUES, "huber": VALUES,
-}  # fmt: skip
-"""Loss -> what may stand after the last layer; None are logits."""
+"""What may stand after the last layer; None are logits."""
 
 _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
@@ -111,17 +103,19 @@ def _check_layers(config):
 
 def _check_output(config):
     """The loss must be one for what the network puts out."""
-    if config.loss not in OUTPUTS:
+    from jaxnn.losses import LOSSES  # late, as it imports jax
+
+    if config.loss not in LOSSES:
         return  # the tables of names will say so
     output, where = config.output, "--output"
     if output is None and config.model == "serial" and config.layers:
         last = config.layers[-1].partition(":")[0]
-        if last in (*VALUES, "log_softmax"):
+        if last in OUTPUTS:
             output, where = last, "--layers ..."
-    allowed = OUTPUTS[config.loss]
-    if output in allowed or output not in (*VALUES, "log_softmax"):
+    allowed = LOSSES[config.loss].outputs
+    if output in allowed or output not in OUTPUTS:
         return
-    losses = [name for name, outputs in OUTPUTS.items() if output in outputs]
+    losses = [name for name, found in LOSSES.items() if output in found.outputs]
     words = " or ".join("no --output (logits)" if o is None else o for o in allowed)
     raise JaxnnError(
         f"--loss {config.loss} does not fit {where} {output}: it takes {words}. Losses "

@@ -23,6 +23,7 @@ from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
+from jaxnn.losses import LOSSES
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
@@ -287,18 +288,8 @@ def saved_in(path: Path) -> Iterator[None]:
 
 
 def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """Outputs (..., N) of a network as probabilities, by the loss it was trained with.
-
-    Logits go through softmax or sigmoid. The scores of the margin losses do too, and
-    the outputs of the others are only scaled to sum to 1: no probabilities, but in
-    their order.
-    """
-    if config.loss in ("sigmoid_cross_entropy", "sigmoid_focal"):
-        outputs = 1 / (1 + np.exp(-outputs))
-    elif config.loss not in ("mse", "quadratic", "mae", "huber"):
-        outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
-    positive = np.clip(outputs, 1e-12, None)
-    return positive / positive.sum(-1, keepdims=True)
+    """Outputs (..., N) of a network as probabilities, by the loss of its training."""
+    return LOSSES[config.loss].as_probabilities(outputs)
 
 
 def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -13,8 +13,7 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.losses.outputs import says, yes_above
+from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
 
 BATCH = 500  # images a call, in every command: random starts depend on it
 

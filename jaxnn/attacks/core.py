@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.losses.outputs import says
+from jaxnn.losses import says
 
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")

@@ -18,7 +18,7 @@ from jaxnn.attacks.objectives import dlr, margin
 from jaxnn.combine import mlp, serial
 from jaxnn.layers import Layer, log_softmax, pointwise, sigmoid, softmax
 from jaxnn.layers.core import value
-from jaxnn.losses import softmax_cross_entropy
+from jaxnn.losses import RegisteredLoss, softmax_cross_entropy
 from jaxnn.rules import Rule
 
 OF_LOGITS = (softmax_cross_entropy, margin, dlr)
@@ -26,10 +26,10 @@ OF_LOGITS = (softmax_cross_entropy, margin, dlr)
 
 
 def is_of_logits(loss: Any) -> bool:
-    """Whether a loss, or a `partial` of one, is one of logits."""
+    """Whether a loss, whatever its settings, is one of logits."""
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return loss in OF_LOGITS
+    return (loss.plain if isinstance(loss, RegisteredLoss) else loss) in OF_LOGITS
 
 
 def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:

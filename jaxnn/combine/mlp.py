@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from jaxnn.arrays import is_traced
 from jaxnn.combine.basic import serial
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
@@ -15,8 +16,7 @@ from jaxnn.layers import (
     log_softmax,
     softmax,
 )
-from jaxnn.layers.initializers import Initializer
-from jaxnn.layers.noise import traced
+from jaxnn.layers.linear import Initializer
 
 
 @constructor
@@ -99,7 +99,7 @@ def dense_block(
     if normalize:
         layers.append(batch_norm() if isinstance(normalize, bool) else normalize)
     layers.append(activation_layer(activation))
-    if traced(drop_rate) or drop_rate:
+    if is_traced(drop_rate) or drop_rate:
         layers.append(dropout(drop_rate))
     return layers
 

@@ -1,11 +1,14 @@
 """Layers that act on each element alone, or (softmax) on the last axis."""
 
-from collections.abc import Callable
-
 from jaxnn import rules
 from jaxnn.layers.bounds import bounded, monotone, unimodal
-from jaxnn.layers.core import Layer, constructor, pointwise, value
+from jaxnn.layers.core import Layer, constructor, pointwise, register, value
 from jaxnn.rules.core import Rule
+
+__all__ = [
+    "elu", "gelu", "leaky_relu", "log_softmax", "relu", "selu", "sigmoid", "softmax",
+    "softplus", "standardize", "swish", "tanh",
+]  # fmt: skip
 
 ULPS = 8
 """What an exponential and what is made of it may be off, in units of the last place."""
@@ -81,15 +84,28 @@ SWISH_TURN = -1.278464542761074
 """Where gelu and swish are smallest: the roots of their derivatives."""
 
 
-ACTIVATIONS: dict[str, Callable[[], Layer]] = {
-    "relu": lambda: relu,
-    "leaky_relu": leaky_relu,
-    "elu": elu,
-    "selu": lambda: selu,
-    "gelu": gelu,
-    "swish": swish,
-    "tanh": lambda: tanh,
-    "sigmoid": lambda: sigmoid,
-    "softplus": lambda: softplus,
-}
-"""Name -> maker of an activation, for `mlp` and the command line."""
+@constructor
+def standardize(mean: float, std: float) -> Layer:
+    """y = (x - mean) / std by constants: lets a network own its normalisation.
+
+    Inputs, and so attacks, stay in pixel units [0, 1]. See `jaxnn.rules.standardize`.
+    """
+    name = f"standardize({mean:.4g}, {std:.4g})"
+
+    def size(params, state, most):
+        del params, state
+        return (most + abs(mean)) * abs(1 / std)
+
+    return bounded(
+        pointwise(rules.standardize(mean, std), name),
+        monotone,
+        falls=(lambda params: True) if std < 0 else None,
+        ulps=4,
+        size=size,
+    )
+
+
+register(
+    relu, leaky_relu, elu, selu, gelu, swish, tanh, sigmoid, softplus, activations=True
+)
+register(softmax, log_softmax, standardize)

@@ -6,11 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
-from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer, constructor
-from jaxnn.layers.initializers import Initializer, initializer
+from jaxnn.layers.core import (
+    Layer,
+    check_count,
+    check_input,
+    check_params,
+    check_sequence,
+    constructor,
+    register,
+)
+from jaxnn.layers.linear import Initializer, initializer
 from jaxnn.rules import affine, matmul
+
+__all__ = ["multi_head_attention"]
 
 
 class _Kept(NamedTuple):
@@ -51,17 +60,16 @@ def multi_head_attention(
     """
     name, draw = f"multi_head_attention({heads})", initializer(init)
     product, attention = affine if bias else matmul, rules.attention(causal)
-    names = ("w_in", "b_in", "w_out", "b_out") if bias else ("w_in", "w_out")
-    for what, n in (("heads", heads), ("head_width", head_width)):
-        if not is_whole(n) and not (what == "head_width" and n is None):
-            raise JaxnnError(f"{name}: got {what}={n!r}, expected at least 1")
+    inward, outward = (("w_in", "b_in"), ("w_out", "b_out")) if bias else (
+        ("w_in",), ("w_out",)
+    )  # fmt: skip
+    names = inward + outward
+    check_count(name, "heads", heads)
+    if head_width is not None:
+        check_count(name, "head_width", head_width)
 
     def init_params(key, in_shape):
-        if len(in_shape) != 2:
-            raise JaxnnError(
-                f"{name}: got in_shape={tuple(in_shape)}, expected (steps, features); "
-                "in_shape leaves out the batch axis only"
-            )
+        check_sequence(name, in_shape)
         d, dtype = in_shape[1], jnp.result_type(float)
         if head_width is None and d % heads:
             raise JaxnnError(
@@ -80,37 +88,21 @@ def multi_head_attention(
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        if not isinstance(params, dict) or set(params) != set(names):
-            raise JaxnnError(
-                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
-                f"expected {', '.join(names)}; were they made by another network?"
-            )
-        if x.ndim != 3 or x.shape[-1] != params["w_in"].shape[0]:
-            raise JaxnnError(
-                f"{name}: input of shape {x.shape}, expected (batch, steps, "
-                f"{params['w_in'].shape[0]}). Was init called with "
-                f"in_shape={x.shape[1:]}?"
-            )
-        inward, outward = _split_names(names)
+        check_params(name, params, names)
+        check_input(name, x, params["w_in"].shape[0], "batch, steps")
         qkv, kept_in = product.fwd(x, *(params[k] for k in inward))
         y, kept = attention.fwd(*_to_heads(qkv, heads, 3))
         y, kept_out = product.fwd(_from_heads(y), *(params[k] for k in outward))
         return y, state, _Kept(kept_in, kept, kept_out)
 
     def backward(cache, dy):
-        inward, outward = _split_names(names)
         dfound, *dout = product.bwd(cache.outward, dy)
         dqkv = attention.bwd(cache.attention, *_to_heads(dfound, heads, 1))
         dqkv = jnp.concatenate([_from_heads(d) for d in dqkv], -1)
         dx, *din = product.bwd(cache.inward, dqkv)
-        return dx, dict(zip((*inward, *outward), (*din, *dout), strict=True))
+        return dx, dict(zip(names, (*din, *dout), strict=True))
 
     return Layer(init_params, forward, backward, name)
-
-
-def _split_names(names):
-    half = len(names) // 2
-    return names[:half], names[half:]
 
 
 def _to_heads(y, heads, count):
@@ -124,3 +116,6 @@ def _from_heads(y):
     """(B, heads, T, W) -> (B, T, heads W)."""
     b, heads, t, w = y.shape
     return y.swapaxes(1, 2).reshape(b, t, heads * w)
+
+
+register(multi_head_attention)

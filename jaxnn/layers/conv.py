@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from jaxnn import rules
-from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, linear
-from jaxnn.layers.core import Layer, constructor
-from jaxnn.layers.initializers import Initializer, initializer
+from jaxnn.layers.core import Layer, check_count, check_params, constructor, register
+from jaxnn.layers.linear import Initializer, weight_and_bias
 from jaxnn.rules.conv import check_channels
 from jaxnn.rules.window import Padding, per_axis, transposed_windows, windows
+
+__all__ = ["conv", "conv1d", "conv_transpose", "depthwise_conv"]
 
 
 @constructor
@@ -151,36 +151,20 @@ def _conv(name, channels, kernel, stride, padding, dilation, groups, init, bias)
 
 def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
     """`rule` of x and w, then a bias; a function of w's channels may make the rule."""
-    draw_w = initializer(init)
-    draw_b = None if bias is False else initializer("zeros" if bias is True else bias)
-    if isinstance(bias, str) and bias not in ("zeros", "normal"):
-        raise JaxnnError(
-            f"{name}: bias={bias!r} needs a matrix; expected True, False, zeros, "
-            "normal or a function"
-        )
-    names = {"w"} if draw_b is None else {"w", "b"}
+    draw = weight_and_bias(name, init, bias)
+    names = ("w",) if bias is False else ("w", "b")
 
     def setup(key, in_shape):
         check_image(name, "in_shape", in_shape, len(kernel))
         w_shape, out_shape = shapes(tuple(in_shape))
-        dtype = jnp.result_type(float)
-        params = {"w": draw_w(key, w_shape, dtype)}
-        if draw_b is not None:
-            # fold_in: w is the same draw with and without a bias
-            params["b"] = draw_b(jax.random.fold_in(key, 1), w_shape[-1:], dtype)
-        return params, (), out_shape
+        return draw(key, w_shape), (), out_shape
 
     def rule_for(channels):
         return rule if isinstance(rule, rules.Rule) else rule(channels)
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        if not isinstance(params, dict) or set(params) != names:
-            raise JaxnnError(
-                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
-                f"expected a dict of {' and '.join(sorted(names))}; were they made by "
-                "another network?"
-            )
+        check_params(name, params, names)
         check_image(name, "input without its batch axis", x.shape[1:], len(kernel))
         w_shape, _ = shapes(x.shape[1:])
         w = params["w"]
@@ -192,13 +176,13 @@ def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
         # XLA's convolutions want one type
         wide = jnp.result_type(x, *params.values())
         y, cache = rule_for(w_shape[-1]).fwd(x.astype(wide), w.astype(wide))
-        if draw_b is not None:
+        if "b" in names:
             y, _ = rules.add_bias.fwd(y, params["b"])
         return y, state, cache
 
     def backward(cache, dy):
         dx, dw = rule_for(dy.shape[-1]).bwd(cache, dy)
-        if draw_b is None:
+        if "b" not in names:
             return dx, {"w": dw}
         _, db = rules.add_bias.bwd((), dy)
         return dx, {"w": dw, "b": db}
@@ -227,10 +211,7 @@ def _kernel(name, kernel):
 
 def _check(name, kernel, stride, padding, dilation, **counts):
     for what, value in counts.items():
-        if not is_whole(value):
-            raise JaxnnError(
-                f"{name}: got {what}={value!r}, expected a whole number of at least 1"
-            )
+        check_count(name, what, value)
     # Settings that suit no input are told here, before `init` has one.
     windows(name, (2**30,) * len(kernel), kernel, stride, padding, dilation)
 
@@ -240,3 +221,6 @@ def _name(kind, *settings):
         "x".join(map(str, s)) if isinstance(s, Sequence) else str(s) for s in settings
     ]
     return f"{kind}({', '.join(words)})"
+
+
+register(conv, conv1d, conv_transpose, depthwise_conv)

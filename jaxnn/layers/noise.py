@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn import rules
+from jaxnn.arrays import is_traced
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, monotone
-from jaxnn.layers.core import Layer, constructor
-from jaxnn.layers.typed import checked_key
+from jaxnn.layers.core import Layer, checked_key, constructor, register
 from jaxnn.rules.core import Rule
+
+__all__ = ["dropout", "gaussian_noise", "spatial_dropout"]
 
 
 def keep_mask(key: Array, shape: tuple[int, ...], drop_rate: float) -> Array:
@@ -27,23 +29,15 @@ def keep_mask(key: Array, shape: tuple[int, ...], drop_rate: float) -> Array:
     words = jax.random.bits(key, ((size + 1) // 2,), jnp.uint32)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size]
     least = _threshold(drop_rate)
-    least = least.astype(jnp.uint16) if traced(drop_rate) else least
+    least = least.astype(jnp.uint16) if is_traced(drop_rate) else least
     return (halves >= least).reshape(shape)
 
 
 def _threshold(drop_rate: float) -> Any:
     """Of 2^16 equally likely halves, how many mean "drop"; at least one keeps."""
-    if traced(drop_rate):
+    if is_traced(drop_rate):
         return jnp.minimum(jnp.round(drop_rate * 2**16), 2**16 - 1)
     return min(round(drop_rate * 2**16), 2**16 - 1)
-
-
-def traced(setting: Any) -> bool:
-    """Whether a setting is known only when the program runs: a sweep's, an array.
-
-    Such a one has been looked at before; here it cannot be.
-    """
-    return isinstance(setting, jax.core.Tracer)
 
 
 @constructor
@@ -105,7 +99,7 @@ def gaussian_noise(std: float) -> Layer:
 
 def _dropout(kind: str, drop_rate: float, mask_shape: Callable) -> Layer:
     """Dropout with a mask of `mask_shape(x.shape)`."""
-    given = not traced(drop_rate)
+    given = not is_traced(drop_rate)
     name = f"{kind}({_shown(drop_rate)})" if given else kind
     if given and not (_is_number(drop_rate) and 0 <= drop_rate < 1):
         raise JaxnnError(
@@ -154,3 +148,6 @@ def _in_training(name: str, draw: Callable, rule: Rule, idle: bool) -> Layer:
 
     # of equal keys both ends get the same mask or noise
     return bounded(Layer(init, forward, backward, name), monotone)
+
+
+register(dropout, gaussian_noise, spatial_dropout)

@@ -2,17 +2,24 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import rules
-from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, monotone
-from jaxnn.layers.core import Layer, constructor
+from jaxnn.layers.core import (
+    Layer,
+    check_count,
+    check_input,
+    check_params,
+    constructor,
+    register,
+)
 from jaxnn.rules import BatchStats
 from jaxnn.rules.core import Rule
+
+__all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 
 @constructor
@@ -64,11 +71,7 @@ def batch_norm(
                 "expected gamma, beta and mean, var; were they made by another network?"
             )
         gamma, beta = params["gamma"], params["beta"]
-        if x.ndim < 2 or x.shape[-1] != gamma.shape[0]:
-            raise JaxnnError(
-                f"batch_norm: input of shape {x.shape}, expected (batch, ..., "
-                f"{gamma.shape[0]}). Was init called with in_shape={x.shape[1:]}?"
-            )
+        check_input("batch_norm", x, gamma.shape[0])
         if not train:
             y, cache = fixed.fwd(x, gamma, beta, state["mean"], state["var"])
             return y, state, cache
@@ -145,8 +148,7 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
         channels differ from the parameters'.
     """
     name = f"group_norm({groups})"
-    if not is_whole(groups):
-        raise JaxnnError(f"{name}: groups must be at least 1, a whole number")
+    check_count(name, "groups", groups)
     return _per_sample(rules.group_norm(groups, epsilon), name, groups)
 
 
@@ -165,17 +167,8 @@ def _per_sample(rule: Rule, name: str, groups: int) -> Layer:
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        if not isinstance(params, dict) or set(params) != {"gamma", "beta"}:
-            raise JaxnnError(
-                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
-                "expected gamma and beta; were they made by another network?"
-            )
-        c = params["gamma"].shape[0]
-        if x.ndim < 2 or x.shape[-1] != c:
-            raise JaxnnError(
-                f"{name}: input of shape {x.shape}, expected (batch, ..., {c}). Was "
-                f"init called with in_shape={x.shape[1:]}?"
-            )
+        check_params(name, params, ("gamma", "beta"))
+        check_input(name, x, params["gamma"].shape[0])
         y, cache = rule.fwd(x, params["gamma"], params["beta"])
         return y, state, cache
 
@@ -184,3 +177,6 @@ def _per_sample(rule: Rule, name: str, groups: int) -> Layer:
         return dx, {"gamma": dgamma, "beta": dbeta}
 
     return Layer(init, forward, backward, name)
+
+
+register(batch_norm, group_norm, layer_norm)

@@ -7,10 +7,12 @@ from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import averaging, bounded, monotone
 from jaxnn.layers.conv import check_image
-from jaxnn.layers.core import Layer, constructor, shaped, value
+from jaxnn.layers.core import Layer, constructor, register, shaped, value
 from jaxnn.rules.core import Rule
 from jaxnn.rules.pool import placed
 from jaxnn.rules.window import Padding, per_axis
+
+__all__ = ["avg_pool", "global_avg_pool", "global_max_pool", "max_pool"]
 
 
 @constructor
@@ -85,3 +87,6 @@ def _pool(kind, make, size, stride, padding) -> Layer:
         return layer.forward(params, state, x, key=key, train=train)
 
     return layer._replace(forward=forward)
+
+
+register(avg_pool, global_avg_pool, global_max_pool, max_pool)

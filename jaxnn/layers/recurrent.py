@@ -23,11 +23,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn import rules
-from jaxnn.arrays import is_whole
-from jaxnn.errors import JaxnnError
-from jaxnn.layers.core import Layer, constructor
-from jaxnn.layers.initializers import Initializer, initializer
+from jaxnn.layers.core import (
+    Layer,
+    check_count,
+    check_input,
+    check_params,
+    check_sequence,
+    constructor,
+    register,
+)
+from jaxnn.layers.linear import Initializer, initializer
 from jaxnn.rules.core import Rule
+
+__all__ = ["gru", "lstm", "rnn"]
 
 
 @constructor
@@ -150,33 +158,19 @@ def _recurrent(
     """The layer of a rule whose state starts from `states` arrays of zeros."""
     units, names = weights.units, weights.names
     name = f"{rule.name}({units})"
-    if not is_whole(units):
-        raise JaxnnError(f"{name}: units must be at least 1, a whole number")
+    check_count(name, "units", units)
 
     def init(key, in_shape):
-        if len(in_shape) != 2:
-            raise JaxnnError(
-                f"{name}: got in_shape={tuple(in_shape)}, expected (steps, features); "
-                "in_shape leaves out the batch axis only"
-            )
+        check_sequence(name, in_shape)
         steps, width = in_shape
         out_shape = (steps, units) if every_step else (units,)
         return weights.draw(key, width), (), out_shape
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        if not weights.fit(params):
-            raise JaxnnError(
-                f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, "
-                f"expected a dict of {', '.join(names)} for {units} units; were they "
-                "made by another network?"
-            )
+        check_params(name, params, names, f" for {units} units", weights.fit(params))
         args = [params[k] for k in names]
-        if x.ndim != 3 or x.shape[-1] != args[0].shape[0]:
-            raise JaxnnError(
-                f"{name}: input of shape {x.shape}, expected (batch, steps, "
-                f"{args[0].shape[0]}). Was init called with in_shape={x.shape[1:]}?"
-            )
+        check_input(name, x, args[0].shape[0], "batch, steps")
         zero = jnp.zeros((x.shape[0], units), jnp.result_type(x, args[0]))
         mask = () if mask_value is None else ((x != mask_value).any(-1),)
         y, cache = rule.fwd(x, *args, *[zero] * states, *mask)
@@ -187,3 +181,6 @@ def _recurrent(
         return dx, dict(zip(names, cotangents, strict=False))
 
     return Layer(init, forward, backward, name)
+
+
+register(gru, lstm, rnn)

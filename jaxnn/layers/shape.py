@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import averaging, bounded, monotone
-from jaxnn.layers.core import Layer, constructor, shaped, value
+from jaxnn.layers.core import Layer, constructor, register, shaped, value
 from jaxnn.rules import Rule
 from jaxnn.rules.shape import Widths, fill_in, pairs_of
+
+__all__ = ["crop", "flatten", "pad", "reshape", "transpose", "upsample"]
 
 flatten = bounded(
     value(
@@ -168,3 +170,6 @@ def _with_batch(widths: Widths) -> Widths:
 
 def _shown(setting) -> str:
     return str(list(setting) if isinstance(setting, Sequence) else setting)
+
+
+register(crop, flatten, pad, reshape, transpose, upsample)

@@ -16,85 +16,36 @@ Predictions are floats (lists and other arrays are read, whole numbers refused).
 value is taken in float32 at least, dpred has the type of pred. A NaN in pred makes the
 value NaN; a logit of -inf masks its class, which costs nothing unless it is the target.
 
-    core      targets as rows, weights, the mean
-    classes   one class out of N: cross-entropy, KL, focal, margin
-    outputs   N outputs one by one: sigmoid losses, hinge, distances
+`softmax_cross_entropy.having(label_smoothing=0.1)` is the loss with that setting, equal
+to any other such one (`functools.partial` is equal to itself only, and compiles anew).
+Write your own with `@loss`; that makes it known by its name, too.
 """
 
-from functools import partial
-
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.losses.classes import (
-    kl,
-    margin,
-    nll,
-    softmax_cross_entropy,
-    softmax_focal,
-)
-from jaxnn.losses.core import Loss, Reduction, one_hot
-from jaxnn.losses.outputs import (
-    hinge,
-    huber,
-    mae,
-    mse,
-    quadratic,
-    sigmoid_cross_entropy,
-    sigmoid_focal,
-)
-from jaxnn.programs import remembered
-
-LOSSES: dict[str, Loss] = {
-    "hinge": hinge,
-    "huber": huber,
-    "kl": kl,
-    "mae": mae,
-    "margin": margin,
-    "mse": mse,
-    "nll": nll,
-    "quadratic": quadratic,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy,
-    "sigmoid_focal": sigmoid_focal,
-    "softmax_cross_entropy": softmax_cross_entropy,
-    "softmax_focal": softmax_focal,
-}
-"""Every loss by name."""
+from jaxnn.losses.core import LOSSES as LOSSES
+from jaxnn.losses.core import Loss as Loss
+from jaxnn.losses.core import Reduction as Reduction
+from jaxnn.losses.core import RegisteredLoss as RegisteredLoss
+from jaxnn.losses.core import loss as loss
+from jaxnn.losses.core import one_hot as one_hot
+from jaxnn.losses.core import says as says
+from jaxnn.losses.core import yes_above as yes_above
+from jaxnn.losses.formulas import *  # noqa: F403
 
 
-@remembered
-def loss_by_name(loss: str | Loss, label_smoothing: float = 0.0) -> Loss:
-    """The loss of that name, or `loss` itself if it is a function.
+def loss_by_name(name: str | Loss, label_smoothing: float = 0.0) -> Loss:
+    """The loss of that name, or `name` itself if it is a function.
 
     Raises:
       JaxnnError: unknown name (lists the valid ones), or label smoothing of a loss
         that has none.
     """
-    function = loss if callable(loss) else lookup("loss", loss, LOSSES)
+    found = name if callable(name) else lookup("loss", name, LOSSES)
     if not label_smoothing:
-        return function
-    if function is not softmax_cross_entropy:
+        return found
+    if not isinstance(found, RegisteredLoss) or not found.takes("label_smoothing"):
         raise JaxnnError(
             f"label_smoothing={label_smoothing:g} needs loss softmax_cross_entropy, "
-            f"got {loss}"
+            f"got {name}"
         )
-    return partial(softmax_cross_entropy, label_smoothing=label_smoothing)
-
-
-__all__ = [
-    "LOSSES",
-    "Loss",
-    "Reduction",
-    "hinge",
-    "huber",
-    "kl",
-    "loss_by_name",
-    "mae",
-    "margin",
-    "mse",
-    "nll",
-    "one_hot",
-    "quadratic",
-    "sigmoid_cross_entropy",
-    "sigmoid_focal",
-    "softmax_cross_entropy",
-    "softmax_focal",
-]
+    return found.having(label_smoothing=label_smoothing)

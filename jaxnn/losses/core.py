@@ -1,23 +1,266 @@
-"""What every loss is made of: targets as rows, weights, and the mean at the end."""
+"""What every loss shares: targets as rows, weights, the mean, equality."""
 
+import pkgutil
 from collections.abc import Callable
-from functools import wraps
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxnn.arrays import as_array, as_floats
+from jaxnn.arrays import as_array, as_floats, is_traced
+from jaxnn.combine import mlp, serial
 from jaxnn.errors import JaxnnError
+from jaxnn.layers import Layer, sigmoid
+from jaxnn.layers.core import settled
 
 Reduction = Literal["mean", "none"]
+Targets = Literal["classes", "answers", "signs", "values"]
+
 Loss = Callable[..., tuple[Array, Array]]
+"""Any function `(pred, target) -> (value, dpred)`."""
 
 
-def wide(a: Array) -> Array:
-    """At least float32: sums of bfloat16 lose the small terms."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+class RegisteredLoss:
+    """`(pred, target, *, weights, class_weights, reduction, ...) -> (value, dpred)`.
+
+    Losses of one function and equal settings, of equal types, are equal, so that they
+    share compiled programs. A setting that cannot be hashed (an array, what a sweep
+    traces) makes a loss that equals itself only.
+
+    Attributes:
+      function: `(pred, t, **settings) -> (values, dpred)`, see `loss`.
+      targets: what rows of targets are, see `loss`.
+      outputs: what a network may end in for it, see `loss`.
+      probabilities: how its outputs become probabilities, see `loss`.
+      settings: those that differ from the defaults.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        targets: Targets,
+        outputs: tuple[str | None, ...],
+        probabilities: Literal["softmax", "sigmoid", "scaled"],
+        settings: dict[str, Any] | None = None,
+    ):
+        self.function, self.targets, self.outputs = function, targets, outputs
+        self.probabilities, self.settings = probabilities, settings or {}
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self.__module__, self.__qualname__ = function.__module__, function.__qualname__
+        code = function.__code__
+        self._arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        try:
+            self._key = function, settled(dict(sorted(self.settings.items())))
+            self._hash = hash(self._key)
+        except TypeError:
+            self._key, self._hash = None, id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, RegisteredLoss)
+            and self._key is not None
+            and self._key == other._key
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        words = [f"{name}={value!r}" for name, value in self.settings.items()]
+        return f"{self.__name__}({', '.join(words)})" if words else self.__name__
+
+    def __reduce__(self) -> tuple:
+        return _again, (f"{self.__module__}:{self.__qualname__}", self.settings)
+
+    def having(self, **settings: Any) -> "RegisteredLoss":
+        """Return the loss with other settings, `class_weights` or `reduction`.
+
+        >>> from jaxnn.losses import huber
+        >>> huber.having(delta=0.5) == huber.having(delta=0.5)
+        True
+        """
+        if settings.get("class_weights") is not None:
+            each = np.asarray(settings["class_weights"], float)
+            settings["class_weights"] = tuple(each.ravel().tolist())
+        about = self.targets, self.outputs, self.probabilities
+        return RegisteredLoss(self.function, *about, self.settings | settings)
+
+    @property
+    def plain(self) -> "RegisteredLoss":
+        """The loss with its default settings."""
+        about = self.targets, self.outputs, self.probabilities
+        return RegisteredLoss(self.function, *about)
+
+    def takes(self, setting: str) -> bool:
+        """Whether it has a setting of that name."""
+        return setting in self._arguments
+
+    def __call__(
+        self, pred: Any, target: Any, *, weights: Any = None, **settings: Any
+    ) -> tuple[Array, Array]:
+        """Return the value, and the gradient for pred, see `jaxnn.losses`."""
+        settings = self.settings | settings
+        class_weights = settings.pop("class_weights", None)
+        reduction = settings.pop("reduction", "mean")
+        pred = as_floats(pred, self.__name__, "predictions")
+        target = jnp.asarray(as_array(target, self.__name__, "targets"))
+        t, of_class = self._rows(pred, target)
+        if class_weights is not None and of_class is None:
+            raise JaxnnError(
+                f"{self.__name__}: class_weights need labels {t.shape[:-1]}, got "
+                f"targets {t.shape}; give each sample its own weight by weights="
+            )
+        each = self._weights(t, of_class, weights, class_weights)
+        if "one_hot" in self._arguments:
+            settings["one_hot"] = target.shape != pred.shape
+        values, dpred = self.function(_wide(pred), t, **settings)
+        if each is not None:
+            values, dpred = values * each, dpred * each[..., None]
+        if reduction == "none":
+            return values, dpred.astype(pred.dtype)
+        if reduction != "mean":
+            raise JaxnnError(f"reduction {reduction!r} is unknown; valid: mean, none")
+        if values.size == 0:
+            raise JaxnnError(f"the mean loss of no samples: predictions {pred.shape}")
+        return values.mean(), (dpred / values.size).astype(pred.dtype)
+
+    def is_one_answer(self, outputs: int) -> bool:
+        """Whether labels of so many outputs are the answer to one question."""
+        return outputs == 1 and self.targets in ("answers", "signs")
+
+    def _rows(self, pred, target):
+        """Targets as rows (B, N), at least float32, and what class weights go by."""
+        name, dtype = self.__name__, jnp.promote_types(pred.dtype, jnp.float32)
+        if target.shape == pred.shape:
+            t = target.astype(dtype)
+            return t, t if self.targets == "classes" else None
+        if pred.ndim < 1 or target.shape != pred.shape[:-1]:
+            raise JaxnnError(
+                f"{name}: got predictions {pred.shape} and targets {target.shape}; "
+                f"expected labels {pred.shape[:-1]} or rows {pred.shape}"
+            )
+        if not jnp.issubdtype(target.dtype, jnp.integer):
+            raise JaxnnError(
+                f"{name}: labels of shape {target.shape} must be integers, got "
+                f"{target.dtype}; for real values give targets of shape {pred.shape}"
+            )
+        if not self.is_one_answer(pred.shape[-1]):
+            t = one_hot(target, pred.shape[-1], dtype)
+            return t, t
+        if self.targets == "signs":
+            target = jnp.where(target == -1, 0, target)
+        answers = one_hot(target, 2, dtype)  # (B, 2): no, yes
+        return answers[..., 1:], answers
+
+    def _weights(self, t, of_class, weights, class_weights):
+        """(B,): weights times the class weights' mean over the rows; or None."""
+        each = None
+        if weights is not None:
+            each = jnp.asarray(weights).astype(t.dtype)
+            if each.shape != t.shape[:-1]:
+                raise JaxnnError(
+                    f"{self.__name__}: got weights {each.shape}, expected one a "
+                    f"sample, {t.shape[:-1]}"
+                )
+        if class_weights is None:
+            return each
+        by_class = jnp.asarray(class_weights).astype(t.dtype)
+        if by_class.shape != of_class.shape[-1:]:
+            raise JaxnnError(
+                f"{self.__name__}: got class_weights {by_class.shape}, expected one a "
+                f"class, {of_class.shape[-1:]}"
+            )
+        of_sample = of_class @ by_class
+        return of_sample if each is None else each * of_sample
+
+    def check_rows(self, where: str, rows: Any) -> None:
+        """Raise unless rows of targets (N, ..., outputs), on the host, can be meant.
+
+        Shares of classes are at least 0 and sum to 1, answers lie between 0 and 1 (for
+        signs -1 is no, too); values may be anything.
+        """
+        if self.targets == "values":
+            return
+        rows = np.asarray(rows, float)
+        if self.targets == "classes":
+            wrong = (rows < 0).any(-1) | ~(np.abs(rows.sum(-1) - 1) < 0.01)
+            expected = "shares of the classes, at least 0 and 1 together"
+        else:
+            inside = (rows >= 0) & (rows <= 1)
+            if self.targets == "signs":
+                inside |= rows == -1
+            wrong, expected = ~inside.all(-1), "answers between 0 and 1"
+        if wrong.any():
+            first = tuple(map(int, np.argwhere(wrong)[0]))
+            at = first[0] if len(first) == 1 else first
+            raise JaxnnError(
+                f"{where} has the row {rows[first].tolist()} at index {at}, but rows "
+                f"of {self.__name__} are {expected}; for real values take mse, and "
+                "weigh samples by weights="
+            )
+
+    def as_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs (..., N) of a network as probabilities, on the host.
+
+        The scores of margins are not, and other outputs are only scaled to sum to 1:
+        no probabilities, but in their order.
+        """
+        if self.probabilities == "sigmoid":
+            outputs = 1 / (1 + np.exp(-outputs))
+        elif self.probabilities == "softmax":
+            outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
+        positive = np.clip(outputs, 1e-12, None)
+        return positive / positive.sum(-1, keepdims=True)
+
+
+LOSSES: dict[str, RegisteredLoss] = {}
+"""Every loss by name, entered by `@loss`."""
+
+
+def loss(
+    *,
+    targets: Targets = "values",
+    outputs: tuple[str | None, ...] = (None,),
+    probabilities: Literal["softmax", "sigmoid", "scaled"] = "scaled",
+) -> Callable[[Callable], RegisteredLoss]:
+    """Make a loss of `(pred, t, **settings) -> (values, dpred)`, and enter it by name.
+
+    pred and t (..., N) come in float32 at least, t as rows; values (...) are one a
+    sample, and row i of dpred (..., N) is the gradient of value i. Weights, the mean
+    and the checks of shapes are added. A setting called `one_hot` tells whether labels
+    were given.
+
+    Args:
+      targets: what rows are: shares of "classes"; "answers" between 0 and 1 to N
+        questions; "signs", the same with -1 for no, too; or any "values".
+      outputs: the activations that a network may end in for it; None are logits.
+      probabilities: how outputs become probabilities.
+
+    >>> @loss()
+    ... def cubic(pred, t):
+    ...     d = jnp.abs(pred - t)
+    ...     return (d**3).sum(-1), 3 * d**2 * jnp.sign(pred - t)
+    >>> value, dpred = LOSSES.pop("cubic")(jnp.ones((1, 2)), jnp.zeros((1, 2)))
+    >>> float(value), dpred.tolist()
+    (2.0, [[3.0, 3.0]])
+    """
+
+    def register(function: Callable) -> RegisteredLoss:
+        found = RegisteredLoss(function, targets, outputs, probabilities)
+        LOSSES[found.__name__] = found
+        return found
+
+    return register
+
+
+def check_setting(
+    name: str, setting: str, value: Any, fits: Callable[[Any], Any], expected: str
+) -> None:
+    """Raise unless a setting of the loss `name` fits; one that is traced does."""
+    if not (is_traced(value) or fits(value)):
+        raise JaxnnError(f"{name}: got {setting}={value:g}, expected {expected}")
 
 
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
@@ -30,122 +273,28 @@ def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     return jnp.where(inside[..., None], rows, jnp.nan)
 
 
-def class_rows(
-    name: str, pred: Array, target: Array, weights: Any, class_weights: Any
-) -> tuple[Array, Array | None]:
-    """Rows (B, N) that share out the classes, and the samples' weights (B,) or None.
+def says(outputs: Any, y: Any, above: float = 0.0) -> Any:
+    """Whether outputs (..., N) say the labels y (...): bool, NumPy's or JAX's.
 
-    A sample's class weight is the mean over its row: that of its label.
+    The largest output is the answer; a single one says yes above `above`.
     """
-    t = _rows(name, pred, target)
-    return t, _weights(name, t, weights, class_weights)
+    if outputs.shape[-1] == 1:
+        return (outputs[..., 0] > above) == (y > 0)  # no is 0, for hinge also -1
+    return outputs.argmax(-1) == y
 
 
-def value_rows(
-    name: str, pred: Array, target: Array, weights: Any, class_weights: Any
-) -> tuple[Array, Array | None]:
-    """Rows (B, N) of any numbers, and weights; only labels have class weights."""
-    t = _rows(name, pred, target)
-    _need_labels(name, t, target, class_weights)
-    return t, _weights(name, t, weights, class_weights)
+def yes_above(net: Layer) -> float:
+    """Return what a single output says yes above: 0, or 0.5 if it ends in sigmoid."""
+    while net.made is not None and net.made.constructor in (serial, mlp):
+        net = net.parts[-1]
+    return 0.5 if net == sigmoid else 0.0
 
 
-def yes_no_rows(
-    name: str, pred: Array, target: Array, weights: Any, class_weights: Any
-) -> tuple[Array, Array | None]:
-    """Rows (B, N) in [0, 1] of N questions, and weights.
-
-    Labels (B,) say which of N questions has the answer yes; for a single output, pred
-    (B, 1), they are the answer itself, 0 or 1.
-    """
-    one = pred.ndim > 0 and pred.shape[-1] == 1 and target.shape == pred.shape[:-1]
-    if one and jnp.issubdtype(target.dtype, jnp.integer):
-        dtype = jnp.promote_types(pred.dtype, jnp.float32)
-        answers = one_hot(target, 2, dtype)  # (B, 2): no, yes
-        return answers[..., 1:], _weights(name, answers, weights, class_weights)
-    return value_rows(name, pred, target, weights, class_weights)
+def _wide(a: Array) -> Array:
+    """At least float32: sums of bfloat16 lose the small terms."""
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
-def finish(
-    values: Array, dpred: Array, pred: Array, weights: Array | None, reduction: str
-) -> tuple[Array, Array]:
-    """Weight and reduce the values (B,) and gradients (B, N) of the samples."""
-    if weights is not None:
-        values, dpred = values * weights, dpred * weights[..., None]
-    if reduction == "none":
-        return values, dpred.astype(pred.dtype)
-    if reduction != "mean":
-        raise JaxnnError(f"reduction {reduction!r} is unknown; valid: mean, none")
-    if values.size == 0:
-        raise JaxnnError(f"the mean loss of no samples: predictions {pred.shape}")
-    return values.mean(), (dpred / values.size).astype(pred.dtype)
-
-
-def taking_arrays(loss: Loss) -> Loss:
-    """Decorate a loss: predictions are floats, targets numbers, lists made arrays.
-
-    Raises:
-      JaxnnError: anything else.
-    """
-
-    @wraps(loss)
-    def checked(pred: Any, target: Any, **settings: Any) -> tuple[Array, Array]:
-        name = getattr(loss, "__name__", "loss")
-        pred = as_floats(pred, name, "predictions")
-        return loss(pred, jnp.asarray(as_array(target, name, "targets")), **settings)
-
-    return checked
-
-
-def at_least_0(name: str, setting: str, value: float) -> None:
-    """Raise unless the setting of a loss is a number >= 0."""
-    if not value >= 0:
-        raise JaxnnError(f"{name}: got {setting}={value:g}, expected {setting} >= 0")
-
-
-def _rows(name: str, pred: Array, target: Array) -> Array:
-    """Targets as rows (B, N) in the loss's own precision; labels become one-hot."""
-    dtype = jnp.promote_types(pred.dtype, jnp.float32)
-    if target.shape == pred.shape:
-        return target.astype(dtype)
-    if pred.ndim < 1 or target.shape != pred.shape[:-1]:
-        raise JaxnnError(
-            f"{name}: got predictions {pred.shape} and targets {target.shape}; "
-            f"expected labels {pred.shape[:-1]} or rows {pred.shape}"
-        )
-    if not jnp.issubdtype(target.dtype, jnp.integer):
-        raise JaxnnError(
-            f"{name}: labels of shape {target.shape} must be integers, got "
-            f"{target.dtype}; for real values give targets of shape {pred.shape}"
-        )
-    return one_hot(target, pred.shape[-1], dtype)
-
-
-def _need_labels(name, t, target, class_weights):
-    if class_weights is not None and target.shape == t.shape:
-        raise JaxnnError(
-            f"{name}: class_weights need labels {t.shape[:-1]}, got targets {t.shape}; "
-            "give each sample its own weight by weights="
-        )
-
-
-def _weights(name, t, weights, class_weights):
-    """(B,): weights times the class weights' mean over the rows t."""
-    each = None
-    if weights is not None:
-        each = jnp.asarray(weights).astype(t.dtype)
-        if each.shape != t.shape[:-1]:
-            raise JaxnnError(
-                f"{name}: got weights {each.shape}, expected one a sample, "
-                f"{t.shape[:-1]}"
-            )
-    if class_weights is None:
-        return each
-    of_class = jnp.asarray(class_weights).astype(t.dtype)
-    if of_class.shape != t.shape[-1:]:
-        raise JaxnnError(
-            f"{name}: got class_weights {of_class.shape}, expected one a class, "
-            f"{t.shape[-1:]}"
-        )
-    of_sample = t @ of_class
-    return of_sample if each is None else each * of_sample
+def _again(path, settings):
+    found = pkgutil.resolve_name(path)
+    return found.having(**settings) if settings else found

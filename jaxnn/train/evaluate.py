@@ -12,8 +12,7 @@ from jaxnn.arrays import as_rows
 from jaxnn.distributed.mesh import DataParallel, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.losses import Loss, softmax_cross_entropy
-from jaxnn.losses.outputs import says, yes_above
+from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
     as_targets,
     check_count,

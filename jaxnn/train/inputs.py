@@ -13,8 +13,7 @@ import numpy as np
 from jaxnn.arrays import as_array, as_rows, is_float, is_whole
 from jaxnn.errors import JaxnnError, first_line
 from jaxnn.layers import Layer
-from jaxnn.losses import LOSSES
-from jaxnn.losses.outputs import YES_NO
+from jaxnn.losses import RegisteredLoss
 from jaxnn.train.state import Weighted, float_type
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
@@ -89,10 +88,14 @@ def check_targets(
     """Raise unless targets y (N, ...) fit outputs `out_shape` (without N) and the loss.
 
     Labels are looked at on the host: under jit a label that the network has no output
-    for could only become a NaN. A loss that is not ours knows what it takes.
+    for could only become a NaN. A loss without `@loss` knows what it takes.
     """
-    name = _our_name(loss)
-    if name is None or y.shape[1:] == out_shape:
+    while isinstance(loss, partial):
+        loss = loss.func
+    if not isinstance(loss, RegisteredLoss):
+        return
+    if y.shape[1:] == out_shape:
+        loss.check_rows(where, y)
         return
     wanted = f"labels {(len(y), *out_shape[:-1])}"
     if y.shape[1:] != out_shape[:-1]:
@@ -108,9 +111,9 @@ def check_targets(
             "numbers: y.astype(int); for real values give them an axis, y[:, None]"
         )
     labels = np.asarray(y)
-    answers = name in YES_NO and out_shape[-1] == 1
+    answers = loss.is_one_answer(out_shape[-1])
     many = 2 if answers else out_shape[-1]
-    least = -1 if answers and name == "hinge" else 0  # hinge's no may be -1 too
+    least = -1 if answers and loss.targets == "signs" else 0  # no may be -1, too
     bad = np.argwhere((labels < least) | (labels >= many))
     if len(bad):
         first = tuple(map(int, bad[0]))
@@ -333,12 +336,6 @@ def init_shapes(net: Layer, in_shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
         return params, state
 
     return *jax.eval_shape(init, jax.random.key(0)), out[0]
-
-
-def _our_name(loss) -> str | None:
-    while isinstance(loss, partial):
-        loss = loss.func
-    return next((name for name, ours in LOSSES.items() if ours is loss), None)
 
 
 # ---- weights of samples and of classes, made one array before training

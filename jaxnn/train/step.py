@@ -18,7 +18,7 @@ from jax import Array, lax
 from jaxnn.arrays import is_float
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.layers.made import settled
+from jaxnn.layers.core import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.train.defense import Defense, standard_training

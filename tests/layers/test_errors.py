@@ -21,7 +21,10 @@ def ran(layer, in_shape, x_shape, *, train=True, key=KEY, params_of=None):
 
 
 ERRORS = {
-    "dense: no units": (lambda: dense(0), r"dense\(0\): width must be at least 1"),
+    "dense: no units": (
+        lambda: dense(0),
+        r"dense\(0\): got width=0, expected a whole",
+    ),
     "dense: unknown initialiser": (
         lambda: dense(3, "hee"),
         r"unknown initialiser 'hee'\. Did you mean 'he'\? Valid names: he, he_normal, "

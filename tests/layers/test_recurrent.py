@@ -194,8 +194,8 @@ def ran(layer, in_shape, x_shape, params_of=None):
 
 
 ERRORS = {
-    "no units": (lambda: lstm(0), r"lstm\(0\): units must be at least 1"),
-    "half a unit": (lambda: gru(2.5), r"gru\(2\.5\): units must be at least 1"),
+    "no units": (lambda: lstm(0), r"lstm\(0\): got units=0, expected .* at least 1"),
+    "half a unit": (lambda: gru(2.5), r"gru\(2\.5\): got units=2\.5, expected a whole"),
     "true units": (lambda: rnn(True), r"rnn\(True\): units"),
     "unknown initialiser": (
         lambda: lstm(2, recurrent_init="orthogonl"),

@@ -179,11 +179,11 @@ def ran(layer, in_shape, x_shape, params_of=None):
 ERRORS = {
     "attention: no heads": (
         lambda: multi_head_attention(0),
-        r"multi_head_attention\(0\): got heads=0, expected at least 1",
+        r"multi_head_attention\(0\): got heads=0, expected .* at least 1",
     ),
     "attention: no width": (
         lambda: multi_head_attention(2, 0),
-        r"multi_head_attention\(2\): got head_width=0, expected at least 1",
+        r"multi_head_attention\(2\): got head_width=0, expected .* at least 1",
     ),
     "attention: features for no head": (
         lambda: multi_head_attention(3).init(KEY, (5, 4)),
@@ -200,7 +200,7 @@ ERRORS = {
     ),
     "attention: other network": (
         lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 4), params_of=dense(4)),
-        r"multi_head_attention\(2\): got params of shapes .*expected w_in, b_in",
+        r"multi_head_attention\(2\): got params of .*expected a dict of b_in and",
     ),
     "embedding: no rows": (
         lambda: embedding(0, 3),

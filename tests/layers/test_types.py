@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, embedding, flatten, relu, reshape
-from jaxnn.layers.typed import TAKE_WHOLE_NUMBERS
+from jaxnn.layers.core import TAKE_WHOLE_NUMBERS
 from tests.layers.cases import KEY, LAYER_CASES, LayerCase, setup
 
 CASES = {

@@ -1,18 +1,21 @@
 """Every loss and its gradient against `jax.vjp` of a reference, and at its edges."""
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from jaxnn import fit, mlp
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES, loss_by_name, softmax_cross_entropy
 from tests.losses.cases import CASES, LABELS, REFERENCES, rows
 from tests.rules.common import assert_close, normal
+
+# one loss of each kind of targets: what is done with them is the same for all
+KINDS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "hinge", "mse")
 
 
 def by_vjp(case, pred, reduction):
@@ -53,6 +56,9 @@ def compiled():
     return dict(zip(PAIRS, results, strict=True))
 
 
+PRED = jnp.asarray(normal(5, 4))
+
+
 def check(got, want):
     for g, w in zip(got, want, strict=True):
         assert_close(g, w)
@@ -85,29 +91,14 @@ def test_mean_and_none_differ_by_the_batch(name):
     check((value, dpred), (values.mean(), rows / 5))
 
 
-@jax.jit
-def cross_entropies(pred, labels):
-    case = CASES["softmax_cross_entropy: labels"]
-    t = jax.nn.one_hot(labels, pred.shape[-1], dtype=pred.dtype)
-    value, pull_back = jax.vjp(lambda pred: case.reference(pred, t), pred)
-    got = softmax_cross_entropy(pred, labels, reduction="none")
-    return got, (value, pull_back(jnp.ones_like(value))[0])
-
-
-LOGITS = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=3, max_size=3)
-
-
-@settings(max_examples=30)
-@given(pred=st.tuples(LOGITS, LOGITS), labels=st.tuples(*[st.integers(0, 2)] * 2))
-def test_cross_entropy_equals_vjp_anywhere(pred, labels):
-    check(*cross_entropies(jnp.array(pred), jnp.array(labels)))
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_is_float32_and_gradient_as_narrow_as_pred(name, dtype):
     pred, target = jnp.zeros((3, 4), dtype), jnp.zeros(3, int)
-    value, dpred = jax.eval_shape(LOSSES[name], pred, target)
+    value, dpred = jax.eval_shape(
+        lambda *args: LOSSES[name](*args, weights=np.ones(3), class_weights=[1] * 4),
+        pred, target,
+    )  # fmt: skip
     assert value.dtype == jnp.float32
     assert (dpred.dtype, dpred.shape) == (dtype, (3, 4))
 
@@ -172,17 +163,16 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", KINDS)
 def test_error_says_got_and_expected(name, call, message):
     message = name + message if message.startswith(":") else message
     with pytest.raises(JaxnnError, match=f"^{message}"):
         jax.eval_shape(lambda: call(LOSSES[name]))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_no_samples_have_no_losses(name):
+def test_no_samples_have_no_losses():
     values, dpred = jax.eval_shape(
-        lambda: LOSSES[name](jnp.ones((0, 2)), jnp.zeros(0, int), reduction="none")
+        lambda: LOSSES["mse"](jnp.ones((0, 2)), jnp.zeros(0, int), reduction="none")
     )
     assert (values.shape, dpred.shape) == ((0,), (0, 2))
 
@@ -213,8 +203,66 @@ def test_label_smoothing_is_a_share(share):
         smoothed()
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_outside_the_classes_is_never_a_loss_of_zero(name, label):
     value, _ = LOSSES[name](jnp.zeros((2, 3)) - 1.0, jnp.array([0, label]))
     assert jnp.isnan(value)
+
+
+ROWS = {
+    "negative": ("softmax_cross_entropy", [0.5, 0.7, -0.2], "shares of the classes"),
+    "doubled": ("kl", [0, 2, 0], "at least 0 and 1 together"),
+    "answers": ("sigmoid_cross_entropy", [0, 1.5, 0], "answers between 0 and 1"),
+    "signs": ("hinge", [1, -2, 0], "answers between 0 and 1"),
+}
+
+
+@pytest.mark.parametrize(("name", "row", "words"), ROWS.values(), ids=ROWS)
+def test_rows_that_cannot_be_meant_are_refused_before_training(name, row, words):
+    y, loss = np.array([[0, 1, 0], row], np.float32), LOSSES[name]
+    wrong = rf"the row .* at index 1, but rows of {name} are .*{words}"
+    for call in (
+        lambda: fit(mlp([2, 3]), (np.ones((2, 2)), y), loss=loss, epochs=1),
+        lambda: loss.having(reduction="none").check_rows("fit: data", y),
+    ):
+        with pytest.raises(JaxnnError, match=wrong):
+            call()
+    loss.check_rows("fit: data", y[:1])
+    LOSSES["mse"].check_rows("fit: data", y)
+
+
+def test_equal_losses_share_a_program_and_others_do_not():
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value(loss, pred):
+        traces.append(loss)
+        return loss(pred, jnp.zeros(2, int))[0]
+
+    for loss in (LOSSES["huber"], LOSSES["huber"].having(delta=0.5)):
+        for _ in range(2):
+            value(loss, jnp.ones((2, 3)))
+    value(LOSSES["huber"].having(delta=0.5), jnp.ones((2, 3)))
+    assert traces == [LOSSES["huber"], LOSSES["huber"].having(delta=0.5)]
+    for other in (1, True, 1.0):  # jit tells them apart
+        value(LOSSES["huber"].having(delta=other), jnp.ones((2, 3)))
+    assert len(traces) == 5
+    weighted = [
+        LOSSES["mse"].having(class_weights=w) for w in ([1, 2], np.array([1, 2]))
+    ]
+    assert weighted[0] == weighted[1]
+    assert repr(weighted[0]) == "mse(class_weights=(1.0, 2.0))"
+
+
+def test_a_loss_can_be_pickled_and_traced_settings_are_taken():
+    smooth = LOSSES["softmax_cross_entropy"].having(label_smoothing=0.1)
+    assert pickle.loads(pickle.dumps(smooth)) == smooth
+    assert pickle.loads(pickle.dumps(smooth.plain)) is LOSSES["softmax_cross_entropy"]
+
+    @jax.jit
+    def traced(share):
+        return smooth.having(label_smoothing=share)(PRED, LABELS)
+
+    for got, want in zip(traced(0.1), smooth(PRED, LABELS), strict=True):
+        assert_close(got, want)

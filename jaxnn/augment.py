@@ -4,7 +4,7 @@ Each is made once, `random_shift(2)`, and called inside the training step as `(k
 -> x` on the whole batch, x (B, H, W) or (B, H, W, C) floats in [0, 1]; each image draws
 for itself. What comes in from outside the picture is 0. Nothing is clipped.
 
-    fit(net, data, augment=in_turn(random_warp(rotate=10, shift=2), input_noise(0.1)))
+    fit(net, data, augment=chain(random_warp(rotate=10, shift=2), input_noise(0.1)))
 
 Pixels are fetched by gathers: measured inside a compiled step on 2 CPU cores, they are
 cheaper than shears by sums of shifted images and than products with matrices.
@@ -50,7 +50,7 @@ def augment_by_name(name: str = "none", **amounts: float | None) -> Augment | No
 
 
 @remembered
-def in_turn(*augments: Augment) -> Augment:
+def chain(*augments: Augment) -> Augment:
     """One after the other, each with a key of its own."""
 
     def run(key, x):

@@ -72,6 +72,16 @@ def map_weights(function: Callable, params: Any, mask: Mask = None) -> Any:
     )
 
 
+def per_layer(function: Callable, axes: int) -> Callable:
+    """`function` of a weight for one that has so many axes of layers in front.
+
+    The norms of a layer's weight, say, are its own, whatever it is stacked with.
+    """
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
 def _is_weight(path, leaf) -> bool:
     name = getattr(path[-1], "key", None) if path else None
     if isinstance(name, str) and (name in ("w", "u") or name.startswith("w_")):

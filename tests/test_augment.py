@@ -10,7 +10,7 @@ from jaxnn.augment import (
     AMOUNTS,
     augment_by_name,
     bilinear,
-    in_turn,
+    chain,
     random_erase,
     random_flip,
     random_shift,
@@ -26,7 +26,7 @@ EVERY = {
     "flip": random_flip(),
     "erase": random_erase(4),
     "warp": random_warp(rotate=20, scale=0.2, shear=0.1, shift=1.5, elastic=1.0),
-    "in turn": in_turn(random_shift(1), input_noise(0.1)),
+    "in turn": chain(random_shift(1), input_noise(0.1)),
     "digits": augment_by_name("digits"),
 }
 

@@ -13,7 +13,7 @@ from jaxnn import Classifier, defenses, fit, mlp, programs
 from jaxnn.attacks import fgsm
 from jaxnn.losses import loss_by_name
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.regularize import combined, input_noise, l1, l2, max_norm, weight_noise
+from jaxnn.regularize import input_noise, l1, l2, max_norm, sum_penalties, weight_noise
 from jaxnn.train.policy import slowable
 from tests.compiling import compiling
 
@@ -39,7 +39,7 @@ def settings():
     """Of a step, made anew."""
     return {
         "defense": defenses.pgd(defenses.ramp(0.1, 10), 2),
-        "penalty": combined(l1(0.01), l2(0.1)),
+        "penalty": sum_penalties(l1(0.01), l2(0.1)),
         "project": max_norm(3.0),
         "augment": input_noise(0.1),
         "weight_noise": weight_noise(0.01),

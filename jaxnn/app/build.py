@@ -16,7 +16,7 @@ from jaxnn.app.checks import check_data
 from jaxnn.app.config import MODELS, NOISE_KIND, TrainConfig
 from jaxnn.app.settings import resolved
 from jaxnn.augment import augment_by_name
-from jaxnn.augment import in_turn as augments_in_turn
+from jaxnn.augment import chain as chain_augments
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
 from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.defenses.interval import margins
@@ -199,8 +199,8 @@ def step_options(
         if limit is not None
     ]  # fmt: skip
     return {
-        "penalty": r.combined(*penalties) if penalties else None,
-        "project": r.in_turn(*projections) if projections else None,
+        "penalty": r.sum_penalties(*penalties) if penalties else None,
+        "project": r.chain(*projections) if projections else None,
         "augment": _augment(c, traced),
         "mixup": r.mixup(c.mixup, classes) if c.mixup else None,
         "weight_noise": r.weight_noise(c.weight_noise) if c.weight_noise else None,
@@ -236,11 +236,11 @@ def _augment(config, traced) -> Callable | None:
         elastic=c.elastic,
     )  # fmt: skip
     if not ("noise" in traced or c.noise or c.noise_shift):
-        return None if warp is None else augments_in_turn(warp)
+        return None if warp is None else chain_augments(warp)
     kind = lookup("noise kind", c.noise_kind or NOISE_KIND, regularize.NOISES)
     if "noise" not in traced:
         noise = kind(c.noise, c.noise_shift)
-        return augments_in_turn(*([] if warp is None else [warp]), noise)
+        return chain_augments(*([] if warp is None else [warp]), noise)
     return _noisy(warp, kind, traced["noise"], c.noise_shift)
 
 
@@ -255,7 +255,7 @@ def _times(penalty, strength):
 
 
 def _noisy(warp, kind, size, shift):
-    """As `in_turn(warp, kind(size, shift))`, of a size that may be traced."""
+    """As `chain(warp, kind(size, shift))`, of a size that may be traced."""
     unit = kind(1.0)
 
     def change(key, x):

@@ -36,7 +36,7 @@ def test_penalties_and_projections_are_the_sum_and_the_sequence():
     found = options(
         l1=0.1, l2=0.2, spectral_norm=0.3, max_norm=2.0, max_spectral_norm=3.0
     )
-    want = regularize.combined(
+    want = regularize.sum_penalties(
         regularize.l1(0.1), regularize.l2(0.2), regularize.spectral_norm(0.3)
     )
     assert_trees_close(found["penalty"](PARAMS), want(PARAMS))

@@ -241,7 +241,7 @@ MESSAGES = [
     (("--layers", "dens:5"), ["unknown layer 'dens'", "dense", "batch_norm"]),
     (("--layers", "dense:x"), ["'x' is not a number"]),
     (("--layers", "relu:1:2"), ["relu:1:2", "dense:128"]),
-    (("--layers", "0"), ["width must be at least 1"]),
+    (("--layers", "0"), ["width", "at least 1"]),
     (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
     (("--init", "glorot"), ["unknown initialiser", "xavier"]),
     (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),

@@ -29,7 +29,7 @@ from jaxnn.layers import (
     tanh,
 )
 from jaxnn.losses import mse, sigmoid_cross_entropy, softmax_cross_entropy
-from jaxnn.regularize import combined, l1, l2
+from jaxnn.regularize import l1, l2, sum_penalties
 
 
 class Bug(NamedTuple):
@@ -262,5 +262,5 @@ LOSS_BUGS = {
 PENALTY_BUGS = {
     "l2: twice": spoilt_penalty(l2(0.1), lambda d: 2 * d),
     "l1: w for its sign": _l1_as_l2,
-    "both: sign": spoilt_penalty(combined(l1(0.1), l2(0.1)), jnp.negative),
+    "both: sign": spoilt_penalty(sum_penalties(l1(0.1), l2(0.1)), jnp.negative),
 }

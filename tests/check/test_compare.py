@@ -12,7 +12,7 @@ from jaxnn import Layer, compare_gradients, mlp, residual, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, relu, sigmoid, tanh
 from jaxnn.losses import LOSSES, quadratic, softmax_cross_entropy
-from jaxnn.regularize import combined, l1, l2
+from jaxnn.regularize import l1, l2, sum_penalties
 from jaxnn.train import fit
 from tests.train.problem import blobs
 
@@ -52,7 +52,7 @@ def test_every_loss_agrees(name):
 
 
 def test_penalties_are_included():
-    found = report(mlp([6, 5, 3]), penalty=combined(l1(0.1), l2(0.2)))
+    found = report(mlp([6, 5, 3]), penalty=sum_penalties(l1(0.1), l2(0.2)))
     assert found.passed, found.table()
 
 

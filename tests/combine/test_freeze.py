@@ -7,7 +7,7 @@ import pytest
 from jaxnn.combine import freeze, mlp, remat, serial, stack
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, dropout, tanh
-from jaxnn.regularize import combined, l1, l2, max_norm
+from jaxnn.regularize import l1, l2, max_norm, sum_penalties
 from jaxnn.train import fit
 from tests.layers.cases import KEY, drawn, traced_init
 from tests.rules.common import assert_trees_close, normal
@@ -32,7 +32,7 @@ def trained():
         epochs=3,
         batch=8,
         optimizer=optax.adamw(0.1, weight_decay=0.1),
-        penalty=combined(l1(0.1), l2(0.1)),
+        penalty=sum_penalties(l1(0.1), l2(0.1)),
         project=max_norm(0.5),
         dtype=jnp.float32,
     )

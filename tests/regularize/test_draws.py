@@ -68,7 +68,7 @@ def test_weight_noise_moves_weights_only_each_by_its_own_draw():
 
 
 def test_weight_noise_must_not_be_negative():
-    with pytest.raises(JaxnnError, match="weight_noise: got std -1"):
+    with pytest.raises(JaxnnError, match="weight_noise: got std=-1"):
         weight_noise(-1)
 
 

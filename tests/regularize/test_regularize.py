@@ -7,15 +7,15 @@ import pytest
 
 from jaxnn.errors import JaxnnError
 from jaxnn.regularize import (
-    combined,
+    chain,
     elastic_net,
-    in_turn,
     input_noise,
     l1,
     l2,
     max_norm,
     max_spectral_norm,
     spectral_norm,
+    sum_penalties,
 )
 from tests.rules.common import assert_close, assert_trees_close, normal
 
@@ -52,12 +52,12 @@ PENALTIES = {
     "l2": (l2(0.3), lambda params: 0.3 * half_sum_of_squares(params)),
     "l2 of nothing": (l2(0.0), lambda params: 0 * half_sum_of_squares(params)),
     "l1": (l1(0.2), lambda params: 0.2 * sum_of_sizes(params)),
-    "combined": (
-        combined(l1(0.2), l2(0.3)),
+    "sum": (
+        sum_penalties(l1(0.2), l2(0.3)),
         lambda params: 0.2 * sum_of_sizes(params) + 0.3 * half_sum_of_squares(params),
     ),
-    "combined thrice": (
-        combined(l2(0.1), l2(0.1), l2(0.1)),
+    "sum of three": (
+        sum_penalties(l2(0.1), l2(0.1), l2(0.1)),
         lambda params: 0.3 * half_sum_of_squares(params),
     ),
     "elastic net": (
@@ -68,7 +68,10 @@ PENALTIES = {
         spectral_norm(0.7),
         lambda params: 0.7 * largest_singular_values(params),
     ),
-    "combined of one": (combined(l1(0.2)), lambda params: 0.2 * sum_of_sizes(params)),
+    "sum of one": (
+        sum_penalties(l1(0.2)),
+        lambda params: 0.2 * sum_of_sizes(params),
+    ),
 }
 
 
@@ -97,7 +100,7 @@ def test_l1_is_flat_at_its_kink():
 
 
 @pytest.mark.parametrize(
-    "penalty", [l1(0.1), l2(0.1), combined(l1(0.1), l2(0.1)), spectral_norm(0.1)]
+    "penalty", [l1(0.1), l2(0.1), sum_penalties(l1(0.1), l2(0.1)), spectral_norm(0.1)]
 )
 def test_biases_are_left_alone(penalty):
     value, grads = penalty({"b": jnp.ones(3), "gamma": jnp.ones(())})
@@ -115,13 +118,13 @@ def test_gradient_has_the_dtype_of_its_weight(penalty, dtype):
 
 @pytest.mark.parametrize("make", [l1, l2, elastic_net, spectral_norm])
 def test_strength_must_not_be_negative(make):
-    with pytest.raises(JaxnnError, match=f"{make.__name__}: got strength -1, expected"):
+    with pytest.raises(JaxnnError, match=f"{make.__name__}: got strength=-1, expected"):
         make(-1)
 
 
-def test_combined_of_no_penalties_is_refused():
+def test_a_sum_of_no_penalties_is_refused():
     with pytest.raises(JaxnnError, match="got no penalties"):
-        combined()
+        sum_penalties()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -131,7 +134,7 @@ def test_the_share_of_l1_is_a_share(share):
 
 
 def test_projections_in_turn_end_with_the_last():
-    both = jax.jit(in_turn(max_spectral_norm(1.0), max_norm(0.2)))(PARAMS)
+    both = jax.jit(chain(max_spectral_norm(1.0), max_norm(0.2)))(PARAMS)
     for w in weights(both):
         assert column_norms(w).max() <= 0.2 + 1e-15
 
@@ -181,7 +184,7 @@ def test_max_norm_keeps_nan_in_sight():
 
 @pytest.mark.parametrize("limit", [0, -1.0])
 def test_max_norm_limit_must_be_positive(limit):
-    with pytest.raises(JaxnnError, match=f"max_norm: got limit {limit:g}, expected"):
+    with pytest.raises(JaxnnError, match=f"max_norm: got limit={limit:g}, expected"):
         max_norm(limit)
 
 
@@ -209,7 +212,7 @@ def test_input_noise_of_std_0_only_shifts():
 
 
 def test_input_noise_std_must_not_be_negative():
-    with pytest.raises(JaxnnError, match=r"input_noise: got std -0\.1, expected"):
+    with pytest.raises(JaxnnError, match=r"input_noise: got std=-0\.1, expected"):
         input_noise(-0.1)
 
 

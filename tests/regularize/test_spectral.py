@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnn.errors import JaxnnError
-from jaxnn.regularize import max_spectral_norm, spectral_norm
-from jaxnn.regularize.spectral import largest_singular
+from jaxnn.regularize import largest_singular, max_spectral_norm, spectral_norm
 from tests.rules.common import assert_close, normal
 
 

@@ -41,7 +41,7 @@ OPTIMIZERS = {
 }
 SETTINGS = {
     "plain": {},
-    "penalty": {"penalty": regularize.combined(
+    "penalty": {"penalty": regularize.sum_penalties(
         regularize.l2(0.01), regularize.spectral_norm(0.1))},
     "max_norm": {"project": regularize.max_norm(0.5)},
     "noise": {"weight_noise": regularize.weight_noise(0.1)},

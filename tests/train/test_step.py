@@ -12,13 +12,13 @@ from jaxnn import mlp
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import mse, softmax_cross_entropy
 from jaxnn.regularize import (
-    combined,
     elastic_net,
     input_noise,
     max_norm,
     max_spectral_norm,
     mixup,
     spectral_norm,
+    sum_penalties,
     weight_noise,
 )
 from jaxnn.train import (
@@ -35,7 +35,7 @@ KEY = jax.random.key(0)
 X, Y = blobs(32)
 WEIGHTS = np.random.default_rng(3).uniform(0, 2, 32)
 OPTIONS = {
-    "penalty": combined(elastic_net(0.02), spectral_norm(0.1)),
+    "penalty": sum_penalties(elastic_net(0.02), spectral_norm(0.1)),
     "augment": input_noise(0.3, 0.1),
     "mixup": mixup(0.5, 3),
     "weight_noise": weight_noise(0.2),

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.rules.products import rows
+from jaxnn.rules.products import rows, wide_matmul
 from jaxnn.rules.window import Windows, read, stamp
 
 BLOCK = 1_500_000
@@ -103,7 +103,7 @@ def gradients(x, dy, w, at: Windows, groups: int = 1):
 
     def block(x, dy):
         d = _stamps(dy, at, split)
-        dw = _product(_patches_transposed(x, at, split), rows(d))
+        dw = wide_matmul(_patches_transposed(x, at, split), rows(d))
         e = _rows_times(d, back)
         for axis in split.front:
             e = _sum_of(stamp, e, at, axis)
@@ -169,13 +169,7 @@ def _unflat(dw, shape, split):
 
 
 def _rows_times(a, w):
-    return _product(rows(a), w).reshape(*a.shape[:-1], w.shape[-1])
-
-
-def _product(a, b):
-    # Sums in float32 at least, also between the products that make one y.
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.matmul(a, b, preferred_element_type=wide)
+    return wide_matmul(rows(a), w).reshape(*a.shape[:-1], w.shape[-1])
 
 
 def _join(parts, axis):

@@ -5,16 +5,17 @@ would swap the operands back, so a barrier stands behind such a product.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 
+import jax
+import jax.numpy as jnp
 from jax import Array, default_backend, lax
 
 FEW = 64  # outputs up to which a weight and its gradient lie transposed
 TINY = 3
 
-_weights_lie_transposed: ContextVar[bool] = ContextVar("transposed", default=False)
+# A user context is part of jit's key: no program is ever taken for the other one.
+_weights_lie_transposed = jax.make_user_context(False)
 
 
 def few_outputs(inputs: int, outputs: int) -> bool:
@@ -22,18 +23,13 @@ def few_outputs(inputs: int, outputs: int) -> bool:
     return outputs <= FEW and outputs < inputs
 
 
-@contextmanager
-def weights_lie_transposed() -> Iterator[None]:
+def weights_lie_transposed() -> AbstractContextManager:
     """Products traced in here may count on weights of few outputs lying transposed.
 
     It is a hint for speed: without it, and with it about weights that do not, results
     are the same.
     """
-    token = _weights_lie_transposed.set(True)
-    try:
-        yield
-    finally:
-        _weights_lie_transposed.reset(token)
+    return _weights_lie_transposed(True)
 
 
 def matmul(x: Array, w: Array) -> Array:
@@ -43,7 +39,7 @@ def matmul(x: Array, w: Array) -> Array:
     them as they are, where x w would first copy all of them into (I, S O).
     """
     row_count = math.prod(x.shape[:-1])
-    if not (_weights_lie_transposed.get() and _transposes(row_count, *w.shape)):
+    if not (_weights_lie_transposed.value and _transposes(row_count, *w.shape)):
         return x @ w
     return _transposed(w.T @ rows(x).T).reshape(*x.shape[:-1], w.shape[1])
 
@@ -59,6 +55,12 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     if on_cpu and _transposes(len(x), x.shape[1], dy.shape[1]):
         return _transposed(dy.T @ x)
     return x.T @ dy
+
+
+def wide_matmul(a: Array, b: Array) -> Array:
+    """a b with sums in float32 at least, also between products that make one result."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.matmul(a, b, preferred_element_type=wide)
 
 
 def rows(a: Array) -> Array:

@@ -5,14 +5,49 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnn.layers import Layer
-from tests.layers import (
-    cases_activations,
-    cases_basic,
-    cases_conv,
-    cases_sequence,
-    cases_shape,
+from jaxnn.layers import (
+    Layer,
+    avg_pool,
+    batch_norm,
+    conv,
+    conv1d,
+    conv_transpose,
+    crop,
+    dense,
+    depthwise_conv,
+    dropout,
+    elu,
+    embedding,
+    flatten,
+    gaussian_noise,
+    gelu,
+    global_avg_pool,
+    global_max_pool,
+    group_norm,
+    gru,
+    layer_norm,
+    leaky_relu,
+    log_softmax,
+    lstm,
+    max_pool,
+    multi_head_attention,
+    pad,
+    positional_embedding,
+    relu,
+    reshape,
+    rnn,
+    selu,
+    sigmoid,
+    softmax,
+    softplus,
+    spatial_dropout,
+    standardize,
+    swish,
+    tanh,
+    transpose,
+    upsample,
 )
 from tests.rules.common import normal
 
@@ -30,14 +65,125 @@ class LayerCase(NamedTuple):
     input that is not float has no gradient: `backward` gives None in its place."""
 
 
-# name in LAYERS -> [(layer, in_shape, batch), or a LayerCase]. A new family of layers
-# gets a file cases_<family>.py beside this one and a line here.
+def padded():
+    """(3, 4, 2) with steps of nothing but -1; single features of -1 are data."""
+    x = normal(3, 4, 2, seed=5)
+    x[0, 2:], x[1], x[2, 1, 0] = -1, -1, -1
+    return x
+
+
+def indices():
+    return np.array([[0, 4, 4], [2, 0, 1]], np.int32)
+
+
+# name in LAYERS -> [(layer, in_shape, batch), or with `make_x`]
 LAYER_CASES: dict[str, list] = {
-    **cases_basic.CASES,
-    **cases_activations.CASES,
-    **cases_shape.CASES,
-    **cases_sequence.CASES,
-    **cases_conv.CASES,
+    "batch_norm": [(batch_norm(), (3,), 5), (batch_norm(0.5, 1e-3), (2, 3, 1), 2)],
+    "dense": [
+        (dense(3), (4,), 5),
+        (dense(1), (1,), 1),
+        (dense(2, "xavier", bias=False), (3,), 2),
+        (dense(2, "lecun", bias="normal"), (3, 1, 5), 2),
+    ],
+    "dropout": [(dropout(0.3), (7,), 3), (dropout(0.0), (3,), 2)],
+    "gaussian_noise": [(gaussian_noise(0.3), (7,), 3), (gaussian_noise(0), (3,), 2)],
+    "spatial_dropout": [
+        (spatial_dropout(0.5), (3, 2, 4), 3),
+        (spatial_dropout(0.3), (5,), 2),
+        (spatial_dropout(0.0), (3,), 2),
+    ],
+    "standardize": [(standardize(0.1307, 0.3081), (2, 3, 1), 3)],
+    "elu": [(elu(), (5,), 3), (elu(0.3), (3, 1, 2), 1)],
+    "gelu": [(gelu(), (5,), 3), (gelu(approximate=True), (5,), 3)],
+    "leaky_relu": [(leaky_relu(), (5,), 3), (leaky_relu(0.2), (5,), 3)],
+    "log_softmax": [(log_softmax, (5,), 3)],
+    "relu": [(relu, (5,), 3), (relu, (3, 1, 2), 1)],
+    "selu": [(selu, (5,), 3)],
+    "sigmoid": [(sigmoid, (5,), 3)],
+    "softmax": [(softmax, (5,), 3), (softmax, (2, 1), 1)],
+    "softplus": [(softplus, (5,), 3)],
+    "swish": [(swish(), (5,), 3), (swish(2.0), (5,), 3)],
+    "tanh": [(tanh, (5,), 3)],
+    "crop": [
+        (crop(), (4, 3, 2), 2),
+        (crop([(0, 1), (2, 0)]), (2, 3), 1),
+        (crop([0]), (1,), 1),
+    ],
+    "flatten": [(flatten, (3, 1, 2), 2), (flatten, (4,), 1), (flatten, (), 3)],
+    "pad": [
+        (pad(), (2, 3, 1), 2),
+        (pad([(0, 1), 2], "edge"), (2, 3), 1),
+        (pad(2, "reflect"), (4, 3, 2), 2),
+        (pad(3, "reflect"), (2, 1), 1),
+        (pad([(1, 2)]), (1,), 1),
+    ],
+    "reshape": [
+        (reshape(2, 3, 1), (6,), 2),
+        (reshape(-1, 2), (3, 4), 1),
+        (reshape(), (1, 1), 3),
+    ],
+    "transpose": [
+        (transpose(2, 0, 1), (2, 3, 4), 2),
+        (transpose(), (2, 3), 1),
+        (transpose(-1, 0), (2, 3), 3),
+        (transpose(), (), 2),
+    ],
+    "upsample": [
+        (upsample(), (2, 3, 1), 2),
+        (upsample((1, 3)), (2, 1, 2), 1),
+        (upsample(2, "linear"), (3, 2, 2), 2),
+        (upsample(3, "linear"), (4, 1), 1),
+    ],
+    "embedding": [
+        (embedding(5, 3), (3,), 2, indices),
+        (embedding(5, 2, padding=0), (3,), 2, indices),
+        (embedding(5, 2), (3,), 2, lambda: indices().astype(float)),
+        (embedding(3, 1), (), 2, lambda: np.array([2, 0])),
+    ],
+    "group_norm": [(group_norm(2), (2, 3, 4), 2), (group_norm(), (3,), 1)],
+    "gru": [(gru(3), (4, 2), 3), (gru(2, True, mask_value=-1), (4, 2), 3, padded)],
+    "layer_norm": [(layer_norm(), (5,), 3), (layer_norm(1e-3), (2, 1, 4), 1)],
+    "lstm": [
+        (lstm(3), (4, 2), 3),
+        (lstm(1, True), (1, 1), 1),
+        (lstm(2, go_backwards=True, mask_value=-1), (4, 2), 3, padded),
+    ],
+    "multi_head_attention": [
+        (multi_head_attention(2), (3, 4), 2),
+        (multi_head_attention(3, 2, causal=True, bias=False), (4, 5), 2),
+        (multi_head_attention(1), (1, 1), 1),
+    ],
+    "positional_embedding": [
+        (positional_embedding(), (3, 2), 2),
+        (positional_embedding("normal"), (3, 2), 2, lambda: jnp.ones((2, 1, 2))),
+    ],
+    "rnn": [
+        (rnn(3), (4, 2), 3),
+        (rnn(2, True, activation="relu"), (2, 3), 2),
+    ],
+    "avg_pool": [(avg_pool(2), (4, 5, 2), 2), (avg_pool(3, 2, "SAME"), (4, 4, 1), 1)],
+    "conv": [
+        (conv(3), (5, 4, 2), 2),
+        (conv(1, 1), (1, 1, 1), 1),
+        (conv(4, (3, 2), 2, "VALID", groups=2, bias=False), (5, 6, 2), 3),
+        (conv(2, (3,), bias="normal", dilation=2), (6, 3), 2),
+    ],
+    "conv1d": [(conv1d(3), (5, 2), 2), (conv1d(2, 4, 2, "VALID"), (7, 1), 1)],
+    "conv_transpose": [
+        (conv_transpose(2, 3, 2), (3, 2, 2), 2),
+        (conv_transpose(3, (2,), 3, "VALID", bias=False), (4, 2), 1),
+    ],
+    "depthwise_conv": [
+        (depthwise_conv(3), (4, 5, 3), 2),
+        (depthwise_conv((2,), 2, multiplier=2), (5, 2), 1),
+    ],
+    "global_avg_pool": [(global_avg_pool, (3, 2, 4), 2), (global_avg_pool, (1, 1), 1)],
+    "global_max_pool": [(global_max_pool, (3, 2, 4), 2), (global_max_pool, (5, 2), 1)],
+    "max_pool": [
+        (max_pool(2), (4, 5, 2), 2),
+        (max_pool((3, 2), 1, "SAME"), (4, 3, 2), 2),
+        (max_pool((2,)), (6, 3), 1),
+    ],
 }
 ALL = [LayerCase(*case) for cases in LAYER_CASES.values() for case in cases]
 

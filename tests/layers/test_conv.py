@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnn.combine import serial
-from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
-    LAYERS,
     avg_pool,
     conv,
     conv1d,
@@ -96,12 +94,6 @@ def test_bias_leaves_the_draw_of_w():
     assert (draws[0] == draws[1]).all()
 
 
-def test_command_line_names_make_the_layers():
-    assert LAYERS["conv"](32, 5).name == "conv(32, 5)"
-    assert LAYERS["max_pool"](2).name == "max_pool(2x2)"
-    assert LAYERS["global_avg_pool"]().name == "global_avg_pool"
-
-
 def classes_of(layer, digits):
     params, state, _ = layer.init(KEY, digits.shape[1:])
     return layer.forward(params, state, digits, train=False)[0]
@@ -113,112 +105,6 @@ def test_conv_sees_the_same_wherever_it_is():
     image[0, 2:5, 2:5] = image[1, 6:9, 4:7] = np.arange(9).reshape(3, 3, 1)
     first, second = classes_of(net, jnp.asarray(image))
     np.testing.assert_allclose(first, second, rtol=1e-12)
-
-
-def ran(layer, in_shape, x_shape):
-    def forward():
-        params, state, _ = layer.init(KEY, in_shape)
-        layer.forward(params, state, jnp.ones(x_shape), train=True)
-
-    return jax.eval_shape(forward)
-
-
-def init(layer, in_shape):
-    return lambda: jax.eval_shape(lambda: layer.init(KEY, in_shape)[0])
-
-
-ERRORS = {
-    "no channel axis": (
-        init(conv(32, 5), (28, 28)),
-        r"conv\(32, 5\): got in_shape \(28, 28\), expected \(H, W, C\), channels last; "
-        r"add reshape\(28, 28, 1\) first",
-    ),
-    "no channel axis, pool": (
-        init(max_pool(2), (28, 28)),
-        r"max_pool\(2x2\): got in_shape \(28, 28\).*add reshape\(28, 28, 1\) first",
-    ),
-    "no channel axis in the batch": (
-        lambda: ran(conv(3), (8, 8, 1), (2, 8, 8)),
-        r"conv\(3, 3x3\): got input without its batch axis \(8, 8\), expected "
-        r"\(H, W, C\).*add reshape\(8, 8, 1\)",
-    ),
-    "flat input": (
-        init(conv(3), (784,)),
-        r"conv\(3, 3x3\): got in_shape \(784,\), expected \(H, W, C\)",
-    ),
-    "with the batch axis": (
-        init(conv(3), (128, 28, 28, 1)),
-        r"in_shape leaves out the batch axis",
-    ),
-    "sequence for images": (
-        init(conv1d(3), (28, 28, 1)),
-        r"conv1d\(3, 3\): got in_shape \(28, 28, 1\), expected \(T, C\)",
-    ),
-    "kernel larger than the input": (
-        init(conv(3, 5, padding="VALID"), (4, 9, 1)),
-        r"conv\(3, 5\): the kernel spans 5 x 5 but the input has 4 x 9.*SAME",
-    ),
-    "dilated kernel larger than the input": (
-        init(conv(3, 3, padding="VALID", dilation=4), (8, 9, 1)),
-        r"the kernel spans 9 x 9 but the input has 8 x 9",
-    ),
-    "pool larger than the input": (
-        init(max_pool(5), (4, 4, 1)),
-        r"max_pool\(5x5\): the kernel spans 5 x 5 but the input has 4 x 4",
-    ),
-    "no pixels": (init(conv(3), (0, 4, 1)), r"got in_shape \(0, 4, 1\)"),
-    "no pixels, global": (
-        init(global_avg_pool, (0, 4, 1)),
-        r"global_avg_pool: got in_shape \(0, 4, 1\)",
-    ),
-    "groups do not divide": (
-        init(conv(4, groups=2), (5, 5, 3)),
-        r"got groups=2, expected a divisor of both the 3 channels in and the 4 out",
-    ),
-    "other channels": (
-        lambda: ran(conv(4), (5, 5, 3), (2, 5, 5, 1)),
-        r"conv\(4, 3x3\): input of shape \(2, 5, 5, 1\) needs w of shape "
-        r"\(3, 3, 1, 4\), got \(3, 3, 3, 4\)\. Was init called with in_shape=\(5, 5, 1",
-    ),
-    "params of another layer": (
-        lambda: conv(4).forward({"w": 0}, (), jnp.ones((1, 3, 3, 1)), train=True),
-        r"conv\(4, 3x3\): got params.*expected a dict of b and w.*another network",
-    ),
-    "no channels": (
-        lambda: conv(0),
-        r"conv\(0, 3x3\): got channels=0, expected a whole",
-    ),
-    "channels not whole": (lambda: conv(2.5), r"got channels=2\.5"),
-    "kernel 0": (lambda: conv(3, 0), r"conv\(3, 0\): got kernel=0"),
-    "kernel of other axes": (
-        lambda: conv1d(3, (3, 3)),
-        r"conv1d\(3, 3x3\): got kernel=\(3, 3\), expected",
-    ),
-    "stride 0": (lambda: conv(3, stride=0), r"conv\(3, 3x3\): got stride=0"),
-    "three strides": (lambda: conv(3, stride=(1, 2, 3)), r"got stride=\(1, 2, 3\)"),
-    "dilation -1": (lambda: conv_transpose(3, dilation=-1), r"got dilation=-1"),
-    "padding": (
-        lambda: conv(3, padding="SAMME"),
-        r"conv\(3, 3x3\): got padding='SAMME', expected \"SAME\", \"VALID\"",
-    ),
-    "negative padding": (lambda: conv(3, padding=-1), r"got padding=-1"),
-    "padding of a pool": (
-        init(max_pool(2, padding=2), (5, 5, 1)),
-        r"max_pool\(2x2\): padding .* leaves windows of \(2, 2\) without an element",
-    ),
-    "everything cropped": (
-        init(conv_transpose(3, 3, padding=4), (5, 5, 1)),
-        r"conv_transpose\(3, 3\): padding=4 crops an input of 5 x 5 to -1 x -1",
-    ),
-    "initialiser": (lambda: conv(3, init="hee"), r"unknown initialiser 'hee'.*'he'"),
-    "bias": (lambda: conv(3, bias="he"), r"conv\(3, 3x3\): bias='he' needs a matrix"),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
-def test_error_says_where_got_and_expected(call, message):
-    with pytest.raises(JaxnnError, match=message):
-        call()
 
 
 def test_training_step_of_a_network_computes_no_input_gradient():

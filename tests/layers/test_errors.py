@@ -1,12 +1,42 @@
+"""What layers and networks say of what cannot work: where, got, expected."""
+
 import math
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxnn.app.build import DataFacts, network
+from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, residual, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import batch_norm, dense, dropout, flatten, relu
+from jaxnn.layers import (
+    batch_norm,
+    conv,
+    conv1d,
+    conv_transpose,
+    crop,
+    dense,
+    dropout,
+    embedding,
+    flatten,
+    gaussian_noise,
+    global_avg_pool,
+    group_norm,
+    gru,
+    layer_norm,
+    lstm,
+    max_pool,
+    multi_head_attention,
+    pad,
+    positional_embedding,
+    relu,
+    reshape,
+    rnn,
+    spatial_dropout,
+    transpose,
+    upsample,
+)
 from tests.layers.cases import KEY, traced_init
 
 
@@ -18,6 +48,15 @@ def ran(layer, in_shape, x_shape, *, train=True, key=KEY, params_of=None):
         layer.forward(params, state, jnp.ones(x_shape), key=key, train=train)
 
     return jax.eval_shape(forward)
+
+
+def init(layer, in_shape):
+    return lambda: jax.eval_shape(lambda: layer.init(KEY, in_shape)[0])
+
+
+def built(*tokens):
+    config = TrainConfig(model="serial", layers=tokens)
+    return network(config, DataFacts((28, 28), 10, 0.1, 0.3))
 
 
 ERRORS = {
@@ -112,6 +151,251 @@ ERRORS = {
         r"unknown \w+ 'argmax'\. Valid names: ",
     ),
     "mlp: rate 1": (lambda: mlp([3, 2, 1], drop_rate=1.0), r"dropout\(1\)"),
+    "conv: no channel axis": (
+        init(conv(32, 5), (28, 28)),
+        r"conv\(32, 5\): got in_shape \(28, 28\), expected \(H, W, C\), channels last; "
+        r"add reshape\(28, 28, 1\) first",
+    ),
+    "conv: no channel axis, pool": (
+        init(max_pool(2), (28, 28)),
+        r"max_pool\(2x2\): got in_shape \(28, 28\).*add reshape\(28, 28, 1\) first",
+    ),
+    "conv: no channel axis in the batch": (
+        lambda: ran(conv(3), (8, 8, 1), (2, 8, 8)),
+        r"conv\(3, 3x3\): got input without its batch axis \(8, 8\), expected "
+        r"\(H, W, C\).*add reshape\(8, 8, 1\)",
+    ),
+    "conv: flat input": (
+        init(conv(3), (784,)),
+        r"conv\(3, 3x3\): got in_shape \(784,\), expected \(H, W, C\)",
+    ),
+    "conv: with the batch axis": (
+        init(conv(3), (128, 28, 28, 1)),
+        r"in_shape leaves out the batch axis",
+    ),
+    "conv: sequence for images": (
+        init(conv1d(3), (28, 28, 1)),
+        r"conv1d\(3, 3\): got in_shape \(28, 28, 1\), expected \(T, C\)",
+    ),
+    "conv: kernel larger than the input": (
+        init(conv(3, 5, padding="VALID"), (4, 9, 1)),
+        r"conv\(3, 5\): the kernel spans 5 x 5 but the input has 4 x 9.*SAME",
+    ),
+    "conv: dilated kernel larger than the input": (
+        init(conv(3, 3, padding="VALID", dilation=4), (8, 9, 1)),
+        r"the kernel spans 9 x 9 but the input has 8 x 9",
+    ),
+    "conv: pool larger than the input": (
+        init(max_pool(5), (4, 4, 1)),
+        r"max_pool\(5x5\): the kernel spans 5 x 5 but the input has 4 x 4",
+    ),
+    "conv: no pixels": (init(conv(3), (0, 4, 1)), r"got in_shape \(0, 4, 1\)"),
+    "conv: no pixels, global": (
+        init(global_avg_pool, (0, 4, 1)),
+        r"global_avg_pool: got in_shape \(0, 4, 1\)",
+    ),
+    "conv: groups do not divide": (
+        init(conv(4, groups=2), (5, 5, 3)),
+        r"got groups=2, expected a divisor of both the 3 channels in and the 4 out",
+    ),
+    "conv: other channels": (
+        lambda: ran(conv(4), (5, 5, 3), (2, 5, 5, 1)),
+        r"conv\(4, 3x3\): input of shape \(2, 5, 5, 1\) needs w of shape "
+        r"\(3, 3, 1, 4\), got \(3, 3, 3, 4\)\. Was init called with in_shape=\(5, 5, 1",
+    ),
+    "conv: params of another layer": (
+        lambda: conv(4).forward({"w": 0}, (), jnp.ones((1, 3, 3, 1)), train=True),
+        r"conv\(4, 3x3\): got params.*expected a dict of b and w.*another network",
+    ),
+    "conv: no channels": (
+        lambda: conv(0),
+        r"conv\(0, 3x3\): got channels=0, expected a whole",
+    ),
+    "conv: channels not whole": (lambda: conv(2.5), r"got channels=2\.5"),
+    "conv: kernel 0": (lambda: conv(3, 0), r"conv\(3, 0\): got kernel=0"),
+    "conv: kernel of other axes": (
+        lambda: conv1d(3, (3, 3)),
+        r"conv1d\(3, 3x3\): got kernel=\(3, 3\), expected",
+    ),
+    "conv: stride 0": (lambda: conv(3, stride=0), r"conv\(3, 3x3\): got stride=0"),
+    "conv: three strides": (
+        lambda: conv(3, stride=(1, 2, 3)),
+        r"got stride=\(1, 2, 3\)",
+    ),
+    "conv: dilation -1": (lambda: conv_transpose(3, dilation=-1), r"got dilation=-1"),
+    "conv: padding": (
+        lambda: conv(3, padding="SAMME"),
+        r"conv\(3, 3x3\): got padding='SAMME', expected \"SAME\", \"VALID\"",
+    ),
+    "conv: negative padding": (lambda: conv(3, padding=-1), r"got padding=-1"),
+    "conv: padding of a pool": (
+        init(max_pool(2, padding=2), (5, 5, 1)),
+        r"max_pool\(2x2\): padding .* leaves windows of \(2, 2\) without an element",
+    ),
+    "conv: everything cropped": (
+        init(conv_transpose(3, 3, padding=4), (5, 5, 1)),
+        r"conv_transpose\(3, 3\): padding=4 crops an input of 5 x 5 to -1 x -1",
+    ),
+    "conv: initialiser": (
+        lambda: conv(3, init="hee"),
+        r"unknown initialiser 'hee'.*'he'",
+    ),
+    "conv: bias": (
+        lambda: conv(3, bias="he"),
+        r"conv\(3, 3x3\): bias='he' needs a matrix",
+    ),
+    "recurrent: no units": (
+        lambda: lstm(0),
+        r"lstm\(0\): got units=0, expected .* at least 1",
+    ),
+    "recurrent: half a unit": (
+        lambda: gru(2.5),
+        r"gru\(2\.5\): got units=2\.5, expected a whole",
+    ),
+    "recurrent: true units": (lambda: rnn(True), r"rnn\(True\): got units=True"),
+    "recurrent: unknown initialiser": (
+        lambda: lstm(2, recurrent_init="orthogonl"),
+        r"unknown initialiser 'orthogonl'\. Did you mean 'orthogonal'",
+    ),
+    "recurrent: unknown activation": (
+        lambda: rnn(2, activation="sigmoid"),
+        r"unknown activation of rnn 'sigmoid'.*relu, tanh",
+    ),
+    "recurrent: flat input": (
+        lambda: lstm(2).init(KEY, (784,)),
+        r"lstm\(2\): got in_shape=\(784,\), expected \(steps, features\)",
+    ),
+    "recurrent: images with channels": (
+        lambda: gru(2).init(KEY, (28, 28, 1)),
+        r"gru\(2\): got in_shape=\(28, 28, 1\), expected \(steps, features\)",
+    ),
+    "recurrent: other features": (
+        lambda: ran(lstm(2), (3, 4), (2, 3, 5)),
+        r"lstm\(2\): input of shape \(2, 3, 5\), expected \(batch, steps, 4\)\. Was "
+        r"init called with in_shape=\(3, 5\)\?",
+    ),
+    "recurrent: no time axis": (
+        lambda: ran(rnn(2), (3, 4), (2, 4)),
+        r"rnn\(2\): input of shape \(2, 4\), expected \(batch, steps, 4\)",
+    ),
+    "recurrent: other cell": (
+        lambda: ran(gru(2), (3, 4), (2, 3, 4), params_of=lstm(2)),
+        r"gru\(2\): got params of shapes .*expected a dict of b and c and u and w",
+    ),
+    "recurrent: other width": (
+        lambda: ran(lstm(2), (3, 4), (2, 3, 4), params_of=lstm(3)),
+        r"lstm\(2\): got params of shapes .*for 2 units; were they made by another",
+    ),
+    "attention: no heads": (
+        lambda: multi_head_attention(0),
+        r"multi_head_attention\(0\): got heads=0, expected .* at least 1",
+    ),
+    "attention: no width": (
+        lambda: multi_head_attention(2, 0),
+        r"multi_head_attention\(2\): got head_width=0, expected .* at least 1",
+    ),
+    "attention: features for no head": (
+        lambda: multi_head_attention(3).init(KEY, (5, 4)),
+        r"multi_head_attention\(3\): 4 features cannot be shared among 3 heads",
+    ),
+    "attention: no steps": (
+        lambda: multi_head_attention(2).init(KEY, (4,)),
+        r"got in_shape=\(4,\), expected \(steps, features\)",
+    ),
+    "attention: other features": (
+        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 6)),
+        r"multi_head_attention\(2\): input of shape \(2, 3, 6\), expected \(batch, "
+        r"steps, 4\)",
+    ),
+    "attention: other network": (
+        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 4), params_of=dense(4)),
+        r"multi_head_attention\(2\): got params of .*expected a dict of b_in and",
+    ),
+    "embedding: no rows": (
+        lambda: embedding(0, 3),
+        r"embedding\(0, 3\): got count=0, expected a whole",
+    ),
+    "embedding: no columns": (lambda: embedding(3, 0), r"embedding\(3, 0\)"),
+    "embedding: other table": (
+        lambda: ran(embedding(5, 3), (2,), (1, 2), params_of=embedding(6, 3)),
+        r"embedding\(5, 3\): got params of shapes .*expected a dict of w \(5, 3\)",
+    ),
+    "positions: longer": (
+        lambda: ran(positional_embedding(), (3, 2), (1, 4, 2)),
+        r"positional_embedding: input of shape \(1, 4, 2\), expected \(batch, up to 3 "
+        r"steps, 2\)",
+    ),
+    "positions: no steps": (
+        lambda: positional_embedding().init(KEY, (3,)),
+        r"positional_embedding: got in_shape=\(3,\)",
+    ),
+    "positions: other network": (
+        lambda: ran(positional_embedding(), (3, 2), (1, 3, 2), params_of=dense(2)),
+        r"positional_embedding: got params of shapes",
+    ),
+    "layer_norm: other features": (
+        lambda: ran(layer_norm(), (3,), (2, 4)),
+        r"layer_norm: input of shape \(2, 4\), expected \(batch, \.\.\., 3\)",
+    ),
+    "layer_norm: no features": (
+        lambda: layer_norm().init(KEY, ()),
+        r"layer_norm: got in_shape=\(\), expected a last axis of channels",
+    ),
+    "layer_norm: other network": (
+        lambda: ran(layer_norm(), (3,), (2, 3), params_of=dense(3)),
+        r"layer_norm: got params of shapes",
+    ),
+    "group_norm: no groups": (lambda: group_norm(0), r"group_norm\(0\): got groups=0"),
+    "group_norm: channels left over": (
+        lambda: group_norm(3).init(KEY, (2, 4)),
+        r"group_norm\(3\): got in_shape=\(2, 4\), .*divisible by 3",
+    ),
+    "spatial_dropout: rate 1": (
+        lambda: spatial_dropout(1),
+        r"spatial_dropout\(1\): drop_rate is the fraction set to zero",
+    ),
+    "spatial_dropout: no channels": (
+        lambda: ran(spatial_dropout(0.3), (), (2,)),
+        r"spatial_dropout\(0\.3\): input of shape \(2,\)",
+    ),
+    "gaussian_noise: negative": (
+        lambda: gaussian_noise(-1),
+        r"gaussian_noise\(-1\): std is a standard deviation",
+    ),
+    "gaussian_noise: no number": (
+        lambda: gaussian_noise(math.nan),
+        r"gaussian_noise\(nan\)",
+    ),
+    "reshape": (
+        init(reshape(5, 5), (28, 28)),
+        r"reshape\(5, 5\): shape \(28, 28\) has 784 elements, expected as many as in "
+        r"\(5, 5\)",
+    ),
+    "transpose": (
+        init(transpose(0, 2), (3, 4)),
+        r"transpose\(0, 2\): expected each of the 2 axes once, 0 being the one after",
+    ),
+    "pad: another number of axes": (
+        init(pad([1, 1]), (3, 4, 1)),
+        r"pad\(\[1, 1\], zero\): got 2 widths for in_shape \(3, 4, 1\)",
+    ),
+    "pad: no image": (init(pad(), (3,)), r"pad\(1\): x has 2 axes, none between"),
+    "pad: mode": (lambda: pad(1, "mirror"), r"unknown padding mode 'mirror'"),
+    "crop: nothing left": (
+        init(crop(2), (4, 9, 1)),
+        r"crop\(2\): nothing is left of an x of shape \(1, 4, 9, 1\)",
+    ),
+    "crop: too much": (init(crop([3]), (4,)), r"crop\(\[3\]\): nothing is"),
+    "upsample": (init(upsample(), (3,)), r"upsample\(2\): x has 2 axes"),
+    "a word for a number": (lambda: built("elu:x"), "setting 'x' is not a number"),
+    "an unknown word": (
+        lambda: built("reshape:28:28:1", "pad:2:mirror"),
+        "unknown padding mode 'mirror'",
+    ),
+    "output": (
+        lambda: mlp([3, 2], output="softmx"),
+        r"unknown output 'softmx'\. Did you mean 'softmax'\?",
+    ),
 }
 ANOTHER_NETWORK = {
     "no parameters": (dense(5), relu),

@@ -9,7 +9,7 @@ from jaxnn import layers, losses
 from jaxnn.combine import mlp, residual, serial
 from jaxnn.layers import batch_norm, dense, dropout, flatten, relu, standardize, tanh
 from tests.layers.cases import KEY, both, drawn, setup, traced_init
-from tests.rules.common import assert_close, assert_trees_close, normal
+from tests.rules.common import assert_trees_close, normal
 
 NETWORKS = {
     "one layer": (mlp([3, 2]), (3,), 4),
@@ -84,42 +84,6 @@ def test_residual_sums_both_paths():
     assert dx.tolist() == [[4, 4]]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_params_gradients_and_shapes_agree(name):
-    layer, in_shape, batch = NETWORKS[name]
-
-    def step():
-        params, state, out_shape = layer.init(KEY, in_shape)
-        x = jnp.zeros((batch, *in_shape))
-        y, new_state, cache = layer.forward(params, state, x, key=KEY, train=True)
-        assert y.shape == (batch, *out_shape)
-        return params, state, new_state, layer.backward(cache, y)
-
-    params, state, new_state, (dx, dparams) = jax.eval_shape(step)
-
-    def shapes(tree):
-        return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
-
-    assert dx.shape == (batch, *in_shape)
-    assert shapes(dparams) == shapes(params)
-    assert shapes(new_state) == shapes(state)
-
-
-def test_float32_stays_float32():
-    net = mlp([3, 4, 2], normalize=True, drop_rate=0.3)
-    params, state = jax.tree.map(
-        lambda a: jnp.zeros(a.shape, jnp.float32), traced_init(net, (3,))
-    )
-
-    def step():
-        x = jnp.ones((4, 3), jnp.float32)
-        y, new_state, cache = net.forward(params, state, x, key=KEY, train=True)
-        return y, new_state, net.backward(cache, y)
-
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(step))}
-    assert dtypes == {jnp.dtype(jnp.float32)}
-
-
 def test_appending_a_layer_leaves_earlier_draws():
     hidden = dense(4, "xavier_uniform")
     first = (hidden, dropout(0.5), hidden, dropout(0.5))
@@ -166,47 +130,6 @@ def test_jvp_through_backward_is_the_hessian():
         ]
 
     assert_trees_close(*products(case.params), 1e-11)
-
-
-def sgd_step(net, params, state, x, key):
-    y, state, cache = net.forward(params, state, x, key=key, train=True)
-    value, dy = losses.mse(y, jnp.zeros_like(y))
-    _, dparams = net.backward(cache, dy)
-    return jax.tree.map(lambda p, d: p - 0.1 * d, params, dparams), state, value
-
-
-@pytest.mark.slow
-def test_vmap_over_seeds_equals_a_loop():
-    net = mlp([3, 4, 2], init="xavier_uniform", normalize=True, drop_rate=0.3)
-    x, keys = jnp.asarray(normal(5, 3)), jax.random.split(KEY, 3)
-
-    def run(key):
-        params, state, _ = net.init(key, (3,))
-        return sgd_step(net, params, state, x, key)
-
-    together = jax.jit(jax.vmap(run))(keys)
-    run = jax.jit(run)
-    for i, key in enumerate(keys):
-        assert_trees_close(jax.tree.map(lambda a, i=i: a[i], together), run(key))
-
-
-def test_scan_equals_a_loop():
-    net = mlp([3, 4, 2], "tanh", normalize=True, drop_rate=0.3)
-    _, params, state, _ = setup(net, (3,), 1)
-    batches, keys = jnp.asarray(normal(4, 5, 3)), jax.random.split(KEY, 4)
-
-    def body(carry, batch):
-        params, state, value = sgd_step(net, *carry, *batch)
-        return (params, state), value
-
-    scanned, values = jax.lax.scan(body, (params, state), (batches, keys))
-    step = jax.jit(lambda *args: sgd_step(net, *args))
-    looped = []
-    for x, key in zip(batches, keys, strict=True):
-        params, state, value = step(params, state, x, key)
-        looped.append(value)
-    assert_trees_close(scanned, (params, state))
-    assert_close(values, looped)
 
 
 def test_backward_costs_no_more_than_autodiff():

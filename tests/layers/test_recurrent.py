@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import losses
 from jaxnn.combine import parallel, serial
-from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, embedding, gru, lstm, rnn
 from jaxnn.train import fit
 from tests.layers.cases import KEY, drawn, traced_init
@@ -167,73 +165,3 @@ def test_fit_learns_which_of_two_words_came_first():
     history = fit(net, (x, y), validation=(x, y), epochs=25, batch=40)
     assert history.epochs[-1]["validation_accuracy"] > 0.98
     assert history.epochs[-1]["skipped"] == 0
-
-
-@pytest.mark.slow
-def test_vmap_over_seeds_equals_a_loop():
-    net, x = serial(lstm(2), dense(2)), jnp.asarray(normal(3, 4, 2))
-    labels, keys = jnp.array([0, 1, 1]), jax.random.split(KEY, 2)
-
-    def run(key):
-        params, state, _ = net.init(key, (4, 2))
-        y, _, cache = net.forward(params, state, x, train=True)
-        value, dy = losses.softmax_cross_entropy(y, labels)
-        return value, net.backward(cache, dy)
-
-    together, run = jax.jit(jax.vmap(run))(keys), jax.jit(run)
-    for i, key in enumerate(keys):
-        assert_trees_close(jax.tree.map(lambda a, i=i: a[i], together), run(key))
-
-
-def ran(layer, in_shape, x_shape, params_of=None):
-    def forward():
-        params, state, _ = (params_of or layer).init(KEY, in_shape)
-        layer.forward(params, state, jnp.ones(x_shape), train=True)
-
-    return jax.eval_shape(forward)
-
-
-ERRORS = {
-    "no units": (lambda: lstm(0), r"lstm\(0\): got units=0, expected .* at least 1"),
-    "half a unit": (lambda: gru(2.5), r"gru\(2\.5\): got units=2\.5, expected a whole"),
-    "true units": (lambda: rnn(True), r"rnn\(True\): units"),
-    "unknown initialiser": (
-        lambda: lstm(2, recurrent_init="orthogonl"),
-        r"unknown initialiser 'orthogonl'\. Did you mean 'orthogonal'",
-    ),
-    "unknown activation": (
-        lambda: rnn(2, activation="sigmoid"),
-        r"unknown activation of rnn 'sigmoid'.*relu, tanh",
-    ),
-    "flat input": (
-        lambda: lstm(2).init(KEY, (784,)),
-        r"lstm\(2\): got in_shape=\(784,\), expected \(steps, features\)",
-    ),
-    "images with channels": (
-        lambda: gru(2).init(KEY, (28, 28, 1)),
-        r"gru\(2\): got in_shape=\(28, 28, 1\), expected \(steps, features\)",
-    ),
-    "other features": (
-        lambda: ran(lstm(2), (3, 4), (2, 3, 5)),
-        r"lstm\(2\): input of shape \(2, 3, 5\), expected \(batch, steps, 4\)\. Was "
-        r"init called with in_shape=\(3, 5\)\?",
-    ),
-    "no time axis": (
-        lambda: ran(rnn(2), (3, 4), (2, 4)),
-        r"rnn\(2\): input of shape \(2, 4\), expected \(batch, steps, 4\)",
-    ),
-    "other cell": (
-        lambda: ran(gru(2), (3, 4), (2, 3, 4), params_of=lstm(2)),
-        r"gru\(2\): got params of shapes .*expected a dict of w, u, b, c for 2 units",
-    ),
-    "other width": (
-        lambda: ran(lstm(2), (3, 4), (2, 3, 4), params_of=lstm(3)),
-        r"lstm\(2\): got params of shapes .*for 2 units; were they made by another",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
-def test_error_says_where_got_and_expected(call, message):
-    with pytest.raises(JaxnnError, match=message):
-        call()

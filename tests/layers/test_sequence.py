@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -166,101 +165,3 @@ def test_noise_ends_with_training(layer):
     assert layer.backward(cache, x) == (x, ())
     with pytest.raises(JaxnnError, match=r"got key=None, expected a PRNG key"):
         layer.forward((), (), x, train=True)
-
-
-def ran(layer, in_shape, x_shape, params_of=None):
-    def forward():
-        params, state, _ = (params_of or layer).init(KEY, in_shape)
-        layer.forward(params, state, jnp.ones(x_shape), key=KEY, train=True)
-
-    return jax.eval_shape(forward)
-
-
-ERRORS = {
-    "attention: no heads": (
-        lambda: multi_head_attention(0),
-        r"multi_head_attention\(0\): got heads=0, expected .* at least 1",
-    ),
-    "attention: no width": (
-        lambda: multi_head_attention(2, 0),
-        r"multi_head_attention\(2\): got head_width=0, expected .* at least 1",
-    ),
-    "attention: features for no head": (
-        lambda: multi_head_attention(3).init(KEY, (5, 4)),
-        r"multi_head_attention\(3\): 4 features cannot be shared among 3 heads",
-    ),
-    "attention: no steps": (
-        lambda: multi_head_attention(2).init(KEY, (4,)),
-        r"got in_shape=\(4,\), expected \(steps, features\)",
-    ),
-    "attention: other features": (
-        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 6)),
-        r"multi_head_attention\(2\): input of shape \(2, 3, 6\), expected \(batch, "
-        r"steps, 4\)",
-    ),
-    "attention: other network": (
-        lambda: ran(multi_head_attention(2), (3, 4), (2, 3, 4), params_of=dense(4)),
-        r"multi_head_attention\(2\): got params of .*expected a dict of b_in and",
-    ),
-    "embedding: no rows": (
-        lambda: embedding(0, 3),
-        r"embedding\(0, 3\): expected whole",
-    ),
-    "embedding: no columns": (lambda: embedding(3, 0), r"embedding\(3, 0\)"),
-    "embedding: other table": (
-        lambda: ran(embedding(5, 3), (2,), (1, 2), params_of=embedding(6, 3)),
-        r"embedding\(5, 3\): got params of shapes .*expected w \(5, 3\)",
-    ),
-    "positions: longer": (
-        lambda: ran(positional_embedding(), (3, 2), (1, 4, 2)),
-        r"positional_embedding: input of shape \(1, 4, 2\), expected \(batch, up to 3 "
-        r"steps, 2\)",
-    ),
-    "positions: no steps": (
-        lambda: positional_embedding().init(KEY, (3,)),
-        r"positional_embedding: got in_shape=\(3,\)",
-    ),
-    "positions: other network": (
-        lambda: ran(positional_embedding(), (3, 2), (1, 3, 2), params_of=dense(2)),
-        r"positional_embedding: got params of shapes",
-    ),
-    "layer_norm: other features": (
-        lambda: ran(layer_norm(), (3,), (2, 4)),
-        r"layer_norm: input of shape \(2, 4\), expected \(batch, \.\.\., 3\)",
-    ),
-    "layer_norm: no features": (
-        lambda: layer_norm().init(KEY, ()),
-        r"layer_norm: got in_shape=\(\), expected a last axis of channels",
-    ),
-    "layer_norm: other network": (
-        lambda: ran(layer_norm(), (3,), (2, 3), params_of=dense(3)),
-        r"layer_norm: got params of shapes",
-    ),
-    "group_norm: no groups": (lambda: group_norm(0), r"group_norm\(0\): groups must"),
-    "group_norm: channels left over": (
-        lambda: group_norm(3).init(KEY, (2, 4)),
-        r"group_norm\(3\): got in_shape=\(2, 4\), .*divisible by 3",
-    ),
-    "spatial_dropout: rate 1": (
-        lambda: spatial_dropout(1),
-        r"spatial_dropout\(1\): drop_rate is the fraction set to zero",
-    ),
-    "spatial_dropout: no channels": (
-        lambda: ran(spatial_dropout(0.3), (), (2,)),
-        r"spatial_dropout\(0\.3\): input of shape \(2,\)",
-    ),
-    "gaussian_noise: negative": (
-        lambda: gaussian_noise(-1),
-        r"gaussian_noise\(-1\): std is a standard deviation",
-    ),
-    "gaussian_noise: no number": (
-        lambda: gaussian_noise(math.nan),
-        r"gaussian_noise\(nan\)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
-def test_error_says_where_got_and_expected(call, message):
-    with pytest.raises(JaxnnError, match=message):
-        call()

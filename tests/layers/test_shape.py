@@ -113,50 +113,6 @@ def test_layers_are_made_from_words_of_the_command_line(tokens, shape):
     assert built(*tokens).init(KEY, (28, 28))[2] == shape
 
 
-def started(layer, in_shape):
-    return lambda: layer().init(KEY, in_shape)
-
-
-ERRORS = {
-    "reshape": (
-        started(lambda: reshape(5, 5), (28, 28)),
-        r"reshape\(5, 5\): shape \(28, 28\) has 784 elements, expected as many as in "
-        r"\(5, 5\)",
-    ),
-    "transpose": (
-        started(lambda: transpose(0, 2), (3, 4)),
-        r"transpose\(0, 2\): expected each of the 2 axes once, 0 being the one after",
-    ),
-    "pad: another number of axes": (
-        started(lambda: pad([1, 1]), (3, 4, 1)),
-        r"pad\(\[1, 1\], zero\): got 2 widths for in_shape \(3, 4, 1\)",
-    ),
-    "pad: no image": (started(pad, (3,)), r"pad\(1\): x has 2 axes, none between"),
-    "pad: mode": (lambda: pad(1, "mirror"), r"unknown padding mode 'mirror'"),
-    "crop: nothing left": (
-        started(lambda: crop(2), (4, 9, 1)),
-        r"crop\(2\): nothing is left of an x of shape \(1, 4, 9, 1\)",
-    ),
-    "crop: too much": (started(lambda: crop([3]), (4,)), r"crop\(\[3\]\): nothing is"),
-    "upsample": (started(upsample, (3,)), r"upsample\(2\): x has 2 axes"),
-    "a word for a number": (lambda: built("elu:x"), "setting 'x' is not a number"),
-    "an unknown word": (
-        lambda: built("reshape:28:28:1", "pad:2:mirror"),
-        "unknown padding mode 'mirror'",
-    ),
-    "output": (
-        lambda: mlp([3, 2], output="softmx"),
-        r"unknown output 'softmx'\. Did you mean 'softmax'\?",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
-def test_error_says_where_got_and_expected(call, message):
-    with pytest.raises(JaxnnError, match=message):
-        call()
-
-
 def test_an_input_of_another_size_is_refused_where_it_enters():
     net = serial(reshape(2, 3, 1), pad(1), flatten, dense(2))
     params, state, _ = net.init(KEY, (6,))

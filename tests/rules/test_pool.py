@@ -4,12 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxnn import rules
-from tests.rules import cases_conv
-from tests.rules.common import assert_close, normal, run
+from tests.rules.common import run
 
 INF, NAN = np.inf, np.nan
 
@@ -78,69 +75,3 @@ def test_padding_is_no_maximum_and_no_part_of_a_mean(padding):
     assert (rule.fwd(x)[0] == -INF).all()
     assert dx_of_ones(rule, x).sum() == 4  # nothing went to the padding
     assert (rules.avg_pool((3, 3), 2, padding).fwd(np.ones_like(x))[0] == 1).all()
-
-
-@settings(max_examples=6)
-@given(
-    sizes=st.tuples(*[st.integers(3, 7)] * 2),
-    size=st.tuples(*[st.integers(1, 3)] * 2),
-    stride=st.sampled_from([None, 1, 2, (3, 1)]),
-    padding=st.sampled_from(["SAME", "VALID"]),
-    batch=st.integers(1, 3),
-)
-def test_pools_are_references_whatever_the_settings(
-    sizes, size, stride, padding, batch
-):
-    how = (size, stride, padding)
-    pairs = [
-        (rules.max_pool(*how), cases_conv.max_pool(*how)),
-        (rules.avg_pool(*how), cases_conv.avg_pool(*how)),
-    ]
-    x = jnp.asarray(np.round(normal(batch, *sizes, 2)))
-    y = jax.eval_shape(pairs[0][1], x)
-    dy = jnp.asarray(normal(*y.shape, seed=1))
-
-    @jax.jit
-    def program(x, dy):
-        got = [run(rule, (x,), dy) for rule, _ in pairs]
-        vjps = [jax.vjp(reference, x) for _, reference in pairs]
-        return got, [(y, pull_back(dy)) for y, pull_back in vjps]
-
-    jax.tree.map(assert_close, *program(x, dy))
-
-
-KEPT = {
-    "max_pool": [("uint8", (2, 2, 2, 3)), ("float64", (0, 4, 4, 3))],
-    "avg_pool": [("float64", (0, 4, 4, 3))],
-    "global_max_pool": [("int32", (2, 3)), ("float64", (0, 4, 4, 3))],
-    "global_avg_pool": [("float64", (0, 4, 4, 3))],
-}
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_cache_holds_no_more_than_documented(name):
-    _, cache = rules.RULES[name].fwd(jnp.asarray(normal(2, 4, 4, 3)))
-    assert [(str(a.dtype), a.shape) for a in jax.tree.leaves(cache)] == KEPT[name]
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "padding"), [((2, 2), None, 0), ((3, 3), 2, 1), ((3, 2), 1, 0)]
-)
-def test_pools_are_torchs(size, stride, padding):
-    torch = pytest.importorskip("torch")
-    f = torch.nn.functional
-    x = normal(2, 7, 6, 3)
-    functions = {
-        rules.max_pool: lambda x: f.max_pool2d(x, size, stride, padding),
-        rules.avg_pool: lambda x: f.avg_pool2d(
-            x, size, stride, padding, count_include_pad=False
-        ),
-    }
-    for rule, function in functions.items():
-        tx = torch.tensor(x, requires_grad=True)
-        want = function(tx.movedim(-1, 1)).movedim(1, -1)
-        dy = normal(*want.shape, seed=1)
-        want.backward(torch.tensor(dy))
-        y, (dx,) = run(rule(size, stride, padding), (x,), dy)
-        assert_close(y, want.detach())
-        assert_close(dx, tx.grad)

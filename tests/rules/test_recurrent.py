@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from tests.rules.cases_recurrent import arguments
-from tests.rules.common import assert_close, normal
+from tests.rules.common import assert_close, normal, run
 
 # name -> maker, gates, arrays of state, whether there is a bias more
 KINDS = {
@@ -34,19 +32,14 @@ def start_of(name, args):
     return 5 if name == "gru" else 4
 
 
-def gradients(rule, args, dy):
-    y, cache = rule.fwd(*args)
-    return y, [d for d in rule.bwd(cache, dy) if d is not None]
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_padding_is_not_read_whatever_it_holds(name):
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     rule, args = made(name, (2, 3, 2, 2), mask)
     dy = jnp.asarray(normal(2, 3, 2))
-    want = gradients(rule, args, dy)
+    want = run(rule, args, dy)
     args[0] = jnp.where(mask[..., None], args[0], jnp.nan)
-    got = gradients(rule, args, jnp.where(mask[..., None], dy, jnp.nan))
+    got = run(rule, args, jnp.where(mask[..., None], dy, jnp.nan))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert_close(g, w, 0)
 
@@ -55,7 +48,7 @@ def test_padding_is_not_read_whatever_it_holds(name):
 def test_nan_of_a_step_that_counts_reaches_its_row_alone(name):
     rule, args = made(name, (2, 3, 2, 2))
     args[0] = args[0].at[1, 1, 0].set(jnp.nan)
-    y, (dx, dw, *_) = gradients(rule, args, jnp.ones((2, 3, 2)))
+    y, (dx, dw, *_) = run(rule, args, jnp.ones((2, 3, 2)))
     want = np.zeros((2, 3, 2), bool)
     want[1, 1:] = True
     np.testing.assert_array_equal(np.isnan(y), want)
@@ -70,7 +63,7 @@ def test_row_without_steps_ends_where_it_started(name, backwards):
     mask = np.array([[False] * 3])
     rule, args = made(name, (1, 3, 2, 2), mask, every_step=False, backwards=backwards)
     dy = jnp.asarray(normal(1, 2))
-    y, cotangents = gradients(rule, args, dy)
+    y, cotangents = run(rule, args, dy)
     at = start_of(name, args)
     assert_close(y, args[at], 0)
     assert_close(cotangents[at], dy, 0)
@@ -89,20 +82,16 @@ def test_last_step_is_the_last_of_every_step(name):
 def compiled(name):
     """Gradients of the last step: eager, each call would compile its loops anew."""
     rule = KINDS[name][0](every_step=False)
-    return jax.jit(lambda args, dy: gradients(rule, args, dy))
+    return jax.jit(lambda args, dy: run(rule, args, dy))
 
 
-@settings(max_examples=10)
-@given(
-    name=st.sampled_from(sorted(KINDS)),
-    lengths=st.lists(st.integers(0, 3), min_size=3, max_size=3),
-    seed=st.integers(0, 99),
-)
-def test_masked_batch_equals_each_sequence_alone(name, lengths, seed):
+@pytest.mark.parametrize("name", KINDS)
+def test_masked_batch_equals_each_sequence_alone(name):
+    lengths = [3, 0, 2]
     mask = rules.length_mask(jnp.array(lengths), 3)
     np.testing.assert_array_equal(mask.sum(1), lengths)
     _, args = made(name, (3, 3, 2, 2), np.asarray(mask))
-    dy = jnp.asarray(normal(3, 2, seed=seed))
+    dy = jnp.asarray(normal(3, 2))
     y, together = compiled(name)(args, dy)
     *args, _ = args
     at = start_of(name, args)
@@ -125,7 +114,7 @@ def test_no_gate_overflows(name, scale):
     rule, args = made(name, (2, 3, 2, 2))
     args = [a.astype(jnp.float32) for a in args]
     args[0] = args[0] * scale
-    y, cotangents = gradients(rule, args, jnp.ones((2, 3, 2), jnp.float32))
+    y, cotangents = run(rule, args, jnp.ones((2, 3, 2), jnp.float32))
     assert all(np.isfinite(a).all() for a in (y, *cotangents))
 
 
@@ -162,7 +151,7 @@ def test_second_derivatives_pass_through_the_loops():
     dy = jnp.asarray(normal(2, 3, 2))
 
     def by_hand(x):
-        return gradients(rule, (x, *rest), dy)[1][0]
+        return run(rule, (x, *rest), dy)[1][0]
 
     def by_grad(x):
         return jax.grad(lambda x: (rule.fwd(x, *rest)[0] * dy).sum())(x)
@@ -206,7 +195,7 @@ def test_equals_torch(name, shape, every_step):
     torch = pytest.importorskip("torch")
     rule, args = made(name, shape, every_step=every_step)
     want_y, want = in_torch(torch, name, args, every_step)
-    y, got = gradients(rule, args, jnp.asarray(normal(*want_y.shape, seed=6)))
+    y, got = run(rule, args, jnp.asarray(normal(*want_y.shape, seed=6)))
     assert_close(y, want_y)
     for g, w in zip(got, want, strict=True):
         assert_close(g, w)

@@ -1,4 +1,4 @@
-"""A sample of rules against another library's gradients."""
+"""Rules against another library's gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,41 @@ def resize(mode, **how):
     return images(lambda x: F.interpolate(x, scale_factor=3, mode=mode, **how))
 
 
+def conv(function, **settings):
+    """A convolution of ours: channels last, the kernel as (K, C, O)."""
+
+    def reference(x, w):
+        w = w.movedim((-1, -2), (0, 1)) if "transpose" not in function.__name__ else (
+            w.movedim((-2, -1), (0, 1))
+        )  # fmt: skip
+        return function(x.movedim(-1, 1), w, **settings).movedim(1, -1)
+
+    return reference
+
+
+def group_norm(groups):
+    def reference(x, *params):  # channels are torch's second axis
+        return F.group_norm(x.movedim(-1, 1), groups, *params).movedim(1, -1)
+
+    return reference
+
+
+def attended(q, k, v, mask=None, **settings):
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
+
+
+def normed(*shape):
+    return [normal(*shape), *(normal(shape[-1], seed=i) for i in (1, 2))]
+
+
+def pool(function, *settings, **more):
+    return images(lambda x: function(x, *settings, **more))
+
+
+MASK = normal(2, 3, 5, 5, seed=8) > -0.5
+MASK[..., 0] = True
+QKV = [normal(2, 3, 5, 4), normal(2, 3, 5, 4, seed=1), normal(2, 3, 5, 6)]
+POOLED = normal(2, 7, 6, 3)
 X, P = normal(3, 4), np.abs(normal(3, 4)) + 0.1
 IMAGES = normal(2, 4, 5, 3)
 TIES = np.array([[1.0, 3, 3], [2, 2, 2]])
@@ -74,6 +109,56 @@ CASES = {
         [X, normal(1, 4)],
         lambda *xs: torch.cat(xs, 0),
     ),
+    "conv": (
+        rules.conv(2, 1, 2, 2),
+        [normal(2, 9, 8, 4), normal(3, 3, 2, 6)],
+        conv(F.conv2d, stride=2, padding=1, dilation=2, groups=2),
+    ),
+    "depthwise": (
+        rules.conv(1, 1, 1, 4),
+        [normal(2, 5, 6, 4), normal(3, 3, 1, 8)],
+        conv(F.conv2d, padding=1, groups=4),
+    ),
+    "conv of a sequence": (
+        rules.conv(2, "VALID"),
+        [normal(3, 9, 2), normal(4, 2, 5)],
+        conv(F.conv1d, stride=2),
+    ),
+    "transposed": (
+        rules.conv_transpose(3, 1, 2),
+        [normal(2, 4, 5, 3), normal(3, 2, 3, 4)],
+        conv(F.conv_transpose2d, stride=3, padding=1, dilation=2),
+    ),
+    "transposed sequence": (
+        rules.conv_transpose(2, "VALID"),
+        [normal(2, 6, 3), normal(5, 3, 2)],
+        conv(F.conv_transpose1d, stride=2),
+    ),
+    "max_pool": (
+        rules.max_pool((3, 3), 2, 1),
+        [POOLED],
+        pool(F.max_pool2d, (3, 3), 2, 1),
+    ),
+    "max_pool, rows left": (
+        rules.max_pool((2, 2)),
+        [POOLED],
+        pool(F.max_pool2d, (2, 2)),
+    ),
+    "avg_pool": (
+        rules.avg_pool((3, 2), 1, 1),
+        [POOLED],
+        pool(F.avg_pool2d, (3, 2), 1, 1, count_include_pad=False),
+    ),
+    "attention": (rules.attention(), QKV, attended),
+    "causal": (rules.attention(True), QKV, lambda *a: attended(*a, is_causal=True)),
+    "masked": (rules.attention(), [*QKV, MASK], attended),
+    "layer_norm": (
+        rules.layer_norm(),
+        normed(2, 3, 5),
+        lambda x, *p: F.layer_norm(x, (5,), *p),
+    ),
+    "group_norm": (rules.group_norm(2), normed(2, 3, 4, 6), group_norm(2)),
+    "instance norm": (rules.group_norm(6), normed(2, 3, 4, 6), group_norm(6)),
     "nearest": (rules.upsample(3), [IMAGES], resize("nearest")),
     "bilinear": (
         rules.upsample(3, "linear"),

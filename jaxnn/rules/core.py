@@ -37,6 +37,15 @@ class Rule(NamedTuple):
     fwd: Callable[..., tuple[Array, Any]]
     bwd: Callable[[Any, Array], tuple[Array | None, ...]]
 
+    def __reduce__(self) -> tuple:
+        """Pickle a registered rule by its name: its functions may be local ones."""
+        known = RULES.get(self.name) is self
+        return (_registered, (self.name,)) if known else (Rule, tuple(self))
+
+
+def _registered(name):
+    return RULES[name]
+
 
 RULES: dict[str, Rule] = {}
 """Every rule by name, those with settings at their defaults."""

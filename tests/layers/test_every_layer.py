@@ -78,13 +78,6 @@ def together():
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_eager_equals_jit(name):
-    eager = step(CASES[name].layer, *arrays()[name], KEYS[0, 0])
-    assert_trees_close(eager, one_by_one()[0][name])
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_scan_of_seeds_by_vmap_equals_one_by_one(name):
     for i, want in enumerate(one_by_one()):
@@ -98,28 +91,3 @@ def test_the_arrays_compared_differ(name):
     ys = [result[name][0] for result in one_by_one()]
     others = [np.array_equal(ys[0], y) for y in ys[1:]]
     assert not all(others)
-
-
-def cast(tree, dtype):
-    def narrow(a):
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-
-    return jax.tree.map(narrow, tree)
-
-
-@functools.cache
-def in_dtype(dtype):
-    """All layers in `dtype`, and in float64 on the same, rounded, arrays."""
-    rounded = cast(arrays(), dtype)
-    exact = cast(rounded, "float64")
-    return jitted(rounded, KEYS[0, 0]), jitted(exact, KEYS[0, 0])
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("bfloat16", 0.1)])
-@pytest.mark.parametrize("name", CASES)
-def test_narrow_floats_stay_narrow(name, dtype, tolerance):
-    got, want = (results[name] for results in in_dtype(dtype))
-    assert {str(a.dtype) for a in jax.tree.leaves(got)} == {dtype}
-    if name == "gaussian_noise":  # draws other numbers in another dtype
-        got, want = got[1:], want[1:]
-    assert_trees_close(got, want, tolerance)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.combine import parallel, serial
+from jaxnn.combine import serial
 from jaxnn.layers import dense, embedding, gru, lstm, rnn
 from jaxnn.train import fit
 from tests.layers.cases import KEY, drawn, traced_init
@@ -36,63 +36,6 @@ def test_gates_draw_differently():
     params, _, _ = gru(3).init(KEY, (2, 3))
     gates = jnp.split(params["w"], 3, 1) + jnp.split(params["u"], 3, 1)
     assert len({g.tobytes() for g in map(np.asarray, gates)}) == 6
-
-
-def in_torch(torch, name, params, x, dy):
-    kinds = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
-    w, u, b = (torch.tensor(np.array(params[k])) for k in "wub")
-    net = kinds[name](*w.shape[:1], u.shape[0], batch_first=True, dtype=w.dtype)
-    hidden = torch.zeros_like(b)
-    if name == "gru":
-        hidden[-u.shape[0] :] = torch.tensor(np.array(params["c"]))
-    with torch.no_grad():
-        for p, value in zip(net.parameters(), (w.T, u.T, b, hidden), strict=True):
-            p.copy_(value)
-    x = torch.tensor(np.array(x), requires_grad=True)
-    y = net(x)[0][:, -1]
-    y.backward(torch.tensor(np.array(dy)))
-    dw, du, db, dhidden = (p.grad for p in net.parameters())
-    grads = {"w": dw.T, "u": du.T, "b": db}
-    grads |= {"c": dhidden[-u.shape[0] :]} if name == "gru" else {}
-    return y.detach().numpy(), x.grad.numpy(), {k: v.numpy() for k, v in grads.items()}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_layer_from_zero_equals_torch(name):
-    torch = pytest.importorskip("torch")
-    layer, x, dy = KINDS[name](3), jnp.asarray(normal(2, 5, 4)), normal(2, 3)
-    params = drawn(traced_init(layer, (5, 4))[0], 10)
-    want_y, want_dx, want = in_torch(torch, name, params, x, dy)
-    y, _, cache = layer.forward(params, (), x, train=True)
-    dx, dparams = layer.backward(cache, jnp.asarray(dy))
-    assert_close(y, want_y)
-    assert_close(dx, want_dx)
-    assert_trees_close(dparams, want)
-
-
-def test_both_directions_equal_torch():
-    torch = pytest.importorskip("torch")
-    halves = lstm(3, True), lstm(3, True, go_backwards=True)
-    net, x = parallel(*halves, merge="concatenate"), jnp.asarray(normal(2, 5, 4))
-    params = drawn(traced_init(net, (5, 4))[0], 10)
-    theirs = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True).double()
-    with torch.no_grad():
-        for p in theirs.parameters():
-            p.zero_()
-        for half, end in zip(params, ("", "_reverse"), strict=True):
-            for name, ours in (
-                ("weight_ih", "w"),
-                ("weight_hh", "u"),
-                ("bias_ih", "b"),
-            ):
-                p = getattr(theirs, f"{name}_l0{end}")
-                p.copy_(torch.tensor(np.array(half[ours].T)))
-    leaf = torch.tensor(np.array(x), requires_grad=True)
-    want, dy = theirs(leaf)[0], normal(2, 5, 6)
-    want.backward(torch.tensor(dy))
-    y, _, cache = net.forward(params, ((), ()), x, train=True)
-    assert_close(y, want.detach().numpy())
-    assert_close(net.backward(cache, jnp.asarray(dy))[0], leaf.grad.numpy())
 
 
 def test_sequence_may_be_longer_or_shorter_than_in_shape():

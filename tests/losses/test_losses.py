@@ -223,7 +223,7 @@ def test_rows_that_cannot_be_meant_are_refused_before_training(name, row, words)
     y, loss = np.array([[0, 1, 0], row], np.float32), LOSSES[name]
     wrong = rf"the row .* at index 1, but rows of {name} are .*{words}"
     for call in (
-        lambda: fit(mlp([2, 3]), (np.ones((2, 2)), y), loss=loss, epochs=1),
+        lambda: fit(mlp([2, 3]), (np.ones((2, 2)), y), loss=loss, batch=2),
         lambda: loss.having(reduction="none").check_rows("fit: data", y),
     ):
         with pytest.raises(JaxnnError, match=wrong):

@@ -51,7 +51,7 @@ def test_every_noise_keeps_the_type_and_follows_the_key(name, dtype):
 
 @pytest.mark.parametrize("name", NOISES)
 def test_noise_of_no_size_is_refused(name):
-    with pytest.raises(JaxnnError, match=r"_noise: got \w+ -0\.1, expected"):
+    with pytest.raises(JaxnnError, match=r"_noise: got \w+=-0\.1, expected"):
         NOISES[name](-0.1)
 
 

@@ -47,9 +47,9 @@ def softmax_cross_entropy(
         share = jnp.where(logits == -jnp.inf, 0, label_smoothing / logits.shape[-1])
         t = t * (1 - label_smoothing) + share
     log_p, cache = log_softmax.fwd(logits)
+    dlogits = _back(cache, -t)
     # where: 0 * -inf is NaN, but a class of no weight costs nothing
-    values = -jnp.where(t == 0, 0, t * log_p).sum(-1)
-    return values, _back(cache, -t)
+    return -jnp.where(t == 0, 0, t * log_p).sum(-1), dlogits
 
 
 @loss(targets="classes", outputs=("log_softmax",), probabilities="softmax")
@@ -76,8 +76,9 @@ def kl(logits: Array, t: Array) -> tuple[Array, Array]:
     Source: Kullback, Leibler 1951.
     """
     log_p, cache = log_softmax.fwd(logits)
+    dlogits = _back(cache, -t)
     log_t = jnp.log(jnp.where(t == 0, 1, t))
-    return jnp.where(t == 0, 0, t * (log_t - log_p)).sum(-1), _back(cache, -t)
+    return jnp.where(t == 0, 0, t * (log_t - log_p)).sum(-1), dlogits
 
 
 @loss(targets="classes", probabilities="softmax")
@@ -231,7 +232,8 @@ def hinge(scores: Array, t: Array, *, margin: float = 1.0) -> tuple[Array, Array
     # `<= 0` is false for NaN, which so stays in value and gradient
     yes, no = jnp.where(short <= 0, 0, short), jnp.where(over <= 0, 0, over)
     values = jnp.where(t == 0, 0, t * yes) + jnp.where(t == 1, 0, (1 - t) * no)
-    return values.sum(-1), (1 - t) * jnp.sign(no) - t * jnp.sign(yes)
+    dscores = (1 - t) * jnp.sign(no) - t * jnp.sign(yes)
+    return values.sum(-1), dscores
 
 
 @loss(outputs=VALUES)

@@ -86,14 +86,21 @@ def elu(alpha: float = 1.0) -> Rule:
     Source: Clevert, Unterthiner, Hochreiter 2016.
     """
 
-    def below(x):  # 0 where the result is not used and could overflow
-        return jnp.where(x <= 0, x, 0)
+    def split(x):
+        below = x <= 0
+        return below, jnp.where(
+            below, x, 0
+        )  # above e^x is not used, and could overflow
 
-    return keeps_x(
-        "elu",
-        lambda x: jnp.where(x <= 0, alpha * jnp.expm1(below(x)), x),
-        lambda x, dy: jnp.where(x <= 0, dy * (alpha * jnp.exp(below(x))), dy),
-    )
+    def f(x):
+        below, low = split(x)
+        return jnp.where(below, alpha * jnp.expm1(low), x)
+
+    def back(x, dy):
+        below, low = split(x)
+        return jnp.where(below, dy * (alpha * jnp.exp(low)), dy)
+
+    return keeps_x("elu", f, back)
 
 
 SELU_ALPHA, SELU_SCALE = (

@@ -267,9 +267,12 @@ def check_step_functions(step: Any, x: Any, y: Any, batch: int, dtype: Any) -> N
         wanted = f"{tree} and types"
         _check_made("project", step.project, (params,), params, wanted, same_type=True)
     pred = jax.ShapeDtypeStruct((len(x), *out_shape), x.dtype)
-    loss = step.loss if weights is None else partial(step.loss, weights=weights)
+
+    def loss(pred, y, weights):
+        return step.loss(pred, y, **({} if weights is None else {"weights": weights}))
+
     wanted = f"(value, dpred): one float and floats {pred.shape}"
-    _check_pair("loss", loss, (pred, y), pred, wanted)
+    _check_pair("loss", loss, (pred, y, weights), pred, wanted)
     wanted = f"(updates, state): {tree}, and a state like that of init"
     made = _tried(
         "optimizer.update", step.optimizer.update, (params, opt, params), wanted

@@ -61,13 +61,20 @@ def test_a_run_with_any_names_has_a_page_of_words(tmp_path, name):
     folder = tmp_path / re.sub(r"[/\udcff\x1b]", "", name)
     folder.mkdir()
     result = {
-        "config": {"data": name, "out": [name], name: 1},
-        "summary": name,
+        "config": {
+            "data": name, "out": [name], name: 1, "validation": 1, "keep": "best",
+        },
+        "summary": name, "n": 1, "test_accuracy": [0.5], "test_images": 2, "epochs": 1,
+        "best_epoch": 1, "parameters": 1, "steps_skipped": 0,
         "guard": {"report": [name, "```", name], "policy": name},
         "gradients": {"float32_worst": name, "passed": True, "not_finite": name},
-        "adversarial": {"fgsm_0.1": 0.1, "note": name, "sample": name, "norm": name},
-        "seconds": {name: 1.0},
-        "versions": {name: name},
+        "adversarial": {
+            "fgsm_0.1": 0.1, "note": name, "sample": name, "images": 1, "epsilon": 0.1,
+            "steps": 1, "step_size": 0.1, "worst": 0.1,
+        },
+        "seconds": dict.fromkeys(("import", "compile", "train", "total", name), 1.0),
+        "versions": dict.fromkeys(("jaxnn", "python", "jax", "jaxlib", "numpy"), "1")
+        | {"optax": name, name: name},
         "device": name, "git": name, "stopped": name,
         "problems": [name], "not_drawn": {"curves.png": name},
     }  # fmt: skip

@@ -23,6 +23,8 @@ from jaxnn.layers.core import value as value
 from jaxnn.layers.linear import *  # noqa: F403
 from jaxnn.layers.noise import *  # noqa: F403
 from jaxnn.layers.norm import *  # noqa: F403
+from jaxnn.layers.plain import from_plain as from_plain
+from jaxnn.layers.plain import to_plain as to_plain
 from jaxnn.layers.pool import *  # noqa: F403
 from jaxnn.layers.recurrent import *  # noqa: F403
 from jaxnn.layers.shape import *  # noqa: F403

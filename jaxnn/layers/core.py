@@ -166,7 +166,7 @@ class Made:
     def __repr__(self) -> str:
         if self.constructor is pkgutil.resolve_name:  # a value: by its own name
             return self.args[0].partition(":")[2]
-        args, kwargs = _shortest(self.constructor, self.args, self.kwargs)
+        args, kwargs = shortest(self.constructor, self.args, self.kwargs)
         shown = [*map(_shown, args), *(f"{k}={_shown(v)}" for k, v in kwargs.items())]
         return f"{self.constructor.__name__}({', '.join(shown)})"
 
@@ -205,7 +205,7 @@ def settled(value: Any) -> Any:
     return type(value), value
 
 
-def _shortest(constructor, args, kwargs):
+def shortest(constructor: Callable, args: tuple, kwargs: dict) -> tuple[list, dict]:
     """The arguments without those that the constructor has as defaults."""
     signature = inspect.signature(constructor)
     by_place, by_name, gap = [], {}, False
@@ -247,7 +247,16 @@ def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:
         layer = checked(layer) if combines else typed(function.__name__, layer)
         return layer._replace(made=made_by(make, args, kwargs), bounds=bounds)
 
+    _constructors.add(make)
     return make
+
+
+_constructors: set[Callable] = set()
+
+
+def is_constructor(function: Any) -> bool:
+    """Whether it is a function decorated by `@constructor`."""
+    return callable(function) and function in _constructors
 
 
 def value(name: str, layer: Layer) -> Layer:

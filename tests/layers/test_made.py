@@ -1,6 +1,7 @@
 """Layers made alike are equal, readable and can be sent to another process."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -36,6 +37,10 @@ def shared(width=3):
             d, share(serial(dense(width), d), lambda e: serial(e, d, e)), relu
         ),
     )
+
+
+def my_draw(key, shape, dtype):
+    return jnp.zeros(shape, dtype)
 
 
 def cube(x):
@@ -130,6 +135,31 @@ def test_every_combinator_comes_back_from_a_pickle(name):
         return jax.eval_shape(lambda: layer.init(jax.random.key(0), in_shape)[:2])
 
     assert shapes(again) == shapes(layer)
+
+
+@pytest.mark.parametrize("layer", [case.layer for case in ALL], ids=repr)
+def test_every_layer_comes_back_from_json(layer):
+    assert layers.from_plain(json.loads(json.dumps(layers.to_plain(layer)))) == layer
+
+
+def test_networks_come_back_from_json_or_say_what_cannot():
+    came = []
+    for name, (net, *_) in NETWORKS.items():
+        try:
+            text = json.dumps(layers.to_plain(net))
+        except JaxnnError as error:
+            assert "plain form" in str(error)  # noqa: PT017
+            continue
+        assert layers.from_plain(json.loads(text)) == net
+        came.append(name)
+    assert len(came) > len(NETWORKS) / 2
+    with pytest.raises(JaxnnError, match="got the argument my_draw, which has"):
+        layers.to_plain(serial(dense(3, my_draw)))
+    with pytest.raises(JaxnnError, match=r"dense\(3\): written by hand"):
+        layers.to_plain(serial(dense(3)._replace(name="dense(3)")))
+    for wrong in ({"make": "os:system", "args": ["true"]}, {"make": "no.such:one"}, 3):
+        with pytest.raises(JaxnnError, match="a network as data"):
+            layers.from_plain(wrong)
 
 
 def test_a_new_process_makes_the_same_network():

@@ -15,7 +15,7 @@ from jaxnn.layers import Layer
 from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
     as_targets,
-    check_count,
+    check_counts,
     check_loss,
     check_params,
     check_targets,
@@ -61,7 +61,7 @@ def predict(
       parallel: the mesh on which params and state lie, and each batch is divided.
     """
     x = as_rows(x, "predict", "x")
-    check_count("predict", "batch", batch)
+    check_counts("predict", batch=batch)
     check_params("predict", net, params, state, x, seeds)
     x, count, axis, outputs = host_array(x), len(x), int(seeds), []
     batch = min(batch, count)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxnn.arrays import is_whole
@@ -14,12 +13,14 @@ from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.defense import Defense
 from jaxnn.train.inputs import (
     MANY,
-    check_count,
+    check_choice,
+    check_counts,
+    check_floating,
     check_functions,
     check_kind,
     check_labels,
     check_loss,
-    check_number,
+    check_numbers,
     check_step_functions,
     check_takes_weights,
     data_pair,
@@ -123,17 +124,9 @@ def fit(
     """
     x, y, validation = _checked_data(net, data, validation, batch)
     seeds = seed_list(seeds) if isinstance(seeds, MANY) else seed_list(seeds)[0]
-    for name, value in (
-        ("epochs", epochs), ("batch", batch), ("max_bad_steps", max_bad_steps),
-        ("patience", patience), ("steps_per_call", steps_per_call),
-    ):  # fmt: skip
-        if value is not None or name in ("epochs", "batch", "max_bad_steps"):
-            check_count("fit", name, value)
-    for name, value in (
-        ("clip_norm", clip_norm), ("clip_value", clip_value), ("ema", ema),
-    ):  # fmt: skip
-        if value is not None:
-            check_number("fit", name, value)
+    check_counts("fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps)
+    check_counts("fit", True, patience=patience, steps_per_call=steps_per_call)
+    check_numbers("fit", clip_norm=clip_norm, clip_value=clip_value, ema=ema)
     check_kind("fit", "defense", defense, Defense)
     check_kind("fit", "snapshots", snapshots, Snapshots)
     check_kind("fit", "mesh", mesh, Mesh, AbstractMesh)
@@ -142,13 +135,9 @@ def fit(
         "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,
         weight_noise=weight_noise, on_epoch=on_epoch,
     )  # fmt: skip
-    _check_floating(dtype)
-    for name, value, valid in (
-        ("shuffle", shuffle, ("shared", "per-seed")),
-        ("keep", "best" if keep is None else keep, ("best", "last")),
-    ):
-        if value not in valid:
-            raise JaxnnError(f"fit: got {name}={value!r}; valid: {', '.join(valid)}")
+    check_floating("fit", dtype)
+    check_choice("fit", "shuffle", shuffle, ("shared", "per-seed"))
+    check_choice("fit", "keep", "best" if keep is None else keep, ("best", "last"))
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
@@ -203,17 +192,3 @@ def _checked_data(net, data, validation, batch):
             f"expected 1 <= batch <= {len(x)}"
         )
     return x, y, validation
-
-
-def _check_floating(dtype):
-    try:
-        good = dtype is None or (
-            jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-            and jnp.dtype(dtype).itemsize > 1  # of 8 bits JAX adds nothing to others
-        )
-    except TypeError:
-        good = False
-    if not good:
-        raise JaxnnError(
-            f"fit: got dtype={dtype!r}, expected a floating type such as float32"
-        )

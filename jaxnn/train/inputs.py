@@ -177,20 +177,44 @@ def seed_list(seeds: Any) -> list[int]:
     return found
 
 
-def check_count(where: str, name: str, value: Any) -> None:
-    """Raise unless `value` is a whole number of at least 1."""
-    if not is_whole(value):
-        raise JaxnnError(
-            f"{where}: got {name}={value!r}, expected at least 1, a whole number"
+def check_counts(where: str, optional: bool = False, **given: Any) -> None:
+    """Raise unless each is a whole number of at least 1, or None if `optional`."""
+    for name, value in given.items():
+        if not (is_whole(value) or (optional and value is None)):
+            raise JaxnnError(
+                f"{where}: got {name}={value!r}, expected at least 1, a whole number"
+            )
+
+
+def check_numbers(where: str, **given: Any) -> None:
+    """Raise unless each is one number or None."""
+    for name, value in given.items():
+        scalar = isinstance(value, jax.Array) and value.ndim == 0
+        number = scalar or isinstance(value, Real)
+        if value is not None and (isinstance(value, bool) or not number):
+            raise JaxnnError(f"{where}: got {name}={value!r}, expected a number")
+
+
+def check_choice(where: str, name: str, value: Any, valid: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the `valid` ones."""
+    if value not in valid:
+        raise JaxnnError(f"{where}: got {name}={value!r}; valid: {', '.join(valid)}")
+
+
+def check_floating(where: str, dtype: Any) -> None:
+    """Raise unless `dtype` is a floating type to train in, or None."""
+    try:
+        good = dtype is None or (
+            jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+            and jnp.dtype(dtype).itemsize > 1  # of 8 bits JAX adds nothing to others
         )
-
-
-def check_number(where: str, name: str, value: Any) -> None:
-    """Raise unless `value` is one number."""
-    if isinstance(value, bool) or not (
-        isinstance(value, Real) or (isinstance(value, jax.Array) and value.ndim == 0)
-    ):
-        raise JaxnnError(f"{where}: got {name}={value!r}, expected a number")
+    except TypeError:
+        good = False
+    if not good:
+        raise JaxnnError(
+            f"{where}: got dtype={dtype!r}, expected a floating type, for example "
+            "float32"
+        )
 
 
 def check_kind(where: str, name: str, value: Any, *kinds: type) -> None:

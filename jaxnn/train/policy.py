@@ -181,7 +181,7 @@ class Guard:
         )
 
     def saved(self) -> dict[str, Any]:
-        """What it counts, as plain values; `restore` takes it up again."""
+        """What it counts, as plain values; `resumed` takes it up again."""
         return {
             "in_a_row": self.in_a_row.tolist(),
             "rollbacks": self.rollbacks,
@@ -191,29 +191,27 @@ class Guard:
             "findings": [plain(finding.to_json()) for finding in self.findings],
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on counting from what `saved` returned."""
+    def resumed(self, saved: dict[str, Any]) -> "Guard":
+        """A guard that goes on counting from what `saved` returned.
+
+        Raises, by whatever error, if that was not written so.
+        """
         from jaxnn.guard.finding import Finding  # only a run that is resumed needs it
 
-        self.in_a_row = np.array(saved["in_a_row"], int)
-        self.rollbacks = saved["rollbacks"]
-        self.watching = saved.get("watching", False)
-        self.norms = np.array(saved["norms"], float).reshape(-1, len(self.seeds))
-        untrained = saved["untrained"]
-        self.untrained = None if untrained is None else np.array(untrained, float)
-        self.findings = [Finding(**finding) for finding in saved["findings"]]
-
-    def check(self, saved: dict[str, Any]) -> None:
-        """Raise, by whatever error, if `restore` could not go on from this."""
         other = Guard(self.policy, self.max_bad, self.seeds, self.multi_seed)
-        other.restore(saved)
+        other.in_a_row = np.array(saved["in_a_row"], int)
+        other.rollbacks = saved["rollbacks"]
+        other.watching = saved.get("watching", False)
+        other.norms = np.array(saved["norms"], float).reshape(-1, len(self.seeds))
+        if saved["untrained"] is not None:
+            other.untrained = np.array(saved["untrained"], float)
+        other.findings = [Finding(**finding) for finding in saved["findings"]]
         for finding in other.findings:
             finding.lines()
-        for counted in (other.in_a_row, other.untrained):
-            if counted is not None and counted.shape != other.in_a_row.shape:
-                raise ValueError(f"the guard counted {counted.tolist()}")
-        if other.in_a_row.shape != (len(self.seeds),) or other.rollbacks < 0:
+        counts = [c for c in (other.in_a_row, other.untrained) if c is not None]
+        if any(c.shape != (len(self.seeds),) for c in counts) or other.rollbacks < 0:
             raise ValueError(f"the guard counted {saved}")
+        return other
 
     def look_at_evaluation(self, run: Any, row: dict, epoch: int) -> None:
         """Say so if evaluation is not finite where training was.

@@ -28,6 +28,7 @@ from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import float_type
 
 KIND = "snapshot"
+COUNTED = {"score": float, "epoch": int, "stopped": bool}  # by early stopping
 NOT_OURS = (
     KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError,
     RecursionError,
@@ -250,7 +251,6 @@ def _packed(run, facts, epoch, first, parts):
         name: np.concatenate([np.asarray(part[name]) for part in parts])
         for name in (parts[0] if parts else ())
     }
-    best = run.stopping
     meta = {
         "kind": KIND,
         "run": facts,
@@ -258,11 +258,7 @@ def _packed(run, facts, epoch, first, parts):
         "first": first,
         "rows": run.history.epochs,
         "metrics": {k: (v.dtype.name, v.tolist()) for k, v in metrics.items()},
-        "best": {
-            "score": best.score.tolist(),
-            "epoch": best.epoch.tolist(),
-            "stopped": best.stopped.tolist(),
-        },
+        "best": {name: getattr(run.stopping, name).tolist() for name in COUNTED},
         "guard": run.guard.saved(),
     }
     # A process saves its own copy: the others do not take part in what it computes.
@@ -284,10 +280,10 @@ def _looked_through(meta, at, run) -> dict[str, np.ndarray]:
         if row["epoch"] != number or any(a.ndim for a in wide):
             raise ValueError(f"row {number} of its history is {row}")
         row["loss"], row["grad_norm"], row["skipped"], row["seconds"]
-    for name in ("score", "epoch", "stopped"):
+    for name in COUNTED:
         if np.shape(np.asarray(meta["best"][name], float)) != (seeds,):
             raise ValueError(f"best {name} is {meta['best'][name]}")
-    run.guard.check(meta["guard"])
+    run.guard.resumed(meta["guard"])
     metrics = {}
     for name, (kind, values) in meta["metrics"].items():
         metrics[name] = np.array(values, jnp.dtype(kind))
@@ -303,12 +299,11 @@ def _unpack(run, found):
     if run.parallel is not None:
         tree = run.parallel.replicate(tree)
     run.ts, run.keys, run.stopping.tree = tree["train"], tree["keys"], tree["best"]
+    run.guard = run.guard.resumed(meta["guard"])
     run.guard.sound = tree.get("sound")
-    run.stopping.score = np.array(meta["best"]["score"], float)
-    run.stopping.epoch = np.array(meta["best"]["epoch"], int)
-    run.stopping.stopped = np.array(meta["best"]["stopped"], bool)
+    for name, kind in COUNTED.items():
+        setattr(run.stopping, name, np.array(meta["best"][name], kind))
     run.history.epochs[:] = meta["rows"]
-    run.guard.restore(meta["guard"])
 
 
 def _facts(run) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots.panels import (
     COLORS,
-    GREY,
+    GRAY,
     INK,
     name_axes,
     panels,
@@ -236,7 +236,7 @@ def draw(rows: list[dict], path) -> None:
         known = [(r["parameters"], r["methods"][name]) for r in rows
                  if name in r["methods"]]  # fmt: skip
         n = [k for k, _ in known]
-        colour = COLORS[i] if mark else GREY
+        colour = COLORS[i] if mark else GRAY
         style = {"color": colour, "lw": 1.4, "ls": "-" if mark else ":"}
         left.plot(n, [m["seconds"] for _, m in known], label=name, **style)
         for size, m in known:

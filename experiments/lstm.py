@@ -28,7 +28,7 @@ from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.plots.panels import BLUE, GREY, GREYS, INK, PALE, new_figure, save
+from jaxnn.plots.panels import BLUE, GRAY, GRAYS, INK, PALE, new_figure, save
 from jaxnn.train import History, evaluate, fit
 from jaxnn.train.state import to_unit
 
@@ -149,7 +149,7 @@ def draw(images, chance, right, path: Path) -> None:
 
 def _draw_digit(axes, image, chance, k):
     """The image, and to its right the answers, row beside row."""
-    axes[0].imshow(image, vmin=0, vmax=255, cmap=GREYS["cmap"], aspect="auto")
+    axes[0].imshow(image, vmin=0, vmax=255, cmap=GRAYS["cmap"], aspect="auto")
     axes[1].imshow(chance, vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for ax in axes:
         ax.set_xticks([])
@@ -167,7 +167,7 @@ def _draw_share(ax, right):
         at = (row, 100 * right[row - 1])
         text = f"{at[1]:.1f}%"
         ax.annotate(text, at, (4, -12), textcoords="offset points", fontsize=8)
-    ax.axhline(10, color=GREY, lw=0.8, ls=":")
+    ax.axhline(10, color=GRAY, lw=0.8, ls=":")
     ax.set_xlim(0.5, 29.2)
     ax.set_ylim(0, 105)
     ax.set_xlabel("rows read (it was trained to answer after row 28 only)", fontsize=9)

@@ -12,7 +12,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.plots.panels import (
     BLUE,
     COLORS,
-    GREY,
+    GRAY,
     INK,
     PALE,
     SIGNED,
@@ -210,7 +210,7 @@ def calibration(
     On the diagonal, of those given 70% seventy of a hundred are what `thing` says.
     """
     said, share, error, gap = calibration_bins(probabilities, happened, bins)
-    ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="perfectly calibrated")
+    ax.plot([0, 1], [0, 1], color=GRAY, lw=1, ls=":", label="perfectly calibrated")
     ax.errorbar(
         said, share, error, color=BLUE, marker="o", ms=4.5, lw=1.5, capsize=2.5,
         label=f"network, error {100 * gap:.1f} points",
@@ -238,9 +238,9 @@ def predicted_against_true(
     same_length("predicted_against_true", true=t, predicted=p)
     low, high = min(t.min(), p.min(), 0.0), max(t.max(), p.max())
     low, high = low - 0.03 * (high - low), high + 0.05 * (high - low)
-    ax.plot([low, high], [low, high], color=GREY, lw=1, ls=":")
+    ax.plot([low, high], [low, high], color=GRAY, lw=1, ls=":")
     ax.text(
-        0.04, 0.93, "dotted: predicted = true", fontsize=8, color=GREY,
+        0.04, 0.93, "dotted: predicted = true", fontsize=8, color=GRAY,
         transform=ax.transAxes,
     )  # fmt: skip
     ax.scatter(t, p, s=14, color=BLUE, alpha=0.35, lw=0)

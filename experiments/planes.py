@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import BLUE, GREEN, GREY, INK, RED, SIGNED
+from jaxnn.plots.panels import BLUE, GRAY, GREEN, INK, RED, SIGNED
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 _SIDE = 90  # points along each side at which the network is asked
@@ -92,7 +92,7 @@ def unit_lines(ax: Any, w: np.ndarray, b: np.ndarray, extent: Extent) -> None:
 
 
 def bent_grid(
-    ax: Any, lines: Sequence[np.ndarray], colour: str = GREY, width: float = 0.7
+    ax: Any, lines: Sequence[np.ndarray], colour: str = GRAY, width: float = 0.7
 ) -> None:
     """Lines of points, as they come out of a layer: each (P, 2)."""
     for line in lines:

@@ -51,7 +51,7 @@ def augment_by_name(name: str = "none", **amounts: float | None) -> Augment | No
 
 @remembered
 def chain(*augments: Augment) -> Augment:
-    """One after the other, each with a key of its own."""
+    """Apply one after the other, each with a key of its own."""
 
     def run(key, x):
         for i, augment in enumerate(augments):
@@ -112,8 +112,8 @@ def random_erase(side: int) -> Augment:
         inside = True
         for axis, subkey in zip((1, 2), jax.random.split(key), strict=True):
             length = x.shape[axis]
-            centre = jax.random.randint(subkey, (len(x), 1), 0, length)
-            first = centre - side // 2
+            center = jax.random.randint(subkey, (len(x), 1), 0, length)
+            first = center - side // 2
             at = jnp.arange(length)[None]
             within = (at >= first) & (at < first + side)  # (B, length)
             others = [a for a in range(1, x.ndim) if a != axis]

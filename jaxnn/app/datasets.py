@@ -42,7 +42,7 @@ def list_datasets() -> str:
         except JaxnnError as error:
             where = str(error).splitlines()[0]
         sizes = (str(source.classes), f"{source.train:,}", f"{source.test:,}")
-        rows.append((name, *sizes, source.licence, where))
+        rows.append((name, *sizes, source.license, where))
     return aligned(rows, right=(1, 2, 3))
 
 

@@ -12,7 +12,6 @@ from jaxnn.data.idx import read_idx, read_idx_and_sha256
 from jaxnn.data.sources import (
     PARTS,
     Located,
-    Source,
     fetch,
     file_sha256,
     locate,
@@ -72,18 +71,9 @@ def load(
         fetch(str(data))
         place = locate(data)
         assert place is not None, "fetch fills the folder in which locate looks"
-    arrays = {part: _read(place, part) for part in PARTS}
-    source = place.source
-    if source is None:
-        _check_grey(arrays, place)
-    else:
-        _check_rows(arrays, place, source)
-        arrays = {part: _upright(part, a, source) for part, a in arrays.items()}
-    names = {part: str(file) for part, file in place.files.items()}
-    classes = source.classes if source is not None else None
-    return _assemble(
-        arrays, names, classes, validation, split_seed, place.name, place.folder
-    )
+    parts = {part: _read(place, part) for part in PARTS}
+    classes = None if place.source is None else place.source.classes
+    return _assemble(parts, classes, validation, split_seed, place.name, place.folder)
 
 
 def from_arrays(
@@ -110,13 +100,16 @@ def from_arrays(
       JaxnnError: as `load`; it names the argument.
     """
     arrays = {
-        "train-images": np.asarray(x_train),
-        "train-labels": np.asarray(y_train),
-        "test-images": np.asarray(x_test),
-        "test-labels": np.asarray(y_test),
+        "x_train": x_train,
+        "y_train": y_train,
+        "x_test": x_test,
+        "y_test": y_test,
     }
-    names = dict(zip(PARTS, ("x_train", "y_train", "x_test", "y_test"), strict=True))
-    return _assemble(arrays, names, None, validation, split_seed, name, None)
+    parts = {
+        part: _Part(np.asarray(array), argument)
+        for part, (argument, array) in zip(PARTS, arrays.items(), strict=True)
+    }
+    return _assemble(parts, None, validation, split_seed, name, None)
 
 
 def unit_images(x: np.ndarray) -> np.ndarray:
@@ -194,100 +187,92 @@ def stratified_sample(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _read(place: Located, part: str) -> np.ndarray:
-    """One file, its checksum compared if one is published."""
-    file = place.files[part]
-    expected = "" if place.source is None else place.source.sha256.get(part, "")
-    if place.source is None or not expected:
-        return read_idx(file)
-    if place.source.of_content:
-        array, found = read_idx_and_sha256(file)
-    else:
-        array, found = read_idx(file), file_sha256(file)
-    if found != expected:
-        raise mismatch(file, expected, found, place.name)
-    return array
+class _Part(NamedTuple):
+    """One of the four arrays of a data set, and what errors call it."""
+
+    array: np.ndarray
+    where: str
 
 
-def _check_rows(
-    arrays: Mapping[str, np.ndarray], place: Located, source: Source
-) -> None:
-    """The only guard against another data set where no checksum is published."""
-    for part, rows in {
-        "train-images": source.train,
-        "test-images": source.test,
-    }.items():
-        _check_images(arrays[part], str(place.files[part]))
-        if len(arrays[part]) != rows:
-            raise JaxnnError(
-                f"{place.files[part]}: got {len(arrays[part])} images, expected {rows} "
-                f"as in {place.name}. For other data give their folder instead."
-            )
+def _read(place: Located, part: str) -> _Part:
+    """One file: its checksum compared if one is published, its images upright.
 
-
-def _check_grey(arrays: Mapping[str, np.ndarray], place: Located) -> None:
-    """Colour is refused here: what follows training shows images as grey ones."""
-    for split in ("train", "test"):
-        shape = arrays[f"{split}-images"].shape
-        if len(shape) == 4:
+    Colour is refused here: what follows training shows images as grey ones.
+    """
+    file, source = place.files[part], place.source
+    where = str(file)
+    if source is None:
+        array = read_idx(file)
+        if part.endswith("images") and array.ndim == 4:
             raise bad_file(
-                place.files[f"{split}-images"],
-                f"colour images {shape}",
+                file,
+                f"colour images {array.shape}",
                 "grey ones (N, H, W)",
                 "Convert them, as in x.mean(-1).astype(np.uint8), or train on arrays: "
                 "jaxnn.data.from_arrays and jaxnn.fit.",
             )
-
-
-def _upright(part: str, array: np.ndarray, source: Source) -> np.ndarray:
-    if part.endswith("images") and source.transposed:
-        return np.ascontiguousarray(array.swapaxes(1, 2))
-    if part.endswith("labels") and source.first_label and array.dtype.kind in "iu":
-        return array.astype(np.int32) - source.first_label
-    return array
+        return _Part(array, where)
+    expected = source.sha256.get(part, "")
+    if expected and source.of_content:
+        array, found = read_idx_and_sha256(file)
+    else:
+        array, found = read_idx(file), file_sha256(file) if expected else ""
+    if found != expected:
+        raise mismatch(file, expected, found, place.name)
+    if part.endswith("labels"):
+        shift = source.first_label if array.dtype.kind in "iu" else 0
+        return _Part(array.astype(np.int32) - shift if shift else array, where)
+    _check_images(_Part(array, where))
+    rows = source.train if part == "train-images" else source.test
+    if len(array) != rows:  # the only guard where no checksum is published
+        raise JaxnnError(
+            f"{where}: got {len(array)} images, expected {rows} as in {place.name}. "
+            "For other data give their folder instead."
+        )
+    upright = array.swapaxes(1, 2) if source.transposed else array
+    return _Part(np.ascontiguousarray(upright), where)
 
 
 def _assemble(
-    arrays: dict[str, np.ndarray],
-    names: Mapping[str, str],
+    parts: Mapping[str, _Part],
     classes: int | None,
     validation: int,
     split_seed: int,
     name: str,
     folder: Path | None,
 ) -> Dataset:
-    """Check the four arrays and split them; `names` is what errors call each."""
-    for split in ("train", "test"):
-        _check_images(arrays[f"{split}-images"], names[f"{split}-images"])
-        _check_counts(arrays, names, split)
-    shapes = [arrays[f"{split}-images"].shape[1:] for split in ("train", "test")]
-    types = [arrays[f"{split}-images"].dtype for split in ("train", "test")]
-    if shapes[0] != shapes[1] or types[0] != types[1]:
+    """Check the four arrays and split them."""
+    x, y, x_test, y_test = (parts[part] for part in PARTS)
+    for images, labels in ((x, y), (x_test, y_test)):
+        _check_images(images)
+        _check_labels(labels, images)
+    shapes = [f"{i.array.shape[1:]} {i.array.dtype}" for i in (x, x_test)]
+    if shapes[0] != shapes[1]:
         raise JaxnnError(
-            f"{names['test-images']}: got images {shapes[1]} {types[1]}, expected "
-            f"{shapes[0]} {types[0]} as in {names['train-images']}."
+            f"{x_test.where}: got images {shapes[1]}, expected {shapes[0]} as in "
+            f"{x.where}."
         )
-    known = classes
-    for split in ("train", "test"):
-        part = f"{split}-labels"
-        _check_labels(arrays[part], names[part], classes, known is None)
-        classes = classes or int(arrays[part].max()) + 1
-    assert classes is not None
-    if known is None:
-        _check_covered(arrays["train-labels"], classes, names["train-labels"])
-    x, y = arrays["train-images"], arrays["train-labels"].astype(np.int32)
-    train, held_out = _split_rows(len(x), validation, split_seed, names["train-images"])
-    if np.ptp(x[train]) == 0:
+    if classes is None:
+        _check_range(y, None, "")
+        classes = int(y.array.max()) + 1
+        _check_covered(y.array, classes, y.where)
+        _check_range(y_test, classes, " (the largest training label)")
+    else:
+        _check_range(y, classes, "")
+        _check_range(y_test, classes, "")
+    train, held_out = _split_rows(len(x.array), validation, split_seed, x.where)
+    if np.ptp(x.array[train]) == 0:
         raise JaxnnError(
-            f"{names['train-images']}: got {len(train)} training images whose pixels "
-            f"are all {x[train[0]].flat[0]:g}, expected images that differ. Check how "
+            f"{x.where}: got {len(train)} training images whose pixels are all "
+            f"{x.array[train[0]].flat[0]:g}, expected images that differ. Check how "
             "they were made."
         )
+    labels = y.array.astype(np.int32)
     return Dataset(
         name,
-        Split(x[train], y[train]),
-        Split(x[held_out], y[held_out]),
-        Split(arrays["test-images"], arrays["test-labels"].astype(np.int32)),
+        Split(x.array[train], labels[train]),
+        Split(x.array[held_out], labels[held_out]),
+        Split(x_test.array, y_test.array.astype(np.int32)),
         classes,
         folder,
     )
@@ -311,7 +296,8 @@ def _split_rows(
     return np.sort(order[validation:]), np.sort(order[:validation])
 
 
-def _check_images(x: np.ndarray, where: str) -> None:
+def _check_images(images: _Part) -> None:
+    x, where = images
     if not 2 <= x.ndim <= 4:
         raise JaxnnError(
             f"{where}: got an array of shape {x.shape}, expected images (N, H, W). "
@@ -342,39 +328,34 @@ def _check_images(x: np.ndarray, where: str) -> None:
         )
 
 
-def _check_counts(
-    arrays: Mapping[str, np.ndarray], names: Mapping[str, str], split: str
-) -> None:
-    images, labels = f"{split}-images", f"{split}-labels"
-    if arrays[labels].ndim != 1:
+def _check_labels(labels: _Part, images: _Part) -> None:
+    y, where = labels
+    if y.ndim != 1:
         raise JaxnnError(
-            f"{names[labels]}: got an array of shape {arrays[labels].shape}, expected "
-            "labels (N,). Are images and labels exchanged?"
+            f"{where}: got an array of shape {y.shape}, expected labels (N,). Are "
+            "images and labels exchanged?"
         )
-    if len(arrays[images]) != len(arrays[labels]):
+    if len(images.array) != len(y):
         raise JaxnnError(
-            f"{names[labels]}: got {len(arrays[labels])} labels, expected "
-            f"{len(arrays[images])}, one for each image in {names[images]}. The files "
-            "do not belong together."
+            f"{where}: got {len(y)} labels, expected {len(images.array)}, one for each "
+            f"image in {images.where}. The files do not belong together."
         )
-
-
-def _check_labels(
-    y: np.ndarray, where: str, classes: int | None, from_training: bool
-) -> None:
     if y.dtype.kind not in "iu":
         raise JaxnnError(
             f"{where}: got labels of type {y.dtype}, expected integers from 0. "
             "Convert them, as in y.astype(np.int32)."
         )
+
+
+def _check_range(labels: _Part, classes: int | None, why: str) -> None:
+    y, where = labels
     bad = y < 0 if classes is None else (y < 0) | (y >= classes)
     if bad.any():
         first = int(bad.argmax())
-        top = "" if classes is None else f" to {classes - 1}"
-        why = " (the largest training label)" if top and from_training else ""
+        top = " or more" if classes is None else f" to {classes - 1}"
         raise JaxnnError(
             f"{where}: got label {y[first]} at index {first} ({int(bad.sum())} labels "
-            f"like it), expected 0{top or ' or more'}{why}. Correct the labels."
+            f"like it), expected 0{top}{why}. Correct the labels."
         )
 
 

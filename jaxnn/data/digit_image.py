@@ -19,7 +19,7 @@ from jaxnn.files import bad_file, open_file
 
 SIDE = 28  # pixels
 BOX = 20  # pixels the longer side of the ink takes
-CENTRE = 14  # index at which the centre of mass goes
+CENTER = 14  # index at which the centre of mass goes
 MAX_PIXELS = 64_000_000
 LONGEST = 1500  # pixels of a side from twice of which on a picture is shrunk first
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
@@ -47,10 +47,10 @@ def read_digit(path: str | Path) -> np.ndarray:
       JaxnnError: missing, empty, not an image or several, cut, too large, or without
         ink.
     """
-    grey = _read_grey(Path(path))
-    ink, noise = _strength(grey, path)
+    gray = _read_gray(Path(path))
+    ink, noise = _strength(gray, path)
     box = ink[_bounds(_solid(ink > max(_FAINT * ink.max(), noise)))]
-    if grey.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
+    if gray.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
         return _place(ink[_bounds(ink > 0)])
     return _place(_fit(box))
 
@@ -59,7 +59,7 @@ def _bad(path: str | Path, got: str, expected: str, fix: str = _AGAIN) -> JaxnnE
     return bad_file(path, got, expected, fix)
 
 
-def _read_grey(path: Path) -> np.ndarray:
+def _read_gray(path: Path) -> np.ndarray:
     """The picture as float64 (H, W) grey levels in 0..255, no larger than needed."""
     from PIL import Image, UnidentifiedImageError
 
@@ -105,20 +105,20 @@ def _loaded(image: Any, path: Path) -> np.ndarray:
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise _bad(path, "a film or several pages", "one picture", "Save one of them.")
     image.load()
-    return _to_grey(ImageOps.exif_transpose(image))
+    return _to_gray(ImageOps.exif_transpose(image))
 
 
-def _smaller(grey: np.ndarray) -> np.ndarray:
+def _smaller(gray: np.ndarray) -> np.ndarray:
     """Means of squares, where a picture has far more pixels than its digit needs."""
-    k = max(grey.shape) // LONGEST
+    k = max(gray.shape) // LONGEST
     if k < 2:
-        return grey.astype(np.float64)
-    h, w = (side // k for side in grey.shape)
-    squares = grey[: h * k, : w * k].reshape(h, k, w, k)
+        return gray.astype(np.float64)
+    h, w = (side // k for side in gray.shape)
+    squares = gray[: h * k, : w * k].reshape(h, k, w, k)
     return squares.mean((1, 3), dtype=np.float64)
 
 
-def _to_grey(image: Any) -> np.ndarray:
+def _to_gray(image: Any) -> np.ndarray:
     """Grey levels in 0..255 of a picture of any kind."""
     from PIL import Image
 
@@ -135,24 +135,24 @@ def _to_grey(image: Any) -> np.ndarray:
     image = image.convert("RGBA")
     for paper in ("white", "black"):
         sheet = Image.new("RGBA", image.size, paper)
-        grey = np.asarray(Image.alpha_composite(sheet, image).convert("L"))
-        if np.ptp(grey) >= _CONTRAST:
+        gray = np.asarray(Image.alpha_composite(sheet, image).convert("L"))
+        if np.ptp(gray) >= _CONTRAST:
             break
-    return grey
+    return gray
 
 
-def _border(grey: np.ndarray) -> np.ndarray:
-    return np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+def _border(gray: np.ndarray) -> np.ndarray:
+    return np.concatenate([gray[0], gray[-1], gray[1:-1, 0], gray[1:-1, -1]])
 
 
-def _ground(grey: np.ndarray) -> tuple[np.ndarray, float]:
+def _ground(gray: np.ndarray) -> tuple[np.ndarray, float]:
     """The background at each pixel, and the level up to which it is only noise.
 
     Uneven light is a plane through the border, fitted without what sticks out of it,
     as the ink may touch the border.
     """
-    at = np.indices(grey.shape).astype(np.float64)
-    border = _border(grey)
+    at = np.indices(gray.shape).astype(np.float64)
+    border = _border(gray)
     where = np.stack([np.ones(border.shape), _border(at[0]), _border(at[1])], axis=1)
     plane = np.array([np.median(border), 0.0, 0.0])
     off = np.abs(border - plane[0])
@@ -167,13 +167,13 @@ def _ground(grey: np.ndarray) -> tuple[np.ndarray, float]:
     return plane[0] + plane[1] * at[0] + plane[2] * at[1], noise
 
 
-def _strength(grey: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
+def _strength(gray: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
     """How far each pixel is from the background, towards the ink; and the noise.
 
     Pixels within half the noise are 0.
     """
-    ground, noise = _ground(grey)
-    above = grey - ground
+    ground, noise = _ground(gray)
+    above = gray - ground
     ink = (above if above.max() >= -above.min() else -above).clip(0)
     ink[ink <= noise / 2] = 0
     least = max(_CONTRAST, noise)
@@ -221,8 +221,8 @@ def _place(box: np.ndarray) -> np.ndarray:
     mass = box.sum()
     row = (box.sum(1) * np.arange(height)).sum() / mass
     column = (box.sum(0) * np.arange(width)).sum() / mass
-    top = min(max(round(CENTRE - row), 0), SIDE - height)
-    left = min(max(round(CENTRE - column), 0), SIDE - width)
+    top = min(max(round(CENTER - row), 0), SIDE - height)
+    left = min(max(round(CENTER - column), 0), SIDE - width)
     digit = np.zeros((SIDE, SIDE), np.uint8)
     digit[top : top + height, left : left + width] = np.rint(box * (255 / box.max()))
     return digit

@@ -42,7 +42,7 @@ class Source(NamedTuple):
     classes: int
     train: int  # rows
     test: int
-    licence: str
+    license: str
     mirrors: tuple[str, ...]  # base addresses, tried in this order
     sha256: dict[str, str]  # part -> of its content, or of the .gz as served
     of_content: bool = True
@@ -60,7 +60,7 @@ def _emnist(classes: int, train: int, test: int, first_label: int = 0) -> Source
         classes,
         train,
         test,
-        licence="NIST, none stated",
+        license="NIST, none stated",
         mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",),
         sha256={},
         archive=(
@@ -77,7 +77,7 @@ SOURCES = {
         classes=10,
         train=60_000,
         test=10_000,
-        licence="CC BY-SA 3.0",
+        license="CC BY-SA 3.0",
         mirrors=(
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -93,7 +93,7 @@ SOURCES = {
         classes=10,
         train=60_000,
         test=10_000,
-        licence="MIT",
+        license="MIT",
         mirrors=(
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/"

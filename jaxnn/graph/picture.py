@@ -22,8 +22,8 @@ from jaxnn.graph.evaluate import Feeds, inspect, order, run
 from jaxnn.graph.node import Node
 from jaxnn.plots.panels import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     RED,
@@ -41,7 +41,7 @@ ASIDE = 0.05  # how much leaves and long edges matter for where the others stand
 SWEEPS = 12
 TITLE, TEXT = 9, 8  # points
 FILL = {"feed": "#e8f1f8", "parameter": "#e4f3ee", "constant": "white", "op": "white"}
-BORDER = {"feed": BLUE, "parameter": GREEN, "constant": "white", "op": GREY}
+BORDER = {"feed": BLUE, "parameter": GREEN, "constant": "white", "op": GRAY}
 CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
 
 Size = tuple[float, float]  # across, high
@@ -351,7 +351,7 @@ def _draw_edge(ax, at: Layout, edge, note):
     ax.add_patch(
         FancyArrowPatch(
             path=Curve(points, codes), arrowstyle="-|>", mutation_scale=8, shrinkA=0,
-            shrinkB=0, color=GREY if note else "#c4c4c4", linewidth=1.0, zorder=1,
+            shrinkB=0, color=GRAY if note else "#c4c4c4", linewidth=1.0, zorder=1,
         )
     )  # fmt: skip
     if note:

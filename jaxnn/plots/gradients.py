@@ -16,7 +16,7 @@ from jaxnn.plots.panels import (
     COLORS,
     DASHES,
     ERRORS,
-    GREY,
+    GRAY,
     INK,
     RED,
     as_written,
@@ -99,7 +99,7 @@ def scatter(
     every = np.concatenate([np.abs(b).ravel() for _, b, _ in leaves.values()])
     largest = float(np.max(every, initial=0.0, where=np.isfinite(every))) or 1.0
     edge = largest * 1.6
-    left.plot([-edge, edge], [-edge, edge], color=GREY, lw=0.8, zorder=1)
+    left.plot([-edge, edge], [-edge, edge], color=GRAY, lw=0.8, zorder=1)
     for i, (name, (a, b, passed)) in enumerate(leaves.items()):
         a, b = np.ravel(a).astype(float), np.ravel(b).astype(float)
         style = {
@@ -191,7 +191,7 @@ def taylor(found: Mapping[str, Any], path: str | Path) -> None:
     start = max(found["remainders"][0], 1e-300)
     for order in (1, 2):
         guide = start * (steps / steps[0]) ** order
-        ax.plot(steps, guide, color=GREY, lw=0.9, ls=DASHES[3])
+        ax.plot(steps, guide, color=GRAY, lw=0.9, ls=DASHES[3])
         style = {"textcoords": "offset points", "fontsize": 8.5, "color": INK}
         ax.annotate(f"h^{order}", (steps[-1], guide[-1]), (6, -8), **style)
     show_legend(ax, loc="upper left")

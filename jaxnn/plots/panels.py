@@ -27,10 +27,10 @@ from jaxnn.text import printable
 
 DPI = 110
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-GREY, PALE, INK = "#767676", "#e4e4e4", "#222222"
-COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GREY)
+GRAY, PALE, INK = "#767676", "#e4e4e4", "#222222"
+COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GRAY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), "-", "--")
-GREYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
+GRAYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
 ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import GREY, as_written, cells, lines, name_axes, panels, save
+from jaxnn.plots.panels import GRAY, as_written, cells, lines, name_axes, panels, save
 
 UNITS = {"linf": "largest change of a pixel", "l2": "2-norm", "l1": "1-norm"}
 
@@ -43,8 +43,8 @@ def curve(
         f"accuracy on {images:,} images, percent", marker="o", ms=4,
     )  # fmt: skip
     if budget is not None:
-        ax.axvline(budget, color=GREY, lw=1, ls="--")
-        ax.text(budget, 103, f"budget {budget:g}", ha="center", color=GREY, fontsize=9)
+        ax.axvline(budget, color=GRAY, lw=1, ls="--")
+        ax.text(budget, 103, f"budget {budget:g}", ha="center", color=GRAY, fontsize=9)
     ax.set(ylim=(-2, 102), xlim=(min(epsilons), max(epsilons)))
     save(figure, path)
 

@@ -13,9 +13,9 @@ from jaxnn.plots.panels import (
     BLUE,
     COLORS,
     ERRORS,
+    GRAY,
+    GRAYS,
     GREEN,
-    GREY,
-    GREYS,
     INK,
     RED,
     SIGNED,
@@ -92,7 +92,7 @@ def _accuracy(ax, epoch, error):
     _line(ax, epoch, error, RED, "s", None)
     mean = _over_seeds(error)[0]
     best = int(np.nanargmin(mean))
-    ax.axhline(mean[best], color=GREY, lw=0.8, ls=":")
+    ax.axhline(mean[best], color=GRAY, lw=0.8, ls=":")
     star = {"ms": 15, "mfc": "none", "mec": INK, "label": "best epoch"}
     ax.plot(epoch[best], mean[best], "*", **star)
     title = (
@@ -299,7 +299,7 @@ def mistakes(
     for place, (i, tile) in enumerate(zip(worst, tiles, strict=True)):
         line, column = divmod(place, columns)
         caption, _ = _verdict(labels[i], probabilities[i])
-        _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GREYS)
+        _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GRAYS)
     save(ax.figure, path)
 
 
@@ -364,9 +364,9 @@ def adversarial(
         f"right{': these survived' * bool(right.any() and not fooled.any())}"
     )
     rows = (
-        ("clean", tiles[0], before, GREYS),
+        ("clean", tiles[0], before, GRAYS),
         ("change\n= attacked\n   - clean", change, None, signed),
-        ("attacked", tiles[1], after, GREYS),
+        ("attacked", tiles[1], after, GRAYS),
     )
     width, height = _extent(tiles[0])
     left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
@@ -461,7 +461,7 @@ def _tile(ax, x, y, image, caption, color, **colors):
     top = y + CAPTION
     extent = (x, x + width, top + height, top)
     ax.imshow(image, extent=extent, aspect="auto", **colors)
-    ax.add_patch(Rectangle((x, top), width, height, fill=False, ec=GREY, lw=0.6))
+    ax.add_patch(Rectangle((x, top), width, height, fill=False, ec=GRAY, lw=0.6))
     ax.text(x + width / 2, top - 0.03, caption, ha="center", fontsize=8, color=color)
 
 

@@ -29,7 +29,6 @@ from experiments.common import main, picture, record, what_to_see
 from experiments.dual import Dual, exp, log, tanh
 from jaxnn import mlp
 from jaxnn.check.methods import METHODS, central
-from jaxnn.check.second import automatic_gradient, manual_gradient
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots.panels import (
@@ -91,6 +90,13 @@ class Task(NamedTuple):
         pred = self.net.forward(params, self.state, self.x, key=None, train=False)[0]
         return softmax_cross_entropy(pred, self.y)[0]
 
+    def by_hand(self, params):
+        """Its gradient."""
+        pred, _, cache = self.net.forward(
+            params, self.state, self.x, key=None, train=False
+        )
+        return self.net.backward(cache, softmax_cross_entropy(pred, self.y)[1])[1]
+
 
 def task(widths: tuple[int, ...], args: Args) -> Task:
     draw = np.random.default_rng(args.seed)
@@ -114,14 +120,12 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 def whole(job: Task, args: Args) -> tuple[dict[str, dict], jax.Array]:
     """By hand and in reverse: all partial derivatives in one run back; and these."""
-    options = (job.net, softmax_cross_entropy, job.state, job.x, job.y)
     found: dict[str, dict] = {}
     truth = jnp.zeros(0)
-    for name, make in (
-        ("reverse mode", automatic_gradient),
-        ("by hand", manual_gradient),
+    for name, gradient in (
+        ("reverse mode", jax.jit(jax.grad(job.loss))),
+        ("by hand", jax.jit(job.by_hand)),
     ):
-        gradient = jax.jit(make(*options))
         flat = jax.flatten_util.ravel_pytree(gradient(job.params))[0]
         truth = flat if name == "reverse mode" else truth
         found[name] = {

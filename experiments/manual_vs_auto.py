@@ -30,7 +30,7 @@ from experiments.common import main, picture, record, what_to_see
 from jaxnn import mlp, residual, serial
 from jaxnn.check.automatic import automatic_loss
 from jaxnn.check.compare import compare_gradients
-from jaxnn.check.cost import residual_bytes
+from jaxnn.check.measurements import residual_bytes
 from jaxnn.combine import remat, stack
 from jaxnn.costs import count_parameters
 from jaxnn.layers import (

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from jaxnn.app.report import write_report
-from jaxnn.check.page import write_page
+from jaxnn.check.report import write_page
 from jaxnn.robustness.page import page
 from jaxnn.robustness.threat import Share, Threat
 from jaxnn.text import code, escaped, fenced, table

@@ -16,15 +16,25 @@ from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
 from jaxnn.app.folder import check_new, new_folder, open_run, print_undrawn
 from jaxnn.app.settings import flag, given
-from jaxnn.check.compare import compare_job
-from jaxnn.check.cost import compare_costs
-from jaxnn.check.curves import STEPS, curvature, difference_errors, taylor_errors
-from jaxnn.check.job import Job
-from jaxnn.check.laboratory import POLICY, compare_methods
-from jaxnn.check.own import Own, audit_own, load_own
-from jaxnn.check.page import facts, methods_table, verdict, write_page
-from jaxnn.check.report import AS_CALLED, GradientReport
-from jaxnn.check.watch import named_leaves
+from jaxnn.check.compare import Comparison
+from jaxnn.check.measurements import (
+    STEPS,
+    compare_costs,
+    curvature,
+    difference_errors,
+    taylor_errors,
+)
+from jaxnn.check.methods import POLICY, compare_methods
+from jaxnn.check.points import AS_CALLED
+from jaxnn.check.recorder import named_leaves
+from jaxnn.check.report import (
+    GradientReport,
+    facts,
+    methods_table,
+    verdict,
+    write_page,
+)
+from jaxnn.check.user_code import UserCode, audit_user_code, load_user_code
 from jaxnn.costs import count_parameters
 from jaxnn.data import load
 from jaxnn.environment import device, surroundings
@@ -61,7 +71,7 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     check_new(config.network.out)
     subject = _subject(config)
     say(f"comparing      {subject.title}\ndevice         {device()}\n")
-    report, seen, result, pictures = subject.compare(config)
+    report, records, result, pictures = subject.compare(config)
     say(report.table())
     result = {
         "title": subject.title,
@@ -69,8 +79,8 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
         "gradients": report.to_json(),
         "evaluation": None,
     } | result
-    if seen:
-        rows = [dataclasses.asdict(row) for row in compare_methods(seen)]
+    if records:
+        rows = [dataclasses.asdict(row) for row in compare_methods(records)]
         pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
         result |= {"methods": rows, "policy": POLICY}
         say(f"\n{methods_table(result)}\n")
@@ -94,53 +104,55 @@ class _Network(NamedTuple):
 
     name: str
     title: str
-    job: Job
+    case: Comparison
 
     def compare(self, config):
-        """The report, what was seen of its layers, all other measurements, pictures."""
-        job, result, pictures = self.job, {}, {}
-        report, seen = compare_job(job, config.dtypes)
-        if job.has_two_modes():
-            other = compare_job(job.evaluation(), config.dtypes)[0]
+        """The report, records of its layers, all other measurements, pictures."""
+        case, result, pictures = self.case, {}, {}
+        report, records = case.report(config.dtypes)
+        if case.has_two_modes():
+            other = replace(case, train=False).report(config.dtypes)[0]
             result["evaluation"] = other.to_json()
             result["passed"] = report.passed and other.passed
-        few = job.few(FEW)
+        few = case.few(FEW)
         errors = difference_errors(few)
         pictures["steps.png"] = partial(plots.step_errors, STEPS, errors)
         result["steps"] = {"steps": list(STEPS), "errors": errors}
-        by_hand, by_jax, _, error = job.both_ways(config.dtypes[0])
+        by_hand, by_jax, _, error = case.both_ways(config.dtypes[0])
         if error is None and not report.not_finite:  # else there are no numbers
-            remainders, costs = taylor_errors(few), compare_costs(job)
+            remainders, costs = taylor_errors(few), compare_costs(case)
             pictures["taylor.png"] = partial(plots.taylor, remainders)
             pairs = _sample(by_hand, by_jax, report.leaves)
             dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
             pictures["scatter.png"] = dots
-            result["taylor"], result["curvature"] = remainders, curvature(job)
+            result["taylor"], result["curvature"] = remainders, curvature(case)
             result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
-        return report, seen, result, pictures
+        return report, records, result, pictures
 
 
-class _OwnCode(NamedTuple):
+class _UserCode(NamedTuple):
     """Your own rule, layer or pair, judged alone."""
 
     name: str
     title: str
-    own: Own
+    own: UserCode
 
     def compare(self, config):
-        """The report, what was seen, no other measurements, pictures."""
+        """The report, its records, no other measurements, pictures."""
         shapes = [_shape(text) for text in config.shape]
-        found, seen = audit_own(self.own, shapes, config.dtypes, config.network.seed)
+        found, records = audit_user_code(
+            self.own, shapes, config.dtypes, config.network.seed
+        )
         leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
         pictures = {}
-        for s in seen[-1:]:
+        for s in records[-1:]:
             if pairs := _sample(s.got, s.want, leaves):
                 dots = partial(plots.scatter, pairs, dtype="float64")
                 pictures["scatter.png"] = dots
         report = GradientReport(
-            leaves, found.findings, found.checks, found.kinks, found.excused
+            leaves, found.findings, found.checks, found.kinks, found.waived
         )
-        return report, seen, {}, pictures
+        return report, records, {}, pictures
 
 
 def _subject(config: CompareConfig):
@@ -152,13 +164,13 @@ def _subject(config: CompareConfig):
     target = config.target
     if target is not None and ":" in target and not os.path.isdir(target):
         _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
-        own = load_own(target)
+        own = load_user_code(target)
         if own.inputs is not None and config.shape:
             raise JaxnnError(
                 f"compare: --shape has no effect here: {target.rpartition(':')[0]} has "
                 f"{own.name}_inputs"
             )
-        return _OwnCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
+        return _UserCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
     if target is not None and os.path.isdir(target):
         _check_flags(config, {"out", "quiet"}, "the run has its own settings")
         _check_no_shape(config)
@@ -219,12 +231,14 @@ def _of_run(config) -> _Network:
 def _network(what, name, e: Experiment, params, state) -> _Network:
     c, train = e.config, e.data.train
     x, y, key = train.x[: c.batch], train.y[: c.batch], jax.random.key(c.seed)
-    job = Job(e.net, e.loss, params, state, x, y, key, True, e.options["penalty"])
+    case = Comparison(
+        e.net, e.loss, params, state, x, y, key, True, e.options["penalty"]
+    )
     title = (
         f"{what}: {count_parameters(params):,} parameters, {c.loss}, {len(x)} images "
         f"of {e.data.name}"
     )
-    return _Network(name, title, job)
+    return _Network(name, title, case)
 
 
 def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:

@@ -4,7 +4,7 @@ import importlib
 import os
 from pathlib import Path
 
-from jaxnn.check.own import run_file
+from jaxnn.check.user_code import run_file
 from jaxnn.errors import JaxnnError
 
 

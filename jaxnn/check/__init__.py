@@ -1,8 +1,8 @@
 """Checking gradients: by hand against automatic."""
 
 from jaxnn.check.compare import compare_gradients
-from jaxnn.check.measure import LIMITS, LeafComparison
 from jaxnn.check.report import Check, Finding, GradientReport
+from jaxnn.check.tolerance import LIMITS, LeafComparison
 
 __all__ = [
     "LIMITS",

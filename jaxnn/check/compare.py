@@ -1,20 +1,40 @@
 """Hand-written against automatic gradients, leaf by leaf and layer by layer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
+from jaxnn.check.adapters import loss_layer, penalty_layer
 from jaxnn.check.audit import audit as audit_layers
-from jaxnn.check.excuse import AS_GOOD
-from jaxnn.check.job import Job
-from jaxnn.check.measure import DTYPES, LeafComparison, compare_arrays, no_numbers
+from jaxnn.check.points import shuffled
+from jaxnn.check.recorder import (
+    LayerInputs,
+    LayerRecord,
+    LayerRecorder,
+    modes,
+    named_leaves,
+    one_line,
+)
 from jaxnn.check.report import Audit, GradientReport
-from jaxnn.check.watch import Seen, named_leaves
+from jaxnn.check.tolerance import (
+    AS_CLOSE,
+    AS_GOOD,
+    DTYPES,
+    LeafComparison,
+    as_float64,
+    compare_arrays,
+    no_numbers,
+)
 from jaxnn.errors import lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
+from jaxnn.train.state import cast_floats, to_unit
 
 
 def compare_gradients(
@@ -65,39 +85,172 @@ def compare_gradients(
     Raises:
       JaxnnError: an unknown dtype.
     """
-    job = Job(net, loss, params, state, x, y, key, train, penalty)
-    return compare_job(job, dtypes, audit)[0]
+    case = Comparison(net, loss, params, state, x, y, key, train, penalty)
+    return case.report(dtypes, audit)[0]
 
 
-def compare_job(
-    job: Job, dtypes: Sequence[str], audit: bool = True
-) -> tuple[GradientReport, list[Seen]]:
-    """`compare_gradients` of a job, and what was seen of its layers in float64."""
-    found, truth, error, lost = {}, None, None, {}
-    # float64 first: it is the truth that the others are measured against
-    for name in sorted(dtypes, key=lambda name: name != "float64"):
-        lookup("dtype", name, DTYPES)
-        by_hand, by_jax, value, error = job.both_ways(name)
-        if not np.isfinite(value):
-            lost[f"the loss is {value} ({name})"] = None
-        found[name] = _compare_trees(by_hand, by_jax, truth, name)
-        truth = by_jax if name == "float64" else truth
-    leaves = [leaf for name in dtypes for leaf in found[name]]
-    if not audit and all(leaf.passed for leaf in leaves):
-        return GradientReport(tuple(leaves), lost=tuple(lost)), []
-    seen, elsewhere = job.watch()
-    layers = audit_layers(seen, dtypes, elsewhere)
-    if not layers.findings:
-        leaves = [_forgiven(leaf, layers) for leaf in leaves]
-    return GradientReport(
-        tuple(leaves),
-        layers.findings,
-        layers.checks,
-        layers.kinks,
-        layers.excused,
-        error,
-        tuple(lost),
-    ), seen
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What `compare_gradients` takes, and the ways to the gradient there.
+
+    Arrays are kept as they come and cast to each precision when they are used.
+    """
+
+    net: Layer
+    loss: Loss
+    params: Any
+    state: Any
+    x: Any
+    y: Any
+    key: Any = None
+    train: bool = True
+    penalty: Callable | None = None
+
+    def report(
+        self, dtypes: Sequence[str], audit: bool = True
+    ) -> tuple[GradientReport, list[LayerRecord]]:
+        """`compare_gradients`, and the records of the layers in float64."""
+        found, truth, error, lost = {}, None, None, {}
+        # float64 first: it is the truth that the others are measured against
+        for name in sorted(dtypes, key=lambda name: name != "float64"):
+            lookup("dtype", name, DTYPES)
+            by_hand, by_jax, value, error = self.both_ways(name)
+            if not np.isfinite(value):
+                lost[f"the loss is {value} ({name})"] = None
+            found[name] = _compare_trees(by_hand, by_jax, truth, name)
+            truth = by_jax if name == "float64" else truth
+        leaves = [leaf for name in dtypes for leaf in found[name]]
+        if not audit and all(leaf.passed for leaf in leaves):
+            return GradientReport(tuple(leaves), lost=tuple(lost)), []
+        records, elsewhere = self.records()
+        layers = audit_layers(records, dtypes, elsewhere)
+        if not layers.findings:
+            leaves = [_waived(leaf, layers) for leaf in leaves]
+        return GradientReport(
+            tuple(leaves), layers.findings, layers.checks, layers.kinks, layers.waived,
+            error, tuple(lost),
+        ), records  # fmt: skip
+
+    def has_two_modes(self) -> bool:
+        """Whether training and evaluation are different programs, forward or back."""
+        p, s, x, _, key = self.at("float32")
+        return len(modes(self.net, p, s, x, key)) > 1
+
+    def few(self, rows: int) -> "Comparison":
+        """The same with the first rows of the batch alone."""
+        return replace(self, x=self.x[:rows], y=self.y[:rows])
+
+    def at(self, dtype: str) -> tuple:
+        """params, state, inputs, targets and key in that precision."""
+        trees = jax.tree.map(np.asarray, (self.params, self.state))
+        p, s = cast_floats(trees, DTYPES[dtype])
+        x, y = jnp.asarray(self.x), jnp.asarray(self.y)
+        if x.dtype == jnp.uint8 or not _whole(x):
+            x = to_unit(x, DTYPES[dtype])
+        y = y.astype(jnp.int32) if _whole(y) else y.astype(DTYPES[dtype])
+        return p, s, x, y, self.key
+
+    @cached_property
+    def _found(self) -> dict[str, tuple]:
+        return {}
+
+    def both_ways(self, dtype: str) -> tuple[Any, Any, float, str | None]:
+        """Gradients by hand and by JAX, the loss, and what the first raised if so."""
+        if dtype not in self._found:
+            self._found[dtype] = self._both_ways(dtype)
+        return self._found[dtype]
+
+    def _both_ways(self, dtype):
+        def both(*at):
+            # in one program: two would round differently, and a relu near 0 may flip
+            return self.manual(*at), self.automatic(*at)
+
+        # "highest": a GPU's default float32 product keeps ten bits only
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            at = self.at(dtype)
+            try:
+                found = programs.ahead(None, both, *at)(*at)
+                ours, (value, by_jax) = jax.device_get(found)
+                return ours, by_jax, float(value), None
+            except Exception as raised:
+                # if it is not the backward's fault, this raises it again
+                found = programs.ahead(None, self.automatic, *at)(*at)
+                value, by_jax = jax.device_get(found)
+                return None, by_jax, float(value), one_line(raised)
+
+    def manual(self, p, s, x, y, key):
+        """The gradient by hand, at what `at` returns."""
+        pred, _, cache = self.net.forward(p, s, x, key=key, train=self.train)
+        dx, grads = self.net.backward(cache, self.loss(pred, y)[1])
+        if self.penalty is not None:
+            grads = jax.tree.map(jnp.add, grads, self.penalty(p)[1])
+        return {"params": grads} | ({} if _whole(x) else {"input": dx})
+
+    def automatic(self, p, s, x, y, key):
+        """The loss, and its gradient by `jax.grad`, at what `at` returns."""
+        wrt = (0,) if _whole(x) else (0, 1)
+        value, by_jax = jax.value_and_grad(self._total, wrt)(p, x, s, y, key)
+        return value, dict(zip(("params", "input"), by_jax, strict=False))
+
+    def _total(self, p, x, s, y, key):
+        pred = self.net.forward(p, s, x, key=key, train=self.train)[0]
+        value = self.loss(pred, y)[0]
+        return value if self.penalty is None else value + self.penalty(p)[0]
+
+    def scalar(self, dtype: str) -> tuple[Callable, Any]:
+        """The loss as a function of params and input, and where they are.
+
+        Complex ones will do too; whole-number inputs stay where they are.
+        """
+        p, s, x, y, key = self.at(dtype)
+        at = {"params": p} | ({} if _whole(x) else {"input": x})
+
+        def f(at):
+            given = at["params"], at.get("input", x)
+            state = s
+            if any(jnp.iscomplexobj(a) for a in jax.tree.leaves(given)):
+                state = jax.tree.map(lambda a: a if _whole(a) else a + 0j, s)
+            return self._total(*given, state, y, key)
+
+        return f, at
+
+    def gradients(self, dtype: str) -> tuple[Callable, Callable]:
+        """`params -> dparams` by hand and by `jax.grad`, all else fixed."""
+        _, s, x, y, key = self.at(dtype)
+        return (
+            lambda p: self.manual(p, s, x, y, key)["params"],
+            lambda p: jax.grad(self._total)(p, x, s, y, key),
+        )
+
+    def records(self) -> tuple[list[LayerRecord], list[LayerRecord]]:
+        """Every layer, loss and penalty at work in float64; also elsewhere."""
+
+        def program(net, beside, p, s, x, y, key, draw):
+            pred, _, cache = net.forward(p, s, x, key=key, train=self.train)
+            dpred = there_and_back(beside["loss"], (), {"pred": pred}, y)["pred"]
+            other = jax.random.normal(jax.random.key(0), pred.shape, pred.dtype)
+            net.backward(cache, jnp.where(draw, other, dpred))
+            if "penalty" in beside:
+                there_and_back(beside["penalty"], p, ())
+
+        def there_and_back(layer, params, x, key=None):
+            value, _, cache = layer.forward(params, (), x, key=key, train=True)
+            return layer.backward(cache, jnp.ones_like(value))[0]
+
+        beside = {"loss": loss_layer(self.loss)}
+        if self.penalty is not None:
+            beside["penalty"] = penalty_layer(self.penalty)
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            p, s, x, y, key = self.at("float64")
+            here = jax.device_get((p, s, x))
+            other = shuffled(LayerInputs(here[0], here[1], here[2], None, ()))[:3]
+            other = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), other, here)
+            run = LayerRecorder(program, self.net, **beside)
+            return run(p, s, x, y, key, False), run(*other, y, key, True)
+
+
+def _whole(a) -> bool:
+    return jnp.issubdtype(a.dtype, jnp.integer)
 
 
 def _compare_trees(by_hand, by_jax, truth, dtype) -> list[LeafComparison]:
@@ -111,21 +264,20 @@ def _compare_trees(by_hand, by_jax, truth, dtype) -> list[LeafComparison]:
             continue
         c = compare_arrays(name, got, want, dtype)
         if not c.passed and _as_good(got, want, exact.get(path)):
-            note = "as close to the float64 gradient as jax.grad in this precision"
-            c = replace(c, passed=True, note=note)
+            c = replace(c, passed=True, note=AS_CLOSE)
         found.append(c)
     return found
 
 
 def _as_good(a, b, truth) -> bool:
     """Whether a is nearly as close to the truth as b is."""
-    a, b = (np.asarray(c).astype(np.float64) for c in (a, b))
+    a, b = map(as_float64, (a, b))
     if truth is None or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return False
     return bool(np.abs(a - truth).max() <= AS_GOOD * np.abs(b - truth).max())
 
 
-def _forgiven(leaf: LeafComparison, seen: Audit) -> LeafComparison:
+def _waived(leaf: LeafComparison, layers: Audit) -> LeafComparison:
     """A leaf that differs though every layer, fed what is exact, is right.
 
     Then what is left is rounding, grown on its way down, or a kink. What is not finite
@@ -133,6 +285,6 @@ def _forgiven(leaf: LeafComparison, seen: Audit) -> LeafComparison:
     """
     if leaf.passed or leaf.not_finite or not np.isfinite(leaf.manual):
         return leaf
-    what = "a kink" if seen.excused else "rounding that grew on its way"
+    what = "a kink" if layers.waived else "rounding that grew on its way"
     note = f"{what}: every layer agrees on its own"
     return replace(leaf, passed=True, note=note)

@@ -1,4 +1,4 @@
-"""Ways to a derivative, each in a few lines, for any function of a pytree.
+"""Ways to a derivative, each in a few lines, and every layer's derivative by each.
 
 Along one direction v, df = f'(x) v costs two runs of f at most. Which way is chosen
 decides what all the partial derivatives of n parameters cost: reverse mode one run
@@ -12,12 +12,24 @@ back, every other method n runs.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array, lax
 
+from jaxnn import programs
+from jaxnn.arrays import is_float
+from jaxnn.check.points import cast
+from jaxnn.check.recorder import (
+    LayerInputs,
+    LayerRecord,
+    arguments,
+    exact,
+    leaf_layers,
+)
 from jaxnn.errors import JaxnnError
 
 Along = Callable[[Callable, Any, Any], Any]  # (f, x, v) -> f'(x) v
@@ -36,38 +48,33 @@ def forward(f: Callable, x: Any, v: Any) -> Any:
 def central(f: Callable, x: Any, v: Any, step: float | None = None) -> Any:
     """(f(x + h v) - f(x - h v)) / 2h, with an error of h^2 from the curve's bend.
 
-    Rounding adds eps / h, so smaller is not better; the best h is about eps^(1/3).
-    Across a kink it returns a mean of both sides: see `kinks`.
+    Rounding adds eps / h, so smaller is not better; without a step it is eps^(1/3),
+    relative to the size of x along v (1 at least), which is about the best. Across a
+    kink it returns a mean of both sides.
     """
-    h = best_step(x, v) if step is None else step
+    h = step
+    if h is None:
+        eps = max(float(jnp.finfo(a.dtype).eps) for a in _floats(x))
+        length = _rms(v)
+        unit = jnp.maximum(_rms(x), 1) / jnp.where(length == 0, 1, length)
+        h = eps ** (1 / 3) * unit
     ahead, behind = f(move(x, h, v)), f(move(x, -h, v))
     return jax.tree.map(lambda a, b: (a - b) / (2 * h), ahead, behind)
-
-
-def best_step(x: Any, v: Any) -> jax.Array:
-    """eps^(1/3), relative to the size of x along v (1 at least)."""
-    eps = max(float(jnp.finfo(a.dtype).eps) for a in _floats(x))
-    length = _rms(v)
-    return eps ** (1 / 3) * jnp.maximum(_rms(x), 1) / jnp.where(length == 0, 1, length)
 
 
 def complex_step(f: Callable, x: Any, v: Any, step: float = 1e-20) -> Any:
     """Im f(x + i h v) / h: no difference is taken, so h can be tiny and nothing rounds.
 
     Exact where f is analytic, that is, made of operations that do not look at the
-    imaginary part on its own. `not_analytic` says where that fails.
+    imaginary part on its own; `suspects` names those that do.
 
     Raises:
       JaxnnError: an operation of f does not take complex numbers.
 
     Source: Squire, Trapp 1998, "Using complex variables to estimate derivatives".
     """
-
-    def shifted(a, b):
-        return a + 1j * step * b
-
     try:
-        y = f(jax.tree.map(shifted, x, v))
+        y = f(jax.tree.map(lambda a, b: a + 1j * step * b, x, v))
     except (TypeError, ValueError, NotImplementedError) as error:
         message = " ".join(str(error).split())[:160]
         raise JaxnnError(
@@ -75,28 +82,6 @@ def complex_step(f: Callable, x: Any, v: Any, step: float = 1e-20) -> Any:
             "another method, or write the function without abs, max and comparisons"
         ) from error
     return jax.tree.map(lambda a: jnp.imag(a) / step, y)
-
-
-def not_analytic(f: Callable, x: Any, v: Any, tolerance: float = 1e-9) -> str | None:
-    """Why the complex step is wrong for f here, None if it is right.
-
-    It is tried, and compared with `forward`; if they differ, the operations of f that
-    are not analytic are named.
-    """
-    try:
-        got = complex_step(f, x, v)
-    except JaxnnError as error:
-        return str(error)
-    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(forward(f, x, v)), strict=True)
-    for a, b in pairs:
-        size = jnp.abs(b).max(initial=0)
-        if not bool(jnp.abs(a - b).max(initial=0) <= tolerance * size):
-            names = ", ".join(sorted(suspects(f, x))) or "none that is known"
-            return (
-                "complex step: not analytic here, it differs from forward mode; "
-                f"operations that may be why: {names}"
-            )
-    return None
 
 
 NOT_ANALYTIC = frozenset(
@@ -112,20 +97,15 @@ NOT_ANALYTIC = frozenset(
 
 def suspects(f: Callable, x: Any) -> set[str]:
     """Operations in f that need not be analytic, at whatever depth."""
-    return _names(jax.make_jaxpr(f)(x).jaxpr) & NOT_ANALYTIC
-
-
-def _names(jaxpr) -> set[str]:
-    found = set()
-    for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
-        ):
-            inner_jaxpr = getattr(value, "jaxpr", value)
-            if hasattr(inner_jaxpr, "eqns"):
-                found |= _names(inner_jaxpr)
-    return found
+    found, programs_ = set(), [jax.make_jaxpr(f)(x).jaxpr]
+    for jaxpr in programs_:  # grows while it is gone through
+        for equation in jaxpr.eqns:
+            found.add(equation.primitive.name)
+            values = list(equation.params.values())
+            for value in jax.tree.leaves(values, is_leaf=lambda v: hasattr(v, "eqns")):
+                inside = getattr(value, "jaxpr", value)
+                programs_ += [inside] if hasattr(inside, "eqns") else []
+    return found & NOT_ANALYTIC
 
 
 METHODS: dict[str, Along] = {
@@ -137,38 +117,12 @@ METHODS: dict[str, Along] = {
 """Name -> method, for a single direction."""
 
 
-def jacobian(f: Callable, x: Any, along: Along = forward) -> jax.Array:
-    """All partial derivatives (outputs, inputs), a column for each direction.
-
-    For small functions: it takes as many runs as x has entries. `along` is any method
-    of this module but `reverse`; for one output and many inputs use `jax.grad`.
-    """
-    flat, unflatten = jax.flatten_util.ravel_pytree(x)
-
-    def column(v):
-        d = along(f, x, unflatten(v))
-        return jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(d)])
-
-    return jax.lax.map(column, jnp.eye(flat.size, dtype=flat.dtype)).T
-
-
-def taylor_remainders(
-    f: Callable, gradient: Any, x: Any, v: Any, steps: Sequence[float]
-) -> np.ndarray:
-    """|f(x + h v) - f(x) - h gradient.v| for each step h.
-
-    With the right gradient what is left is of order h^2, with a wrong one of order h.
-    """
-    start, slope = f(x), inner(gradient, v)
-    run = jax.jit(lambda h: jnp.abs(f(move(x, h, v)) - start - h * slope))
-    return np.array([float(run(h)) for h in steps])
-
-
 def taylor_slope(remainders: np.ndarray, steps: Sequence[float], floor: float) -> float:
-    """Slope of log remainder over log h: 2 if the gradient is right, 1 if wrong.
+    """Slope of log |f(x + h v) - f(x) - h gradient.v| over log h: 2 if it is right.
 
-    Remainders below `floor` are rounding and left out. With fewer than three above it
-    there is nothing to fit: f is straight to the last digit, which is as good, and inf.
+    A wrong gradient leaves a remainder of order h, and so a slope of 1. Remainders
+    below `floor` are rounding and left out. With fewer than three above it there is
+    nothing to fit: f is straight to the last digit, which is as good, and inf.
     """
     keep = np.asarray(remainders) > floor
     if keep.sum() < 3:
@@ -177,17 +131,12 @@ def taylor_slope(remainders: np.ndarray, steps: Sequence[float], floor: float) -
     return float(np.polyfit(*logs, 1)[0])
 
 
-def kinks(f: Callable, x: Any, v: Any, step: float, jump: float = 1e-3) -> int:
-    """Entries of the gradient of f that jump between x - h v and x + h v.
-
-    Where there are any, differences over that step say nothing of the derivative.
-    """
-    ahead, behind = (jax.grad(f)(move(x, h, v)) for h in (step, -step))
-    return int(jumps(ahead, behind, jump))
-
-
 def jumps(a: Any, b: Any, share: float = 1e-3) -> Any:
-    """Entries of two trees that differ by more than a share of the array's largest."""
+    """Entries of two trees that differ by more than a share of the array's largest.
+
+    Where gradients at x - h v and x + h v do, a difference over that step is worth
+    little: there is a kink between.
+    """
 
     def count(a, b):
         size = jnp.maximum(jnp.abs(a).max(initial=0), jnp.abs(b).max(initial=0))
@@ -219,11 +168,219 @@ def move(x: Any, step: Any, v: Any) -> Any:
 
 
 def _floats(tree):
-    found = [jnp.asarray(a) for a in jax.tree.leaves(tree)]
-    return [a for a in found if jnp.issubdtype(a.dtype, jnp.floating)]
+    return [a for a in map(jnp.asarray, jax.tree.leaves(tree)) if is_float(a)]
 
 
 def _rms(tree):
     leaves = _floats(tree)
     count = sum(a.size for a in leaves) or 1
     return jnp.sqrt(sum(jnp.square(a).sum() for a in leaves) / count)
+
+
+# ---- every layer's derivative by every method
+
+POLICY = {"manual": 1e-12, "forward": 1e-12, "complex_step": 1e-12, "central": 1e-7}
+"""Largest error that passes in float64."""
+
+STEPS = (1e-5, 1e-6, 1e-4)  # of the differences; the best counts
+UNLIKE = 1e-9  # a complex step further off than this is of no analytic function
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One layer's derivative along a random direction, by each method.
+
+    Attributes:
+      layer: such as "2 dense(5)".
+      errors: method -> difference from reverse mode, as a share of the gradient's
+        length, None where it does not apply.
+      kinks: entries of the gradient that jump within the step of the difference, which
+        is worth little then.
+      note: why the complex step does not apply.
+    """
+
+    layer: str
+    errors: dict[str, float | None]
+    kinks: int
+    note: str = ""
+
+
+def compare_methods(records: list[LayerRecord], seed: int = 0) -> tuple[MethodRow, ...]:
+    """Each layer that was recorded at work, by every method, in float64.
+
+    Derivatives are along a random direction with entries of size 1, so that they are
+    about as large as the gradient is long.
+    """
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        layers = [_Slope(s, seed) for s in leaf_layers(records)]
+
+        def all_layers(inputs):
+            return [f.ways(*one) for f, one in zip(layers, inputs, strict=True)]
+
+        inputs = [(f.at, f.v, f.rest) for f in layers]
+        found = programs.ahead(None, all_layers, inputs)(inputs)
+        pairs = zip(layers, jax.device_get(found), strict=True)
+        return tuple(f.row(ways) for f, ways in pairs)
+
+
+class _Slope:
+    """A layer's output times dy, one number, as a function of what is real in it."""
+
+    def __init__(self, record: LayerRecord, seed: int):
+        self.record, self.where, self.note = record, record.where, ""
+        given = cast(record.given, np.float64)
+        named = arguments((given.x, given.params))
+        self.structure = jax.tree.structure((given.x, given.params))
+        self.names = list(named)
+        self.at = {name: a for name, a in named.items() if is_float(a)}
+        fixed = {name: a for name, a in named.items() if not is_float(a)}
+        self.rest = fixed, given.state, given.key, given.dy
+        self.v = random_direction(self.at, seed)
+
+    def given(self, at, rest) -> LayerInputs:
+        fixed, state, key, dy = rest
+        x, params = self.structure.unflatten([(at | fixed)[n] for n in self.names])
+        return LayerInputs(params, state, x, key, dy)
+
+    def value(self, at, rest):
+        """The number, of real or of complex `at`."""
+        params, state, x, key, dy = self.given(at, rest)
+        if any(jnp.iscomplexobj(a) for a in at.values()):
+            state = jax.tree.map(lambda a: a + 0j if is_float(a) else a, state)
+        layer, train = self.where.layer, self.where.train
+        y = layer.forward(params, state, x, key=key, train=train)[0]
+        return inner(dy, y)
+
+    def ways(self, at, v, rest):
+        """The derivative along v by each method, in one trace."""
+
+        def f(at):
+            return self.value(at, rest)
+
+        def gradient(at):
+            given = self.given(at, rest)
+            return arguments(exact(self.where.layer, given, self.where.train))
+
+        ahead, behind = (gradient(move(at, sign * STEPS[0], v)) for sign in (1, -1))
+        found = {
+            "gradient": gradient(at),
+            "forward": forward(f, at, v),
+            "central": jnp.stack([central(f, at, v, h) for h in STEPS]),
+            "kinks": jumps(ahead, behind),
+        }
+        try:
+            found["complex_step"] = complex_step(f, at, v)
+        except JaxnnError as error:
+            self.note = str(error)
+        return found
+
+    def row(self, found) -> MethodRow:
+        """The errors in numbers."""
+        gradient, v = found["gradient"], jax.device_get(self.v)
+        length = float(np.sqrt(sum(np.square(g).sum() for g in gradient.values())))
+        slope = float(inner(gradient, v)) if gradient else 0.0
+
+        def error(gap):
+            gap = float(np.abs(gap).min())
+            return 0.0 if gap == 0 else gap / length if length else float("inf")
+
+        got, want = self.record.got, self.record.want  # by hand, as it was at work
+        errors: dict[str, float | None] = {"manual": float("inf")}
+        if all(n in got and got[n].shape == want[n].shape for n in gradient):
+            off = sum(float(((got[n] - want[n]) * v[n]).sum()) for n in gradient)
+            errors["manual"] = error(off)
+        errors["forward"] = error(found["forward"] - slope)
+        errors["complex_step"] = None
+        errors["central"] = error(found["central"] - slope)
+        if "complex_step" in found:
+            off = error(found["complex_step"] - slope)
+            errors["complex_step"] = off if off <= UNLIKE else None
+            if off > UNLIKE:
+                names = suspects(lambda at: self.value(at, self.rest), self.at)
+                self.note = f"not analytic: {', '.join(sorted(names)) or 'no idea why'}"
+        return MethodRow(self.where.label, errors, int(found["kinks"]), self.note)
+
+
+# ---- second derivatives
+
+Gradient = Callable[[Any], Any]  # params -> dparams
+
+
+def hessian_vector(gradient: Gradient, params: Any, v: Any) -> Any:
+    """H v, H the Hessian at `params` of whatever `gradient` is the gradient of.
+
+    A backward written by hand is an ordinary function of the parameters, so `jax.jvp`
+    goes through it: forward mode over reverse mode costs about two gradients, and the
+    Hessian itself is never built.
+
+    With a network of relus, H is that of the piece the parameters lie in: kinks count
+    for nothing. Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+    return jax.jvp(gradient, (params,), (v,))[1]
+
+
+class Curvature(NamedTuple):
+    """The sharpest direction.
+
+    Attributes:
+      value: the eigenvalue of the Hessian of largest size, negative at a saddle.
+      vector: its direction, of length 1, a tree as params.
+      residual: |H v - value v| / |value|: how far from an eigenvector it is still.
+      steps: products with H that were made.
+    """
+
+    value: Array
+    vector: Any
+    residual: Array
+    steps: Array
+
+
+def largest_eigenvalue(
+    gradient: Gradient,
+    params: Any,
+    key: Array,
+    *,
+    steps: int = 100,
+    tolerance: float = 1e-3,
+) -> Curvature:
+    """Largest eigenvalue of the Hessian by power iteration on H v.
+
+    Gradient descent with a step above 2 / value climbs along `vector`.
+
+    Args:
+      gradient: `params -> dparams`.
+      params: where.
+      key: for the direction to start from.
+      steps: products with H at most.
+      tolerance: residual to stop at; the error of the value is about its square.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    keys = structure.unflatten(jax.random.split(key, len(leaves)))
+    drawn = jax.tree.map(
+        lambda k, a: jax.random.normal(k, a.shape, a.dtype), keys, params
+    )
+
+    def more(c):
+        return (c.steps < steps) & (c.residual > tolerance)
+
+    def step(c):
+        hv = hessian_vector(gradient, params, c.vector)
+        value = inner(c.vector, hv)
+        off = _length(jax.tree.map(lambda h, v: h - value * v, hv, c.vector))
+        # a Hessian of zeros has no direction: the residual is 0 and this the last step
+        residual = jnp.where(value == 0, 0, off / jnp.abs(value))
+        return Curvature(value, _unit(hv), residual, c.steps + 1)
+
+    start = _unit(drawn)
+    zero = jnp.zeros_like(inner(start, start))
+    first = Curvature(zero, start, zero + jnp.inf, jnp.zeros((), jnp.int32))
+    return lax.while_loop(more, step, first)
+
+
+def _length(tree):
+    return jnp.sqrt(inner(tree, tree))
+
+
+def _unit(tree):
+    length = _length(tree)
+    return jax.tree.map(lambda a: a / jnp.where(length == 0, 1, length), tree)

@@ -6,20 +6,23 @@ the factor, by the mean ...). A wrong gradient that is a mutant's in every digit
 explained by it.
 """
 
+import linecache
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
 
+from jaxnn import programs
 from jaxnn.arrays import is_float
+from jaxnn.check.points import inner_program, source_place
 
 BESIDE = 8  # arrays that are tried in the place of an operand
-INLINED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where primitives keep a function
 LARGE = 1_000_000  # entries of an operand beyond which nothing is tried
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 WORDS = {
@@ -34,7 +37,6 @@ SMOOTH = {
     *("expm1", "integer_pow", "square", "abs", "atan", "tan", "asinh", "cbrt", "pow"),
 }
 ELEMENTWISE = {"mul", "div", "add", "sub", "max", "min", "select_n"}
-LEFT_OUT = "the path through {} is left out"
 
 
 class Mutant(NamedTuple):
@@ -60,23 +62,22 @@ class Mutants:
     """
 
     def __init__(self, function: Callable, args: Any):
-        traced, self.out = jax.make_jaxpr(function, return_shape=True)(args)
+        self.traced, self.out = jax.make_jaxpr(function, return_shape=True)(args)
         self.structure = jax.tree.structure(args)
         self.names: dict[int, str] = {}  # of a variable: the argument or step it is
         paths = [path for path, _ in jax.tree.leaves_with_path(args)]
-        for path, v in zip(paths, traced.jaxpr.invars, strict=True):
+        for path, v in zip(paths, self.traced.jaxpr.invars, strict=True):
             # without "x/" or "params/", which stand for the kind of argument
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             self.names[id(v)] = name.partition("/")[2] or name
-        self.traced = traced
         self.edges: dict[tuple[int, int], int] = {}
         self.words: dict[int, list[str]] = {}
         self.whats: dict[int, str] = {}
         self.numbers: dict[tuple[int, int], int] = {}
         self.values: list[float] = []
         self.steps: list[Any] = []  # that each of the numbers stands in
-        self._count(traced.jaxpr)
-        self.program = jax.jit(self._gradient, compiler_options=QUICK)
+        self.program: Callable | None = None
+        self._count(self.traced.jaxpr)
 
     def __call__(self, mutants: Sequence[Mutant], args: Any, dy: Any) -> Any:
         """The gradient of sum(dy y), spoilt by all those mutants at once."""
@@ -87,7 +88,11 @@ class Mutants:
                 numbers[mutant.number] = mutant.value
             else:
                 codes[mutant.edge] = mutant.change
-        return self.program((codes, numbers), args, dy)
+        every = (codes, numbers), args, dy
+        if self.program is None:
+            quick = {"compiler_options": QUICK}
+            self.program = programs.ahead(None, self._gradient, *every, **quick)
+        return self.program(*every)
 
     def literals(self) -> Iterator[Mutant]:
         """The forward's numbers left out, or taken as one minus themselves."""
@@ -111,8 +116,9 @@ class Mutants:
                     yield Mutant(edge, change + 1, words[change], what)
 
     def _count(self, jaxpr):
+        """Number the edges, operands that take a cotangent, and the plain numbers."""
         for eqn in jaxpr.eqns:
-            inner = _inner(eqn)
+            inner = inner_program(eqn)
             if inner is not None:
                 self._count(inner.jaxpr)
                 continue
@@ -120,13 +126,14 @@ class Mutants:
             if len(eqn.outvars) > 1 or not is_float(eqn.outvars[0].aval):
                 continue
             for i, v in enumerate(eqn.invars):
-                if isinstance(v, Literal) and is_float(v.aval) and not np.shape(v.val):
+                if not is_float(v.aval):
+                    continue
+                if not isinstance(v, Literal) and v.aval.size <= LARGE:
+                    self.edges[id(eqn), i] = len(self.edges)
+                elif isinstance(v, Literal) and not np.shape(v.val):
                     self.numbers[id(eqn), i] = len(self.values)
                     self.values.append(float(v.val))
                     self.steps.append(eqn)
-                small = v.aval.size <= LARGE
-                if not isinstance(v, Literal) and is_float(v.aval) and small:
-                    self.edges[id(eqn), i] = len(self.edges)
 
     def _gradient(self, codes, args, dy):
         flat = jax.tree.leaves(args)
@@ -139,8 +146,8 @@ class Mutants:
             return self._run(self.traced.jaxpr, self.traced.consts, every, codes)
 
         y, pull_back = jax.vjp(run, *(flat[i] for i in real))
-        cotangents = pull_back([d.astype(a.dtype) for d, a in zip(
-            jax.tree.leaves(dy), y, strict=True)])  # fmt: skip
+        dys = zip(jax.tree.leaves(dy), y, strict=True)
+        cotangents = pull_back([d.astype(a.dtype) for d, a in dys])
         found = [None] * len(flat)
         for i, d in zip(real, cotangents, strict=True):
             found[i] = d
@@ -177,7 +184,7 @@ class Mutants:
         return found[:BESIDE]
 
     def _step(self, eqn, operands, codes, beside):
-        inner = _inner(eqn)
+        inner = inner_program(eqn)
         if inner is not None and eqn.primitive.name == "scan":
             return self._scan(eqn, inner, operands, codes)
         if inner is not None:
@@ -185,10 +192,10 @@ class Mutants:
         edges = [self.edges.get((id(eqn), i)) for i in range(len(operands))]
         if all(edge is None for edge in edges):
             out = eqn.primitive.bind(*operands, **eqn.params)
-            return out if eqn.primitive.multiple_results else [out]
-        own = jnp.array([codes[0][e] if e is not None else 0 for e in edges])
-        names, arrays = [n for n, _ in beside], [a for _, a in beside]
-        out = self._mutable(eqn, edges, names)(own, arrays, *operands)
+        else:
+            own = jnp.array([codes[0][e] if e is not None else 0 for e in edges])
+            names, arrays = [n for n, _ in beside], [a for _, a in beside]
+            out = self._mutable(eqn, edges, names)(own, arrays, *operands)
         return out if eqn.primitive.multiple_results else [out]
 
     def _scan(self, eqn, inner, operands, codes):
@@ -220,17 +227,19 @@ class Mutants:
         def backward(kept, ct):
             own, arrays, operands, out = kept
             found: list[Any] = [None, None]
-            for i, edge in enumerate(edges):
-                if edge is None:
-                    found.append(_nothing(operands[i]))
-                    continue
-                way = _Way(eqn, i, operands, out, ct, bind)
-                way.beside = list(zip(names, arrays, strict=True))
-                changes = list(way.changes())
-                self.whats[edge] = way.what
-                self.words[edge] = [words for words, _ in changes]
-                several = jnp.stack([way.right, *(a for _, a in changes)])
-                found.append(several[own[i]])
+            for i, (edge, a) in enumerate(zip(edges, operands, strict=True)):
+                if edge is not None:
+                    beside = list(zip(names, arrays, strict=True))
+                    way = _Way(eqn, i, operands, out, ct, bind, beside)
+                    changes = list(way.changes())
+                    self.whats[edge] = way.what
+                    self.words[edge] = [words for words, _ in changes]
+                    several = jnp.stack([way.right, *(a for _, a in changes)])
+                    found.append(several[own[i]])
+                elif is_float(jnp.asarray(a)):
+                    found.append(jnp.zeros_like(a))
+                else:
+                    found.append(np.zeros(jnp.shape(a), jax.dtypes.float0))
             return tuple(found)
 
         step.defvjp(forward, backward)
@@ -240,230 +249,184 @@ class Mutants:
 class _Way:
     """The cotangent that one step hands to one of its operands, and wrong ones."""
 
-    def __init__(self, eqn, i, operands, out, ct, bind):
+    def __init__(self, eqn, i, operands, out, ct, bind, beside=()):
         self.eqn, self.i, self.operands, self.out, self.ct = eqn, i, operands, out, ct
         self.x, self.name, self.bind = operands[i], eqn.primitive.name, bind
+        self.beside, self.what = beside, describe(eqn)
         self.right = self.pull(self.x, ct)
-        self.beside: list[tuple[str, Array]] = []
-        self.what = describe(eqn)
 
-    def pull(self, x: Array, ct: Array) -> Array:
+    def pull(self, x: Array, ct: Array, **others: Array) -> Array:
         """The right cotangent, with the operand at x."""
-        others = list(self.operands)
+        operands = list(self.operands)
+        if "other" in others:
+            operands[1 - self.i] = others["other"]
 
         def along(x):
-            others[self.i] = x
-            return self.bind(*others)
+            operands[self.i] = x
+            return self.bind(*operands)
 
         return jax.vjp(along, x)[1](ct)[0]
 
     def changes(self) -> Iterator[tuple[str, Array]]:
         """(words, cotangent) of each change; every one has the shape of the operand."""
-        t, what = self.right, self.what
-        yield LEFT_OUT.format(what), 0 * t
-        yield f"the sign of the path through {what} is wrong", -t
-        yield f"the path through {what} is counted twice", 2 * t
-        yield f"the path through {what} is counted half: is a factor 2 missing?", t / 2
+        t, path = self.right, f"the path through {self.what}"
+        yield f"{path} is left out", 0 * t
+        yield f"the sign of {path} is wrong", -t
+        yield f"{path} is counted twice", 2 * t
+        yield f"{path} is counted half: is a factor 2 missing?", t / 2
         count = self.ct.size // max(t.size, 1)
         if self.ct.ndim == t.ndim and count > 1 and self.name in ELEMENTWISE:
-            yield f"a mean where {what} needs a sum: divided by {count}", t / count
-        for words, a in self._special():
-            a = _fitted(a, t.shape)
-            if a is not None:
-                yield words, a.astype(t.dtype)
-
-    def _special(self):
-        kind = {
+            words = f"a mean where {self.what} needs a sum: divided by {count}"
+            yield words, t / count
+        special = {
             "mul": self._product, "div": self._quotient, "reduce_sum": self._sum,
             "max": self._choice, "min": self._choice, "select_n": self._choice,
             "clamp": self._choice, "reduce_max": self._maximum,
             "broadcast_in_dim": self._broadcast, "dot_general": self._matrix,
             "conv_general_dilated": self._convolution, "cumsum": self._running,
-            "transpose": self._transpose,
-        }.get(self.name)  # fmt: skip
-        if self.name in SMOOTH:
-            yield from self._smooth()
-        elif kind is not None:
-            yield from kind()
-        elif self.name in ("slice", "pad", "dynamic_slice", "concatenate", "gather"):
-            yield from self._shifted()
+            "transpose": self._transpose, "slice": self._shifted,
+            "pad": self._shifted, "dynamic_slice": self._shifted,
+            "concatenate": self._shifted, "gather": self._shifted,
+        } | dict.fromkeys(SMOOTH, self._smooth)  # fmt: skip
+        for words, a in special.get(self.name, tuple)():
+            a = _fitted(a, t.shape)
+            if a is not None:
+                yield words.replace("{}", self.what), a.astype(t.dtype)
+        if count > 1:
+            words = f"1 stands in the place of the sum of dy in {path}"
+            yield words, jnp.sign(self.pull(self.x, jnp.ones_like(self.ct)))
+
+    # "{}" stands for the step
 
     def _smooth(self):
-        x, y, c, what = self.x, self.out, self.ct, self.what
+        x, y, c = self.x, self.out, self.ct
         slope = self.pull(x, jnp.ones_like(y))
-        yield f"the derivative of {what} is left out: dy passes as it is", c
-        yield (
-            f"the derivative of {what} is taken at its output, not its input",
-            c * self.pull(y, jnp.ones_like(y)),
-        )
-        yield f"{what} stands in the place of its derivative", c * y
-        yield f"it is divided by the derivative of {what}, not multiplied", c / slope
-        yield f"the derivative of {what} is squared: it is counted twice", c * slope**2
+        of_y = self.pull(y, jnp.ones_like(y))
+        it = "the derivative of {}"
+        yield f"{it} is left out: dy passes as it is", c
+        yield f"{it} is taken at its output, not its input", c * of_y
+        yield "{} stands in the place of its derivative", c * y
+        yield f"it is divided by {it}, not multiplied", c / slope
+        yield f"{it} is squared: it is counted twice", c * slope**2
         if self.name == "tanh":
-            yield f"the derivative of {what} is 1 - y^2, not 1 - x^2", c * (1 - x * x)
-            yield f"the derivative of {what} is 1 - y^2, not 1 - y", c * (1 - y)
+            yield f"{it} is 1 - y^2, not 1 - x^2", c * (1 - x * x)
+            yield f"{it} is 1 - y^2, not 1 - y", c * (1 - y)
         if self.name == "logistic":
-            yield (
-                f"the derivative of {what} is y (1 - y), not x (1 - x)",
-                c * x * (1 - x),
-            )
-            yield f"the derivative of {what} is y (1 - y), not 1 - y", c * (1 - y)
+            yield f"{it} is y (1 - y), not x (1 - x)", c * x * (1 - x)
+            yield f"{it} is y (1 - y), not 1 - y", c * (1 - y)
         if self.name == "log":
-            yield f"the derivative of {what} is 1 / x, not x", c * x
+            yield f"{it} is 1 / x, not x", c * x
         if self.name == "exp":
-            yield f"the derivative of {what} is y = exp(x), not x", c * x
+            yield f"{it} is y = exp(x), not x", c * x
         if self.name in ("sqrt", "rsqrt"):
-            yield (
-                f"the factor 1/2 of the derivative of {what} is left out",
-                2 * self.right,
-            )
+            yield f"the factor 1/2 of {it} is left out", 2 * self.right
             for n in (-2, -1, 1, 2):
-                yield (
-                    f"the derivative of {what} has a power of it too many or too few",
-                    self.right * y**n,
-                )
+                yield f"{it} has a power of it too many or too few", self.right * y**n
         if self.name == "integer_pow":
             n = self.eqn.params["y"]
-            yield (
-                f"the factor {n} of the derivative of {what} is left out",
-                c * x ** (n - 1),
-            )
-            yield f"the exponent of {what} is not lowered by one", c * n * x**n
-            yield f"the exponent of {what} is lowered by two", c * n * x ** (n - 2)
+            yield f"the factor {n} of {it} is left out", c * x ** (n - 1)
+            yield "the exponent of {} is not lowered by one", c * n * x**n
+            yield "the exponent of {} is lowered by two", c * n * x ** (n - 2)
 
     def _product(self):
-        other = self.operands[1 - self.i]
-        yield f"the other factor of {self.what} is left out", self.ct
-        yield (
-            f"the factors of {self.what} are exchanged: it is multiplied by itself",
-            self.ct * self.x,
-        )
-        yield f"it is divided by the other factor of {self.what}", self.ct / other
-        yield f"the other factor of {self.what} is in it twice", self.right * other
+        other, it = self.operands[1 - self.i], "the other factor of {}"
+        yield f"{it} is left out", self.ct
+        words = "the factors of {} are exchanged: it is multiplied by itself"
+        yield words, self.ct * self.x
+        yield f"it is divided by {it}", self.ct / other
+        yield f"{it} is in it twice", self.right * other
         for name, array in self.beside:
             if array.shape == jnp.shape(other):
-                yield (
-                    f"{name} stands in the place of the other factor of {self.what}",
-                    self.ct * array,
-                )
+                yield self._instead(name), self.ct * array
+
+    def _instead(self, name):
+        return f"{name} stands in the place of the other factor of {{}}"
 
     def _quotient(self):
         a, b = self.operands
         if self.i == 0:
-            yield f"the divisor of {self.what} is left out", self.ct
-            yield f"it is multiplied by the divisor of {self.what}", self.ct * b
+            yield "the divisor of {} is left out", self.ct
+            yield "it is multiplied by the divisor of {}", self.ct * b
         else:
-            yield f"the divisor of {self.what} is not squared", -self.ct * a / b
-            yield f"the dividend of {self.what} is left out", -self.ct / b**2
+            yield "the divisor of {} is not squared", -self.ct * a / b
+            yield "the dividend of {} is left out", -self.ct / b**2
 
     def _sum(self):
-        count = self.x.size / max(self.out.size, 1)
+        count, axes = self.x.size / max(self.out.size, 1), self.eqn.params["axes"]
         if count != 1:
-            yield (
-                f"a mean where {self.what} needs a sum: divided by {count:g}",
-                (self.right / count),
-            )
-            yield (
-                f"a sum where {self.what} is a mean: {count:g} times too large",
-                (self.right * count),
-            )
-        yield from self._wrong_axis()
-
-    def _wrong_axis(self):
-        axes = self.eqn.params["axes"]
-        if len(axes) == 1 and self.x.ndim > 1:
-            for axis in range(self.x.ndim):
-                if self.x.shape[axis] == self.x.shape[axes[0]] and axis != axes[0]:
-                    yield (
-                        f"the gradient of {self.what} goes along axis {axis}, not "
-                        f"{axes[0]}: are keepdims missing?",
-                        jnp.swapaxes(self.right, axis, axes[0]),
-                    )
+            words = f"a mean where {{}} needs a sum: divided by {count:g}"
+            yield words, self.right / count
+            words = f"a sum where {{}} is a mean: {count:g} times too large"
+            yield words, self.right * count
+        for axis in range(self.x.ndim if len(axes) == 1 else 0):
+            if self.x.shape[axis] == self.x.shape[axes[0]] and axis != axes[0]:
+                yield (
+                    f"the gradient of {{}} goes along axis {axis}, not "
+                    f"{axes[0]}: are keepdims missing?",
+                    jnp.swapaxes(self.right, axis, axes[0]),
+                )
 
     def _choice(self):
-        yield f"the mask of {self.what} is the wrong way round", self.ct - self.right
-        yield f"the mask of {self.what} is left out: dy passes everywhere", self.ct
+        yield "the mask of {} is the wrong way round", self.ct - self.right
+        yield "the mask of {} is left out: dy passes everywhere", self.ct
 
     def _maximum(self):
         axes = self.eqn.params["axes"]
         c, y = (jnp.expand_dims(a, axes) for a in (self.ct, self.out))
         c = jnp.broadcast_to(c, self.x.shape)
-        yield (
-            f"every entry that equals {self.what} gets all of dy",
-            jnp.where(self.x == y, c, 0),
-        )
-        yield f"every entry under {self.what} gets dy, not the largest alone", c
+        words = "every entry that equals {} gets all of dy"
+        yield words, jnp.where(self.x == y, c, 0)
+        yield "every entry under {} gets dy, not the largest alone", c
 
     def _broadcast(self):
-        kept = self.eqn.params["broadcast_dimensions"]
+        kept, ct = self.eqn.params["broadcast_dimensions"], self.ct
         count = self.out.size / max(self.x.size, 1)
         if count == 1:
             return
-        yield (
-            f"a mean where {self.what} needs a sum: divided by {count:g}",
-            (self.right / count),
-        )
-        lost = [a for a in range(self.out.ndim) if a not in kept]
-        for axis in lost[:1]:
+        words = f"a mean where {{}} needs a sum: divided by {count:g}"
+        yield words, self.right / count
+        for axis in [a for a in range(self.out.ndim) if a not in kept][:1]:
             for row, name in ((0, "first"), (-1, "last")):
-                alone = (
-                    jnp.zeros_like(self.ct)
-                    .at[_row(axis, row)]
-                    .set(self.ct[_row(axis, row)])
+                at = (*[slice(None)] * axis, row)
+                alone = jnp.zeros_like(ct).at[at].set(ct[at])
+                words = (
+                    f"the {name} index of axis {axis} alone: a sum over it is missing"
                 )
-                yield (
-                    f"the {name} index of axis {axis} alone: a sum over it is missing",
-                    (self.pull(self.x, alone)),
-                )
+                yield words, self.pull(self.x, alone)
             for other in kept:
-                if self.ct.shape[other] == self.ct.shape[axis]:
-                    yield (
-                        f"summed over the wrong axis: {other}, not {axis}",
-                        self.pull(self.x, jnp.swapaxes(self.ct, axis, other)),
-                    )
+                if ct.shape[other] == ct.shape[axis]:
+                    exchanged = jnp.swapaxes(ct, axis, other)
+                    words = f"summed over the wrong axis: {other}, not {axis}"
+                    yield words, self.pull(self.x, exchanged)
 
     def _matrix(self):
         other = self.operands[1 - self.i]
-        mistaken = [
-            (f"{name} stands in the place of the other factor of {self.what}", a)
-            for name, a in self.beside
-        ]
-        for words, changed in (
-            *mistaken,
-            (f"a transpose in {self.what} is missing or too many", _transposed(other)),
-            (
-                f"{self.what} is with rows of another batch: a stale cache?",
-                (jnp.roll(other, 1, 0)),
-            ),
-        ):
-            if changed is None or changed.shape != other.shape:
-                continue
-            operands = list(self.operands)
-            operands[1 - self.i] = changed
-            way = _Way(self.eqn, self.i, operands, self.out, self.ct, self.bind)
-            yield words, way.right
+        mistaken = [(self._instead(name), a) for name, a in self.beside]
+        if other.ndim == 2 and other.shape[0] == other.shape[1]:
+            mistaken += [("a transpose in {} is missing or too many", other.T)]
+        itself = "the factors of {} are exchanged: it is multiplied by itself"
+        mistaken += [(itself, self.x), (itself, self.x.T)]
+        stale = "{} is with rows of another batch: a stale cache?"
+        for words, changed in [*mistaken, (stale, jnp.roll(other, 1, 0))]:
+            if changed.shape == other.shape:
+                yield words, self.pull(self.x, self.ct, other=changed)
 
     def _convolution(self):
-        dims = self.eqn.params["dimension_numbers"]
-        kernel = list(dims.rhs_spec[2:])
-        what = self.what
+        kernel = list(self.eqn.params["dimension_numbers"].rhs_spec[2:])
         if self.i == 1:
-            yield f"the kernel of {what} is flipped", jnp.flip(self.right, kernel)
+            yield "the kernel of {} is flipped", jnp.flip(self.right, kernel)
         else:
-            operands = [self.operands[0], jnp.flip(self.operands[1], kernel)]
-            way = _Way(self.eqn, 0, operands, self.out, self.ct, self.bind)
-            yield f"the kernel of {what} is not flipped", way.right
+            flipped = jnp.flip(self.operands[1], kernel)
+            words = "the kernel of {} is not flipped"
+            yield words, self.pull(self.x, self.ct, other=flipped)
         yield from self._shifted()
 
     def _running(self):
-        axis = self.eqn.params["axis"]
-        yield (
-            f"the gradient of {self.what} runs forwards, not backwards",
-            jnp.cumsum(self.ct, axis),
-        )
+        forwards = jnp.cumsum(self.ct, self.eqn.params["axis"])
+        yield "the gradient of {} runs forwards, not backwards", forwards
 
     def _transpose(self):
-        yield f"{self.what} is not undone", self.ct
+        yield "{} is not undone", self.ct
 
     def _shifted(self):
         strides = self.eqn.params.get("strides") or ()
@@ -471,57 +434,22 @@ class _Way:
             every = self.ct
             for axis, step in enumerate(strides):
                 every = jnp.repeat(every, step, axis)
-            yield f"dy goes to every entry under the stride of {self.what}", every
+            yield "dy goes to every entry under the stride of {}", every
         for axis in range(self.right.ndim):
             for step in (1, -1):
-                yield (
-                    f"shifted by {step} along axis {axis} in {self.what}: off by one",
-                    jnp.roll(self.right, step, axis),
-                )
+                words = f"shifted by {step} along axis {axis} in {{}}: off by one"
+                yield words, jnp.roll(self.right, step, axis)
 
 
 def describe(eqn: Any) -> str:
     """A step in words: "tanh (mine.py line 7: y = np.tanh(x))"."""
     name = WORDS.get(eqn.primitive.name, eqn.primitive.name)
-    where = source_line(eqn)
-    return f"{name} ({where})" if where else name
-
-
-def source_line(eqn: Any) -> str:
-    """The line of the file that a step is from, "" if it is not known."""
-    import linecache
-    from pathlib import Path
-
-    try:
-        from jax._src import source_info_util
-
-        frame = source_info_util.user_frame(eqn.source_info.traceback)
-    except (ImportError, AttributeError, TypeError):
-        return ""  # this JAX keeps it elsewhere
-    if frame is None:
-        return ""
-    path, line = frame.file_name, frame.start_line
+    place = source_place(eqn)
+    if not place:
+        return name
+    path, line, _ = place
     text = linecache.getline(path, line).strip()
-    return f"{Path(path).name} line {line}: {text[:60]}"
-
-
-def _inner(eqn) -> ClosedJaxpr | None:
-    """The function that a step calls, None for a plain one."""
-    if eqn.primitive.name in ("while", "cond", "pallas_call", "reduce", "custom_root"):
-        return None
-    for key in INLINED:
-        found = eqn.params.get(key)
-        if isinstance(found, ClosedJaxpr):
-            return found
-        if found is not None and hasattr(found, "eqns"):
-            return ClosedJaxpr(found, ())
-    return None
-
-
-def _nothing(a):
-    if is_float(jnp.asarray(a)):
-        return jnp.zeros_like(a)
-    return np.zeros(jnp.shape(a), jax.dtypes.float0)
+    return f"{name} ({Path(path).name} line {line}: {text[:60]})"
 
 
 def _fitted(a, shape):
@@ -531,11 +459,3 @@ def _fitted(a, shape):
     axes = tuple(i for i, n in enumerate(shape) if n == 1 != jnp.shape(a)[i])
     a = a.sum(axes, keepdims=True) if axes else a
     return a if jnp.shape(a) == shape else None
-
-
-def _row(axis, index):
-    return (*[slice(None)] * axis, index)
-
-
-def _transposed(a):
-    return a.T if a.ndim == 2 and a.shape[0] == a.shape[1] else None

@@ -1,16 +1,17 @@
-"""What a comparison finds: errors pinned to a layer, and the whole in words."""
+"""What a comparison finds, in words: findings, the table, and gradients.md."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from jaxnn.check.measure import LIMITS, LeafComparison
-
-AS_CALLED, ELSEWHERE = "as called", "with other parameters"
-SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
-SIZES, POSITIVE = "at inputs of all sizes", "at positive inputs"
-NEGATIVE = "at negative inputs"
+from jaxnn.check.points import AS_CALLED
+from jaxnn.check.tolerance import LIMITS, LeafComparison
+from jaxnn.files import write_text
+from jaxnn.text import escaped, table
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,25 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Check):
     """An error, pinned to one argument of one layer.
 
+    Where several checks fail, it holds the numbers of the first of them.
+
     Attributes:
-      layer: as in `Check`.
-      argument: as in `Check`.
-      at: as in `Check`; where several checks fail, the first of them is told.
-      comparison: as in `Check`.
       cause: a guess of what is wrong.
       dtypes: the precisions it shows in.
     """
 
-    layer: str
-    argument: str
-    at: str
-    comparison: LeafComparison
     cause: str
     dtypes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, check: Check, cause: str, dtypes: tuple[str, ...]) -> Self:
+        """A check that failed, and why."""
+        return cls(
+            check.layer, check.argument, check.at, check.comparison, cause, dtypes
+        )
 
     def line(self) -> str:
         """The finding in one line."""
@@ -80,13 +82,13 @@ class Audit(NamedTuple):
       checks: every comparison made.
       findings: the errors, those nearest to the output first.
       kinks: layer -> entries that lie at a kink of its derivative, where there are any.
-      excused: layers whose gradient differs at a kink only, by another convention.
+      waived: layers whose gradient differs at a kink only, by another convention.
     """
 
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     kinks: dict[str, int]
-    excused: tuple[str, ...]
+    waived: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class GradientReport:
       findings: errors pinned to a layer and an argument; () if there are none.
       checks: every layer's own comparisons, if the layers were audited.
       kinks: layer -> entries at a kink of its derivative.
-      excused: layers that choose another value at a kink than `jax.grad`.
+      waived: layers that choose another value at a kink than `jax.grad`.
       error: what the whole backward raised, None if it ran.
       lost: the loss, where it is not finite.
     """
@@ -107,7 +109,7 @@ class GradientReport:
     findings: tuple[Finding, ...] = ()
     checks: tuple[Check, ...] = ()
     kinks: dict[str, int] = field(default_factory=dict)
-    excused: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
     error: str | None = None
     lost: tuple[str, ...] = ()
 
@@ -137,48 +139,48 @@ class GradientReport:
         Where errors were pinned to layers, of those: what lies before them is no fault
         of its own. The input of layer 2 is called "2/x".
         """
+
+        def severity(c):
+            return c.max_relative / LIMITS[c.dtype]
+
         if self.findings:
-            return max((f.comparison for f in self.findings), key=_severity)
-        return max(self.leaves, key=lambda c: (not c.passed, _severity(c)))
+            return max((f.comparison for f in self.findings), key=severity)
+        return max(self.leaves, key=lambda c: (not c.passed, severity(c)))
 
     def max_relative(self, dtype: str) -> float:
         """Largest relative difference over the leaves in that precision.
 
-        Those excused by their note are left out: where a gradient is 0 but for rounding
+        Those waived by their note are left out: where a gradient is 0 but for rounding
         (a bias before batch norm) nothing is left to be relative to.
         """
         return max(
-            (c.max_relative for c in self.leaves if c.dtype == dtype and not c.excused),
+            (c.max_relative for c in self.leaves if c.dtype == dtype and not c.waived),
             default=0.0,
         )
 
     def table(self) -> str:
         """The comparison as text, a line a leaf, failures marked, then the blame."""
         width = max([16, *(len(c.leaf) + 1 for c in self.leaves)])
-        head = (
+        lines = [
             f"{'leaf':<{width}}{'shape':<18}{'dtype':<9}{'max abs':>10}{'relative':>10}"
             f"{'max ulp':>10}{'<=4 ulp':>9}{'cosine':>12}"
-        )
-        lines = [head, *(self._row(c, width) for c in self.leaves)]
+        ]
+        for c in self.leaves:
+            mark = f"  ({c.note})" if c.note else ""
+            if not c.passed:
+                mark = f"  FAIL: {c.note}" if c.note else (
+                    f"  FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
+                    f"jax.grad {c.automatic:.6g}"
+                )  # fmt: skip
+            lines.append(
+                f"{c.leaf:<{width}}{c.shape!s:<18}{c.dtype:<9}{c.max_abs:>10.1e}"
+                f"{c.max_relative:>10.1e}{c.ulp_max:>10.3g}{c.ulp_within[1]:>9.1%}"
+                f"{c.cosine:>12.9f}{mark}"
+            )
         if self.error:
             lines.append(f"the whole backward pass raised {self.error}")
         lines += [f"BLAME {finding.line()}" for finding in self.findings]
         return "\n".join(lines)
-
-    def _row(self, c, width) -> str:
-        mark = f"  ({c.note})" if c.note else ""
-        if not c.passed and not c.note:
-            mark = (
-                f"  FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
-                f"jax.grad {c.automatic:.6g}"
-            )
-        elif not c.passed:
-            mark = f"  FAIL: {c.note}"
-        return (
-            f"{c.leaf:<{width}}{c.shape!s:<18}{c.dtype:<9}{c.max_abs:>10.1e}"
-            f"{c.max_relative:>10.1e}{c.ulp_max:>10.3g}{c.ulp_within[1]:>9.1%}"
-            f"{c.cosine:>12.9f}{mark}"
-        )
 
     def line(self) -> str:
         """The comparison in one line."""
@@ -190,10 +192,10 @@ class GradientReport:
             return f"NOT FINITE, so neither right nor wrong: {self.not_finite}"
         if self.passed:
             count = len({c.leaf for c in self.leaves})
-            excused = len({c.leaf for c in self.leaves if c.excused})
-            but = f" ({excused} of them but for rounding or kinks)" if excused else ""
-            matching = f"match: {count} of {count} arrays{but}"
-            return f"{matching}, largest relative difference: {found}"
+            waived = len({c.leaf for c in self.leaves if c.waived})
+            but = f" ({waived} of them but for rounding or kinks)" if waived else ""
+            said = f"match: {count} of {count} arrays{but}"
+            return f"{said}, largest relative difference: {found}"
         if self.findings:
             more = len(self.findings) - 1
             also = f" (and {more} more)" if more else ""
@@ -213,11 +215,190 @@ class GradientReport:
             "error": self.error,
             "findings": [f.to_json() | {"line": f.line()} for f in self.findings],
             "kinks": self.kinks,
-            "excused": list(self.excused),
+            "excused": list(self.waived),
             "leaves": [asdict(c) for c in self.leaves],
             "layers": [asdict(c) for c in self.checks],
         }
 
 
-def _severity(c: LeafComparison) -> float:
-    return c.max_relative / LIMITS[c.dtype]
+# ---- of the result of `jaxnn compare`, which holds such reports as JSON
+
+PICTURES = {
+    "errors.png": "Error of each layer's derivative by each method.",
+    "scatter.png": "Each entry of the gradient, by hand and by jax.grad.",
+    "steps.png": "Finite differences: error against step size.",
+    "taylor.png": "Taylor remainders: slope 2 if the gradient is right.",
+}
+METHODS = {
+    "manual": "by hand",
+    "forward": "forward AD",
+    "complex_step": "complex step",
+    "central": "central diff",
+}
+
+
+def methods_table(result: Mapping[str, Any]) -> str:
+    """Layers down, methods across: errors against reverse mode in float64."""
+    rows, policy = result["methods"], result["policy"]
+    width = max([len(row["layer"]) for row in rows] + [5])
+    head = f"{'layer':<{width}}" + "".join(f"{METHODS[way]:>14}" for way in policy)
+    lines = [head]
+    for row in rows:
+        cells = "".join(f"{_error(row, way):>14}" for way in policy)
+        notes = [f"{row['kinks']} kinks"] * bool(row["kinks"]) + [row["note"]]
+        note = "; ".join(filter(None, notes))
+        lines.append(
+            f"{row['layer']:<{width}}{cells}" + (f"  ({note})" if note else "")
+        )
+    limits = "".join(f"{limit:>14.0e}" for limit in policy.values())
+    return "\n".join([*lines, f"{'policy':<{width}}{limits}"])
+
+
+def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The other measurements, a name and a sentence each."""
+    found = []
+    if "steps" in result:
+        steps = result["steps"]["steps"]
+        central = result["steps"]["errors"]["central, float64"]
+        best = min(range(len(steps)), key=lambda i: central[i])
+        said = (
+            f"central difference of the whole network at its best step "
+            f"{steps[best]:.0e}: {central[best]:.1e} (policy 1e-07)"
+        )
+        found.append(("difference", said))
+    if "taylor" in result:
+        taylor, bend = result["taylor"], result["curvature"]
+        said = (
+            f"slope {taylor['slope']:.2f} by hand (policy 1.9); "
+            f"{taylor['wrong_slope']:.2f} for a gradient that is 1% off"
+        )
+        found.append(("Taylor", said))
+        said = (
+            "Hessian times vector, through the backward pass: "
+            f"{bend['hessian_vector_error']:.1e} from jax's; largest eigenvalue "
+            f"{bend['largest_eigenvalue']:.4g} (residual {bend['residual']:.0e} "
+            f"after {bend['products']} products)"
+        )
+        found.append(("second order", said))
+        ways = {"manual": "by hand", "automatic": "by jax.grad"}
+        found += [(ways[way], _cost(cost)) for way, cost in result["costs"].items()]
+    kinks = result["gradients"]["kinks"]
+    if kinks:
+        each = ", ".join(f"{layer}: {count}" for layer, count in kinks.items())
+        found.append(("kinks", f"entries at a kink of the derivative: {each}"))
+    other = result.get("evaluation")
+    if other:
+        verdict = "agrees too" if other["passed"] else "DIFFERS"
+        found.append(("evaluation", f"the program of evaluation {verdict}"))
+    return found
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """What was found, in one line, the findings behind it."""
+    findings = _all_findings(result)
+    if result["passed"]:
+        count = len({c["leaf"] for c in result["gradients"]["leaves"]})
+        return f"they match: {count} of {count} arrays, and every layer alone"
+    if lost := _not_finite(result):
+        return f"NOT FINITE, so neither right nor wrong: {lost}"
+    if not findings:
+        return "THEY DIFFER, though every layer agrees on its own: see the table"
+    return "\n".join(["THEY DIFFER", *(f"  {f['line']}" for f in findings)])
+
+
+def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write gradients.md: verdict, findings, tables and pictures."""
+    heading = "They agree" if result["passed"] else "They do not agree"
+    if not result["passed"] and (lost := _not_finite(result)):
+        heading = f"Not finite, so neither right nor wrong: {lost}"
+    sections = [
+        f"# {escaped(heading)}",
+        f"Hand-written gradients against `jax.grad`: {escaped(result['title'])}.",
+    ]
+    findings = _all_findings(result)
+    if findings:
+        sections += [
+            "## What is wrong",
+            "Each layer was fed the exact cotangent from above, so that an error is "
+            "blamed on the layer that makes it and on none before it.",
+            "\n".join(f"- {escaped(f['line'])}" for f in findings),
+        ]
+    sections += ["## Leaf by leaf", _leaves(result["gradients"]["leaves"])]
+    if result.get("methods"):
+        sections += ["## Layer by layer, by every method", _methods(result)]
+    if facts(result):
+        rows = [[name, sentence] for name, sentence in facts(result)]
+        sections += ["## Measured", _markdown(["what", "result"], rows)]
+    for name, caption in PICTURES.items():
+        if os.path.exists(folder / name):
+            sections.append(f"![{caption}]({name})\n\n*{caption}*")
+    made = [["device", result["device"]], ["git", str(result["git"])]]
+    made += [[name, version] for name, version in result["versions"].items()]
+    sections += ["## Made with", _markdown(["what", "version"], made)]
+    path = folder / "gradients.md"
+    write_text(path, "\n\n".join(sections) + "\n")
+    return path
+
+
+def _not_finite(result) -> str:
+    """What is not finite where nothing else is wrong, "" if there is nothing."""
+    other = result.get("evaluation") or {"not_finite": ""}
+    lost = result["gradients"]["not_finite"] or other["not_finite"]
+    return "" if _all_findings(result) else lost
+
+
+def _all_findings(result) -> list[Mapping[str, Any]]:
+    other = result.get("evaluation") or {"findings": []}
+    return [*result["gradients"]["findings"], *other["findings"]]
+
+
+def _leaves(leaves) -> str:
+    head = ["leaf", "shape", "dtype", "max abs", "relative", "max ulp", "within 4 ulp",
+            "cosine", "other sign", "verdict"]  # fmt: skip
+    rows = []
+    for c in leaves:
+        shape = "x".join(map(str, c["shape"])) or "()"
+        verdict = "ok" if c["passed"] else f"WRONG at {list(c['index'])}"
+        note = f" ({c['note']})" if c["note"] else ""
+        rows.append([
+            c["leaf"], shape, c["dtype"], f"{c['max_abs']:.1e}",
+            f"{c['max_relative']:.1e}", f"{c['ulp_max']:.3g}",
+            f"{c['ulp_within'][1]:.1%}", f"{c['cosine']:.9f}",
+            str(c["sign_disagreements"]), verdict + note,
+        ])  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _methods(result) -> str:
+    policy = result["policy"]
+    rows = [
+        [row["layer"], *(_error(row, way) for way in policy), str(row["kinks"]),
+         row["note"]]
+        for row in result["methods"]
+    ]  # fmt: skip
+    rows.append(["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""])
+    head = ["layer", *(METHODS[way] for way in policy), "kinks", "note"]
+    return _markdown(head, rows)
+
+
+def _error(row, way) -> str:
+    error = row["errors"][way]
+    return "-" if error is None else "0" if error == 0 else f"{error:.1e}"
+
+
+def _cost(cost) -> str:
+    parts = [
+        f"{1e3 * cost['seconds']:.2f} ms a gradient",
+        f"compiled in {cost['compile_seconds']:.2f} s",
+    ]
+    if cost["flops"] is not None:
+        parts.append(f"{cost['flops'] / 1e6:,.1f} MFLOP")
+    if cost["peak_bytes"] is not None:
+        parts.append(f"{cost['peak_bytes'] / 1e6:,.2f} MB at its peak")
+    if cost["residual_bytes"] is not None:
+        parts.append(f"{cost['residual_bytes'] / 1e6:,.2f} MB kept for the way back")
+    return ", ".join(parts)
+
+
+def _markdown(head, rows) -> str:
+    return "\n".join(table(head, [list(map(escaped, row)) for row in rows]))

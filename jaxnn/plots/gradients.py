@@ -175,7 +175,7 @@ def taylor(found: Mapping[str, Any], path: str | Path) -> None:
     """Taylor remainders over step size: slope 2 if the gradient is right, 1 if wrong.
 
     Args:
-      found: what `jaxnn.check.curves.taylor_errors` returns.
+      found: what `jaxnn.check.measurements.taylor_errors` returns.
       path: the PNG file.
     """
     title = "What is left after the linear term"

@@ -60,24 +60,6 @@ def test_all_bugs_of_a_network_are_found_at_once(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [
-        pytest.param(name, item.title, id=item.title)
-        for name, (_, items) in FAMILIES.items()
-        for item in items
-        if isinstance(item, Bug)
-    ],
-)
-def test_a_bug_is_found_and_nothing_else(name, title):
-    net, in_shape, expected = family(name, title)
-    report = compared(net, in_shape)
-    assert_found(report, expected)
-    (leaf,) = {f.comparison.leaf for f in report.findings[:1]}
-    assert report.worst.leaf.split("/")[0] == leaf.split("/")[0]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_bugs_nothing_is_found(name):
     net, in_shape, _ = family(name, "none of them")

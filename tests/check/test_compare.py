@@ -29,9 +29,7 @@ def report(net, loss=softmax_cross_entropy, **options):
 @pytest.mark.parametrize(
     "net",
     [
-        mlp([6, 30, 30, 3]),
         mlp([6, 3]),
-        mlp([6, 5, 1, 3], "tanh"),
         mlp([6, 8, 8, 3], normalize=True, drop_rate=0.3),
         serial(dense(4), residual(serial(dense(4), sigmoid)), tanh, dense(3)),
     ],
@@ -71,12 +69,8 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "leaf"),
     [
-        (lambda dx, g: (dx, {**g, "w": -g["w"]}), "2/w"),
-        (lambda dx, g: (dx, {**g, "w": g["w"] * 1.01}), "2/w"),
         (lambda dx, g: (dx, {**g, "w": g["w"] * (1 + 1e-4)}), "2/w"),
-        (lambda dx, g: (dx, {**g, "b": g["b"] / 24}), "2/b"),
         (lambda dx, g: (dx, {**g, "b": jnp.zeros_like(g["b"])}), "2/b"),
-        (lambda dx, g: (dx, {**g, "w": g["w"].at[2, 3].mul(1.1)}), "2/w"),
         (lambda dx, g: (dx, {**g, "w": g["w"] * jnp.nan}), "2/w"),
     ],
 )
@@ -202,6 +196,6 @@ def test_a_bias_that_batch_norm_takes_out_does_not_spoil_the_number():
     x, y = draw.standard_normal((16, 5)), np.arange(16) % 3
     report = compare_gradients(net, softmax_cross_entropy, params, state, x, y)
     assert report.passed
-    assert {c.leaf for c in report.leaves if c.excused} == {"0/b"}
+    assert {c.leaf for c in report.leaves if c.waived} == {"0/b"}
     assert report.max_relative("float64") < 1e-12
     assert "but for rounding" in report.line()

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.check.probe import cast
-from jaxnn.check.watch import Seen, Watch
+from jaxnn.check.points import cast
+from jaxnn.check.recorder import LayerRecord, LayerRecorder
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 from jaxnn.rules import Rule
 
 
-def watch_layer(
+def record_layer(
     layer: Layer,
     params: Any,
     state: Any,
@@ -28,38 +28,23 @@ def watch_layer(
     dy: Any = None,
     key: Any = None,
     train: bool = True,
-) -> list[Seen]:
+) -> list[LayerRecord]:
     """A layer, and the layers it is made of, at work on x with the cotangent dy.
 
-    Args:
-      layer: any layer or network.
-      params: its parameters.
-      state: its state.
-      x: its input.
-      dy: cotangent of its output; None draws one from N(0, 1).
-      key: PRNG key, if it draws.
-      train: the mode.
+    Without dy one is drawn from N(0, 1).
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         given = cast((params, state, x), np.float64)
         if dy is None:
-            dy = _normal_like(layer, given, key, train)
+            y = jax.eval_shape(partial(layer.forward, key=key, train=train), *given)[0]
+            draw = np.random.default_rng(77)  # not what a caller may have drawn x with
+            dy = jax.tree.map(lambda a: draw.standard_normal(a.shape), y)
 
         def program(net, _, params, state, x, key, dy):
             cache = net.forward(params, state, x, key=key, train=train)[2]
             net.backward(cache, dy)
 
-        return Watch(layer).compile(program)(*given, key, cast(dy, np.float64))[1]
-
-
-def _normal_like(layer, given, key, train):
-    params, state, x = given
-    y = jax.eval_shape(
-        lambda p, s, x: layer.forward(p, s, x, key=key, train=train)[0],
-        params, state, x,
-    )  # fmt: skip
-    draw = np.random.default_rng(77)  # not what a caller may have drawn x with
-    return jax.tree.map(lambda a: draw.standard_normal(a.shape), y)
+        return LayerRecorder(program, layer)(*given, key, cast(dy, np.float64))
 
 
 def loss_layer(loss: Loss) -> Layer:
@@ -76,7 +61,11 @@ def loss_layer(loss: Loss) -> Layer:
     def backward(dpred, dy):
         return {"pred": dpred * dy.astype(dpred.dtype)}, ()
 
-    return Layer(_no_init, forward, backward, f"loss {_name(loss)}")
+    function = loss
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return Layer(_no_init, forward, backward, f"loss {name}")
 
 
 def penalty_layer(penalty: Callable) -> Layer:
@@ -102,31 +91,42 @@ def rule_layer(rule: Rule, names: Sequence[str]) -> Layer:
         return y, state, cache
 
     def backward(cache, dy):
-        cotangents = rule.bwd(cache, dy)
-        if not isinstance(cotangents, tuple | list):
-            cotangents = (cotangents,)
-        if len(cotangents) != len(names):
-            raise JaxnnError(
-                f"{rule.name}: bwd returned {len(cotangents)} gradients for "
-                f"{len(names)} arguments ({', '.join(names)}); return one for each, "
-                "None for an argument without a derivative"
-            )
-        return dict(zip(names, cotangents, strict=True)), ()
+        return by_name(f"{rule.name}: bwd", names, rule.bwd(cache, dy)), ()
 
     return Layer(_no_init, forward, backward, rule.name)
 
 
-def watch_rule(rule: Rule, *args: Any, dy: Any = None) -> list[Seen]:
+def by_name(who: str, names: Sequence[str], cotangents: Any) -> dict[str, Any]:
+    """What a backward returned, by argument.
+
+    Raises:
+      JaxnnError: not one gradient for each.
+    """
+    if not isinstance(cotangents, tuple | list):
+        cotangents = (cotangents,)
+    if len(cotangents) != len(names):
+        raise JaxnnError(
+            f"{who} returned {len(cotangents)} gradients for {len(names)} arguments "
+            f"({', '.join(names)}); return one for each, None for an argument without "
+            "a derivative"
+        )
+    return dict(zip(names, cotangents, strict=True))
+
+
+def record_rule(rule: Rule, *args: Any, dy: Any = None) -> list[LayerRecord]:
     """A rule at work on `args`; judge it with `audit`.
 
     >>> from jaxnn.check.audit import audit
     >>> from jaxnn.rules import tanh
-    >>> audit(watch_rule(tanh, np.ones((2, 3)))).findings
+    >>> audit(record_rule(tanh, np.ones((2, 3)))).findings
     ()
     """
     names = argument_names(rule.fwd, len(args))
-    x = dict(zip(names, jax.tree.map(_as_array, args), strict=True))
-    return watch_layer(rule_layer(rule, names), (), (), x, dy=dy)
+    args = jax.tree.map(
+        lambda a: a if isinstance(a, jax.Array) else np.asarray(a), args
+    )
+    x = dict(zip(names, args, strict=True))
+    return record_layer(rule_layer(rule, names), (), (), x, dy=dy)
 
 
 def argument_names(function: Callable, count: int) -> list[str]:
@@ -140,15 +140,5 @@ def argument_names(function: Callable, count: int) -> list[str]:
     return [*names, *(str(i) for i in range(len(names), count))]
 
 
-def _as_array(a):
-    return a if isinstance(a, jax.Array) else np.asarray(a)
-
-
-def _name(function) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def _no_init(key, in_shape):
-    raise JaxnnError("this layer wraps a function for the laboratory: it has no init")
+    raise JaxnnError("this layer wraps a function for a comparison: it has no init")

@@ -6,6 +6,7 @@ on. So an error shows in the one layer that makes it and in none before it; a co
 is judged with exact parts, so only its own wiring can be wrong.
 """
 
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 
 import jaxnn
 from jaxnn.arrays import is_key
-from jaxnn.check.parts import with_parts
+from jaxnn.combine.parts import observed
 from jaxnn.layers import Layer
 
 LIBRARIES = (
@@ -29,7 +30,7 @@ LIBRARIES = (
 FLOAT0 = jax.dtypes.float0  # what JAX calls the cotangent of whole numbers
 
 
-class Given(NamedTuple):
+class LayerInputs(NamedTuple):
     """What a layer was given. `key` is None where there was none."""
 
     params: Any
@@ -40,7 +41,7 @@ class Given(NamedTuple):
 
 
 @jax.tree_util.register_static
-class Place(NamedTuple):
+class LayerPath(NamedTuple):
     """Which layer of the network this is, and in which mode it ran.
 
     Attributes:
@@ -72,25 +73,25 @@ class Place(NamedTuple):
         return dict(self.leaves).get(argument, inside)
 
 
-class Seen(NamedTuple):
+class LayerRecord(NamedTuple):
     """A layer at work.
 
     Attributes:
-      place: which one.
+      where: which one.
       given: parameters, state, input, key, and the exact cotangent dy.
       got: argument -> gradient, as returned by its backward.
       want: argument -> gradient, by `jax.vjp` of its forward.
       error: what backward raised, None if it did not; `got` is empty then.
     """
 
-    place: Place
-    given: Given
+    where: LayerPath
+    given: LayerInputs
     got: dict[str, np.ndarray]
     want: dict[str, np.ndarray]
     error: str | None
 
 
-def exact(layer: Layer, given: Given, train: bool) -> tuple[Any, Any]:
+def exact(layer: Layer, given: LayerInputs, train: bool) -> tuple[Any, Any]:
     """(dx, dparams) of a layer by `jax.vjp` of its forward; of integers, float0."""
 
     def run(params, x):
@@ -102,7 +103,7 @@ def exact(layer: Layer, given: Given, train: bool) -> tuple[Any, Any]:
     return dx, dparams
 
 
-def by_hand(layer: Layer, given: Given, train: bool) -> tuple[Any, Any]:
+def by_hand(layer: Layer, given: LayerInputs, train: bool) -> tuple[Any, Any]:
     """(dx, dparams) of a layer by its own backward."""
     p, s, x, key, dy = given
     y, _, cache = layer.forward(p, s, x, key=key, train=train)
@@ -134,103 +135,115 @@ def named_leaves(tree: Any, head: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-class Watch:
-    """Networks whose layers are watched at work.
+class LayerRecorder:
+    """A program whose layers are recorded at work.
 
     Args:
+      program: `(net, beside, params, *rest) -> None`; it is given the network, and a
+        dict of the layers beside it, as layers that keep records.
       net: the network.
-      depth: how many levels of combinators to look into.
       beside: layers that do not belong to it, such as the loss, by name.
     """
 
-    def __init__(self, net: Layer, depth: int = 99, **beside: Layer):
-        self.net, self.depth, self.beside = net, depth, beside
-        self.notes: list[tuple[Place, str | None, Any]] = []  # made while tracing
+    def __init__(self, program: Callable, net: Layer, **beside: Layer):
+        self.notes: list[tuple[LayerPath, str | None, Any]] = []  # made while tracing
         self.rows: list[tuple[int, Any]] = []  # made while running
 
-    def compile(self, program: Callable) -> Callable:
-        """`(params, *rest) -> (result of program, what was seen)`.
-
-        `program(watched, params, *rest)` is given the watched network, and a dict of
-        the watched layers beside it.
-        """
-
-        @jax.jit
-        def traced(params, *rest):
-            self.roots = {id(a): name for name, a in named_leaves(params)}
-            net = self._watched(self.net, (), (self.net.name,))
-            beside = {
-                name: self._watched(layer, (name,), (name, layer.name))
-                for name, layer in self.beside.items()
-            }
-            return program(net, beside, params, *rest)
-
+        @jax.jit  # for this object's life: its callbacks belong to it
         def run(params, *rest):
-            self.rows = []
-            result = jax.device_get(traced(params, *rest))
-            jax.effects_barrier()
-            return result, [self._seen(*row) for row in self.rows]
+            self.roots = {id(a): name for name, a in named_leaves(params)}
+            others = {
+                name: observed(layer, partial(self._recorded, (name,)))
+                for name, layer in beside.items()
+            }
+            program(observed(net, partial(self._recorded, ())), others, params, *rest)
 
-        return run
+        self.run = run
 
-    def _watched(self, layer, path, names) -> Layer:
-        inner = layer
-        if layer.parts and len(path) < self.depth:
-            parts = [
-                self._watched(part, (*path, i), (*names, part.name))
-                for i, part in enumerate(layer.parts)
-            ]
-            inner = with_parts(layer, parts)
+    def __call__(self, params: Any, *rest: Any) -> list[LayerRecord]:
+        """Run the program; the records of its layers, in the order in which they ran.
+
+        Args:
+          params: the network's parameters.
+          rest: what else the program takes.
+        """
+        self.rows = []
+        jax.block_until_ready(self.run(params, *rest))
+        jax.effects_barrier()
+        return [self._record(*row) for row in self.rows]
+
+    def _recorded(self, head, call, inner) -> Layer:
+        path, names = (*head, *call.path), (*head, *call.names)
 
         def forward(params, state, x, *, key=None, train):
             y, new_state, cache = inner.forward(params, state, x, key=key, train=train)
             # named here: behind a scan the arrays are no longer the network's own
-            leaves = tuple(self._leaves(params, path))
-            place = Place(path, names, layer, train, leaves)
-            return y, new_state, (cache, (params, state, x, key), place)
+            leaves = tuple(
+                (name, self.roots.get(id(a), "/".join([*map(str, path), name])))
+                for name, a in named_leaves(params)
+            )
+            where = LayerPath(path, names, call.layer, train, leaves)
+            return y, new_state, (cache, (params, state, x, key), where)
 
         def backward(cache, dy):
-            cache, given, place = cache
-            p, s, x, key = given
-            given, error = Given(p, s, x, key, dy), None
-            want = exact(layer, given, place.train)
+            cache, (p, s, x, key), where = cache
+            given, error = LayerInputs(p, s, x, key, dy), None
+            want = exact(where.layer, given, where.train)
             try:
                 got = inner.backward(cache, dy)
-            except Exception as raised:
+            except Exception as raised:  # whatever a user's code raises
                 error, got = one_line(raised), (None, ())
-            self._note(place, error, given, arguments(got), arguments(want))
+            self._note(where, error, given, arguments(got), arguments(want))
             return _flowing(want, got, given)
 
-        return layer._replace(forward=forward, backward=backward)
+        return inner._replace(forward=forward, backward=backward)
 
-    def _leaves(self, params, path):
-        for name, a in named_leaves(params):
-            yield name, self.roots.get(id(a), "/".join([*map(str, path), name]))
+    def _note(self, where, error, given, got, want):
+        number, kind, key = len(self.notes), None, given.key
+        if is_key(key):  # which cannot leave the program as it is
+            kind, key = str(jax.random.key_impl(key)), jax.random.key_data(key)
+        self.notes.append((where, error, kind))
 
-    def _note(self, place, error, given, got, want):
-        number, (kind, data) = len(self.notes), _key_data(given.key)
-        self.notes.append((place, error, kind))
-        arrays = given._replace(key=data), got, want
-        jax.debug.callback(partial(self._keep, number), arrays, ordered=True)
+        def keep(arrays):
+            self.rows.append((number, jax.tree.map(np.asarray, arrays)))
 
-    def _keep(self, number, arrays):
-        self.rows.append((number, jax.tree.map(np.asarray, arrays)))
+        jax.debug.callback(keep, (given._replace(key=key), got, want), ordered=True)
 
-    def _seen(self, number, arrays) -> Seen:
-        place, error, kind = self.notes[number]
+    def _record(self, number, arrays) -> LayerRecord:
+        where, error, kind = self.notes[number]
         given, got, want = arrays
         key = given.key
         if kind is not None:
             key = jax.random.wrap_key_data(jnp.asarray(key), impl=kind)
-        return Seen(place, given._replace(key=key), got, want, error)
+        return LayerRecord(where, given._replace(key=key), got, want, error)
 
 
-def singles(seen: Sequence[Seen]) -> list[Seen]:
-    """Of what was seen, the layers that have no parts, each once, in the same order."""
-    first = {s.place.path: s for s in reversed(seen)}
+def leaf_layers(records: Sequence[LayerRecord]) -> list[LayerRecord]:
+    """Of the records, those of layers inside of which none was recorded, each once."""
+    first = {s.where.path: s for s in reversed(records)}
     parts = [path for path in first if path and not isinstance(path[0], str)]
     inner = {path[:n] for path in parts for n in range(len(path))}
     return [s for path, s in reversed(first.items()) if path not in inner]
+
+
+def modes(layer: Layer, params: Any, state: Any, x: Any, key: Any) -> tuple[bool, ...]:
+    """The values of `train` that make different programs, forward or back."""
+
+    def both(params, state, x, key, train):
+        y, new, cache = layer.forward(params, state, x, key=key, train=train)
+        try:
+            back = layer.backward(cache, jax.tree.map(jnp.ones_like, y))
+        except Exception:  # told by the comparison
+            back = None
+        return y, new, back
+
+    texts = [
+        # addresses of functions differ from trace to trace
+        re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(partial(both, train=train))(
+            params, state, x, key)))
+        for train in (True, False)
+    ]  # fmt: skip
+    return (True, False)[: len(set(texts))]
 
 
 def one_line(error: BaseException) -> str:
@@ -240,17 +253,13 @@ def one_line(error: BaseException) -> str:
     """
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     text = text if len(text) <= 200 else text[:197] + "..."
-    return text + _own_line(error)
-
-
-def _own_line(error) -> str:
     if isinstance(error, SyntaxError) and error.filename:
-        return f" ({Path(error.filename).name} line {error.lineno})"
+        return f"{text} ({Path(error.filename).name} line {error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     mine = [f for f in frames if not f.filename.startswith(LIBRARIES)]
-    if not mine:
-        return ""
-    return f" ({Path(mine[-1].filename).name} line {mine[-1].lineno}: {mine[-1].line})"
+    for f in mine[-1:]:
+        text += f" ({Path(f.filename).name} line {f.lineno}: {f.line})"
+    return text
 
 
 def _flowing(want, got, given):
@@ -262,14 +271,13 @@ def _flowing(want, got, given):
     """
     dx, dparams = want
     by_hand = arguments(got)
-    flat = arguments(want)
-
-    def repaired(name, d):
-        if (g := by_hand.get(name)) is None or g.shape != d.shape:
-            return d
-        return jnp.where(jnp.isfinite(d), d, g.astype(d.dtype))
-
-    repairs = {id(d): repaired(name, d) for name, d in flat.items()}
+    repairs = {}
+    for name, d in arguments(want).items():
+        g = by_hand.get(name)
+        if g is not None and g.shape == d.shape:
+            repairs[id(d)] = jnp.where(jnp.isfinite(d), d, g.astype(d.dtype))
+        else:
+            repairs[id(d)] = d
 
     def real(d, p):
         return repairs.get(id(d), jnp.zeros_like(p))
@@ -277,10 +285,3 @@ def _flowing(want, got, given):
     whole = any(jnp.result_type(d) == FLOAT0 for d in jax.tree.leaves(dx))
     dparams = jax.tree.map(real, dparams, given.params)
     return got[0] if whole else jax.tree.map(real, dx, given.x), dparams
-
-
-def _key_data(key):
-    """(implementation, numbers) of a typed key; (None, key) of any other."""
-    if is_key(key):
-        return str(jax.random.key_impl(key)), jax.random.key_data(key)
-    return None, key

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from jaxnn import mlp, residual, serial
-from jaxnn.check.methods import random_direction
-from jaxnn.check.second import (
-    automatic_gradient,
+from jaxnn.check.compare import Comparison
+from jaxnn.check.methods import (
     hessian_vector,
     largest_eigenvalue,
-    manual_gradient,
+    random_direction,
 )
 from jaxnn.layers import batch_norm, dense, layer_norm, lstm, tanh
 from jaxnn.losses import softmax_cross_entropy
@@ -29,11 +28,8 @@ NETS = {
 def gradients(name, penalty=None):
     net, x = NETS[name]
     params, state, _ = net.init(jax.random.key(0), x.shape[1:])
-    ways = [
-        make(net, softmax_cross_entropy, state, x, Y, train=True, penalty=penalty)
-        for make in (manual_gradient, automatic_gradient)
-    ]
-    return ways, params
+    case = Comparison(net, softmax_cross_entropy, params, state, x, Y, penalty=penalty)
+    return case.gradients("float64"), params
 
 
 @pytest.mark.parametrize("name", NETS)

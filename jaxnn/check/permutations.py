@@ -8,7 +8,7 @@ import numpy as np
 Same = Callable[[np.ndarray, np.ndarray], bool]
 
 
-def moved(same: Same, got: np.ndarray, want: np.ndarray) -> str | None:
+def permuted(same: Same, got: np.ndarray, want: np.ndarray) -> str | None:
     """The right numbers in the wrong places."""
     for axes in itertools.permutations(range(want.ndim)):
         if axes != tuple(range(want.ndim)) and same(got, want.transpose(axes)):
@@ -33,7 +33,7 @@ def moved(same: Same, got: np.ndarray, want: np.ndarray) -> str | None:
     return None
 
 
-def where(wrong: np.ndarray) -> str | None:
+def wrong_part(wrong: np.ndarray) -> str | None:
     """The part of an array that is wrong, in words; None if there is no pattern."""
     if not wrong.any() or wrong.all():
         return None

@@ -1,0 +1,318 @@
+"""Test points: values at which a wrong formula cannot hide.
+
+At initialisation much is 0 or 1: a backward that forgets gamma, or a term with the mean
+of dy, returns the right numbers there. A derivative that is right is right anywhere, so
+each layer is also asked at inputs, parameters and cotangents that were never special.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Literal
+
+from jaxnn.arrays import is_float
+from jaxnn.check.recorder import LayerInputs, arguments
+
+AS_CALLED, ELSEWHERE = "as called", "with other parameters"
+SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
+AWAY = 1e-7  # how far "beside" is, relative to the array's typical entry
+
+
+def shuffled(given: LayerInputs, seed: int = 0) -> LayerInputs:
+    """The same entries of x in another order, so within the layer's domain.
+
+    Parameters and state are moved by about a third, dy is drawn from N(0, 1).
+    Statistics such as variances stay positive.
+    """
+    draw = np.random.default_rng(seed)
+
+    def mix(a):
+        if _rows_sum_to_one(a):
+            return draw.permutation(a)
+        return draw.permuted(a.ravel()).reshape(a.shape)
+
+    def move(a):
+        return a * (1 + draw.uniform(-0.3, 0.3, a.shape)) + 0.3 * (
+            _size(a) * draw.standard_normal(a.shape)
+        )
+
+    return given._replace(
+        params=_floats(move, given.params),
+        state=_floats(
+            lambda a: a + (abs(a) + 0.3) * draw.uniform(0, 0.5, a.shape), given.state
+        ),
+        x=_floats(mix, given.x),
+        dy=_floats(lambda a: draw.standard_normal(a.shape), given.dy),
+    )
+
+
+def drawn(given: LayerInputs, seed: int = 1) -> LayerInputs:
+    """As `shuffled`, but x from N(0, 1): neither saturated nor all zero."""
+    draw = np.random.default_rng((seed, 1))  # independent of what moves the rest
+    return _with_x(shuffled(given, seed), lambda a: draw.standard_normal(a.shape))
+
+
+def wide(given: LayerInputs, seed: int = 2) -> LayerInputs:
+    """As `drawn`, but x five times as large: where units saturate."""
+    return _with_x(drawn(given, seed), lambda a: 5 * a)
+
+
+def of_all_sizes(given: LayerInputs, seed: int = 3) -> LayerInputs:
+    """As `drawn`, but x of both signs and of sizes between 0.001 and 100.
+
+    dy is a thousand times as large: a backward that cuts it off shows.
+    """
+    draw = np.random.default_rng((seed, 2))
+    far = _with_x(
+        drawn(given, seed), lambda a: np.sign(a) * 10 ** draw.uniform(-3, 2, a.shape)
+    )
+    return far._replace(dy=_floats(lambda a: 1024 * a, far.dy))
+
+
+def of_one_sign(given: LayerInputs, sign: int, seed: int = 4) -> LayerInputs:
+    """As `drawn`, but x all positive, or with sign -1 all negative."""
+    return _with_x(drawn(given, seed), lambda a: sign * np.abs(a))
+
+
+POINTS = {SHUFFLED: shuffled, DRAWN: drawn, WIDE: wide}
+MORE_POINTS = POINTS | {
+    "at inputs of all sizes": of_all_sizes,
+    "at positive inputs": partial(of_one_sign, sign=1),
+    "at negative inputs": partial(of_one_sign, sign=-1),
+}
+"""Where a formula is looked at: all of them where a single layer is judged."""
+
+
+def between(near: LayerInputs, far: LayerInputs, share: float) -> LayerInputs:
+    """A point on the way from one to another: within the domain if it is near enough.
+
+    State and dy are those of `far`.
+    """
+
+    def go(a, b):
+        if not is_float(a):
+            return a
+        a, b = (np.asarray(c).astype(np.float64) for c in (a, b))
+        with np.errstate(all="ignore"):  # what is not finite stays so
+            return (a + share * (b - a)).astype(np.float32)
+
+    x, params = (
+        jax.tree.map(go, *two) for two in ((near.x, far.x), (near.params, far.params))
+    )
+    return far._replace(x=x, params=params)
+
+
+def beside(given: LayerInputs, seed: int, sign: int) -> LayerInputs:
+    """`given` moved by a hair in a random direction, or with sign -1 in the opposite.
+
+    Where a derivative jumps between the two there is a kink, or more than one.
+    """
+    draw = np.random.default_rng(seed)
+
+    def nudge(a):
+        return a + sign * AWAY * _size(a) * draw.standard_normal(a.shape)
+
+    # float64: a difference of a hair would be lost in float32
+    return given._replace(
+        params=_floats(nudge, given.params, np.float64),
+        x=_floats(nudge, given.x, np.float64),
+    )
+
+
+def nudged(
+    given: LayerInputs, argument: str, moves: Mapping[tuple, float]
+) -> LayerInputs:
+    """`given` with single entries of one argument moved, in units of a hair."""
+    trees = given.x, given.params
+    new = arguments(trees)
+    moved = np.array(new[argument], np.float64)
+    step = AWAY * _size(moved)
+    for index, count in moves.items():
+        moved[index] += count * step
+    new[argument] = moved
+    x, params = jax.tree.structure(trees).unflatten(new.values())
+    return given._replace(x=x, params=params)
+
+
+def last_digits(given: LayerInputs, eps: float, seed: int) -> LayerInputs:
+    """`given` with every number changed by about `eps` of itself, dy too."""
+    draw = np.random.default_rng(seed)
+
+    def nudge(a):
+        return a * (1 + eps * draw.standard_normal(a.shape))
+
+    return given._replace(
+        params=_floats(nudge, given.params, np.float64),
+        x=_floats(nudge, given.x, np.float64),
+        dy=_floats(nudge, given.dy, np.float64),
+    )
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """`tree` as JAX arrays, floating-point ones in `dtype`; PRNG keys as they are."""
+
+    def one(a):
+        if not is_float(a):
+            return jnp.asarray(a)
+        return jnp.asarray(np.asarray(a), dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def domain(function: Callable, *args: Any) -> tuple[Any, Any]:
+    """Whether a function is finite at a point, and how far its iterations have come.
+
+    Newton's method and other iterations are the function they stand for only where they
+    have converged: elsewhere their derivative is another, and no backward is wrong for
+    not being that. Iterations are loops of JAX over nothing but a counter, and lines
+    that Python has run three times or more.
+
+    Args:
+      function: of arrays, that JAX can trace.
+      args: where; may be traced.
+
+    Returns:
+      Whether all of its values are finite, and how much the last round of its
+      iterations still changes, relative to the values; 0 without any.
+    """
+    closed, changes, rounds = jax.make_jaxpr(function)(*args), [], defaultdict(list)
+    leaves = jax.tree.leaves(args)
+    y = _run_rounds(closed.jaxpr, closed.consts, leaves, changes, rounds)
+    changes += [_change(*several[-2:]) for several in rounds.values() if several[2:]]
+    finite = [jnp.isfinite(a).all() for a in y if is_float(a)]
+    return jnp.all(jnp.array(finite)), jnp.max(jnp.array([0.0, *changes]))
+
+
+def _run_rounds(jaxpr, consts, args, changes, rounds):
+    """Run a program; note how its loops end, and the values of lines run again."""
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+    for eqn in jaxpr.eqns:
+        given = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
+        inner, name = inner_program(eqn), eqn.primitive.name
+        loop = {"scan": _last_rounds_of_scan, "while": _last_rounds_of_while}.get(name)
+        two = None if loop is None else loop(eqn.params, given)
+        if two is not None:
+            changes += [_change(*pair) for pair in zip(*two, strict=True)]
+        if inner is not None and loop is None:
+            found = _run_rounds(inner.jaxpr, inner.consts, given, changes, rounds)
+        else:
+            found = eqn.primitive.bind(*given, **eqn.params)
+            found = found if eqn.primitive.multiple_results else [found]
+        known |= dict(zip(eqn.outvars, found, strict=True))
+        if (place := source_place(eqn)) and is_float(eqn.outvars[0].aval):
+            rounds[(place, name, jnp.shape(found[0]))].append(found[0])
+    return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+
+def _last_rounds_of_scan(params, given):
+    """The floats that a scan carries before and after its last round."""
+    n = params["num_consts"]
+    m = n + params["num_carry"]
+    if any(is_float(a) for a in given[m:]) or not params["length"]:
+        return None  # not the same again: it takes another row in each round
+    body = jax.extend.core.jaxpr_as_fun(params["jaxpr"])
+
+    def step(carried, row):
+        _, old = carried
+        return (old, tuple(body(*given[:n], *old, *row)[: m - n])), None
+
+    start = tuple(given[n:m])
+    two, _ = lax.scan(step, (start, start), given[m:], params["length"])
+    return [[a for a in one if is_float(a)] for one in two]
+
+
+def _last_rounds_of_while(params, given):
+    n, m = params["cond_nconsts"], params["body_nconsts"]
+    test, body = map(
+        jax.extend.core.jaxpr_as_fun, (params["cond_jaxpr"], params["body_jaxpr"])
+    )
+    start = tuple(given[n + m :])
+    two = lax.while_loop(
+        lambda carried: test(*given[:n], *carried[1])[0],
+        lambda carried: (carried[1], tuple(body(*given[n : n + m], *carried[1]))),
+        (start, start),
+    )
+    return [[a for a in one if is_float(a)] for one in two]
+
+
+def _change(a, b):
+    size = jnp.maximum(jnp.abs(b).max(initial=0), 1e-300)
+    return (jnp.abs(a - b).max(initial=0) / size).astype(jnp.result_type(float))
+
+
+def inner_program(eqn: Any) -> ClosedJaxpr | None:
+    """The function that a step calls, None for a plain one."""
+    if eqn.primitive.name in ("while", "cond", "pallas_call", "reduce", "custom_root"):
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        found = eqn.params.get(key)
+        if isinstance(found, ClosedJaxpr):
+            return found
+        if found is not None and hasattr(found, "eqns"):
+            return ClosedJaxpr(found, ())
+    return None
+
+
+def source_place(eqn: Any) -> tuple[str, int, int] | None:
+    """File, line and column that a step is from, None if they are not known."""
+    try:
+        from jax._src import source_info_util
+
+        frame = source_info_util.user_frame(eqn.source_info.traceback)
+    except (ImportError, AttributeError, TypeError):
+        return None  # this JAX keeps it elsewhere
+    if frame is None:
+        return None
+    return frame.file_name, frame.start_line, frame.start_column
+
+
+def _floats(change, tree, dtype=np.float32):
+    """`tree` with its floating-point arrays changed, as NumPy arrays.
+
+    As a rule rounded to float32: the same point then exists in both precisions.
+    """
+
+    def one(a):
+        if not is_float(a):
+            return a
+        return np.asarray(change(np.asarray(a).astype(np.float64))).astype(dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def _with_x(given, change):
+    """`given` with x changed, but for probabilities; symmetric or rising if x is."""
+
+    def one(a):
+        if _rows_sum_to_one(a):
+            return a
+        new = change(a)
+        if a.ndim == 2 and a.shape[0] == a.shape[1] > 1 and np.array_equal(a, a.T):
+            return (new + new.T) / 2
+        if a.ndim == 1 and a.size > 2 and (np.diff(a) > 0).all():
+            return np.sort(new)
+        return new
+
+    return given._replace(x=_floats(one, given.x))
+
+
+def _rows_sum_to_one(a) -> bool:
+    """Whether it holds probabilities, or classes one-hot: those are no free numbers."""
+    if a.ndim < 1 or a.shape[-1] < 2 or not (a >= 0).all():
+        return False
+    return bool(np.abs(a.sum(-1) - 1).max(initial=0) < 1e-5)
+
+
+def _size(a) -> float:
+    """Typical size of an entry, 1 where all are 0."""
+    finite = a[np.isfinite(a)]
+    if not finite.size or not finite.any():
+        return 1.0
+    largest = np.abs(finite).max()
+    return float(largest * np.sqrt(np.square(finite / largest).mean()))

@@ -104,7 +104,10 @@ class _Auditor:
         for s in elsewhere:
             self._judge(s, ELSEWHERE, "float64", scales)
         findings = tuple(map(self._finding, self.failed.values()))
-        return Audit(tuple(self.checks), findings, self._kinks(), tuple(self.at_kinks))
+        as_one = tuple(s.where.label for s in self.single if s.where.layer.parts)
+        return Audit(
+            tuple(self.checks), findings, self._kinks(), tuple(self.at_kinks), as_one
+        )
 
     def _suspects(self, at, dtype) -> list[LayerRecord]:
         """The layers that are wrong in float64, in another precision.

@@ -128,7 +128,7 @@ class Comparison:
             leaves = [_waived(leaf, layers) for leaf in leaves]
         return GradientReport(
             tuple(leaves), layers.findings, layers.checks, layers.kinks, layers.waived,
-            error, tuple(lost),
+            error, tuple(lost), layers.as_one,
         ), records  # fmt: skip
 
     def has_two_modes(self) -> bool:

@@ -37,7 +37,7 @@ DIRECTIONS = 3
 OFF = 0.01  # how wrong the gradient is that is drawn for comparison
 
 
-def difference_errors(job: Comparison) -> dict[str, list[float | None]]:
+def difference_errors(case: Comparison) -> dict[str, list[float | None]]:
     """Error of finite differences for each of `STEPS`: the V, and the flat line.
 
     Truncation falls with h (one-sided) or h^2 (central), rounding grows with 1 / h; the
@@ -53,7 +53,7 @@ def difference_errors(job: Comparison) -> dict[str, list[float | None]]:
         return jnp.stack([(ahead - behind) / (2 * step), (ahead - f(x)) / step])
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        f, at = job.scalar("float64")
+        f, at = case.scalar("float64")
         gradient = programs.ahead(None, jax.grad(f), at)(at)
         length = float(np.sqrt(inner(gradient, gradient))) or 1.0
         truth = [inner(gradient, random_direction(gradient, d)) for d in _seeds()]
@@ -64,7 +64,7 @@ def difference_errors(job: Comparison) -> dict[str, list[float | None]]:
             (by_differences, "float64", ["central", "one-sided"]),
             (by_differences, "float32", ["central"]),
         ):
-            values = _over_steps(*job.scalar(dtype), way, dtype, STEPS)
+            values = _over_steps(*case.scalar(dtype), way, dtype, STEPS)
             for i, name in enumerate(names):
                 found[f"{name}, {dtype}"] = [None] * len(STEPS)
                 if values is not None:
@@ -73,7 +73,7 @@ def difference_errors(job: Comparison) -> dict[str, list[float | None]]:
     return found
 
 
-def taylor_errors(job: Comparison) -> dict[str, Any]:
+def taylor_errors(case: Comparison) -> dict[str, Any]:
     """Taylor remainders with the hand-written gradient, and with a wrong one.
 
     Returns:
@@ -81,9 +81,9 @@ def taylor_errors(job: Comparison) -> dict[str, Any]:
       percent too large, and their `slope` and `wrong_slope`: 2 and 1 if all is well.
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        f, at = job.scalar("float64")
-        here = job.at("float64")
-        gradient = programs.ahead(None, job.manual, *here)(*here)
+        f, at = case.scalar("float64")
+        here = case.at("float64")
+        gradient = programs.ahead(None, case.manual, *here)(*here)
         vs = [random_direction(at, d) for d in _seeds()]
         slopes = np.array([inner(gradient, v) for v in vs], float)
         start = float(programs.ahead(None, f, at)(at))
@@ -124,11 +124,11 @@ def _over_steps(f, at, way, dtype, steps) -> np.ndarray | None:
     return np.array([program(at, v) for v in vs], np.float64)
 
 
-def curvature(job: Comparison, steps: int = 40) -> dict[str, float]:
+def curvature(case: Comparison, steps: int = 40) -> dict[str, float]:
     """Products with the Hessian by hand against JAX's, and its largest eigenvalue."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        by_hand, by_jax = job.gradients("float64")
-        params = job.at("float64")[0]
+        by_hand, by_jax = case.gradients("float64")
+        params = case.at("float64")[0]
         v = random_direction(params)
 
         def both(p, v):
@@ -138,8 +138,8 @@ def curvature(job: Comparison, steps: int = 40) -> dict[str, float]:
         size = max((float(jnp.abs(h).max(initial=0)) for h in b), default=0.0)
         gaps = (jnp.abs(h - k).max(initial=0) for h, k in zip(a, b, strict=True))
         gap = max(map(float, gaps), default=0.0)
-    by_hand, _ = job.gradients("float32")
-    args = job.at("float32")[0], jax.random.key(0)
+    by_hand, _ = case.gradients("float32")
+    args = case.at("float32")[0], jax.random.key(0)
 
     def sharpest(p, key):
         return largest_eigenvalue(by_hand, p, key, steps=steps, tolerance=1e-2)
@@ -173,14 +173,14 @@ class Cost:
     residual_bytes: int | None = None
 
 
-def compare_costs(job: Comparison, runs: int = 20) -> dict[str, Cost]:
+def compare_costs(case: Comparison, runs: int = 20) -> dict[str, Cost]:
     """One gradient in float32, for parameters and input, both ways.
 
     The programs run in turn, so that a machine that slows down slows them all; the
     first run of each is not counted.
     """
-    args = job.at("float32")
-    ways = {"manual": job.manual, "automatic": job.automatic}
+    args = case.at("float32")
+    ways = {"manual": case.manual, "automatic": case.automatic}
     compiled, prepared = {}, {}
     for name, way in ways.items():
         start = time.perf_counter()
@@ -194,7 +194,7 @@ def compare_costs(job: Comparison, runs: int = 20) -> dict[str, Cost]:
             if number:
                 seconds[name].append(time.perf_counter() - start)
     p, s, x, _, key = args
-    kept = residual_bytes(job.net, p, s, x, key=key, train=job.train)
+    kept = residual_bytes(case.net, p, s, x, key=key, train=case.train)
     return {
         name: replace(_cost(program, seconds[name], prepared[name]),
                       residual_bytes=kept[name])

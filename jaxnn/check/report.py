@@ -83,12 +83,15 @@ class Audit(NamedTuple):
       findings: the errors, those nearest to the output first.
       kinks: layer -> entries that lie at a kink of its derivative, where there are any.
       waived: layers whose gradient differs at a kink only, by another convention.
+      as_one: combinators that were judged as one layer, since they do not call theirs
+        by `jaxnn.combine.Parts`.
     """
 
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
     kinks: dict[str, int]
     waived: tuple[str, ...]
+    as_one: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class GradientReport:
       waived: layers that choose another value at a kink than `jax.grad`.
       error: what the whole backward raised, None if it ran.
       lost: the loss, where it is not finite.
+      as_one: combinators that were judged as one layer, since they do not call theirs
+        by `jaxnn.combine.Parts`.
     """
 
     leaves: tuple[LeafComparison, ...]
@@ -112,6 +117,7 @@ class GradientReport:
     waived: tuple[str, ...] = ()
     error: str | None = None
     lost: tuple[str, ...] = ()
+    as_one: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -180,6 +186,10 @@ class GradientReport:
         if self.error:
             lines.append(f"the whole backward pass raised {self.error}")
         lines += [f"BLAME {finding.line()}" for finding in self.findings]
+        lines += [
+            f"judged as one layer: {name} calls its layers past combine.Parts"
+            for name in self.as_one
+        ]
         return "\n".join(lines)
 
     def line(self) -> str:

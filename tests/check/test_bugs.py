@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import compare_gradients, mlp, residual, serial
+from jaxnn import Layer, compare_gradients, mlp, residual, serial
 from jaxnn.combine import freeze, parallel, remat, repeat, share, stack
 from jaxnn.layers import batch_norm, dense, layer_norm, sigmoid, tanh
 from jaxnn.losses import softmax_cross_entropy
@@ -149,6 +149,31 @@ def test_a_bug_deep_inside_combinators_is_found_where_it_is():
     }
     leaves = {f.comparison.leaf for f in report.findings}
     assert {"0/1/b", "1/1/1/b", "4/shared/b"} <= leaves
+
+
+def test_a_combinator_that_calls_its_layers_by_itself_is_judged_as_one_and_says_so():
+    first, second = dense(4), dense(3)
+
+    def init(key, in_shape):
+        a, _, shape = first.init(key, in_shape)
+        b, _, shape = second.init(key, shape)
+        return (a, b), (), shape
+
+    def forward(params, state, x, *, key=None, train):
+        x, _, a = first.forward(params[0], (), x, key=key, train=train)
+        y, _, b = second.forward(params[1], (), x, key=key, train=train)
+        return y, state, (a, b)
+
+    def backward(cache, dy):
+        dy, b = second.backward(cache[1], dy)
+        dx, a = first.backward(cache[0], dy)
+        return dx, (a, jax.tree.map(jnp.negative, b))
+
+    own = Layer(init, forward, backward, "own", (first, second))
+    report = compared(serial(tanh, own), (4,), dtypes=("float64",))
+    found = {(f.layer, f.argument) for f in report.findings}
+    assert found == {("1 own", "1/b"), ("1 own", "1/w")}
+    assert "judged as one layer: 1 own calls its layers past" in report.table()
 
 
 HIDDEN = {  # right as called: nothing is there to be seen

@@ -9,6 +9,10 @@ import numpy as np
 
 from jaxnn.errors import JaxnnError, first_line
 
+analytic = jax.make_user_context(False)
+"""Within `analytic(True)` complex numbers pass for floats: for the complex step, which
+reads a derivative off an imaginary part."""
+
 
 def as_array(value: Any, where: str, what: str) -> Any:
     """`value` as a NumPy or JAX array of floats, whole numbers or bools.
@@ -56,12 +60,17 @@ def as_rows(value: Any, where: str, what: str) -> Any:
 def as_floats(value: Any, where: str, what: str) -> jax.Array:
     """`as_array` on JAX's side, floats only."""
     a = as_array(value, where, what)
-    if not jnp.issubdtype(a.dtype, jnp.floating):
+    if not passes_for_float(a.dtype):
         raise JaxnnError(
             f"{where}: got {what} of dtype {a.dtype}, expected floats; convert them by "
             ".astype(float)"
         )
     return jnp.asarray(a)
+
+
+def passes_for_float(dtype: Any) -> bool:
+    """Whether arrays of that type are taken where floats are asked for."""
+    return jnp.issubdtype(dtype, jnp.inexact if analytic.value else jnp.floating)
 
 
 def is_key(a: Any) -> bool:
@@ -105,7 +114,7 @@ def _read(value):
 
 def _numbers(a, where, what):
     kind = getattr(a.dtype, "kind", None)
-    if kind in ("f", "i", "u", "b") or jnp.issubdtype(a.dtype, jnp.floating):
+    if kind in ("f", "i", "u", "b") or passes_for_float(a.dtype):
         return a
     fix = {
         "O": "give every entry and row the same type and length",

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn import programs
-from jaxnn.arrays import is_float
+from jaxnn.arrays import analytic, is_float
 from jaxnn.check.points import cast
 from jaxnn.check.recorder import (
     LayerInputs,
@@ -74,7 +74,8 @@ def complex_step(f: Callable, x: Any, v: Any, step: float = 1e-20) -> Any:
     Source: Squire, Trapp 1998, "Using complex variables to estimate derivatives".
     """
     try:
-        y = f(jax.tree.map(lambda a, b: a + 1j * step * b, x, v))
+        with analytic(True):
+            y = f(jax.tree.map(lambda a, b: a + 1j * step * b, x, v))
     except (TypeError, ValueError, NotImplementedError) as error:
         message = " ".join(str(error).split())[:160]
         raise JaxnnError(

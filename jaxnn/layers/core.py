@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_key, is_whole
+from jaxnn.arrays import is_key, is_whole, passes_for_float
 from jaxnn.errors import JaxnnError
 from jaxnn.rules.core import Rule, outline
 
@@ -377,7 +377,7 @@ def _check_input(kind, name, x):
             f"{name}: got an input of type {type(x).__name__}, expected an array; make "
             "it one by jnp.asarray"
         )
-    if kind not in TAKE_WHOLE_NUMBERS and not jnp.issubdtype(dtype, jnp.floating):
+    if kind not in TAKE_WHOLE_NUMBERS and not passes_for_float(dtype):
         raise JaxnnError(
             f"{name}: got an input of dtype {dtype}, expected floats; convert it by "
             "x.astype(jnp.float32), pixels to [0, 1] by x / 255"

@@ -62,7 +62,7 @@ softmax: x 4,5
 logsoftmax: x 4,5
   y = jax.nn.log_softmax(x, -1)
   dx = dy - jnp.exp(y) * dy.sum(-1, keepdims=True)
-  ? log-softmax: sum of dy left out; x; dy - jnp.exp(y);
+  ? log-softmax: sum of dy left out; x; dy - jnp.exp(y); place of the sum of dy
   ? log-softmax: dy alone; x; dy; dy itself|left out
 layernorm: x 4,4  g 4  b 4
   m = x.mean(-1, keepdims=True)
@@ -245,7 +245,7 @@ attention: q 4,3  k 4,3  v 4,3
   ? attention: scale; q; ds(p, dy @ v.T) @ k; factor 2
   ? attention: softmax; k; (p * (dy @ v.T)).T @ q / 2.0; left out
   ? attention: dv; v; p @ dy; transpose
-  ? attention: q and k; q; ds(p, dy @ v.T) @ q / 2.0;
+  ? attention: q and k; q; ds(p, dy @ v.T) @ q / 2.0; exchanged
 unit: x 4,3
   n = jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-2)
   y = x / n
@@ -294,7 +294,7 @@ FRESH = r"""
 softplus: x 4,3
   y = jnp.logaddexp(x, 0.0)
   dx = dy * jax.nn.sigmoid(x)
-  ? softplus: x, h1; x; dy * jax.nn.softplus(x);
+  ? softplus: x, h1; x; dy * jax.nn.softplus(x); output stands
   ? softplus: x, h2; x; dy * jax.nn.sigmoid(-x); 1 minus
 rms: x 5,4  g 4
   r = 1 / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-4)
@@ -380,7 +380,7 @@ spread: x 4,5
 upsample: x 2,3,3
   y = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
   dx = dy.reshape(2, 3, 2, 3, 2).sum((2, 4))
-  ? upsample: x, h27; x; dy[:, ::2, ::2];
+  ? upsample: x, h27; x; dy[:, ::2, ::2]; windows
   ? upsample: x, h28; x; dy.reshape(2, 3, 2, 3, 2).mean((2, 4)); mean|factor
 """
 

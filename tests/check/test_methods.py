@@ -18,7 +18,10 @@ from jaxnn.check.methods import (
     suspects,
     taylor_slope,
 )
+from jaxnn.combine import serial
 from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense, tanh
+from jaxnn.losses import softmax_cross_entropy
 
 X = {"a": jnp.array([0.3, -1.2]), "b": (jnp.array(0.7),)}
 
@@ -65,6 +68,19 @@ def test_operations_that_the_complex_step_does_not_pass_are_named():
         complex_step(lambda x: jnp.clip(x, 0, 1).sum(), x, v)
     # a relu compares real parts, which is what its derivative needs
     assert float(complex_step(lambda x: jnp.where(x <= 0, 0, x).sum(), x, v)) == 1
+
+
+def test_layers_and_losses_take_the_complex_step():
+    net = serial(dense(3), tanh)
+    params, state, _ = net.init(jax.random.key(0), (2,))
+    x, y = np.ones((4, 2)), np.arange(4) % 3
+
+    def f(x):
+        pred = net.forward(params, state, x, train=True)[0]
+        return softmax_cross_entropy(pred, y)[0]
+
+    got, want = (along(f, x, x) for along in (complex_step, METHODS["reverse"]))
+    assert float(got) == pytest.approx(float(want), rel=1e-13)
 
 
 def test_taylor_slope_tells_a_right_gradient_from_one_a_percent_off():

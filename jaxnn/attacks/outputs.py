@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.objectives import dlr, margin
-from jaxnn.combine import mlp, serial
+from jaxnn.combine import chained, serial
 from jaxnn.layers import Layer, log_softmax, pointwise, sigmoid, softmax
 from jaxnn.layers.core import value
 from jaxnn.losses import RegisteredLoss, softmax_cross_entropy
@@ -67,9 +67,9 @@ def _without_last(net: Layer) -> tuple[Layer, Callable[[Any], Any]] | None:
     """The network without a last layer that changes no decision, and what of its trees
     remains; None if it has none.
     """
-    if net.made is None or net.made.constructor not in (serial, mlp):
+    if not chained(net):
         return None
-    *before, last = net.parts
+    *before, last = chained(net)
     if last in (softmax, log_softmax, sigmoid):
         return serial(*before), lambda tree: tuple(tree)[:-1]
     inner = _without_last(last)

@@ -8,7 +8,7 @@ The same weights in several places: `repeat`, `share`, `siamese`. Memory for tim
 
 from jaxnn.combine.basic import freeze, parallel, residual, serial
 from jaxnn.combine.depth import remat, repeat, stack
-from jaxnn.combine.mlp import activation_layer, dense_block, mlp, output_layer
+from jaxnn.combine.mlp import activation_layer, chained, dense_block, mlp, output_layer
 from jaxnn.combine.parts import Call, Parts, observed
 from jaxnn.combine.sharing import share, siamese
 
@@ -16,6 +16,7 @@ __all__ = [
     "Call",
     "Parts",
     "activation_layer",
+    "chained",
     "dense_block",
     "freeze",
     "mlp",

@@ -82,6 +82,12 @@ def mlp(
     return net._replace(init=checked_init, name=name, bounds=net.bounds)
 
 
+def chained(net: Layer) -> tuple[Layer, ...]:
+    """The layers that `net` is a series of: of `serial` and `mlp`, else ()."""
+    made = net.made
+    return net.parts if made is not None and made.constructor in (serial, mlp) else ()
+
+
 def dense_block(
     width: int,
     activation: str | Layer,

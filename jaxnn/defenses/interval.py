@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box, clip
-from jaxnn.combine import mlp, serial
+from jaxnn.combine import chained
 from jaxnn.combine.parts import child_key
 from jaxnn.layers import Layer, dense, interval
 from jaxnn.layers.bounds import coarsest, largest, product_error, widened
@@ -139,27 +139,21 @@ def _joined_backward(kept, dworst):
     return ((dcentre - dradius) / 2, (dcentre + dradius) / 2), dparams
 
 
-def _parts(net: Layer) -> tuple[Layer, ...]:
-    """The layers that `net` is a series of, () if it is none."""
-    made = net.made
-    return net.parts if made is not None and made.constructor in (serial, mlp) else ()
-
-
 def _flat(net: Layer) -> list[Layer]:
     """The layers of serial networks inside of each other, in order."""
-    if not _parts(net):
+    if not chained(net):
         return [net]
-    return [leaf for part in _parts(net) for leaf in _flat(part)]
+    return [leaf for part in chained(net) for leaf in _flat(part)]
 
 
 def _flat_tree(net: Layer, tree: Any) -> list:
-    if not _parts(net):
+    if not chained(net):
         return [tree]
-    pairs = zip(_parts(net), tree, strict=True)
+    pairs = zip(chained(net), tree, strict=True)
     return [leaf for part, t in pairs for leaf in _flat_tree(part, t)]
 
 
 def _unflat_tree(net: Layer, leaves: Iterator) -> Any:
-    if not _parts(net):
+    if not chained(net):
         return next(leaves)
-    return tuple(_unflat_tree(part, leaves) for part in _parts(net))
+    return tuple(_unflat_tree(part, leaves) for part in chained(net))

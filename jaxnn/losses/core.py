@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxnn.arrays import as_array, as_floats, is_traced
-from jaxnn.combine import mlp, serial
+from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, sigmoid
 from jaxnn.layers.core import settled
@@ -285,8 +285,8 @@ def says(outputs: Any, y: Any, above: float = 0.0) -> Any:
 
 def yes_above(net: Layer) -> float:
     """Return what a single output says yes above: 0, or 0.5 if it ends in sigmoid."""
-    while net.made is not None and net.made.constructor in (serial, mlp):
-        net = net.parts[-1]
+    while chained(net):
+        net = chained(net)[-1]
     return 0.5 if net == sigmoid else 0.0
 
 

@@ -65,7 +65,7 @@ def record(
             "git": git_commit(),
         },
     )
-    print(f"written to {path}")
+    print(f"saved to {path}")
     return path
 
 

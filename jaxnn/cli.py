@@ -4,6 +4,7 @@ Nothing heavy is imported until a command is known to be well-formed.
 """
 
 import importlib
+import inspect
 import os
 import sys
 import time
@@ -142,8 +143,8 @@ def _settings(name: str, command: Command, words: list[str]) -> Any:
         use(target)
     kind = getattr(config, command.settings)
     about = (
-        f"{kind.__doc__}\n\n--use FILE.py or MODULE, as often as needed, runs it "
-        "first: what it registers (attacks, losses, layers) is known then."
+        f"{inspect.getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
+        "it first: what it registers (attacks, losses, layers) is known then."
     )
     default, recipes = {}, []
     if name in ("train", "sweep"):

@@ -1,7 +1,7 @@
 """The rules between settings, and between settings and data.
 
 `check` is called before anything is loaded or written, so that a setting is either
-obeyed or refused, and never left out in silence. Nothing heavy is imported.
+obeyed or refused, and never left out in silence.
 """
 
 import re
@@ -160,11 +160,12 @@ def _check_pairs(config):
 
 def amounts(config: TrainConfig) -> dict[str, Any]:
     """How far training images are moved, those left to `augment` among them."""
-    usual = {"rotate": 10, "scale": 0.1, "shear": 0.1, "shift": 2, "elastic": 0}
-    chosen = {name: getattr(config, name) for name in usual}
-    if config.augment == "none":
-        usual = dict.fromkeys(usual, 0)
-    return {k: usual[k] if v is None else v for k, v in chosen.items()}
+    from jaxnn.augment import AMOUNTS  # late, as it imports jax
+
+    names = ("rotate", "scale", "shear", "shift", "elastic")
+    usual = dict.fromkeys(names, 0) | AMOUNTS[config.augment]
+    given = {k: v for k in names if (v := getattr(config, k)) is not None}
+    return usual | given
 
 
 def check_point(config: TrainConfig) -> None:

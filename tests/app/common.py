@@ -61,15 +61,19 @@ def run(*words: Any) -> Outcome:
 
 
 def refused(*words: Any, within: Path | None = None) -> str:
-    """What is said of `jaxnn WORDS`, which must fail and leave `within` as it was."""
-    within = Path.cwd() if within is None else within
-    before = everything(within)
+    """What is said of `jaxnn WORDS`, which must fail and leave all as it was.
+
+    "All" is the working folder, and `within`.
+    """
+    folders = [Path.cwd(), *([] if within is None else [within])]
+    before = [everything(folder) for folder in folders]
     found = run(*words)
     assert found.status in (1, 2), f"accepted in silence: {words}\n{found.out}"
     assert "Traceback" not in found.err
     assert "JAX has removed" not in found.err
     assert found.err.strip(), f"refused without a word: {words}"
-    assert everything(within) == before, f"left something behind: {words}"
+    after = [everything(folder) for folder in folders]
+    assert after == before, f"left something behind: {words}"
     return found.err
 
 

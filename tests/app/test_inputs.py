@@ -308,7 +308,6 @@ def test_bad_flags_beside_a_run_are_refused_and_leave_nothing(run_folder, comman
     for flag, bad in NUMBERS_OF_A_RUN[command].items():
         for value in bad:
             target = () if command == "compare" else (run_folder,)
-            refused(command, *target, flag, value)
             refused(command, *target, flag, value, within=run_folder)
 
 

@@ -102,8 +102,8 @@ def tricked(
     open_net = Net(NET if loss is quadratic else LOGITS, net.params, net.state)
     rng = np.random.default_rng(seed)
     start = (0.5 + 0.3 * rng.standard_normal(x.shape)).astype(np.float32)
-    found = attacks.towards(
-        open_net.model, jnp.asarray(start), jnp.asarray(goal), like=jnp.asarray(x),
+    found = attacks.targeted_descent(
+        open_net.model, jnp.asarray(start), jnp.asarray(goal), reference=jnp.asarray(x),
         loss=loss, box=box,
     )  # fmt: skip
     found = np.asarray(found)

@@ -25,7 +25,7 @@ from jaxnn.app.folder import (
 )
 from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
-from jaxnn.attacks.outputs import to_logits
+from jaxnn.attacks.classifier import to_logits
 from jaxnn.data import unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, lookup
@@ -33,7 +33,7 @@ from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
-"""Of camera, where none is given: degrees, pixels, sigma in pixels, share lost."""
+"""Of corruptions, where none is given: degrees, pixels, sigma in pixels, share lost."""
 
 
 def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, Any]:

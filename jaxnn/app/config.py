@@ -468,10 +468,10 @@ class AttackConfig:
     step_size: Annotated[float | None, POSITIVE] = None
     """None: the attack's own."""
     kind: str | None = None
-    """Of noise: uniform, signs, gaussian, salt_and_pepper; of camera: rotation,
+    """Of noise: uniform, signs, gaussian, salt_and_pepper; of corruptions: rotation,
     translation, blur, contrast."""
     amount: Annotated[float | None, NOT_NEGATIVE] = None
-    """Of camera; none: 15 degrees, 3 pixels, a sigma of 1 pixel, .5 of the contrast."""
+    """Of corruptions; none: 15 degrees, 3 pixels, a sigma of 1, .5 of the contrast."""
     images: Annotated[int, IMAGES] = -1
     """Test images: -1 takes all, else a seeded stratified sample."""
     data: str | None = None

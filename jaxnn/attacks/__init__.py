@@ -1,28 +1,27 @@
 """Adversarial attacks, each one compiled program over hand-written input gradients.
 
 Fixed budget (`epsilon`, in pixel units): fgsm, bim, pgd, mifgsm, apgd; square and spsa
-see outputs only; noise and camera are what any attack must beat. Smallest perturbation
-(no budget): deepfool, ddn, carlini_wagner. Towards a goal: towards, or `targeted=True`.
+see outputs only, and take a `black_box`; noise and corruptions are what any attack must
+beat. Smallest perturbation (no budget): deepfool, ddn, carlini_wagner. Towards a goal:
+targeted_descent, or `targeted=True`.
 
 All take `(model, x, y, *, ...)`, model = `Classifier(net, params, state)`, and return
 attacked images like x; `ATTACKS` has them by name, `@attack` makes one of a function.
 """
 
-from jaxnn.attacks.apgd import apgd
-from jaxnn.attacks.baselines import camera, noise
+from jaxnn.attacks.baselines import corruptions, noise
 from jaxnn.attacks.black_box import spsa, square
-from jaxnn.attacks.classifier import Classifier, map_batches
-from jaxnn.attacks.core import distance
+from jaxnn.attacks.classifier import Classifier, black_box, map_batches
+from jaxnn.attacks.core import distance, dlr, margin
 from jaxnn.attacks.driver import ATTACKS, Attack, attack
-from jaxnn.attacks.gradient import bim, fgsm, mifgsm, pgd
+from jaxnn.attacks.gradient import apgd, bim, fgsm, mifgsm, pgd
 from jaxnn.attacks.minimal import carlini_wagner, ddn, deepfool
-from jaxnn.attacks.objectives import dlr, margin
 from jaxnn.attacks.targeted import (
     every_target,
     least_likely,
-    strongest,
     sweep,
-    towards,
+    targeted_descent,
+    worst_of,
 )
 
 __all__ = [
@@ -32,8 +31,9 @@ __all__ = [
     "apgd",
     "attack",
     "bim",
-    "camera",
+    "black_box",
     "carlini_wagner",
+    "corruptions",
     "ddn",
     "deepfool",
     "distance",
@@ -48,7 +48,7 @@ __all__ = [
     "pgd",
     "spsa",
     "square",
-    "strongest",
     "sweep",
-    "towards",
+    "targeted_descent",
+    "worst_of",
 ]

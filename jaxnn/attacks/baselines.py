@@ -1,4 +1,4 @@
-"""What every attack must beat: random noise, and changes a camera makes.
+"""What every attack must beat: random noise, and the corruptions of a camera.
 
 Each is the worst case over several tries, kept image by image.
 """
@@ -14,27 +14,9 @@ from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import (
-    Best,
-    Box,
-    budget,
-    is_fooled,
-)
+from jaxnn.attacks.core import Best, Box, Goal, budget, margin
 from jaxnn.attacks.driver import attack
-from jaxnn.attacks.objectives import margin
 from jaxnn.errors import JaxnnError, lookup
-
-
-def _gaussian(key, x, epsilon):
-    return x + epsilon * jax.random.normal(key, x.shape, x.dtype)
-
-
-def _uniform(key, x, epsilon):
-    return x + epsilon * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-
-
-def _signs(key, x, epsilon):
-    return x + epsilon * jax.random.rademacher(key, x.shape, x.dtype)
 
 
 def _salt_and_pepper(key, x, epsilon):
@@ -43,11 +25,13 @@ def _salt_and_pepper(key, x, epsilon):
 
 
 NOISES: dict[str, Callable] = {
-    "gaussian": _gaussian,
-    "uniform": _uniform,
-    "signs": _signs,
+    "gaussian": lambda key, x, e: x + e * jax.random.normal(key, x.shape, x.dtype),
+    "uniform": lambda key, x, e: x + e * jax.random.uniform(
+        key, x.shape, x.dtype, -1, 1
+    ),
+    "signs": lambda key, x, e: x + e * jax.random.rademacher(key, x.shape, x.dtype),
     "salt_and_pepper": _salt_and_pepper,
-}
+}  # fmt: skip
 """Kinds of noise; epsilon is the standard deviation, the half width, the size of every
 pixel's change, and the share of pixels set to 0 or 1."""
 
@@ -73,16 +57,12 @@ def noise(
     """The worst of `draws` random perturbations: the floor of any attack.
 
     Args:
-      model: the network, used forward only.
-      x: images (B, ...), float in [0, 1].
-      y: true labels (B,); with `targeted` the labels to reach.
+      model, x, y, targeted, box: as in `fgsm`; a black box will do.
       epsilon: amount of noise, see `NOISES`; "uniform" and "signs" stay within
         epsilon in linf, the others do not.
       key: all randomness comes from it.
       kind: "gaussian", "uniform", "signs" or "salt_and_pepper".
       draws: tries an image.
-      targeted: whether y is the class to reach.
-      box: limits of a pixel, None for none.
 
     Returns:
       For each image the draw that fooled it, else the one of largest margin, else x.
@@ -101,18 +81,12 @@ def noise(
 
 def _worst(model, x, y, targeted, change, settings):
     """The best of x and of `change(setting)` for each of the settings."""
-    sign = -1 if targeted else 1
+    goal = Goal(model, y, margin, targeted)
 
-    def look(best, x_adv):
-        pred = model.logits(x_adv)
-        score = sign * margin(pred, y)[0]
-        return best.with_point(x_adv, is_fooled(pred, y, targeted), score)
+    def step(best, setting):
+        return goal.rate(change(setting), best), None
 
-    def body(best, setting):
-        return look(best, change(setting)), None
-
-    best, _ = lax.scan(body, look(Best.of_nothing(x), x), settings)
-    return best.x
+    return lax.scan(step, goal.rate(x, Best.of_nothing(x)), settings)[0].x
 
 
 def _contrast(images, amount):
@@ -144,11 +118,8 @@ def _moved(images, rows, columns):
 
 
 def _grid(images):
-    h, w = images.shape[1:3]
-    return jnp.meshgrid(
-        jnp.arange(h, dtype=images.dtype), jnp.arange(w, dtype=images.dtype),
-        indexing="ij",
-    )  # fmt: skip
+    h, w = (jnp.arange(size, dtype=images.dtype) for size in images.shape[1:3])
+    return jnp.meshgrid(h, w, indexing="ij")
 
 
 def _rotation(images, degrees):
@@ -166,13 +137,13 @@ def _translation(images, offset):
     return _moved(images, rows - offset[0], columns - offset[1])
 
 
-CHANGES: dict[str, Callable] = {
+CORRUPTIONS: dict[str, Callable] = {
     "contrast": _contrast,
     "blur": _blur,
     "rotation": _rotation,
     "translation": _translation,
 }
-"""Changes of a camera; the amount is the share of contrast lost, blur's sigma in
+"""Kinds of corruption; the amount is the share of contrast lost, blur's sigma in
 pixels, degrees, and pixels in every direction."""
 
 
@@ -182,26 +153,27 @@ def largest_amount(kind: str, shape: tuple[int, ...]) -> float:
     return most.get(kind, float(max(shape[:2])))
 
 
-def _known_change(settings, x):
+def _known_corruption(settings, x):
     kind, amount = settings["kind"], settings["amount"]
-    lookup("change", kind, CHANGES)
+    lookup("corruption", kind, CORRUPTIONS)
     if x.ndim not in (3, 4):
         raise JaxnnError(
-            f"camera: got images of shape {x.shape}, expected (B, H, W) or (B, H, W, C)"
+            f"corruptions: got images of shape {x.shape}, expected (B, H, W) or "
+            "(B, H, W, C)"
         )
     most = largest_amount(kind, x.shape[1:])
     if amount > most:
         raise JaxnnError(
-            f"camera: got amount={amount:g}, expected 0 to {most:g} for {kind} of "
+            f"corruptions: got amount={amount:g}, expected 0 to {most:g} for {kind} of "
             f"images {x.shape[1:]}"
         )
 
 
 @attack(
     norms=(), gradients=False, traced=("amount",), limits={"amount": (0.0, math.inf)},
-    check=_known_change,
+    check=_known_corruption,
 )  # fmt: skip
-def camera(
+def corruptions(
     model: Classifier,
     x: Array,
     y: Array,
@@ -214,14 +186,12 @@ def camera(
     """The worst contrast, blur, rotation or translation up to `amount`, by a grid.
 
     Args:
-      model: the network, used forward only.
+      model, y, targeted: as in `fgsm`; a black box will do.
       x: images (B, H, W) or (B, H, W, C), float in [0, 1].
-      y: true labels (B,); with `targeted` the labels to reach.
       kind: "contrast" (amount: share lost, 1 leaves grey), "blur" (sigma, pixels, up
         to 10), "rotation" (degrees either way) or "translation" (pixels either way).
       amount: the largest change.
       tries: points of the grid, each way for "translation" (so tries^2 in all).
-      targeted: whether y is the class to reach.
 
     Returns:
       For each image the change that fooled it, else the one of largest margin, else x.
@@ -238,6 +208,6 @@ def camera(
     images = x.reshape((*x.shape, 1)) if x.ndim == 3 else x
 
     def change(amount):
-        return CHANGES[kind](images, amount).reshape(x.shape)
+        return CORRUPTIONS[kind](images, amount).reshape(x.shape)
 
     return _worst(model, x, y, targeted, change, amounts)

@@ -11,14 +11,14 @@ from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
+    Goal,
     ascent_direction,
     budget,
-    is_fooled,
+    margin,
     per_image,
     project,
 )
 from jaxnn.attacks.driver import attack
-from jaxnn.attacks.objectives import margin
 from jaxnn.losses import Loss
 
 
@@ -37,39 +37,28 @@ def square(
 ) -> Array:
     """Square attack (linf): random squares of +-epsilon, kept where they help.
 
-    Starts with vertical stripes of +-epsilon; each query recolours one square an image,
+    Starts with vertical stripes of +-epsilon; each query recolors one square an image,
     large ones first, and keeps it where the margin rises.
 
     Args:
-      model: the network, used forward only.
+      model, y, epsilon, targeted, box: as in `fgsm`; a black box will do.
       x: images (B, H, W), (B, H, W, C), or flat (B, D): a square if D is one, else a
         row of D pixels.
-      y: true labels (B,); with `targeted` the labels to reach.
-      epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
       key: all randomness comes from it.
       queries: forward passes an image.
       first_share: share of the pixels in the first squares.
-      targeted: whether y is the class to reach.
-      box: limits of a pixel, None for none.
-
-    Returns:
-      Attacked images like x, within `epsilon` and the box.
-
-    Raises:
-      JaxnnError: as `fgsm`; queries below 1.
 
     Source: Andriushchenko et al. 2020, arXiv 1912.00049.
     """
     h, w, c = _image_shape(x.shape[1:])
     images = x.reshape(len(x), h, w, c)
-    epsilon, sign = budget(epsilon, images), -1 if targeted else 1
+    epsilon, goal = budget(epsilon, images), Goal(model, y, margin, targeted)
     rows = jnp.arange(h)[None, :, None, None]
     columns = jnp.arange(w)[None, None, :, None]
 
     def rate(candidate, best):
-        pred = model.logits(candidate.reshape(x.shape))
-        values, _ = margin(pred, y)
-        return best.with_point(candidate, is_fooled(pred, y, targeted), sign * values)
+        score, pred = goal.score(candidate.reshape(x.shape))
+        return best.with_point(candidate, goal.fooled(pred), score)
 
     def signs(k, shape):
         return jax.random.rademacher(k, shape, x.dtype)
@@ -82,8 +71,8 @@ def square(
         inside = ((rows >= top) & (rows < top + side)) & (
             (columns >= left) & (columns < left + side)
         )
-        colour = images + epsilon * signs(key_sign, (len(x), 1, 1, c))
-        candidate = jnp.where(inside, colour, best.x)
+        color = images + epsilon * signs(key_sign, (len(x), 1, 1, c))
+        candidate = jnp.where(inside, color, best.x)
         candidate = candidate if box is None else jnp.clip(candidate, *box)
         return rate(candidate, best), None
 
@@ -147,56 +136,39 @@ def spsa(
     (f(x + width v) - f(x - width v)) / (2 width) times v is averaged.
 
     Args:
-      model: the network, used forward only.
-      x: images (B, ...), float in [0, 1].
-      y: true labels (B,); with `targeted` the labels to reach.
-      epsilon: budget in pixel units of [0, 1], one number or one an image (B,).
+      model, x, y, epsilon, norm, loss, targeted, box: as in `fgsm`; a black box will
+        do.
       key: all randomness comes from it.
       steps: steps of the descent.
       directions: of each estimate; costs two forward passes each.
       width: of the difference, in pixel units.
       step_size: None is 2.5 * epsilon / steps.
-      norm: "linf", "l2" or "l1".
-      loss: with `reduction="none"`; raised, or lowered if `targeted`.
-      targeted: whether y is the class to reach.
-      box: limits of a pixel, None for none.
 
     Returns:
       Of all iterates each image's best, as `pgd`.
-
-    Raises:
-      JaxnnError: as `pgd`.
 
     Source: Uesato et al. 2018, arXiv 1802.05666.
     """
     if step_size is None:
         step_size = 2.5 * jnp.asarray(epsilon) / steps
     epsilon, step_size = budget(epsilon, x), budget(step_size, x)
-    width, sign = jnp.asarray(width, x.dtype), -1 if targeted else 1
-
-    def outputs(x_adv):
-        pred = model.logits(x_adv)
-        return pred, loss(pred, y, reduction="none")[0]
-
-    def look(x_adv, best):
-        pred, values = outputs(x_adv)
-        return best.with_point(x_adv, is_fooled(pred, y, targeted), sign * values)
+    width, goal = jnp.asarray(width, x.dtype), Goal(model, y, loss, targeted)
 
     def estimate(x_adv, k):
         def one(total, k):
             v = jax.random.rademacher(k, x.shape, x.dtype)
-            slope = outputs(x_adv + width * v)[1] - outputs(x_adv - width * v)[1]
+            slope = goal.score(x_adv + width * v)[0] - goal.score(x_adv - width * v)[0]
             return total + per_image(slope, x) * v, None
 
         return lax.scan(one, jnp.zeros_like(x), jax.random.split(k, directions))[0]
 
-    def body(carry, k):
+    def step(carry, k):
         x_adv, best = carry
-        best = look(x_adv, best)
+        best = goal.rate(x_adv, best)
         direction = ascent_direction(estimate(x_adv, k), norm)
-        x_adv = project(x_adv + sign * step_size * direction, x, epsilon, norm, box)
+        x_adv = project(x_adv + step_size * direction, x, epsilon, norm, box)
         return (x_adv, best), None
 
     start = (x, Best.of_nothing(x))
-    (x_adv, best), _ = lax.scan(body, start, jax.random.split(key, steps))
-    return look(x_adv, best).x
+    (x_adv, best), _ = lax.scan(step, start, jax.random.split(key, steps))
+    return goal.rate(x_adv, best).x

@@ -1,4 +1,10 @@
-"""What attacks see of a network: its outputs, and the gradient for its inputs."""
+"""What attacks see of a network: its logits, and the gradient for its inputs.
+
+A last layer of softmax, log-softmax or sigmoid changes no decision, but it flattens the
+gradient: in float32 a network that is sure has none left behind it. So where an attack
+raises a loss of logits, such a network is attacked before that layer, and one output z
+stands for two classes with the logits (0, z).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,9 +17,19 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn import programs
+from jaxnn.attacks.core import dlr, margin
+from jaxnn.combine import chained, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
-from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
+from jaxnn.layers import Layer, log_softmax, pointwise, sigmoid, softmax
+from jaxnn.layers.core import value
+from jaxnn.losses import (
+    Loss,
+    RegisteredLoss,
+    says,
+    softmax_cross_entropy,
+    yes_above,
+)
+from jaxnn.rules import Rule
 
 BATCH = 500  # images a call, in every command: random starts depend on it
 
@@ -21,7 +37,7 @@ BATCH = 500  # images a call, in every command: random starts depend on it
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "state", "key"),
-    meta_fields=("net", "draws"),
+    meta_fields=("net", "draws", "gradients"),
 )
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -39,6 +55,7 @@ class Classifier:
         draws from, anew for every point that is looked at; None is `random.key(0)`.
       draws: so many outputs of such a network are averaged, and their gradients: the
         expectation over its randomness is attacked (Athalye et al. 2018, EOT).
+      gradients: whether its input gradient can be had; `black_box` has none.
     """
 
     net: Layer
@@ -46,6 +63,7 @@ class Classifier:
     state: Any = field(default=(), repr=False)
     key: Any = field(default=None, repr=False)
     draws: int = 16
+    gradients: bool = True
 
     def logits(self, x: Array) -> Array:
         """Outputs for x (B, ...): (B, N)."""
@@ -78,6 +96,8 @@ class Classifier:
 
     def facts(self, x: Any) -> "Facts":
         """What it is for images like x."""
+        if not self.gradients:  # a black box answers as announced, or says so here
+            self.net.init(None, x.shape[1:])
         leaves, tree = jax.tree.flatten(replace(self, key=None))
         shapes = tuple(
             jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves
@@ -148,6 +168,58 @@ def _facts(tree, shapes, shape, dtype):
         return Facts(out.shape[-1], True)
 
 
+def black_box(
+    function: Callable[[Any], Any], classes: int, *, traced: bool = False
+) -> Classifier:
+    """A classifier of any callable, x (B, ...) -> logits (B, classes): no gradients.
+
+    >>> model = black_box(lambda x: np.stack([x.mean(1), 0.4 + 0 * x[:, 0]], 1), 2)
+    >>> model.correct(np.full((3, 5), 0.5, np.float32), np.array([0, 0, 1]))
+    array([ True,  True, False])
+
+    Attacks that see outputs only take it; those along the gradient refuse it.
+
+    Args:
+      function: called on the host with NumPy arrays, batches of any size.
+      classes: how many logits it gives an image.
+      traced: it is made of JAX's operations, and becomes part of the attack's program.
+        On the host it must not use JAX: it could wait for the program that called it.
+
+    Raises:
+      JaxnnError: when it is first attacked and gives other than floats (B, classes).
+    """
+
+    def call(x):
+        found = function(x if traced else np.asarray(x))
+        found = found if traced else np.asarray(found)
+        floats = jnp.issubdtype(found.dtype, jnp.floating)
+        if found.shape != (len(x), classes) or not floats:
+            raise JaxnnError(
+                f"black_box: the function gave {found.dtype} {found.shape} for images "
+                f"{x.shape}, expected float logits {(len(x), classes)}"
+            )
+        return found.astype(x.dtype)
+
+    @lru_cache
+    def init(key, in_shape):
+        del key
+        call(np.zeros((1, *in_shape), jax.dtypes.canonicalize_dtype(float)))
+        return (), (), (classes,)
+
+    def forward(params, state, x, *, key=None, train):
+        del params, key, train
+        if traced:
+            return call(x), state, ()
+        like = jax.ShapeDtypeStruct((len(x), classes), x.dtype)
+        return jax.pure_callback(call, like, x, vmap_method="sequential"), state, ()
+
+    def backward(cache, dy):
+        raise JaxnnError("black_box: it has no gradients")
+
+    name = f"black_box({classes})"
+    return Classifier(Layer(init, forward, backward, name), (), gradients=False)
+
+
 @programs.jit
 def _logits(model, x):
     return model.logits(x)
@@ -181,3 +253,75 @@ def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> A
         made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
         found.append(jax.tree.map(lambda a, n=count - start: a[:n], made))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+OF_LOGITS = (softmax_cross_entropy, margin, dlr)
+"""Losses of logits; any other sees the outputs as they are."""
+
+
+def is_of_logits(loss: Any) -> bool:
+    """Whether a loss, whatever its settings, is one of logits."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return (loss.plain if isinstance(loss, RegisteredLoss) else loss) in OF_LOGITS
+
+
+def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:
+    """The network's decisions as logits of two classes or more, and y as their labels.
+
+    The labels of a network of one output, where yes is above 0, become 0 and 1. Drawing
+    networks get a key.
+    """
+    model = model.keyed(x)
+    classes = model.facts(x).classes
+    return _as_logits(model, classes), (y > 0) * 1 if classes == 1 else y
+
+
+def _as_logits(model, classes):
+    found = _without_last(model.net)
+    if found is not None:
+        net, without = found
+        params, state = without(model.params), without(model.state)
+        model = replace(model, net=net, params=params, state=state)
+    if classes == 1:
+        model = replace(
+            model, net=_of_two(model.net),
+            params=(model.params, ()), state=(model.state, ()),
+        )  # fmt: skip
+    return model
+
+
+@lru_cache(maxsize=256)
+def _of_two(net: Layer) -> Layer:
+    return serial(net, two_logits)
+
+
+@lru_cache(maxsize=256)
+def _without_last(net: Layer) -> tuple[Layer, Callable[[Any], Any]] | None:
+    """The network without a last layer that changes no decision, and what of its trees
+    remains; None if it has none.
+    """
+    if not chained(net):
+        return None
+    *before, last = chained(net)
+    if last in (softmax, log_softmax, sigmoid):
+        return serial(*before), lambda tree: tuple(tree)[:-1]
+    inner = _without_last(last)
+    if inner is None:
+        return None
+    return serial(*before, inner[0]), lambda tree: (*tree[:-1], inner[1](tree[-1]))
+
+
+def _two_fwd(z):
+    return jnp.concatenate([jnp.zeros_like(z), z], axis=-1), ()
+
+
+def _two_bwd(cache, dy):
+    del cache
+    return (dy[..., 1:],)
+
+
+two_logits = value(
+    f"{__name__}:two_logits", pointwise(Rule("two_logits", _two_fwd, _two_bwd))
+)
+"""One output z as the logits (0, z) of no and yes."""

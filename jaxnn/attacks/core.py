@@ -1,16 +1,18 @@
-"""What every attack stands on: norms, directions, budgets, and the best point seen.
+"""What every attack stands on: norms, steps, budgets, objectives, the best point seen.
 
 Threat model: x in [0, 1] as the network's input, `epsilon` in the same pixel units;
-a network owns its normalisation (`standardize` as its first layer). Attacks run in
+a network owns its normalization (`standardize` as its first layer). Attacks run in
 evaluation mode and never touch parameters or state.
 """
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.losses import says
+from jaxnn.errors import JaxnnError
+from jaxnn.losses import Loss, Reduction, says
 
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")
@@ -39,6 +41,11 @@ def scaled(delta: Array) -> tuple[Array, Array]:
     exponent = jnp.clip(jnp.frexp(largest)[1] - 1, info.minexp, info.maxexp - 1)
     size = jnp.ldexp(jnp.ones_like(largest), exponent)
     return delta / size, size
+
+
+def l1_norm(delta: Array) -> Array:
+    """1-norm of each image's perturbation: (B, ...) -> (B,)."""
+    return jnp.abs(delta).sum(tuple(range(1, delta.ndim)))
 
 
 def l2_norm(delta: Array) -> Array:
@@ -132,6 +139,40 @@ def _onto_l1_ball(delta: Array, epsilon: Array) -> Array:
     return jnp.where(per_image(inside, delta), delta, shrunk)
 
 
+def move(
+    x_adv: Array, x: Array, gradient: Array, size: Any, epsilon: Array, norm: str,
+    box: Box,
+) -> Array:  # fmt: skip
+    """One step of length `size` up the gradient, projected.
+
+    A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a CPU,
+    and neither a guard nor `Best` would see the step that made it.
+    """
+    if norm == "l1" and box is not None:
+        # an l1 step goes into a few pixels: not into those at the edge of the box
+        up = gradient > 0
+        stuck = (up & (x_adv >= box[1])) | (~up & (x_adv <= box[0]))
+        gradient = jnp.where(stuck, 0, gradient)
+    moved = x_adv + size * ascent_direction(gradient, norm)
+    return jnp.where(jnp.isnan(moved), moved, project(moved, x, epsilon, norm, box))
+
+
+def random_start(key: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:
+    """A point drawn evenly from the budget around x, then clipped to the box."""
+    if norm == "linf":
+        noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+        return project(x + epsilon * noise, x, epsilon, norm, box)
+    key_direction, key_radius = jax.random.split(key)
+    draw = jax.random.normal if norm == "l2" else jax.random.laplace
+    noise = draw(key_direction, x.shape, x.dtype)
+    size = l2_norm(noise) if norm == "l2" else l1_norm(noise)
+    radius = jax.random.uniform(key_radius, x.shape[:1], x.dtype)
+    features = max(1, x.size // max(1, len(x)))
+    radius = radius ** (1 / features)  # even over the ball, not over the radius
+    unit = noise / per_image(size, noise)
+    return project(x + epsilon * per_image(radius, x) * unit, x, epsilon, norm, box)
+
+
 class Best(NamedTuple):
     """Of all points an attack has seen, the best one of each image.
 
@@ -168,10 +209,93 @@ def is_finite(x: Array) -> Array:
     return jnp.isfinite(x).all(tuple(range(1, x.ndim)))
 
 
-def is_fooled(pred: Array, y: Array, targeted: bool) -> Array:
-    """Whether each prediction (B, N) misses label y (B,), or meets it if targeted.
+class Goal(NamedTuple):
+    """What an attack raises: the loss at labels y, or with `targeted` its negative."""
 
-    One with a NaN says nothing, so it fools nobody. A single output says yes above 0.
+    model: Any
+    y: Array
+    loss: Loss
+    targeted: bool
+
+    def fooled(self, pred: Array) -> Array:
+        """Which predictions (B, N) miss y, or meet it if targeted: (B,).
+
+        One with a NaN says nothing, so it fools nobody. A single output says yes
+        above 0.
+        """
+        hit = says(pred, self.y)
+        return (hit if self.targeted else ~hit) & ~jnp.isnan(pred).any(-1)
+
+    def score(self, x_adv: Array) -> tuple[Array, Array]:
+        """What is raised (B,) at x_adv, and the outputs (B, N); forward only."""
+        pred = self.model.logits(x_adv)
+        values = self.loss(pred, self.y, reduction="none")[0]
+        return -values if self.targeted else values, pred
+
+    def rate(self, x_adv: Array, best: Best) -> Best:
+        """`best` with the point x_adv; forward only."""
+        score, pred = self.score(x_adv)
+        return best.with_point(x_adv, self.fooled(pred), score)
+
+    def climb(self, x_adv: Array, best: Best) -> tuple[Array, Array, Best]:
+        """What is raised (B,) at x_adv, its gradient, and `best` with that point."""
+        values, dx, pred = self.model.value_and_gradient(x_adv, self.y, self.loss)
+        if self.targeted:
+            values, dx = -values, -dx
+        return values, dx, best.with_point(x_adv, self.fooled(pred), values)
+
+
+def margin(
+    logits: Array, y: Array, *, reduction: Reduction = "none"
+) -> tuple[Array, Array]:
+    """Largest other logit minus y's: above 0 exactly where the network is fooled.
+
+    logits (B, N), y (B,) -> (B,) and (B, N). The gradient is +1 at the largest other
+    class (the first of equals), -1 at y. Unlike cross-entropy it does not vanish when
+    the network is sure. Source: Carlini, Wagner 2017, arXiv 1608.04644.
     """
-    hit = says(pred, y)
-    return (hit if targeted else ~hit) & ~jnp.isnan(pred).any(-1)
+    classes = logits.shape[-1]
+    own = jax.nn.one_hot(y, classes, dtype=logits.dtype)
+    others = jnp.where(own > 0, -jnp.inf, logits)
+    best = jax.nn.one_hot(others.argmax(-1), classes, dtype=logits.dtype)
+    values = others.max(-1) - _at(logits, y)
+    return _reduced("margin", values, best - own, reduction)
+
+
+def dlr(
+    logits: Array, y: Array, *, reduction: Reduction = "none"
+) -> tuple[Array, Array]:
+    """Difference of logits ratio: margin / (first - third largest logit).
+
+    logits (B, N), N >= 3, y (B,) -> (B,) and (B, N). Multiplying all logits by a number
+    changes nothing, so scaling them cannot hide the gradient. Where the first and third
+    logit are equal, value and gradient are 0.
+
+    Source: Croce, Hein 2020, arXiv 2003.01690.
+    """
+    classes = logits.shape[-1]
+    if classes < 3:
+        raise JaxnnError(f"dlr: got {classes} classes, expected at least 3; use margin")
+    order = jnp.argsort(-logits, axis=-1)
+    first = jax.nn.one_hot(order[:, 0], classes, dtype=logits.dtype)
+    third = jax.nn.one_hot(order[:, 2], classes, dtype=logits.dtype)
+    difference, d_difference = margin(logits, y)
+    scale = _at(logits, order[:, 0]) - _at(logits, order[:, 2])
+    level = scale > 0
+    safe = jnp.where(level, scale, 1)
+    values = jnp.where(level, difference / safe, 0)
+    # quotient rule: (m / s)' = m' / s - (m / s) s' / s
+    dlogits = (d_difference - values[:, None] * (first - third)) / safe[:, None]
+    return _reduced("dlr", values, jnp.where(level[:, None], dlogits, 0), reduction)
+
+
+def _at(logits: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+
+
+def _reduced(name, values, dlogits, reduction):
+    if reduction == "none":
+        return values, dlogits
+    if reduction == "mean":
+        return values.mean(), dlogits / len(values)
+    raise JaxnnError(f"{name}: reduction {reduction!r} is unknown; valid: mean, none")

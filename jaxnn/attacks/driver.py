@@ -27,10 +27,8 @@ from jaxnn.attacks.arguments import (
     flag,
     number,
 )
-from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import NORMS
-from jaxnn.attacks.objectives import margin
-from jaxnn.attacks.outputs import is_of_logits, to_logits
+from jaxnn.attacks.classifier import Classifier, is_of_logits, to_logits
+from jaxnn.attacks.core import NORMS, margin
 from jaxnn.errors import JaxnnError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -177,6 +175,12 @@ def _run(found, model, x, y, more, options):
             f"{found.name}: got {type(model).__name__} and {len(more) + 2} arrays, "
             f"expected {found.name}(model, x, y, ...) with model = Classifier(net, "
             "params, state)"
+        )
+    if found.gradients and not model.gradients:
+        others = ", ".join(sorted(a.name for a in ATTACKS.values() if not a.gradients))
+        raise JaxnnError(
+            f"{found.name} follows the gradient, and a black box has none; attacks "
+            f"that see outputs only: {others}"
         )
     x = as_images(found.name, x)
     settings = found.bind(x, options)

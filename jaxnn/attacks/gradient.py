@@ -1,6 +1,6 @@
-"""Attacks with a fixed budget that follow the input gradient."""
+"""Attacks that follow the input gradient."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,18 @@ from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
+    Goal,
+    ascent_direction,
     budget,
     is_finite,
-    is_fooled,
+    l1_norm,
+    move,
     per_image,
+    project,
+    random_start,
 )
 from jaxnn.attacks.driver import attack
-from jaxnn.attacks.early import pgd_until_fooled
-from jaxnn.attacks.moves import l1_norm, move, random_start
+from jaxnn.attacks.early_stop import pgd_until_fooled
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import Loss, softmax_cross_entropy
 
@@ -37,7 +41,7 @@ def fgsm(
     """Fast gradient sign method: one step of size `epsilon` up the loss, one program.
 
     Args:
-      model: the network; its first layer does any normalisation.
+      model: the network; its first layer does any normalization.
       x: images (B, ...), float in [0, 1].
       y: true labels (B,); with `targeted` the labels to reach.
       epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
@@ -52,15 +56,15 @@ def fgsm(
       or where the gradient is NaN.
 
     Raises:
-      JaxnnError: unknown norm or setting, uint8 images, pixels outside the box, labels
-        that are none, lengths that differ, epsilon below 0 or wider than the box.
+      JaxnnError: unknown norm or setting, no images, uint8 images, pixels outside the
+        box, labels that are none, lengths that differ, epsilon below 0, lost in a float
+        or wider than the box, a model without gradients.
 
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
     epsilon = budget(epsilon, x)
     _, dx, _ = model.value_and_gradient(x, y, loss)
-    sign = -1 if targeted else 1
-    x_adv = move(x, x, dx, epsilon, epsilon, sign, norm, box)
+    x_adv = move(x, x, -dx if targeted else dx, epsilon, epsilon, norm, box)
     return jnp.where(per_image(is_finite(x_adv), x), x_adv, x)
 
 
@@ -89,7 +93,7 @@ def pgd(
     targeted: bool = False,
     box: Box = (0.0, 1.0),
     early_stop: bool = False,
-    slots: int = 256,
+    lanes: int = 256,
 ) -> Array:
     """Projected gradient descent: `steps` small steps, projected after each one.
 
@@ -98,30 +102,22 @@ def pgd(
     higher loss. So it is never weaker than `fgsm` of the same budget and loss.
 
     Args:
-      model: the network; its first layer does any normalisation.
-      x: images (B, ...), float in [0, 1].
-      y: true labels (B,); with `targeted` the labels to reach.
-      epsilon: budget in pixel units of [0, 1], one number or one an image (B,);
-        traced, so a sweep compiles once.
+      model, x, y, epsilon, norm, loss, targeted, box: as in `fgsm`.
       steps: gradient steps of each restart.
       step_size: length of a step; None is 2.5 * epsilon / steps, in l1 at least
         epsilon / 5.
-      norm: "linf", "l2" or "l1".
       key: random starts within the budget are drawn from it; None starts at x.
       restarts: number of starts; more than one needs a key.
-      loss: with `reduction="none"`; raised, or lowered if `targeted`.
-      targeted: whether y is the class to reach.
-      box: limits of a pixel, None for none.
       early_stop: leave an image alone at the first point that fools, and take up the
         next one: the same images are fooled in a fraction of the steps, if many are.
         Give it all images in one call. Images never fooled end at their last point.
-      slots: with `early_stop`, images under way at once; large nets on a GPU like more.
+      lanes: with `early_stop`, images under way at once; large nets on a GPU like more.
 
     Returns:
       Attacked images like x, within `epsilon` and the box; x itself if epsilon is 0.
 
     Raises:
-      JaxnnError: as `fgsm`; steps, restarts or slots below 1, restarts without a key.
+      JaxnnError: as `fgsm`; steps, restarts or lanes below 1, restarts without a key.
 
     Source: Madry et al. 2018, arXiv 1706.06083.
     """
@@ -129,12 +125,14 @@ def pgd(
         # an l1 step moves 1% of the pixels: it must be long to use them all
         share = max(2.5 / steps, 0.2) if norm == "l1" else 2.5 / steps
         step_size = share * jnp.asarray(epsilon)
+    settings = {
+        "epsilon": epsilon, "step_size": step_size, "steps": steps, "norm": norm,
+        "loss": loss, "targeted": targeted, "box": box,
+    }  # fmt: skip
     if early_stop:
         keys = None if key is None else jax.random.split(key, restarts)
-        options = (loss, norm, targeted, box, steps, slots)
-        return pgd_until_fooled(model, x, y, *options, epsilon, step_size, keys)
-    options = (loss, norm, targeted, box, steps, restarts, None)
-    return _iterate(model, x, y, *options, epsilon, step_size, key)
+        return pgd_until_fooled(model, x, y, keys, lanes, **settings)
+    return _iterate(model, x, y, key=key, restarts=restarts, **settings)
 
 
 @attack()
@@ -159,8 +157,10 @@ def bim(
     """
     if step_size is None:
         step_size = 2 * jnp.asarray(epsilon) / steps
-    options = (loss, norm, targeted, box, steps, 1, None)
-    return _iterate(model, x, y, *options, epsilon, step_size, None)
+    return _iterate(
+        model, x, y, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm,
+        loss=loss, targeted=targeted, box=box,
+    )  # fmt: skip
 
 
 @attack()
@@ -178,7 +178,7 @@ def mifgsm(
     targeted: bool = False,
     box: Box = (0.0, 1.0),
 ) -> Array:
-    """Momentum iterative FGSM: steps along a running sum of normalised gradients.
+    """Momentum iterative FGSM: steps along a running sum of normalized gradients.
 
     g <- decay * g + gradient / |gradient|_1; the other arguments as in `pgd`; None as
     `step_size` is epsilon / steps. Its examples transfer better than those of `bim`.
@@ -187,47 +187,158 @@ def mifgsm(
     """
     if step_size is None:
         step_size = jnp.asarray(epsilon) / steps
-    options = (loss, norm, targeted, box, steps, 1, decay)
-    return _iterate(model, x, y, *options, epsilon, step_size, None)
+    return _iterate(
+        model, x, y, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm,
+        loss=loss, targeted=targeted, box=box, decay=decay,
+    )  # fmt: skip
 
 
 def _iterate(
-    model, x, y, loss, norm, targeted, box, steps, restarts, decay,
-    epsilon, step_size, key,
+    model, x, y, *, epsilon, step_size, steps, norm, loss, targeted, box, key=None,
+    restarts=1, decay=None,
 ):  # fmt: skip
+    """The best of x, FGSM's point and `restarts` walks of so many steps."""
     epsilon, step_size = budget(epsilon, x), budget(step_size, x)
-    sign = -1 if targeted else 1
+    goal = Goal(model, y, loss, targeted)
 
-    def look(x_adv, best):
-        """Rate x_adv and keep it where it is the best; return its gradient too."""
-        values, dx, pred = model.value_and_gradient(x_adv, y, loss)
-        return dx, best.with_point(x_adv, is_fooled(pred, y, targeted), sign * values)
-
-    def step(x_adv, gradient, size):
-        return move(x_adv, x, gradient, size, epsilon, sign, norm, box)
+    def step(carry, _):
+        x_adv, momentum, best = carry
+        _, dx, best = goal.climb(x_adv, best)
+        if decay is not None:
+            size = per_image(l1_norm(dx), dx)
+            unit = jnp.where(size > 0, dx / jnp.where(size > 0, size, 1), 0)
+            dx = momentum = decay * momentum + unit
+        x_adv = move(x_adv, x, dx, step_size, epsilon, norm, box)
+        return (x_adv, momentum, best), None
 
     def walk(best, start_key):
         x_adv = x if key is None else random_start(start_key, x, epsilon, norm, box)
-
-        def body(carry, _):
-            x_adv, momentum, best = carry
-            dx, best = look(x_adv, best)
-            if decay is not None:
-                dx = momentum = decay * momentum + _unit_l1(dx)
-            x_adv = step(x_adv, dx, step_size)
-            return (x_adv, momentum, best), None
-
         momentum = None if decay is None else jnp.zeros_like(x)
-        (x_adv, _, best), _ = lax.scan(body, (x_adv, momentum, best), length=steps)
-        return look(x_adv, best)[1], None
+        (x_adv, _, best), _ = lax.scan(step, (x_adv, momentum, best), length=steps)
+        return goal.climb(x_adv, best)[2], None
 
-    dx, best = look(x, Best.of_nothing(x))
-    best = look(step(x, dx, epsilon), best)[1]  # FGSM's point
+    _, dx, best = goal.climb(x, Best.of_nothing(x))
+    best = goal.climb(move(x, x, dx, epsilon, epsilon, norm, box), best)[2]
     keys = None if key is None else jax.random.split(key, restarts)
-    best, _ = lax.scan(walk, best, keys, length=restarts)
-    return best.x
+    return lax.scan(walk, best, keys, length=restarts)[0].x
 
 
-def _unit_l1(gradient):
-    size = per_image(l1_norm(gradient), gradient)
-    return jnp.where(size > 0, gradient / jnp.where(size > 0, size, 1), 0)
+MOMENTUM, SHARE = 0.75, 0.75  # the paper's alpha and rho of APGD
+
+
+class _Point(NamedTuple):
+    """Where the walk of APGD stood: each image's pixels, gradient and loss."""
+
+    x: Array
+    dx: Array
+    value: Array
+
+
+class _Walk(NamedTuple):
+    """What APGD keeps from step to step."""
+
+    now: _Point
+    before: Array  # the pixels one step ago
+    size: Array  # of a step, in units of epsilon (B,)
+    top: _Point  # where this walk's loss was highest
+    rises: Array  # steps that raised the loss since the last checkpoint (B,)
+    last: tuple[Array, Array]  # step size and highest loss at that checkpoint
+
+
+@attack(norms=("linf", "l2"))
+def apgd(
+    model: Classifier,
+    x: Array,
+    y: Array,
+    *,
+    epsilon: Any,
+    key: Array,
+    steps: int = 100,
+    restarts: int = 1,
+    norm: str = "linf",
+    loss: Loss = softmax_cross_entropy,
+    targeted: bool = False,
+    box: Box = (0.0, 1.0),
+) -> Array:
+    """Auto-PGD: momentum, and a step halved for each image when it stops helping.
+
+    Starts with steps of 2 * epsilon. At checkpoints that come closer and closer, an
+    image whose loss rose in fewer than 75% of the steps, or whose best loss and step
+    have not changed since the last checkpoint, goes back to its best point with half
+    the step. `loss` is softmax cross-entropy or `jaxnn.attacks.dlr`. Arguments as in
+    `pgd`, in linf or l2; the start is always random.
+
+    Returns:
+      Of all points seen, x and FGSM's among them, each image's best, as `pgd`.
+
+    Source: Croce, Hein 2020, arXiv 2003.01690, algorithm 1.
+    """
+    epsilon, goal = budget(epsilon, x), Goal(model, y, loss, targeted)
+    since = jnp.zeros(steps + 1, jnp.int32)
+    for at, length in _checkpoints(steps):
+        since = since.at[at].set(length)
+
+    def look(x_adv, best):
+        value, dx, best = goal.climb(x_adv, best)
+        return _Point(x_adv, dx, value), best
+
+    def within(x_adv):
+        return project(x_adv, x, epsilon, norm, box)
+
+    def step(carry, t):
+        w, best = carry
+        length = per_image(w.size, x) * epsilon
+        z = within(w.now.x + length * ascent_direction(w.now.dx, norm))
+        x_now = w.now.x
+        ahead = x_now + MOMENTUM * (z - x_now) + (1 - MOMENTUM) * (x_now - w.before)
+        # the first step has no direction to keep
+        new, best = look(within(jnp.where(t == 1, z, ahead)), best)
+        w = w._replace(
+            now=new, before=x_now, rises=w.rises + (new.value > w.now.value),
+            top=_choose(new.value > w.top.value, new, w.top),
+        )  # fmt: skip
+        return (_halved_if_stuck(w, since[t]), best), None
+
+    def walk(best, start_key):
+        start, best = look(random_start(start_key, x, epsilon, norm, box), best)
+        size = jnp.full(len(x), 2.0, x.dtype)
+        none = jnp.zeros(len(x), jnp.int32)
+        w = _Walk(start, start.x, size, start, none, (size, start.value))
+        return lax.scan(step, (w, best), jnp.arange(1, steps + 1))[0][1], None
+
+    first, best = look(x, Best.of_nothing(x))
+    best = look(within(x + epsilon * ascent_direction(first.dx, norm)), best)[1]
+    return lax.scan(walk, best, jax.random.split(key, restarts))[0].x
+
+
+def _halved_if_stuck(w: _Walk, since: Array) -> _Walk:
+    """At a checkpoint, `since` > 0 steps after the last: back to the top, if stuck."""
+    check = since > 0
+    stuck = (w.last[0] == w.size) & (w.last[1] == w.top.value)
+    back = check & ((w.rises < SHARE * since) | stuck)
+    every = jnp.full(len(back), check)
+    now = _choose(back, w.top, w.now)
+    return w._replace(
+        now=now,
+        before=jnp.where(per_image(back, now.x), now.x, w.before),
+        size=jnp.where(back, w.size / 2, w.size),
+        rises=jnp.where(check, 0, w.rises),
+        last=_choose(every, (w.size, w.top.value), w.last),
+    )
+
+
+def _choose(mask: Array, yes: Any, no: Any) -> Any:
+    """`yes` for the images of `mask` (B,), `no` for the others, array by array."""
+    return jax.tree.map(lambda a, b: jnp.where(per_image(mask, a), a, b), yes, no)
+
+
+def _checkpoints(steps: int) -> list[tuple[int, int]]:
+    """(step, steps since the last one): 22% first, then each 3% less, at least 6%."""
+    found, part, gap = [], 0.0, 0.22
+    while part + gap < 1:
+        at = int(-(-(part + gap) * steps // 1))
+        last = found[-1][0] if found else 0
+        if at > last:
+            found.append((at, at - last))
+        part, gap = part + gap, max(gap - 0.03, 0.06)
+    return found

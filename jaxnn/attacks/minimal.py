@@ -15,16 +15,16 @@ from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
     Best,
     Box,
+    Goal,
     ascent_direction,
     distance,
     is_finite,
-    is_fooled,
     l2_norm,
+    margin,
     per_image,
     scaled,
 )
 from jaxnn.attacks.driver import attack
-from jaxnn.attacks.objectives import margin
 from jaxnn.losses import softmax_cross_entropy
 
 
@@ -42,29 +42,25 @@ def deepfool(
     """DeepFool: walk to the nearest class boundary as if the network were linear there.
 
     Args:
-      model: the network; its first layer does any normalisation.
-      x: images (B, ...), float in [0, 1].
-      y: true labels (B,); an image already wrong comes back as it is.
+      model, x, y: as in `fgsm`; an image already wrong comes back as it is.
       norm: "l2" or "linf", the norm kept small.
-      steps: most linearisations an image; the loop ends when all are fooled.
+      steps: most linearizations an image; the loop ends when all are fooled.
       overshoot: part by which the sum of steps is lengthened to cross the boundary.
       box: limits of a pixel; None as in the paper.
 
     Returns:
       Attacked images like x; x itself where no class boundary was crossed.
 
-    Raises:
-      JaxnnError: as `fgsm`.
-
     Source: Moosavi-Dezfooli et al. 2016, arXiv 1511.04599.
     """
     rows = jnp.arange(len(x))
+    goal = Goal(model, y, margin, False)
 
     def shown(total):
         moved = x + (1 + overshoot) * total
         return moved if box is None else jnp.clip(moved, *box)
 
-    def linearised(x_adv):
+    def linearized(x_adv):
         """Logits (B, N) and the gradient of each of them (N, B, ...)."""
         z, pull = model.vjp(x_adv)
         each = jnp.broadcast_to(
@@ -98,12 +94,12 @@ def deepfool(
 
     def body(carry):
         step, total, done = carry
-        r = nearest_boundary(*linearised(shown(total)))
+        r = nearest_boundary(*linearized(shown(total)))
         total = jnp.where(per_image(done, x), total, total + r)
-        fooled = is_fooled(model.logits(shown(total)), y, False)
+        fooled = goal.fooled(model.logits(shown(total)))
         return step + 1, total, done | fooled
 
-    start = (0, jnp.zeros_like(x), is_fooled(model.logits(x), y, False))
+    start = (0, jnp.zeros_like(x), goal.fooled(model.logits(x)))
     _, total, done = lax.while_loop(unfinished, body, start)
     moved = done & (distance(total, jnp.zeros_like(x), "linf") > 0)
     moved &= is_finite(shown(total))
@@ -128,29 +124,23 @@ def ddn(
     gamma smaller where the network is fooled, gamma larger where it is not.
 
     Args:
-      model: the network; its first layer does any normalisation.
-      x: images (B, ...), float in [0, 1].
-      y: true labels (B,); with `targeted` the labels to reach.
+      model, x, y, targeted: as in `fgsm`.
       steps: gradient steps; the step size falls from 1 to 0.01 as a cosine.
       gamma: relative change of the norm a step.
       first_norm: norm of the first try, in pixel units.
-      targeted: whether y is the class to reach.
       box: limits of a pixel, None for none.
 
     Returns:
       Of all points that fooled the network, each image's nearest; x where none did.
 
-    Raises:
-      JaxnnError: as `fgsm`.
-
     Source: Rony et al. 2019, arXiv 1811.09600.
     """
-    sign = -1 if targeted else 1
+    sign, goal = -1 if targeted else 1, Goal(model, y, softmax_cross_entropy, targeted)
 
     def body(carry, step):
         x_adv, norm, best = carry
-        _, dx, pred = model.value_and_gradient(x_adv, y, softmax_cross_entropy)
-        fooled = is_fooled(pred, y, targeted)
+        _, dx, pred = model.value_and_gradient(x_adv, y, goal.loss)
+        fooled = goal.fooled(pred)
         best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
         direction = ascent_direction(dx, "l2")
         rate = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * step / steps)) / 2
@@ -163,7 +153,7 @@ def ddn(
 
     start = (x, jnp.full(len(x), first_norm, x.dtype), Best.of_nothing(x))
     (x_adv, _, best), _ = lax.scan(body, start, jnp.arange(steps))
-    fooled = is_fooled(model.logits(x_adv), y, targeted)
+    fooled = goal.fooled(model.logits(x_adv))
     best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
     return jnp.where(per_image(best.fooled, x), best.x, x)
 
@@ -188,27 +178,21 @@ def carlini_wagner(
     is found for each image by `searches` steps: times ten until it fools, then halving.
 
     Args:
-      model: the network; its first layer does any normalisation.
-      x: images (B, ...), float in the box.
-      y: true labels (B,); with `targeted` the labels to reach.
+      model, x, y, targeted: as in `fgsm`.
       steps: Adam steps for each constant.
       searches: constants tried.
       first_constant: the first one.
       confidence: margin in logits by which to fool.
       lr: Adam's learning rate, in w.
-      targeted: whether y is the class to reach.
       box: limits of a pixel.
 
     Returns:
       Of all points that fooled the network, each image's nearest; x where none did.
 
-    Raises:
-      JaxnnError: as `fgsm`.
-
     Source: Carlini, Wagner 2017, arXiv 1608.04644.
     """
     low, width = box[0], box[1] - box[0]
-    optimizer = optax.adam(lr)
+    optimizer, goal = optax.adam(lr), Goal(model, y, margin, targeted)
     sign = -1 if targeted else 1
     # Just inside the box: at a pixel of exactly 0 or 1 atanh is infinite.
     w_start = jnp.arctanh((2 * (x - low) / width - 1) * 0.999999)
@@ -222,7 +206,7 @@ def carlini_wagner(
             x_adv = pixels(w)
             values, dx, pred = model.value_and_gradient(x_adv, y, margin)
             # margin: best other logit minus y's; to be raised, or lowered if targeted
-            fooled = is_fooled(pred, y, targeted) & (sign * values >= confidence)
+            fooled = goal.fooled(pred) & (sign * values >= confidence)
             best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
             active = sign * values < confidence
             pull = per_image(jnp.where(active, constant, 0), x) * -sign * dx
@@ -250,7 +234,7 @@ def carlini_wagner(
     ordinary = (weight > 2.0**-30) & (weight < 2.0**30)
     each = first_constant / jnp.where(ordinary, 1, weight).astype(x.dtype)
     start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))
-    fooled = is_fooled(model.logits(x), y, targeted)
+    fooled = goal.fooled(model.logits(x))
     nothing = Best.of_nothing(x).with_point(x, fooled, jnp.zeros(len(x), x.dtype))
     (*_, best), _ = lax.scan(search, (*start, nothing), length=searches)
     # clip: rounding of tanh must not leave the box

@@ -1,4 +1,4 @@
-"""Attacks towards a goal: a class, every class, or an output of one's own."""
+"""What is made of attacks: every target, every budget, the worst; and plain descent."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,25 +10,18 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.attacks.arguments import as_images
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import (
-    Best,
-    Box,
-    is_finite,
-    is_fooled,
-    per_image,
-)
-from jaxnn.attacks.objectives import margin
+from jaxnn.attacks.core import Best, Box, Goal, is_finite, margin, per_image
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import Loss, quadratic
 
 
-def towards(
+def targeted_descent(
     model: Classifier,
     x: Array,
     goal: Array,
     *,
-    like: Array | None = None,
-    stay: float = 0.05,
+    reference: Array | None = None,
+    proximity: float = 0.05,
     step_size: float = 1.0,
     steps: int = 100,
     loss: Loss = quadratic,
@@ -36,16 +29,16 @@ def towards(
 ) -> Array:
     """Plain gradient descent on the input until the network says `goal`.
 
-    Minimises loss(f(x), goal) + stay / 2 * |x - like|^2; no budget. From noise it
-    makes pictures that the network takes for a digit; with `like` the picture stays
-    near a given image.
+    Minimizes loss(f(x), goal) + proximity / 2 * |x - reference|^2; no budget. From
+    noise it makes pictures that the network takes for a digit; with `reference` the
+    picture stays near a given image.
 
     Args:
       model: the network.
       x: where to start (B, ...), for example 0.5 + 0.3 * N(0, 1).
       goal: labels (B,) or outputs (B, N) to reach.
-      like: images to stay near, like x; None leaves that term out.
-      stay: weight of that term.
+      reference: images to stay near, like x; None leaves that term out.
+      proximity: weight of that term.
       step_size: learning rate of the descent.
       steps: how many.
       loss: with `reduction="none"`; `quadratic` as in the original, of a network that
@@ -61,39 +54,41 @@ def towards(
 
     Source: "Tricking Neural Networks", ml.berkeley.edu/blog, 2018.
     """
-    if len(x) != len(goal) or (like is not None and like.shape != x.shape):
-        shape = None if like is None else like.shape
+    if len(x) != len(goal) or (reference is not None and reference.shape != x.shape):
+        shape = None if reference is None else reference.shape
         raise JaxnnError(
-            f"towards: got x {x.shape}, goal {goal.shape} and like {shape}, expected "
-            "one goal an image and `like` of the shape of x"
+            f"targeted_descent: got x {x.shape}, goal {goal.shape} and reference "
+            f"{shape}, expected one goal an image and a reference of the shape of x"
         )
     if steps < 1:
-        raise JaxnnError(f"towards: got steps={steps}, expected >= 1")
-    return _towards(loss, steps, box, model, x, goal, like, stay, step_size)
+        raise JaxnnError(f"targeted_descent: got steps={steps}, expected >= 1")
+    given = model, x, goal, reference, proximity, step_size
+    return _targeted_descent(loss, steps, box, *given)
 
 
 @partial(programs.jit, static_argnums=range(3))
-def _towards(loss, steps, box, model, x, goal, like, stay, step_size):
-    stay, step_size = jnp.asarray(stay, x.dtype), jnp.asarray(step_size, x.dtype)
-
+def _targeted_descent(
+    loss, steps, box, model, x, goal, reference, proximity, step_size
+):
+    proximity, step_size = (jnp.asarray(v, x.dtype) for v in (proximity, step_size))
     label = goal if goal.ndim == 1 else goal.argmax(-1)
 
     def last_reached(x_adv, kept, pred):
         reached = pred.argmax(-1) == label
         return jnp.where(per_image(reached, x), x_adv, kept[0]), kept[1] | reached
 
-    def body(carry, _):
+    def step(carry, _):
         x_adv, kept = carry
         _, dx, pred = model.value_and_gradient(x_adv, goal, loss)
         kept = last_reached(x_adv, kept, pred)
-        if like is not None:
-            dx = dx + stay * (x_adv - like)
+        if reference is not None:
+            dx = dx + proximity * (x_adv - reference)
         moved = x_adv - step_size * dx
         moved = jnp.where(per_image(is_finite(moved), x), moved, x_adv)
         return (moved if box is None else jnp.clip(moved, *box), kept), None
 
     start = (x, (x, jnp.zeros(len(x), bool)))
-    (x_adv, kept), _ = lax.scan(body, start, length=steps)
+    (x_adv, kept), _ = lax.scan(step, start, length=steps)
     kept, reached = last_reached(x_adv, kept, model.logits(x_adv))
     return jnp.where(per_image(reached, x), kept, x_adv)
 
@@ -140,7 +135,7 @@ def every_target(
     return best.x
 
 
-def strongest(model: Classifier, y: Array, *candidates: Array) -> Array:
+def worst_of(model: Classifier, y: Array, *candidates: Array) -> Array:
     """Of several attacks' images (B, ...) the worst for each image, never a mean.
 
     One that fools goes before one that does not, then the larger margin.
@@ -153,8 +148,7 @@ def strongest(model: Classifier, y: Array, *candidates: Array) -> Array:
 
 @programs.jit
 def _keep_worst(model, best, x_adv, y):
-    pred = model.logits(x_adv)
-    return best.with_point(x_adv, is_fooled(pred, y, False), margin(pred, y)[0])
+    return Goal(model, y, margin, False).rate(x_adv, best)
 
 
 def sweep(

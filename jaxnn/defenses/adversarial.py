@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import Box, clip
-from jaxnn.attacks.moves import move, random_start
+from jaxnn.attacks.core import Box, clip, move, random_start
 from jaxnn.defenses.core import Epsilon, budget_at, check_epsilon
 from jaxnn.errors import JaxnnError
 from jaxnn.programs import remembered
@@ -22,7 +21,7 @@ def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
     """`steps` steps up the `gradient` (a function of the images)."""
 
     def once(_, x_adv):
-        return move(x_adv, x, gradient(x_adv), size, epsilon, 1, "linf", box)
+        return move(x_adv, x, gradient(x_adv), size, epsilon, "linf", box)
 
     if steps == 1:
         return once(0, x_adv)
@@ -108,7 +107,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
         clean, dx, dclean, state = value_and_gradients(
             net, loss, params, state, x, y, keys[0]
         )
-        x_adv = move(x, x, dx, limit, limit, 1, "linf", box)
+        x_adv = move(x, x, dx, limit, limit, "linf", box)
         attacked, _, dattacked, state = value_and_gradients(
             net, loss, params, state, x_adv, y, keys[1]
         )

@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxnn import attacks
 from jaxnn.arrays import as_rows
-from jaxnn.attacks.classifier import BATCH, Classifier
-from jaxnn.attacks.outputs import to_logits
+from jaxnn.attacks.classifier import BATCH, Classifier, to_logits
 from jaxnn.data.datasets import stratified_sample, unit_images
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.robustness.battery import battery
@@ -109,7 +108,7 @@ def evaluate(
     otherwise an image that one attack has broken is not shown to the next. The checks
     K1 to K20 run on a stratified sample, by default, and say whether robustness is real
     or the gradient is only hidden. A network is measured by its logits, see
-    `jaxnn.attacks.outputs`, with plain cross-entropy and margin.
+    `jaxnn.attacks.classifier`, with plain cross-entropy and margin.
 
     Args:
       model: the network; its first layer does any normalisation.

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.outputs import to_logits
+from jaxnn.attacks.classifier import Classifier, to_logits
 from jaxnn.robustness.battery import first_three
 from jaxnn.robustness.lab import Lab
 from jaxnn.robustness.threat import Threat

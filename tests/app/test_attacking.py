@@ -22,7 +22,7 @@ SETTINGS = {
     "carlini_wagner": ("--steps", "5"),
     "ddn": ("--steps", "5"),
     "noise": ("--kind", "gaussian"),
-    "camera": ("--kind", "translation", "--amount", "2"),
+    "corruptions": ("--kind", "translation", "--amount", "2"),
 }
 
 
@@ -164,8 +164,8 @@ def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["contrast", "blur"])
-def test_every_kind_of_camera_has_an_amount_of_its_own(kind, run_folder, capsys):
-    found, _ = attacked(run_folder, capsys, "--attack", "camera", "--kind", kind)
+def test_every_kind_of_corruption_has_an_amount_of_its_own(kind, run_folder, capsys):
+    found, _ = attacked(run_folder, capsys, "--attack", "corruptions", "--kind", kind)
     assert found["settings"]["amount"] in (0.5, 1.0)
 
 

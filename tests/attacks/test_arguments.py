@@ -112,9 +112,9 @@ def test_every_number_has_bounds(name, change, message):
         run(name, **change)
 
 
-def test_a_camera_changes_no_more_than_there_is():
+def test_a_corruption_changes_no_more_than_there_is():
     with pytest.raises(JaxnnError, match="expected 0 to 1 for contrast"):
-        attacks.camera(MODEL, np.full((2, 4, 4), 0.5), Y, kind="contrast", amount=15)
+        run("corruptions", x=np.full((2, 4, 4), 0.5), kind="contrast", amount=15)
 
 
 def test_no_images_are_refused():
@@ -147,3 +147,57 @@ def test_equal_networks_and_other_budgets_share_a_program():
     with compiling() as found:
         run("pgd", model=Classifier(dense(3), other, STATE), epsilon=0.2, key=key)
     assert not found
+
+
+def logits(x):
+    """What a black box gives, of NumPy's arrays or JAX's: which grey is the nearest?"""
+    return -abs(x.reshape(len(x), -1).mean(1)[:, None] - np.array([[0.2, 0.5, 0.8]]))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_black_box_is_attacked_by_its_outputs_only(traced):
+    box = attacks.black_box(logits, 3, traced=traced)
+    x = np.full((4, 4, 4), 0.4) + np.linspace(0, 0.2, 4)[:, None, None]
+    y = box.outputs(x).argmax(-1)
+    assert (y == 1).all()
+    given = {"epsilon": 0.3, "queries": 60, "steps": 5, "directions": 4, "amount": 0.5}
+    given |= {"kind": "contrast"}
+    for name in ("square", "spsa", "noise", "corruptions"):
+        more = {k: v for k, v in given.items() if k in ATTACKS[name].takes}
+        more |= {"kind": "uniform"} if name == "noise" else {}
+        x_adv = run(name, model=box, x=x, y=y, **more)
+        assert x_adv.shape == x.shape
+        if name in ("square", "spsa"):
+            assert not box.correct(x_adv, y).all()
+    for name in ATTACKS:
+        if ATTACKS[name].gradients:
+            with pytest.raises(JaxnnError, match=f"{name} follows the gradient, and a"):
+                run(name, model=box, x=x, y=y)
+    with pytest.raises(JaxnnError, match="no gradients"):
+        box.gradient(x, y)
+
+
+def test_a_black_box_that_gives_other_than_logits_is_named():
+    for wrong in (lambda x: x.sum(), lambda x: np.ones((len(x), 3), int)):
+        with pytest.raises(JaxnnError, match="expected float logits"):
+            run("square", model=attacks.black_box(wrong, 3))
+
+
+def test_an_attack_of_another_module_is_known_to_the_table_and_the_threat_model():
+    """One decorated function outside of the package: no other place names it."""
+    from jaxnn.robustness import Threat, under
+
+    try:
+
+        @attacks.attack(norms=("linf",))
+        def brighten(model, x, y, *, epsilon, targeted=False, box=(0.0, 1.0)):
+            del model, y, targeted
+            return jnp.clip(x + epsilon, *box)
+
+        assert ATTACKS["brighten"].run is brighten
+        x_adv = under(Threat("linf", 0.2), brighten, MODEL, X, Y)
+        np.testing.assert_allclose(x_adv, X + 0.2)
+        with pytest.raises(JaxnnError, match="brighten has no setting 'steps'"):
+            brighten(MODEL, X, Y, epsilon=0.1, steps=3)
+    finally:
+        del ATTACKS["brighten"]

@@ -1,4 +1,4 @@
-"""PGD with early stop: the first point that fools, whoever shares the slots."""
+"""PGD with early stop: the first point that fools, whoever shares the lanes."""
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +40,15 @@ def points(trained):
     return np.stack(walk)
 
 
-@pytest.mark.parametrize("slots", [1, 7, 60, 200])
-def test_each_image_stops_at_its_first_fooling_point(trained, slots):
+@pytest.mark.parametrize("lanes", [1, 7, 60, 200])
+def test_each_image_stops_at_its_first_fooling_point(trained, lanes):
     params, state, _, y = trained
     walk = points(trained)
     hit = np.stack([fooled(params, state, x_adv, y) for x_adv in walk])
     first = np.where(hit.any(0), hit.argmax(0), len(walk) - 1)
     assert len(set(first)) > 4  # a case worth testing
     assert not hit.any(0).all()
-    found = early(trained, slots=slots)
+    found = early(trained, lanes=lanes)
     np.testing.assert_allclose(found, walk[first, np.arange(len(y))], atol=1e-6)
 
 
@@ -63,11 +63,11 @@ def test_it_fools_the_images_that_pgd_fools(trained):
     assert 0 < hit.sum() < len(y)
 
 
-def test_restarts_fool_more_and_do_not_depend_on_the_slots(trained):
+def test_restarts_fool_more_and_do_not_depend_on_the_lanes(trained):
     params, state, _, y = trained
     key = jax.random.key(5)
-    one = early(trained, key=key, slots=5)
-    three = [early(trained, key=key, restarts=3, slots=s) for s in (4, 33)]
+    one = early(trained, key=key, lanes=5)
+    three = [early(trained, key=key, restarts=3, lanes=s) for s in (4, 33)]
     np.testing.assert_allclose(*three, atol=1e-6)
     assert fooled(params, state, three[0], y).sum() >= (
         fooled(params, state, one, y).sum()
@@ -100,6 +100,6 @@ def test_another_budget_does_not_compile_again(trained):
     assert not found
 
 
-def test_no_slots_are_refused(trained):
-    with pytest.raises(JaxnnError, match="slots=0, expected >= 1"):
-        early(trained, slots=0)
+def test_no_lanes_are_refused(trained):
+    with pytest.raises(JaxnnError, match="lanes=0, expected >= 1"):
+        early(trained, lanes=0)

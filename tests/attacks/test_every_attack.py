@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import Classifier, attacks, mlp, serial
-from jaxnn.attacks.baselines import CHANGES, NOISES
+from jaxnn.attacks.baselines import CORRUPTIONS, NOISES
 from jaxnn.attacks.core import project
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, flatten
@@ -15,7 +15,7 @@ from tests.rules.cases import normal
 
 KEY = jax.random.key(3)
 FEW = {"steps": 6}
-EARLY = {"early_stop": True, "slots": 7}
+EARLY = {"early_stop": True, "lanes": 7}
 
 # name -> (attack, norm of its budget, options)
 FIXED = {
@@ -253,28 +253,29 @@ def test_square_takes_any_shape(shape):
     assert float(abs(x_adv - x).max()) <= 0.3 + 1e-6
 
 
-@pytest.mark.parametrize("kind", CHANGES)
-def test_the_smallest_change_of_a_camera_is_none_and_the_worst_is_kept(kind, trained):
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_the_smallest_corruption_is_none_and_the_worst_is_kept(kind, trained):
     params, state, x, y = trained
     x = jnp.asarray(x)
-    same = attacks.camera(model(params, state), x, y, kind=kind, amount=0.0, tries=3)
+    net = model(params, state)
+    same = attacks.corruptions(net, x, y, kind=kind, amount=0.0, tries=3)
     np.testing.assert_allclose(same, x, atol=1e-6)
     clean = accuracy(params, state, x, y)
-    worst = attacks.camera(
+    worst = attacks.corruptions(
         model(params, state), x, y, kind=kind, amount=2.0 if kind != "contrast" else 1.0
     )
     assert accuracy(params, state, worst, y) <= clean
     with pytest.raises(JaxnnError, match="expected \\(B, H, W\\)"):
-        attacks.camera(
+        attacks.corruptions(
             model(params, state), x.reshape(60, 16), y, kind=kind, amount=1.0
         )
 
 
 def test_rotation_by_a_quarter_turn_is_rot90(trained):
-    from jaxnn.attacks.baselines import CHANGES
+    from jaxnn.attacks.baselines import CORRUPTIONS
 
     x = jnp.asarray(trained[2])[..., None]
-    turned = CHANGES["rotation"](x, jnp.asarray(90.0))
+    turned = CORRUPTIONS["rotation"](x, jnp.asarray(90.0))
     want = [np.rot90(np.asarray(x), turns, axes=(1, 2)) for turns in (1, 3)]
     assert min(abs(np.asarray(turned) - w).max() for w in want) < 1e-6
 
@@ -304,10 +305,10 @@ def test_every_target_is_the_worst_of_the_single_ones(trained):
         assert bool((hit | ~fooled(params, state, single, y)).all())
 
 
-def test_strongest_takes_the_worst_image_by_image(trained):
+def test_worst_of_takes_the_worst_image_by_image(trained):
     params, state, _, y = trained
     pieces = [run(name, trained, 0.15) for name in ("fgsm", "square", "noise uniform")]
-    worst = attacks.strongest(model(params, state), y, *pieces)
+    worst = attacks.worst_of(model(params, state), y, *pieces)
     union = np.any([fooled(params, state, piece, y) for piece in pieces], axis=0)
     assert (fooled(params, state, worst, y) == union).all()
 
@@ -320,21 +321,21 @@ def test_least_likely_is_the_smallest_output(trained):
     assert (np.asarray(found) == predict(NET, params, state, x).argmin(-1)).all()
 
 
-def test_towards_reaches_its_goal_and_stays_near_what_it_should_be_like():
+def test_targeted_descent_reaches_its_goal_and_stays_near_what_it_should_be_like():
     net = mlp([16, 12, 3], "sigmoid", init="normal", output="sigmoid")
     params, state, _ = net.init(jax.random.key(5), (16,))
     start = 0.5 + 0.3 * jnp.asarray(normal(6, 16))
     goal = jnp.arange(6) % 3
     like = jnp.asarray(normal(6, 16, seed=1))
     liar = Classifier(net, params, state)
-    free = attacks.towards(liar, start, goal, steps=2000)
-    near = attacks.towards(liar, start, goal, like=like, stay=0.5)
+    free = attacks.targeted_descent(liar, start, goal, steps=2000)
+    near = attacks.targeted_descent(liar, start, goal, reference=like, proximity=0.5)
     pred = net.forward(params, state, free, train=False)[0]
     assert (pred.argmax(-1) == goal).mean() >= 5 / 6
     apart = attacks.distance(near, like, "l2")
     assert bool((apart < attacks.distance(start, like, "l2")).all())
     with pytest.raises(JaxnnError, match="one goal an image"):
-        attacks.towards(liar, start, goal[:3])
+        attacks.targeted_descent(liar, start, goal[:3])
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_towards_reaches_its_goal_and_stays_near_what_it_should_be_like():
         (lambda a, x: a.pgd(epsilon=float("nan")), "expected >= 0"),
         (lambda a, x: a.apgd(epsilon=0.1, key=KEY, norm="l1"), "valid names: linf, l2"),
         (lambda a, x: a.noise(epsilon=0.1, key=KEY, kind="pink"), "pink"),
-        (lambda a, x: a.camera(kind="zoom", amount=1), "zoom"),
+        (lambda a, x: a.corruptions(kind="zoom", amount=1), "zoom"),
         (lambda a, x: a.square(epsilon=0.1, key=KEY, queries=0), "queries=0"),
         (lambda a, x: a.pgd(x=x * 2, epsilon=0.1), "own its normalisation"),
         (lambda a, x: a.pgd(x=x * np.nan, epsilon=0.1), "own its normalisation"),

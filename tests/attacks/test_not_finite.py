@@ -22,7 +22,7 @@ SETTINGS = {
     "spsa": {"steps": 3, "directions": 4},
     "square": {"queries": 5},
 }
-NAMES = sorted(set(ATTACKS) - {"camera"})  # of flat images there is none
+NAMES = sorted(set(ATTACKS) - {"corruptions"})  # of flat images there is none
 
 
 def run(name, model, x, y, **more):

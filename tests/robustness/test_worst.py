@@ -52,7 +52,7 @@ def test_the_threat_model_reaches_the_attack(attack, threat, problem):
     [
         (attacks.square, Threat("l2", 1.0), "square keeps a budget in linf"),
         (attacks.ddn, Threat("linf", 0.1), "ddn keeps a budget in l2"),
-        (attacks.camera, Threat("linf", 0.1), "camera keeps a budget in no norm"),
+        (attacks.corruptions, Threat("linf", 0.1), "keeps a budget in no norm"),
         (lambda *_: None, Threat("linf", 0.1), "is no attack of jaxnn.attacks"),
     ],
 )

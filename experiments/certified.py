@@ -41,7 +41,7 @@ from jaxnn import attacks, defenses, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.regularize import input_noise
-from jaxnn.robustness import ibp, smoothing
+from jaxnn.robustness import certify, smoothing
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
         small(), data, args.ibp_epochs, seed, defense=defenses.ibp(grow, kappa)
     )
     clean = target.right(data.x, data.y)
-    proven = ibp.verify(target.model, data.x, data.y, epsilon=args.epsilon)
+    proven = certify.verify(target.model, data.x, data.y, epsilon=args.epsilon)
     attacked = clean.copy()
     for loss in (softmax_cross_entropy, attacks.margin):
         attacked &= target.under(
@@ -157,7 +157,7 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
         )  # fmt: skip
     budgets = [0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2]
     curve = [
-        float(ibp.verify(target.model, data.x, data.y, epsilon=e).mean())
+        float(certify.verify(target.model, data.x, data.y, epsilon=e).mean())
         for e in budgets
     ]
     wrong = (proven & ~attacked) | (attacked & ~clean)

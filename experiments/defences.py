@@ -80,13 +80,13 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
     for seed, net in enumerate(nets):
         outputs = net.outputs(data.x)
         under = net.worst(data.x, data.y, kind.epsilon, seed, args.steps)
-        one, many = (under.right["FGSM"] & under.clean).mean(), under.stands.mean()
+        one, many = (under.correct["FGSM"] & under.clean).mean(), under.stands.mean()
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
         found = defenses.find_collapse(
             outputs, data.y, defense=kind.options(10).get("defense", standard_training),
             one_step=float(one), many_steps=float(many),
         )  # fmt: skip
-        collapsed.append(found and f"{found.kind}: {found.words}")
+        collapsed.append(found and f"{found.kind}: {found.message}")
     names = ("clean", "fgsm", "pgd")
     table = {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
     return table | {"epsilon": kind.epsilon, "collapsed": collapsed}

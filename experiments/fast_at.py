@@ -132,7 +132,7 @@ def run(args: Args) -> None:
             target.outputs(data.x), data.y, defense=defense(args, False, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
-        runs.append(found | {"collapse": collapse and collapse.words})
+        runs.append(found | {"collapse": collapse and collapse.message})
         first = first or target
     assert first is not None
     checks = judged(first, data, args.epsilon, "seed 0")
@@ -146,7 +146,7 @@ def run(args: Args) -> None:
             target.outputs(data.x), data.y, defense=defense(args, True, 10),
             one_step=found["fgsm"], many_steps=found["pgd"],
         )  # fmt: skip
-        published.append(found | {"collapse": collapse and collapse.words})
+        published.append(found | {"collapse": collapse and collapse.message})
         print(f"  {collapse}")
     clean, pgd = ([r[k] for r in runs] for k in ("clean", "pgd"))
     fgsm = [r["fgsm"] for r in runs]

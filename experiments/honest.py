@@ -164,7 +164,7 @@ def judge(net: Classifier, recipe: Recipe, data: Digits, level: str, args: Args)
         "robust": found.robust.value,
         "seconds": found.seconds,
         **{
-            kind: {c.id: c.words for c in found.checks if c.verdict == kind}
+            kind: {c.id: c.message for c in found.checks if c.verdict == kind}
             for kind in ("fail", "warn")
         },
         "numbers": {c.id: c.number for c in found.checks},

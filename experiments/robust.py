@@ -221,7 +221,7 @@ def judged(
     print(f"\nChecks of {title}, eps {epsilon:g}, {images} images (stratified)")
     print(f"  clean {found.clean}, robust {found.robust}")
     for check in said:
-        print(f"  {check.verdict} {check.id} {check.name}: {check.words}")
+        print(f"  {check.verdict} {check.id} {check.name}: {check.message}")
     print(f"  {found.verdict}")
     return found
 
@@ -233,7 +233,7 @@ def checks_json(found: Any) -> dict[str, Any]:
         "clean": found.clean.value,
         "robust": found.robust.value,
         "verdict": found.verdict,
-        "checks": {c.id: [c.verdict, c.words] for c in found.checks},
+        "checks": {c.id: [c.verdict, c.message] for c in found.checks},
     }
 
 

@@ -65,7 +65,8 @@ def run(args: Args) -> None:
         )  # fmt: skip
         matrices.append(found.matrix)
         k9.append(found.check)
-        print(f"seed {seed}: K9 {found.check.verdict}, {found.check.words}", flush=True)
+        check = found.check
+        print(f"seed {seed}: K9 {check.verdict}, {check.message}", flush=True)
     mean = np.mean(matrices, 0)
     print(f"\n{'made on':<16}" + "".join(f"{n:>15}" for n in KINDS))
     for name, row in zip(KINDS, mean, strict=True):

@@ -9,8 +9,8 @@ import pytest
 
 from jaxnn.app.report import write_report
 from jaxnn.check.report import write_page
-from jaxnn.robustness.page import page
-from jaxnn.robustness.threat import Share, Threat
+from jaxnn.robustness.report import page
+from jaxnn.robustness.threat import Proportion, Threat
 from jaxnn.text import code, escaped, fenced, table
 
 NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
@@ -99,13 +99,13 @@ def test_a_comparison_of_any_title_has_a_page_of_words(tmp_path):
 
 
 def test_a_robustness_page_of_any_names_has_words():
-    half = Share(1, 2)
+    half = Proportion(1, 2)
     found = SimpleNamespace(
         threat=Threat("linf", 0.1), level="fast", clean=half, robust=half, seconds=1.0,
         rounds=[SimpleNamespace(name=NASTY, tried=2, broken=1, alone=half)],
         targeted=half, sample=[0, 1], verdict=NASTY, believable=True,
         not_finite=[], not_attacked=[],
-        checks=[SimpleNamespace(id="K1", name=NASTY, verdict="pass", words=NASTY,
+        checks=[SimpleNamespace(id="K1", name=NASTY, verdict="pass", message=NASTY,
                                 images=[1])],
         layers=[SimpleNamespace(label=NASTY, ratio=1.0, zero_in=0.0, zero_out=0.0,
                                 saturated=None)],

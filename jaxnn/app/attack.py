@@ -30,7 +30,8 @@ from jaxnn.data import unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
-from jaxnn.robustness import Share, Threat, evaluate, page, transfer_matrix
+from jaxnn.robustness import Proportion, Threat, evaluate, report, transfer_matrix
+from jaxnn.robustness.worst import not_attacked
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of corruptions, where none is given: degrees, pixels, sigma in pixels, share lost."""
@@ -60,11 +61,11 @@ def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, 
     lost = np.flatnonzero(~np.isfinite(model.outputs(x)).all(-1))
     blind = np.zeros(len(y), bool)
     if attack.gradients:
-        blind = still & np.isnan(model.gradient(x, y)[1].reshape(len(y), -1)).any(-1)
+        blind = still & not_attacked(model, x, y)
     norm = options.get("norm", "linf" if "epsilon" in options else "l2")
     size = np.asarray(attacks.distance(x_adv, x, norm))
     fooled = size[right & ~still]
-    clean, left = (Share(int(m.sum()), len(y)) for m in (right, still & ~blind))
+    clean, left = (Proportion(int(m.sum()), len(y)) for m in (right, still & ~blind))
     found = _record("attack", config, run) | {
         "attack": config.attack,
         "settings": _settings(attack, options) | {"seed": config.seed},
@@ -87,7 +88,7 @@ def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, 
         options.get("epsilon", float(size.max())), file, count=10,
         norm=norm, attack=config.attack, budget="epsilon" in options,
     )})  # fmt: skip
-    for line in page.warnings(len(y), len(lost), int(blind.sum())):
+    for line in report.warnings(len(y), len(lost), int(blind.sum())):
         print(line)
     print(
         f"accuracy       {clean} before, {left} under {config.attack}, "
@@ -105,7 +106,7 @@ def attack_run(config: AttackConfig, started: float | None = None) -> dict[str, 
 
 
 def robustness_run(config: RobustnessConfig, started: float | None = None) -> Any:
-    """Evaluate a saved run by the whole battery and its checks; writes a folder.
+    """Evaluate a saved run by the whole suite and its checks; writes a folder.
 
     Raises:
       JaxnnError: no run folder, unknown level or norm; outputs that are not finite
@@ -121,7 +122,7 @@ def robustness_run(config: RobustnessConfig, started: float | None = None) -> An
     name, others = _others(config, run)
     found = evaluate(
         model, x, y, threat=threat, level=config.level, others=others,
-        seed=config.seed, say=None if config.quiet else lambda line: print(
+        seed=config.seed, log=None if config.quiet else lambda line: print(
             f"  {line}", flush=True
         ),
     )  # fmt: skip
@@ -134,14 +135,14 @@ def robustness_run(config: RobustnessConfig, started: float | None = None) -> An
         sample = x[found.sample], y[found.sample]
         named = {name: model} | others
         transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
-        print(f"transfer       {transfer.check.verdict}: {transfer.check.words}")
+        print(f"transfer       {transfer.check.verdict}: {transfer.check.message}")
     record = _record("robustness", config, run) | {
         "rows": rows.tolist() if config.images > 0 else "all"
     }
     folder = _unused(folder.parent, folder.name, "", record, "robustness.json")
     title = f"Robustness of {run.folder}"
-    written = page.write(folder, found, x, y, outputs, title, transfer, record)
-    print("\n".join(page.lines(found)))
+    written = report.write(folder, found, x, y, outputs, title, transfer, record)
+    print("\n".join(report.lines(found)))
     print(f"saved to       {written}")
     _fail_if_lost(run, found.not_finite)
     return found

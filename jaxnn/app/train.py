@@ -371,7 +371,7 @@ class Trained:
             )
             key = jax.random.key(c.seed)
             found = worst_case(model, x, y, threat=threat, key=key)
-            for name, stands in zip(keys, found.right.values(), strict=True):
+            for name, stands in zip(keys, found.correct.values(), strict=True):
                 right.setdefault(name, []).append(float(stands.mean()))
             right.setdefault("worst", []).append(float(found.stands.mean()))
             right.setdefault("not_attacked", []).append(int(found.not_attacked.sum()))
@@ -449,7 +449,7 @@ def collapses(
         )  # fmt: skip
         if found is not None:
             of_seed = f"seed {c.seed + i}: " if c.seeds > 1 else ""
-            said.append(f"{of_seed}{found.kind}: {found.words}")
+            said.append(f"{of_seed}{found.kind}: {found.message}")
     return said
 
 

@@ -62,12 +62,12 @@ class Collapse(NamedTuple):
       kind: "not finite", "one class" or "catastrophic overfitting".
       number: share of outputs that are not finite; share of the class said most; or
         how far one step overstates accuracy.
-      words: what was seen and what to do.
+      message: what was seen and what to do.
     """
 
     kind: str
     number: float
-    words: str
+    message: str
 
 
 def find_collapse(

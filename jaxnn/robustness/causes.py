@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.combine.parts import Call
 from jaxnn.layers import Layer
-from jaxnn.robustness.checks_network import TINY, without_gradient
-from jaxnn.robustness.evidence import Check, Evidence
+from jaxnn.robustness.checks import TINY, without_gradient
+from jaxnn.robustness.context import Check, CheckContext
 from jaxnn.robustness.masking import observe_single_layers
 from jaxnn.robustness.slopes import Slopes, apart, differentiable, in_float64, measure
 from jaxnn.robustness.threat import surely_above
@@ -27,12 +28,14 @@ IMAGES = 50  # that the layers are shown
 MANY = 0.5  # share of a layer's images or entries from which it is a cause
 
 
-def find_cause(e: Evidence, failed: list[Check]) -> str:
+def find_cause(e: CheckContext, failed: list[Check]) -> str:
     """What hides the gradient or makes it wrong, in words; "not found" is an answer."""
+    if not e.model.gradients:
+        return "not found; a black box shows no layers"
     names = {c.id for c in failed}
     for causes in (_of_outputs, _of_gradients, _of_blocking, _of_the_loss):
-        for words in causes(e, names):
-            return words
+        for cause in causes(e, names):
+            return cause
     return "not found"
 
 
@@ -40,7 +43,7 @@ def _of_outputs(e, failed) -> Iterator[str]:
     """Outputs that are no function of the image, or no numbers."""
     if not failed & {"K2", "K15", "K16", "K17", "K18"}:
         return
-    x, model = jnp.asarray(e.x[:IMAGES]), e.lab.model
+    x, model = jnp.asarray(e.x[:IMAGES]), e.model
     layers = _shown(model, x, _outputs)
     if model.key is not None:
         model = replace(model, key=jax.random.fold_in(model.key, 1))
@@ -71,7 +74,7 @@ def _of_gradients(e, failed) -> Iterator[str]:
     if "K18" not in failed:
         return
     with jax.enable_x64(True):
-        double = in_float64(e.lab.model)
+        double = in_float64(e.model)
         x = jnp.asarray(np.asarray(e.x[:IMAGES], np.float64))
         layers = _shown(double, x, _gradients)
     for layer in layers:
@@ -142,11 +145,12 @@ def _shown(model: Classifier, x: Any, facts: Callable) -> list[Shown]:
         return layer._replace(forward=forward)
 
     twin = observe_single_layers(model, x, noted)
-    noted_by = jax.device_get(jax.jit(_noted)(twin, x))
+    noted_by = jax.device_get(_noted(twin, x))
     noted_by.sort(key=lambda one: one.path)
     return [Shown(labels[one.path], one.facts) for one in noted_by]
 
 
+@programs.jit
 def _noted(twin, x):
     """What the layers of `twin` noted on the way forward."""
     _, _, cache = twin.net.forward(

@@ -13,19 +13,22 @@ from jaxnn.arrays import as_rows
 from jaxnn.attacks.classifier import BATCH, Classifier, to_logits
 from jaxnn.data.datasets import stratified_sample, unit_images
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.robustness.battery import battery
 from jaxnn.robustness.causes import find_cause
-from jaxnn.robustness.evidence import CHECKS, Check, Evidence
-from jaxnn.robustness.lab import Lab
+from jaxnn.robustness.context import CHECKS, Check, CheckContext
 from jaxnn.robustness.masking import LayerGradient
-from jaxnn.robustness.threat import Share, Threat
-from jaxnn.robustness.worst import worst_case
+from jaxnn.robustness.threat import Proportion, Threat
+from jaxnn.robustness.worst import (
+    attack_suite,
+    first_three,
+    not_attacked,
+    under,
+)
 
 LEVELS = ("fast", "full")
 
 
 class Round(NamedTuple):
-    """One attack of the battery.
+    """One attack of the suite.
 
     Attributes:
       name: which attack.
@@ -38,7 +41,7 @@ class Round(NamedTuple):
     name: str
     tried: int
     broken: int
-    alone: Share
+    alone: Proportion
 
 
 class Evaluation(NamedTuple):
@@ -48,7 +51,7 @@ class Evaluation(NamedTuple):
       threat: what the attacker may do.
       level: "fast" or "full".
       clean: images classified right without an attack, of all.
-      robust: images that every attack of the battery left right, of all; one that no
+      robust: images that every attack of the suite left right, of all; one that no
         attack could follow (`not_attacked`) is not robust.
       rounds: the attacks in the order they were run.
       targeted: least-likely class reached, of the sample.
@@ -56,7 +59,7 @@ class Evaluation(NamedTuple):
       epsilons: budgets of the curve.
       checks: K1 to K20.
       layers: gradients of every layer, from the output back.
-      verdict: in words, whether the number can be believed.
+      verdict: whether the number can be believed.
       not_attacked: rows of images no attack broke whose own gradient is NaN.
       not_finite: rows of images for which the network's outputs are not finite.
       robust_images: which images stayed right (N,), bool.
@@ -67,10 +70,10 @@ class Evaluation(NamedTuple):
 
     threat: Threat
     level: str
-    clean: Share
-    robust: Share
+    clean: Proportion
+    robust: Proportion
     rounds: list[Round]
-    targeted: Share
+    targeted: Proportion
     curve: dict[str, np.ndarray]
     epsilons: np.ndarray
     checks: list[Check]
@@ -100,9 +103,9 @@ def evaluate(
     sample: int = 500,
     others: Mapping[str, Classifier] | None = None,
     certified: Any = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Attack every image by a battery, keep the worst case, and check the attack.
+    """Attack every image by a suite, keep the worst case, and check the attack.
 
     On the level "fast" all images see the first three attacks, as in `worst_case`;
     otherwise an image that one attack has broken is not shown to the next. The checks
@@ -111,7 +114,7 @@ def evaluate(
     `jaxnn.attacks.classifier`, with plain cross-entropy and margin.
 
     Args:
-      model: the network; its first layer does any normalisation.
+      model: the network; of a `black_box` the attacks and checks that need no gradient.
       x: images (N, ...), float in [0, 1] or uint8.
       y: labels (N,).
       threat: norm, epsilon and box; None is linf 0.1.
@@ -120,7 +123,7 @@ def evaluate(
       sample: images of the checks, the curve and the targeted attack.
       others: name -> other networks, for transfer (K9).
       certified: which images (N,) a certificate holds for, for K19.
-      say: called with a line of progress now and then.
+      log: called with a line of progress now and then.
 
     Raises:
       JaxnnError: unknown level or norm, lengths that differ, no images.
@@ -129,52 +132,62 @@ def evaluate(
     lookup("level", level, dict.fromkeys(LEVELS))
     threat = (threat or Threat()).checked()
     x, y = _images(x, y)
-    say = say or (lambda line: None)
+    log = log or (lambda line: None)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
     outputs = model.keyed(x)
     model, y = to_logits(model, x, y)
-    lab = Lab(model, threat, key, batch)
-    weapons = battery(level, threat.norm, lab.outputs(x[:1]).shape[-1])
+    classes = model.outputs(x[:1], batch).shape[-1]
+    suite = attack_suite(level, threat.norm, classes, model.gradients)
     rows = stratified_sample(y, min(sample, len(y)), seed)
-    rivals = {
-        name: Lab(to_logits(other, x, y)[0], threat, key, batch)
-        for name, other in (others or {}).items()
-    }
+    rivals = {name: to_logits(net, x, y)[0] for name, net in (others or {}).items()}
     proven = None if certified is None else np.asarray(certified)[rows]
-    evidence = Evidence(lab, x[rows], y[rows], rows, weapons, rivals, proven)
+    context = CheckContext(
+        model, threat, key, batch, x[rows], y[rows], rows, suite, rivals, proven
+    )
 
-    first = worst_case(model, x, y, threat=threat, key=key) if level == "fast" else None
-    right, rounds, x_adv = lab.correct(x, y), [], x.copy()
-    clean = Share(int(right.sum()), len(y))
-    for weapon in weapons:
-        if first is not None and weapon.name in first.right:
-            tried, left = int(right.sum()), first.right[weapon.name]
-            broken = _take(right, x_adv, left, first.x_adv[weapon.name])
-            alone = Share(int(left.sum()), len(y))
-        else:
-            tried, broken = _round(lab, weapon, x, y, right, x_adv, rows)
-            alone = Share(int(evidence.right[weapon.name].sum()), len(rows))
-        say(f"{weapon.name}: {broken:,} of {tried:,} broken, {right.sum():,} stand")
-        rounds.append(Round(weapon.name, tried, broken, alone))
-    not_attacked = right & np.isnan(_flat(lab.gradient(x, y)[1])).any(-1)
-    right &= ~not_attacked
-    say("checks K1 to K20")
-    results = [CHECKS[k](evidence) for k in sorted(CHECKS, key=lambda k: int(k[1:]))]
+    correct, rounds, x_adv = model.correct(x, y, batch), [], x.copy()
+    clean = Proportion(int(correct.sum()), len(y))
+    to_all = [s.name for s in first_three()] if level == "fast" else []
+    for spec in suite:
+        shown = correct.copy()
+        if spec.name in to_all:
+            shown[:] = True
+        elif spec.images is not None:  # dear attacks see the sample only
+            shown &= np.isin(np.arange(len(y)), rows[: spec.images])
+        tried, left = int((shown & correct).sum()), np.ones(len(y), bool)
+        if shown.any():
+            found = under(
+                threat, spec.attack, model, x[shown], y[shown], key=key, batch=batch,
+                **spec.options,
+            )  # fmt: skip
+            left[shown] = model.correct(found, y[shown], batch)
+            broken = correct & ~left
+            x_adv[broken] = found[broken[shown]]
+        alone = left if spec.name in to_all else context.left[spec.name]
+        count = int((correct & ~left).sum())
+        correct &= left
+        log(f"{spec.name}: {count:,} of {tried:,} broken, {correct.sum():,} stand")
+        share = Proportion(int(alone.sum()), len(alone))
+        rounds.append(Round(spec.name, tried, count, share))
+    blind = correct & not_attacked(model, x, y, batch)
+    correct &= ~blind
+    log("checks K1 to K20")
+    results = [CHECKS[k](context) for k in sorted(CHECKS, key=lambda k: int(k[1:]))]
     return Evaluation(
         threat=threat,
         level=level,
         clean=clean,
-        robust=Share(int(right.sum()), len(y)),
+        robust=Proportion(int(correct.sum()), len(y)),
         rounds=rounds,
-        targeted=_targeted(lab, evidence),
-        curve={name: found.mean(1) for name, found in evidence.curve.items()},
-        epsilons=evidence.epsilons,
+        targeted=_targeted(context),
+        curve={name: found.mean(1) for name, found in context.curve.items()},
+        epsilons=context.epsilons,
         checks=results,
-        layers=evidence.masking.layers,
-        not_attacked=np.flatnonzero(not_attacked),
+        layers=context.masking.layers,
+        not_attacked=np.flatnonzero(blind),
         not_finite=np.flatnonzero(~np.isfinite(outputs.outputs(x)).all(-1)),
-        verdict=judge(results, evidence),
-        robust_images=right,
+        verdict=judge(results, context),
+        robust_images=correct,
         x_adv=x_adv,
         sample=rows,
         seconds=time.perf_counter() - started,
@@ -194,41 +207,17 @@ def _images(x, y):
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)), y
 
 
-def _round(lab, weapon, x, y, right, x_adv, rows):
-    """Attack the images still right; `right` and `x_adv` are brought up to date."""
-    alive = np.flatnonzero(right)
-    if weapon.images is not None:  # dear weapons see the sample only
-        alive = np.intersect1d(alive, rows[: weapon.images])
-    if not len(alive):
-        return 0, 0
-    found, left = x.copy(), np.ones(len(y), bool)
-    found[alive] = lab.attack(weapon.attack, x[alive], y[alive], **weapon.options)
-    left[alive] = lab.correct(found[alive], y[alive])
-    return len(alive), _take(right, x_adv, left, found)
-
-
-def _take(right, x_adv, left, found):
-    """Bring `right` and `x_adv` up to date by one attack; how many it broke."""
-    broken = right & ~left
-    x_adv[broken], right[broken] = found[broken], False
-    return int(broken.sum())
-
-
-def _flat(a):
-    return a.reshape(len(a), -1)
-
-
-def _targeted(lab, evidence):
+def _targeted(context):
+    """How often the least likely class is reached, of the sample."""
     goal = attacks.map_batches(
-        partial(attacks.least_likely, lab.model), evidence.x, batch=lab.batch
+        partial(attacks.least_likely, context.model), context.x, batch=context.batch
     )
-    x_adv = lab.attack(
-        attacks.pgd, evidence.x, goal, steps=evidence.steps, targeted=True
-    )
-    return Share(int(lab.correct(x_adv, goal).sum()), len(goal))
+    attack = attacks.pgd if context.model.gradients else attacks.spsa
+    x_adv = context.attack(attack, goal, steps=context.steps, targeted=True)
+    return Proportion(int(context.correct(x_adv, goal).sum()), len(goal))
 
 
-def judge(results: list[Check], e: Evidence) -> str:
+def judge(results: list[Check], e: CheckContext) -> str:
     """The verdict: which checks failed, and what hides the gradient."""
     failed = [c for c in results if c.verdict == "fail"]
     if failed:
@@ -236,11 +225,13 @@ def judge(results: list[Check], e: Evidence) -> str:
             f"DO NOT BELIEVE the accuracy under attack: {_names(failed)} failed. "
             f"Cause: {find_cause(e, failed)}."
         )
-    words = "No sign of masked gradients"
+    message = "No sign of masked gradients"
+    if not e.model.gradients:
+        message = "Attacked by its outputs only: who has gradients may break more"
     warned = [c for c in results if c.verdict == "warn"]
     if warned:
-        words = f"Believable with care: warnings from {_names(warned)}"
-    return words + "; an upper bound on robustness, as any attack gives."
+        message = f"Believable with care: warnings from {_names(warned)}"
+    return message + "; an upper bound on robustness, as any attack gives."
 
 
 def _names(checks):

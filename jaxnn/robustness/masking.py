@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import attacks
-from jaxnn.attacks import Classifier
+from jaxnn import programs
+from jaxnn.attacks import Classifier, margin
 from jaxnn.combine.parts import Call, observed
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.robustness.lab import Lab
 
 BLOCKED = 0.5  # share of images without gradient from which a layer counts as blocking
 SATURATED = 0.5  # share of elements without gradient from which a layer is looked into
@@ -109,12 +108,17 @@ def layer_gradients(
 
     twin = observe_single_layers(model, x, noted)
     objective = softmax_cross_entropy if loss is None else loss
-    program = jax.jit(partial(twin.value_and_gradient, loss=objective))
-    jax.block_until_ready(program(jnp.asarray(x), jnp.asarray(y)))
+    found = _run(objective, twin, jnp.asarray(x), jnp.asarray(y))
+    jax.block_until_ready(found)
     jax.effects_barrier()
     return [
         _summary(path, labels[path], dy, dx, constant[path]) for path, dy, dx in rows
     ]
+
+
+@partial(programs.jit, static_argnums=0)
+def _run(loss, model, x, y):
+    return model.value_and_gradient(x, y, loss)
 
 
 def _summary(path, label, dy, dx, constant):
@@ -207,20 +211,22 @@ def swap_backward(
     return twin._replace(backward=checked)
 
 
-def masking_report(lab: Lab, x: np.ndarray, y: np.ndarray, steps: int) -> Masking:
-    """Every layer's gradients, and PGD through those that pass none or hardly any."""
-    some = slice(lab.batch)
-    layers = layer_gradients(lab.model, x[some], y[some], attacks.margin)
+def masking_report(
+    model: Classifier, x: np.ndarray, y: np.ndarray, attacked: Callable
+) -> Masking:
+    """Every layer's gradients, and an attack through those that pass none or few.
+
+    `attacked(model)` says which images stay right after PGD on the model it is given.
+    """
+    layers = layer_gradients(model, x, y, margin)
     blocking = [a for a in layers if a.zero_out >= BLOCKED and not a.constant]
     faint = [layer for layer in layers if (layer.saturated or 0) >= SATURATED]
     least = max(faint, key=lambda layer: layer.saturated or 0, default=None)
     least = None if blocking else least
     through, suspects = None, blocking or ([least] if least else [])
     if suspects and all(layer.same_shape for layer in suspects):
-        net = lab.model.net
+        net = model.net
         for layer in suspects:
             net = swap_backward(net, layer.path)
-        open_lab = replace(lab, model=replace(lab.model, net=net))
-        x_adv = open_lab.attack(attacks.pgd, x, y, steps=steps, loss=attacks.margin)
-        through = lab.correct(x_adv, y)
+        through = attacked(replace(model, net=net))
     return Masking(layers, blocking, least, through)

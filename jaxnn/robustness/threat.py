@@ -36,7 +36,7 @@ class Threat(NamedTuple):
         )
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """So many of so many images, with Wilson's 95% interval.
 
     Attributes:
@@ -78,7 +78,7 @@ checks a network."""
 
 def surely_above(count: int, total: int, limit: float) -> bool:
     """Whether a share is above `limit` beyond the error of so many images."""
-    return Share(count, total).within(SURE)[0] > limit
+    return Proportion(count, total).within(SURE)[0] > limit
 
 
 def surely_more(lost: Any, gained: Any, limit: float) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxnn import attacks
 from jaxnn.attacks.classifier import BATCH, Classifier
 from jaxnn.errors import JaxnnError
-from jaxnn.robustness.checks import POINT, verdict
-from jaxnn.robustness.evidence import Check
-from jaxnn.robustness.lab import Lab
-from jaxnn.robustness.threat import Threat, surely_more
+from jaxnn.robustness.checks import own_harm_most
+from jaxnn.robustness.context import Check
+from jaxnn.robustness.threat import Threat
+from jaxnn.robustness.worst import under
 
 
 class Transfer(NamedTuple):
@@ -65,13 +65,14 @@ def transfer_matrix(
         )
     threat, y = (threat or Threat()).checked(), np.asarray(y)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
-    labs = {name: Lab(net, threat, key, batch) for name, net in networks.items()}
-    right = np.zeros((len(labs), len(labs), len(y)), bool)
-    for s, source in enumerate(labs.values()):
-        x_adv = source.attack(attack, np.asarray(x), y, **options)
-        for t, target in enumerate(labs.values()):
-            right[s, t] = target.correct(x_adv, y)
-    names = tuple(labs)
+    right = np.zeros((len(networks), len(networks), len(y)), bool)
+    for s, source in enumerate(networks.values()):
+        x_adv = under(
+            threat, attack, source, np.asarray(x), y, key=key, batch=batch, **options
+        )
+        for t, target in enumerate(networks.values()):
+            right[s, t] = target.correct(x_adv, y, batch)
+    names = tuple(networks)
     return Transfer(names, right.mean(-1), _k9(names, right))
 
 
@@ -79,14 +80,14 @@ def _k9(names, right) -> Check:
     matrix = right.mean(-1)
     gaps = np.diag(matrix)[None] - matrix  # above 0: a stranger does more harm
     s, t = np.unravel_index(int(gaps.argmax()), gaps.shape)
-    gap = float(gaps[s, t])
-    words = "every column's minimum is its diagonal"
-    if gap > 0:
-        words = (
+    message = "every column's minimum is its diagonal"
+    if gaps[s, t] > 0:
+        message = (
             f"examples of {names[s]} leave {names[t]} {100 * matrix[s, t]:.1f}%, its "
             f"own {100 * matrix[t, t]:.1f}%"
         )
-    missed, others = right[t, t] & ~right[s, t], right[s, t] & ~right[t, t]
-    how = verdict(not surely_more(missed, others, POINT))
-    rows = tuple(map(int, np.flatnonzero(missed)[:20]))
-    return Check("K9", "transfer >= white-box", how, gap, words, rows)
+    found = own_harm_most(right[t, t], right[s, t], message)
+    rows = tuple(map(int, np.flatnonzero(np.asarray(found.images))[:20]))
+    return Check(
+        "K9", "transfer >= white-box", found.verdict, found.number, message, rows
+    )

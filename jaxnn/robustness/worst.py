@@ -1,15 +1,140 @@
-"""The worst case over the first attacks: one function for every command and report."""
+"""Attacks within a threat model, the suite of an evaluation, and the worst of some.
+
+One function serves every command and report: `under`, with batches of one shape.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.attacks.classifier import Classifier, to_logits
-from jaxnn.robustness.battery import first_three
-from jaxnn.robustness.lab import Lab
+from jaxnn import attacks, programs
+from jaxnn.attacks import Classifier, distance, map_batches
+from jaxnn.attacks.classifier import to_logits
+from jaxnn.attacks.core import per_image
+from jaxnn.attacks.driver import attack_of
+from jaxnn.errors import JaxnnError
 from jaxnn.robustness.threat import Threat
+
+
+def under(
+    threat: Threat,
+    attack: Callable,
+    model: Classifier,
+    x: Any,
+    y: Any,
+    *,
+    key: jax.Array | None = None,
+    batch: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """All of x (N, ...) after one attack within a threat model, batch by batch.
+
+    Args:
+      threat: gives the attack its budget, norm and box.
+      attack: one of `jaxnn.attacks`, or `functools.partial` of one.
+      model, x, y: the network, images and labels.
+      key: for attacks that draw.
+      batch: images a call, see `map_batches`.
+      options: more settings of the attack; they go before the threat model's.
+
+    Returns:
+      The attacked images. An attack that looks for the smallest change has a try at
+      each image; where what it found is beyond the budget, the image stays as it was.
+
+    Raises:
+      JaxnnError: the attack cannot keep a budget in that norm.
+    """
+    found, bound = attack_of(attack)
+    options = bound | options
+    if options.get("norm", threat.norm) not in found.norms:
+        can = ", ".join(found.norms) or "no norm"
+        raise JaxnnError(
+            f"{found.name} keeps a budget in {can}, the threat model is {threat}"
+        )
+    given = {
+        "epsilon": threat.epsilon, "norm": threat.norm, "box": threat.box, "key": key
+    }  # fmt: skip
+    given = {k: v for k, v in given.items() if k in found.takes} | options
+
+    def run(a, b):
+        x_adv = found.run(model, a, b, **given)
+        if "epsilon" in found.takes:
+            return x_adv
+        return _within(x_adv, a, threat.norm, threat.epsilon)
+
+    return map_batches(run, x, y, batch=batch)
+
+
+@partial(programs.jit, static_argnums=2)
+def _within(x_adv, x, norm, epsilon):
+    near = distance(x_adv, x, norm) <= epsilon
+    return jnp.where(per_image(near, x), x_adv, x)
+
+
+def not_attacked(model: Classifier, x: Any, y: Any, batch: int | None = None) -> Any:
+    """Which images (N,) no attack can follow: their own gradient is NaN."""
+    if not model.gradients:
+        return np.zeros(len(y), bool)
+    return np.isnan(model.gradient(x, y, batch=batch)[1].reshape(len(y), -1)).any(-1)
+
+
+class AttackSpec(NamedTuple):
+    """An attack with its settings.
+
+    Attributes:
+      name: what tables call it.
+      attack: a function of `jaxnn.attacks`.
+      options: its settings; budget, norm and key come from the threat model.
+      images: how many images it sees: None is all, a number a stratified sample.
+    """
+
+    name: str
+    attack: Callable[..., Any]
+    options: dict[str, Any]
+    images: int | None = None
+
+
+def first_three(steps: int = 40, restarts: int = 1) -> list[AttackSpec]:
+    """Of every evaluation, `jaxnn train`'s report among them: all images see them."""
+    options = {"steps": steps, "restarts": restarts}
+    margin = options | {"loss": attacks.margin}
+    return [
+        AttackSpec("FGSM", attacks.fgsm, {}),
+        AttackSpec(f"PGD-{steps}", attacks.pgd, options),
+        AttackSpec(f"PGD-{steps}, margin", attacks.pgd, margin),
+    ]
+
+
+def attack_suite(
+    level: str, norm: str, classes: int, gradients: bool = True
+) -> list[AttackSpec]:
+    """The attacks of a level, cheapest first; of a black box, those on outputs only.
+
+    `fast` takes about a minute for a small MLP; `full` has more steps and restarts.
+    """
+    full = level == "full"
+    queries, images = (5000, 1000) if full else (500, 500)
+    square = AttackSpec(
+        f"Square-{queries} (black-box)", attacks.square, {"queries": queries}, images
+    )
+    if not gradients:
+        steps = 100 if full else 40
+        spsa = f"SPSA-{steps} (black-box)"
+        found = [AttackSpec(spsa, attacks.spsa, {"steps": steps}, images)]
+        return [*found, square] if norm == "linf" else found
+    found = first_three(100, 10) if full else first_three()
+    if norm in ("linf", "l2"):
+        options = {"steps": 100 if full else 50, "restarts": 5 if full else 1}
+        loss = attacks.dlr if classes >= 3 else attacks.margin
+        name = f"APGD-{options['steps']}, {'DLR' if classes >= 3 else 'margin'}"
+        found.append(AttackSpec(name, attacks.apgd, options | {"loss": loss}))
+        if full:
+            found.append(AttackSpec("APGD-100", attacks.apgd, options))
+    return [*found, square] if norm == "linf" else found
 
 
 class WorstCase(NamedTuple):
@@ -17,21 +142,21 @@ class WorstCase(NamedTuple):
 
     Attributes:
       clean: which images (N,) are classified right without an attack.
-      right: attack -> which images it leaves right.
+      correct: attack -> which images it leaves right.
       x_adv: attack -> the images after it.
       not_attacked: right images whose gradient is NaN at the image itself, so that no
         attack could follow it.
     """
 
     clean: np.ndarray
-    right: dict[str, np.ndarray]
+    correct: dict[str, np.ndarray]
     x_adv: dict[str, np.ndarray]
     not_attacked: np.ndarray
 
     @property
     def stands(self) -> np.ndarray:
         """Which images every attack leaves right; not attacked is not robust."""
-        return np.all([*self.right.values(), self.clean, ~self.not_attacked], axis=0)
+        return np.all([*self.correct.values(), self.clean, ~self.not_attacked], axis=0)
 
 
 def worst_case(
@@ -42,7 +167,7 @@ def worst_case(
     threat: Threat,
     key: jax.Array,
     steps: int = 40,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> WorstCase:
     """Attack all images by FGSM, PGD on cross-entropy and PGD on the margin.
 
@@ -57,17 +182,15 @@ def worst_case(
       threat: what the attacker may do.
       key: of the random starts.
       steps: of PGD.
-      say: called with a line after each attack.
+      log: called with a line after each attack.
     """
     x = np.asarray(x)
     model, y = to_logits(model, x, np.asarray(y))
-    lab = Lab(model, threat, key)
-    clean = lab.correct(x, y)
-    dx = lab.gradient(x, y)[1].reshape(len(y), -1)
-    right, x_adv = {}, {}
-    for weapon in first_three(steps):
-        found = lab.attack(weapon.attack, x, y, **weapon.options)
-        right[weapon.name], x_adv[weapon.name] = lab.correct(found, y), found
-        if say is not None:
-            say(f"{weapon.name}: {right[weapon.name].sum():,} of {len(y):,} right")
-    return WorstCase(clean, right, x_adv, clean & np.isnan(dx).any(-1))
+    clean = model.correct(x, y)
+    correct, x_adv = {}, {}
+    for spec in first_three(steps):
+        found = under(threat, spec.attack, model, x, y, key=key, **spec.options)
+        correct[spec.name], x_adv[spec.name] = model.correct(found, y), found
+        if log is not None:
+            log(f"{spec.name}: {correct[spec.name].sum():,} of {len(y):,} right")
+    return WorstCase(clean, correct, x_adv, clean & not_attacked(model, x, y))

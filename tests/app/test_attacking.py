@@ -75,7 +75,7 @@ def test_a_failed_check_is_an_exit_status(
 ):
     import importlib
 
-    from jaxnn.robustness.evidence import Check
+    from jaxnn.robustness.context import Check
 
     checks = {"K1": lambda e: Check("K1", "a check", "pass", 0.0, "")}
     if not believable:

@@ -23,7 +23,7 @@ from jaxnn.layers import (
     softplus,
     standardize,
 )
-from jaxnn.robustness import ibp
+from jaxnn.robustness import certify
 from tests.rules.common import assert_close, assert_trees_close, normal
 
 KEY = jax.random.key(0)
@@ -106,7 +106,7 @@ def test_a_budget_of_nothing_gives_the_outputs_themselves():
     z = net.forward(params, state, x, train=False)[0]
     worst, _ = margins(net).forward(params, state, x, y, 0.0, train=False)
     assert_close(worst, z - jnp.take_along_axis(z, y[:, None], 1))
-    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=0)
+    proven = certify.verify(Classifier(net, params, state), x, y, epsilon=0)
     assert (proven == (z.argmax(-1) == y)).all()
 
 
@@ -128,7 +128,7 @@ def test_nan_proves_nothing():
     params, state, _ = net.init(KEY, shape)
     x = jnp.full((2, *shape), 0.5).at[1, 2].set(jnp.nan)
     y = net.forward(params, state, x, train=False)[0].argmax(-1)
-    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=1e-6)
+    proven = certify.verify(Classifier(net, params, state), x, y, epsilon=1e-6)
     assert proven.tolist() == [True, False]
 
 
@@ -156,7 +156,7 @@ def images(net, shape, count=200, scale=1.0, seed=0):
 def test_no_attack_breaks_what_is_proven(net):
     params, state, x, y = images(net, (6,))
     epsilon = 0.03
-    proven = ibp.verify(Classifier(net, params, state), x, y, epsilon=epsilon)
+    proven = certify.verify(Classifier(net, params, state), x, y, epsilon=epsilon)
     assert 10 < proven.sum() < 190 or net.made.args[0][-1] == 1
 
     def answers(x):
@@ -194,10 +194,10 @@ def test_one_output_is_proven_on_its_side_of_0():
     x = jnp.array([[0.1], [0.38], [0.45], [0.55], [0.62], [0.9]])
     for no in (0, -1):
         y = jnp.where(x[:, 0] > 0.5, 1, no)
-        found = ibp.verify(Classifier(net, params), x, y, epsilon=0.1)
+        found = certify.verify(Classifier(net, params), x, y, epsilon=0.1)
         assert found.tolist() == [True, True, False, False, True, True]
         wrong = jnp.where(y > 0, no, 1)
-        assert not ibp.verify(Classifier(net, params), x, wrong, epsilon=0.1).any()
+        assert not certify.verify(Classifier(net, params), x, wrong, epsilon=0.1).any()
 
 
 def test_bounds_of_float32_hold_for_what_rounds():
@@ -209,7 +209,7 @@ def test_bounds_of_float32_hold_for_what_rounds():
     x = np.concatenate([half, half[:, ::-1]], 1)
     z = np.asarray(net.forward(params, (), jnp.asarray(x), train=False)[0])
     assert (z[:, 0] != z[:, 1]).any()
-    assert not ibp.verify(Classifier(net, params), x, z.argmax(-1), epsilon=0).any()
+    assert not certify.verify(Classifier(net, params), x, z.argmax(-1), epsilon=0).any()
 
 
 def test_pixels_and_labels_are_floats_and_classes():
@@ -220,7 +220,7 @@ def test_pixels_and_labels_are_floats_and_classes():
     y = net.forward(params, state, x, train=False)[0].argmax(-1)
 
     def verify(x, y, params=params, epsilon=0.05, box=(0.0, 1.0)):
-        return ibp.verify(
+        return certify.verify(
             Classifier(net, params, state), x, y, epsilon=epsilon, box=box
         )
 

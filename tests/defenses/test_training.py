@@ -219,7 +219,7 @@ def test_collapse_is_told_from_a_bad_network():
     one = defenses.find_collapse(np.where(np.arange(100) < 60, 3, y), y)
     assert one is not None
     assert one.kind == "one class"
-    assert "class 3" in one.words
+    assert "class 3" in one.message
     assert defenses.find_collapse(np.eye(10)[y], y) is None
     # labels that are mostly one class are no collapse
     uneven = np.where(np.arange(100) < 70, 1, y)
@@ -233,7 +233,7 @@ def test_collapse_is_told_from_a_bad_network():
     assert defenses.find_collapse(none, y > 2).kind == "one class"
     lost = defenses.find_collapse(np.full((100, 10), np.nan), y)
     assert lost.kind == "not finite"
-    assert "100 of 100 images are NaN or infinite" in lost.words
+    assert "100 of 100 images are NaN or infinite" in lost.message
 
 
 STEPS = {
@@ -260,10 +260,10 @@ def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
         assert over.kind == "catastrophic overfitting"
     one = defenses.find_collapse(np.full(100, 3), y, **gap)
     assert one.kind == "one class"
-    assert ("budget" in one.words) == (steps is not None)
+    assert ("budget" in one.message) == (steps is not None)
     # weights of zeros: every image gets the outputs that the last bias says
     constant = defenses.find_collapse(np.tile(np.arange(10.0), (100, 1)), y, **gap)
-    assert ("start from other weights" in constant.words) == (steps is None)
+    assert ("start from other weights" in constant.message) == (steps is None)
     small = gap | {"one_step": 0.6, "many_steps": 0.5}
     assert defenses.find_collapse(y, y, **small) is None
 

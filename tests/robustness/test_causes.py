@@ -10,10 +10,9 @@ from jaxnn import Classifier, mlp, serial
 from jaxnn.combine import residual
 from jaxnn.layers import dense, pointwise, relu, standardize
 from jaxnn.robustness import Threat
-from jaxnn.robustness.battery import battery
 from jaxnn.robustness.causes import find_cause
-from jaxnn.robustness.evidence import CHECKS, Evidence
-from jaxnn.robustness.lab import Lab
+from jaxnn.robustness.context import CHECKS, CheckContext
+from jaxnn.robustness.worst import attack_suite
 from jaxnn.rules import Rule
 from jaxnn.train import fit
 from tests.train.problem import pixels
@@ -179,9 +178,9 @@ def built(case, net, params, state):
 def test_the_cause_is_the_layer_or_the_loss_that_shows_it(case, trained):
     net, params, state, x, y = trained
     model = built(case, net, params, state)
-    lab = Lab(model, Threat("linf", 0.15), jax.random.key(0), len(y))
-    weapons = battery("fast", "linf", 3)[:2]
-    e = Evidence(lab, x, y, np.arange(len(y)), weapons)
+    suite = attack_suite("fast", "linf", 3)[:2]
+    key, rows = jax.random.key(0), np.arange(len(y))
+    e = CheckContext(model, Threat("linf", 0.15), key, len(y), x, y, rows, suite)
     failed = [c for c in (CHECKS[i](e) for i in CHECKED) if c.verdict == "fail"]
     wanted = CASES[case][2]
     assert bool(failed) == (wanted != "not found") or case.startswith("staircase")

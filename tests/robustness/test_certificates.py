@@ -106,6 +106,6 @@ def test_a_network_that_hides_its_gradient_fails_the_check():
     )
     assert found.check.verdict == "fail"
     assert found.check.images
-    assert "open leave masked" in found.check.words
+    assert "open leave masked" in found.check.message
     with pytest.raises(JaxnnError, match="labels"):
         transfer_matrix(nets, x, np.zeros(3, int))

@@ -1,15 +1,16 @@
 """A check fails beyond the error of so many images: never for one, always for many."""
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from jaxnn.robustness import Threat
-from jaxnn.robustness.battery import battery
-from jaxnn.robustness.evidence import CHECKS, Evidence
+from jaxnn.robustness.context import CHECKS, CheckContext
 from jaxnn.robustness.threat import surely_above, surely_more
 from jaxnn.robustness.transfer import _k9
+from jaxnn.robustness.worst import attack_suite
 
 N = 200
 
@@ -19,32 +20,35 @@ def some(count):
     return np.arange(N) < count
 
 
-class Fake(Evidence):
-    """Evidence of N images whose measurements are given, not made.
+class Fake(CheckContext):
+    """A context of N images whose measurements are given, not made.
 
     An attacked image says itself whether it is classified right: it is all 1 or all 0.
     """
 
     def __init__(self, **given):
         y = np.arange(N) % 10
-        lab = SimpleNamespace(
-            threat=Threat(), correct=lambda x, y: x.reshape(len(x), -1)[:, 0] > 0.5
+        model = SimpleNamespace(
+            gradients=True,
+            correct=lambda x, y, batch: x.reshape(len(x), -1)[:, 0] > 0.5,
         )
-        weapons = battery("fast", "linf", 10)
-        super().__init__(lab, np.ones((N, 2, 2)), y, np.arange(N), weapons)
+        suite = attack_suite("fast", "linf", 10)
+        super().__init__(
+            cast(Any, model), Threat(), cast(Any, None), None, np.ones((N, 2, 2)), y,
+            np.arange(N), suite,
+        )  # fmt: skip
         self.clean = some(N)
-        everything = {w.name: some(100) for w in weapons}
-        self.right = everything | given.pop("right", {})
+        self.left = {s.name: some(100) for s in suite} | given.pop("left", {})
         for name, value in given.items():
             setattr(self, name, value)
 
     def after(self, attack):
         """Let attacks leave right the images (N,) that `attack(options)` says."""
 
-        def run(kind, x, y, **options):
-            return np.where(attack(options)[:, None, None], np.ones_like(x), 0)
+        def run(kind, y=None, threat=None, model=None, **options):
+            return np.where(attack(options)[:, None, None], np.ones_like(self.x), 0)
 
-        self.lab.attack = run
+        self.attack = run
         return self
 
 
@@ -73,7 +77,7 @@ def attacked(few):
 def twice(few):
     """Twice the effort breaks `few` images more."""
     e = Fake()
-    e.attacked = lambda weapon, **more: (
+    e.attacked = lambda spec, **more: (
         np.ones((N, 2, 2)) * some(100 - few)[:, None, None]
     )
     return e
@@ -94,14 +98,14 @@ def sizes(few, loss="cross-entropy", size=0.0):
         for name in ("cross-entropy", "margin")
     }
     e = Fake(gradients=gradients)
-    e.lab.outputs = lambda x: np.eye(10)[np.arange(len(x)) % 10]
+    e.outputs = lambda x: np.eye(10)[np.arange(len(x)) % 10]
     return e
 
 
 def other(few):
     """Another network's examples break `few` more."""
     e = Fake().after(lambda options: some(100 - few))
-    e.others = {"other": e.lab}
+    e.others = {"other": e.model}
     return e
 
 
@@ -111,10 +115,10 @@ CASES = {  # what a number of images makes, that number for which nothing fails;
     "K5": (lambda n: Fake().after(lambda _: some(n)), 22, 60),
     "K6": (lambda n: Fake().after(lambda _: some(n)), 25, 60),
     "K7": (noise, 2, 10),
-    "K8": (lambda n: Fake(right={SQUARE: some(100 - n)}), 4, 30),
+    "K8": (lambda n: Fake(left={SQUARE: some(100 - n)}), 4, 30),
     "K9": (other, 4, 30),
     "K10": (sizes, 25, 60),
-    "K11": (lambda n: Fake(right={"PGD-40, margin": some(100 - n)}), 12, 40),
+    "K11": (lambda n: Fake(left={"PGD-40, margin": some(100 - n)}), 12, 40),
     "K13": (attacked, 2, 10),
     "K14": (attacked, 2, 10),
 }
@@ -141,7 +145,7 @@ def test_one_image_is_no_warning(name, make):
 def test_more_effort_that_breaks_many_more_is_a_warning():
     found = CHECKS["K12"](twice(20))
     assert found.verdict == "warn"
-    assert "not converged" in found.words
+    assert "not converged" in found.message
 
 
 def test_one_weak_step_is_no_warning_but_one_that_weakens_is():
@@ -149,11 +153,11 @@ def test_one_weak_step_is_no_warning_but_one_that_weakens_is():
     weak = [190, 170, 150, 120, 90, 40, 20, 10]
     found = CHECKS["K3"](Fake(curve=curve(DOWN, weak)))
     assert found.verdict == "pass"
-    assert "overstates accuracy by 35.0 pp" in found.words
+    assert "overstates accuracy by 35.0 pp" in found.message
     hidden = [190, 155, 110, 140, 180, 150, 60, 20]
     found = CHECKS["K3"](Fake(curve=curve(DOWN, hidden)))
     assert found.verdict == "warn"
-    assert "hidden from a single step" in found.words
+    assert "hidden from a single step" in found.message
 
 
 def test_images_that_were_wrong_before_count_for_nothing():
@@ -171,16 +175,16 @@ def test_a_gradient_that_is_no_number_leads_nowhere():
 
 def test_a_network_that_says_the_same_of_every_image_hides_nothing():
     e = sizes(N)
-    e.lab.outputs = lambda x: np.tile(np.arange(10.0), (len(x), 1))
+    e.outputs = lambda x: np.tile(np.arange(10.0), (len(x), 1))
     found = CHECKS["K10"](e)
     assert found.verdict == "warn"
-    assert "nothing to follow" in found.words
+    assert "nothing to follow" in found.message
 
 
 @pytest.mark.parametrize("outputs", [np.nan, np.inf])
 def test_outputs_that_are_no_numbers_are_no_answers(outputs):
     e = Fake()
-    e.lab.outputs = lambda x: np.where(some(1)[: len(x), None], outputs, np.ones(10))
+    e.outputs = lambda x: np.where(some(1)[: len(x), None], outputs, np.ones(10))
     found = CHECKS["K15"](e)
     assert found.verdict == "fail"
     assert found.images == (0,)

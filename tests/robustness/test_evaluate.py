@@ -22,20 +22,25 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.robustness import (
-    Share,
+    Proportion,
     Threat,
     evaluate,
     layer_gradients,
-    page,
+    report,
     swap_backward,
 )
-from jaxnn.robustness.checks import k1_identity, k2_budget, k16_determinism
-from jaxnn.robustness.checks_network import k20_adaptive
+from jaxnn.robustness.checks import (
+    k1_identity,
+    k2_budget,
+    k16_determinism,
+    k20_adaptive,
+)
+from jaxnn.robustness.context import Check, CheckContext
 from jaxnn.robustness.evaluate import judge
-from jaxnn.robustness.evidence import Check, Evidence
 from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.masking import layer_gradients as deltas
 from jaxnn.robustness.transfer import Transfer
+from jaxnn.robustness.worst import attack_suite
 from jaxnn.rules import Rule
 from jaxnn.train import fit
 from tests.attacks.problem import NET, model
@@ -147,7 +152,7 @@ def test_a_layer_without_gradient_is_named_and_attacked_through(network):
     assert "quantise" in found.verdict
     k20 = by_id(found)["K20"]
     assert k20.verdict == "fail"
-    assert "quantise" in k20.words
+    assert "quantise" in k20.message
     assert k20.number > 0.2  # what the attack through it breaks more
 
 
@@ -171,15 +176,16 @@ def test_a_saturated_layer_is_named_where_an_attack_through_it_breaks_more(netwo
     wrapped = Classifier(net, ((), params), ((), state))
     found = evaluate(wrapped, x, network[3], threat=THREAT, sample=80)
     k20 = by_id(found)["K20"]
-    assert k20.verdict == "fail", k20.words
-    assert "hardly any" in k20.words
+    assert k20.verdict == "fail", k20.message
+    assert "hardly any" in k20.message
     assert "steep" in found.verdict
 
 
 def test_a_loss_that_leads_elsewhere_is_named():
     k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
     e = SimpleNamespace(
-        masking=Masking([], [], None, None), clean=np.ones(4, bool),
+        model=SimpleNamespace(gradients=True), clean=np.ones(4, bool),
+        masking=Masking([], [], None, None),
         gradients={"cross-entropy": (None, np.ones(4))},
     )  # fmt: skip
     assert "Cause: the loss: along another one" in judge([k11], e)
@@ -192,13 +198,14 @@ def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
     right = np.arange(20) < 15
     relu = LayerGradient((1,), "1 relu", 0.5, 0.0, 0.0, 0.7, True)
     evidence = SimpleNamespace(
-        worst=right, clean=np.ones(20, bool), where=lambda images: (),
+        model=SimpleNamespace(gradients=True), worst=right,
+        clean=np.ones(20, bool), where=lambda images: (),
         masking=Masking([relu], [], relu, right),
     )  # fmt: skip
     found = k20_adaptive(evidence)
     assert found.verdict == "pass"
-    assert "1 relu passes hardly any gradient" in found.words
-    assert "hides nothing" in found.words
+    assert "1 relu passes hardly any gradient" in found.message
+    assert "hides nothing" in found.message
     evidence.masking = Masking([relu], [], relu, np.zeros(20, bool))
     assert k20_adaptive(evidence).verdict == "fail"
 
@@ -271,20 +278,20 @@ def test_a_false_certificate_is_noticed(network):
 
 
 class Broken:
-    """An `Evidence` whose attacks do what they must not."""
+    """A context whose attacks do what they must not."""
 
     def __init__(self, change):
-        self.lab = type("Lab", (), {"threat": THREAT})()
+        self.threat, self.model = THREAT, SimpleNamespace(gradients=True)
         self.x, self.y, self.rows = np.full((4, 9), 0.5), np.zeros(4, int), np.arange(4)
-        self.weapons, self.change, self.calls = ["one"], change, 0
+        self.suite, self.change, self.calls = ["one"], change, 0
         self.images = {"one": change(self.x, 0)}
 
-    def attacked(self, weapon, **options):
-        del weapon, options
+    def attacked(self, spec, **options):
+        del spec, options
         self.calls += 1
         return self.change(self.x, self.calls)
 
-    where = Evidence.where
+    where = CheckContext.where
 
 
 @pytest.mark.parametrize(
@@ -328,11 +335,11 @@ def test_swap_backward_changes_one_backward_and_no_forward(network):
 
 
 def test_wilson_intervals_are_the_textbooks():
-    low, high = Share(10, 100).interval  # 0.0552 to 0.1744
+    low, high = Proportion(10, 100).interval  # 0.0552 to 0.1744
     assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)
-    assert Share(0, 50).interval[0] == 0
-    assert Share(50, 50).interval[1] == pytest.approx(1)
-    assert Share(50, 50).interval[0] < 1
+    assert Proportion(0, 50).interval[0] == 0
+    assert Proportion(50, 50).interval[1] == pytest.approx(1)
+    assert Proportion(50, 50).interval[0] < 1
 
 
 def test_the_page_says_what_the_json_says(plain, network, tmp_path):
@@ -343,7 +350,7 @@ def test_the_page_says_what_the_json_says(plain, network, tmp_path):
         chance[:, 0] = 1
         return chance
 
-    path = page.write(tmp_path / "out", plain, x, y, outputs, "Robustness of a test")
+    path = report.write(tmp_path / "out", plain, x, y, outputs, "Robustness of a test")
     text = path.read_text()
     kept = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert text.startswith("# Robustness of a test: believable\n\n**No sign")
@@ -354,7 +361,7 @@ def test_the_page_says_what_the_json_says(plain, network, tmp_path):
     assert kept["robust"]["count"] == plain.robust.count
     assert (tmp_path / "out" / "curve.png").stat().st_size > 5000
     assert (tmp_path / "out" / "examples.png").stat().st_size > 5000
-    assert page.lines(plain)[0] == f"verdict        {plain.verdict}"
+    assert report.lines(plain)[0] == f"verdict        {plain.verdict}"
 
 
 def test_a_picture_that_fails_leaves_the_page_and_the_numbers(plain, network, tmp_path):
@@ -364,7 +371,7 @@ def test_a_picture_that_fails_leaves_the_page_and_the_numbers(plain, network, tm
         raise ZeroDivisionError("no picture")
 
     transfer = Transfer(("a", "b"), np.eye(2), plain.checks[0])
-    path = page.write(tmp_path, plain, x, y, outputs, "A test", transfer)
+    path = report.write(tmp_path, plain, x, y, outputs, "A test", transfer)
     assert "Not drawn: examples.png, ZeroDivisionError: no picture" in path.read_text()
     assert (tmp_path / "robustness.json").is_file()
     assert (tmp_path / "curve.png").is_file()
@@ -389,12 +396,10 @@ def test_bad_requests_are_named(network, options, message):
 
 def test_determinism_is_checked_on_the_attack_itself(network):
     params, state, x, y = network
-    from jaxnn.robustness.battery import battery
-    from jaxnn.robustness.lab import Lab
-
-    lab = Lab(model(params, state), THREAT, jax.random.key(0), 40)
-    rows = np.arange(40)
-    e = Evidence(lab, x[:40], y[:40], rows, battery("fast", "linf", 3)[:2])
+    e = CheckContext(
+        model(params, state), THREAT, jax.random.key(0), 40, x[:40], y[:40],
+        np.arange(40), attack_suite("fast", "linf", 3)[:2],
+    )  # fmt: skip
     assert k16_determinism(e).verdict == "pass"
     e.images["PGD-40"] = e.images["PGD-40"] + 1e-9
     assert k16_determinism(e).verdict == "fail"

@@ -11,7 +11,14 @@ from jaxnn import Classifier, attacks, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.interop import layer_from_jax
 from jaxnn.layers import dense
-from jaxnn.robustness import Threat, evaluate, page, transfer_matrix, under, worst_case
+from jaxnn.robustness import (
+    Threat,
+    evaluate,
+    report,
+    transfer_matrix,
+    under,
+    worst_case,
+)
 from tests.attacks.problem import NET, model
 
 KEY = jax.random.key(0)
@@ -90,5 +97,5 @@ def test_an_evaluation_says_what_was_not_attacked(holed):
         i for i in range(7) if not found.robust_images[i]
     }
     assert not found.robust_images[:7].any()
-    assert page.lines(found)[0].startswith("NOT ATTACKED")
-    assert page.to_json(found)["not_attacked_images"] == found.not_attacked.tolist()
+    assert report.lines(found)[0].startswith("NOT ATTACKED")
+    assert report.to_json(found)["not_attacked_images"] == found.not_attacked.tolist()

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.files import draw, write_json, write_text
 from jaxnn.robustness.evaluate import Evaluation
-from jaxnn.robustness.threat import Share
+from jaxnn.robustness.threat import Proportion
 from jaxnn.robustness.transfer import Transfer
 from jaxnn.text import escaped, table
 
@@ -21,10 +21,10 @@ def to_json(e: Evaluation) -> dict[str, Any]:
         "level": e.level,
         "images": e.clean.total,
         "sample": len(e.sample),
-        "clean": _share(e.clean),
-        "robust": _share(e.robust),
-        "rounds": [r._asdict() | {"alone": _share(r.alone)} for r in e.rounds],
-        "targeted_least_likely_success": _share(e.targeted),
+        "clean": _proportion(e.clean),
+        "robust": _proportion(e.robust),
+        "rounds": [r._asdict() | {"alone": _proportion(r.alone)} for r in e.rounds],
+        "targeted_least_likely_success": _proportion(e.targeted),
         "curve": {
             "epsilon": e.epsilons.tolist(),
             **{name: accuracy.tolist() for name, accuracy in e.curve.items()},
@@ -38,7 +38,7 @@ def to_json(e: Evaluation) -> dict[str, Any]:
     }
 
 
-def _share(share: Share) -> dict[str, Any]:
+def _proportion(share: Proportion) -> dict[str, Any]:
     return {
         "share": share.value,
         "count": share.count,
@@ -55,12 +55,12 @@ def lines(e: Evaluation) -> list[str]:
         f"verdict        {e.verdict}",
         f"threat model   {e.threat}",
         f"clean          {e.clean} of {e.clean.total:,} images",
-        f"robust         {e.robust} worst case per image, {e.level} battery",
+        f"robust         {e.robust} worst case per image, {e.level} suite",
         *[f"  {r.name:<26}broke {r.broken:>6,} of {r.tried:,}" for r in e.rounds],
         f"targeted       least-likely class reached for {e.targeted} "
         f"of a sample of {e.targeted.total:,}",
         f"checks         {_counts(e)}",
-        *[f"  {c.verdict:<5}{c.id:<4}{c.name}: {c.words}" for c in noted],
+        *[f"  {c.verdict:<5}{c.id:<4}{c.name}: {c.message}" for c in noted],
     ]
 
 
@@ -99,7 +99,7 @@ def page(e: Evaluation, title: str) -> str:
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
         "are Wilson's at 95%.",
-        _battery(e),
+        _attacks(e),
         f"Targeted (least-likely class, PGD): reached for {e.targeted} of a stratified "
         f"sample of {e.targeted.total:,}; counted apart from the untargeted attacks.",
         "![Accuracy over the budget](curve.png)",
@@ -110,7 +110,7 @@ def page(e: Evaluation, title: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _battery(e):
+def _attacks(e):
     n = e.clean.total
     rows = [
         ("none", f"{n:,}", f"{n - e.clean.count:,}", f"{e.clean} of all"),
@@ -133,7 +133,7 @@ def _checks(e):
     for c in e.checks:
         images = ", ".join(map(str, c.images[:8])) + (" ..." if c.images[8:] else "")
         rows.append(
-            (c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.words), images)
+            (c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.message), images)
         )
     head = ("", "check", "verdict", "what was measured", "images")
     return "## Checks\n\n" + "\n".join(table(head, rows))
@@ -189,7 +189,7 @@ def write(
         "examples.png": lambda path: plots.adversarial(
             x[rows], e.x_adv[rows], y[rows], outputs(x[rows]), outputs(e.x_adv[rows]),
             e.threat.epsilon, path,
-            count=10, norm=e.threat.norm, attack="The battery",
+            count=10, norm=e.threat.norm, attack="The suite",
         ),
     }  # fmt: skip
     if transfer is not None:

@@ -49,6 +49,7 @@ class Attack(NamedTuple):
       traced: those that are arguments of the compiled program.
       limits: setting -> (low, high) that a number must lie in.
       check: called with all settings and x, raises for what does not go together.
+      in_suite: whether evaluations run it, with the settings it has by itself.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Attack(NamedTuple):
     traced: tuple[str, ...]
     limits: Mapping[str, tuple[float, float]]
     check: Callable[[dict[str, Any], Any], None] | None
+    in_suite: bool = False
 
     def bind(self, x: Any, options: dict[str, Any]) -> dict[str, Any]:
         """All settings: `options` checked for images x, and the defaults."""
@@ -121,6 +123,7 @@ def attack(
     traced: tuple[str, ...] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
     check: Callable[[dict[str, Any], Any], None] | None = None,
+    in_suite: bool = False,
 ) -> Callable[[F], F]:
     """Make an attack of a function `(model, x, y, *, ...)` of traced arrays.
 
@@ -134,6 +137,7 @@ def attack(
       traced: settings that are arguments of the compiled program, besides `TRACED`.
       limits: setting -> (low, high) that a number must lie in.
       check: called with all settings and x, raises for what does not go together.
+      in_suite: whether `jaxnn.robustness` runs it, too, with its own settings.
     """
 
     def register(core: F) -> F:
@@ -145,7 +149,7 @@ def attack(
         found = Attack(
             core.__name__, run, core, norms, gradients,
             {p.name: p.default for p in parameters}, (*TRACED, *traced),
-            limits or {}, check,
+            limits or {}, check, in_suite,
         )  # fmt: skip
         ATTACKS[found.name] = found
         return cast(F, run)

@@ -145,30 +145,9 @@ def evaluate(
         model, threat, key, batch, x[rows], y[rows], rows, suite, rivals, proven
     )
 
-    correct, rounds, x_adv = model.correct(x, y, batch), [], x.copy()
-    clean = Proportion(int(correct.sum()), len(y))
+    clean = model.correct(x, y, batch)
     to_all = [s.name for s in first_three()] if level == "fast" else []
-    for spec in suite:
-        shown = correct.copy()
-        if spec.name in to_all:
-            shown[:] = True
-        elif spec.images is not None:  # dear attacks see the sample only
-            shown &= np.isin(np.arange(len(y)), rows[: spec.images])
-        tried, left = int((shown & correct).sum()), np.ones(len(y), bool)
-        if shown.any():
-            found = under(
-                threat, spec.attack, model, x[shown], y[shown], key=key, batch=batch,
-                **spec.options,
-            )  # fmt: skip
-            left[shown] = model.correct(found, y[shown], batch)
-            broken = correct & ~left
-            x_adv[broken] = found[broken[shown]]
-        alone = left if spec.name in to_all else context.left[spec.name]
-        count = int((correct & ~left).sum())
-        correct &= left
-        log(f"{spec.name}: {count:,} of {tried:,} broken, {correct.sum():,} stand")
-        share = Proportion(int(alone.sum()), len(alone))
-        rounds.append(Round(spec.name, tried, count, share))
+    correct, rounds, x_adv = _attacked(context, x, y, clean, to_all, log)
     blind = correct & not_attacked(model, x, y, batch)
     correct &= ~blind
     log("checks K1 to K20")
@@ -176,7 +155,7 @@ def evaluate(
     return Evaluation(
         threat=threat,
         level=level,
-        clean=clean,
+        clean=Proportion(int(clean.sum()), len(y)),
         robust=Proportion(int(correct.sum()), len(y)),
         rounds=rounds,
         targeted=_targeted(context),
@@ -192,6 +171,35 @@ def evaluate(
         sample=rows,
         seconds=time.perf_counter() - started,
     )
+
+
+def _attacked(context, x, y, clean, to_all, log):
+    """(which images stay right, the rounds, the worst examples) of the whole suite."""
+    correct, rounds, x_adv = clean.copy(), [], x.copy()
+    for spec in context.suite:
+        shown = correct.copy()
+        if spec.name in to_all:
+            shown[:] = True
+        elif spec.images is not None:  # dear attacks see the sample only
+            shown &= np.isin(np.arange(len(y)), context.rows[: spec.images])
+        tried, left = int((shown & correct).sum()), np.ones(len(y), bool)
+        if shown.any():
+            found = under(
+                context.threat, spec.attack, context.model, x[shown], y[shown],
+                key=context.key, batch=context.batch, **spec.options,
+            )  # fmt: skip
+            left[shown] = context.model.correct(found, y[shown], context.batch)
+            broken = correct & ~left
+            x_adv[broken] = found[broken[shown]]
+        alone = left if spec.name in to_all else context.left[spec.name]
+        share = Proportion(int(alone.sum()), len(alone))
+        rounds.append(Round(spec.name, tried, int((correct & ~left).sum()), share))
+        correct &= left
+        log(
+            f"{spec.name}: {rounds[-1].broken:,} of {tried:,} broken, "
+            f"{correct.sum():,} stand"
+        )
+    return correct, rounds, x_adv
 
 
 def _images(x, y):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks, programs
-from jaxnn.attacks import Classifier, distance, map_batches
+from jaxnn.attacks import ATTACKS, Classifier, distance, map_batches
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.attacks.core import per_image
 from jaxnn.attacks.driver import attack_of
@@ -114,8 +114,13 @@ def attack_suite(
 ) -> list[AttackSpec]:
     """The attacks of a level, cheapest first; of a black box, those on outputs only.
 
-    `fast` takes about a minute for a small MLP; `full` has more steps and restarts.
+    Attacks that were registered with `in_suite` follow. `fast` takes about a minute
+    for a small MLP; `full` has more steps and restarts.
     """
+    more = [
+        AttackSpec(a.name, a.run, {}) for a in ATTACKS.values()
+        if a.in_suite and norm in a.norms and (gradients or not a.gradients)
+    ]  # fmt: skip
     full = level == "full"
     queries, images = (5000, 1000) if full else (500, 500)
     square = AttackSpec(
@@ -125,7 +130,7 @@ def attack_suite(
         steps = 100 if full else 40
         spsa = f"SPSA-{steps} (black-box)"
         found = [AttackSpec(spsa, attacks.spsa, {"steps": steps}, images)]
-        return [*found, square] if norm == "linf" else found
+        return [*found, *([square] if norm == "linf" else []), *more]
     found = first_three(100, 10) if full else first_three()
     if norm in ("linf", "l2"):
         options = {"steps": 100 if full else 50, "restarts": 5 if full else 1}
@@ -134,7 +139,7 @@ def attack_suite(
         found.append(AttackSpec(name, attacks.apgd, options | {"loss": loss}))
         if full:
             found.append(AttackSpec("APGD-100", attacks.apgd, options))
-    return [*found, square] if norm == "linf" else found
+    return [*found, *([square] if norm == "linf" else []), *more]
 
 
 class WorstCase(NamedTuple):

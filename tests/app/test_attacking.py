@@ -69,6 +69,29 @@ def test_robustness_writes_its_page(run_folder, capsys):
         assert json.load(file)["threat"]["epsilon"] == 0.1
 
 
+def test_an_attack_of_a_file_of_ones_own_is_a_command(run_folder, tmp_path, capsys):
+    """One decorated function in a file: `attack`, `robustness` and --help know it."""
+    from jaxnn.robustness.worst import attack_suite
+
+    (tmp_path / "mine.py").write_text(
+        "from jaxnn.attacks import attack\n"
+        "@attack(norms=('linf',), in_suite=True)\n"
+        "def brighten(model, x, y, *, epsilon, box=(0.0, 1.0)):\n"
+        "    return (x + epsilon).clip(*box)\n"
+    )
+    use = ("--use", str(tmp_path / "mine.py"))
+    try:
+        found, text = attacked(run_folder, capsys, *use, "--attack", "brighten")
+        assert "under brighten, 80 images" in text
+        assert found["settings"]["epsilon"] == 0.1
+        assert attack_suite("fast", "linf", 10)[-1].name == "brighten"
+        with pytest.raises(SystemExit):
+            main(["attack", *use, "--help"])
+        assert "brighten" in capsys.readouterr().out
+    finally:
+        ATTACKS.pop("brighten", None)
+
+
 @pytest.mark.parametrize(("believable", "status"), [(True, 0), (False, 1)])
 def test_a_failed_check_is_an_exit_status(
     believable, status, run_folder, monkeypatch, capsys

@@ -11,9 +11,5 @@ def model(params, state):
     return Classifier(NET, params, state)
 
 
-def accuracy(params, state, x, y):
-    return float((predict(NET, params, state, x).argmax(-1) == y).mean())
-
-
 def fooled(params, state, x, y):
     return predict(NET, params, state, x).argmax(-1) != y

@@ -16,7 +16,8 @@ NET = dense(3)
 PARAMS, STATE, _ = NET.init(KEY, (4,))
 MODEL = Classifier(NET, PARAMS, STATE)
 X, Y = np.full((2, 4), 0.5), np.array([0, 1])
-ALWAYS = {"epsilon": 0.1, "key": KEY, "kind": "uniform", "steps": 2, "queries": 2}
+ALWAYS = {"epsilon": 0.1, "key": KEY, "kind": "uniform", "steps": 2, "queries": 2,
+          "amount": 1.0}  # fmt: skip
 
 
 class Frame:
@@ -99,6 +100,11 @@ def test_what_cannot_be_used_is_named(change, message):
     ("name", "change", "message"),
     [
         ("noise", {"kind": 3}, "expected a name"),
+        ("noise", {"kind": "pink"}, "pink"),
+        ("corruptions", {"x": np.full((2, 4, 4), 0.5), "kind": "zoom"}, "zoom"),
+        ("apgd", {"norm": "l1"}, "valid names: linf, l2"),
+        ("square", {"queries": 0}, "queries=0"),
+        ("pgd", {"restarts": 3, "key": None}, "pass key="),
         ("noise", {"key": None}, "key=jax.random.key"),
         ("square", {"first_share": 2}, "0 to 1"),
         ("ddn", {"gamma": -1}, "0 to 1"),
@@ -186,10 +192,11 @@ def test_a_black_box_that_gives_other_than_logits_is_named():
 def test_an_attack_of_another_module_is_known_to_the_table_and_the_threat_model():
     """One decorated function outside of the package: no other place names it."""
     from jaxnn.robustness import Threat, under
+    from jaxnn.robustness.worst import attack_suite
 
     try:
 
-        @attacks.attack(norms=("linf",))
+        @attacks.attack(norms=("linf",), in_suite=True)
         def brighten(model, x, y, *, epsilon, targeted=False, box=(0.0, 1.0)):
             del model, y, targeted
             return jnp.clip(x + epsilon, *box)
@@ -197,6 +204,8 @@ def test_an_attack_of_another_module_is_known_to_the_table_and_the_threat_model(
         assert ATTACKS["brighten"].run is brighten
         x_adv = under(Threat("linf", 0.2), brighten, MODEL, X, Y)
         np.testing.assert_allclose(x_adv, X + 0.2)
+        assert attack_suite("fast", "linf", 3)[-1].name == "brighten"
+        assert attack_suite("fast", "l2", 3)[-1].name != "brighten"
         with pytest.raises(JaxnnError, match="brighten has no setting 'steps'"):
             brighten(MODEL, X, Y, epsilon=0.1, steps=3)
     finally:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import Classifier, mlp, serial
+from jaxnn import Classifier, attacks, mlp, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
     Layer,
@@ -250,6 +250,25 @@ def test_a_network_that_draws_is_attacked_on_average_and_named(network):
     assert "Cause: randomness in layer 0 noise" in found.verdict
     assert found.clean.value > 0.8
     assert found.robust.value < found.clean.value - 0.2
+
+
+@pytest.mark.slow
+def test_a_black_box_is_evaluated_by_its_outputs():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((16, 3))
+    box = attacks.black_box(lambda x: x.reshape(len(x), -1) @ w, 3)
+    x = rng.uniform(0, 1, (24, 16))
+    found = evaluate(box, x, (x @ w).argmax(-1), threat=THREAT)
+    skipped = {c.id for c in found.checks if c.verdict == "skip"}
+    assert skipped >= {"K3", "K10", "K18", "K20"}
+    assert {"K1", "K2", "K7", "K15", "K16", "K17"}.isdisjoint(skipped)
+    assert not [c for c in found.checks if c.verdict == "fail"]
+    assert found.robust.count < found.clean.count
+    assert "outputs only" in found.verdict
+    assert [r.name for r in found.rounds] == [
+        "SPSA-40 (black-box)", "Square-500 (black-box)"
+    ]  # fmt: skip
+    assert report.page(found, "A black box")
 
 
 @pytest.mark.slow

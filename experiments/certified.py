@@ -112,7 +112,7 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
         sigma=args.sigma,
         key=jax.random.key(seed),
         n=args.copies,
-        say=say,
+        log=say,
     )
     x_adv = target.attacked(
         attacks.pgd, x, y, epsilon=np.float32(1.0), norm="l2", key=jax.random.key(seed)

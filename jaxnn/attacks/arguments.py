@@ -94,14 +94,6 @@ def check_classes(attack: str, y: Any, classes: int) -> None:
         )
 
 
-def check_norm(attack: str, norm: Any, norms: tuple[str, ...]) -> None:
-    """Raise a `JaxnnError` for a norm that is not one of those."""
-    if not isinstance(norm, str) or norm not in norms:
-        raise JaxnnError(
-            f"{attack}: unknown norm {norm!r}; valid names: {', '.join(norms)}"
-        )
-
-
 def checked_box(attack: str, box: Any) -> tuple[float, float]:
     """The limits of a pixel as two numbers, low < high."""
     try:
@@ -142,8 +134,7 @@ def check_epsilon(
 
 def check_step_size(attack: str, size: Any, x: Any) -> None:
     """Raise a `JaxnnError` for a step that is not above 0."""
-    values = _numbers(attack, "step_size", size, x)
-    if not (values > 0).all():
+    if not (_numbers(attack, "step_size", size, x) > 0).all():
         raise JaxnnError(f"{attack}: got step_size {size}, expected > 0")
 
 
@@ -179,24 +170,21 @@ def check_key(attack: str, key: Any) -> None:
         )
 
 
-def flag(attack: str, name: str, value: Any) -> bool:
-    """True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise JaxnnError(f"{attack}: got {name}={value!r}, expected True or False")
-    return bool(value)
-
-
-def count(attack: str, name: str, value: Any) -> int:
-    """A whole number of at least 1."""
-    if not is_whole(value):
-        raise JaxnnError(
-            f"{attack}: got {name}={value!r}, expected >= 1, a whole number"
-        )
-    return int(value)
-
-
-def number(attack: str, name: str, value: Any, low: float, high: float) -> float:
-    """A finite number within those limits."""
+def checked_setting(
+    attack: str, name: str, value: Any, default: Any, limits: tuple[float, float]
+) -> Any:
+    """A setting of its default's kind: True or False, a whole number >= 1, a number."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool | np.bool_):
+            raise JaxnnError(f"{attack}: got {name}={value!r}, expected True or False")
+        return bool(value)
+    if isinstance(default, int):
+        if not is_whole(value):
+            raise JaxnnError(
+                f"{attack}: got {name}={value!r}, expected >= 1, a whole number"
+            )
+        return int(value)
+    low, high = limits
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -19,13 +19,10 @@ from jaxnn.attacks.arguments import (
     as_images,
     check_epsilon,
     check_key,
-    check_norm,
     check_step_size,
     checked_box,
     checked_images,
-    count,
-    flag,
-    number,
+    checked_setting,
 )
 from jaxnn.attacks.classifier import Classifier, is_of_logits, to_logits
 from jaxnn.attacks.core import NORMS, margin
@@ -77,8 +74,12 @@ class Attack(NamedTuple):
                 raise JaxnnError(f"{self.name}: expected {name}=, got none")
         box = settings.get("box")  # the budget depends on it, and on the norm
         settings |= {} if box is None else {"box": checked_box(self.name, box)}
-        if "norm" in settings:
-            check_norm(self.name, settings["norm"], self.norms)
+        norm = settings.get("norm", "linf")
+        if "norm" in settings and not (isinstance(norm, str) and norm in self.norms):
+            raise JaxnnError(
+                f"{self.name}: unknown norm {norm!r}; valid names: "
+                f"{', '.join(self.norms)}"
+            )
         for name, value in settings.items():
             settings[name] = self._checked(name, value, x, settings)
         if self.check is not None:
@@ -102,13 +103,9 @@ class Attack(NamedTuple):
             raise JaxnnError(f"{self.name}: got loss {value!r}, expected a function")
         elif name == "kind" and not isinstance(value, str):
             raise JaxnnError(f"{self.name}: got kind {value!r}, expected a name")
-        elif isinstance(default, bool):
-            return flag(self.name, name, value)
-        elif isinstance(default, int):
-            return count(self.name, name, value)
-        elif isinstance(default, float) or name in self.limits:
-            low, high = self.limits.get(name, (0.0, math.inf))
-            return number(self.name, name, value, low, high)
+        elif isinstance(default, bool | int | float) or name in self.limits:
+            limits = self.limits.get(name, (0.0, math.inf))
+            return checked_setting(self.name, name, value, default, limits)
         return tuple(value) if isinstance(value, list) else value
 
 
@@ -194,13 +191,11 @@ def _run(found, model, x, y, more, options):
         model, y = to_logits(model, x, y)
     given = {k: v for k, v in settings.items() if k in found.traced}
     static = tuple((k, v) for k, v in settings.items() if k not in found.traced)
-    try:
-        hash(static)
-    except TypeError:
-        wrong = [k for k, v in static if not _hashable(v)]
+    wrong = [k for k, v in static if not _hashable(v)]
+    if wrong:
         raise JaxnnError(
             f"{found.name}: got {', '.join(wrong)} of a kind that is no setting"
-        ) from None
+        )
     return _program(found.core, static, model, x, y, given)
 
 

@@ -1,4 +1,4 @@
-"""Randomised smoothing: a network's vote under Gaussian noise, with a certificate.
+"""Randomized smoothing: a network's vote under Gaussian noise, with a certificate.
 
 The smoothed network says what the network says most often about x + sigma N(0, 1). If
 its favourite class has a share above p > 1/2 there, then nothing within an l2 distance
@@ -62,7 +62,7 @@ def certify(
     n: int = 10_000,
     n0: int = 100,
     alpha: float = 0.001,
-    say: Callable[[int], None] | None = None,
+    log: Callable[[int], None] | None = None,
 ) -> Certified:
     """The smoothed network's answer for each image, and how far it holds.
 
@@ -74,7 +74,7 @@ def certify(
       n: noisy copies that the share is estimated from.
       n0: other copies that choose the class.
       alpha: how often a certificate may be wrong.
-      say: called with the number of each image when it is done.
+      log: called with the number of each image when it is done.
 
     Raises:
       JaxnnError: sigma not above 0, counts below 1, alpha outside (0, 1).
@@ -91,8 +91,8 @@ def certify(
         share = clopper_pearson(int(votes[1][best]), n, alpha)
         if share > 0.5:
             labels[i], radii[i] = best, sigma * normal_quantile(share)
-        if say is not None:
-            say(i)
+        if log is not None:
+            log(i)
     return Certified(labels, radii, n)
 
 

@@ -14,7 +14,7 @@ from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
 from jaxnn.app.folder import data_of, open_run, probabilities
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
-from jaxnn.guard.finding import Finding
+from jaxnn.guard.report import Finding
 from jaxnn.guard.repro import replay, save_case
 from jaxnn.train import evaluate, make_step, predict
 from jaxnn.train.checkpoint import load_meta

@@ -27,6 +27,20 @@ class Shared:
     level: int
     lead: tuple[int, ...]
 
+    def spread(self, tree: Any) -> Any:
+        """The shared arrays, once for each copy that a stack holds."""
+
+        def spread(a):
+            row = a.reshape((1,) * len(self.lead) + a.shape)
+            return jnp.broadcast_to(row, self.lead + a.shape)
+
+        return jax.tree.map(spread, tree) if self.lead else tree
+
+    def summed(self, grads: Any) -> Any:
+        """The gradient of the shared arrays, from that of all their copies."""
+        axes = tuple(range(len(self.lead)))
+        return jax.tree.map(lambda a: a.sum(axes), grads) if self.lead else grads
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -37,6 +51,17 @@ class _Place:
     tag: object = field(metadata={"static": True})
     what: str = field(metadata={"static": True})
     ndims: tuple[int, ...] = field(metadata={"static": True})
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The axes that `stack` put before those of the arrays."""
+        leaves = jax.tree.leaves(self.tree)
+        return leaves[0].shape[: leaves[0].ndim - self.ndims[0]] if leaves else ()
+
+    @property
+    def first(self) -> Any:
+        """The arrays of the first copy."""
+        return jax.tree.map(lambda a: a[(0,) * len(self.lead)], self.tree)
 
 
 @dataclass(frozen=True)
@@ -98,33 +123,27 @@ def _shared(layer: Layer, inside: Layer, tag: _Slot, built: Layer) -> Layer:
                 "network?"
             )
         shared, rest = params["shared"], params["rest"]
-        mine = _marks(_level(rest))
-
-        def fill(node):
-            return _spread(shared, node.lead) if mine(node) else node
-
-        y, state, cache = parts.forward(
-            0, jax.tree.map(fill, rest, is_leaf=mine), state, x, key=key, train=train
+        mine = _outermost_marks(rest)
+        filled = jax.tree.map(
+            lambda n: n.spread(shared) if mine(n) else n, rest, is_leaf=mine
         )
+        y, state, cache = parts.forward(0, filled, state, x, key=key, train=train)
         skeleton = jax.tree.map(lambda n: n if mine(n) else None, rest, is_leaf=mine)
         return y, state, (cache, skeleton)
 
     def backward(cache, dy):
         cache, skeleton = cache
         dx, dparams = parts.backward(0, cache, dy)
-        mine = _marks(_level(skeleton))
+        mine = _outermost_marks(skeleton)
         marks, structure = jax.tree.flatten(
             skeleton, is_leaf=lambda node: node is None or mine(node)
         )
-        grads = structure.flatten_up_to(dparams)
         total, rest = None, []
-        for mark, grad in zip(marks, grads, strict=True):
-            if mark is None:
-                rest.append(grad)
-                continue
-            rest.append(mark)
-            grad = _sum_leading(grad, mark.lead)
-            total = grad if total is None else jax.tree.map(jnp.add, total, grad)
+        for mark, grad in zip(marks, structure.flatten_up_to(dparams), strict=True):
+            rest.append(grad if mark is None else mark)
+            if mark is not None:
+                grad = mark.summed(grad)
+                total = grad if total is None else jax.tree.map(jnp.add, total, grad)
         return dx, {"shared": total, "rest": structure.unflatten(rest)}
 
     def bounds():
@@ -207,97 +226,58 @@ def _placeholder(layer: Layer, tag: _Slot) -> Layer:
 
 def _collect(name, params, tag):
     """The shared parameters of the first place, and `params` with marks instead."""
-    is_place = _places(tag)
-    nodes, structure = jax.tree.flatten(params, is_leaf=is_place)
-    places = [node for node in nodes if is_place(node)]
+    nodes, structure = jax.tree.flatten(params, is_leaf=_places(tag))
+    places = [node for node in nodes if _places(tag)(node)]
     if not places:
         raise JaxnnError(
             f"{name}: the network that build made does not use it; expected such as "
             "share(dense(4), lambda twice: serial(twice, relu, twice))"
         )
-    shared = _without_lead(places[0])
-    for place in places[1:]:
-        _check_same(name, shared, _without_lead(place))
-    level = 1 + max(
-        (m.level for m in jax.tree.leaves(params, is_leaf=_is_mark) if _is_mark(m)),
-        default=0,
-    )
-    marked = [Shared(level, _lead(n)) if is_place(n) else n for n in nodes]
-    return shared, structure.unflatten(marked)
+    _check_alike(name, places)
+    level = 1 + _highest_level(params)
+    marked = [Shared(level, n.lead) if _places(tag)(n) else n for n in nodes]
+    return places[0].first, structure.unflatten(marked)
 
 
 def _unwrap(name, state, tag):
     """`state` with the first place's state in every place: all start alike."""
-    is_place = _places(tag)
-    nodes, structure = jax.tree.flatten(state, is_leaf=is_place)
-    places = [node for node in nodes if is_place(node)]
+    nodes, structure = jax.tree.flatten(state, is_leaf=_places(tag))
+    places = [node for node in nodes if _places(tag)(node)]
     if any(place.what == "params" for place in places):
         raise JaxnnError(
             f"{name}: frozen in some places only; freeze what is shared, "
             "share(freeze(layer), build), or the whole, freeze(share(layer, build))"
         )
-    if not places:
-        return state
-    first = _without_lead(places[0])
-    for place in places[1:]:
-        _check_same(name, first, _without_lead(place))
-    # copies: training donates its state, and no array can be donated twice
-    return structure.unflatten(
-        [
-            jax.tree.map(jnp.array, _spread(first, _lead(n))) if is_place(n) else n
-            for n in nodes
-        ]
-    )
+    _check_alike(name, places)
+
+    def alike(place):
+        # copies: training donates its state, and no array can be donated twice
+        return jax.tree.map(jnp.array, Shared(0, place.lead).spread(places[0].first))
+
+    return structure.unflatten([alike(n) if _places(tag)(n) else n for n in nodes])
 
 
-def _check_same(name, first, other):
-    def shapes(tree):
-        return jax.tree.map(jnp.shape, tree)
-
-    if shapes(first) != shapes(other):
-        raise JaxnnError(
-            f"{name}: shared parameters of shapes {shapes(first)} in its first place "
-            f"but {shapes(other)} in another; expected inputs of the same features"
-        )
+def _check_alike(name, places):
+    shapes = [jax.tree.map(jnp.shape, place.first) for place in places]
+    for other in shapes:
+        if other != shapes[0]:
+            raise JaxnnError(
+                f"{name}: shared parameters of shapes {shapes[0]} in its first place "
+                f"but {other} in another; expected inputs of the same features"
+            )
 
 
 def _places(tag):
     return lambda node: isinstance(node, _Place) and node.tag is tag
 
 
-def _is_mark(node):
-    return isinstance(node, Shared)
+def _highest_level(tree) -> int:
+    """The level of the outermost share whose marks are left in a tree, 0 for none."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Shared))
+    return max((n.level for n in nodes if isinstance(n, Shared)), default=0)
 
 
-def _marks(level):
-    return lambda node: _is_mark(node) and node.level == level
-
-
-def _level(rest):
-    """The level of the outermost share whose marks are left in `rest`: its own."""
-    return max(n.level for n in jax.tree.leaves(rest, is_leaf=_is_mark) if _is_mark(n))
-
-
-def _lead(place):
-    """The axes that `stack` put before those of the parameters."""
-    leaves = jax.tree.leaves(place.tree)
-    if not leaves:
-        return ()
-    return leaves[0].shape[: leaves[0].ndim - place.ndims[0]]
-
-
-def _without_lead(place):
-    first = (0,) * len(_lead(place))
-    return jax.tree.map(lambda a: a[first], place.tree)
-
-
-def _spread(tree, lead):
-    def spread(a):
-        return jnp.broadcast_to(a.reshape((1,) * len(lead) + a.shape), lead + a.shape)
-
-    return jax.tree.map(spread, tree) if lead else tree
-
-
-def _sum_leading(tree, lead):
-    axes = tuple(range(len(lead)))
-    return jax.tree.map(lambda a: a.sum(axes), tree) if lead else tree
+def _outermost_marks(rest):
+    """Which nodes are marks of the outermost share in `rest`, the one they are of."""
+    level = _highest_level(rest)
+    return lambda node: isinstance(node, Shared) and node.level == level

@@ -44,14 +44,6 @@ def _log(given):
     )
 
 
-def _sqrt(given):
-    del given
-    return (
-        "the square root of a negative number: variances as E[x^2] - E[x]^2 can round "
-        "below 0; take the mean of squared deviations"
-    )
-
-
 def _rsqrt(given):
     what = "a negative number" if given.any(0, _below_zero) else "0"
     return f"1 / sqrt of {what}: add an epsilon inside"
@@ -59,10 +51,8 @@ def _rsqrt(given):
 
 def _div(given):
     if given.any(1, _is_zero):
-        both = len(given.args) > 1 and bool(
-            ((given.args[0] == 0) & (given.args[1] == 0)).any()
-        )
-        what = "0 / 0" if both else "a division by 0"
+        above, below = given.args[:2]
+        what = "0 / 0" if ((above == 0) & (below == 0)).any() else "a division by 0"
         return (
             f"{what}: add an epsilon to the denominator, inside any square root; a row "
             "that is constant, or all 0, has no spread and no length to divide by"
@@ -128,27 +118,20 @@ def _product(what):
 
 
 def _domain(function, domain):
-    def words(given):
-        del given
-        return (
-            f"{function} outside {domain}, or at its edge: clip what goes in to a "
-            "little less than that"
-        )
-
-    return words
+    return (
+        f"{function} outside {domain}, or at its edge: clip what goes in to a little "
+        "less than that"
+    )
 
 
-def _always(words):
-    return lambda given: words
-
-
-CAUSES: dict[str, Callable[[_Given], str]] = {
+CAUSES: dict[str, str | Callable[[_Given], str]] = {
     "log": _log,
-    "log1p": _always("log1p of -1 or less: use softplus, or a loss on logits"),
-    "sqrt": _sqrt,
+    "log1p": "log1p of -1 or less: use softplus, or a loss on logits",
+    "sqrt": "the square root of a negative number: variances as E[x^2] - E[x]^2 can "
+    "round below 0; take the mean of squared deviations",
     "rsqrt": _rsqrt,
     "div": _div,
-    "rem": _always("a remainder of a division by 0, or of an infinite number"),
+    "rem": "a remainder of a division by 0, or of an infinite number",
     "mul": _mul,
     "add": _sum, "sub": _sum, "add_any": _sum, "reduce_sum": _sum, "cumsum": _sum,
     "scatter-add": _sum, "reduce_window_sum": _sum,
@@ -162,14 +145,10 @@ CAUSES: dict[str, Callable[[_Given], str]] = {
     "conv_general_dilated": _product("a convolution"),
     "reduce_prod": _product("a product along an axis"),
     "cumprod": _product("a cumulative product"),
-    "square": _always(
-        f"a square overflows (above 1.8e19 in float32, 255 in float16): {GROWN}"
-    ),
-    "convert_element_type": _always(
-        "a value is outside the range of the narrower type: scale the loss or the "
-        "inputs, or compute this part in float32"
-    ),
-    "select_n": _always("a constant that is not finite was chosen by a condition"),
+    "square": "a square overflows (above 1.8e19 in float32, 255 in float16): " + GROWN,
+    "convert_element_type": "a value is outside the range of the narrower type: scale "
+    "the loss or the inputs, or compute this part in float32",
+    "select_n": "a constant that is not finite was chosen by a condition",
     "asin": _domain("arcsin", "[-1, 1]"), "acos": _domain("arccos", "[-1, 1]"),
     "atanh": _domain("arctanh", "(-1, 1)"), "erf_inv": _domain("erfinv", "(-1, 1)"),
     "acosh": _domain("arccosh", "[1, inf)"), "sin": _domain("sin", "finite numbers"),
@@ -182,8 +161,8 @@ CAUSES: dict[str, Callable[[_Given], str]] = {
 def operation_cause(op: str, inputs: Any, output: Any) -> str:
     """Words for an operation whose result is not finite, "" if there are none."""
     words = CAUSES.get(op)
-    if words is None:
-        return ""
+    if words is None or isinstance(words, str):
+        return words or ""
     args = [_wide(a) for a in inputs]
     args = [a for a in args if a is not None]
     bad = ~np.isfinite(np.asarray(output, np.float64))

@@ -2,7 +2,7 @@
 
 The step is made once more of layers that hand over their own intermediates; no name
 or structure of a traced program is read. It tells the layer and the direction;
-`jaxnn.guard.trace` the operation.
+`jaxnn.guard.backtrace` the operation.
 """
 
 from dataclasses import replace
@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.combine.parts import observed
-from jaxnn.guard.trace import Replay, has_nan, is_bad
-from jaxnn.layers import Layer
+from jaxnn.combine import observed
+from jaxnn.guard.backtrace import QUICK, has_nan, is_bad
 from jaxnn.train.step import everything
 
-PHASES = {"augment": "augmentation", "mixup": "mixup", "weight noise": "weight noise"}
+PHASES = {"augment": "augmentation", "mixup": "mixup", "weight_noise": "weight noise"}
 """What happens to a batch, and to the weights, before the network sees them."""
 
 
-class Spot(NamedTuple):
+class Culprit(NamedTuple):
     """The first layer, or other part of a step, that made something not finite.
 
     Attributes:
@@ -52,114 +51,96 @@ class Note(NamedTuple):
     made: list[np.ndarray]
 
 
-def _note(notes, part, layer, given, own, made):
-    """Have the program write down these trees when it runs."""
-    floats = [
-        [a for a in jax.tree.leaves(tree) if jax.numpy.issubdtype(a.dtype, np.inexact)]
-        for tree in (given, own, made)
-    ]
+class NotedStep:
+    """A step whose layers write down what they do: `run(ts, x, y, key)`.
 
-    def keep(*arrays):
-        notes.append(Note(part, layer, *jax.tree.map(np.asarray, arrays)))
+    Args:
+      step: made by `make_step`.
 
-    jax.debug.callback(keep, *floats)
+    Attributes:
+      notes: of the last run, in the order in which they were made.
+    """
+
+    def __init__(self, step: Any):
+        self.notes: list[Note] = []
+        again = replace(step, **_noting(step, self._note))
+        self.program = jax.jit(partial(everything, again), compiler_options=QUICK)
+
+    def run(self, *args: Any) -> Any:
+        """(loss, grads, state, params, opt) of the step, without guard or branch."""
+        self.notes.clear()
+        made = jax.block_until_ready(self.program(*args))
+        jax.effects_barrier()
+        return made
+
+    def _note(self, part, layer, given, own, made):
+        """Have the program write down these trees when it runs."""
+        floats = [
+            [a for a in jax.tree.leaves(t) if jax.numpy.issubdtype(a.dtype, np.inexact)]
+            for t in (given, own, made)
+        ]
+
+        def keep(*arrays):
+            self.notes.append(Note(part, layer, *jax.tree.map(np.asarray, arrays)))
+
+        jax.debug.callback(keep, *floats, ordered=True)
 
 
-def watched(net: Layer, notes: list) -> Layer:
-    """`net`, whose layers write what they do into `notes`."""
+def _noting(step, note) -> dict[str, Any]:
+    """The settings of `step` whose functions, and layers, write down what they do."""
 
-    def noted(call, inner):
+    def layer(call, inner):
         def forward(params, state, x, *, key=None, train):
             y, new, cache = inner.forward(params, state, x, key=key, train=train)
-            _note(notes, "forward", call.label, x, (params, state), (y, new))
+            note("forward", call.label, x, (params, state), (y, new))
             return y, new, cache
 
         def backward(cache, dy):
             dx, dparams = inner.backward(cache, dy)
-            _note(notes, "backward", call.label, dy, (), (dx, dparams))
+            note("backward", call.label, dy, (), (dx, dparams))
             return dx, dparams
 
         return inner._replace(forward=forward, backward=backward)
 
-    return observed(net, noted)
-
-
-def layer_spot(step: Any, ts: Any, x: Any, y: Any, key: Any) -> Spot | None:
-    """The first layer whose output, or gradient, is bad though what it got was not.
-
-    Args:
-      step: made by `make_step`.
-      ts: the `TrainState` before the step.
-      x: the step's batch.
-      y: its targets.
-      key: the run's key, as the step was given it.
-    """
-    if is_bad(x):
-        return Spot("data", "", np.asarray(x), ())
-    notes: list[Note] = []
-    again = partial(everything, replace(step, **_watched_settings(step, notes)))
-    try:
-        replay = Replay(again, ts, x, y, key)
-        replay.frame.run_all()
-        new = replay.outputs()
-    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError):
-        notes.clear()  # this JAX's internals have moved: by JAX itself
-        new = again(ts, x, y, key)
-        jax.effects_barrier()
-    found = first_spot(notes)
-    if found is None:
-        for leaf in jax.tree.leaves(new[-2:]):
-            if is_bad(leaf):
-                given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
-                return Spot("update", "", np.asarray(leaf), given)
-    return found
-
-
-def _watched_settings(step, notes):
-    """The settings of `step` with network, loss and penalty that take notes."""
-    changed: dict[str, Any] = {"net": watched(step.net, notes)}
-
     def loss(pred, y, **options):
-        value, dpred = step.loss(pred, y, **options)
-        _note(notes, "loss", "", pred, (), (value, dpred))
-        return value, dpred
+        made = step.loss(pred, y, **options)
+        note("loss", "", pred, (), made)
+        return made
 
     def penalty(params):
-        value, dparams = step.penalty(params)
-        _note(notes, "regulariser", "", params, (), (value, dparams))
-        return value, dparams
+        made = step.penalty(params)
+        note("regulariser", "", params, (), made)
+        return made
 
-    def phase(name, function):
+    def phase(part, function):
         def noted(key, *given):
             made = function(key, *given)
-            _note(notes, name, "", given, (), made)
+            note(part, "", given, (), made)
             return made
 
         return noted
 
-    changed["loss"] = loss
-    for name in PHASES:
-        function = getattr(step, name.replace(" ", "_"))
-        if function is not None:
-            changed[name.replace(" ", "_")] = phase(PHASES[name], function)
+    phases = {name: getattr(step, name) for name in PHASES}
+    changed: dict[str, Any] = {
+        name: phase(PHASES[name], f) for name, f in phases.items() if f
+    }
     if step.penalty is not None:
         changed["penalty"] = penalty
-    return changed
+    return changed | {"net": observed(step.net, layer), "loss": loss}
 
 
-def first_spot(notes: list[Note]) -> Spot | None:
+def first_culprit(notes: list[Note]) -> Culprit | None:
     """Of the layers that made something bad of something good, the innermost first.
 
     A layer that made sound values of bad ones took a mask as it was meant: whoever
     made the mask is not to blame.
     """
-    found: Spot | None = None
+    found: Culprit | None = None
     for number, note in enumerate(notes):
         bad = [a for a in note.made if is_bad(a)]
         given_bad = [a for a in note.given if is_bad(a)]
-        first = number == 0 and note.part == "forward"
-        if given_bad and found is None and first:
-            return Spot("data", "", given_bad[0], ())
+        if given_bad and number == 0 and note.part == "forward":
+            return Culprit("data", "", given_bad[0], ())
         if given_bad and not bad:
             if found is not None and found.part == note.part:
                 found = found if has_nan(found.value) else None
@@ -167,10 +148,9 @@ def first_spot(notes: list[Note]) -> Spot | None:
         if not bad:
             continue
         if found is None:
-            own = [a for a in note.own if is_bad(a)]
-            before = "parameters or state" if own else ""
+            before = "parameters or state" if any(map(is_bad, note.own)) else ""
             given = (*note.given, *note.own)
-            found = Spot(note.part, note.layer, bad[0], given, before=before)
+            found = Culprit(note.part, note.layer, bad[0], given, before=before)
         elif found.or_else is None and _unmasks(found.value, bad, given_bad):
             found = found._replace(or_else=(note.part, note.layer))
     return found

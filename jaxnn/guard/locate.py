@@ -1,23 +1,26 @@
-"""From a bad step to its origin: two ways of looking at a replay of it."""
+"""From a bad step, or any function's bad result, to its origin and its samples."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.guard.finding import Finding, counts, likely_cause, value_range
-from jaxnn.guard.layers import Spot, layer_spot
-from jaxnn.guard.rate import learning_rate
-from jaxnn.guard.samples import MOST, bad_rows, guilty_rows
-from jaxnn.guard.trace import Replay, is_bad
+from jaxnn.guard.backtrace import Replay, first_nan, is_bad
+from jaxnn.guard.layers import Culprit, NotedStep, first_culprit
+from jaxnn.guard.report import Finding, counts, likely_cause, value_range
+from jaxnn.train.state import float_type, to_unit
 from jaxnn.train.step import everything
 
 SCOPES = {"fwd": "forward", "bwd": "backward"}
 STEP = ("loss", "grads", "state", "params", "opt")  # what `train.step.everything` gives
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
 DRAWS = 4  # other random numbers that a step is tried with
+DONORS = 4  # sound rows that are tried in the place of others
+MOST = 0.5  # share of the batch: beyond it no sample is to blame but the step
 MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
 """What a JAX whose internals have moved makes of path one; path two still stands."""
 
@@ -52,23 +55,31 @@ def locate_nonfinite(
     Returns:
       The finding, None if everything in the step is finite.
     """
-    replay, origin, large = _traced(step, ts, x, y, key)
-    if replay is not None and origin is None and large is None:
+    args, noted = (ts, x, y, key), NotedStep(step)
+    made = dict(zip(STEP, noted.run(*args), strict=True))
+    sizes = (_too_large(ts, made, part) for _, part in ROUNDS)
+    if not any(map(is_bad, jax.tree.leaves(made))) and not any(sizes):
         return None
-    spot = layer_spot(step, ts, x, y, key) if large is None else None
-    if origin is None and spot is None:
-        spot = _too_large(step, large, ts, x, y, key)
-    if origin is None and spot is None:
-        return None
-    part, layer = _place(origin, spot)
+    origin, large = _search(step, args, made)
+    by_layers = first_culprit(noted.notes)
+    if is_bad(x):
+        by_layers = Culprit("data", "", np.asarray(x), ())
+    if large is None and by_layers is None:
+        by_layers = _bad_update(ts, made)
+    if large is None and by_layers is None and origin is None:
+        large = next(filter(None, (_too_large(ts, made, part) for _, part in ROUNDS)))
+    if large is not None:
+        part, path, value = large
+        by_layers = Culprit(part, _owner(step.net, path), value, (value,))
+    part, layer = _place(origin, by_layers)
     ahead = part == "backward" and origin is not None and _is_forward(origin.scope)
-    if spot is not None and (part == "data" or origin is None):
-        value, given = spot.value, spot.given
-    else:
-        assert origin is not None  # one of the two is there
+    told = origin is not None and (part != "data" or by_layers is None)
+    if told:
         value, given = origin.output, origin.inputs
-    told = origin is not None and (part != "data" or spot is None)
-    before = argument_name((ts, x, y, key), origin)
+    else:
+        assert by_layers is not None  # one of the two is there
+        value, given = by_layers.value, by_layers.given
+    before = argument_name(args, origin)
     found = Finding(
         epoch=epoch,
         step=number,
@@ -80,87 +91,131 @@ def locate_nonfinite(
         inputs=value_range(given),
         lr=learning_rate(step.optimizer, ts.opt),
         grad_norms=[float(n) for n in np.asarray(grad_norms)[-20:]],
-        agree=_agree(origin, spot),
+        agree=_agree(origin, by_layers),
         turn=origin.turn if told else "",
-        cause=likely_cause(part, origin, spot, before, ahead),
+        cause=likely_cause(part, origin, by_layers, before, ahead),
         **counts(np.asarray(value)),
     )
-    return _with_samples(found, value, replay, (ts, x, y, key), rows)
+    return _with_samples(found, value, noted, args, rows)
 
 
-def _traced(step, ts, x, y, key):
-    """(replay, origin, None) or (replay, None, what is too large) by path one.
+def locate_evaluation(
+    net: Any, loss: Any, params: Any, state: Any, x: Any, y: Any, epoch: int, seed: int
+) -> Finding | None:
+    """Where evaluation mode makes what is not finite of parameters that are.
 
-    First by NumPy, then to the letter if that finds nothing.
+    Args:
+      net: the network.
+      loss: of the outputs and y.
+      params: of one network.
+      state: its running statistics.
+      x: rows (B, ...), some of them with bad outputs.
+      y: their targets.
+      epoch: for the report.
+      seed: for the report.
     """
-    replay = None
-    for exact in (False, True):
-        try:
-            replay = Replay(partial(everything, step), ts, x, y, key, exact=exact)
-            origin, large = _searched(replay, ts)
-        except MOVED:
-            continue
-        if origin is not None or large is not None:
-            return replay, origin, large
-    return replay, None, None
+
+    def run(kept, x, y):
+        x = to_unit(jnp.asarray(x), float_type(kept["params"]))
+        out = net.forward(kept["params"], kept["state"], x, train=False)[0]
+        wide = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        with jax.named_scope("loss"):
+            return out, loss(wide, y)[0]
+
+    args = {"params": params, "state": state}, x, y
+    origin = Replay(run, *args).origin()
+    if origin is None:
+        return None
+    part, layer = scope_place(origin.scope)
+    where = layer or ("the loss" if part == "loss" else "")
+    words = likely_cause("forward", origin, None, argument_name(args, origin))
+    cause = f"in evaluation mode only, training is finite: {words}"
+    return _of_origin(origin, "evaluation", where, cause, epoch, seed)
 
 
-def _searched(replay, ts):
-    """In the order of a step: loss, gradients, statistics; then what is made of them.
+def locate_in(
+    function: Callable, *args: Any, batch: int | None = None
+) -> Finding | None:
+    """The first value in `function(*args)` that is not finite, and where it was made.
 
-    Gradients that are too large for their squares go before the update, whose moments
-    they spoil.
+    The search starts at results that are bad. If there are none it goes through the
+    whole program for a NaN that was masked on the way, as an attack does that keeps
+    the best of its points: a NaN is never better.
+
+    Args:
+      function: pure and traceable, such as `lambda x: pgd(model, x, y, epsilon=0.1)`.
+      args: arrays or trees of arrays; the function is traced with all of them.
+      batch: samples in a batch: rows of the bad value are then named as samples.
+
+    Returns:
+      The finding, its `epoch` and `step` 0; None if there is no NaN and no bad result.
+      A -inf that a constant put there, as masks do, is no fault.
     """
-    for names, part in ROUNDS:
-        pick = _picker(names)
-        origin = replay.origin(pick)
-        if origin is not None:
-            return origin, None
-        large = _outsized(ts, replay.outputs, part)
-        if large is not None:
-            return None, large
+    replay = Replay(function, *args)
+    origin = replay.origin() or first_nan(replay.frame)
+    if origin is None:
+        return None
+    part, layer = scope_place(origin.scope)
+    part = part or "forward"
+    before = "" if origin.argument is None else f"argument leaf {origin.argument}"
+    found = _of_origin(origin, part, layer, likely_cause(part, origin, None, before))
+    rows = bad_rows(origin.output, batch) if batch else None
+    found.samples = [] if rows is None else np.flatnonzero(rows).tolist()
+    return found
+
+
+def _of_origin(origin, part, layer, cause, epoch=0, seed=0) -> Finding:
+    """What an operation found by itself says; there is no step."""
+    return Finding(
+        epoch=epoch, step=0, seed=seed, part=part, layer=layer, op=origin.op,
+        line=origin.line, turn=origin.turn, inputs=value_range(origin.inputs),
+        cause=cause, **counts(np.asarray(origin.output)),
+    )  # fmt: skip
+
+
+def _search(step, args, made):
+    """(origin, None), (None, what is too large) or (None, None), in a step's order.
+
+    First loss, gradients and statistics; then what is made of them. Gradients that are
+    too large for their squares go before the update, whose moments they spoil.
+    """
+    try:
+        replay = Replay(partial(everything, step), *args)
+        for names, part in ROUNDS:
+            wanted = [STEP.index(name) for name in names]
+            origin = replay.origin(lambda out, at=wanted: [out[i] for i in at])
+            if origin is not None:
+                return origin, None
+            large = _too_large(args[0], made, part)
+            if large is not None:
+                return None, large
+    except MOVED:
+        pass  # path two tells the layer
     return None, None
 
 
-def _sound(replay, ts):
-    """Whether loss, gradients and statistics are finite, and their squares."""
-    names, part = ROUNDS[0]
-    made = replay.outputs(_picker(names))
-    bad = any(is_bad(leaf) for leaf in jax.tree.leaves(made))
-    return not bad and _outsized(ts, replay.outputs, part) is None
+def _bad_update(ts, made) -> Culprit | None:
+    bad = [a for a in jax.tree.leaves((made["params"], made["opt"])) if is_bad(a)]
+    given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
+    return Culprit("update", "", np.asarray(bad[0]), given) if bad else None
 
 
-def _picker(names):
-    return lambda out: [out[STEP.index(name)] for name in names]
+def _too_large(ts, made, part):
+    """(part, path, value) of what is too large for a sum of squares, if anything is.
 
-
-def _too_large(step, large, ts, x, y, key) -> Spot | None:
-    """The gradient or update whose square overflows though it does not itself."""
-    if large is None:
-        made = everything(step, ts, x, y, key)
-        found = (
-            _outsized(ts, lambda pick: pick(made), part)
-            for part in ("backward", "update")
-        )
-        large = next((one for one in found if one is not None), None)
-    if large is None:
-        return None
-    part, path, value = large
-    return Spot(part, _owner(step.net, path), value, (value,))
-
-
-def _outsized(ts, outputs, part):
-    """(part, path, value) of what is too large for a sum of squares, if anything is."""
+    It is the largest leaf of the gradients, or of what the update moves.
+    """
 
     def moved(new, old):
         new, old = np.asarray(new), np.asarray(old)
         return new - old if jax.numpy.issubdtype(new.dtype, np.inexact) else 0 * old
 
     if part == "backward":
-        tree = outputs(lambda out: out[1])
+        tree = made["grads"]
     else:
-        tree = jax.tree.map(moved, outputs(lambda out: out[3]), ts.params)
-    total, largest = np.zeros((), np.float32), (-1.0, None, None)
+        tree = jax.tree.map(moved, made["params"], ts.params)
+    total: Any = np.zeros((), np.float32)
+    largest: Any = (-1.0, None, None)
     # the backward pass makes the last layer's first
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)[::-1]:
         leaf = np.asarray(leaf)
@@ -203,23 +258,22 @@ def argument_name(args, origin) -> str:
     return name
 
 
-def _place(origin, spot) -> tuple[str, str]:
+def _place(origin, by_layers) -> tuple[str, str]:
     """(part of the step, layer), from the operation's scopes or from the layers.
 
     What a layer makes on its way forward and keeps for its way back, as a factor of
     the derivative, belongs to the way back: nothing bad came out of it forward.
     """
-    if spot is not None and spot.part == "data":
+    if by_layers is not None and by_layers.part == "data":
         return "data", ""
     part, layer = scope_place(origin.scope) if origin is not None else ("", "")
-    if spot is not None and (part, spot.part) == ("forward", "backward"):
+    if by_layers is None:
+        return part or "forward", layer
+    if (part, by_layers.part) == ("forward", "backward"):
         part = "backward"
-        layer = layer if layer.startswith(spot.layer) else spot.layer
-    if not part:
-        part = spot.part if spot is not None else "forward"
-    if not layer and spot is not None and spot.part == part:
-        layer = spot.layer
-    return part, layer
+        layer = layer if layer.startswith(by_layers.layer) else by_layers.layer
+    part = part or by_layers.part
+    return part, layer or (by_layers.layer if by_layers.part == part else "")
 
 
 def _is_forward(scope) -> bool:
@@ -249,20 +303,70 @@ def scope_place(scope: str) -> tuple[str, str]:
     return part, " > ".join(layers)
 
 
-def _agree(origin, spot) -> bool:
-    if origin is None or spot is None or origin.argument is not None:
+def _agree(origin, by_layers) -> bool:
+    if origin is None or by_layers is None or origin.argument is not None:
         return True
-    part, layer = _place(origin, spot)
-    if "data" in (part, spot.part):
-        return part == spot.part
-    said = [(spot.part, spot.layer)] + ([spot.or_else] if spot.or_else else [])
+    part, layer = _place(origin, by_layers)
+    if "data" in (part, by_layers.part):
+        return part == by_layers.part
+    said = [(by_layers.part, by_layers.layer)]
+    said += [by_layers.or_else] if by_layers.or_else else []
     return not part or any(
         part == p and (layer.startswith(name) or name.startswith(layer))
         for p, name in said
     )
 
 
-def _with_samples(found, value, replay, args, rows):
+def learning_rate(optimizer: Any, opt: Any) -> float | None:
+    """The rate that an optax optimizer used in a state; None if it cannot be found out.
+
+    A rate kept in the state (`optax.inject_hyperparams`) is read there. Else it is
+    looked up among what the optimizer's functions enclose: a number, or a schedule and
+    the count in the state. `jaxnn.train.policy.Slowed` multiplies it.
+    """
+    counted, scale = [], 1.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt):
+        name = jax.tree_util.keystr(path)
+        if "learning_rate" in name:
+            return float(np.asarray(leaf))
+        if name.endswith(".count"):
+            counted.append(leaf)
+        if name == ".scale":
+            scale = float(np.asarray(leaf))
+    try:
+        for name, value in _enclosed(getattr(optimizer, "update", None), set()):
+            if name == "step_size" and np.ndim(value) == 0:
+                return abs(float(value)) * scale
+            if name == "step_size_fn" and counted:
+                # jit: one program to compile, not one for each operation
+                return abs(float(jax.jit(value)(counted[-1]))) * scale
+    except (TypeError, ValueError):
+        return None
+    return None
+
+
+def _enclosed(function, seen):
+    """Names and values that a function and the functions it encloses stand on."""
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, tuple | list):
+        for one in function:
+            yield from _enclosed(one, seen)
+    code = getattr(function, "__code__", None)
+    cells = getattr(function, "__closure__", None)
+    if code is None or cells is None:
+        return
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        yield name, value
+        yield from _enclosed(value, seen)
+
+
+def _with_samples(found, value, noted, args, rows):
     """The rows of the batch without which the step is sound."""
     _, x, y, _ = args
     batch = len(x)
@@ -274,7 +378,7 @@ def _with_samples(found, value, replay, args, rows):
     if plain:
         bad = ~np.isfinite(raw.reshape(batch, -1)).all(-1)
     elif batch > 1 and found.part not in ("update", "weight noise"):
-        bad, told = _by_experiment(value, replay, args)
+        bad, told = _by_experiment(value, noted, args)
     few = bad.any() and (bad.mean() <= MOST or batch == 1)
     if few and (plain or told == "sound"):
         found.samples = [int(r) for r in rows[bad]]
@@ -283,7 +387,7 @@ def _with_samples(found, value, replay, args, rows):
     return found
 
 
-def _by_experiment(value, replay, args):
+def _by_experiment(value, noted, args):
     """((B,) bool of rows, what leaving them out told); see `Finding.experiment`."""
     ts, x, y, key = args
     suspects = bad_rows(value, len(x))
@@ -291,18 +395,78 @@ def _by_experiment(value, replay, args):
     if np.shape(value) in parameters:
         suspects = None  # a gradient of a weight that happens to have as many rows
     looks_bad = np.zeros(len(x), bool) if suspects is None else suspects
-    if replay is None:
-        return looks_bad, ""
+    names, part = ROUNDS[0]
 
     def sound(x, y, key=key):
-        return _sound(replay.with_arguments(ts, x, y, key), ts)
+        """Whether loss, gradients and statistics are finite, and their squares."""
+        made = dict(zip(STEP, noted.run(ts, x, y, key), strict=True))
+        bad = any(is_bad(a) for a in jax.tree.leaves([made[name] for name in names]))
+        return not bad and _too_large(ts, made, part) is None
 
-    try:
-        guilty = guilty_rows(sound, x, y, suspects)
-        if guilty is None:
-            others = (jax.random.fold_in(key, n) for n in range(DRAWS))
-            chance = any(sound(x, y, other) for other in others)
-            return looks_bad, "chance" if chance else "bad" if looks_bad.any() else ""
-    except MOVED:
-        return looks_bad, ""
-    return np.isin(np.arange(len(x)), guilty), "sound"
+    guilty = guilty_rows(sound, x, y, suspects)
+    if guilty is not None:
+        return np.isin(np.arange(len(x)), guilty), "sound"
+    others = (jax.random.fold_in(key, n) for n in range(DRAWS))
+    chance = any(sound(x, y, other) for other in others)
+    return looks_bad, "chance" if chance else "bad" if looks_bad.any() else ""
+
+
+def bad_rows(value: Any, batch: int) -> np.ndarray | None:
+    """Rows of a value with batch axis that are bad while others are not, (B,) bool."""
+    value = np.asarray(value)
+    if not jax.numpy.issubdtype(value.dtype, np.inexact):
+        return None
+    axes = [a for a in (0, 1) if value.ndim > a and value.shape[a] == batch]
+    if axes:  # time may come first
+        rows = np.moveaxis(value, axes[0], 0).reshape(batch, -1)
+    elif value.ndim and value.shape[0] and value.shape[0] % batch == 0:
+        rows = value.reshape(batch, -1)  # a batch of rows, flattened with them
+    else:
+        return None
+    bad = ~np.isfinite(rows).all(-1)
+    return np.asarray(bad) if bad.any() and not bad.all() else None
+
+
+def guilty_rows(
+    sound: Callable[[Any, Any], bool], x: Any, y: Any, suspects: np.ndarray | None
+) -> list[int] | None:
+    """The rows without which the step is sound; None if the step is bad without them.
+
+    Rows are replaced by a sound one, the donor: first the suspects, then all but the
+    donor, which are then put back by halves to see which of them spoil the step.
+
+    Args:
+      sound: whether the step is sound with such inputs and targets.
+      x: the batch (B, ...).
+      y: its targets, a tree of arrays (B, ...).
+      suspects: rows that look bad, (B,) bool, or None.
+    """
+    batch = len(x)
+    x, y = np.asarray(x), jax.tree.map(np.asarray, y)
+    everyone = range(batch)
+    donors = [i for i in everyone if suspects is None or not suspects[i]]
+    donors = donors[:: max(1, len(donors) // DONORS)][:DONORS]
+    trials = [([i for i in everyone if i != donor], donor) for donor in donors]
+    if suspects is not None and donors:
+        trials.insert(0, (np.flatnonzero(suspects).tolist(), donors[0]))
+
+    def sound_without(rows, donor):
+        source = np.arange(batch)
+        source[rows] = donor
+        return sound(*jax.tree.map(lambda a: a[source], (x, y)))
+
+    def spoil(part, rows, donor):
+        """Of `part` of the rows, those that spoil the step when they are put back."""
+        back = set(part)
+        if sound_without([i for i in rows if i not in back], donor):
+            return []
+        if len(part) == 1:
+            return part
+        middle = len(part) // 2
+        halves = part[:middle], part[middle:]
+        return [row for half in halves for row in spoil(half, rows, donor)]
+
+    for rows, donor in trials:
+        if sound_without(rows, donor):
+            return spoil(rows, rows, donor)
+    return None

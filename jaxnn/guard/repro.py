@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.guard.finding import Finding
 from jaxnn.guard.locate import locate_nonfinite
+from jaxnn.guard.report import Finding
 from jaxnn.train.checkpoint import load_meta, load_params, load_shapes, save_params
 from jaxnn.train.state import Weighted
 

@@ -196,7 +196,7 @@ class Guard:
 
         Raises, by whatever error, if that was not written so.
         """
-        from jaxnn.guard.finding import Finding  # only a run that is resumed needs it
+        from jaxnn.guard.report import Finding  # only a run that is resumed needs it
 
         other = Guard(self.policy, self.max_bad, self.seeds, self.multi_seed)
         other.in_a_row = np.array(saved["in_a_row"], int)
@@ -372,8 +372,7 @@ class Guard:
 
     def _locate_evaluation(self, run, epoch, which):
         """Look into the first batch of validation rows with a bad output."""
-        from jaxnn.guard.function import locate_evaluation  # only a bad run does
-        from jaxnn.guard.samples import MOST
+        from jaxnn.guard.locate import MOST, locate_evaluation  # only a bad run does
 
         params, state = evaluated(run.ts)
         if run.parallel is not None:

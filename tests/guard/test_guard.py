@@ -37,19 +37,6 @@ def faulty(name, fwd=None, bwd=None):
 NAIVE_LOG = pointwise(
     Rule("naive_log", lambda x: (jnp.log(x), x), lambda x, dy: (dy / x,))
 )
-MINUS = jnp.asarray(-jnp.inf)
-FORWARD = {
-    "log of 0": (lambda x: jnp.log(x * 0), "log", "minus_inf"),
-    "0 / 0": (lambda x: (x * 0) / (x * 0), "div", "nan"),
-    "exp overflow": (lambda x: jnp.exp(x * 0 + 1e4), "exp", "plus_inf"),
-    "sqrt of -1": (lambda x: jnp.sqrt(x * 0 - 1), "sqrt", "nan"),
-    "rsqrt of 0": (lambda x: jax.lax.rsqrt(x * 0), "rsqrt", "plus_inf"),
-    "inf - inf": (
-        lambda x: jnp.where(x > -1e9, MINUS, x) - jnp.where(x > -1e9, MINUS, x),
-        "sub",
-        "nan",
-    ),
-}
 
 
 def batch():
@@ -65,33 +52,14 @@ def located(net, loss=softmax_cross_entropy, x=None, optimizer=OPTIMIZER, **opti
     return locate_nonfinite(step, ts, x, y, KEY, rows=np.arange(100, 100 + len(x)))
 
 
-@pytest.mark.parametrize("name", FORWARD)
-def test_a_forward_fault_is_named_with_layer_operation_and_kind(name):
-    fault, op, kind = FORWARD[name]
-    found = located(serial(dense(5), relu, faulty("fault", fault), dense(3)))
-    assert (found.part, found.layer) == ("forward", "2 fault")
-    assert found.op == op
-    assert getattr(found, kind) > 0
+def test_a_fault_is_named_with_its_place_operation_line_and_kind():
+    inner = serial(dense(4), relu, faulty("fault", lambda x: jnp.log(x * 0)))
+    found = located(serial(dense(5), inner, dense(3)))
+    assert (found.part, found.layer) == ("forward", "1 serial(3 layers) > 2 fault")
+    assert (found.op, found.minus_inf, found.nan) == ("log", 16 * 4, 0)
     assert "test_guard.py" in found.line
     assert found.agree
-    assert found.cause
-
-
-@pytest.mark.parametrize("name", ["log of 0", "0 / 0", "sqrt of -1"])
-def test_a_backward_fault_is_named_as_backward(name):
-    fault, op, _ = FORWARD[name]
-    net = serial(dense(5), faulty("fault", bwd=fault), relu, dense(3))
-    found = located(net)
-    assert (found.part, found.layer, found.op) == ("backward", "1 fault", op)
-    assert found.agree
-
-
-def test_a_fault_deep_in_nested_networks_has_its_whole_path():
-    inner = serial(dense(4), faulty("fault", FORWARD["log of 0"][0]))
-    found = located(serial(dense(5), serial(relu, inner), dense(3)))
-    assert found.layer.endswith("1 fault")
-    assert found.layer.startswith("1 serial")
-    assert found.agree
+    assert "log of 0" in found.cause
 
 
 def test_other_parts_of_a_step_are_named():
@@ -242,7 +210,7 @@ def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
 
 def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
     def first_unit_off(key, shape, dtype):
-        return jnp.zeros(shape, dtype).at[0].set(MINUS)
+        return jnp.zeros(shape, dtype).at[0].set(-jnp.inf)
 
     seen, spoilt = [], Guard.spoilt
     monkeypatch.setattr(

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.guard.backtrace import Origin
 from jaxnn.guard.causes import edge_cause, operation_cause
-from jaxnn.guard.layers import Spot
-from jaxnn.guard.trace import Origin
+from jaxnn.guard.layers import Culprit
 
 PARTS = {
     "data": "the input already has it: repair or remove those samples",
@@ -182,7 +182,7 @@ def value_range(values: Any) -> tuple[float, float] | None:
 def likely_cause(
     part: str,
     origin: Origin | None,
-    spot: Spot | None,
+    by_layers: Culprit | None,
     before: str = "",
     ahead: bool = False,
 ) -> str:
@@ -190,15 +190,17 @@ def likely_cause(
 
     `ahead`: whether a factor of the gradient was made bad on the way forward.
     """
-    if part == "data" and (origin is None or spot is not None):
+    if part == "data" and (origin is None or by_layers is not None):
         return PARTS[part]
-    before = before or (spot.before if spot is not None and origin is None else "")
+    before = before or (
+        by_layers.before if by_layers is not None and origin is None else ""
+    )
     if before:
         return (
             f"{before} was not finite before this step already: look at its "
             "initialiser, at what loaded it, or at a run with guard='off'"
         )
-    if origin is None and spot is not None and np.isfinite(spot.value).all():
+    if origin is None and by_layers is not None and np.isfinite(by_layers.value).all():
         if part == "update":
             return "the update is so large that its square overflows: a smaller lr"
         return (

@@ -212,9 +212,9 @@ def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
     def first_unit_off(key, shape, dtype):
         return jnp.zeros(shape, dtype).at[0].set(-jnp.inf)
 
-    seen, spoilt = [], Guard.spoilt
+    seen, needs_rerun = [], Guard.needs_rerun
     monkeypatch.setattr(
-        Guard, "spoilt", lambda *args: seen.append(spoilt(*args)) or seen[-1]
+        Guard, "needs_rerun", lambda *args: seen.append(needs_rerun(*args)) or seen[-1]
     )
     net = serial(dense(6, bias=first_unit_off), relu, dense(3))
     found = fit(net, data(), epochs=2, batch=32)

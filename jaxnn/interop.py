@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import dtypes
 
+from jaxnn.arrays import is_float
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.layers.core import made_by
@@ -82,9 +83,11 @@ def from_jax(function: Callable, name: str | None = None) -> Rule:
         return jax.vjp(function, *args)
 
     def bwd(pull_back, dy):
-        return tuple(jax.tree.map(_none_for_whole_numbers, d) for d in pull_back(dy))
+        whole = dtypes.float0  # of the cotangent of what is no float
+        return jax.tree.map(lambda d: None if d.dtype == whole else d, pull_back(dy))
 
-    return Rule(f"{_name_of(function, name)} {BY_VJP}", fwd, bwd)
+    name = name or getattr(function, "__name__", type(function).__name__)
+    return Rule(f"{name} {BY_VJP}", fwd, bwd)
 
 
 def layer_from_jax(
@@ -142,7 +145,8 @@ def _with_vjp(name, fwd, bwd):
     def forward(*args):
         args = jax.tree.map(jnp.asarray, args)  # numbers and NumPy arrays may come
         y, cache = fwd(*args)
-        return y, (cache, _types(args))
+        leaves, structure = jax.tree.flatten(args)
+        return y, (cache, _Types(tuple(leaf.dtype for leaf in leaves), structure))
 
     def backward(kept, dy):
         cache, types = kept
@@ -182,19 +186,6 @@ class _Types:
     structure: Any
 
 
-def _types(tree) -> _Types:
-    leaves, structure = jax.tree.flatten(tree)
-    return _Types(tuple(leaf.dtype for leaf in leaves), structure)
-
-
-def _none_for_whole_numbers(d):
-    return None if d.dtype == dtypes.float0 else d
-
-
-def _name_of(function, name):
-    return name or getattr(function, "__name__", type(function).__name__)
-
-
 def _check_function(where, function):
     if not callable(function):
         raise JaxnnError(
@@ -204,7 +195,7 @@ def _check_function(where, function):
 
 def _check_float(name, params):
     for leaf in jax.tree.leaves(params):
-        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
+        if not is_float(jnp.asarray(leaf)):
             raise JaxnnError(
                 f"{name}: got params of dtype {jnp.asarray(leaf).dtype}, expected "
                 "float arrays only; keep other values in the function itself"

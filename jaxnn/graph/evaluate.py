@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.arrays import is_float
+from jaxnn.arrays import as_array, is_float
 from jaxnn.errors import JaxnnError
 from jaxnn.graph.node import Node
 from jaxnn.graph.ops import STOP
@@ -278,7 +278,7 @@ def _seed(root, value, dy):
         )
     if dy is None:
         return jnp.ones_like(value)
-    dy = jnp.asarray(dy, value.dtype)
+    dy = jnp.asarray(as_array(dy, "bprop", "dy"), value.dtype)
     if dy.shape != value.shape:
         raise JaxnnError(
             f"bprop: dy has shape {dy.shape}, expected {value.shape} as {root.name}"

@@ -123,6 +123,10 @@ CASES = {
         lambda: graph.bprop(Y, X, {X: TWO}, dy=np.ones(3)),
         ("dy has shape (3,), expected (2,) as y",),
     ),
+    "dy's type": (
+        lambda: graph.bprop(Y, X, {X: TWO}, dy="one"),
+        ("bprop: got dy of", "expected"),
+    ),
     "whole root": (
         lambda: graph.bprop(Y, X, {X: 1}),
         ("y = relu(x) has dtype int",),

@@ -57,6 +57,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
+def document(sections: Iterable[str | Sequence[str]]) -> str:
+    """A page of Markdown from its sections, each a text or its lines; none if empty."""
+    texts = (s if isinstance(s, str) else "\n".join(s) for s in sections)
+    return "\n\n".join(text for text in texts if text) + "\n"
+
+
 def printable(text: str) -> str:
     """`text` with control characters, and bytes that are no text, written in ASCII."""
     return "".join(

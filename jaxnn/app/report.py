@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnn.files import write_text
-from jaxnn.text import code, escaped, fenced, table
+from jaxnn.text import code, document, escaped, fenced, table
 
 PICTURES = {  # file in the run's folder -> what it shows
     "curves.png": "Loss, validation accuracy and gradient norm over the epochs.",
@@ -73,8 +73,7 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         ),
         ["## Go on from here", "", *fenced(commands, "sh")],
     ]
-    text = "\n\n".join("\n".join(lines) for lines in sections if lines)
-    write_text(folder / "report.md", text + "\n")
+    write_text(folder / "report.md", document(sections))
     return folder / "report.md"
 
 

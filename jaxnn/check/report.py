@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.check.points import AS_CALLED
 from jaxnn.check.tolerance import LIMITS, LeafComparison
 from jaxnn.files import write_text
-from jaxnn.text import escaped, table
+from jaxnn.text import document, escaped, table
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     made += [[name, version] for name, version in result["versions"].items()]
     sections += ["## Made with", _markdown(["what", "version"], made)]
     path = folder / "gradients.md"
-    write_text(path, "\n\n".join(sections) + "\n")
+    write_text(path, document(sections))
     return path
 
 

@@ -9,7 +9,7 @@ from jaxnn.files import draw, write_json, write_text
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Proportion
 from jaxnn.robustness.transfer import Transfer
-from jaxnn.text import escaped, table
+from jaxnn.text import document, escaped, table
 
 
 def to_json(e: Evaluation) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def page(e: Evaluation, title: str) -> str:
         _checks(e),
         _layers(e),
     ]
-    return "\n\n".join(sections) + "\n"
+    return document(sections)
 
 
 def _attacks(e):
@@ -125,7 +125,7 @@ def _attacks(e):
         ),
     ]  # fmt: skip
     head = ("attack", "tried on", "broke", "leaves right alone")
-    return "## Attacks\n\n" + "\n".join(table(head, rows))
+    return ["## Attacks", "", *table(head, rows)]
 
 
 def _checks(e):
@@ -136,7 +136,7 @@ def _checks(e):
             (c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.message), images)
         )
     head = ("", "check", "verdict", "what was measured", "images")
-    return "## Checks\n\n" + "\n".join(table(head, rows))
+    return ["## Checks", "", *table(head, rows)]
 
 
 def _layers(e):
@@ -151,10 +151,14 @@ def _layers(e):
         "layer", "gradient out / in", "images given none", "images passed none",
         "saturated",
     )  # fmt: skip
-    return (
-        "## Gradients of every layer, from the output back\n\nOf the margin loss; "
-        "saturated: elements whose gradient shrinks a thousandfold.\n\n"
-    ) + "\n".join(table(head, rows))
+    return [
+        "## Gradients of every layer, from the output back",
+        "",
+        "Of the margin loss; saturated: elements whose gradient shrinks a "
+        "thousandfold.",
+        "",
+        *table(head, rows),
+    ]
 
 
 def write(

@@ -22,25 +22,27 @@ class Command(NamedTuple):
     Attributes:
       summary: what it does.
       settings: class of its settings, in `jaxnn.app.config`.
-      function: MODULE:NAME in `jaxnn.app`; takes the settings and when the program
-        began.
+      function: MODULE:NAME in `jaxnn.app`; takes the settings.
       status: the exit status, by what the function returns.
+      timed: whether it also takes when the program began.
     """
 
     summary: str
     settings: str
     function: str
     status: Callable[[Any], int] = lambda found: 0
+    timed: bool = False
 
 
 COMMANDS = {
     "train": Command(
         "train a network, test, compare gradients, attack, draw",
         "TrainCommand", "train:train_command",
-        lambda found: 130 if found["stopped"] == "interrupted" else 0,
+        lambda found: 130 if found["stopped"] == "interrupted" else 0, timed=True,
     ),
     "sweep": Command(
-        "train many networks that differ in settings", "SweepConfig", "sweep:sweep_run"
+        "train many networks that differ in settings",
+        "SweepConfig", "sweep:sweep_run", timed=True,
     ),
     "eval": Command(
         "measure a saved run on all test images", "EvalConfig", "use:evaluate_run"
@@ -59,6 +61,7 @@ COMMANDS = {
     "compare": Command(
         "compare gradients by hand with jax.grad and others",
         "CompareConfig", "compare:compare_run", lambda found: 1 - found["passed"],
+        timed=True,
     ),
     "replay": Command(
         "run the bad step of a run again, name the culprit",
@@ -103,7 +106,8 @@ def _run(words: list[str], started: float) -> int:
         config = _settings(words[0], command, words[1:])
         module, _, name = command.function.partition(":")
         function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
-        return int(command.status(function(config, started)))
+        found = function(config, started) if command.timed else function(config)
+        return int(command.status(found))
     except (RuntimeError, AssertionError):
         from jaxnn.environment import no_device
 

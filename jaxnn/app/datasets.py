@@ -8,13 +8,12 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.text import aligned
 
 
-def data_run(config: DataConfig, started: float | None = None) -> bool:
+def data_run(config: DataConfig) -> bool:
     """Print a table; False if a file is missing or damaged.
 
     Raises:
       JaxnnError: no name, an unknown one, or no data.
     """
-    del started
     intact = True
     if config.action == "list":
         text = list_datasets()

@@ -20,7 +20,10 @@ from jaxnn.app.settings import (
 )
 from jaxnn.errors import JaxnnError, lookup
 
-SIDE_BY_SIDE = ("lr", "l2", "dropout", "noise", "init", "bias_init", "seed")
+TRACED = ("lr", "l2", "dropout", "noise")
+"""Settings that are arrays in the program where a group's points differ in them."""
+
+SIDE_BY_SIDE = (*TRACED, "init", "bias_init", "seed")
 """Settings whose values share one program. All others make groups that run in turn."""
 
 MOST_POINTS = 100_000
@@ -40,10 +43,6 @@ class Point(NamedTuple):
     number: int
     values: dict[str, Any]
     config: TrainConfig
-
-
-TRACED = ("lr", "l2", "dropout", "noise")
-"""Settings that are arrays in the program where a group's points differ in them."""
 
 
 class Group(NamedTuple):

@@ -23,18 +23,18 @@ from jaxnn.train.policy import slowable
 
 REPRO = "repro.npz"
 NAN_CAUSE = (
-    "arameters may hold NaN; train it again, with --guard raise to see where it begins."
+    "its parameters may hold NaN. Train it again, with --guard raise to see where it "
+    "begins."
 )
 
 
-def evaluate_run(config: EvalConfig, started: float | None = None) -> dict:
+def evaluate_run(config: EvalConfig) -> dict:
     """Test loss and accuracy of a saved run on all test images; prints one line.
 
     Raises:
       JaxnnError: no run folder, damaged files, data of another shape, outputs that
         are not finite.
     """
-    del started
     enable_compile_cache()
     run = open_run(config.run)
     data = data_of(run, config.data)
@@ -51,7 +51,7 @@ def evaluate_run(config: EvalConfig, started: float | None = None) -> dict:
     if bad := int((~_finite_rows(found.outputs, run.many)).sum()):
         raise JaxnnError(
             f"{run.folder}: the network's outputs are not finite for {bad:,} of "
-            f"{len(data.test.y):,} test images, so it has no accuracy. Its p{NAN_CAUSE}"
+            f"{len(data.test.y):,} test images, so it has no accuracy; {NAN_CAUSE}"
         )
     print(
         f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
@@ -61,7 +61,7 @@ def evaluate_run(config: EvalConfig, started: float | None = None) -> dict:
     return {"test_accuracy": accuracy.tolist(), "loss": found.loss.tolist()}
 
 
-def predict_run(config: PredictConfig, started: float | None = None) -> np.ndarray:
+def predict_run(config: PredictConfig) -> np.ndarray:
     """Class probabilities (images, classes) of picture files; prints a table.
 
     Several seeds vote with the mean of their probabilities.
@@ -70,7 +70,6 @@ def predict_run(config: PredictConfig, started: float | None = None) -> np.ndarr
       JaxnnError: no run folder or pictures; after the table, for those that could not
         be read and those whose outputs are not finite.
     """
-    del started
     if not config.images:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
     enable_compile_cache()
@@ -93,7 +92,7 @@ def predict_run(config: PredictConfig, started: float | None = None) -> np.ndarr
     if not finite.all():
         bad.append(
             f"{run.folder}: the network's outputs are not finite for "
-            f"{int((~finite).sum())} of these pictures. Its p{NAN_CAUSE}"
+            f"{int((~finite).sum())} of these pictures; {NAN_CAUSE}"
         )
     if bad:
         raise JaxnnError("\n".join(bad))
@@ -148,13 +147,12 @@ def save_findings(folder: Path, findings: Sequence[Finding], steps: int) -> None
             finding.replay = f"jaxnn replay {shlex.quote(str(folder))}"
 
 
-def replay_run(config: ReplayConfig, started: float | None = None) -> Finding | None:
+def replay_run(config: ReplayConfig) -> Finding | None:
     """Run the bad step again and print what is found; None if all is finite now.
 
     Raises:
       JaxnnError: no run folder, no repro.npz in it, or damaged files.
     """
-    del started
     path = config.run / REPRO
     run = open_run(config.run)
     if not os.path.isfile(path):

@@ -126,6 +126,8 @@ ONE_OUTPUT = {
 COUNTS = [0, -1, 1.5, "3", None, True, float("nan"), [2]]
 NO_LAYERS = [3, "dense", dense, [dense(3)], None, lambda x: x, jnp.ones(3)]
 
+PRED = X32[:, :3]
+
 REFUSED = {
     **{f"fit x: {k}": fitted((x, Y)) for k, x in NO_NUMBERS.items()},
     **{f"evaluate x: {k}": evaluated(x) for k, x in NO_NUMBERS.items()},
@@ -254,9 +256,6 @@ REFUSED = {
         for layer in (dropout(0.5), gaussian_noise(0.1))
         for k in (0, None, "key")
     },
-}  # fmt: skip
-PRED, TARGET = X32[:, :3], Y
-OF_LOSSES = {
     **{
         f"{name} {what}": lambda loss=loss, args=args: loss(*args)
         for name, loss in LOSSES.items()
@@ -270,9 +269,7 @@ OF_LOSSES = {
             "objects": (PRED, np.array([None] * 24)),
         }.items()
     },
-}
-
-
+}  # fmt: skip
 # without addresses: names of tests are the same in every process
 NAMES = [re.sub(r" at 0x\w+", "", name) for name in REFUSED]
 
@@ -283,14 +280,8 @@ def test_what_cannot_be_is_refused(call):
         call()
 
 
-@pytest.mark.parametrize("call", OF_LOSSES.values(), ids=OF_LOSSES)
-def test_losses_refuse_what_cannot_be(call):
-    with pytest.raises(JaxnnError):
-        call()
-
-
-def test_the_tables_are_long_enough():
-    assert len(REFUSED) + len(OF_LOSSES) >= 120
+def test_the_table_is_long_enough():
+    assert len(REFUSED) >= 400
 
 
 def frame(a):

@@ -49,6 +49,7 @@ def conv(
       JaxnnError: a setting that makes no sense, an input without a channel axis, with
         other channels, or smaller than the kernel.
 
+    >>> import jax
     >>> params, _, out_shape = conv(32, 5).init(jax.random.key(0), (28, 28, 1))
     >>> params["w"].shape, out_shape
     ((5, 5, 1, 32), (28, 28, 32))

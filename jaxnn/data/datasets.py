@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.arrays import is_whole
 from jaxnn.data.idx import read_idx, read_idx_and_sha256
 from jaxnn.data.sources import (
     PARTS,
@@ -281,7 +280,7 @@ def _assemble(
 def _split_rows(
     count: int, validation: int, seed: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(validation, bool) or not isinstance(validation, (int, np.integer)):
+    if not _is_whole(validation):
         raise JaxnnError(
             f"validation: got {validation!r}, expected a whole number of rows."
         )
@@ -290,10 +289,14 @@ def _split_rows(
             f"validation: got {validation} rows, expected 0 to {count - 1}, as {where} "
             f"has {count}."
         )
-    if not is_whole(seed, 0):
+    if not _is_whole(seed) or seed < 0:
         raise JaxnnError(f"split_seed: got {seed!r}, expected a whole number from 0.")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_images(images: _Part) -> None:

@@ -6,7 +6,7 @@ import pytest
 from jaxnn.combine import repeat, residual, serial
 from jaxnn.combine.parts import observed
 from jaxnn.layers import Layer, dense, relu, tanh
-from tests.combine.cases import NETWORKS
+from tests.combine.cases import EVERYTHING, NETWORKS
 
 
 def program(net):
@@ -54,9 +54,13 @@ def single_paths(net: Layer, path=()):
     return {p for i, q in enumerate(net.parts) for p in single_paths(q, (*path, i))}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_observed_network_computes_the_same_bits_and_every_layer_is_seen(name):
-    net, in_shape, batch = NETWORKS[name]
+@pytest.mark.parametrize(
+    ("net", "in_shape", "batch"),
+    [EVERYTHING, NETWORKS["share, nested"], NETWORKS["siamese"]],
+)
+def test_an_observed_network_computes_the_same_bits_and_every_layer_is_seen(
+    net, in_shape, batch
+):
     params, state, _ = net.init(jax.random.key(0), in_shape)
     x, key = jax.random.normal(jax.random.key(1), (batch, *in_shape)), jax.random.key(2)
     calls: list = []

@@ -10,10 +10,18 @@ from jaxnn import mlp, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.guard import POLICIES, locate_nonfinite
 from jaxnn.guard.locate import scope_place
-from jaxnn.layers import batch_norm, dense, log_softmax, pointwise, relu, softplus
+from jaxnn.layers import (
+    Layer,
+    batch_norm,
+    dense,
+    log_softmax,
+    pointwise,
+    relu,
+    softplus,
+)
 from jaxnn.losses import nll, softmax_cross_entropy
 from jaxnn.rules import Rule
-from jaxnn.train import TrainingError, fit, make_step
+from jaxnn.train import Snapshots, TrainingError, fit, make_step
 from jaxnn.train.engine import batch_order
 from jaxnn.train.policy import Guard
 from jaxnn.train.state import init_state
@@ -185,17 +193,11 @@ def test_halting_keeps_the_state_before_the_bad_step_bit_for_bit():
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_bad_update_is_left_out():
-    """A schedule that goes wrong at step 3: loss and gradient never see it."""
-    optimizer = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
-    found = fit(NET, data(), epochs=1, batch=32, optimizer=optimizer, max_bad_steps=9)
-    assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
-    assert found.findings[0].part == "update"
-    assert found.findings[0].step == 4
-
-
 def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
-    """The program of a run does not look at updates; one that does takes over."""
+    """The program of a run does not look at updates; one that does takes over.
+
+    The schedule goes wrong at step 3: loss and gradient never see it.
+    """
     optimizer = optax.sgd(lambda count: jnp.where(count == 3, jnp.nan, 0.1))
     x, y = data()
     found = fit(NET, (x, y), epochs=1, batch=32, optimizer=optimizer, max_bad_steps=9)
@@ -206,6 +208,8 @@ def test_a_bad_update_found_afterwards_is_undone_bit_for_bit():
     assert found.epochs[0]["skipped"] == int(ts.skipped) == 5
     same = jax.tree.map(np.array_equal, found.last.params, ts.params)
     assert jax.tree.all(same)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(found.params))
+    assert (found.findings[0].part, found.findings[0].step) == ("update", 4)
 
 
 def test_infinity_held_on_purpose_is_no_bad_update(monkeypatch):
@@ -260,3 +264,86 @@ def test_unknown_policy_is_an_error_that_lists_them():
     with pytest.raises(JaxnnError, match="rollback"):
         fit(NET, data(), guard="ignore", **FIT)
     assert set(POLICIES) == {"skip", "raise", "rollback", "stop", "off"}
+
+
+def careless(f):
+    """The identity in training, `f` in evaluation."""
+
+    def forward(params, state, x, *, key=None, train):
+        return (x if train else f(x)), state, ()
+
+    return Layer(
+        lambda key, shape: ((), (), tuple(shape)),
+        forward,
+        lambda cache, dy: (dy, ()),
+        "careless",
+    )
+
+
+def one_row(x):
+    sound = jnp.arange(len(x)).reshape(-1, 1) != 3
+    return x + jnp.log(jnp.where(sound, x * 0 + 1, -1.0))
+
+
+OPTIONS = {"epochs": 2, "batch": 32, "optimizer": optax.sgd(0.1)}
+
+
+@pytest.mark.parametrize(
+    ("function", "rows"), [(lambda x: jnp.log(x - x - 1), []), (one_row, [3])]
+)
+def test_nan_in_evaluation_only_is_said(function, rows):
+    net = serial(careless(function), dense(3))
+    with pytest.raises(TrainingError, match="not finite after any epoch") as caught:
+        fit(net, blobs(64), validation=blobs(32, seed=1), **OPTIONS)
+    (found,) = caught.value.history.findings
+    assert (found.part, found.layer, found.op) == ("evaluation", "0 careless", "log")
+    assert found.samples == rows
+    assert (found.epoch, found.step) == (1, 0)
+    assert "epoch 1, in its evaluation" in "\n".join(found.lines())
+    assert "in evaluation mode only" in found.cause
+
+
+def test_nan_in_evaluation_is_never_the_best_epoch_and_ends_raise_and_stop():
+    net = serial(careless(lambda x: jnp.log(x - x - 1)), dense(3))
+    data = {"data": blobs(64), "validation": blobs(32, seed=1)}
+    with pytest.raises(TrainingError, match="epoch 1, seed 0 is not finite"):
+        fit(net, guard="raise", **data, **OPTIONS)
+    assert fit(net, guard="stop", **data, **OPTIONS).stopped == "guard"
+    assert fit(net, guard="off", **data, **OPTIONS).best_epoch == 0
+
+
+def test_a_run_of_few_steps_that_are_all_bad_is_an_error():
+    net = serial(faulty("same"), dense(3))
+
+    def loss(pred, target):
+        value, dpred = softmax_cross_entropy(pred, target)
+        return value / 0, dpred
+
+    with pytest.raises(TrainingError, match="each of the 4 steps was bad") as caught:
+        fit(net, blobs(64), loss=loss, **OPTIONS)
+    assert caught.value.history.findings[0].part == "loss"
+
+
+@pytest.mark.parametrize("size", [1, 3, None])
+def test_rollback_finds_a_sound_state_though_the_loss_tells_one_step_late(size):
+    for rate in (30.0, 300.0):
+        history = fit(
+            mlp([6, 8, 3]), blobs(256), epochs=3, batch=32, guard="rollback",
+            optimizer=optax.sgd(rate), steps_per_call=size, seeds=list(range(12)),
+        )  # fmt: skip
+        assert history.stopped == "finished"
+        assert np.max(history.epochs[-1]["loss"]) < 1
+
+
+def test_a_rollback_resumes_to_the_same_bits(tmp_path):
+    def train(epochs, folder, resume=False):
+        return fit(
+            mlp([6, 8, 3]), blobs(160), epochs=epochs, batch=32, guard="rollback",
+            optimizer=optax.sgd(30.0), steps_per_call=1,
+            snapshots=Snapshots(folder, resume=resume),
+        )  # fmt: skip
+
+    train(1, tmp_path / "a")
+    resumed, whole = train(3, tmp_path / "a", True), train(3, tmp_path / "b")
+    pairs = zip(*map(jax.tree.leaves, (resumed.last, whole.last)), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)

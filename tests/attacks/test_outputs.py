@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxnn import Classifier, attacks, mlp, serial
-from jaxnn.layers import Layer, dense, log_softmax, sigmoid, softmax
+from jaxnn.layers import dense, log_softmax, sigmoid, softmax
 from jaxnn.losses import mse
-from tests.attacks.problem import NET
+from tests.attacks.problem import NET, noisy
 
 KEY = jax.random.key(0)
 
@@ -78,18 +78,6 @@ def test_one_output_is_two_classes(end):
         Classifier(two, both, (state[:2], ())), x, y, epsilon=0.5, steps=5
     )
     np.testing.assert_allclose(x_adv, want, atol=1e-9)
-
-
-def noisy(scale):
-    """A layer that adds noise in evaluation, too."""
-
-    def forward(params, state, x, *, key=None, train):
-        del params, train
-        return x + scale * jax.random.normal(key, x.shape, x.dtype), state, ()
-
-    return Layer(
-        lambda key, shape: ((), (), shape), forward, lambda cache, dy: (dy, ()), "noisy"
-    )
 
 
 def test_a_network_that_is_random_at_test_is_attacked_on_average(trained):

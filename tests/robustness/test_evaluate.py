@@ -43,7 +43,7 @@ from jaxnn.robustness.transfer import Transfer
 from jaxnn.robustness.worst import attack_suite
 from jaxnn.rules import Rule
 from jaxnn.train import fit
-from tests.attacks.problem import NET, model
+from tests.attacks.problem import NET, model, noisy
 from tests.train.problem import pixels
 
 THREAT = Threat("linf", 0.15)
@@ -84,18 +84,6 @@ def rounded(levels):
         return (jnp.zeros_like(dy),)
 
     return pointwise(Rule("quantise", fwd, bwd))
-
-
-def noise(scale):
-    """A layer that adds noise in evaluation, too."""
-
-    def forward(params, state, x, *, key=None, train):
-        del params, train
-        return x + scale * jax.random.normal(key, x.shape, x.dtype), state, ()
-
-    return Layer(
-        lambda key, shape: ((), (), shape), forward, lambda cache, dy: (dy, ()), "noise"
-    )
 
 
 def by_id(found):
@@ -238,12 +226,12 @@ def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
 @pytest.mark.slow
 def test_a_network_that_draws_is_attacked_on_average_and_named(network):
     params, state, x, y = network
-    noisy = Classifier(
-        serial(noise(0.02), NET), ((), params), ((), state), jax.random.key(5), draws=4
+    drawing = Classifier(
+        serial(noisy(0.02), NET), ((), params), ((), state), jax.random.key(5), draws=4
     )
-    found = evaluate(noisy, x, y, threat=THREAT, sample=20)
+    found = evaluate(drawing, x, y, threat=THREAT, sample=20)
     assert [c.id for c in found.checks if c.verdict == "fail"] == ["K16"]
-    assert "Cause: randomness in layer 0 noise" in found.verdict
+    assert "Cause: randomness in layer 0 noisy" in found.verdict
     assert found.clean.value > 0.8
     assert found.robust.value < found.clean.value - 0.2
 

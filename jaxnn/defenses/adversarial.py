@@ -131,7 +131,7 @@ def trades(
 ) -> Defense:
     """J(x) + beta KL(p(x) || p(x')): be right, and say the same nearby.
 
-    x' maximises that divergence within `epsilon` (Linf). The gradient goes through both
+    x' maximizes that divergence within `epsilon` (Linf). The gradient goes through both
     p(x) and p(x'), as in the authors' program. The network must end in logits.
 
     Args:

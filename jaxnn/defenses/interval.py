@@ -103,12 +103,12 @@ def _apart_backward(own, dworst):
 
 
 def _joined(ends, params, y, train):
-    """worst_j = sum over h of centre (w_j - w_y) + radius |w_j - w_y|, plus biases."""
+    """worst_j = sum over h of center (w_j - w_y) + radius |w_j - w_y|, plus biases."""
     lower, upper = ends
     w = params["w"]  # (H, N)
-    centre, radius = (lower + upper) / 2, (upper - lower) / 2  # (B, H)
+    center, radius = (lower + upper) / 2, (upper - lower) / 2  # (B, H)
     own = jax.nn.one_hot(y, w.shape[1], dtype=w.dtype)  # (B, N)
-    z = centre @ w
+    z = center @ w
     apart = w[:, None, :] - w[:, :, None]  # (H, y, j)
     spread = jnp.einsum("bh,hkj,bk->bj", radius, jnp.abs(apart), own)
     worst = z - (z * own).sum(-1, keepdims=True) + spread
@@ -123,20 +123,20 @@ def _joined(ends, params, y, train):
         least = w.size * float(jnp.finfo(worst.dtype).tiny)
         lost = product_error(len(w), dtype) * both + least
         worst += jnp.where(own > 0, 0, lost)
-    return worst, (centre, radius, w, own, "b" in params)
+    return worst, (center, radius, w, own, "b" in params)
 
 
 def _joined_backward(kept, dworst):
-    centre, radius, w, own, biased = kept
+    center, radius, w, own, biased = kept
     dz = dworst - own * dworst.sum(-1, keepdims=True)
     apart = w[:, None, :] - w[:, :, None]
-    dcentre = dz @ w.T
+    dcenter = dz @ w.T
     dradius = jnp.einsum("bj,hkj,bk->bh", dworst, jnp.abs(apart), own)
     dapart = jnp.einsum("bh,bj,bk->hkj", radius, dworst, own) * jnp.sign(apart)
-    dparams = {"w": centre.T @ dz + dapart.sum(1) - dapart.sum(2)}
+    dparams = {"w": center.T @ dz + dapart.sum(1) - dapart.sum(2)}
     if biased:
         dparams["b"] = dz.sum(0)
-    return ((dcentre - dradius) / 2, (dcentre + dradius) / 2), dparams
+    return ((dcenter - dradius) / 2, (dcenter + dradius) / 2), dparams
 
 
 def _flat(net: Layer) -> list[Layer]:

@@ -94,10 +94,10 @@ def k3_iterated(e: CheckContext) -> Measured:
 @check("K4", "monotone in epsilon")
 def k4_monotone(e: CheckContext) -> Measured:
     """A larger budget never helps the defender."""
-    right = e.curve[f"PGD-{e.steps}"]
-    rises = np.diff(right.mean(1))
+    correct = e.curve[f"PGD-{e.steps}"]
+    rises = np.diff(correct.mean(1))
     at = int(rises.argmax())
-    back, gone = right[at + 1] & ~right[at], right[at] & ~right[at + 1]
+    back, gone = correct[at + 1] & ~correct[at], correct[at] & ~correct[at + 1]
     rise = max(0.0, float(rises[at]))
     message = f"largest rise of accuracy with the budget: {100 * rise:.2f} pp"
     return Measured(verdict(not surely_more(back, gone, POINT)), rise, message, back)
@@ -113,17 +113,17 @@ def k5_unbounded(e: CheckContext) -> Measured:
     """Free to repaint the image, the attack must win."""
     features = e.x[0].size
     whole = {"linf": 1.0, "l2": features**0.5, "l1": float(features)}[e.threat.norm]
-    right = _accuracy_at(e, whole)
-    count, total, share = int(right.sum()), len(right), float(right.mean())
+    correct = _accuracy_at(e, whole)
+    count, total, share = int(correct.sum()), len(correct), float(correct.mean())
     message = (
         f"budget {whole:g} leaves {100 * share:.1f}%, one class always said "
         f"{100 * e.chance:.0f}%"
     )
     if surely_above(count, total, e.chance):
         message += ": the gradient does not lead to the images that fool (masking)"
-        return Measured("fail", share, message, right)
+        return Measured("fail", share, message, correct)
     how = verdict(not surely_above(count, total, POINT), "warn")
-    return Measured(how, share, message, right)
+    return Measured(how, share, message, correct)
 
 
 @check("K6", "impossible region")
@@ -131,14 +131,14 @@ def k6_impossible(e: CheckContext) -> Measured:
     """Where every image can be made grey, nobody can do better than one class."""
     if e.threat.norm != "linf" or e.threat.box is None:
         return Measured("skip", None, "for linf in a box only")
-    right = _accuracy_at(e, (e.threat.box[1] - e.threat.box[0]) / 2)
-    share = float(right.mean())
+    correct = _accuracy_at(e, (e.threat.box[1] - e.threat.box[0]) / 2)
+    share = float(correct.mean())
     message = (
         f"half the range leaves {100 * share:.1f}%, one class always said "
         f"{100 * e.chance:.0f}%"
     )
-    ok = not surely_above(int(right.sum()), len(right), e.chance)
-    return Measured(verdict(ok), share, message, right)
+    ok = not surely_above(int(correct.sum()), len(correct), e.chance)
+    return Measured(verdict(ok), share, message, correct)
 
 
 @check("K7", "random-noise floor", gradients=False)
@@ -178,13 +178,13 @@ def k9_transfer(e: CheckContext) -> Measured:
     if not e.others:
         message = "no other network given: pass others={name: Classifier(...)}"
         return Measured("skip", None, message)
-    right = {}
+    correct = {}
     for name, other in e.others.items():
         x_adv = e.attack(attacks.pgd, model=other, steps=e.steps)
-        right[name] = e.clean & e.correct(x_adv)
-    parts = [f"from {name} {100 * r.mean():.1f}%" for name, r in right.items()]
+        correct[name] = e.clean & e.correct(x_adv)
+    parts = [f"from {name} {100 * r.mean():.1f}%" for name, r in correct.items()]
     message = f"{', '.join(parts)}; white-box {100 * e.worst.mean():.1f}%"
-    found = own_harm_most(e.worst, min(right.values(), key=np.mean), message)
+    found = own_harm_most(e.worst, min(correct.values(), key=np.mean), message)
     if found.verdict == "fail":
         message += ": a stranger's examples do more harm, so the gradients are masked"
     return found._replace(message=message)

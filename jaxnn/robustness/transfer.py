@@ -65,19 +65,19 @@ def transfer_matrix(
         )
     threat, y = (threat or Threat()).checked(), np.asarray(y)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
-    right = np.zeros((len(networks), len(networks), len(y)), bool)
+    correct = np.zeros((len(networks), len(networks), len(y)), bool)
     for s, source in enumerate(networks.values()):
         x_adv = under(
             threat, attack, source, np.asarray(x), y, key=key, batch=batch, **options
         )
         for t, target in enumerate(networks.values()):
-            right[s, t] = target.correct(x_adv, y, batch)
+            correct[s, t] = target.correct(x_adv, y, batch)
     names = tuple(networks)
-    return Transfer(names, right.mean(-1), _k9(names, right))
+    return Transfer(names, correct.mean(-1), _k9(names, correct))
 
 
-def _k9(names, right) -> Check:
-    matrix = right.mean(-1)
+def _k9(names, correct) -> Check:
+    matrix = correct.mean(-1)
     gaps = np.diag(matrix)[None] - matrix  # above 0: a stranger does more harm
     s, t = np.unravel_index(int(gaps.argmax()), gaps.shape)
     message = "every column's minimum is its diagonal"
@@ -86,7 +86,7 @@ def _k9(names, right) -> Check:
             f"examples of {names[s]} leave {names[t]} {100 * matrix[s, t]:.1f}%, its "
             f"own {100 * matrix[t, t]:.1f}%"
         )
-    found = own_harm_most(right[t, t], right[s, t], message)
+    found = own_harm_most(correct[t, t], correct[s, t], message)
     rows = tuple(map(int, np.flatnonzero(np.asarray(found.images))[:20]))
     return Check(
         "K9", "transfer >= white-box", found.verdict, found.number, message, rows

@@ -29,6 +29,7 @@ import numpy as np
 SYNONYMS = {  # in this order; a tree has one of each
     "augment": ("augment", "data.augment"),
     "chain": ("chain", "in_turn"),
+    "corruptions": ("corruptions", "camera"),
     "defense": ("defense", "defence"),
     "defenses": ("defenses", "defences"),
     "epochs": ("epochs", "rows"),
@@ -336,7 +337,7 @@ MORE_ATTACKS = {  # cases besides each attack x norm
     ],
     "apgd": [{"restarts": 2}, {"loss": "dlr"}, {"targeted": True}],
     "noise": [{"kind": k} for k in ("gaussian", "signs", "salt_and_pepper")],
-    "camera": [
+    "corruptions": [
         {"kind": "blur", "amount": 2.0}, {"kind": "rotation", "amount": 30.0},
         {"kind": "translation", "amount": 2.0},
     ],
@@ -358,7 +359,7 @@ def attacks():
             "epsilon": 0.1, "key": jax.random.key(4), "kind": "uniform", "steps": 6,
             "queries": 20, "directions": 8, "searches": 3,
         }  # fmt: skip
-        if name == "camera":
+        if name in SYNONYMS["corruptions"]:
             usual |= {"kind": "contrast", "amount": 0.5, "tries": 3}
         usual = {k: v for k, v in usual.items() if k in attack.takes}
         newest = next((new for new, all in SYNONYMS.items() if name in all), name)

@@ -150,10 +150,11 @@ def _numbers(attack, name, value, x):
         )
     if not (np.isfinite(values) | (values < 0)).all():
         raise JaxnnError(f"{attack}: got {name} {value}, expected >= 0 and finite")
-    tiny = float(jnp.finfo(x.dtype).tiny)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # of NumPy's float64 what JAX makes
+    tiny = float(jnp.finfo(dtype).tiny)
     if ((values > 0) & (values < tiny)).any():
         raise JaxnnError(
-            f"{attack}: got {name} {value}, which is 0 in {x.dtype}; expected 0 or at "
+            f"{attack}: got {name} {value}, which is 0 in {dtype}; expected 0 or at "
             f"least {tiny:.2g}"
         )
     return values

@@ -118,6 +118,11 @@ def test_every_number_has_bounds(name, change, message):
         run(name, **change)
 
 
+def test_a_budget_lost_in_float32_is_refused_of_float64_images_too():
+    with jax.enable_x64(False), pytest.raises(JaxnnError, match="0 in float32"):
+        run("fgsm", x=X, epsilon=1e-39)
+
+
 def test_a_corruption_changes_no_more_than_there_is():
     with pytest.raises(JaxnnError, match="expected 0 to 1 for contrast"):
         run("corruptions", x=np.full((2, 4, 4), 0.5), kind="contrast", amount=15)

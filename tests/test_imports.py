@@ -65,7 +65,17 @@ def loaded(statement):
 # code -> most modules of jaxnn, what must not be loaded
 DOORS = {
     "import jaxnn": (1, ("jax", "tyro", "numpy")),
-    "from jaxnn import fit": (76, ("jaxnn.guard", "jaxnn.check", "jaxnn.app", "tyro")),
+    # `distributed.processes` is what needs a private part of JAX
+    "from jaxnn import fit": (
+        60,
+        (
+            "jaxnn.guard",
+            "jaxnn.check",
+            "jaxnn.app",
+            "jaxnn.distributed.processes",
+            "tyro",
+        ),
+    ),
     "import jaxnn.attacks": (60, ("jaxnn.train", "jaxnn.app", "tyro")),
 }
 

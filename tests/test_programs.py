@@ -139,9 +139,12 @@ x = np.random.default_rng(0).uniform(0, 1, (20, 4)).astype("float32")
 y = (3 * x[:, 0]).astype(int)
 for i in range(34):
     net = mlp([4, 5, 3], leaky_relu(i / 40))
-    history = fit(net, (x, y), validation=(x, y), epochs=1, batch=10)
-    model = Classifier(net, history.params, history.state)
-    model.outputs(fgsm(model, x, y, epsilon=.1))
+    params, state, _ = net.init(jax.random.key(0), (4,))
+    if i % 2:
+        fit(net, (x, y), epochs=1, batch=10)
+    else:
+        model = Classifier(net, params, state)
+        model.outputs(fgsm(model, x, y, epsilon=.1))
     gc.collect()
     print(sum(1 for _ in open("/proc/self/maps")))
 """
@@ -155,4 +158,4 @@ def test_memory_maps_do_not_grow_with_the_number_of_networks():
     )
     maps = [int(line) for line in done.stdout.split()]
     assert len(maps) == 34
-    assert max(maps[5:]) <= max(maps[:5]) + 20, maps
+    assert max(maps[10:]) <= max(maps[:10]) + 20, maps

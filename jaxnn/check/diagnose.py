@@ -142,7 +142,7 @@ def _likeliest(here, others) -> str:
         for name, other in here.want.items():
             if name != here.argument and here.same(got, other):
                 return f"it is the gradient of d{name}: leaves are swapped"
-        found = next(reshaped(here.same, got, want), None)
+        found = next(reshaped(here, got, want), None)
         found = found or _predicted(here, [], (_sums,))
         return found or f"its shape is wrong{shape_words(got, want)}"
     if not np.isfinite(got).all():
@@ -259,10 +259,6 @@ def _swapped(here, got, want) -> str | None:
             both = back is not None and here.same(back, want)
             return f"{'swapped with' if both else 'it is the gradient of'} d{name}"
     return None
-
-
-def _moved(here, got, want) -> str | None:
-    return permuted(here.same, got, want)
 
 
 def _cotangent(here, got, want) -> str | None:
@@ -585,7 +581,7 @@ def _terms(here: Evidence) -> Iterator[Prediction]:
     yield "the output stands in the place of its derivative: it is dy * y", output
 
 
-FIRST = (_simple, _mode, _swapped, _moved, _cotangent, _without_transpose)
+FIRST = (_simple, _mode, _swapped, permuted, _cotangent, _without_transpose)
 PREDICTIONS = (
     _sums, _inputs, _cotangents, _mutants, _the_diagonal, _constants, _terms, _pairs,
 )  # fmt: skip

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.arrays import is_key
-from jaxnn.check.adapters import argument_names, by_name
+from jaxnn.check.adapters import by_name
 from jaxnn.check.diagnose import Evidence, Tools, diagnose
 from jaxnn.check.points import (
     AS_CALLED,
@@ -199,12 +199,6 @@ def as_it_stands(pair: Pair, got: dict) -> Rule:
         return tuple(each[name] for name in pair.names)
 
     return Rule(pair.rule.name, fwd, bwd)
-
-
-def arguments_by_name(rule: Rule, args: tuple) -> dict[str, Any]:
-    """The arguments by name."""
-    names = argument_names(rule.fwd, len(args))
-    return dict(zip(names, args, strict=True))
 
 
 def _changed(now, before, who, what=None):

@@ -1,15 +1,15 @@
 """Right numbers in the wrong place or shape, and where wrong ones are."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-Same = Callable[[np.ndarray, np.ndarray], bool]
 
-
-def permuted(same: Same, got: np.ndarray, want: np.ndarray) -> str | None:
-    """The right numbers in the wrong places."""
+def permuted(here: Any, got: np.ndarray, want: np.ndarray) -> str | None:
+    """The right numbers in the wrong places; `here` is an `Evidence`."""
+    same = here.same
     for axes in itertools.permutations(range(want.ndim)):
         if axes != tuple(range(want.ndim)) and same(got, want.transpose(axes)):
             return f"transposed (got = expected with axes in the order {list(axes)})"
@@ -56,8 +56,9 @@ def wrong_part(wrong: np.ndarray) -> str | None:
     return f"{share:.0%} of the entries" if share < 0.5 else None
 
 
-def reshaped(same: Same, got: np.ndarray, want: np.ndarray) -> Iterator[str]:
-    """Causes of a wrong shape."""
+def reshaped(here: Any, got: np.ndarray, want: np.ndarray) -> Iterator[str]:
+    """Causes of a wrong shape; `here` is an `Evidence`."""
+    same = here.same
     if np.squeeze(got).shape == np.squeeze(want).shape != () and same(
         got.reshape(want.shape), want
     ):

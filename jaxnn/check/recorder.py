@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
+from jaxnn import programs
 from jaxnn.arrays import is_key
 from jaxnn.combine.parts import observed
 from jaxnn.layers import Layer
@@ -148,8 +149,8 @@ class LayerRecorder:
     def __init__(self, program: Callable, net: Layer, **beside: Layer):
         self.notes: list[tuple[LayerPath, str | None, Any]] = []  # made while tracing
         self.rows: list[tuple[int, Any]] = []  # made while running
+        self.compiled: Callable | None = None
 
-        @jax.jit  # for this object's life: its callbacks belong to it
         def run(params, *rest):
             self.roots = {id(a): name for name, a in named_leaves(params)}
             others = {
@@ -167,8 +168,10 @@ class LayerRecorder:
           params: the network's parameters.
           rest: what else the program takes.
         """
+        if self.compiled is None:
+            self.compiled = programs.ahead(None, self.run, params, *rest)
         self.rows = []
-        jax.block_until_ready(self.run(params, *rest))
+        jax.block_until_ready(self.compiled(params, *rest))
         jax.effects_barrier()
         return [self._record(*row) for row in self.rows]
 

@@ -249,19 +249,14 @@ METHODS = {
 
 def methods_table(result: Mapping[str, Any]) -> str:
     """Layers down, methods across: errors against reverse mode in float64."""
-    rows, policy = result["methods"], result["policy"]
-    width = max([len(row["layer"]) for row in rows] + [5])
-    head = f"{'layer':<{width}}" + "".join(f"{METHODS[way]:>14}" for way in policy)
-    lines = [head]
-    for row in rows:
-        cells = "".join(f"{_error(row, way):>14}" for way in policy)
-        notes = [f"{row['kinks']} kinks"] * bool(row["kinks"]) + [row["note"]]
-        note = "; ".join(filter(None, notes))
-        lines.append(
-            f"{row['layer']:<{width}}{cells}" + (f"  ({note})" if note else "")
-        )
-    limits = "".join(f"{limit:>14.0e}" for limit in policy.values())
-    return "\n".join([*lines, f"{'policy':<{width}}{limits}"])
+    lines, rows = [], _methods(result)
+    width = max(len(layer) for layer, *_ in rows)
+    for layer, *errors, kinks, note in rows:
+        cells = "".join(f"{error:>14}" for error in errors)
+        notes = [f"{kinks} kinks"] * (kinks not in ("", "0")) + [note]
+        said = "; ".join(filter(None, notes)) if lines else ""
+        lines.append(f"{layer:<{width}}{cells}" + (f"  ({said})" if said else ""))
+    return "\n".join(lines)
 
 
 def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -335,7 +330,8 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
         ]
     sections += ["## Leaf by leaf", _leaves(result["gradients"]["leaves"])]
     if result.get("methods"):
-        sections += ["## Layer by layer, by every method", _methods(result)]
+        head, *rows = _methods(result)
+        sections += ["## Layer by layer, by every method", _markdown(head, rows)]
     if facts(result):
         rows = [[name, sentence] for name, sentence in facts(result)]
         sections += ["## Measured", _markdown(["what", "result"], rows)]
@@ -379,21 +375,19 @@ def _leaves(leaves) -> str:
     return _markdown(head, rows)
 
 
-def _methods(result) -> str:
+def _methods(result) -> list[list[str]]:
+    """A head, each layer's errors, kinks and note, and the policy."""
+
+    def text(error):
+        return "-" if error is None else "0" if error == 0 else f"{error:.1e}"
+
     policy = result["policy"]
-    rows = [
-        [row["layer"], *(_error(row, way) for way in policy), str(row["kinks"]),
-         row["note"]]
-        for row in result["methods"]
+    return [
+        ["layer", *(METHODS[way] for way in policy), "kinks", "note"],
+        *([row["layer"], *(text(row["errors"][way]) for way in policy),
+           str(row["kinks"]), row["note"]] for row in result["methods"]),
+        ["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""],
     ]  # fmt: skip
-    rows.append(["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""])
-    head = ["layer", *(METHODS[way] for way in policy), "kinks", "note"]
-    return _markdown(head, rows)
-
-
-def _error(row, way) -> str:
-    error = row["errors"][way]
-    return "-" if error is None else "0" if error == 0 else f"{error:.1e}"
 
 
 def _cost(cost) -> str:

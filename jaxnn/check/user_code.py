@@ -34,7 +34,6 @@ from jaxnn.check.adapters import argument_names, record_layer, record_rule
 from jaxnn.check.audit import SHAPES_DIFFER, audit
 from jaxnn.check.numpy_pair import (
     Pair,
-    arguments_by_name,
     as_it_stands,
     audit_differences,
     misbehaviour,
@@ -191,9 +190,10 @@ def audit_user_code(
             "file, arrays to call it with, or give one shape for each argument: "
             "--shape 4,3 3,5 5"
         )
-    given = tuple(as_input(own.name, a) for a in given)
+    names = argument_names(own.what.fwd, len(given))
+    inputs = {n: as_input(own.name, a) for n, a in zip(names, given, strict=True)}
     with jax.enable_x64(True):
-        return _audit_pair(own, arguments_by_name(own.what, given), dtypes)
+        return _audit_pair(own, inputs, dtypes)
 
 
 def _audit_layer(own, shapes, dtypes, seed) -> tuple[Audit, list[LayerRecord]]:

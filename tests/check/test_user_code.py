@@ -85,116 +85,125 @@ def test_a_wrong_pair_is_told_its_argument_its_worst_entry_and_why(file, name):
         assert abs(c.manual - c.automatic) == c.max_abs
 
 
-RIGHT_PAIRS = {  # name -> forward, backward, inputs
-    "operators alone, np.dot behind": (
-        "def own_forward(x, w): return x @ w, (x, w)",
-        "def own_backward(c, dy): x, w = c; return np.dot(dy, w.T), np.dot(x.T, dy)",
-        "draw.normal(size=(4, 3)), draw.normal(size=(3, 2))",
-    ),
-    "numpy's relu": (
-        "def own_forward(x): y = x.copy(); y[y < 0] = 0; return y, x",
-        "def own_backward(x, dy): d = dy.copy(); d[x < 0] = 0; return d",
-        "(draw.normal(size=(4, 3)),)",
-    ),
-    "a branch": (
-        "def own_forward(x):\n    if x.sum() > 0: return np.sin(x), (x, 1)\n"
-        "    return np.cos(x), (x, 0)",
-        "def own_backward(c, dy):\n    x, s = c\n"
-        "    return dy * np.cos(x) if s else -dy * np.sin(x)",
-        "(np.abs(draw.normal(size=(4, 3))),)",
-    ),
-    "lists": (
-        "def own_forward(x, w): return [x * w, (x, w)]",
-        "def own_backward(c, dy): x, w = c; return [dy * w, dy * x]",
-        "[draw.normal(size=(4, 3)), draw.normal(size=(4, 3))]",
-    ),
-    "a dict, and arguments out of the alphabet": (
-        "def own_forward(p, a): return a @ p['w'] + p['b'][None], (a, p)",
-        "def own_backward(c, dy):\n    a, p = c\n"
-        "    return {'w': a.T @ dy, 'b': dy.sum(0)}, dy @ p['w'].T",
-        "({'w': draw.normal(size=(3, 2)), 'b': draw.normal(size=2)}, "
-        "draw.normal(size=(4, 3)))",
-    ),
-    "log of sqrt": (
-        "def own_forward(x): return jnp.log(jnp.sqrt(x)), x",
-        "def own_backward(x, dy): return dy / (2 * x)",
-        "(draw.uniform(0.5, 2, (4, 3)),)",
-    ),
-    "log of sqrt in numpy": (
-        "def own_forward(x): return np.log(np.sqrt(x)), x",
-        "def own_backward(x, dy): return dy / (2 * x)",
-        "(draw.uniform(0.5, 2, (4, 3)),)",
-    ),
-    "cross-entropy of one-hot rows": (
-        "def own_forward(z, t):\n    y = jax.nn.log_softmax(z)\n"
-        "    return -(t * y).sum(), (y, t)",
-        "def own_backward(c, dy): y, t = c; return dy * (jnp.exp(y) - t), -dy * y",
-        "(draw.normal(size=(3, 4)), np.eye(4)[[0, 2, 3]])",
-    ),
-    "numpy's maximum of ties to the first": (
-        "def own_forward(x): return x.max(1), x",
-        "def own_backward(x, dy):\n    d = np.zeros_like(x)\n"
-        "    d[np.arange(len(x)), np.asarray(x).argmax(1)] = dy\n    return d",
-        "(np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]]),)",
-    ),
-    "float32 within numpy": (
-        "def own_forward(x): x = x.astype(np.float32); return np.tanh(x), x",
-        "def own_backward(x, dy): return dy * (1 - np.tanh(x) ** 2)",
-        "(np.linspace(-1, 1, 5),)",
-    ),
-    "float32 out of float64": (
-        "def own_forward(x): return np.float32(2) * x.astype(np.float32), None",
-        "def own_backward(cache, dy): return 2 * dy",
-        "(np.linspace(-1, 1, 5),)",
-    ),
-    "argsort, traced but no program": (
-        "def own_forward(x):\n    i = np.argsort(x, -1)\n"
-        "    return np.take_along_axis(x, i, -1), i",
-        "def own_backward(i, dy):\n"
-        "    return np.take_along_axis(dy, np.argsort(i, -1), -1)",
-        "(draw.normal(size=(3, 5)),)",
-    ),
-    # where it has not converged it is another function, which no backward is for
-    "Newton's iteration": (
-        "def own_forward(x):\n    y = 0.5 * (1 + x)\n"
-        "    for _ in range(6): y = 0.5 * (y + x / y)\n    return y, y",
-        "def own_backward(y, dy): return dy / (2 * y)",
-        "(draw.uniform(0.5, 4, (4, 3)),)",
-    ),
-    "Newton's iteration in a loop of jax": (
-        "def own_forward(x):\n    def step(i, y): return 0.5 * (y + x / y)\n"
-        "    y = jax.lax.fori_loop(0, 7, step, 0.5 * (1 + x))\n    return y, y",
-        "def own_backward(y, dy): return dy / (2 * y)",
-        "(draw.uniform(0.5, 4, (4, 3)),)",
-    ),
-    "Newton's iteration in numpy": (
-        "def own_forward(x):\n    y = np.ones_like(x)\n"
-        "    for _ in range(7): y = 0.5 * (y + x / y)\n    return y, y",
-        "def own_backward(y, dy): return dy / (2 * y)",
-        "(draw.uniform(0.5, 4, (4, 3)),)",
-    ),
-    "a loop in numpy": (
-        "def own_forward(x):\n    y = np.zeros(len(x))\n"
-        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x",
-        "def own_backward(x, dy): return np.cos(x) * dy",
-        "(np.arange(4.0),)",
-    ),
-    "plain lists of numbers": (
-        "def own_forward(x): return x * x, x",
-        "def own_backward(x, dy): return 2 * x * dy",
-        "[1.0, -2.0, 3.0]",
-    ),
-}
+def pairs(text):
+    """Name -> (code, words that the finding must hold); "?" begins a pair."""
+    found = {}
+    for block in text.strip().removeprefix("? ").split("\n? "):
+        head, _, code = block.partition("\n")
+        name, _, words = head.partition(" -> ")
+        inputs = (
+            "" if "own_inputs" in code else "\nown_inputs = draw.normal(size=(4, 3))"
+        )
+        found[name] = code + inputs, words
+    return found
+
+
+RIGHT_PAIRS = pairs(r"""
+? operators alone, np.dot behind
+def own_forward(x, w): return x @ w, (x, w)
+def own_backward(c, dy): x, w = c; return np.dot(dy, w.T), np.dot(x.T, dy)
+own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(3, 2))
+? numpy's relu
+def own_forward(x): y = x.copy(); y[y < 0] = 0; return y, x
+def own_backward(x, dy): d = dy.copy(); d[x < 0] = 0; return d
+? a branch
+def own_forward(x):
+    if x.sum() > 0: return np.sin(x), (x, 1)
+    return np.cos(x), (x, 0)
+def own_backward(c, dy):
+    x, s = c
+    return dy * np.cos(x) if s else -dy * np.sin(x)
+own_inputs = (np.abs(draw.normal(size=(4, 3))),)
+? lists
+def own_forward(x, w): return [x * w, (x, w)]
+def own_backward(c, dy): x, w = c; return [dy * w, dy * x]
+own_inputs = [draw.normal(size=(4, 3)), draw.normal(size=(4, 3))]
+? a dict, and arguments out of the alphabet
+def own_forward(p, a): return a @ p['w'] + p['b'][None], (a, p)
+def own_backward(c, dy):
+    a, p = c
+    return {'w': a.T @ dy, 'b': dy.sum(0)}, dy @ p['w'].T
+p = {'w': draw.normal(size=(3, 2)), 'b': draw.normal(size=2)}
+own_inputs = p, draw.normal(size=(4, 3))
+? log of sqrt
+def own_forward(x): return jnp.log(jnp.sqrt(x)), x
+def own_backward(x, dy): return dy / (2 * x)
+own_inputs = (draw.uniform(0.5, 2, (4, 3)),)
+? log of sqrt in numpy
+def own_forward(x): return np.log(np.sqrt(x)), x
+def own_backward(x, dy): return dy / (2 * x)
+own_inputs = (draw.uniform(0.5, 2, (4, 3)),)
+? cross-entropy of one-hot rows
+def own_forward(z, t):
+    y = jax.nn.log_softmax(z)
+    return -(t * y).sum(), (y, t)
+def own_backward(c, dy): y, t = c; return dy * (jnp.exp(y) - t), -dy * y
+own_inputs = (draw.normal(size=(3, 4)), np.eye(4)[[0, 2, 3]])
+? numpy's maximum of ties to the first
+def own_forward(x): return x.max(1), x
+def own_backward(x, dy):
+    d = np.zeros_like(x)
+    d[np.arange(len(x)), np.asarray(x).argmax(1)] = dy
+    return d
+own_inputs = (np.array([[1.0, 1.0, 0.0], [2.0, 2.0, 2.0]]),)
+? float32 within numpy
+def own_forward(x): x = x.astype(np.float32); return np.tanh(x), x
+def own_backward(x, dy): return dy * (1 - np.tanh(x) ** 2)
+own_inputs = (np.linspace(-1, 1, 5),)
+? float32 out of float64
+def own_forward(x): return np.float32(2) * x.astype(np.float32), None
+def own_backward(cache, dy): return 2 * dy
+own_inputs = (np.linspace(-1, 1, 5),)
+? argsort, traced but no program
+def own_forward(x):
+    i = np.argsort(x, -1)
+    return np.take_along_axis(x, i, -1), i
+def own_backward(i, dy):
+    return np.take_along_axis(dy, np.argsort(i, -1), -1)
+own_inputs = (draw.normal(size=(3, 5)),)
+? Newton's iteration
+def own_forward(x):
+    y = 0.5 * (1 + x)
+    for _ in range(6): y = 0.5 * (y + x / y)
+    return y, y
+def own_backward(y, dy): return dy / (2 * y)
+own_inputs = (draw.uniform(0.5, 4, (4, 3)),)
+? Newton's iteration in a loop of jax
+def own_forward(x):
+    def step(i, y): return 0.5 * (y + x / y)
+    y = jax.lax.fori_loop(0, 7, step, 0.5 * (1 + x))
+    return y, y
+def own_backward(y, dy): return dy / (2 * y)
+own_inputs = (draw.uniform(0.5, 4, (4, 3)),)
+? Newton's iteration in numpy
+def own_forward(x):
+    y = np.ones_like(x)
+    for _ in range(7): y = 0.5 * (y + x / y)
+    return y, y
+def own_backward(y, dy): return dy / (2 * y)
+own_inputs = (draw.uniform(0.5, 4, (4, 3)),)
+? a loop in numpy
+def own_forward(x):
+    y = np.zeros(len(x))
+    for i in range(len(x)): y[i] = np.sin(x[i])
+    return y, x
+def own_backward(x, dy): return np.cos(x) * dy
+own_inputs = (np.arange(4.0),)
+? plain lists of numbers
+def own_forward(x): return x * x, x
+def own_backward(x, dy): return 2 * x * dy
+own_inputs = [1.0, -2.0, 3.0]
+""")
 
 
 @pytest.mark.parametrize("name", RIGHT_PAIRS)
 def test_a_right_pair_is_not_blamed_however_it_is_written(file, name):
-    forward, backward, inputs = RIGHT_PAIRS[name]
-    found = file(f"{forward}\n{backward}\nown_inputs = {inputs}\n")
+    found = file(RIGHT_PAIRS[name][0])
     assert [f.line() for f in found.findings] == []
 
 
-LAYER_NORM = """
+WRONG_PAIRS = pairs(r"""
+? gamma forgotten where it is 1 -> left out
 def own_forward(x, g, b):
     m, s = x.mean(-1, keepdims=True), np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     h = (x - m) / s
@@ -206,8 +215,7 @@ def own_backward(c, dy):
     return (dy - a - h * q) / s, (dy * h).sum(0), dy.sum(0)
 
 own_inputs = draw.normal(size=(4, 3)), np.ones(3), np.zeros(3)
-"""
-EVALUATION = """
+? wrong in evaluation -> train=False
 from jaxnn import Layer
 
 def init(key, shape):
@@ -227,114 +235,73 @@ def backward(c, dy):
 
 own = Layer(init, forward, backward, "own")
 own_inputs = draw.normal(size=(6, 3))
-"""
-WRONG_PAIRS = {  # name -> text, words that the finding must hold
-    "gamma forgotten where it is 1": (LAYER_NORM, "left out"),
-    "wrong in evaluation": (EVALUATION, "train=False"),
-    "None for an array": (
-        "def own_forward(a, b): return a * b, (a, b)\n"
-        "def own_backward(c, dy): return dy * c[1], None\n"
-        "own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(4, 3))",
-        "no gradient",
-    ),
-    "changed in place after the cache was given it": (
-        "def own_forward(x): x = x * 1.0; c = x; x += 1; return x * x, c\n"
-        "def own_backward(x, dy): return 2 * (x + 1) * dy\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "in place",
-    ),
-    "its argument changed in place": (
-        "def own_forward(x): x *= 2; return x * x, x\n"
-        "def own_backward(x, dy): return 4 * x * dy\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "its forward changes x in place",
-    ),
-    "all of dy to every tie": (
-        "def own_forward(x): return x.max(1), (x, x.max(1))\n"
-        "def own_backward(c, dy): x, y = c; "
-        "return jnp.where(x == y[:, None], dy[:, None], 0)\n"
-        "own_inputs = (np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),)",
-        "every entry that equals",
-    ),
-    "all of dy to every tie, in numpy": (
-        "def own_forward(x): return np.max(x, 1), (x, np.max(x, 1))\n"
-        "def own_backward(c, dy): x, y = c; "
-        "return np.where(x == y[:, None], dy[:, None], 0)\n"
-        "own_inputs = (np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),)",
-        "expected",
-    ),
-    "a counter": (
-        "calls = [0]\n"
-        "def own_forward(x): calls[0] += 1; return x * calls[0], calls[0]\n"
-        "def own_backward(n, dy): return n * dy\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "no function",
-    ),
-    "random numbers": (
-        "def own_forward(x): m = draw.normal(size=x.shape); return x * m, m\n"
-        "def own_backward(m, dy): return m * dy\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "no function",
-    ),
-    "kept outside of the cache": (
-        "kept = {}\n"
-        "def own_forward(x): kept['x'] = x; return np.sin(x), None\n"
-        "def own_backward(c, dy): return np.cos(kept['x']) * dy\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "stale",
-    ),
-    "too few gradients": (
-        "def own_forward(a, b): return a * b, (a, b)\n"
-        "def own_backward(c, dy): return dy * c[1]\n"
-        "own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(4, 3))",
-        "1 gradients for 2 arguments (a, b)",
-    ),
-    "a name that is not there, in numpy": (
-        "def own_forward(a): return np.sin(np.asarray(a)), a\n"
-        "def own_backward(c, dy): return dyy * 2\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "(mine.py line",
-    ),
-    "cut off where it is long": (
-        "def own_forward(x): return 2 * x, None\n"
-        "def own_backward(c, dy):\n"
-        "    return 2 * dy * jnp.minimum(1, 50 / jnp.sqrt((dy**2).sum()))\n"
-        "own_inputs = (draw.normal(size=(4, 3)),)",
-        "at inputs of all sizes only",
-    ),
-    "dy ignored in a loop": (
-        "def own_forward(x):\n    y = np.zeros(len(x))\n"
-        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x\n"
-        "def own_backward(x, dy): return np.cos(x)\n"
-        "own_inputs = (np.arange(4.0),)",
-        "dy is ignored",
-    ),
-    "infinite, in a loop": (
-        "def own_forward(x):\n    y = np.zeros(len(x))\n"
-        "    for i in range(len(x)): y[i] = np.sin(x[i])\n    return y, x\n"
-        "def own_backward(x, dy): return np.inf * dy\n"
-        "own_inputs = (np.arange(4.0),)",
-        "infinite in 4 of 4 entries",
-    ),
-    "words for a gradient": (
-        "def own_forward(x): return x * 2, x\n"
-        "def own_backward(x, dy): return 'abc'\n"
-        "own_inputs = (np.arange(4.0),)",
-        "expected numbers",
-    ),
-    "only where it is large": (
-        "def own_forward(x): return x * x, x\n"
-        "def own_backward(x, dy): return jnp.where(abs(x) > 3, 0, 2 * x * dy)\n"
-        "own_inputs = (draw.uniform(0.5, 2, (4, 3)),)",
-        "at large inputs only",
-    ),
-    "only where it is negative": (
-        "def own_forward(x): return x * x, x\n"
-        "def own_backward(x, dy): return 2 * abs(x) * dy\n"
-        "own_inputs = (draw.uniform(1, 2, (4, 3)),)",
-        "at random inputs",
-    ),
-}
+? None for an array -> no gradient
+def own_forward(a, b): return a * b, (a, b)
+def own_backward(c, dy): return dy * c[1], None
+own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(4, 3))
+? changed in place after the cache was given it -> in place
+def own_forward(x): x = x * 1.0; c = x; x += 1; return x * x, c
+def own_backward(x, dy): return 2 * (x + 1) * dy
+? its argument changed in place -> its forward changes x in place
+def own_forward(x): x *= 2; return x * x, x
+def own_backward(x, dy): return 4 * x * dy
+? all of dy to every tie -> every entry that equals
+def own_forward(x): return x.max(1), (x, x.max(1))
+def own_backward(c, dy): x, y = c; return jnp.where(x == y[:, None], dy[:, None], 0)
+own_inputs = (np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),)
+? all of dy to every tie, in numpy -> expected
+def own_forward(x): return np.max(x, 1), (x, np.max(x, 1))
+def own_backward(c, dy): x, y = c; return np.where(x == y[:, None], dy[:, None], 0)
+own_inputs = (np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),)
+? a counter -> no function
+calls = [0]
+def own_forward(x): calls[0] += 1; return x * calls[0], calls[0]
+def own_backward(n, dy): return n * dy
+? random numbers -> no function
+def own_forward(x): m = draw.normal(size=x.shape); return x * m, m
+def own_backward(m, dy): return m * dy
+? kept outside of the cache -> stale
+kept = {}
+def own_forward(x): kept['x'] = x; return np.sin(x), None
+def own_backward(c, dy): return np.cos(kept['x']) * dy
+? too few gradients -> 1 gradients for 2 arguments (a, b)
+def own_forward(a, b): return a * b, (a, b)
+def own_backward(c, dy): return dy * c[1]
+own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(4, 3))
+? a name that is not there, in numpy -> (mine.py line
+def own_forward(a): return np.sin(np.asarray(a)), a
+def own_backward(c, dy): return dyy * 2
+? cut off where it is long -> at inputs of all sizes only
+def own_forward(x): return 2 * x, None
+def own_backward(c, dy):
+    return 2 * dy * jnp.minimum(1, 50 / jnp.sqrt((dy**2).sum()))
+? dy ignored in a loop -> dy is ignored
+def own_forward(x):
+    y = np.zeros(len(x))
+    for i in range(len(x)): y[i] = np.sin(x[i])
+    return y, x
+def own_backward(x, dy): return np.cos(x)
+own_inputs = (np.arange(4.0),)
+? infinite, in a loop -> infinite in 4 of 4 entries
+def own_forward(x):
+    y = np.zeros(len(x))
+    for i in range(len(x)): y[i] = np.sin(x[i])
+    return y, x
+def own_backward(x, dy): return np.inf * dy
+own_inputs = (np.arange(4.0),)
+? words for a gradient -> expected numbers
+def own_forward(x): return x * 2, x
+def own_backward(x, dy): return 'abc'
+own_inputs = (np.arange(4.0),)
+? only where it is large -> at large inputs only
+def own_forward(x): return x * x, x
+def own_backward(x, dy): return jnp.where(abs(x) > 3, 0, 2 * x * dy)
+own_inputs = (draw.uniform(0.5, 2, (4, 3)),)
+? only where it is negative -> at random inputs
+def own_forward(x): return x * x, x
+def own_backward(x, dy): return 2 * abs(x) * dy
+own_inputs = (draw.uniform(1, 2, (4, 3)),)
+""")
 
 
 @pytest.mark.parametrize("name", WRONG_PAIRS)

@@ -135,13 +135,13 @@ class _UserCode(NamedTuple):
 
     name: str
     title: str
-    own: UserCode
+    code: UserCode
 
     def compare(self, config):
         """The report, its records, no other measurements, pictures."""
         shapes = [_shape(text) for text in config.shape]
         found, records = audit_user_code(
-            self.own, shapes, config.dtypes, config.network.seed
+            self.code, shapes, config.dtypes, config.network.seed
         )
         leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
         pictures = {}
@@ -164,13 +164,13 @@ def _subject(config: CompareConfig):
     target = config.target
     if target is not None and ":" in target and not os.path.isdir(target):
         _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
-        own = load_user_code(target)
-        if own.inputs is not None and config.shape:
+        code = load_user_code(target)
+        if code.inputs is not None and config.shape:
             raise JaxnnError(
                 f"compare: --shape has no effect here: {target.rpartition(':')[0]} has "
-                f"{own.name}_inputs"
+                f"{code.name}_inputs"
             )
-        return _UserCode(own.name, f"{own.name} of {target.rpartition(':')[0]}", own)
+        return _UserCode(code.name, f"{code.name} of {target.rpartition(':')[0]}", code)
     if target is not None and os.path.isdir(target):
         _check_flags(config, {"out", "quiet"}, "the run has its own settings")
         _check_no_shape(config)

@@ -334,7 +334,7 @@ def _between(several, one):
 _exact = programs.jit(exact, static_argnames=("layer", "train"))
 
 
-def own_look(where: LayerPath, argument: str) -> Callable:
+def look_at_layer(where: LayerPath, argument: str) -> Callable:
     """`look` for one argument of a layer by a program of its own."""
 
     def look(given, dtype):

@@ -161,7 +161,7 @@ def _as_rule_or_layer(name, found) -> Rule | Layer:
 
 
 def audit_user_code(
-    own: UserCode,
+    code: UserCode,
     shapes: Sequence[tuple[int, ...]] = (),
     dtypes: Sequence[str] = ("float64", "float32"),
     seed: int = 0,
@@ -178,43 +178,43 @@ def audit_user_code(
     Raises:
       JaxnnError: no inputs or impossible ones, or its forward fails on them.
     """
-    if isinstance(own.what, Layer):
-        return _audit_layer(own, shapes, dtypes, seed)
-    given = own.inputs
+    if isinstance(code.what, Layer):
+        return _audit_layer(code, shapes, dtypes, seed)
+    given = code.inputs
     if given is None:
-        given = tuple(_draw(own.name, shapes, seed))
+        given = tuple(_draw(code.name, shapes, seed))
     if not given:
-        names = ", ".join(argument_names(own.what.fwd, 0)) or "x, w, b"
+        names = ", ".join(argument_names(code.what.fwd, 0)) or "x, w, b"
         raise JaxnnError(
-            f"{own.name}: got no inputs; add {own.name}_inputs = ({names}) to the "
+            f"{code.name}: got no inputs; add {code.name}_inputs = ({names}) to the "
             "file, arrays to call it with, or give one shape for each argument: "
             "--shape 4,3 3,5 5"
         )
-    names = argument_names(own.what.fwd, len(given))
-    inputs = {n: as_input(own.name, a) for n, a in zip(names, given, strict=True)}
+    names = argument_names(code.what.fwd, len(given))
+    inputs = {n: as_input(code.name, a) for n, a in zip(names, given, strict=True)}
     with jax.enable_x64(True):
-        return _audit_pair(own, inputs, dtypes)
+        return _audit_pair(code, inputs, dtypes)
 
 
-def _audit_layer(own, shapes, dtypes, seed) -> tuple[Audit, list[LayerRecord]]:
-    if own.inputs is None and len(shapes) != 1:
+def _audit_layer(code, shapes, dtypes, seed) -> tuple[Audit, list[LayerRecord]]:
+    if code.inputs is None and len(shapes) != 1:
         raise JaxnnError(
-            f"{own.name}: got {len(shapes)} shapes for a layer, expected one, without "
-            f"the batch axis, such as --shape 28,28,1; or add {own.name}_inputs = x"
+            f"{code.name}: got {len(shapes)} shapes for a layer, expected one, without "
+            f"the batch axis, such as --shape 28,28,1; or add {code.name}_inputs = x"
         )
-    if own.inputs is None:
-        (x,) = _draw(own.name, [(BATCH, *shapes[0])], seed)
+    if code.inputs is None:
+        (x,) = _draw(code.name, [(BATCH, *shapes[0])], seed)
     else:
-        x = as_input(own.name, own.inputs[0])
+        x = as_input(code.name, code.inputs[0])
     key = jax.random.key(seed)
     try:
-        params, state, _ = own.what.init(key, np.shape(x)[1:])
-        trains = modes(own.what, params, state, x, key)
+        params, state, _ = code.what.init(key, np.shape(x)[1:])
+        trains = modes(code.what, params, state, x, key)
     except Exception as error:  # whatever a user's code raises
-        raise _failed(own.name, (x,), error) from error
+        raise _failed(code.name, (x,), error) from error
     audits, records = [], []
     for train in trains:
-        records.append(record_layer(own.what, params, state, x, key=key, train=train))
+        records.append(record_layer(code.what, params, state, x, key=key, train=train))
         audits.append(audit(records[-1], dtypes, points=MORE_POINTS))
     return _merged(audits), records[0]
 
@@ -236,14 +236,14 @@ def _merged(audits: Sequence[Audit]) -> Audit:
     return Audit(tuple(checks), tuple(findings), first.kinks, tuple(waived))
 
 
-def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
+def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
     x = jax.tree.map(lambda a: a.astype(np.float64) if is_float(a) else a, inputs)
     try:
         # by name: trees of JAX sort the keys of a dict
-        pair, y = Pair.of(own.what, tuple(inputs), x)
+        pair, y = Pair.of(code.what, tuple(inputs), x)
     except (Exception, SystemExit) as error:  # whatever a user's code raises
-        raise _failed(own.name, tuple(inputs.values()), error) from error
-    _check_real(own.name, x, y)
+        raise _failed(code.name, tuple(inputs.values()), error) from error
+    _check_real(code.name, x, y)
     draw = np.random.default_rng(77)  # not what a caller may have drawn x with
     dy = jax.tree.map(lambda a: draw.standard_normal(np.shape(a)), y)
     got: dict = {}
@@ -257,16 +257,16 @@ def _audit_pair(own, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
         found = [(f"its backward raised {one_line(error)}", hint(error))]
     if found:
         findings = tuple(
-            Finding(own.name, "", AS_CALLED, no_numbers("", "float64", what), todo, ())
+            Finding(code.name, "", AS_CALLED, no_numbers("", "float64", what), todo, ())
             for what, todo in found
         )
         return Audit((), findings, {}, ()), []
     args = [x[name] for name in pair.names]
     coarse = any(a.dtype != np.float64 for a in jax.tree.leaves(y))
-    if coarse or not _traces(own.what.fwd, args):
+    if coarse or not _traces(code.what.fwd, args):
         with jax.numpy_rank_promotion("allow"):  # as in NumPy
             return audit_differences(pair, x, dy), []
-    rule = own.what
+    rule = code.what
     if not _traces(lambda *a: rule.bwd(rule.fwd(*a)[1], dy), args):
         rule = as_it_stands(pair, got)
     records = record_rule(rule, *inputs.values(), dy=dy)

@@ -1,4 +1,4 @@
-"""Every way to a derivative, on functions whose derivative is known; to second order."""
+"""Every way to a derivative, on functions whose derivative is known."""
 
 import math
 

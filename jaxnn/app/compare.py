@@ -150,8 +150,9 @@ class _UserCode(NamedTuple):
                 dots = partial(plots.scatter, pairs, dtype="float64")
                 pictures["scatter.png"] = dots
         report = GradientReport(
-            leaves, found.findings, found.checks, found.kinks, found.waived
-        )
+            leaves, found.findings, found.checks, found.kinks, found.waived,
+            as_one=found.as_one,
+        )  # fmt: skip
         return report, records, {}, pictures
 
 

@@ -233,7 +233,9 @@ def _merged(audits: Sequence[Audit]) -> Audit:
         new = (f for f in other.findings if (f.layer, f.argument) not in known)
         findings += map(in_evaluation, new)
     waived = dict.fromkeys(name for one in audits for name in one.waived)
-    return Audit(tuple(checks), tuple(findings), first.kinks, tuple(waived))
+    return Audit(
+        tuple(checks), tuple(findings), first.kinks, tuple(waived), first.as_one
+    )
 
 
 def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:

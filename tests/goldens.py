@@ -132,7 +132,7 @@ def made(text):
     names = {}
     for room in ("layers", "combine"):
         package = importlib.import_module(f"jaxnn.{room}")
-        names |= {n: getattr(package, n) for n in package.__all__}
+        names |= {n: v for n, v in vars(package).items() if not n.startswith("_")}
     return eval(text, names)  # of the tables of this file
 
 

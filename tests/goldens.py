@@ -28,11 +28,15 @@ import numpy as np
 
 SYNONYMS = {  # in this order; a tree has one of each
     "augment": ("augment", "data.augment"),
+    "binarize": ("binarize", "binarise"),
     "chain": ("chain", "in_turn"),
+    "checkpoint_steps": ("checkpoint_steps", "snapshot_steps"),
     "corruptions": ("corruptions", "camera"),
     "defense": ("defense", "defence"),
     "defenses": ("defenses", "defences"),
     "epochs": ("epochs", "rows"),
+    "free_replays": ("free_replays", "replays"),
+    "keep_checkpoints": ("keep_checkpoints", "snapshots"),
     "lanes": ("lanes", "slots"),
     "optimizer": ("optimizer", "optimiser"),
     "optimizer_by_name": ("optimizer_by_name", "optimiser_by_name"),

@@ -79,7 +79,9 @@ class Parts:
             )
 
     def _observed(self, i: int) -> Layer:
-        layer = self.layers[i]
+        layer, (_, outer) = self.layers[i], _observers.value[0]
+        if not all(any(a is b for b in outer.layer.parts) for a in self.layers):
+            return layer  # of a combinator that was called past the Parts around it
         observers = tuple(
             (f, Call((*call.path, i), layer, self, (*call.names, layer.name)))
             for f, call in _observers.value

@@ -152,3 +152,13 @@ def test_a_call_says_where_it_is():
         "0 residual(dense(3)) > 0 dense(3)",
         "1 relu",
     ]
+
+
+def test_a_combinator_that_calls_its_layers_itself_counts_as_one():
+    inner, calls = serial(dense(3), relu), []
+    past = inner._replace(parts=(inner,), name="past")
+    net = serial(past, tanh)
+    params, state, _ = net.init(jax.random.key(0), (3,))
+    twin = observed(net, counted(calls))
+    twin.forward(params, state, jnp.ones((2, 3)), train=False)
+    assert [path for _, path in calls] == [(), (0,), (1,)]

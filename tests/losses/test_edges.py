@@ -143,3 +143,18 @@ def test_settings_out_of_range_are_named(name, options, message):
         jax.eval_shape(
             lambda: LOSSES[name](jnp.ones((2, 3)), jnp.zeros(2, int), **options)
         )
+
+
+EDGES = {
+    "softmax_focal": [{"gamma": 0}], "sigmoid_focal": [{"alpha": 0}, {"alpha": 1}],
+    "hinge": [{"margin": 0}], "margin": [{"margin": 0}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_settings_at_the_end_of_their_range_are_taken(name):
+    for options in EDGES[name]:
+        value, _ = jax.eval_shape(
+            lambda o=options: LOSSES[name](jnp.ones((2, 3)), jnp.zeros(2, int), **o)
+        )
+        assert value.shape == ()

@@ -11,6 +11,7 @@ from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, residual, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import (
+    ACTIVATIONS,
     batch_norm,
     conv,
     conv1d,
@@ -143,8 +144,8 @@ ERRORS = {
     ),
     "mlp: unknown activation": (
         lambda: mlp([3, 2, 1], "rellu"),
-        r"unknown activation 'rellu'\. Did you mean 'relu'\? Valid names: elu, gelu, "
-        r"leaky_relu, relu, selu, sigmoid, softplus, swish, tanh",
+        r"unknown activation 'rellu'\. Did you mean 'relu'\? Valid names: "
+        + ", ".join(sorted(ACTIVATIONS)),
     ),
     "mlp: unknown output": (
         lambda: mlp([3, 2], output="argmax"),

@@ -7,6 +7,9 @@ Arguments of unequal shapes broadcast as in NumPy and Python numbers may stand f
 arrays; each cotangent has the shape and dtype of its argument, and is None for one
 that is not float. Where dy is 0 every cotangent of arithmetic is 0, at a pole (sqrt
 and log at 0, exp of a large number) and beside a NaN too (see `if_used`).
+
+Formulas stand as lambdas where they are one call, too: their line is what `compare` and
+the guard tell, and a call from the maker's line would be of every rule alike.
 """
 
 import math
@@ -62,11 +65,11 @@ def leaky_relu(slope: float = 0.01) -> Rule:
 
 
 # not 1 - y^2: near saturation the square's rounding is all that would be left
-tanh = keeps_y("tanh", jnp.tanh, lambda y, dy: dy * (1 - y) * (1 + y))
+tanh = keeps_y("tanh", lambda x: jnp.tanh(x), lambda y, dy: dy * (1 - y) * (1 + y))
 """y = tanh x, dx = dy (1 - y^2). Keeps y, which the next layer keeps anyway. Smooth."""
 
 # nn.sigmoid is lax.logistic: exp never overflows, unlike 1 / (1 + exp(-x))
-sigmoid = keeps_y("sigmoid", nn.sigmoid, lambda y, dy: dy * y * (1 - y))
+sigmoid = keeps_y("sigmoid", lambda x: nn.sigmoid(x), lambda y, dy: dy * y * (1 - y))
 """y = 1 / (1 + e^-x), dx = dy y (1 - y). Keeps y. Smooth; at most a quarter of dy comes
 back, and nothing where |x| is large: the cause of vanishing gradients."""
 
@@ -225,20 +228,20 @@ def dropout(drop_rate: float = 0.5) -> Rule:
     return Rule("dropout", fwd, lambda k, dy: (jnp.where(k, dy * scale, 0), None))
 
 
-exp = keeps_y("exp", jnp.exp, lambda y, dy: if_used(dy, dy * y))
+exp = keeps_y("exp", lambda x: jnp.exp(x), lambda y, dy: if_used(dy, dy * y))
 """y = e^x, dx = dy y. Keeps y. Smooth; infinite from x = 88.8 (float32) or 709.8
 (float64) on, and so is dx."""
 
-log = keeps_x("log", jnp.log, lambda x, dy: if_used(dy, dy / x))
+log = keeps_x("log", lambda x: jnp.log(x), lambda x, dy: if_used(dy, dy / x))
 """y = log x, dx = dy / x. Keeps x. At 0: y = -inf and dx infinite; below 0 y is NaN."""
 
-sqrt = keeps_y("sqrt", jnp.sqrt, lambda y, dy: if_used(dy, dy / (2 * y)))
+sqrt = keeps_y("sqrt", lambda x: jnp.sqrt(x), lambda y, dy: if_used(dy, dy / (2 * y)))
 """y = x^(1/2), dx = dy / (2 y). Keeps y. At 0: dx is infinite; below 0 both are NaN."""
 
 square = keeps_x("square", lambda x: x * x, lambda x, dy: if_used(dy, 2 * dy * x))
 """y = x^2, dx = 2 dy x. Keeps x. Smooth."""
 
-abs = keeps_x("abs", jnp.abs, lambda x, dy: if_used(dy, dy * jnp.sign(x)))
+abs = keeps_x("abs", lambda x: jnp.abs(x), lambda x, dy: if_used(dy, dy * jnp.sign(x)))
 """y = |x|, dx = dy sign x. Keeps x.
 
 At the kink x = 0 the derivative is 0, as in PyTorch (`jax.grad` says 1)."""
@@ -253,10 +256,10 @@ def _keeps_shapes(name, f, back):
     return Rule(name, fwd, lambda shapes, dy: unbroadcast_all(back(dy), shapes))
 
 
-add = _keeps_shapes("add", operator.add, lambda dy: (dy, dy))
+add = _keeps_shapes("add", lambda a, b: a + b, lambda dy: (dy, dy))
 """y = a + b: the cotangent goes to both. Keeps nothing (of unequal shapes: these)."""
 
-sub = _keeps_shapes("sub", operator.sub, lambda dy: (dy, -dy))
+sub = _keeps_shapes("sub", lambda a, b: a - b, lambda dy: (dy, -dy))
 """y = a - b: da = dy, db = -dy. Keeps nothing (of unequal shapes: these)."""
 
 
@@ -274,7 +277,7 @@ def _keeps_both(name, f, back):
     return Rule(name, fwd, bwd)
 
 
-mul = _keeps_both("mul", operator.mul, lambda a, b, dy: (dy * b, dy * a))
+mul = _keeps_both("mul", lambda a, b: a * b, lambda a, b, dy: (dy * b, dy * a))
 """y = a b: da = dy b, db = dy a. Keeps both: each is the other's derivative."""
 
 
@@ -284,7 +287,7 @@ def _div_back(a, b, dy):
     return da, -da * (a / b)
 
 
-div = _keeps_both("div", operator.truediv, _div_back)
+div = _keeps_both("div", lambda a, b: a / b, _div_back)
 """y = a / b: da = dy / b, db = -dy a / b^2. Keeps both.
 
 At b = 0: y and both cotangents are infinite; 0 / 0 and its db are NaN, its da infinite.

@@ -11,9 +11,11 @@ import pytest
 from jaxnn.check.adapters import rule_layer
 from jaxnn.check.audit import audit
 from jaxnn.check.diagnose import Evidence, diagnose
+from jaxnn.check.mutants import describe
 from jaxnn.check.points import MORE_POINTS
 from jaxnn.check.recorder import LayerInputs, LayerRecorder
 from jaxnn.layers import relu
+from jaxnn.rules import RULES
 from tests.check.seeded import (
     FORMULAS,
     FRESH_FORMULAS,
@@ -110,3 +112,12 @@ def test_a_missing_transpose_is_told_behind_any_derivative(name):
     got, want, words = TRANSPOSES[name]
     given = LayerInputs({"w": jnp.asarray(W)}, (), X, None, np.tanh(DZ))
     assert words in diagnose([Evidence("x", {"x": got}, {"x": want}, given, 1e-12)])
+
+
+@pytest.mark.parametrize(
+    "name", ["abs", "add", "div", "exp", "log", "mul", "sigmoid", "sqrt", "sub", "tanh"]
+)
+def test_a_step_of_a_rule_is_told_with_the_rules_own_line(name):
+    args = [jnp.ones(3)] * (1 + (name in ("add", "div", "mul", "sub")))
+    steps = jax.make_jaxpr(lambda *args: RULES[name].fwd(*args)[0])(*args).eqns
+    assert any(f"{name} = " in describe(step) for step in steps)

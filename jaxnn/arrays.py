@@ -1,17 +1,21 @@
 """What callers hand over as data: made arrays of numbers, or refused."""
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxnn.errors import JaxnnError, first_line
 
 analytic = jax.make_user_context(False)
 """Within `analytic(True)` complex numbers pass for floats: for the complex step, which
 reads a derivative off an imaginary part."""
+
+WIDE = (np.float64, np.int64, np.uint64)
 
 
 def as_array(value: Any, where: str, what: str) -> Any:
@@ -96,6 +100,39 @@ def is_traced(setting: Any) -> bool:
     Such a one has been looked at before; here it cannot be.
     """
     return isinstance(setting, jax.core.Tracer)
+
+
+def call_back(function: Callable, *trees: Any) -> None:
+    """Call `function(*trees)` with NumPy arrays whenever the program runs, in order."""
+    types = jax.tree.map(jnp.result_type, trees)
+
+    def call(*halved):
+        function(*whole(halved, types))
+
+    jax.debug.callback(call, *halves(trees), ordered=True)
+
+
+def halves(trees: Any) -> Any:
+    """Give numbers of 64 bits as two of 32: what a callback of JAX can be sent.
+
+    It may run in a thread of its own, which knows nothing of `jax.enable_x64`, and JAX
+    makes the arguments arrays of that thread's precision: float64 came as float32.
+    """
+
+    def one(a):
+        return lax.bitcast_convert_type(a, jnp.uint32) if a.dtype in WIDE else a
+
+    return jax.tree.map(lambda a: a if is_key(a) else one(jnp.asarray(a)), trees)
+
+
+def whole(trees: Any, types: Any) -> Any:
+    """Give NumPy arrays of `types`, of what `halves` made of them."""
+
+    def one(a, dtype):
+        a = np.ascontiguousarray(a)
+        return a.view(dtype)[..., 0] if dtype in WIDE else np.asarray(a, dtype)
+
+    return jax.tree.map(lambda a, t: a if is_key(a) else one(a, t), trees, types)
 
 
 def _read(value):

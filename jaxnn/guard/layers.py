@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn.arrays import call_back
 from jaxnn.combine import observed
 from jaxnn.guard.backtrace import QUICK, has_nan, is_bad
 from jaxnn.train.step import everything
@@ -81,9 +82,9 @@ class NotedStep:
         ]
 
         def keep(*arrays):
-            self.notes.append(Note(part, layer, *jax.tree.map(np.asarray, arrays)))
+            self.notes.append(Note(part, layer, *arrays))
 
-        jax.debug.callback(keep, *floats, ordered=True)
+        call_back(keep, *floats)
 
 
 def _noting(step, note) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
+from jaxnn.arrays import call_back
 from jaxnn.attacks import Classifier, margin
 from jaxnn.combine.parts import Call, observed
 from jaxnn.errors import JaxnnError
@@ -87,7 +88,7 @@ def layer_gradients(
         constant[path] = constant.get(path, True) and bool(same)
 
     def keep(path, dy, dx):
-        rows.append((path, np.asarray(dy), np.asarray(dx)))
+        rows.append((path, dy, dx))
 
     def noted(call, layer):
         labels[call.path] = call.label
@@ -95,13 +96,13 @@ def layer_gradients(
         def forward(*args, **options):
             y, *rest = layer.forward(*args, **options)
             same = (y == y[:1]).all()
-            jax.debug.callback(partial(keep_forward, call.path), same, ordered=True)
+            call_back(partial(keep_forward, call.path), same)
             return y, *rest
 
         def backward(cache, dy):
             dx, dparams = layer.backward(cache, dy)
             if dx is not None:
-                jax.debug.callback(partial(keep, call.path), dy, dx, ordered=True)
+                call_back(partial(keep, call.path), dy, dx)
             return dx, dparams
 
         return layer._replace(forward=forward, backward=backward)

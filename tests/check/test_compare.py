@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxnn import Layer, compare_gradients, mlp, residual, serial
+from jaxnn.check.recorder import LayerRecorder
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, relu, sigmoid, tanh
 from jaxnn.losses import LOSSES, quadratic, softmax_cross_entropy
@@ -199,3 +200,34 @@ def test_a_bias_that_batch_norm_takes_out_does_not_spoil_the_number():
     assert {c.leaf for c in report.leaves if c.waived} == {"0/b"}
     assert report.max_relative("float64") < 1e-12
     assert "but for rounding" in report.line()
+
+
+@pytest.fixture
+def float32_by_default():
+    """As users have it: a thread of JAX's own then knows no float64."""
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+@pytest.mark.usefixtures("float32_by_default")
+def test_what_layers_were_given_is_recorded_in_float64_whichever_thread_records_it():
+    net = mlp([300, 300, 300, 300, 5], "tanh")
+
+    def program(net, beside, params, x, dy):
+        del beside
+        _, _, cache = net.forward(params, net_state, x, train=True)
+        net.backward(cache, dy)
+
+    with jax.enable_x64(True):
+        params, net_state, _ = net.init(jax.random.key(0), (300,))
+        draw = np.random.default_rng(0)
+        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), params)
+        x, dy = draw.random((64, 300)), draw.random((64, 5))
+        record = LayerRecorder(program, net)
+        found = [record(params, x, dy) for _ in range(5)]
+    rows = [s for records in found for s in records]
+    arrays = jax.tree.leaves([(s.given._replace(key=None), s.got) for s in rows])
+    assert {a.dtype for a in arrays} == {np.dtype(np.float64)}
+    roots = [s for s in found[0] if s.where.path == ()]
+    np.testing.assert_array_equal(roots[0].given.x, x)

@@ -70,13 +70,17 @@ def memory() -> int | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout jaxnn runs from, "-dirty" if changed; None outside git."""
+    """Commit of the checkout jaxnn runs from, "-dirty" if changed; None outside git.
+
+    Results that were written, and the README that tells them, change no code.
+    """
     here = Path(__file__).resolve().parent
     try:
         top = _git(here, "rev-parse", "--show-toplevel")
         if Path(top) != here.parent:
             return None  # installed inside another project's repository
-        dirty = _git(here, "status", "--porcelain", "--untracked-files=no")
+        code = ":/", ":(top,exclude)experiments/results", ":(top,exclude)README.md"
+        dirty = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code)
         return _git(here, "rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return None

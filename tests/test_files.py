@@ -2,12 +2,13 @@
 
 import ast
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import jaxnn
-from jaxnn import files
+from jaxnn import environment, files
 from jaxnn.errors import JaxnnError
 from jaxnn.files import (
     append_line,
@@ -223,3 +224,23 @@ def test_paths_are_asked_about_by_what_never_raises():
         if getattr(node.value, "attr", "") != "path"  # of os
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "dirty"),
+    [("experiments/results/a.json", False), ("README.md", False), ("jaxnn/a.py", True)],
+)
+def test_a_result_that_was_written_is_no_change_of_the_code(
+    changed, dirty, tmp_path, monkeypatch
+):
+    paths = [tmp_path / p for p in ("experiments/results/a.json", "README.md")]
+    for path in [*paths, tmp_path / "jaxnn" / "a.py"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("before", "utf-8")
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "jaxnn" / "a.py"))
+    assert not str(environment.git_commit()).endswith("-dirty")
+    (tmp_path / changed).write_text("after", "utf-8")
+    assert str(environment.git_commit()).endswith("-dirty") == dirty

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import Loss, Reduction, says
+from jaxnn.losses import Loss, Reduction, says, yes_above
 
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")
@@ -220,10 +220,9 @@ class Goal(NamedTuple):
     def fooled(self, pred: Array) -> Array:
         """Which predictions (B, N) miss y, or meet it if targeted: (B,).
 
-        One with a NaN says nothing, so it fools nobody. A single output says yes
-        above 0.
+        One with a NaN says nothing, so it fools nobody.
         """
-        hit = says(pred, self.y)
+        hit = says(pred, self.y, yes_above(self.model.net))
         return (hit if self.targeted else ~hit) & ~jnp.isnan(pred).any(-1)
 
     def score(self, x_adv: Array) -> tuple[Array, Array]:

@@ -80,6 +80,25 @@ def test_one_output_is_two_classes(end):
     np.testing.assert_allclose(x_adv, want, atol=1e-9)
 
 
+def test_one_output_of_a_sigmoid_says_yes_above_one_half_whatever_the_loss():
+    def squared(pred, y, *, reduction):
+        del reduction
+        d = pred - y[:, None]
+        return jnp.square(d[:, 0]), 2 * d
+
+    net = mlp([4, 1], output="sigmoid")
+    params, state, _ = net.init(KEY, (4,))
+    model = Classifier(net, params, state)
+    x = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (30, 4)))
+    y = (model.outputs(x)[:, 0] > 0.5).astype(int)
+    assert 0 < y.mean() < 1
+    x_adv = attacks.pgd(
+        model, x, y, epsilon=0.01, steps=2, loss=squared, early_stop=True
+    )
+    assert model.correct(x, y).all()
+    assert (x_adv != x).any(1).all()  # none was taken for fooled before it was moved
+
+
 def test_a_network_that_is_random_at_test_is_attacked_on_average(trained):
     params, state, x, y = trained
     plain = Classifier(NET, params, state)

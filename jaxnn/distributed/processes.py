@@ -17,10 +17,10 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
-from jax._src.distributed import global_state  # the store has no public name
 from jax.sharding import Mesh
 
 from jaxnn.distributed import mesh
@@ -58,7 +58,7 @@ def distributed_run(ranks: Processes, devices: int | None) -> Iterator[Mesh | No
     ranks = filled_in(ranks, how)
     join(ranks, how)
     try:
-        count = global_state.num_processes
+        count = joined().num_processes
         if devices is not None and devices % count:
             raise JaxnnError(
                 f"--devices: got {devices} for {count} processes, expected a multiple"
@@ -69,6 +69,21 @@ def distributed_run(ranks: Processes, devices: int | None) -> Iterator[Mesh | No
         jax.distributed.shutdown()  # all are here; process 0 goes on by itself
     except BaseException as error:
         _end(error)
+
+
+def joined() -> Any:
+    """What JAX knows of the processes: `client`, `process_id`, `num_processes`.
+
+    The client, through which they share a store, has no public name. A JAX that keeps
+    it elsewhere gives None: there are no heartbeats of ours then, and JAX's own end a
+    process whose others are gone.
+    """
+    try:
+        from jax._src.distributed import global_state
+    except ImportError:
+        me, count = jax.process_index(), jax.process_count()
+        return SimpleNamespace(client=None, process_id=me, num_processes=count)
+    return global_state
 
 
 def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -282,6 +297,8 @@ class Watch:
 
     def __enter__(self):
         mesh.ticks = 0
+        if joined().client is None:
+            return self
         threading.Thread(target=self._run, name="watch", daemon=True).start()
         return self
 
@@ -304,12 +321,12 @@ class Watch:
             since = time.monotonic()
 
     def _beat(self, mine):
-        store: Any = global_state.client
-        me = global_state.process_id
+        run = joined()
+        store, me = run.client, run.process_id
         store.key_value_set(f"jaxnn/heartbeat/{me}", mine, allow_overwrite=True)
         now = time.monotonic()
         heartbeats = dict(store.key_value_dir_get("jaxnn/heartbeat/"))
-        for other in set(range(global_state.num_processes)) - {me}:
+        for other in set(range(run.num_processes)) - {me}:
             heartbeat = heartbeats.get(f"jaxnn/heartbeat/{other}", "0 0")
             before, since = self.seen.get(other, ("", now))
             self.seen[other] = heartbeat, (since if heartbeat == before else now)
@@ -331,10 +348,10 @@ class Watch:
 
 def abort(why: str, status: int = 1) -> None:
     """End this process now, saying why; waits for nobody."""
-    me, count = global_state.process_id, global_state.num_processes
+    run = joined()
     text = (
-        f"jaxnn: error: process {me} of {count} ends: {why}. What was saved is whole: "
-        "start all processes again with --resume RUN."
+        f"jaxnn: error: process {run.process_id} of {run.num_processes} ends: {why}. "
+        "What was saved is whole: start all processes again with --resume RUN."
     )
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -135,7 +136,7 @@ class Store:
     def __init__(self, monkeypatch):
         self.now, self.other = 0.0, "0 0"
         state = SimpleNamespace(client=self, process_id=0, num_processes=2)
-        monkeypatch.setattr(processes, "global_state", state)
+        monkeypatch.setattr(processes, "joined", lambda: state)
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(processes, "time", clock)
         monkeypatch.setattr(processes, "abort", self.abort)
@@ -148,6 +149,17 @@ class Store:
 
     def abort(self, why):
         raise RuntimeError(why)
+
+
+def test_a_jax_that_keeps_its_store_elsewhere_leaves_the_end_to_its_own_heartbeat(
+    monkeypatch,
+):
+    monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
+    run = processes.joined()
+    assert (run.client, run.process_id, run.num_processes) == (None, 0, 1)
+    threads = threading.active_count()
+    with Watch(30.0):
+        assert threading.active_count() == threads
 
 
 def test_the_watch_knows_a_late_pulse_from_a_process_that_hangs(monkeypatch):

@@ -43,107 +43,62 @@ def backward(layer, in_shape):
 
 ONE_SIDED = Rule("first", lambda a, b: (a, ()), lambda _, dy: (dy, None))
 ERRORS = {
-    "serial: not a layer": (
-        lambda: serial(relu, dense),
-        r"serial: got function, expected layers; .*dense\(10\) rather than dense",
-    ),
+    "serial: not a layer": (lambda: serial(relu, dense),
+        r"serial: got function, expected layers; .*dense\(10\) rather than dense"),
     "serial: a list": (lambda: serial([relu]), r"serial: got list.*serial\(\*layers\)"),
     "residual: not a layer": (lambda: residual(dense), r"residual: got function"),
-    "residual: shapes": (
-        lambda: traced_init(residual(dense(3)), (4,)),
+    "residual: shapes": (lambda: traced_init(residual(dense(3)), (4,)),
         r"residual\(dense\(3\)\): x has shape \(4,\) but inner makes \(3,\).*"
-        r"residual\(inner, projection\)",
-    ),
-    "residual: paths differ": (
-        lambda: traced_init(residual(dense(3), dense(2)), (4,)),
-        r"sum: the branches make shapes \(1, 3\) and \(1, 2\).*same shape everywhere",
-    ),
+        r"residual\(inner, projection\)"),
+    "residual: paths differ": (lambda: traced_init(residual(dense(3), dense(2)), (4,)),
+        r"sum: the branches make shapes \(1, 3\) and \(1, 2\).*same shape everywhere"),
     "parallel: nothing": (lambda: parallel(), r"parallel: got no branches"),
-    "parallel: unknown merge": (
-        lambda: parallel(relu, merge="add"),
-        r"unknown merge 'add'\. Valid names: concatenate, maximum, multiply, sum",
-    ),
+    "parallel: unknown merge": (lambda: parallel(relu, merge="add"),
+        r"unknown merge 'add'\. Valid names: concatenate, maximum, multiply, sum"),
     "parallel: would broadcast": (
         lambda: traced_init(parallel(dense(3), dense(1)), (4,)),
-        r"sum: the branches make shapes \(1, 3\) and \(1, 1\)",
-    ),
+        r"sum: the branches make shapes \(1, 3\) and \(1, 1\)"),
     "parallel: not even but for the last axis": (
         lambda: traced_init(parallel(relu, flatten, merge="concatenate"), (2, 3)),
-        r"concatenate: the branches make shapes \(1, 2, 3\) and \(1, 6\).*last axis",
-    ),
+        r"concatenate: the branches make shapes \(1, 2, 3\) and \(1, 6\).*last axis"),
     "parallel: fewer params": (
         lambda: ran(parallel(relu, relu), (3,), params_of=parallel(relu)),
-        r"parallel: got params for 1 layers, expected 2; were they made by another",
-    ),
-    "parallel: params of one layer": (
-        lambda: ran(parallel(relu), (3,), params_of=dense(3)),
-        r"parallel: got params for 2 layers, expected 1",
-    ),
+        r"parallel: got params for 1 layers, expected 2; were they made by another"),
     "parallel: a merge without gradient": (
         lambda: backward(parallel(relu, relu, merge=ONE_SIDED), (3,)),
-        r"merge first: has no gradient for branch 1",
-    ),
-    "stack: no depth": (
-        lambda: stack(relu, 0),
-        r"stack\(relu, 0\): depth must be at least 1, a whole number",
-    ),
-    "stack: half": (lambda: stack(relu, 1.5), r"stack\(relu, 1\.5\): depth must be"),
-    "stack: shape": (
-        lambda: traced_init(stack(dense(3), 2), (4,)),
+        r"merge first: has no gradient for branch 1"),
+    "stack: no depth": (lambda: stack(relu, 0),
+        r"stack\(relu, 0\): depth must be at least 1, a whole number"),
+    "stack: shape": (lambda: traced_init(stack(dense(3), 2), (4,)),
         r"stack\(dense\(3\), 2\): the layer makes shape \(3,\) of \(4,\), expected the "
-        r"same",
-    ),
+        r"same"),
     "stack: other depth": (
         lambda: ran(stack(dense(3), 2), (3,), params_of=stack(dense(3), 4)),
-        r"stack\(dense\(3\), 2\): got an array of shape \(4, 3\).*leading axis of 2",
-    ),
-    "stack: not stacked": (
-        lambda: ran(stack(dense(3), 2), (3,), params_of=dense(3)),
-        r"stack\(dense\(3\), 2\): expected params of the form {'stacked': \.\.\.}",
-    ),
-    "stack: dtype": (
-        lambda: ran(stack(dense(3), 2), (3,), dtype=jnp.float32),
-        r"the layer makes dtype float64 of float32, expected the same",
-    ),
-    "stack: shape at run time": (
-        lambda: ran(stack(flat(), 2), (3, 2)),
-        r"the layer makes shape \(2, 6\) of \(2, 3, 2\)",
-    ),
+        r"stack\(dense\(3\), 2\): got an array of shape \(4, 3\).*leading axis of 2"),
+    "stack: not stacked": (lambda: ran(stack(dense(3), 2), (3,), params_of=dense(3)),
+        r"stack\(dense\(3\), 2\): expected params of the form {'stacked': \.\.\.}"),
+    "stack: dtype": (lambda: ran(stack(dense(3), 2), (3,), dtype=jnp.float32),
+        r"the layer makes dtype float64 of float32, expected the same"),
+    "stack: shape at run time": (lambda: ran(stack(flat(), 2), (3, 2)),
+        r"the layer makes shape \(2, 6\) of \(2, 3, 2\)"),
     "repeat: no depth": (lambda: repeat(relu, True), r"repeat\(relu, True\): depth"),
-    "repeat: shape": (
-        lambda: traced_init(repeat(dense(3), 2), (4,)),
-        r"repeat\(dense\(3\), 2\): the layer makes shape",
-    ),
-    "share: not used": (
-        lambda: traced_init(share(dense(3), lambda d: relu), (4,)),
-        r"share\(dense\(3\)\): the network that build made does not use it",
-    ),
+    "share: not used": (lambda: traced_init(share(dense(3), lambda d: relu), (4,)),
+        r"share\(dense\(3\)\): the network that build made does not use it"),
     "share: other features": (
         lambda: traced_init(share(dense(3), lambda d: serial(d, d)), (4,)),
         r"share\(dense\(3\)\): shared parameters of shapes .*\(4, 3\).* in its first "
-        r"place but .*\(3, 3\).* in another; expected inputs of the same features",
-    ),
+        r"place but .*\(3, 3\).* in another; expected inputs of the same features"),
     "share: not a layer": (
-        lambda: share(dense, lambda d: d),
-        r"share: got function, expected a layer",
-    ),
-    "share: build makes no layer": (
-        lambda: share(relu, lambda d: [d]),
-        r"share: got list, expected layers",
-    ),
+        lambda: share(dense, lambda d: d), r"share: got function, expected a layer"),
     "share: frozen in one place": (
         lambda: traced_init(share(dense(4), lambda d: serial(d, freeze(d))), (4,)),
-        r"share\(dense\(4\)\): frozen in some places only; freeze what is shared",
-    ),
+        r"share\(dense\(4\)\): frozen in some places only; freeze what is shared"),
     "share: params of another": (
         lambda: ran(share(relu, lambda d: d), (3,), params_of=dense(3)),
-        r"share\(relu\): expected params shared and rest",
-    ),
-    "siamese: no axis": (
-        lambda: traced_init(siamese(relu), ()),
-        r"siamese\(relu\): got inputs of shape \(\).*expected \(n, \.\.\.\)",
-    ),
-}
+        r"share\(relu\): expected params shared and rest"),
+    "siamese: no axis": (lambda: traced_init(siamese(relu), ()),
+        r"siamese\(relu\): got inputs of shape \(\).*expected \(n, \.\.\.\)"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)

@@ -151,6 +151,7 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
     """One task, every rival that is installed."""
     widths, batch, optimizer, lr = TASKS[name]
     optax_optimizer = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr)
+    task = rivals.Task(batch, optimizer, lr, x, y, widths)
     net = mlp(widths)
     programs = {"jaxnn": ours(net, softmax_cross_entropy, batch, optax_optimizer, x, y)}
     programs["products_alone"] = products_alone(widths, batch, len(x) // batch)
@@ -159,7 +160,7 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
         if rival in args.skip:
             continue
         try:
-            made = rivals.load(rival)(widths, batch, optimizer, lr, x, y, seed=0)
+            made = rivals.load(rival)(task)
         except rivals.UnavailableError as error:
             absent[rival] = str(error)
             continue
@@ -255,7 +256,7 @@ def convolutional(x, y, args: Args) -> dict:
         except rivals.UnavailableError as error:
             absent[rival] = str(error)
             continue
-        made = make(batch, "adam", 1e-3, x[:rows], y[:rows], seed=0)
+        made = make(rivals.Task(batch, "adam", 1e-3, x[:rows], y[:rows]))
         programs[rival], packages[rival] = made.epoch, made.version
     found = in_turn(programs, args.rounds)
     for name, times in found.items():

@@ -159,7 +159,7 @@ def three_ways(widths, batch: int, adam: bool, x, y, rounds: int) -> dict:
     name, rate = ("adam", 1e-3) if adam else ("sgd", RATE)
     optimizer, net = {"adam": optax.adam, "sgd": optax.sgd}[name](rate), mlp(widths)
     programs: dict[str, Program] = {
-        "NumPy": numpy_twin.make(widths, batch, name, rate, x, y, 0).epoch,
+        "NumPy": numpy_twin.make(rivals.Task(batch, name, rate, x, y, widths)).epoch,
         "JAX, Python loop": python_loop(widths, batch, optimizer, x, y),
         "JAX, compiled loop": ours(net, softmax_cross_entropy, batch, optimizer, x, y),
         "products alone": products_alone(widths, batch, len(x) // batch),

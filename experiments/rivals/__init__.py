@@ -13,11 +13,27 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnn.errors import JaxnnError, lookup
+
+
+class Task(NamedTuple):
+    """What a rival is to train, and how."""
+
+    batch: int
+    optimizer: str  # 'sgd' or 'adam'
+    learning_rate: float
+    x: np.ndarray  # uint8 (N, I)
+    y: np.ndarray  # int32 (N,)
+    widths: Sequence[int] = ()  # I, ..., C; the convolutional network has its own
+    seed: int = 0
+
+    def chosen(self, optimizers: Mapping[str, Any]) -> Any:
+        """The optimizer among a rival's."""
+        return lookup("optimizer", self.optimizer, optimizers)
 
 
 class Rival(NamedTuple):
@@ -33,9 +49,7 @@ class UnavailableError(JaxnnError):
     """This rival cannot run on this machine; the message is the reason to print."""
 
 
-# Each module has
-# make(widths, batch, optimizer, learning_rate, x, y, seed) -> Rival
-# with x uint8 (N, I), y int32 (N,) and optimizer 'sgd' or 'adam'.
+# Each module has make(task: Task) -> Rival
 RIVALS = {
     name: f"experiments.rivals.{name}"
     for name in (
@@ -49,8 +63,7 @@ RIVALS = {
         "sklearn_mlp",
     )
 }
-# The same, of the network in `experiments.rivals.cnn`:
-# make(batch, optimizer, learning_rate, x, y, seed) -> Rival
+# The same, of the network in `experiments.rivals.cnn`
 CNN_RIVALS = {
     "jax_grad_scan": "experiments.rivals.cnn_jax:make_scan",
     "jax_grad_loop": "experiments.rivals.cnn_jax:make_loop",
@@ -58,7 +71,7 @@ CNN_RIVALS = {
 }
 
 
-def load(name: str, among: Mapping[str, str] = RIVALS) -> Callable[..., Rival]:
+def load(name: str, among: Mapping[str, str] = RIVALS) -> Callable[[Task], Rival]:
     """The `make` of the rival called `name`; only now is its library imported.
 
     Raises:
@@ -94,20 +107,21 @@ def start(widths: Sequence[int], seed: int) -> list[tuple[np.ndarray, np.ndarray
     ]
 
 
-def batches(seed: int, index: int, n: int, batch: int) -> np.ndarray:
-    """The images of each step of epoch `index`: (S, B); the last n % B are left out.
+def batches(task: Task, index: int) -> np.ndarray:
+    """The images of each step of epoch `index`: (S, B); the last N % B are left out.
 
     On the host: NumPy shuffles 55,000 numbers in 0.5 ms, `jax.random` in 20.
 
     Raises:
-      JaxnnError: `batch` is not in 1..n.
+      JaxnnError: the batch is not in 1..N.
     """
+    n, batch = len(task.x), task.batch
     if not 1 <= batch <= n:
         raise JaxnnError(
             f"batches: got batch {batch}, expected 1 to {n}, the number of images; "
             "choose a smaller batch or give more images"
         )
-    order = np.random.default_rng((seed, index)).permutation(n)
+    order = np.random.default_rng((task.seed, index)).permutation(n)
     steps = n // batch
     return order[: steps * batch].reshape(steps, batch)
 

@@ -7,12 +7,10 @@ tens of times as long for the gradient of a kernel
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from experiments.rivals import Rival, jax_grad_loop, jax_grad_scan
+from experiments.rivals import Rival, Task, jax_grad_loop, jax_grad_scan
 from experiments.rivals.cnn import start
-from jaxnn.errors import lookup
 
 
 def logits(params, x):
@@ -27,21 +25,11 @@ def logits(params, x):
     return jax_grad_scan.logits(params[2:], x.reshape(x.shape[0], 7 * 7 * 64))
 
 
-def make_scan(
-    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
-) -> Rival:
+def make_scan(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, jax_grad_scan.OPTIMIZERS)(learning_rate)
-    return jax_grad_scan.rival(
-        "jax_grad_scan", start(seed), logits, batch, opt, x, y, seed
-    )
+    return jax_grad_scan.rival("jax_grad_scan", start(task.seed), logits, task)
 
 
-def make_loop(
-    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
-) -> Rival:
+def make_loop(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, jax_grad_scan.OPTIMIZERS)(learning_rate)
-    return jax_grad_loop.rival(
-        "jax_grad_loop", start(seed), logits, batch, opt, x, y, seed
-    )
+    return jax_grad_loop.rival("jax_grad_loop", start(task.seed), logits, task)

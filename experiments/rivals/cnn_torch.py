@@ -3,13 +3,11 @@
 Channels last is the layout that PyTorch recommends on CPU, and the faster one here.
 """
 
-import numpy as np
 import torch
 from torch import nn
 
-from experiments.rivals import Rival, torch_eager
+from experiments.rivals import Rival, Task, torch_eager
 from experiments.rivals.cnn import start
-from jaxnn.errors import lookup
 
 
 class Network(nn.Module):
@@ -40,11 +38,6 @@ class Network(nn.Module):
         return self.classes(self.images(x).flatten(1))
 
 
-def make(
-    batch: int, optimizer: str, learning_rate: float, x: np.ndarray, y: np.ndarray, seed
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, torch_eager.OPTIMIZERS)
-    model = Network(seed)
-    step = torch_eager.train_step(model, opt(model.parameters(), learning_rate))
-    return torch_eager.rival("torch_eager", model, step, batch, x, y, seed)
+    return torch_eager.train(Network(task.seed), task)

@@ -5,16 +5,13 @@ Model and optimizer state pass through the step as flat lists, the trick of Equi
 nothing here.
 """
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.rivals import Rival, batches, start, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, batches, start, unit
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
@@ -48,22 +45,14 @@ def mean_loss(model, x, y):
     return optax.softmax_cross_entropy_with_integer_labels(z, y).mean()
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
-    model = Network(start(widths, seed))
+    opt = task.chosen(OPTIMIZERS)(task.learning_rate)
+    model = Network(start(task.widths, task.seed))
     state = opt.init(eqx.filter(model, eqx.is_inexact_array))
     model, model_tree = jax.tree.flatten(model)
     state, state_tree = jax.tree.flatten(state)
-    images, labels = unit(x), y
+    images, labels = unit(task.x), task.y
 
     @eqx.filter_jit
     def step(model, state, x, y):
@@ -79,7 +68,7 @@ def make(
     def epoch(index: int) -> float:
         nonlocal model, state
         losses = []
-        for rows in batches(seed, index, len(images), batch):
+        for rows in batches(task, index):
             model, state, loss = step(model, state, images[rows], labels[rows])
             losses.append(loss)
         jax.block_until_ready(model)

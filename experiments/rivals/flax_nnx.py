@@ -5,8 +5,6 @@ over the module's graph at every call: on 784-30-10 a third faster than the
 `nnx.cached_partial` of the performance guide, three times as fast as plain `nnx.jit`.
 """
 
-from collections.abc import Sequence
-
 import flax
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.rivals import Rival, batches, start, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, batches, start, unit
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
@@ -39,20 +36,12 @@ class Network(nnx.Module):
         return self.layers[-1](x)
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
-    model = Network(start(widths, seed))
+    opt = task.chosen(OPTIMIZERS)(task.learning_rate)
+    model = Network(start(task.widths, task.seed))
     optimizer = nnx.Optimizer(model, opt, wrt=nnx.Param)
-    images, labels = unit(x), y
+    images, labels = unit(task.x), task.y
 
     def train_step(model, optimizer, x, y):
         def mean_loss(model):
@@ -68,10 +57,7 @@ def make(
     predict = nnx.jit(lambda model, x: model(x))
 
     def epoch(index: int) -> float:
-        losses = [
-            step(images[rows], labels[rows])
-            for rows in batches(seed, index, len(images), batch)
-        ]
+        losses = [step(images[rows], labels[rows]) for rows in batches(task, index)]
         jax.block_until_ready(nnx.state(model))
         return float(np.mean(jax.device_get(losses)))
 

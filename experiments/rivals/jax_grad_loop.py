@@ -5,47 +5,38 @@ XLA's gather in the step, and the loop never waits for a result, so that Python 
 the next batch while the device works.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.rivals import Rival, batches, start, unit
+from experiments.rivals import Rival, Task, batches, start, unit
 from experiments.rivals.jax_grad_scan import (
     OPTIMIZERS,
     accuracy_of,
     logits,
     train_step,
 )
-from jaxnn.errors import lookup
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
-    return rival("jax_grad_loop", start(widths, seed), logits, batch, opt, x, y, seed)
+    return rival("jax_grad_loop", start(task.widths, task.seed), logits, task)
 
 
-def rival(name: str, params, logits: Callable, batch: int, opt, x, y, seed) -> Rival:
+def rival(name: str, params, logits: Callable, task: Task) -> Rival:
     """The loop over any network: `logits` of (params, x (B, I)) -> (B, C)."""
+    opt = task.chosen(OPTIMIZERS)(task.learning_rate)
     step = jax.jit(train_step(opt, logits), donate_argnums=(0, 1))
     params = jax.tree.map(jnp.asarray, params)
     state = opt.init(params)
-    images, labels = unit(x), y
+    images, labels = unit(task.x), task.y
 
     def epoch(index: int) -> float:
         nonlocal params, state
         losses = []
-        for rows in batches(seed, index, len(images), batch):
+        for rows in batches(task, index):
             params, state, loss = step(params, state, images[rows], labels[rows])
             losses.append(loss)
         jax.block_until_ready(params)

@@ -3,7 +3,7 @@
 The batches are gathered by index, in the scan, from float32 images on the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.rivals import Rival, batches, start, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, batches, start, unit
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 
@@ -49,26 +48,18 @@ def accuracy_of(logits: Callable, params, x: np.ndarray, y: np.ndarray) -> float
     return float(right.mean())
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)(learning_rate)
-    return rival("jax_grad_scan", start(widths, seed), logits, batch, opt, x, y, seed)
+    return rival("jax_grad_scan", start(task.widths, task.seed), logits, task)
 
 
-def rival(name: str, params, logits: Callable, batch: int, opt, x, y, seed) -> Rival:
+def rival(name: str, params, logits: Callable, task: Task) -> Rival:
     """The scan over any network: `logits` of (params, x (B, I)) -> (B, C)."""
+    opt = task.chosen(OPTIMIZERS)(task.learning_rate)
     step = train_step(opt, logits)
     params = jax.tree.map(jnp.asarray, params)
     state = opt.init(params)
-    images, labels = jnp.asarray(unit(x)), jnp.asarray(y)
+    images, labels = jnp.asarray(unit(task.x)), jnp.asarray(task.y)
 
     @jax.jit(donate_argnums=(0, 1))
     def scan(params, state, images, labels, order):  # order (S, B)
@@ -81,7 +72,7 @@ def rival(name: str, params, logits: Callable, batch: int, opt, x, y, seed) -> R
 
     def epoch(index: int) -> float:
         nonlocal params, state
-        order = batches(seed, index, len(images), batch).astype(np.int32)
+        order = batches(task, index).astype(np.int32)
         params, state, loss = scan(params, state, images, labels, order)
         jax.block_until_ready(params)
         return float(loss)

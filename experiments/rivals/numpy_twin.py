@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.rivals import Rival, batches, start, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, batches, start, unit
 
 
 class Network(NamedTuple):
@@ -134,25 +133,17 @@ def _adam(params, grads, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
 OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)
-    net = network(widths, batch, seed)
-    update, factor = opt(net.params, net.grads, learning_rate)
-    scale = np.float32(factor / batch)
-    images, labels = unit(x), y.astype(np.intp)
-    buffer = np.empty((batch, widths[0]), np.float32)
+    opt = task.chosen(OPTIMIZERS)
+    net = network(task.widths, task.batch, task.seed)
+    update, factor = opt(net.params, net.grads, task.learning_rate)
+    scale = np.float32(factor / task.batch)
+    images, labels = unit(task.x), task.y.astype(np.intp)
+    buffer = np.empty((task.batch, task.widths[0]), np.float32)
 
     def epoch(index: int) -> float:
-        order = batches(seed, index, len(images), batch)
+        order = batches(task, index)
         loss = 0.0
         for rows, of_rows in zip(order, labels[order], strict=True):
             # mode='clip' writes straight to `out`; the default goes through a copy

@@ -5,43 +5,32 @@
 and Bengio 2010 with He's gain of 2, weights and biases) and its own order.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import sklearn
 from sklearn.neural_network import MLPClassifier
 
-from experiments.rivals import Rival, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, unit
 
 OPTIMIZERS = {"sgd": {"solver": "sgd", "momentum": 0.0}, "adam": {"solver": "adam"}}
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
     model = MLPClassifier(
-        hidden_layer_sizes=tuple(widths[1:-1]),
-        batch_size=batch,
-        learning_rate_init=learning_rate,
+        hidden_layer_sizes=tuple(task.widths[1:-1]),
+        batch_size=task.batch,
+        learning_rate_init=task.learning_rate,
         alpha=0.0,  # its default adds an L2 penalty that the others do not have
-        **lookup("optimizer", optimizer, OPTIMIZERS),
+        **task.chosen(OPTIMIZERS),
     )
     # Whole batches only, like the others: the images left out are always the last few.
-    whole = len(x) // batch * batch
-    images, labels = unit(x[:whole]), y[:whole]
-    classes = np.arange(widths[-1])
+    whole = len(task.x) // task.batch * task.batch
+    images, labels = unit(task.x[:whole]), task.y[:whole]
+    classes = np.arange(task.widths[-1])
 
     def epoch(index: int) -> float:
         # an int seeds every call afresh, so it must differ from epoch to epoch
-        model.set_params(random_state=seed * 10_007 + index)
+        model.set_params(random_state=task.seed * 10_007 + index)
         with sklearn.config_context(assume_finite=True):
             model.partial_fit(images, labels, classes=classes)
         return float(model.loss_)

@@ -6,14 +6,12 @@ than the work. So gradient and update are one function (`torch.func`) and one gr
 which takes well under the time of eager on 784-30-10.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
-from experiments.rivals import Rival, UnavailableError, torch_eager
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, UnavailableError, torch_eager
 
 
 def _sgd(params, learning_rate):
@@ -48,10 +46,10 @@ def _adam(params, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
 OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
-def train_step(model: nn.Module, optimizer: str, learning_rate: float) -> Callable:
+def train_step(model: nn.Module, task: Task) -> Callable:
     """Make the step: (x (B, I), y (B,)) -> loss, changing `model` in place."""
     params = {name: p.detach() for name, p in model.named_parameters()}
-    update = lookup("optimizer", optimizer, OPTIMIZERS)(params, learning_rate)
+    update = task.chosen(OPTIMIZERS)(params, task.learning_rate)
 
     def mean_loss(params, x, y):
         z = torch.func.functional_call(model, params, (x,))
@@ -67,22 +65,14 @@ def train_step(model: nn.Module, optimizer: str, learning_rate: float) -> Callab
     return torch.compile(step, dynamic=False)
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`.
 
     Raises:
       UnavailableError: torch.compile found no working C++ compiler.
     """
-    model = torch_eager.network(widths, seed)
-    step = train_step(model, optimizer, learning_rate)
+    model = torch_eager.network(task.widths, task.seed)
+    step = train_step(model, task)
     try:
         torch.compile(lambda a: a + 1)(torch.zeros(1))
     except RuntimeError as error:
@@ -91,4 +81,4 @@ def make(
             f"torch_compiled: got {reason!r} from torch.compile, expected a working "
             "C++ compiler; install g++, or leave this rival out"
         ) from error
-    return torch_eager.rival("torch_compiled", model, step, batch, x, y, seed)
+    return torch_eager.rival("torch_compiled", model, step, task)

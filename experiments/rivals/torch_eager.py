@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.rivals import Rival, batches, start, unit
-from jaxnn.errors import lookup
+from experiments.rivals import Rival, Task, batches, start, unit
 
 OPTIMIZERS = {
     "sgd": lambda params, rate: torch.optim.SGD(params, lr=rate, fused=True),
@@ -50,20 +49,13 @@ def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:
     return step
 
 
-def rival(
-    name: str,
-    model: nn.Module,
-    step: Callable,
-    batch: int,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def rival(name: str, model: nn.Module, step: Callable, task: Task) -> Rival:
     """Put `step` in the loop over the batches; `torch_compiled` uses it too."""
-    images, labels = torch.from_numpy(unit(x)), torch.from_numpy(y.astype(np.int64))
+    images = torch.from_numpy(unit(task.x))
+    labels = torch.from_numpy(task.y.astype(np.int64))
 
     def epoch(index: int) -> float:
-        order = torch.from_numpy(batches(seed, index, len(images), batch))
+        order = torch.from_numpy(batches(task, index))
         loss = torch.zeros(())
         for rows, of_rows in zip(order, labels[order], strict=True):
             loss += step(images.index_select(0, rows), of_rows)
@@ -76,17 +68,12 @@ def rival(
     return Rival(name, torch.__version__, epoch, accuracy)
 
 
-def make(
-    widths: Sequence[int],
-    batch: int,
-    optimizer: str,
-    learning_rate: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Rival:
+def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
-    opt = lookup("optimizer", optimizer, OPTIMIZERS)
-    model = network(widths, seed)
-    step = train_step(model, opt(model.parameters(), learning_rate))
-    return rival("torch_eager", model, step, batch, x, y, seed)
+    return train(network(task.widths, task.seed), task)
+
+
+def train(model: nn.Module, task: Task) -> Rival:
+    """The loop over any network, with an optimizer of PyTorch's."""
+    optimizer = task.chosen(OPTIMIZERS)(model.parameters(), task.learning_rate)
+    return rival("torch_eager", model, train_step(model, optimizer), task)

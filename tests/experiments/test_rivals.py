@@ -16,6 +16,7 @@ from experiments.bench import cnn as our_cnn
 from experiments.rivals import (
     CNN_RIVALS,
     RIVALS,
+    Task,
     UnavailableError,
     batches,
     cnn,
@@ -62,7 +63,7 @@ def train(name, digits, optimizer, learning_rate, epochs=3):
     pytest.importorskip(PACKAGES[name])
     make = load(name)
     try:
-        rival = make(WIDTHS, 32, optimizer, learning_rate, *digits, 0)
+        rival = make(Task(32, optimizer, learning_rate, *digits, WIDTHS))
     except UnavailableError as reason:
         pytest.skip(str(reason))
     return rival, [rival.epoch(index) for index in range(epochs)]
@@ -171,7 +172,7 @@ def test_cnn_rivals_walk_the_common_path(digits):
     losses = {}
     for name in CNN_RIVALS:
         try:
-            rival = load(name, CNN_RIVALS)(8, "adam", 1e-3, *few, seed=0)
+            rival = load(name, CNN_RIVALS)(Task(8, "adam", 1e-3, *few))
         except UnavailableError:
             continue
         assert rival.name == name
@@ -182,24 +183,25 @@ def test_cnn_rivals_walk_the_common_path(digits):
 
 
 def test_batches_hold_each_image_once_in_a_new_order_each_epoch():
-    first, second = (batches(0, index, 103, 10) for index in (0, 1))
+    task = Task(10, "sgd", 0.1, np.zeros((103, 1)), np.zeros(103))
+    first, second = (batches(task, index) for index in (0, 1))
     assert first.shape == (10, 10)
     assert len(set(first.ravel())) == 100
     assert (first != second).any()
-    assert (first == batches(0, 0, 103, 10)).all()
+    assert (first == batches(task, 0)).all()
 
 
 @pytest.mark.parametrize("batch", [0, 104])
 def test_batch_size_is_checked(batch):
     with pytest.raises(JaxnnError, match=f"got batch {batch}, expected 1 to 103"):
-        batches(0, 0, 103, batch)
+        batches(Task(batch, "sgd", 0.1, np.zeros((103, 1)), np.zeros(103)), 0)
 
 
 @pytest.mark.parametrize("name", [n for n in RIVALS if n != "torch_compiled"])
 def test_unknown_optimizer_lists_the_valid_ones(name, digits):
     pytest.importorskip(PACKAGES[name])
     with pytest.raises(JaxnnError, match="Valid names: adam, sgd"):
-        load(name)(WIDTHS, 32, "sdg", 0.1, *digits, 0)
+        load(name)(Task(32, "sdg", 0.1, *digits, WIDTHS))
 
 
 def test_unknown_rival_lists_the_valid_ones():

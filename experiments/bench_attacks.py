@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
-from experiments.robust import Line, Net, digits, trained, verdicts
+from experiments.robust import Line, accuracy, attack_all, digits, trained, verdicts
 from experiments.turns import in_turn, ratio
-from jaxnn import attacks, defenses, mlp
+from jaxnn import Classifier, attacks, defenses, mlp
 
 EPSILON, STEPS = 0.1, 40
 SIZE = 2.5 * EPSILON / STEPS
@@ -46,19 +46,21 @@ class Args:
     """Of training."""
 
 
-def ours(net: Net, data: Any, batch: int, **options: Any) -> Callable[[int], Any]:
+def ours(
+    net: Classifier, data: Any, batch: int, **options: Any
+) -> Callable[[int], Any]:
     """jaxnn's `pgd`."""
 
     def run(number):
-        return net.attacked(
-            attacks.pgd, data.x, data.y, batch, epsilon=EPSILON, steps=STEPS,
+        return attack_all(
+            net, attacks.pgd, data.x, data.y, batch, epsilon=EPSILON, steps=STEPS,
             step_size=SIZE, key=jax.random.key(number), **options,
         )  # fmt: skip
 
     return run
 
 
-def torch_network(net: Net) -> Any:
+def torch_network(net: Classifier) -> Any:
     """The same parameters in PyTorch."""
     import torch
 
@@ -77,7 +79,7 @@ def torch_network(net: Net) -> Any:
     return model
 
 
-def torch_loop(net: Net, data: Any, batch: int) -> Callable[[int], Any]:
+def torch_loop(net: Classifier, data: Any, batch: int) -> Callable[[int], Any]:
     """PGD as torchattacks writes it: autograd, sign, clamp, in eager PyTorch."""
     import torch
 
@@ -137,7 +139,7 @@ def as_shipped(attack: Callable[[int], Any]) -> Callable[[int], Any]:
     return run
 
 
-def products_alone(net: Net, data: Any, batch: int) -> Callable[[int], Any]:
+def products_alone(net: Classifier, data: Any, batch: int) -> Callable[[int], Any]:
     """No rival but a yardstick: the matrix products of 40 gradients, nothing else."""
     ws = [p["w"] for p in net.params if isinstance(p, dict)]
     flat = jnp.asarray(data.x).reshape(-1, batch, data.x[0].size)
@@ -157,7 +159,7 @@ def products_alone(net: Net, data: Any, batch: int) -> Callable[[int], Any]:
     return lambda number: np.asarray(all_steps(flat)).reshape(data.x.shape)
 
 
-def programs(net: Net, data: Any, batch: int) -> dict[str, Callable[[int], Any]]:
+def programs(net: Classifier, data: Any, batch: int) -> dict[str, Callable[[int], Any]]:
     """All of them, bound to the same network and images."""
     import foolbox
     import torch
@@ -188,10 +190,10 @@ def programs(net: Net, data: Any, batch: int) -> dict[str, Callable[[int], Any]]
     }
 
 
-def compared(net: Net, data: Any, args: Args, what: str) -> dict[str, Any]:
+def compared(net: Classifier, data: Any, args: Args, what: str) -> dict[str, Any]:
     """One network: seconds of each program, times ours, and what each leaves right."""
     rivals = programs(net, data, args.batch)
-    left = {n: net.accuracy(attack(0), data.y) for n, attack in rivals.items()}
+    left = {n: accuracy(net, attack(0), data.y) for n, attack in rivals.items()}
     found = in_turn(rivals, args.rounds)
     print(f"\nPGD-{STEPS} on 10,000 images, {what}, batches of {args.batch}")
     for rival, times in found.items():

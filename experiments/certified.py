@@ -29,15 +29,16 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
-    Net,
+    attack_all,
     checks_json,
     digits,
     judged,
     percents,
+    still_correct,
     verdicts,
     wong,
 )
-from jaxnn import attacks, defenses, fit, serial
+from jaxnn import Classifier, attacks, defenses, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.regularize import input_noise
@@ -83,7 +84,9 @@ def said(row: dict) -> None:
           flush=True)  # fmt: skip
 
 
-def train(net: Layer, data: Digits, epochs: int, seed: int, **options: Any) -> Net:
+def train(
+    net: Layer, data: Digits, epochs: int, seed: int, **options: Any
+) -> Classifier:
     """Adam, cosine, batches of 100."""
     steps = len(data.train.y) // 100 * epochs
     history = fit(
@@ -91,7 +94,7 @@ def train(net: Layer, data: Digits, epochs: int, seed: int, **options: Any) -> N
         optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)), seeds=seed,
         keep="last", on_epoch=said, **options,
     )  # fmt: skip
-    return Net(net, history.params, history.state)
+    return Classifier(net, history.params, history.state)
 
 
 def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
@@ -106,19 +109,15 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
         if i % 100 == 99:
             print(f"  certified {i + 1} of {len(rows)}", flush=True)
 
+    key = jax.random.key(seed)
     found = smoothing.certify(
-        target.model,
-        x,
-        sigma=args.sigma,
-        key=jax.random.key(seed),
-        n=args.copies,
-        log=say,
+        target, x, sigma=args.sigma, key=key, n=args.copies, log=say
     )
-    x_adv = target.attacked(
-        attacks.pgd, x, y, epsilon=np.float32(1.0), norm="l2", key=jax.random.key(seed)
+    x_adv = attack_all(
+        target, attacks.pgd, x, y, epsilon=np.float32(1.0), norm="l2", key=key
     )
     vote = smoothing.predict(
-        target.model, x_adv, sigma=args.sigma, key=jax.random.key(seed + 1), n=1000
+        target, x_adv, sigma=args.sigma, key=jax.random.key(seed + 1), n=1000
     )
     radii = np.arange(0, 1.65, 0.05)
     proven_at_1 = (found.labels == y) & (found.radii >= 1.0)
@@ -136,7 +135,7 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
+def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Classifier]:
     """One network trained for bounds: verified, attacked, clean, image by image."""
     steps = len(data.train.y) // 100 * args.ibp_epochs
     grow = defenses.ramp(args.trained_epsilon, steps // 2)
@@ -147,18 +146,17 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Net]:
     target = train(
         small(), data, args.ibp_epochs, seed, defense=defenses.ibp(grow, kappa)
     )
-    clean = target.right(data.x, data.y)
-    proven = certify.verify(target.model, data.x, data.y, epsilon=args.epsilon)
+    clean = target.correct(data.x, data.y)
+    proven = certify.verify(target, data.x, data.y, epsilon=args.epsilon)
     attacked = clean.copy()
     for loss in (softmax_cross_entropy, attacks.margin):
-        attacked &= target.under(
-            attacks.pgd, data.x, data.y, epsilon=args.epsilon,
+        attacked &= still_correct(
+            target, attacks.pgd, data.x, data.y, epsilon=args.epsilon,
             key=jax.random.key(seed), loss=loss,
         )  # fmt: skip
     budgets = [0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2]
     curve = [
-        float(certify.verify(target.model, data.x, data.y, epsilon=e).mean())
-        for e in budgets
+        float(certify.verify(target, data.x, data.y, epsilon=e).mean()) for e in budgets
     ]
     wrong = (proven & ~attacked) | (attacked & ~clean)
     return {

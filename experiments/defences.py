@@ -27,6 +27,7 @@ from experiments.robust import (
     percents,
     trained,
     verdicts,
+    worst_case,
 )
 from jaxnn import defenses
 from jaxnn.regularize import input_noise
@@ -79,7 +80,7 @@ def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
     rows, collapsed = [], []
     for seed, net in enumerate(nets):
         outputs = net.outputs(data.x)
-        under = net.worst(data.x, data.y, kind.epsilon, seed, args.steps)
+        under = worst_case(net, data.x, data.y, kind.epsilon, seed, args.steps)
         one, many = (under.correct["FGSM"] & under.clean).mean(), under.stands.mean()
         rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
         found = defenses.find_collapse(

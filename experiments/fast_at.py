@@ -33,16 +33,17 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
-    Net,
     checks_json,
     digits,
     judged,
     percents,
     pgd_restarts,
+    still_correct,
     verdicts,
     wong,
+    worst_case,
 )
-from jaxnn import attacks, defenses, fit
+from jaxnn import Classifier, attacks, defenses, fit
 from jaxnn.train import Defense
 
 
@@ -76,7 +77,7 @@ def defense(args: Args, published: bool, steps: int) -> Defense:
 
 def train(
     args: Args, data: Digits, seed: int, published: bool = False
-) -> tuple[Net, dict[str, Any]]:
+) -> tuple[Classifier, dict[str, Any]]:
     """One network, and how long it took: by the clock and in processor time."""
     batch, began = 100, time.process_time()
     total = len(data.train.x) // batch * args.epochs
@@ -97,14 +98,14 @@ def train(
         ),
     )  # fmt: skip
     used = history.seconds | {"processor": time.process_time() - began}
-    return Net(net, history.params, history.state), used
+    return Classifier(net, history.params, history.state), used
 
 
-def measure(args: Args, target: Net, data: Digits, seed: int) -> dict[str, Any]:
+def measure(args: Args, target: Classifier, data: Digits, seed: int) -> dict[str, Any]:
     """Clean, one step, and after each restart of PGD, on all test images."""
-    stands = target.right(data.x, data.y)
+    stands = target.correct(data.x, data.y)
     found: dict[str, Any] = {"clean": float(stands.mean())}
-    one = target.under(attacks.fgsm, data.x, data.y, epsilon=args.epsilon)
+    one = still_correct(target, attacks.fgsm, data.x, data.y, epsilon=args.epsilon)
     found["fgsm"] = float(one.mean())
     found["after_restart"] = []
     for restart in range(args.restarts):
@@ -116,7 +117,7 @@ def measure(args: Args, target: Net, data: Digits, seed: int) -> dict[str, Any]:
         found["after_restart"].append(float(stands.mean()))
         print(f"  restart {restart + 1}: {100 * stands.mean():.2f}%", flush=True)
     found["pgd"] = found["after_restart"][-1]
-    under = target.worst(data.x, data.y, args.epsilon, seed)
+    under = worst_case(target, data.x, data.y, args.epsilon, seed)
     found["worst"] = float((stands & under.stands).mean())
     return found
 

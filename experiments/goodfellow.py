@@ -25,19 +25,22 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
+    accuracy,
+    attack_all,
     checks_json,
     digits,
     judged,
     percents,
+    still_correct,
     trained,
     verdicts,
+    worst_case,
 )
 from jaxnn import attacks, defenses, serial
 from jaxnn.data import Split
 from jaxnn.layers import dense, flatten
 from jaxnn.losses import sigmoid_cross_entropy
 from jaxnn.regularize import sign_noise, uniform_noise
-from jaxnn.train import predict
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ def softmax_regression(args: Args, data: Digits) -> dict[str, Any]:
     nets = trained(data, args.seeds, args.epochs, serial(flatten, dense(10)), lr=1e-3)
     rows = []
     for net in nets:
-        x_adv = net.attacked(
-            attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
+        x_adv = attack_all(
+            net, attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
         )
         z = net.outputs(x_adv)
         wrong = z.argmax(-1) != data.y
         p = np.exp(z - z.max(-1, keepdims=True))
         sure = (p / p.sum(-1, keepdims=True)).max(-1)
-        rows.append([1 - net.accuracy(data.x, data.y), wrong.mean(),
+        rows.append([1 - accuracy(net, data.x, data.y), wrong.mean(),
                      sure[wrong].mean()])  # fmt: skip
     names = ("clean_error", "fgsm_error", "confidence_when_wrong")
     return {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
@@ -87,13 +90,11 @@ def three_or_seven(args: Args, data: Digits) -> dict[str, Any]:
     )  # fmt: skip
     rows = []
     for net in nets:
-        x_adv = net.attacked(
-            attacks.fgsm, two.x, two.y, epsilon=args.epsilon, box=None,
+        x_adv = attack_all(
+            net, attacks.fgsm, two.x, two.y, epsilon=args.epsilon, box=None,
             loss=sigmoid_cross_entropy,
         )  # fmt: skip
-        errors = [
-            ((predict(*net, a)[:, 0] > 0) != two.y).mean() for a in (two.x, x_adv)
-        ]
+        errors = [((net.outputs(a)[:, 0] > 0) != two.y).mean() for a in (two.x, x_adv)]
         rows.append(errors)
     names = ("clean_error", "fgsm_error")
     return {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
@@ -112,11 +113,11 @@ def networks(args: Args, data: Digits) -> tuple[dict, dict]:
         nets[name] = trained(data, args.seeds, args.epochs, **options)
         rows = []
         for seed, net in enumerate(nets[name]):
-            fgsm = net.under(
-                attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
+            fgsm = still_correct(
+                net, attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
             )
-            pgd = net.worst(data.x, data.y, 0.3, seed).stands
-            rows.append([1 - net.accuracy(data.x, data.y), 1 - fgsm.mean(),
+            pgd = worst_case(net, data.x, data.y, 0.3, seed).stands
+            rows.append([1 - accuracy(net, data.x, data.y), 1 - fgsm.mean(),
                          pgd.mean()])  # fmt: skip
         names = ("clean_error", "fgsm_error", "pgd_accuracy")
         table[name] = {
@@ -140,9 +141,9 @@ def curve(net, data: Digits, rows: np.ndarray) -> dict[str, list[float]]:
     for name, attack in (("FGSM", attacks.fgsm), ("PGD-40", attacks.pgd)):
         options = {} if attack is attacks.fgsm else {"key": jax.random.key(0)}
         x_adv = attacks.sweep(
-            attack, net.model, x, jnp.asarray(y), epsilons=epsilons, **options
+            attack, net, x, jnp.asarray(y), epsilons=epsilons, **options
         )
-        found[name] = [net.accuracy(a, y) for a in x_adv]
+        found[name] = [accuracy(net, a, y) for a in x_adv]
     return found
 
 

@@ -26,15 +26,17 @@ import optax
 from experiments.common import main, picture, record, what_to_see
 from experiments.robust import (
     Line,
-    Net,
+    accuracy,
     checks_json,
     digits,
     judged,
     madry,
     pgd_restarts,
+    still_correct,
     verdicts,
+    worst_case,
 )
-from jaxnn import attacks, defenses, fit
+from jaxnn import Classifier, attacks, defenses, fit
 from jaxnn.data import stratified_sample
 from jaxnn.errors import JaxnnError
 
@@ -63,7 +65,7 @@ class Args:
     """Of everything."""
 
 
-def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
+def train(args: Args, data: Any) -> tuple[Classifier, list[dict]]:
     """The network after `args.steps` steps of 50 images."""
     batch, grows = 50, not args.full
     rate = optax.cosine_decay_schedule(args.lr, args.steps) if grows else args.lr
@@ -83,7 +85,7 @@ def train(args: Args, data: Any) -> tuple[Net, list[dict]]:
             flush=True,
         ),
     )  # fmt: skip
-    return Net(net, history.params, history.state), history.epochs
+    return Classifier(net, history.params, history.state), history.epochs
 
 
 def run(args: Args) -> None:
@@ -103,8 +105,8 @@ def run(args: Args) -> None:
     x, y = data.x[chosen], data.y[chosen]
     budget = {"epsilon": args.epsilon}
     found = {
-        "clean": target.accuracy(data.x, data.y),
-        "FGSM": float(target.under(attacks.fgsm, x, y, **budget).mean()),
+        "clean": accuracy(target, data.x, data.y),
+        "FGSM": float(still_correct(target, attacks.fgsm, x, y, **budget).mean()),
         "PGD-40": float(
             pgd_restarts(target, x, y, 1, steps=40, step_size=0.01, **budget).mean()
         ),
@@ -115,7 +117,7 @@ def run(args: Args) -> None:
         ),
     }
     found["worst of FGSM, PGD-40, margin"] = float(
-        target.worst(x, y, args.epsilon).stands.mean()
+        worst_case(target, x, y, args.epsilon).stands.mean()
     )
     for name, value in found.items():
         paper = f"   (paper {100 * PAPER[name]:.1f}%)" if name in PAPER else ""

@@ -20,7 +20,7 @@ check fails on the plain, the Gaussian and the PGD-trained network.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -31,15 +31,16 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
-    Net,
+    accuracy,
     checks_json,
     digits,
     judged,
     percents,
+    still_correct,
     trained,
     verdicts,
 )
-from jaxnn import attacks, defenses, mlp, rules, serial
+from jaxnn import Classifier, attacks, defenses, mlp, rules, serial
 from jaxnn.layers import dense, flatten, pointwise, relu
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import swap_backward
@@ -68,9 +69,9 @@ class Masked(NamedTuple):
       times: budget of the attacks, in units of `Args.epsilon`.
     """
 
-    nets: list[Net]
+    nets: list[Classifier]
     named: str
-    right: Callable[[Net], tuple[Net, dict]]
+    right: Callable[[Classifier], tuple[Classifier, dict]]
     times: float = 1.0
 
 
@@ -108,7 +109,7 @@ def steep_sigmoid(factor: float):
     return pointwise(Rule("steep_sigmoid", fwd, bwd), "steep_sigmoid")
 
 
-def with_layer(nets: list[Net], at: int, layer: Any) -> list[Net]:
+def with_layer(nets: list[Classifier], at: int, layer: Any) -> list[Classifier]:
     """The trained networks with one more layer, number `at`."""
 
     def one(n):
@@ -116,21 +117,21 @@ def with_layer(nets: list[Net], at: int, layer: Any) -> list[Net]:
         params, state = list(n.params), list(n.state)
         for tree, value in ((parts, layer), (params, ()), (state, ())):
             tree.insert(at, value)
-        return Net(serial(*parts), tuple(params), tuple(state))
+        return Classifier(serial(*parts), tuple(params), tuple(state))
 
     return [one(n) for n in nets]
 
 
-def masked(args: Args, data: Digits, plain: list[Net]) -> dict[str, Masked]:
+def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Masked]:
     """The four, trained where they must be."""
 
-    def margin(net: Net) -> tuple[Net, dict]:
+    def margin(net: Classifier) -> tuple[Classifier, dict]:
         return net, {"loss": attacks.margin}
 
-    def through(*path: int) -> Callable[[Net], tuple[Net, dict]]:
-        def swap(net: Net) -> tuple[Net, dict]:
+    def through(*path: int) -> Callable[[Classifier], tuple[Classifier, dict]]:
+        def swap(net: Classifier) -> tuple[Classifier, dict]:
             opened = swap_backward(net.net, path)
-            return net._replace(net=opened), {"loss": attacks.margin}
+            return replace(net, net=opened), {"loss": attacks.margin}
 
         return swap
 
@@ -141,7 +142,7 @@ def masked(args: Args, data: Digits, plain: list[Net]) -> dict[str, Masked]:
     )  # fmt: skip
     gentle = trained(data, args.seeds, args.epochs, mlp([784, 128, 10], "sigmoid"))
     steep = [
-        Net(serial(flatten, dense(128), steep_sigmoid(300.0), dense(10)),
+        Classifier(serial(flatten, dense(128), steep_sigmoid(300.0), dense(10)),
             n.params, n.state)
         for n in gentle
     ]  # fmt: skip
@@ -162,12 +163,12 @@ def accuracies(kind: Masked, data: Digits, args: Args) -> dict[str, list[float]]
     found: dict[str, list[float]] = {"clean": [], "naive": [], "right": []}
     for seed, net in enumerate(kind.nets):
         budget = {"epsilon": args.epsilon * kind.times, "key": jax.random.key(seed)}
-        found["clean"].append(net.accuracy(data.x, data.y))
-        naive = net.under(attacks.pgd, data.x, data.y, **budget)
+        found["clean"].append(accuracy(net, data.x, data.y))
+        naive = still_correct(net, attacks.pgd, data.x, data.y, **budget)
         found["naive"].append(float(naive.mean()))
         opened, options = kind.right(net)
         # the forward is the same, so what fools one fools the other
-        right = opened.under(attacks.pgd, data.x, data.y, **budget, **options)
+        right = still_correct(opened, attacks.pgd, data.x, data.y, **budget, **options)
         found["right"].append(float((naive & right).mean()))
     return found
 

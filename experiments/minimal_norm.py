@@ -23,14 +23,15 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
-    Net,
+    accuracy,
+    attack_all,
     checks_json,
     digits,
     judged,
     members,
     verdicts,
 )
-from jaxnn import attacks, fit, mlp
+from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import stratified_sample
 
 
@@ -52,31 +53,31 @@ def norms(a: np.ndarray, norm: str) -> np.ndarray:
     return flat.max(-1) if norm == "linf" else np.sqrt((flat**2).sum(-1))
 
 
-def rho(net: Net, data: Digits, norm: str) -> float:
+def rho(net: Classifier, data: Digits, norm: str) -> float:
     """mean |r| / |x| of DeepFool from the network's own answers, without a box."""
     said = net.outputs(data.x).argmax(-1).astype(np.int32)
-    x_adv = net.attacked(attacks.deepfool, data.x, said, norm=norm, box=None)
+    x_adv = attack_all(net, attacks.deepfool, data.x, said, norm=norm, box=None)
     return float((norms(x_adv - data.x, norm) / norms(data.x, norm)).mean())
 
 
-def distances(net: Net, data: Digits, rows: np.ndarray) -> dict[str, np.ndarray]:
+def distances(net: Classifier, data: Digits, rows: np.ndarray) -> dict[str, np.ndarray]:
     """l2 distance of each sampled image that was right, by attack, within the box."""
     x, y = data.x[rows], data.y[rows]
-    right = net.right(x, y)
+    right = net.correct(x, y)
     found = {}
     patient: dict[str, Any] = {"searches": 9, "lr": 0.01, "steps": 1000}
     for name, attack, options in (
         ("DeepFool", attacks.deepfool, {}), ("DDN", attacks.ddn, {}),
         ("Carlini-Wagner", attacks.carlini_wagner, patient),
     ):  # fmt: skip
-        x_adv = net.attacked(attack, x, y, **options)
-        fooled = ~net.right(x_adv, y)
+        x_adv = attack_all(net, attack, x, y, **options)
+        fooled = ~net.correct(x_adv, y)
         size = np.where(fooled, norms(x_adv - x, "l2"), np.inf)
         found[name] = size[right]
     return found
 
 
-def train(data: Digits, args: Args) -> list[Net]:
+def train(data: Digits, args: Args) -> list[Classifier]:
     """SGD 0.05 with momentum 0.9, the rate falling to 0.
 
     How far it is to the next class is a matter of training too: by Adam the borders
@@ -95,7 +96,7 @@ def run(args: Args) -> None:
     """Train, measure; writes results/minimal_norm.json."""
     data = digits()
     nets = train(data, args)
-    errors = [1 - n.accuracy(data.x, data.y) for n in nets]
+    errors = [1 - accuracy(n, data.x, data.y) for n in nets]
     ratios = {norm: [rho(n, data, norm) for n in nets] for norm in ("l2", "linf")}
     print(f"error {100 * np.mean(errors):.2f}%, rho2 {np.round(ratios['l2'], 4)}, "
           f"rho_inf {np.round(ratios['linf'], 4)}", flush=True)  # fmt: skip

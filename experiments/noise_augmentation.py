@@ -25,6 +25,7 @@ import numpy as np
 from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Line,
+    accuracy,
     checks_json,
     digits,
     judged,
@@ -32,6 +33,7 @@ from experiments.robust import (
     trained,
     until_fooled,
     verdicts,
+    worst_case,
 )
 from jaxnn import attacks, mlp
 from jaxnn.data import unit_images
@@ -92,7 +94,7 @@ def run(args: Args) -> None:
         sizes += [np.median(np.asarray(attacks.distance(x_adv, x, "l2")))]
         for name, group in nets.items():
             if seed < len(group):
-                static[name].append(group[seed].accuracy(x_adv, y))
+                static[name].append(accuracy(group[seed], x_adv, y))
         print(
             f"seed {seed}: "
             + ", ".join(f"{name} {100 * v[-1]:.1f}%" for name, v in static.items()),
@@ -103,9 +105,9 @@ def run(args: Args) -> None:
     table = {}
     print(f"\n{'trained on':<16}{'clean':>12}{'its examples':>16}{'PGD-40':>14}")
     for name, group in nets.items():
-        clean = [net.accuracy(data.x, data.y) for net in group]
+        clean = [accuracy(net, data.x, data.y) for net in group]
         pgd = [
-            net.worst(data.x, data.y, args.epsilon, seed).stands.mean()
+            worst_case(net, data.x, data.y, args.epsilon, seed).stands.mean()
             for seed, net in enumerate(group)
         ]
         table[name] = {

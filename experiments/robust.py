@@ -16,7 +16,6 @@ from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.train import predict
 
 
 class Digits(NamedTuple):
@@ -63,81 +62,64 @@ def madry() -> Layer:
     )  # fmt: skip
 
 
-class Net(NamedTuple):
-    """A trained network, bound."""
-
-    net: Layer
-    params: Any
-    state: Any
-
-    @property
-    def model(self) -> Classifier:
-        """What attacks see."""
-        return Classifier(*self)
-
-    def outputs(self, x: Any) -> np.ndarray:
-        """Logits (N, classes)."""
-        return predict(self.net, self.params, self.state, x)
-
-    def right(self, x: Any, y: Any) -> np.ndarray:
-        """Which images (N,) it classifies as labelled."""
-        return self.outputs(x).argmax(-1) == y
-
-    def accuracy(self, x: Any, y: Any) -> float:
-        """Share of them."""
-        return float(self.right(x, y).mean())
-
-    def attacked(
-        self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
-    ) -> np.ndarray:
-        """Every image after one attack of `jaxnn.attacks`."""
-        run = partial(attack, self.model, **options)
-        return attacks.map_batches(run, x, y, batch=min(batch, len(y)))
-
-    def under(
-        self, attack: Callable, x: Any, y: Any, batch: int = 500, **options: Any
-    ) -> np.ndarray:
-        """Which images (N,) stay right; those wrong before are not attacked."""
-        if not len(y):
-            return np.zeros(0, bool)
-        stands = self.right(x, y)
-        rows = np.flatnonzero(stands)
-        if len(rows):
-            x_adv = self.attacked(attack, x[rows], y[rows], batch, **options)
-            stands[rows] = self.right(x_adv, y[rows])
-        return stands
-
-    def worst(
-        self, x: Any, y: Any, epsilon: float, seed: int = 0, steps: int = 40
-    ) -> robustness.WorstCase:
-        """The worst case of FGSM, PGD and PGD on the margin, as in a run's report."""
-        return robustness.worst_case(
-            self.model, x, y, threat=robustness.Threat("linf", epsilon),
-            key=jax.random.key(seed), steps=steps,
-        )  # fmt: skip
+def accuracy(model: Classifier, x: Any, y: Any) -> float:
+    """Share of the images that it classifies as labelled."""
+    return float(model.correct(x, y).mean())
 
 
-def members(net: Layer, history: Any, seeds: int) -> list[Net]:
+def attack_all(
+    model: Classifier, attack: Callable, x: Any, y: Any, batch: int = 500, **more: Any
+) -> np.ndarray:
+    """Every image after one attack of `jaxnn.attacks`."""
+    run = partial(attack, model, **more)
+    return attacks.map_batches(run, x, y, batch=min(batch, len(y)))
+
+
+def still_correct(
+    model: Classifier, attack: Callable, x: Any, y: Any, **options: Any
+) -> np.ndarray:
+    """Which images (N,) stay right; those wrong before are not attacked."""
+    if not len(y):
+        return np.zeros(0, bool)
+    stands = model.correct(x, y)
+    rows = np.flatnonzero(stands)
+    if len(rows):
+        x_adv = attack_all(model, attack, x[rows], y[rows], **options)
+        stands[rows] = model.correct(x_adv, y[rows])
+    return stands
+
+
+def worst_case(
+    model: Classifier, x: Any, y: Any, epsilon: float, seed: int = 0, steps: int = 40
+) -> robustness.WorstCase:
+    """The worst case of FGSM, PGD and PGD on the margin, as in a run's report."""
+    threat, key = robustness.Threat("linf", epsilon), jax.random.key(seed)
+    return robustness.worst_case(model, x, y, threat=threat, key=key, steps=steps)
+
+
+def members(net: Layer, history: Any, seeds: int) -> list[Classifier]:
     """The networks of a run with several seeds, one by one."""
 
     def one(i):
         return jax.tree.map(lambda a: a[i], (history.params, history.state))
 
-    return [Net(net, *one(i)) for i in range(seeds)]
+    return [Classifier(net, *one(i)) for i in range(seeds)]
 
 
 def pgd_restarts(
-    target: Net, x: Any, y: Any, restarts: int, seed: int = 0, **options: Any
+    target: Classifier, x: Any, y: Any, restarts: int, seed: int = 0, **options: Any
 ) -> np.ndarray:
     """Which images (N,) stay right under `restarts` runs of PGD.
 
     An image that one start has broken is not shown to the next: worst case per image.
     """
-    stands = target.right(x, y)
+    stands = target.correct(x, y)
     for restart in range(restarts):
         rows = np.flatnonzero(stands)
         key = jax.random.fold_in(jax.random.key(seed), restart)
-        stands[rows] = target.under(attacks.pgd, x[rows], y[rows], key=key, **options)
+        stands[rows] = still_correct(
+            target, attacks.pgd, x[rows], y[rows], key=key, **options
+        )
     return stands
 
 
@@ -209,12 +191,12 @@ def percents(values: Any) -> str:
 
 
 def judged(
-    target: Net, data: Digits, epsilon: float, title: str, images: int = 500
+    target: Classifier, data: Digits, epsilon: float, title: str, images: int = 500
 ) -> Any:
     """The checks K1 to K20 on a stratified sample; prints what did not pass."""
     rows = stratified_sample(data.y, images, 0)
     found = robustness.evaluate(
-        target.model, data.x[rows], data.y[rows],
+        target, data.x[rows], data.y[rows],
         threat=robustness.Threat("linf", epsilon), sample=images,
     )  # fmt: skip
     said = [c for c in found.checks if c.verdict in ("warn", "fail")]
@@ -239,7 +221,7 @@ def checks_json(found: Any) -> dict[str, Any]:
 
 def trained(
     data: Digits, seeds: int, epochs: int, layer: Layer | None = None, **options: Any
-) -> list[Net]:
+) -> list[Classifier]:
     """784-128-10 (or `layer`) with Adam and a falling rate, `seeds` side by side."""
     net = mlp([784, 128, 10]) if layer is None else layer
     first = options.pop("first_seed", 0)
@@ -279,7 +261,7 @@ def _until_fooled(loss, steps, model, x, y, length):
 
 
 def until_fooled(
-    target: Net, x: Any, y: Any, length: float = 0.1, steps: int = 200
+    target: Classifier, x: Any, y: Any, length: float = 0.1, steps: int = 200
 ) -> np.ndarray:
     """Steps of that length up the input's gradient until the network is wrong.
 
@@ -288,6 +270,6 @@ def until_fooled(
     """
 
     def attack(a, b):
-        return _until_fooled(softmax_cross_entropy, steps, target.model, a, b, length)
+        return _until_fooled(softmax_cross_entropy, steps, target, a, b, length)
 
     return attacks.map_batches(attack, x, y, batch=min(1000, len(y)))

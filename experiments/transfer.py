@@ -15,14 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
-from experiments.robust import (
-    Line,
-    checks_json,
-    digits,
-    judged,
-    trained,
-    verdicts,
-)
+from experiments.robust import Line, checks_json, digits, judged, trained, verdicts
 from jaxnn import defenses, mlp
 from jaxnn.plots.robustness import transfer
 from jaxnn.regularize import input_noise
@@ -60,7 +53,7 @@ def run(args: Args) -> None:
     matrices, k9 = [], []
     for seed in range(args.seeds):
         found = transfer_matrix(
-            {name: group[seed].model for name, group in nets.items()}, data.x, data.y,
+            {name: group[seed] for name, group in nets.items()}, data.x, data.y,
             threat=Threat("linf", args.epsilon), seed=seed,
         )  # fmt: skip
         matrices.append(found.matrix)

@@ -21,7 +21,7 @@ points better than a plain one that never saw an example; attacked through its o
 gradient it keeps at most 45%.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,15 +32,16 @@ from experiments.common import main, picture, record, spread, what_to_see
 from experiments.robust import (
     Digits,
     Line,
-    Net,
+    accuracy,
     checks_json,
     digits,
     judged,
     members,
     percents,
     verdicts,
+    worst_case,
 )
-from jaxnn import attacks, fit, mlp
+from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import Split, stratified_sample, unit_images
 from jaxnn.layers import Layer
 from jaxnn.losses import quadratic, softmax_cross_entropy
@@ -86,7 +87,7 @@ def _logits_back(cache, dy):
 
 def train(
     data: Any, seeds: int, epochs: int, first: int = 0, init: str = "normal"
-) -> list[Net]:
+) -> list[Classifier]:
     """Nielsen's network: quadratic cost, SGD 3.0, batches of 10."""
     history = fit(
         lesson(init), data, loss=quadratic, optimizer=optax.sgd(3.0), epochs=epochs,
@@ -96,24 +97,24 @@ def train(
 
 
 def tricked(
-    net: Net, x, goal, seed: int, loss: Any, box: Any = None
+    net: Classifier, x, goal, seed: int, loss: Any, box: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The attack's pictures, and which of them the network takes for the goal."""
-    open_net = Net(NET if loss is quadratic else LOGITS, net.params, net.state)
+    open_net = Classifier(NET if loss is quadratic else LOGITS, net.params, net.state)
     rng = np.random.default_rng(seed)
     start = (0.5 + 0.3 * rng.standard_normal(x.shape)).astype(np.float32)
     found = attacks.targeted_descent(
-        open_net.model, jnp.asarray(start), jnp.asarray(goal), reference=jnp.asarray(x),
+        open_net, jnp.asarray(start), jnp.asarray(goal), reference=jnp.asarray(x),
         loss=loss, box=box,
     )  # fmt: skip
     found = np.asarray(found)
     return found, net.outputs(found).argmax(-1) == goal
 
 
-def gradient_sizes(net: Net, x: np.ndarray, y: np.ndarray, loss: Any) -> tuple:
+def gradient_sizes(net: Classifier, x: np.ndarray, y: np.ndarray, loss: Any) -> tuple:
     """(share of pictures with max |dC/dx| < 1e-6, median 2-norm of dC/dx)."""
-    open_net = Net(NET if loss is quadratic else LOGITS, net.params, net.state)
-    _, dx = open_net.model.gradient(x, y, loss)
+    open_net = Classifier(NET if loss is quadratic else LOGITS, net.params, net.state)
+    _, dx = open_net.gradient(x, y, loss)
     dx = np.abs(dx.reshape(len(dx), -1))
     tiny = float((dx.max(-1) < 1e-6).mean())
     return tiny, float(np.median(np.linalg.norm(dx, axis=-1)))
@@ -125,7 +126,7 @@ def goals(y: np.ndarray, seed: int) -> np.ndarray:
     return ((y + other) % 10).astype(np.int32)
 
 
-def again(net: Net, data: Digits, args: Args, seed: int) -> Net:
+def again(net: Classifier, data: Digits, args: Args, seed: int) -> Classifier:
     """A network trained on the pictures and on `net`'s examples, under true labels."""
     rows = np.random.default_rng(seed).permutation(len(data.train.y))[: args.examples]
     x = unit_images(data.train.x)
@@ -136,11 +137,18 @@ def again(net: Net, data: Digits, args: Args, seed: int) -> Net:
     return train(both, 1, args.epochs, first=200 + seed)[0]
 
 
-def measure(plain: Net, second: Net, narrow: Net, data: Digits, args: Args, seed: int):
+def measure(
+    plain: Classifier,
+    second: Classifier,
+    narrow: Classifier,
+    data: Digits,
+    args: Args,
+    seed: int,
+):
     """All numbers of one seed, and the retrained network."""
     rows = stratified_sample(data.y, 1000, seed)
     x, goal = data.x[rows], goals(data.y[rows], seed)
-    found: dict[str, float] = {"clean": plain.accuracy(data.x, data.y)}
+    found: dict[str, float] = {"clean": accuracy(plain, data.x, data.y)}
     for name, loss in (("quadratic", quadratic), ("entropy", softmax_cross_entropy)):
         for net, start in ((narrow, ""), (plain, "_from_N(0, 1)")):
             hit = tricked(net, x, goal, seed, loss)[1]
@@ -153,11 +161,11 @@ def measure(plain: Net, second: Net, narrow: Net, data: Digits, args: Args, seed
     # the static set: the lesson's examples, of test images, made on the plain network
     made, hit = tricked(plain, data.x, goals(data.y, seed), seed, quadratic)
     for name, net in (("plain", plain), ("second", second), ("retrained", retrained)):
-        found[f"static_{name}"] = net.accuracy(made, data.y)
-        found[f"static_hits_{name}"] = net.accuracy(made[hit], data.y[hit])
-    found["clean_retrained"] = retrained.accuracy(data.x, data.y)
+        found[f"static_{name}"] = accuracy(net, made, data.y)
+        found[f"static_hits_{name}"] = accuracy(net, made[hit], data.y[hit])
+    found["clean_retrained"] = accuracy(retrained, data.x, data.y)
     for name, net in (("plain", plain), ("retrained", retrained)):
-        right = net.worst(data.x, data.y, args.epsilon, seed).stands
+        right = worst_case(net, data.x, data.y, args.epsilon, seed).stands
         found[f"white_box_{name}"] = float(right.mean())
         _, hit = tricked(net, x, goal, seed + 50, softmax_cross_entropy)
         found[f"tricked_{name}"] = float(hit.mean())
@@ -187,7 +195,7 @@ def run(args: Args) -> None:
             shown = f"{values['mean']:.3g} long"
         print(f"  {name:<32}{shown}")
     checks = {
-        name: judged(Net(net, *retrained[0][1:]), data, args.epsilon, name)
+        name: judged(replace(retrained[0], net=net), data, args.epsilon, name)
         for name, net in (("retrained, outputs of its sigmoid", NET),
                           ("retrained, its logits", LOGITS))
     }  # fmt: skip
@@ -254,7 +262,7 @@ def draw(table, path) -> None:
     save(figure, path)
 
 
-def gallery(net: Net, data: Digits, path) -> None:
+def gallery(net: Classifier, data: Digits, path) -> None:
     """Pictures of the attack: they look like one digit and are read as another.
 
     The lesson's attack has no box; here pixels stay in [0, 1], to be shown.

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from experiments.report import render
-from experiments.robust import Line, Net, table, until_fooled, verdicts
+from experiments.robust import Line, accuracy, table, until_fooled, verdicts
 from experiments.tricking import LOGITS, NET
+from jaxnn import Classifier
 from jaxnn.check.automatic import automatic
 from jaxnn.files import write_json
 from jaxnn.train import fit
@@ -58,16 +59,16 @@ def test_one_table_is_made_of_several_results(tmp_path):
 def network():
     x, y = pixels(400)
     history = fit(SMALL, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
-    return Net(SMALL, history.params, history.state), x[:80] / 255.0, y[:80]
+    return Classifier(SMALL, history.params, history.state), x[:80] / 255.0, y[:80]
 
 
 def test_the_attack_stops_just_behind_the_border(network):
     net, x, y = network
     length = 0.1
     x_adv = until_fooled(net, x, y, length)
-    right = net.right(x, y)
+    right = net.correct(x, y)
     assert right.mean() > 0.9
-    assert net.accuracy(x_adv, y) == 0
+    assert accuracy(net, x_adv, y) == 0
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     # an eighth of a step (and what the box cuts off) towards the image: right again
@@ -75,7 +76,7 @@ def test_the_attack_stops_just_behind_the_border(network):
     size = np.linalg.norm(far, axis=-1)
     back = np.clip(1 - 1.5 * length / 8 / np.maximum(size, 1e-9), 0, 1)
     nearer = x + (x_adv - x) * back[:, None, None]
-    assert net.accuracy(nearer[right], y[right]) > 0.9
+    assert accuracy(net, nearer[right], y[right]) > 0.9
 
 
 def test_the_logits_of_the_lesson_have_the_true_gradient():

@@ -15,7 +15,7 @@ from tests.rules import (
     cases_reduce,
     cases_shape,
 )
-from tests.rules.common import EXTREME, SHAPES, Case, elementwise, normal
+from tests.rules.common import SHAPES, Case, elementwise, normal
 
 
 def standardize(mean, std):
@@ -35,7 +35,6 @@ def product_cases(rule, reference, bias):
     table = {
         "batch": ((3, 4), 2),
         "all of size one": ((1, 1), 1),
-        "batch of one": ((1, 5), 3),
         "no batch axis": ((4,), 3),
         "four axes": ((2, 1, 3, 5), 2),
         "no rows": ((0, 4), 3),
@@ -125,7 +124,7 @@ def batch_norm_cases(fixed: bool):
 
 
 def flatten_cases():
-    shapes = [(3, 4), (1, 1), (5,), (2, 3, 1, 2), (1, 28, 28), (0, 4, 2), (2, 0, 3)]
+    shapes = [(3, 4), (5,), (2, 3, 1, 2), (0, 4, 2), (2, 0, 3)]
     return [
         Case(
             f"shape {s}",
@@ -147,15 +146,7 @@ CASES: dict[str, list[Case]] = {
     "dropout": dropout_cases(),
     "flatten": flatten_cases(),
     "matmul": product_cases(rules.matmul, matmul, bias=False),
-    "standardize": [
-        *elementwise(rules.standardize(0.5, 0.25), standardize(0.5, 0.25)),
-        Case(
-            "of MNIST",
-            rules.standardize(0.1307, 0.3081),
-            (EXTREME,),
-            standardize(0.1307, 0.3081),
-        ),
-    ],
+    "standardize": elementwise(rules.standardize(0.5, 0.25), standardize(0.5, 0.25)),
     **cases_activations.CASES,
     **cases_arithmetic.CASES,
     **cases_conv.CASES,

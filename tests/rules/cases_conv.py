@@ -97,14 +97,9 @@ def max_pool(size, stride, padding):
     def reference(x):
         strides = each(stride or size, len(size))
         pads = pads_of(padding, x.shape[1:-1], size, strides)
-        return jax.lax.reduce_window(
-            x,
-            -np.inf,
-            jax.lax.max,
-            (1, *size, 1),
-            (1, *strides, 1),
-            ((0, 0), *pads, (0, 0)),
-        )
+        pads = ((0, 0), *pads, (0, 0))
+        window, strides = (1, *size, 1), (1, *strides, 1)
+        return jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, strides, pads)
 
     return reference
 
@@ -116,9 +111,7 @@ CONV = {  # x, kernel, channels out, settings
     "even kernel": ((2, 6, 5, 2), (4, 2), 3, {}),
     "no images": ((0, 5, 5, 2), (3, 3), 2, {}),
     "no padding": ((2, 6, 7, 2), (3, 2), 3, {"padding": "VALID"}),
-    "kernel as large as the image": ((2, 4, 3, 2), (4, 3), 3, {"padding": "VALID"}),
     "kernel larger than the image": ((2, 2, 3, 2), (5, 5), 3, {}),
-    "1x1": ((2, 4, 3, 3), (1, 1), 5, {}),
     "1x1, stride 2": ((2, 5, 4, 3), (1, 1), 2, {"stride": 2}),
     "stride 2": ((2, 6, 5, 2), (3, 3), 3, {"stride": 2}),
     "stride larger than the kernel": ((2, 9, 8, 2), (2, 1), 3, {"stride": (4, 3)}),
@@ -126,32 +119,23 @@ CONV = {  # x, kernel, channels out, settings
     "more padding than kernel": ((1, 3, 3, 2), (2, 2), 2, {"padding": 3}),
     "dilation 2": ((2, 7, 8, 2), (3, 2), 3, {"dilation": 2}),
     "dilation, stride, padding": (
-        (2, 9, 8, 2),
-        (3, 3),
-        3,
-        {"dilation": (1, 3), "stride": (2, 1), "padding": 1},
+        (2, 9, 8, 2), (3, 3), 3, {"dilation": (1, 3), "stride": (2, 1), "padding": 1}
     ),
     "2 groups": ((2, 5, 4, 4), (3, 3), 6, {"groups": 2}),
-    "depthwise": ((2, 5, 4, 3), (3, 3), 3, {"groups": 3}),
     "depthwise, multiplier 2, stride 2": (
-        (2, 6, 5, 3),
-        (3, 3),
-        6,
-        {"groups": 3, "stride": 2},
+        (2, 6, 5, 3), (3, 3), 6, {"groups": 3, "stride": 2}
     ),
     "one channel": ((2, 6, 6, 1), (5, 5), 8, {}),
-    "sequence": ((2, 7, 3), (3,), 4, {}),
     "sequence, stride, dilation": ((2, 9, 2), (3,), 4, {"stride": 2, "dilation": 2}),
     "sequence of one step": ((3, 1, 2), (3,), 2, {}),
     "sequence, groups": ((2, 6, 4), (2,), 4, {"groups": 4, "padding": "VALID"}),
     "volume": ((1, 3, 4, 3, 2), (2, 3, 2), 3, {"stride": (1, 2, 1)}),
-}
+}  # fmt: skip
 
 TRANSPOSE = {
     "3x3": ((2, 4, 3, 2), (3, 3), 3, {}),
     "all of size one": ((1, 1, 1, 1), (1, 1), 1, {}),
     "stride 2": ((2, 3, 4, 2), (3, 3), 3, {"stride": 2}),
-    "stride 2, even kernel": ((1, 3, 2, 2), (4, 2), 3, {"stride": 2}),
     "stride larger than the kernel": ((2, 2, 3, 2), (2, 1), 3, {"stride": 3}),
     "no crop": ((2, 3, 4, 2), (3, 2), 3, {"stride": (2, 3), "padding": "VALID"}),
     "explicit pairs": ((2, 3, 4, 2), (3, 3), 3, {"padding": ((0, 1), (2, 0))}),
@@ -165,13 +149,10 @@ POOL = {  # x, size, stride, padding
     "all of size one": ((1, 1, 1, 1), (1, 1), None, "VALID"),
     "rows left over": ((2, 5, 7, 2), (2, 3), None, "VALID"),
     "overlapping": ((2, 7, 6, 2), (3, 3), 2, "VALID"),
-    "overlapping by all but one": ((2, 5, 4, 2), (3, 2), 1, "SAME"),
     "same, odd": ((1, 5, 7, 2), (2, 2), None, "SAME"),
-    "same, stride 2": ((2, 6, 5, 1), (3, 3), (2, 2), "SAME"),
     "explicit pairs": ((2, 5, 4, 2), (3, 3), (1, 2), ((0, 2), (1, 0))),
     "padding on every side": ((2, 4, 4, 2), (3, 2), 2, 1),
     "stride larger than the size": ((2, 8, 7, 2), (2, 1), 3, "VALID"),
-    "the whole image": ((2, 3, 4, 2), (3, 4), None, "VALID"),
     "no images": ((0, 4, 4, 2), (2, 2), None, "VALID"),
     "no channels": ((2, 4, 4, 0), (2, 2), None, "VALID"),
     "sequence": ((2, 7, 3), (3,), 2, "SAME"),

@@ -8,6 +8,7 @@ flipped byte may pass as another value, but never end in a traceback.
 
 import json
 import os
+import random
 import shutil
 import signal
 import zlib
@@ -306,6 +307,8 @@ def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys, monke
     kept = {k: v for k, v in whole.items() if k not in SET_ANEW}
     edits = [(at, e) for at, e in _edits(kept) if at[-1:] != ("out",)]
     assert len(edits) > 200
+    if name == "sweep":  # a whole command each: a few of them
+        edits = random.Random(0).sample(edits, 40)
     for at, edited in edits:
         if name == "sweep" and (at == () or edited.get("groups") == {}):
             continue  # a part that is set anew; a group that is not done yet

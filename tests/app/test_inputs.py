@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -10,7 +11,8 @@ from jaxnn.app import config as settings
 from jaxnn.app import sweep as sweeping
 from jaxnn.app import train as training
 from jaxnn.app.checks import OUTPUTS
-from jaxnn.app.settings import plain_types, rows
+from jaxnn.app.config import TrainConfig
+from jaxnn.app.settings import FINITE, flag, plain_types, rows
 from jaxnn.combine.mlp import ACTIVATIONS
 from jaxnn.environment import Processes
 from jaxnn.losses import LOSSES
@@ -19,82 +21,81 @@ from tests.app.common import TINY, Reached, refused, run
 NO_NUMBER = (
     "nan", "inf", "-inf", "1e400", "x", "", "0x10", "1,5", "1e39", "1e-39", "5e-324",
 )  # fmt: skip
-NO_COUNT = ("0", "-1", "1.5", "1e9", "nan", "inf", "1e400", "99999999999999999999", "x")
+NO_COUNT = ("1.5", "nan", "inf", "1e400", "99999999999999999999", "x")
 PGD = ("--adversarial", "pgd")
+BESIDE = {
+    # what a setting needs beside it
+    "epsilon": PGD, "epsilon_ramp": PGD, "attack_steps": PGD, "attack_step_size": PGD,
+    "alpha": ("--adversarial", "fgsm_mix"), "beta": ("--adversarial", "trades"),
+    "free_replays": ("--adversarial", "free"), "weight_decay": ("--optimizer", "adamw"),
+}  # fmt: skip
 
-# flag -> (what it needs beside it, good values, bad values)
-FLAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "--lr": ((), ("1e-3", "1e30", "5"), ("0", "-1", *NO_NUMBER)),
-    "--l1": ((), ("0", "1e-4"), ("-1", *NO_NUMBER)),
-    "--l2": ((), ("0", "1e-4"), ("-1e-9", *NO_NUMBER)),
-    "--spectral-norm": ((), ("0", "1e-3"), ("-1", *NO_NUMBER)),
-    "--max-norm": ((), ("2", "None"), ("0", "-1", *NO_NUMBER)),
-    "--max-spectral-norm": ((), ("2",), ("0", "-1", *NO_NUMBER)),
-    "--weight-noise": ((), ("0", ".1"), ("-1", *NO_NUMBER)),
-    "--clip-norm": ((), ("1",), ("0", "-1", *NO_NUMBER)),
-    "--clip-value": ((), ("1",), ("0", "-1", *NO_NUMBER)),
-    "--ema": ((), ("0", ".999"), ("1", "1.5", "-.1", *NO_NUMBER)),
-    "--dropout": ((), ("0", ".5"), ("1", "2", "-.1", *NO_NUMBER)),
-    "--mixup": ((), ("0", ".2"), ("-1", "1e9", *NO_NUMBER)),
-    "--label-smoothing": ((), ("0", ".1"), ("1", "2", "-.1", *NO_NUMBER)),
-    "--shift": ((), ("0", "2", ".5"), ("-1", "28", "1e9", *NO_NUMBER)),
-    "--rotate": ((), ("0", "180"), ("-1", "181", *NO_NUMBER)),
-    "--scale": ((), (".1",), ("-1", "1e9", *NO_NUMBER)),
-    "--shear": ((), (".1",), ("-1", "1e9", *NO_NUMBER)),
-    "--elastic": ((), ("1",), ("-1", "28", *NO_NUMBER)),
-    "--noise": ((), ("0", ".3"), ("-1", "1e9", *NO_NUMBER)),
-    "--noise-shift": ((), ("-.3", "0"), ("1e9", *NO_NUMBER)),
-    "--binarize": ((), (".5",), ("0", "1", "-1", "2", *NO_NUMBER)),
-    "--epsilon": (PGD, ("0", ".1", "1"), ("-.1", "1.1", "8", *NO_NUMBER)),
-    "--epsilon-ramp": (PGD, ("0", "1"), ("-.1", "2", *NO_NUMBER)),
-    "--attack-steps": (PGD, ("1", "10"), NO_COUNT),
-    "--attack-step-size": (PGD, (".5",), ("0", "-1", "1e9", *NO_NUMBER)),
-    "--alpha": (
-        ("--adversarial", "fgsm_mix"), ("0", "1"), ("-.1", "1.1", *NO_NUMBER),
-    ),
-    "--beta": (("--adversarial", "trades"), ("0", "6"), ("-1", *NO_NUMBER)),
-    "--free-replays": (("--adversarial", "free"), ("1", "8"), NO_COUNT),
-    "--batch": ((), ("1", "200"), (*NO_COUNT, "201")),
-    "--epochs": ((), ("1", "100000"), (*NO_COUNT, "10000000")),
-    "--patience": ((), ("1",), NO_COUNT),
-    "--seeds": ((), ("1", "3"), (*NO_COUNT, "1000000000", "1000001")),
-    "--seed": ((), ("0", "4294967295"), ("-1", "4294967296", "1.5", "nan", "x")),
-    "--devices": ((), ("1",), (*NO_COUNT, "1000000")),
-    "--validation": ((), ("0", "100"), ("-1", "240", "1e9", "nan", "1.5")),
-    "--attack-images": ((), ("-1", "0", "5"), ("-2", "1.5", "nan", "x")),
-    "--keep-checkpoints": ((), ("0", "3"), ("-1", "1.5", "nan", "1e9")),
-    "--checkpoint-steps": ((), ("1",), NO_COUNT),
-    "--rank-timeout": ((), ("10",), ("0", "-1", *NO_NUMBER)),
-    "--layers": (
-        (), ("4", "dense:4"),
-        ("0", "-1", "99999999999999999999", "1e3", "2x0", "0x2", "dense:nan",
-         "dense:inf", "dense:0", "dense:-5", "dense:1.5", "dense:99999999999999999999",
-         "dropout:nan", "dropout:1", "dropout:-1", "\u00b2", "nothing", "dense",
-         "dense:", ":", "relu:1:2:3", "1000000000", "dense:1000000000"),
-    ),
-    "--model": ((), ("mlp",), ("mlpp", "", "serial")),
-    "--activation": ((), ("tanh",), ("x", "", "softmax")),
-    "--init": ((), ("xavier",), ("x", "")),
-    "--bias-init": ((), ("normal",), ("x", "")),
-    "--optimizer": ((), ("sgd",), ("x", "")),
-    "--schedule": ((), ("step",), ("x", "")),
-    "--loss": ((), ("hinge",), ("x", "", "nll")),
-    "--output": ((), (), ("x", "", "softmax", "sigmoid", "log_softmax", "relu")),
-    "--keep": ((), ("best", "last"), ("x", "")),
-    "--guard": ((), ("off", "rollback"), ("x", "")),
-    "--shuffle": (("--seeds", "2"), ("per-seed",), ("x", "")),
-    "--dtype": ((), ("bfloat16", "float16"), ("x", "float8")),
-    "--augment": ((), ("digits",), ("x", "")),
-    "--noise-kind": (("--noise", ".1"), ("sign",), ("x", "")),
-    "--adversarial": ((), ("fgsm_rs", "none"), ("x", "")),
-    "--class-weights": ((), ("balanced",), ("x", "")),
-    "--recipe": ((), (), ("x", "")),
-    "--data": ((), (), ("no/such/folder", "", "/dev/null", "mnistt")),
-    "--resume": ((), (), ("no/such/folder", ".", "/dev/null")),
+
+class Flag(NamedTuple):
+    """What a flag needs beside it, values that are taken and values that are not."""
+
+    beside: tuple[str, ...]
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+
+
+def number(name, row):
+    """The flag of a number, with values at and beyond the ends of its `Range`."""
+    low, high, ends = row.bounds
+    whole = int in plain_types(row.type)
+    good = [min(1, (low + high) / 2), *([low] if ends[0] == "[" else [])]
+    bad = [low - 1 if ends[0] == "[" else low]
+    if high != FINITE:
+        bad.append(high + 1 if ends[1] == "]" else high)
+    return Flag(
+        BESIDE.get(name, ()),
+        tuple(f"{v:g}" for v in good),
+        (*(f"{v:.10g}" for v in bad), *(NO_COUNT if whole else NO_NUMBER)),
+    )
+
+
+FLAGS = {
+    flag(name): number(name, row)
+    for name, row in rows(TrainConfig).items()
+    if row.bounds
+} | {
+    name: Flag(*values)
+    for name, values in {
+        "--rank-timeout": ((), ("10",), ("0", "-1", "nan", "inf", "x")),
+        "--layers": (
+            (), ("4", "dense:4"),
+            ("0", "-1", "99999999999999999999", "1e3", "2x0", "0x2", "dense:nan",
+             "dense:inf", "dense:0", "dense:-5", "dense:1.5", "dropout:nan",
+             "dropout:1", "dropout:-1", "nothing", "\u00b2", "dense", "dense:", ":",
+             "relu:1:2:3", "1000000000", "dense:1000000000"),
+        ),
+        "--model": ((), ("mlp",), ("mlpp", "", "serial")),
+        "--activation": ((), ("tanh",), ("x", "", "softmax")),
+        "--init": ((), ("xavier",), ("x", "")),
+        "--bias-init": ((), ("normal",), ("x", "")),
+        "--optimizer": ((), ("sgd",), ("x", "")),
+        "--schedule": ((), ("step",), ("x", "")),
+        "--loss": ((), ("hinge",), ("x", "", "nll")),
+        "--output": ((), (), ("x", "", "softmax", "sigmoid", "log_softmax", "relu")),
+        "--keep": ((), ("best", "last"), ("x", "")),
+        "--guard": ((), ("off", "rollback"), ("x", "")),
+        "--shuffle": (("--seeds", "2"), ("per-seed",), ("x", "")),
+        "--dtype": ((), ("bfloat16", "float16"), ("x", "float8")),
+        "--augment": ((), ("digits",), ("x", "")),
+        "--noise-kind": (("--noise", ".1"), ("sign",), ("x", "")),
+        "--adversarial": ((), ("fgsm_rs", "none"), ("x", "")),
+        "--class-weights": ((), ("balanced",), ("x", "")),
+        "--recipe": ((), (), ("x", "")),
+        "--data": ((), (), ("no/such/folder", "", "/dev/null", "mnistt")),
+        "--resume": ((), (), ("no/such/folder", ".", "/dev/null")),
+    }.items()
 }  # fmt: skip
 
 TOGETHER = [
-    # flag after flag, of which one has no effect or they contradict each other
+    # flag after flag, of which one has no effect, they contradict each other, or the
+    # data, the memory or a count has no room for it
+    ("--batch", "201"), ("--validation", "240"), ("--shift", "28"), ("--elastic", "28"),
+    (*PGD, "--epsilon", "1.1"), ("--epochs", "10000000"), ("--devices", "100000"),
     ("--epsilon", ".2"), ("--eps", ".1"), ("--alpha", ".3"), ("--alpha", ".5"),
     ("--beta", "1"), ("--beta", "6"), ("--free-replays", "4"), ("--free-replays", "2"),
     ("--noise-kind", "sign"), ("--noise-kind", "gaussian"), ("--epsilon-ramp", ".5"),
@@ -187,8 +188,9 @@ SWEEPS = [
 
 NUMBERS_OF_A_RUN = {
     "attack": {
-        "--epsilon": ("-1", "1.5", *NO_NUMBER), "--steps": NO_COUNT,
-        "--restarts": NO_COUNT, "--queries": NO_COUNT, "--amount": ("-1", *NO_NUMBER),
+        "--epsilon": ("-1", "1.5", *NO_NUMBER), "--steps": ("0", *NO_COUNT),
+        "--restarts": ("0", "-1"), "--queries": ("0", "-1"),
+        "--amount": ("-1", *NO_NUMBER),
         "--step-size": ("0", "-1", *NO_NUMBER), "--seed": ("-1", "4294967296", "x"),
         "--images": ("0", "-2", "1.5", "nan"), "--norm": ("l3", ""),
         "--attack": ("x", ""), "--data": ("no/such/folder", ""),
@@ -216,8 +218,8 @@ PLAIN = (
 
 def cases():
     """Every (flags) of `train` that must be refused."""
-    for flag, (needs, _, bad) in FLAGS.items():
-        yield from ((*needs, flag, value) for value in bad)
+    for name, (beside, _, bad) in FLAGS.items():
+        yield from ((*beside, name, value) for value in bad)
     yield from TOGETHER
 
 
@@ -280,11 +282,11 @@ def test_bad_flags_of_train_are_refused_and_leave_nothing(digits, part):
 
 @pytest.mark.usefixtures("_no_work")
 def test_good_flags_of_train_are_taken_and_one_that_stops_leaves_nothing(digits):
-    for flag, (needs, good, _) in FLAGS.items():
+    for name, (beside, good, _) in FLAGS.items():
         for value in good:
-            found = run(*train(digits, *needs, flag, value))
-            assert found.status == 0, (flag, value, found.err)
-            assert not Path("x").exists(), (flag, value)
+            found = run(*train(digits, *beside, name, value))
+            assert found.status == 0, (name, value, found.err)
+            assert not Path("x").exists(), (name, value)
 
 
 @pytest.mark.usefixtures("_no_work")
@@ -299,16 +301,16 @@ def test_flags_drawn_together_are_refused_if_one_of_them_is(digits):
     """The seeded generator: good flags, and then what is refused without them."""
     rng = random.Random(15)
     for words in rng.sample(list(cases()), DRAWN):
-        others = [(flag, rng.choice(FLAGS[flag][1])) for flag in rng.sample(PLAIN, 3)]
+        others = [(name, rng.choice(FLAGS[name].good)) for name in rng.sample(PLAIN, 3)]
         refused(*train(digits, *(word for pair in others for word in pair), *words))
 
 
 @pytest.mark.parametrize("command", NUMBERS_OF_A_RUN)
 def test_bad_flags_beside_a_run_are_refused_and_leave_nothing(run_folder, command):
-    for flag, bad in NUMBERS_OF_A_RUN[command].items():
+    for name, bad in NUMBERS_OF_A_RUN[command].items():
         for value in bad:
             target = () if command == "compare" else (run_folder,)
-            refused(command, *target, flag, value, within=run_folder)
+            refused(command, *target, name, value, within=run_folder)
 
 
 @pytest.mark.parametrize(

@@ -53,18 +53,6 @@ def cases(big):
     }  # fmt: skip
 
 
-POLES = {
-    # what has no finite value is infinite, as documented, and where dy is 0 sends
-    # exactly 0 back: the double-where trap cannot spring
-    "log of 0": (rules.RULES["log"], [[[0.0, 1.0]]]),
-    "sqrt of 0": (rules.RULES["sqrt"], [[[0.0, 1.0]]]),
-    "1 / 0": (rules.div, [[[1.0, 1.0]], [[0.0, 1.0]]]),
-    "0 / 0": (rules.div, [[[0.0, 1.0]], [[0.0, 1.0]]]),
-    "exp overflow": (rules.RULES["exp"], [[[1e5, 1.0]]]),
-    "0 to a power": (rules.power, [[[0.0, 1.0]], [[0.5, 0.5]]]),
-}
-
-
 def arrays(args, dtype):
     found = []
     for a in args:
@@ -73,7 +61,7 @@ def arrays(args, dtype):
     return found
 
 
-def both_ways(table, dtype, dy_of):
+def both_ways(table, dtype):
     """Value and cotangents of every case, in one program."""
     given = {name: arrays(args, dtype) for name, (_, args) in table.items()}
 
@@ -81,7 +69,7 @@ def both_ways(table, dtype, dy_of):
         made = {}
         for name, (rule, _) in table.items():
             y, cache = rule.fwd(*given[name])
-            made[name] = y, rule.bwd(cache, dy_of(y))
+            made[name] = y, rule.bwd(cache, jnp.ones_like(y))
         return made
 
     return jax.jit(program)(given)
@@ -100,24 +88,11 @@ WIDTHS = [
 
 @pytest.mark.parametrize("dtype", WIDTHS)
 def test_edges_are_finite_both_ways(dtype):
-    table = cases(HUGE[dtype])
-    made = both_ways(table, dtype, lambda y: jnp.ones_like(y))
+    made = both_ways(cases(HUGE[dtype]), dtype)
     wrong = [
         name
         for name, (y, cotangents) in made.items()
         if not has_no(np.isnan, (y, cotangents)) or not has_no(np.isinf, cotangents)
-    ]
-    assert not wrong
-
-
-@pytest.mark.parametrize("dtype", WIDTHS)
-def test_at_a_pole_nothing_comes_back_of_nothing(dtype):
-    # the first element is at the pole and its dy is 0
-    made = both_ways(POLES, dtype, lambda y: jnp.ones_like(y).at[:, 0].set(0))
-    wrong = [
-        name
-        for name, (_, cotangents) in made.items()
-        if not has_no(lambda a: ~np.isfinite(a), cotangents)
     ]
     assert not wrong
 

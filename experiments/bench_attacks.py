@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
-from experiments.robust import Line, accuracy, attack_all, digits, trained, verdicts
+from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.robust import accuracy, attack_all, digits, trained
 from experiments.turns import in_turn, ratio
 from jaxnn import Classifier, attacks, defenses, mlp
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import main, record
+from experiments.common import Line, main, record, verdicts
 from experiments.turns import in_turn, ratio
 from jaxnn import serial
 from jaxnn.data import load
@@ -133,8 +133,7 @@ def run(args: Args) -> None:
             print(f"{name:<5} {which:<6}{ms:8.2f} ms a step")
         once = values[name]["once_a_call_ms"] = around_a_call(net, optimizer, x)
         print(f"{name:<5} beside that, once a call (an epoch): {once:.1f} ms")
-        verdict = "pass" if times <= GOAL else "MISS"
-        print(f"{name:<5} guarded over bare {times:.3f}, expected {GOAL}: {verdict}")
+        verdicts([Line(f"{name}, guarded over bare", times, high=GOAL)], percent=False)
     record("bench-guard", args, values | {"seconds": time.perf_counter() - start},
            module="bench_guard")  # fmt: skip
 

@@ -25,17 +25,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     attack_all,
     checks_json,
     digits,
     judged,
     percents,
     still_correct,
-    verdicts,
     wong,
 )
 from jaxnn import Classifier, attacks, defenses, fit, serial

@@ -1,6 +1,7 @@
 """What every experiment shares: arguments, the record it leaves, where it lies."""
 
 import dataclasses
+import math
 import shlex
 import statistics
 import sys
@@ -90,6 +91,41 @@ def what_to_see(text: str, *pictures: Path) -> None:
     for path in pictures:
         print(f"  {path}")
     print(text.rstrip("\n"))
+
+
+class Line(NamedTuple):
+    """One number that is expected: what, measured, and the range it should be in."""
+
+    what: str
+    value: float
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is."""
+        return bool(self.low <= self.value <= self.high)
+
+
+def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]]:
+    """Print each number with pass or miss, and return them for the record."""
+    print("\nExpected and measured")
+    scale, unit = (100, "%") if percent else (1, "")
+
+    def shown(v):
+        return f"{scale * v:.4g}{unit}"
+
+    for line in lines:
+        parts = []
+        if math.isfinite(line.low):
+            parts.append(f">= {shown(line.low)}")
+        if math.isfinite(line.high):
+            parts.append(f"<= {shown(line.high)}")
+        word = "pass" if line.passed else "MISS"
+        print(f"  {word}  {line.what}: {shown(line.value)} ({' and '.join(parts)})")
+    return [
+        line._asdict() | {"passed": line.passed, "percent": percent} for line in lines
+    ]
 
 
 class Trained(NamedTuple):

@@ -17,16 +17,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     checks_json,
     digits,
     judged,
     percents,
     trained,
-    verdicts,
     worst_case,
 )
 from jaxnn import defenses

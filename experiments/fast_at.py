@@ -29,17 +29,23 @@ from typing import Any
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     checks_json,
     digits,
     judged,
     percents,
     pgd_restarts,
     still_correct,
-    verdicts,
     wong,
     worst_case,
 )

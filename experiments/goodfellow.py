@@ -21,10 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     accuracy,
     attack_all,
     checks_json,
@@ -33,7 +40,6 @@ from experiments.robust import (
     percents,
     still_correct,
     trained,
-    verdicts,
     worst_case,
 )
 from jaxnn import attacks, defenses, serial

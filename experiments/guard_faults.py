@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import main, record
+from experiments.common import Line, main, record, verdicts
 from experiments.fault_cases import BATCH, CASES, HEALTHY, ROWS, Case, dataset
 from jaxnn import fit
 from jaxnn.app.build import build, facts_of
@@ -165,19 +165,16 @@ def run(args: Args) -> None:
         "seconds": time.perf_counter() - start,
     }
     right = values["right"]
-    goals = (
-        ("step", right["step"], 40), ("layer and direction", right["place"], 40),
-        ("operation", right["op"], 38), ("sample", right["sample"], 40),
-    )  # fmt: skip
-    for what, got, goal in goals:
-        print(f"{what:<20} {got} of {len(rows)}, expected {goal}: "
-              f"{'pass' if got >= goal else 'MISS'}")  # fmt: skip
-    print(f"both ways agree      {right['agree']} of {len(rows)}")
-    print(f"false alarms         {alarms} of {len(sound)} healthy runs, expected 0: "
-          f"{'pass' if alarms == 0 else 'MISS'}")  # fmt: skip
-    quick = default["seconds"] < 1 and default["right"]
-    print(f"default network      {default['seconds']:.2f} s, expected 1: "
-          f"{'pass' if quick else 'MISS'}")  # fmt: skip
+    print(f"both ways agree: {right['agree']} of {len(rows)}")
+    verdicts([
+        Line("steps", right["step"], 40),
+        Line("layers and directions", right["place"], 40),
+        Line("operations", right["op"], 38),
+        Line("samples", right["sample"], 40),
+        Line(f"false alarms in {len(sound)} healthy runs", alarms, high=0),
+        Line("image of the default network", default["right"], 1),
+        Line("its seconds", default["seconds"], high=1),
+    ], percent=False)  # fmt: skip
     record("guard_faults", args, values)
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, record, spread
+from experiments.common import Line, main, record, spread, verdicts
 from jaxnn import evaluate, fit, mlp
 from jaxnn.data import load
 from jaxnn.optimizers import OPTIMIZERS, optimizer_by_name
@@ -102,14 +102,18 @@ def run(args: Args) -> None:
         name: runs[name]["mean"] - sound
         for name in ("1% poisoned, skip", "float16, loss scaled")
     }
-    for name, gap in gaps.items():
-        verdict = "pass" if abs(gap) <= GAP else "MISS"
-        print(f"{name:<22} {100 * gap:+.2f} points, expected within 0.2: {verdict}")
     rolled = [found for name, found in runs.items() if "rollback" in name]
     mean, worst = min(f["mean"] for f in rolled), min(min(f["values"]) for f in rolled)
-    verdict = "pass" if mean >= GOAL else "MISS"
-    words = f"{100 * mean:.2f}%, expected {100 * GOAL:.0f}%: {verdict}"
-    print(f"rollback, mean         {words}; worst seed {100 * worst:.2f}%")
+    print(f"rollback, worst seed {100 * worst:.2f}%")
+    verdicts(
+        [
+            *(
+                Line(f"{name}, against sound", gap, -GAP, GAP)
+                for name, gap in gaps.items()
+            ),
+            Line("rollback, mean", mean, GOAL),
+        ]
+    )
     values = {"runs": runs, "gaps": gaps, "rollback_worst": worst}
     record("guard_recovery", args, values | {"seconds": time.perf_counter() - start})
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from experiments.common import RESULTS, main, record, what_to_see
-from experiments.robust import Digits, Line, digits, verdicts
+from experiments.common import RESULTS, Line, main, record, verdicts, what_to_see
+from experiments.robust import Digits, digits
 from jaxnn import Classifier, defenses, fit, losses, mlp, serial
 from jaxnn.combine import residual
 from jaxnn.data import stratified_sample

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import main, record
+from experiments.common import Line, main, record, verdicts
 from jaxnn.data import load
 from jaxnn.train import Snapshots, fit
 from jaxnn.train.checkpoint import save_params
@@ -141,12 +141,13 @@ def run(args: Args) -> None:
               "killed_in_time": sum(one["killed"] for one in found),
               "resumed_from_a_snapshot": resumed}  # fmt: skip
     path = record("kills", args, values)
-    killed = values["killed_in_time"]
-    verdict = "pass" if good == args.kills == killed else "MISS"
+    verdicts([
+        Line("killed in time", values["killed_in_time"], args.kills),
+        Line("end with the bits of the run that nobody killed", good, args.kills),
+    ], percent=False)  # fmt: skip
     print(
-        f"{good} of {args.kills} end with the bits of the run that nobody killed "
-        f"(asked: all): {verdict}. {resumed} had a snapshot to continue from, the "
-        f"others were killed before the first.\nEach run is in {path}."
+        f"{resumed} had a snapshot to continue from, the others were killed before the "
+        f"first.\nEach run is in {path}."
     )
 
 

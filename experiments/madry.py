@@ -23,9 +23,8 @@ import jax
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import Line, main, picture, record, verdicts, what_to_see
 from experiments.robust import (
-    Line,
     accuracy,
     checks_json,
     digits,
@@ -33,7 +32,6 @@ from experiments.robust import (
     madry,
     pgd_restarts,
     still_correct,
-    verdicts,
     worst_case,
 )
 from jaxnn import Classifier, attacks, defenses, fit

@@ -27,10 +27,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     accuracy,
     checks_json,
     digits,
@@ -38,7 +45,6 @@ from experiments.robust import (
     percents,
     still_correct,
     trained,
-    verdicts,
 )
 from jaxnn import Classifier, attacks, defenses, mlp, rules, serial
 from jaxnn.layers import dense, flatten, pointwise, relu

@@ -19,17 +19,23 @@ from typing import Any
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     accuracy,
     attack_all,
     checks_json,
     digits,
     judged,
     members,
-    verdicts,
 )
 from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import stratified_sample

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import Line, main, picture, record, verdicts, what_to_see
 from jaxnn import evaluate, fit, serial
 from jaxnn.data import load
 from jaxnn.files import write_with
@@ -282,8 +282,7 @@ def run(args: Args) -> None:
     only32 = [row["cause"] for row in rows if row["bad"]["jax float32"]
               and not row["bad"]["numpy float64"]]  # fmt: skip
     print(f"JAX's float32 fails, NumPy's float64 does not: {'; '.join(only32) or '-'}")
-    print(f"every fix trains (above {100 * LEARNT:.0f}%): "
-          f"{'pass' if min(fixed) >= LEARNT else 'MISS'}")  # fmt: skip
+    verdicts([Line("every fix trains: the least accurate", min(fixed), LEARNT)])
     path = picture("nan_quandary", "causes.png")
     draw(rows, path)
     values = {"rows": rows, "only_in_float32": only32,

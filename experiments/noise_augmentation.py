@@ -22,9 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
-from experiments.robust import (
+from experiments.common import (
     Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
+from experiments.robust import (
     accuracy,
     checks_json,
     digits,
@@ -32,7 +39,6 @@ from experiments.robust import (
     percents,
     trained,
     until_fooled,
-    verdicts,
     worst_case,
 )
 from jaxnn import attacks, mlp

@@ -1,7 +1,7 @@
 """What the robustness experiments share: MNIST in [0, 1], attacks over all test images,
 the networks of the papers, a table and a verdict for each line that is expected."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,41 +121,6 @@ def pgd_restarts(
             target, attacks.pgd, x[rows], y[rows], key=key, **options
         )
     return stands
-
-
-class Line(NamedTuple):
-    """One number that is expected: what, measured, and the range it should be in."""
-
-    what: str
-    value: float
-    low: float = -np.inf
-    high: float = np.inf
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is."""
-        return bool(self.low <= self.value <= self.high)
-
-
-def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]]:
-    """Print each number with pass or miss, and return them for the record."""
-    print("\nExpected and measured")
-    scale, unit = (100, "%") if percent else (1, "")
-
-    def shown(v):
-        return f"{scale * v:.4g}{unit}"
-
-    for line in lines:
-        parts = []
-        if np.isfinite(line.low):
-            parts.append(f">= {shown(line.low)}")
-        if np.isfinite(line.high):
-            parts.append(f"<= {shown(line.high)}")
-        word = "pass" if line.passed else "MISS"
-        print(f"  {word}  {line.what}: {shown(line.value)} ({' and '.join(parts)})")
-    return [
-        line._asdict() | {"passed": line.passed, "percent": percent} for line in lines
-    ]
 
 
 def table(*results: dict[str, Any]) -> list[list[str]]:

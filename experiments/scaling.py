@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from experiments.collectives import collectives  # noqa: E402
-from experiments.common import main, picture, record, what_to_see  # noqa: E402
+from experiments.common import Line, main, picture, record, verdicts, what_to_see  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
 from jaxnn.distributed import data_mesh  # noqa: E402
 from jaxnn.distributed.mesh import DataParallel  # noqa: E402
@@ -129,10 +129,7 @@ def run(args: Args) -> None:
     record("scaling", args, values)
     path = draw(values)
     ratio = values["collectives"]["plain"]["ratio"]
-    verdict = "pass" if abs(ratio - 1) <= 0.1 else "MISS"
-    print(
-        f"bytes a step / parameters' bytes: {ratio:.4f} (asked: within 10%): {verdict}"
-    )
+    verdicts([Line("bytes a step / parameters' bytes", ratio, 0.9, 1.1)], percent=False)
     what_to_see(
         "  Left: strong scaling should be flat where devices share the cores, weak\n"
         "  should grow with the work. Right: what is below 1 is overhead of dividing.",

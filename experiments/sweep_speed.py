@@ -21,8 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
-from experiments.robust import Line, verdicts
+from experiments.common import Line, main, picture, record, verdicts, what_to_see
 from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
-from experiments.robust import Line, checks_json, digits, judged, trained, verdicts
+from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.robust import checks_json, digits, judged, trained
 from jaxnn import defenses, mlp
 from jaxnn.plots.robustness import transfer
 from jaxnn.regularize import input_noise

@@ -28,17 +28,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import (
+    Line,
+    main,
+    picture,
+    record,
+    spread,
+    verdicts,
+    what_to_see,
+)
 from experiments.robust import (
     Digits,
-    Line,
     accuracy,
     checks_json,
     digits,
     judged,
     members,
     percents,
-    verdicts,
     worst_case,
 )
 from jaxnn import Classifier, attacks, fit, mlp

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.common import Line, verdicts
 from experiments.report import render
-from experiments.robust import Line, accuracy, table, until_fooled, verdicts
+from experiments.robust import accuracy, table, until_fooled
 from experiments.tricking import LOGITS, NET
 from jaxnn import Classifier
 from jaxnn.check.automatic import automatic

@@ -123,10 +123,10 @@ def ridge(data: Splits, args: Args) -> np.ndarray:
     """The straight line: minimise |x w - y|^2 + penalty |w|^2, w = (x'x + p)^-1 x'y."""
     found = []
     for x, y, x_test in zip(data.x, data.target(), data.x_test, strict=True):
-        centre = x.mean(0)  # so that the constant term needs no penalty
-        gram = (x - centre).T @ (x - centre) + args.ridge * np.eye(x.shape[1])
-        w = np.linalg.solve(gram, (x - centre).T @ y)
-        found.append((x_test - centre) @ w)
+        center = x.mean(0)  # so that the constant term needs no penalty
+        gram = (x - center).T @ (x - center) + args.ridge * np.eye(x.shape[1])
+        w = np.linalg.solve(gram, (x - center).T @ y)
+        found.append((x_test - center) @ w)
     return data.dollars(np.stack(found))
 
 

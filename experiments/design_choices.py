@@ -1,7 +1,7 @@
 """Why is it done this way? Five choices in every neural network, with numbers.
 
 Questions: samples as rows or as columns, one by one or in batches? Where should weights
-start? What should the forward pass keep for the way back? Which optimiser? And can a
+start? What should the forward pass keep for the way back? Which optimizer? And can a
 network be made of networks?
 
     python -m experiments.design_choices               about 60 seconds
@@ -10,7 +10,7 @@ network be made of networks?
 Expected: rows or columns hardly matter to the products, but picking a batch is about
 eight times faster by rows; a batch at once is tens of times faster than a Python loop;
 of six starts three never learn a deep relu network; keeping the output of tanh takes
-half the memory of keeping its input in NumPy; each optimiser gets there at its best
+half the memory of keeping its input in NumPy; each optimizer gets there at its best
 rate, all but Adagrad sooner than plain SGD; four small networks and a judge learn at
 least as well as one network of the same size.
 
@@ -23,18 +23,18 @@ from dataclasses import dataclass
 
 from experiments.choices import (
     NAME,
-    initialisers,
+    initializers,
     keeping,
     layout,
     nested,
-    optimisers,
+    optimizers,
 )
 from experiments.common import main, picture, record, what_to_see
 from jaxnn.errors import lookup
 
 CHOICES = {
-    "layout": layout, "initialisers": initialisers, "keeping": keeping,
-    "optimisers": optimisers, "nested": nested,
+    "layout": layout, "initialisers": initializers, "keeping": keeping,
+    "optimisers": optimizers, "nested": nested,
 }  # fmt: skip
 PICTURES = ("layout.png", "initialisers.png", "keeping.png", "optimisers.png",
             "valley.gif", "nested.png")  # fmt: skip

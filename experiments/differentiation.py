@@ -240,15 +240,15 @@ def draw(rows: list[dict], path) -> None:
         known = [(r["parameters"], r["methods"][name]) for r in rows
                  if name in r["methods"]]  # fmt: skip
         n = [k for k, _ in known]
-        colour = COLORS[i] if mark else GRAY
-        style = {"color": colour, "lw": 1.4, "ls": "-" if mark else ":"}
+        color = COLORS[i] if mark else GRAY
+        style = {"color": color, "lw": 1.4, "ls": "-" if mark else ":"}
         left.plot(n, [m["seconds"] for _, m in known], label=name, **style)
         for size, m in known:
-            fill = colour if m["measured"] else "white"
-            left.plot(size, m["seconds"], mark or ".", ms=5, mfc=fill, mec=colour)
+            fill = color if m["measured"] else "white"
+            left.plot(size, m["seconds"], mark or ".", ms=5, mfc=fill, mec=color)
         if mark and name != "reverse mode":
             errors = [max(m["error"], 1e-17) for _, m in known]
-            right.plot(n, errors, mark, ls="-", ms=5, color=colour, label=name)
+            right.plot(n, errors, mark, ls="-", ms=5, color=color, label=name)
     for ax in (left, right):
         set_scales(ax, True, True)
         show_legend(ax, loc="upper left" if ax is left else "center left")

@@ -226,8 +226,8 @@ def draw(rows: dict[str, dict], path, where: str) -> None:
         strict=True,
     ):
         values = np.array([row[key] for row in rows.values()])
-        colours = [BLUE if v <= 1 else ORANGE for v in values]
-        ax.barh(places, values, color=colours, height=0.55, alpha=0.85)
+        colors = [BLUE if v <= 1 else ORANGE for v in values]
+        ax.barh(places, values, color=colors, height=0.55, alpha=0.85)
         for place, value in zip(places, values, strict=True):
             style = {"va": "center", "fontsize": 8.5, "color": INK}
             ax.annotate(

@@ -42,11 +42,11 @@ def bars(
       x_name, title: names, with units.
       form: Python format of the numbers.
       log: logarithmic abscissa (the bars then start at no particular number).
-      marked: names drawn in the second colour.
+      marked: names drawn in the second color.
     """
     sizes, places = np.array(list(values.values()), float), np.arange(len(values))
-    colours = [COLORS[name in marked] for name in values]
-    ax.barh(places, sizes, color=colours, height=0.42, alpha=0.85)
+    colors = [COLORS[name in marked] for name in values]
+    ax.barh(places, sizes, color=colors, height=0.42, alpha=0.85)
     texts = [format(size, form) for size in sizes]
     for place, size, text in zip(places, sizes, texts, strict=True):
         ax.annotate(
@@ -113,10 +113,10 @@ def strips(
     for place, (name, sample) in enumerate(values.items()):
         sample = np.asarray(sample, float)
         mean, std = sample.mean(), sample.std(ddof=1) if len(sample) > 1 else 0.0
-        colour = COLORS[name in marked]
+        color = COLORS[name in marked]
         nudge = np.linspace(-0.08, 0.08, len(sample))  # so that dots do not hide others
-        ax.scatter(sample, place + nudge, s=13, color=colour, alpha=0.35, lw=0)
-        ax.errorbar(mean, place, xerr=std, color=colour, marker="D", ms=6, capsize=4)
+        ax.scatter(sample, place + nudge, s=13, color=color, alpha=0.35, lw=0)
+        ax.errorbar(mean, place, xerr=std, color=color, marker="D", ms=6, capsize=4)
     words = {
         f"{name}: {format(np.mean(v), form)} ± {format(np.std(v, ddof=1), form)}"
         if len(v) > 1
@@ -131,7 +131,7 @@ def strips(
 def stacked(
     ax: Any,
     counts: Mapping[str, Mapping[str, float]],
-    colours: Sequence[str],
+    colors: Sequence[str],
     x_name: str,
     title: str = "",
 ) -> None:
@@ -140,7 +140,7 @@ def stacked(
     Args:
       ax: the panel.
       counts: name -> kind -> how many, the same kinds in all.
-      colours: of the kinds.
+      colors: of the kinds.
       x_name, title: names.
     """
     kinds = list(next(iter(counts.values())))
@@ -151,7 +151,7 @@ def stacked(
     left = np.cumsum(shares, 1) - shares
     for i, kind in enumerate(kinds):
         ax.barh(
-            np.arange(len(counts)), shares[:, i], left=left[:, i], color=colours[i],
+            np.arange(len(counts)), shares[:, i], left=left[:, i], color=colors[i],
             height=0.45, label=kind,
         )  # fmt: skip
     names = [
@@ -266,10 +266,10 @@ def filters(
       ax: the panel.
       weights: (N, H, W) pictures, or (I, N) the weights of a dense layer whose I inputs
         are the pixels of square pictures.
-      title: of the panel; the largest weight of each tile has full colour.
+      title: of the panel; the largest weight of each tile has full color.
       columns: tiles side by side; None: about a square.
       captions: a word below each tile.
-      shared_scale: one colour scale for all tiles, so that strong ones stand out.
+      shared_scale: one color scale for all tiles, so that strong ones stand out.
 
     Raises:
       JaxnnError: the weights are no pictures, or captions and tiles differ in number.

@@ -31,7 +31,7 @@ def regions(
     Args:
       ax: the panel.
       score: a function (P, 2) -> (P,), or its values on `plane(extent)`: above 0 is
-        class 1, below 0 class 0; the colour is full from 1 on.
+        class 1, below 0 class 0; the color is full from 1 on.
       extent: the part of the plane.
     """
     values = score(plane(extent)) if callable(score) else score
@@ -57,10 +57,10 @@ def regions(
 
 def class_points(ax: Any, x: np.ndarray, y: np.ndarray, size: float = 16) -> None:
     """Points x (P, 2) with labels y (P,) of 0 and 1."""
-    for label, marker, colour in ((0, "o", BLUE), (1, "^", RED)):
+    for label, marker, color in ((0, "o", BLUE), (1, "^", RED)):
         rows = np.asarray(y) == label
         ax.scatter(
-            *np.asarray(x)[rows].T, s=size, marker=marker, color=colour, lw=0.4,
+            *np.asarray(x)[rows].T, s=size, marker=marker, color=color, lw=0.4,
             edgecolors="white", zorder=3,
         )  # fmt: skip
 
@@ -92,11 +92,11 @@ def unit_lines(ax: Any, w: np.ndarray, b: np.ndarray, extent: Extent) -> None:
 
 
 def bent_grid(
-    ax: Any, lines: Sequence[np.ndarray], colour: str = GRAY, width: float = 0.7
+    ax: Any, lines: Sequence[np.ndarray], color: str = GRAY, width: float = 0.7
 ) -> None:
     """Lines of points, as they come out of a layer: each (P, 2)."""
     for line in lines:
-        ax.plot(*np.asarray(line).T, color=colour, lw=width, zorder=1)
+        ax.plot(*np.asarray(line).T, color=color, lw=width, zorder=1)
 
 
 def grid_lines(extent: Extent, count: int = 17, points: int = 80) -> list[np.ndarray]:

@@ -262,9 +262,9 @@ def draw(folds: Folds, ask, said: np.ndarray, values: dict, path) -> None:
     show_legend(axes[0], loc="center right")
 
     masks = [(people["pclass"] == c) & (people["sex"] == s) for c, s in GROUPS]
-    places, ax, colours = np.arange(len(GROUPS)), axes[1], COLORS[: len(GROUPS)]
+    places, ax, colors = np.arange(len(GROUPS)), axes[1], COLORS[: len(GROUPS)]
     shares = [survived[m].mean() for m in masks]
-    ax.bar(places, shares, 0.62, color=colours, alpha=0.6, label="share that survived")
+    ax.bar(places, shares, 0.62, color=colors, alpha=0.6, label="share that survived")
     means = [said[:, m].mean() for m in masks]
     ax.plot(places, means, "D", color=INK, ms=6, label="mean of the networks, unseen")
     names = [f"{s}\n{c} ({m.sum()})" for (c, s), m in zip(GROUPS, masks, strict=True)]

@@ -310,13 +310,13 @@ def run(args: Args) -> None:
     record("xor", args, values)
     what_to_see(
         """\
-  Top: the colour is the answer, the black line where it changes, the dashed green lines
+  Top: the color is the answer, the black line where it changes, the dashed green lines
   where a hidden unit changes sign. Solved: two nearly parallel lines cut out a band
   that holds one class. Local minimum: the lines separate two points and leave the other
   two, a yes and a no, in one lump, which gets one answer for both; every small change
   of a line makes it worse. Dead unit: all points lie on the 0 side of one unit's line
   (relu), so it learns nothing any more, and one line is not enough.
-  Bottom: the cost of 60 starts each, coloured as on the right. From a small start the
+  Bottom: the cost of 60 starts each, colored as on the right. From a small start the
   network first stands on a plateau, then falls: units that start near 0 go where they
   are needed; in the textbook's start they lie where chance put them. Right: what became
   of all starts.""",
@@ -342,8 +342,8 @@ def draw(kinds: dict, runs: dict, args: Args, path) -> None:
     steps = np.arange(1, args.steps, 5)
     for ax, name in zip(axes[3:], ("recommended", "textbook"), strict=False):
         losses = np.asarray(runs[name].losses)[:60, steps]
-        colours = [FATE[kind] for kind in kinds[name][:60]]
-        many_lines(ax, steps, losses, colours, "step", "cost",
+        colors = [FATE[kind] for kind in kinds[name][:60]]
+        many_lines(ax, steps, losses, colors, "step", "cost",
                    f"{name}: 60 starts", log_x=True)  # fmt: skip
         ax.set_ylim(bottom=0)
     counts = {

@@ -50,12 +50,12 @@ class Learnt(NamedTuple):
 
 
 def learner(
-    net: Layer, make_optimiser: Callable, data: Digits, *, batch: int, epochs: int
+    net: Layer, make_optimizer: Callable, data: Digits, *, batch: int, epochs: int
 ) -> Callable[..., Learnt]:
     """A function (rates, seeds) -> Learnt that trains a network for each pair.
 
     All of training is here: draw the parameters; for each batch run forward, take the
-    loss, run backward, let the optimiser make a step of the gradients. `scan` repeats
+    loss, run backward, let the optimizer make a step of the gradients. `scan` repeats
     the step, `vmap` does it for all runs at once. `learn(rates, seeds, start)` draws
     the parameters of another network `start`, which differs from `net` in that only:
     it is trained by the program that is compiled already.
@@ -66,17 +66,17 @@ def learner(
     order = jnp.asarray(np.concatenate(epoch_orders))  # (steps, B) row numbers
 
     def one_run(rate, params):
-        optimiser = make_optimiser(rate)
+        optimizer = make_optimizer(rate)
 
         def step(carry, rows):
             params, memory = carry
             logits, _, cache = net.forward(params, state, x[rows], train=True)
             loss, dlogits = softmax_cross_entropy(logits, y[rows])
             _, grads = net.backward(cache, dlogits)
-            updates, memory = optimiser.update(grads, memory, params)
+            updates, memory = optimizer.update(grads, memory, params)
             return (optax.apply_updates(params, updates), memory), loss
 
-        start = params, optimiser.init(params)
+        start = params, optimizer.init(params)
         (params, _), losses = jax.lax.scan(step, start, order)
         return params, losses
 

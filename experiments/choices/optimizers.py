@@ -69,7 +69,7 @@ EXTENT = (-1.6, 1.6, -0.7, 1.9)
 
 
 def make(way: str, rate: Any) -> optax.GradientTransformation:
-    """The optimiser `way` with this rate."""
+    """The optimizer `way` with this rate."""
     return OPTIMIZERS[WAYS[way]][0](rate)
 
 
@@ -98,7 +98,7 @@ def on_digits(args: Any) -> dict:
 
 def draw_digits(learnt: dict, args: Any) -> None:
     """Loss curves, and the same divided by SGD's on the same batches."""
-    title = f"784-30-10: {args.seeds} seeds, each optimiser at the best of five rates"
+    title = f"784-30-10: {args.seeds} seeds, each optimizer at the best of five rates"
     figure, (left, right) = panels(2, width=4.9, height=3.9, title=title)
     window = max(learnt["SGD"]["losses"].shape[1] // 20, 1)
     curves = {f"{way}, rate {f['rate']:g}": smoothed(f["losses"], window)[1]
@@ -129,16 +129,16 @@ def slope(point):
 
 
 def walk(way: str, rate: float, steps: int):
-    """The points (steps + 1, 2) that the optimiser visits."""
-    optimiser, start = make(way, rate), jnp.array(START)
+    """The points (steps + 1, 2) that the optimizer visits."""
+    optimizer, start = make(way, rate), jnp.array(START)
 
     def step(carry, _):
         point, memory = carry
-        updates, memory = optimiser.update(slope(point), memory, point)
+        updates, memory = optimizer.update(slope(point), memory, point)
         point = optax.apply_updates(point, updates)
         return (point, memory), point
 
-    _, path = jax.lax.scan(step, (start, optimiser.init(start)), length=steps)
+    _, path = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
     return jnp.concatenate([start[None], path])
 
 

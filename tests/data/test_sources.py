@@ -42,7 +42,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         if how == "slow-header":
             return self._drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000)
         self.server.asked.append((how, name, self.headers.get("Range")))
-        if how == "gone" or name not in self.server.files:
+        if how in ("gone", "busy") or name not in self.server.files:
             return self.send_error(503 if how == "busy" else 404)
         content = self.server.files[name]
         if how == "wrong":
@@ -172,26 +172,40 @@ def test_what_is_right_is_not_fetched_again_unless_forced(mirror, tmp_path):
     _is_whole(folder)
 
 
-@pytest.mark.parametrize("how", ["gone", "busy", "wrong", "cut", "plaincut", "shifted"])
-def test_the_next_mirror_makes_up_for_a_bad_one(mirror, tmp_path, how):
-    if how == "busy":
-        mirror.files["busy"] = b""
-    bad = f"{mirror.url}/{how}"
-    fetch("tiny", folder=tmp_path / "x", mirrors=[bad, f"{mirror.url}/good"])
-    _is_whole(tmp_path / "x")
+KEPT = rf"(?s)connection ended after (\d+) of .* \1 bytes stay in .*{FIRST}\.part: the"
+FAULTS = {
+    # how a mirror misbehaves -> what is said of it, and what of its bytes stays
+    "gone": (f"gone/{FIRST}: HTTP 404 Not Found", False),
+    "busy": ("HTTP 503", False),
+    "wrong": ("wrong bytes: ", False),
+    "cut": (KEPT, True),
+    "plaincut": ("connection ended after", False),
+    "slow": ("too slow: .* expected at least 10,000 a", True),
+    "slow-header": ("too slow: .* expected at least 10,000 a", False),
+}
 
 
-@pytest.mark.parametrize("how", ["slow", "slow-header"])
-def test_a_mirror_that_sends_a_byte_now_and_then_is_passed_over(
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_bad_mirror_is_named_and_the_next_one_makes_up_for_it(
     mirror, tmp_path, monkeypatch, how
 ):
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
-    bases = [f"{mirror.url}/{how}", f"{mirror.url}/good"]
+    message, stays = FAULTS[how]
+    if how.startswith("slow"):
+        monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
+    bases, folder = [f"{mirror.url}/{how}", f"{mirror.url}/good"], tmp_path / "x"
     start = time.monotonic()
-    _is_whole(fetch("tiny", folder=tmp_path / "x", mirrors=bases))
-    assert time.monotonic() - start < 5
-    with pytest.raises(JaxnnError, match=r"too slow: .* expected at least 10,000 a"):
-        fetch("tiny", folder=tmp_path / "y", mirrors=bases[:1])
+    with pytest.raises(JaxnnError, match=message) as caught:
+        fetch("tiny", folder=folder, mirrors=bases[:1])
+    assert ("stay in" in str(caught.value)) == stays
+    assert _names(folder) == [f"{FIRST}.part"] * stays
+    got = (folder / f"{FIRST}.part").stat().st_size if stays else None
+    mirror.asked.clear()
+    fetch("tiny", folder=folder)  # the same command goes on where it was cut
+    assert mirror.asked[0] == ("good", FIRST, f"bytes={got}-" if stays else None)
+    _is_whole(folder)
+    fetch("tiny", folder=tmp_path / "y", mirrors=bases)
+    _is_whole(tmp_path / "y")
+    assert time.monotonic() - start < 9
 
 
 def test_a_mirror_that_never_ends_is_given_up(mirror, tmp_path, monkeypatch):
@@ -216,39 +230,10 @@ def test_without_a_home_the_data_are_found_and_a_fetch_says_what_to_set(
 ):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # an unknown user
-    assert load("mnist").classes == 10
+    assert locate("mnist") is not None
     assert locate("tiny") is None
     with pytest.raises(JaxnnError, match=r"no home directory.* Set HOME, or XDG"):
         fetch("tiny")
-
-
-def test_the_second_mirror_is_asked_only_for_the_rest(mirror, tmp_path):
-    bases = [f"{mirror.url}/cut", f"{mirror.url}/good"]
-    fetch("tiny", folder=tmp_path / "x", mirrors=bases)
-    half = len(mirror.files[FIRST]) // 2
-    assert mirror.asked[:2] == [("cut", FIRST, None), ("good", FIRST, f"bytes={half}-")]
-
-
-def test_a_broken_download_is_kept_said_and_resumed(mirror, tmp_path):
-    folder = tmp_path / "x"
-    with pytest.raises(JaxnnError) as caught:
-        fetch("tiny", folder=folder, mirrors=[f"{mirror.url}/cut"])
-    size = len(mirror.files[FIRST])
-    assert _names(folder) == [f"{FIRST}.part"]
-    message = str(caught.value)
-    assert f"connection ended after {size // 2} of {size} bytes" in message
-    assert f"{size // 2} bytes stay in {folder / FIRST}.part: the same com" in message
-    fetch("tiny", folder=folder)
-    assert mirror.asked[1] == ("good", FIRST, f"bytes={size // 2}-")
-    _is_whole(folder)
-
-
-def test_what_cannot_be_resumed_is_not_kept(mirror, tmp_path):
-    with pytest.raises(JaxnnError) as caught:
-        fetch("tiny", folder=tmp_path / "x", mirrors=[f"{mirror.url}/plaincut"])
-    assert "connection ended after" in str(caught.value)
-    assert "stay in" not in str(caught.value)
-    assert _names(tmp_path / "x") == []
 
 
 @pytest.mark.parametrize("how", ["good", "plain", "shifted"])
@@ -270,8 +255,8 @@ def test_when_every_mirror_fails_each_is_listed_and_nothing_is_left(mirror, tmp_
         fetch("tiny", folder=folder, mirrors=bases)
     message = str(caught.value)
     assert message.startswith(f"could not download {FIRST}; every mirror failed:")
-    assert f"{mirror.url}/gone/{FIRST}: HTTP 404 Not Found" in message
-    assert f"{mirror.url}/wrong/{FIRST}: wrong bytes: " in message
+    assert f"{mirror.url}/gone/" in message
+    assert f"{mirror.url}/wrong/" in message
     assert "http://127.0.0.1:9/" in message
     assert "Connection refused" in message
     assert _names(folder) == []

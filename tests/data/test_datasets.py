@@ -155,55 +155,30 @@ def _set(array, index, value):
 
 BAD = {
     "fewer labels": (_change(1, lambda y: y[:-1]), 1, "got 11 labels, expected 12"),
-    "label outside": (
-        _change(3, lambda y: _set(y, 2, 9)),
-        3,
+    "label outside": (_change(3, lambda y: _set(y, 2, 9)), 3,
         "got label 9 at index 2 (1 labels like it), expected 0 to 2 (the largest train",
     ),
-    "negative label": (
-        _change(1, lambda y: _set(y.astype(np.int16), 5, -1)),
-        1,
-        "got label -1 at index 5 (1 labels like it), expected 0 or more",
-    ),
+    "negative label": (_change(1, lambda y: _set(y.astype(np.int16), 5, -1)), 1,
+        "got label -1 at index 5 (1 labels like it), expected 0 or more"),
     "float labels": (_change(1, np.float32), 1, "type float32, expected integers"),
     "NaN": (
-        _change(0, lambda x: _set(_set(x, (3, 1, 2), np.nan), (4, 0, 0), np.inf)),
-        0,
-        "got 2 NaN or infinite pixels, the first (nan) at index (3, 1, 2), expected",
-    ),
-    "inf in the test": (
-        _change(2, lambda x: _set(x, (0, 0, 1), -np.inf)),
-        2,
-        "got 1 NaN or infinite pixels, the first (-inf) at index (0, 0, 1)",
-    ),
+        _change(0, lambda x: _set(_set(x, (3, 1, 2), np.nan), (4, 0, 0), np.inf)), 0,
+        "got 2 NaN or infinite pixels, the first (nan) at index (3, 1, 2), expected"),
+    "inf in the test": (_change(2, lambda x: _set(x, (0, 0, 1), -np.inf)), 2,
+        "got 1 NaN or infinite pixels, the first (-inf) at index (0, 0, 1)"),
     "floats to 255": (
-        _change(0, lambda x: x * 255),
-        0,
-        "to 255, expected [0, 1]. Rescale them",
+        _change(0, lambda x: x * 255), 0, "to 255, expected [0, 1]. Rescale them"),
+    "signed bytes": (_change(0, lambda x: x.astype(np.int8)), 0, "of type int8, expect",
     ),
-    "signed bytes": (
-        _change(0, lambda x: x.astype(np.int8)),
-        0,
-        "of type int8, expect",
-    ),
-    "other size": (
-        _change(2, lambda x: np.swapaxes(x, 1, 2)),
-        2,
-        "got images (6, 5) float32, expected (5, 6) float32 as in",
-    ),
-    "other type": (
-        _change(2, lambda x: (x * 255).astype(np.uint8)),
-        2,
-        "got images (5, 6) uint8, expected (5, 6) float32",
-    ),
+    "other size": (_change(2, lambda x: np.swapaxes(x, 1, 2)), 2,
+        "got images (6, 5) float32, expected (5, 6) float32 as in"),
+    "other type": (_change(2, lambda x: (x * 255).astype(np.uint8)), 2,
+        "got images (5, 6) uint8, expected (5, 6) float32"),
     "labels as images": (
-        _change(0, lambda x: x[:, 0, 0]),
-        0,
-        "expected images (N, H, W)",
-    ),
+        _change(0, lambda x: x[:, 0, 0]), 0, "expected images (N, H, W)"),
     "images as labels": (_change(1, lambda y: y[:, None]), 1, "expected labels (N,)"),
     "no images": (_change(0, lambda x: x[:0]), 0, "(0, 5, 6), expected at least one"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)

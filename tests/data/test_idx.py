@@ -129,29 +129,18 @@ BAD = {
     "dimensions cut": (HEADER[:10], "6 bytes of dimensions", "12 (3 dimensions"),
     "too short": (GOOD[:-1], "23 bytes of values", "24 (the header announces shape"),
     "too long": (GOOD + b"!", "25 bytes of values", "24 (the header announces"),
-    "gzip too short": (
-        gzip.compress(GOOD[:-1]),
-        "23 bytes of values",
-        "24 (the header",
+    "gzip too short": (gzip.compress(GOOD[:-1]), "23 bytes of values", "24 (the header",
     ),
     "gzip too long": (gzip.compress(GOOD + b"!"), "more than 24 bytes", "24 (the head"),
-    "absurd sides": (
-        _header(0x0E, *[2**32 - 1] * 3) + b"12345678",
-        "8 bytes of values",
-        "announces shape (4294967295, 4294967295, 4294967295) of float64",
-    ),
+    "absurd sides": (_header(0x0E, *[2**32 - 1] * 3) + b"12345678", "8 bytes of values",
+        "announces shape (4294967295, 4294967295, 4294967295) of float64"),
     "absurd sides in a gzip": (
         gzip.compress(_header(0x0E, *[2**32 - 1] * 3) + b"12345678"),
-        "8 bytes of values",
-        "announces shape (4294967295",
-    ),
-    "absurd but empty": (
-        _header(8, 0, *[2**32 - 1] * 3),
-        "shape (0, 4294967295",
-        "sides that fit into memory",
-    ),
+        "8 bytes of values", "announces shape (4294967295"),
+    "absurd but empty": (_header(8, 0, *[2**32 - 1] * 3), "shape (0, 4294967295",
+        "sides that fit into memory"),
     "absurd rank": (_header(8, *[1] * 200) + b"\0", "rank 200", "at most 64"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)

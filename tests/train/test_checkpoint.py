@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -52,13 +51,6 @@ def test_params_of_another_network_are_refused_by_name(tmp_path):
         load_params(tmp_path / "p.npz", tree())
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
-def test_a_foreign_file_is_refused(tmp_path, content):
-    (tmp_path / "p.npz").write_bytes(content)
-    with pytest.raises(JaxnnError, match=r"p\.npz"):
-        load_params(tmp_path / "p.npz", tree())
-
-
 def test_every_truncation_is_refused(tmp_path):
     save_params(tmp_path / "p.npz", tree())
     whole = (tmp_path / "p.npz").read_bytes()
@@ -95,11 +87,6 @@ def test_a_file_of_another_program_and_of_a_newer_format_is_refused(tmp_path):
         load_params(tmp_path / "n.npz", tree())
 
 
-def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(JaxnnError, match="got no such file"):
-        load_params(tmp_path / "no.npz", tree())
-
-
 def rewritten(path, change, compress=zipfile.ZIP_DEFLATED):
     """The file at `path` with other members: `change(members)` of name -> bytes."""
     with zipfile.ZipFile(path) as file:
@@ -127,18 +114,32 @@ def packed_zeros(members):
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def first(change):
+    """What `change` makes of the first array, in its place."""
+    return lambda m: m.update({"params/1/w.npy": as_npy(change(W))})
+
+
+W = np.asarray(tree()["params"][1]["w"])
 CHANGES = {
-    "complex": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "c16"))}),
-    "text": lambda m: m.update({"params/1/w.npy": as_npy(np.full((6, 5), "a"))}),
-    "time": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "M8[s]"))}),
-    "record": lambda m: m.update(
-        {"params/1/w.npy": as_npy(np.ones((6, 5), [("a", "f4")]))}
-    ),
-    "whole": lambda m: m.update({"params/1/w.npy": as_npy(np.ones((6, 5), "i8"))}),
+    "complex": first(lambda a: a.astype(complex)),
+    "whole": first(lambda a: a.astype(int)),
+    "truths": first(lambda a: a.astype(bool)),
+    "objects": first(lambda a: a.astype(object)),
+    "bytes": first(lambda a: a.astype("S8")),
+    "text": first(lambda a: a.astype("U8")),
+    "long floats": first(lambda a: a.astype(np.longdouble)),
+    "time": first(lambda a: np.ones(a.shape, "M8[s]")),
+    "record": first(lambda a: a.astype([("a", a.dtype), ("b", a.dtype)])),
+    "another shape": first(lambda a: a[None]),
+    "nothing": first(lambda a: a[:0]),
     "longer than its shape": lambda m: m.update(
         {"params/1/w.npy": m["params/1/w.npy"] + bytes(8)}
     ),
     "no array": lambda m: m.update({"params/1/w.npy": b"not an array"}),
+    "one array more": lambda m: m.update({"more.npy": as_npy(W)}),
+    "one array less": lambda m: m.pop("params/1/w.npy"),
     "deep header": lambda m: m.update({"__jaxnn__.npy": as_npy(np.array(DEEP))}),
     "header of numbers": lambda m: m.update({"__jaxnn__.npy": as_npy(np.ones(3))}),
 }
@@ -151,6 +152,13 @@ def test_members_of_another_kind_are_refused(tmp_path, name):
     rewritten(path, CHANGES[name])
     with pytest.raises(JaxnnError, match=r"p\.npz"):
         load_params(path, tree())
+
+
+def test_bytes_in_another_machines_order_are_the_same_numbers(tmp_path):
+    path = tmp_path / "p.npz"
+    save_params(path, tree())
+    rewritten(path, first(lambda a: a.astype(a.dtype.newbyteorder())))
+    np.testing.assert_array_equal(load_params(path, tree())["params"][1]["w"], W)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "complex128", "<U3", "bool"])
@@ -171,12 +179,6 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_unread(tmp_path):
         load_params(path, tree())
     assert tracemalloc.get_traced_memory()[1] < 10e6
     tracemalloc.stop()
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "p.npz")
-    with pytest.raises(JaxnnError, match="got a special file"):
-        load_params(tmp_path / "p.npz", tree())
 
 
 FULL_DISK = """

@@ -61,7 +61,7 @@ FLAGS = {
 } | {
     name: Flag(*values)
     for name, values in {
-        "--rank-timeout": ((), ("10",), ("0", "-1", "nan", "inf", "x")),
+        "--rank-timeout": ((), (), ("0", "-1", "nan", "inf", "x")),
         "--layers": (
             (), ("4", "dense:4"),
             ("0", "-1", "99999999999999999999", "1e3", "2x0", "0x2", "dense:nan",

@@ -16,7 +16,7 @@ A network needs numbers, all of about one size, none missing. So, in this order:
    out, which leaves 201. A missing number (56 of them, most in `normalizedLosses`)
    becomes the median of its column. A missing word (two `numOfDoors`) is a category of
    its own.
-2. Numbers are standardised, x -> (x - mean) / deviation: else `curbWeight` (2,500)
+2. Numbers are standardized, x -> (x - mean) / deviation: else `curbWeight` (2,500)
    would speak 800 times as loud as `bore` (3.3).
 3. A word becomes one 0/1 column a category (one-hot): numbering the makes 1, 2, 3 ...
    would claim that audi lies half way between alfa-romero and bmw.
@@ -67,7 +67,7 @@ class Args:
     lr: float = 0.01
     """Learning rate of Adam at the start; it falls to 0 along a cosine."""
     l2: float = 0.01
-    """Weight decay, strength/2 * sum w^2: 161 rows would else be learnt by heart."""
+    """Weight decay, strength/2 * sum w^2: 161 rows would else be learned by heart."""
     ridge: float = 1.0
     """Penalty of ridge regression (scikit-learn's default)."""
 
@@ -78,7 +78,7 @@ class Splits:
     def __init__(self, cars: Table, seeds: int):
         numbers = [c for c in cars.columns if c not in (*WORDS, "price")]
         # The list of makes is no secret that a test car gives away: known in advance,
-        # so that all seeds have the same columns. Numbers are learnt per split.
+        # so that all seeds have the same columns. Numbers are learned per split.
         words = {word: sorted(set(cars[word].tolist())) for word in WORDS}
         price, tenths = cars["price"], quantile_bins(cars["price"], 10)
         parts = []
@@ -90,16 +90,16 @@ class Splits:
         self.x, self.x_test, self.price, self.price_test = map(
             np.stack, zip(*parts, strict=True)
         )
-        # targets are standardised too: a network starts with outputs of size 1
+        # targets are standardized too: a network starts with outputs of size 1
         self.mean = self.price.mean(1, keepdims=True)  # (S, 1) dollars
         self.std = self.price.std(1, keepdims=True)
 
     def target(self):
-        """Standardised prices (S, N)."""
+        """Standardized prices (S, N)."""
         return (self.price - self.mean) / self.std
 
     def dollars(self, predicted):
-        """Standardised predictions (S, N) back in dollars."""
+        """Standardized predictions (S, N) back in dollars."""
         return np.asarray(predicted, float) * self.std + self.mean
 
 
@@ -120,7 +120,7 @@ def network(data: Splits, args: Args) -> np.ndarray:
 
 
 def ridge(data: Splits, args: Args) -> np.ndarray:
-    """The straight line: minimise |x w - y|^2 + penalty |w|^2, w = (x'x + p)^-1 x'y."""
+    """The straight line: minimize |x w - y|^2 + penalty |w|^2, w = (x'x + p)^-1 x'y."""
     found = []
     for x, y, x_test in zip(data.x, data.target(), data.x_test, strict=True):
         center = x.mean(0)  # so that the constant term needs no penalty

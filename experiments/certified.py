@@ -1,4 +1,4 @@
-"""Proofs instead of attacks: randomised smoothing, and interval bounds.
+"""Proofs instead of attacks: randomized smoothing, and interval bounds.
 
 Questions: how large is the l2 ball that a vote under noise certifies? How many images
 can a small CNN be proven right on, whatever happens to each pixel within 0.1? And does

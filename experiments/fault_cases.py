@@ -1,7 +1,7 @@
 """Forty networks with a known fault each, and ten that are sound but look odd.
 
 A fault in a layer shows when the row `VICTIM` comes by, whose entries are large. It is
-found again inside by that: the layers with a fault stand where nothing normalises yet.
+found again inside by that: the layers with a fault stand where nothing normalizes yet.
 """
 
 from collections.abc import Callable

@@ -47,7 +47,7 @@ class Args:
 
 
 def train(args: Args, data, folder: Path) -> None:
-    """One run from where `folder` stands to its end; what it learnt in end.npz."""
+    """One run from where `folder` stands to its end; what it learned in end.npz."""
     import optax
 
     from jaxnn import mlp

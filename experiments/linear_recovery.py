@@ -13,7 +13,7 @@ equal to the last bit.
 This is the first tutorial, so the words that all of them use:
 
     x (512, 10)   an array with 512 rows, the samples, and 10 columns, their inputs
-    w, b          the parameters (weights and biases): the numbers that are learnt
+    w, b          the parameters (weights and biases): the numbers that are learned
     relu(z)       max(z, 0), number by number
     batch         the samples of one step; rate (learning rate): how far a step goes
     cost or loss  one number that says how wrong the network is; training makes it small

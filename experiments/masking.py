@@ -7,7 +7,7 @@ break the network? And does it leave honest networks alone?
 
     sharp logits       a trained network's logits times 1,000: the cross-entropy of a
                        sure answer has no gradient left in float32; the loss is named
-    3-bit pixels       a first layer of eight greys has derivative 0; the layer is named
+    3-bit pixels       a first layer of eight grays has derivative 0; the layer is named
     staircase units    hidden units rounded to multiples of 4: the same, deeper inside
     saturated sigmoid  hidden units sigmoid(300 a): flat in float32 wherever it stands
 
@@ -141,10 +141,10 @@ def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Maske
 
         return swap
 
-    few_greys, two_greys = (
+    few_grays, two_grays = (
         trained(data, args.seeds, args.epochs, serial(first, flatten, dense(128), relu,
                                                       dense(10)))
-        for first in (staircase(1 / 7), defenses.binarise(0.5))
+        for first in (staircase(1 / 7), defenses.binarize(0.5))
     )  # fmt: skip
     gentle = trained(data, args.seeds, args.epochs, mlp([784, 128, 10], "sigmoid"))
     steep = [
@@ -154,13 +154,13 @@ def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Maske
     ]  # fmt: skip
     return {
         "sharp logits": Masked(with_layer(plain, 4, times(1000.0)), "loss", margin),
-        "3-bit pixels": Masked(few_greys, "0 staircase", through(0)),
+        "3-bit pixels": Masked(few_grays, "0 staircase", through(0)),
         "staircase units": Masked(
             with_layer(plain, 3, staircase(4.0)), "3 staircase", through(3)
         ),
         "saturated sigmoid": Masked(steep, "steep_sigmoid", through(2)),
-        "black and white": Masked(two_greys, "binarise", through(0)),
-        "the same, 0.4": Masked(two_greys, "binarise", through(0), 4.0),
+        "black and white": Masked(two_grays, "binarize", through(0)),
+        "the same, 0.4": Masked(two_grays, "binarize", through(0), 4.0),
     }
 
 

@@ -55,7 +55,7 @@ def command(words: list[str], cache: Path) -> dict:
     return result | {"wall_seconds": wall, "command": "jaxnn train " + " ".join(words)}
 
 
-def summarise(result: dict) -> dict:
+def summarize(result: dict) -> dict:
     """The part of a run's result that is a claim."""
     accuracy = spread([100 * a for a in result["test_accuracy"]])
     return {
@@ -115,18 +115,18 @@ def run(args: Args) -> None:
     """Measure everything and write results/mnist.json."""
     values = {}
     with tempfile.TemporaryDirectory() as cache:
-        once = [summarise(command([], Path(cache))) for _ in range(2)]
+        once = [summarize(command([], Path(cache))) for _ in range(2)]
         values["one_seed_cold_cache"], values["one_seed_warm_cache"] = once
         seeds = ["--seeds", str(args.seeds)]
-        values["default"] = summarise(command(seeds, Path(cache)))
-        values["nielsen"] = summarise(
+        values["default"] = summarize(command(seeds, Path(cache)))
+        values["nielsen"] = summarize(
             command(["--recipe", "nielsen", *seeds], Path(cache))
         )
         # with the first chapter's own start, N(0, 1): a seed may never learn one digit
-        values["nielsen_chapter_1"] = summarise(
+        values["nielsen_chapter_1"] = summarize(
             command(["--recipe", "nielsen", "--init", "normal", *seeds], Path(cache))
         )
-        values["two_small_layers"] = summarise(
+        values["two_small_layers"] = summarize(
             command(["--layers", "30", "30", *seeds], Path(cache))
         )
     values["vmap_is_alone"] = {

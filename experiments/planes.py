@@ -26,7 +26,7 @@ def plane(extent: Extent, side: int = _SIDE) -> np.ndarray:
 def regions(
     ax: Any, score: Callable[[np.ndarray], Any] | np.ndarray, extent: Extent
 ) -> None:
-    """Colour the plane by the network's answer, and draw the boundary between.
+    """Color the plane by the network's answer, and draw the boundary between.
 
     Args:
       ax: the panel.

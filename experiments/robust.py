@@ -63,7 +63,7 @@ def madry() -> Layer:
 
 
 def accuracy(model: Classifier, x: Any, y: Any) -> float:
-    """Share of the images that it classifies as labelled."""
+    """Share of the images that it classifies as labeled."""
     return float(model.correct(x, y).mean())
 
 

@@ -3,10 +3,10 @@
     table = read_csv(find_table("titanic.csv"))      # typed columns, missing known
     train, test = stratified_split(table["survived"], 0.2, seed=0)
     encode = fit_encoder(table.take(train), numbers=["age"], categories=["sex"])
-    x = encode(table.take(test))                     # (N, F), nothing learnt from test
+    x = encode(table.take(test))                     # (N, F), nothing learned from test
 
-Everything that is learnt (what fills a gap, mean and deviation, which categories there
-are) is learnt in `fit_encoder` from the rows it is given, and nowhere else: so a test
+Everything that is learned (what fills a gap, mean and deviation, which categories there
+are) is learned in `fit_encoder` from the rows it is given, and nowhere else: so a test
 row cannot leak into training. N rows, F features.
 """
 
@@ -33,7 +33,7 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What `fit_encoder` learnt; call it on a table to get its rows as numbers.
+    """What `fit_encoder` learned; call it on a table to get its rows as numbers.
 
     Attributes:
       numbers: how each numeric column is filled and scaled.
@@ -87,11 +87,11 @@ def fit_encoder(
 
     Args:
       table: the training rows, and only those.
-      numbers: columns to standardise; a gap becomes the median of the rows.
+      numbers: columns to standardize; a gap becomes the median of the rows.
       categories: columns to make one-hot. Their categories are those of the rows,
         sorted, "" (missing) included if it occurs; a mapping gives them itself.
       flag_missing: add a 0/1 feature for each numeric column with gaps.
-      unknown: what a category that was not learnt does when encoding: "error" raises,
+      unknown: what a category that was not learned does when encoding: "error" raises,
         "zeros" leaves all its columns 0.
 
     Raises:

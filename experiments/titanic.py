@@ -23,9 +23,9 @@ They are the same function, so they give the same numbers (shown below). What on
 not do is log(softmax(z)): for z1 - z0 = -200 softmax says 0 and the log -infinity.
 
 Five folds: the passengers are dealt into five sets; each is the test of a network that
-learnt from the other four. So every passenger is tested, once a seed. What fills a
+learned from the other four. So every passenger is tested, once a seed. What fills a
 missing age (263 of 1,309: the median, and a column that says "was missing") and what
-standardises it is learnt from the four, never from the test.
+standardizes it is learned from the four, never from the test.
 
 Accuracy counts right answers. AUC asks about the order: take one who survived and one
 who died; how often did the survivor get the higher probability?

@@ -1,7 +1,7 @@
 """Who fools whom: six networks, each attacked with the examples of all six.
 
 Questions: do examples made on one network fool another? Does a network that stands its
-neighbour's examples stand its own?
+neighbor's examples stand its own?
 
     python -m experiments.transfer              about 6 minutes on 2 cores
 

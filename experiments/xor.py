@@ -171,7 +171,7 @@ class Setting(NamedTuple):
 
 
 def normal(scale: float) -> Callable:
-    """An initialiser of your own is a function of key, shape and dtype."""
+    """An initializer of your own is a function of key, shape and dtype."""
     return lambda key, shape, dtype: scale * jax.random.normal(key, shape, dtype)
 
 

@@ -11,7 +11,9 @@ Names are loaded when first used, so `import jaxnn` and `jaxnn --help` stay inst
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what `__getattr__` below gives, spelt out for editors and checkers
+if (
+    TYPE_CHECKING
+):  # what `__getattr__` below gives, spelled out for editors and checkers
     from jaxnn import (
         app,
         attacks,

@@ -98,7 +98,7 @@ def random_flip() -> Augment:
 
 @remembered
 def random_erase(side: int) -> Augment:
-    """Set a square of `side` pixels to 0 in each image, its centre anywhere.
+    """Set a square of `side` pixels to 0 in each image, its center anywhere.
 
     Source: cutout, DeVries, Taylor 2017.
     """
@@ -136,10 +136,10 @@ def random_warp(
     """Turn, zoom, shear, move and bend each image in one bilinear resampling.
 
     Args:
-      rotate: largest angle in degrees, either way, about the centre.
+      rotate: largest angle in degrees, either way, about the center.
       scale: largest zoom: by a factor from 1 / (1 + scale) to 1 + scale, uniform in
         its logarithm.
-      shear: largest sideways move of a row by its distance from the centre, either
+      shear: largest sideways move of a row by its distance from the center, either
         way; 0.1 moves the top row of 28 pixels by 1.35.
       shift: largest move in pixels along each axis, fractions included.
       elastic: standard deviation in pixels of a smooth random displacement.

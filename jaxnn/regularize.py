@@ -59,7 +59,7 @@ def elastic_net(strength: float, l1_share: float = 0.5, mask: Mask = None) -> Pe
     Raises:
       JaxnnError: negative strength, share outside [0, 1].
 
-    Source: Zou, Hastie 2005; parametrised as in scikit-learn's ElasticNet.
+    Source: Zou, Hastie 2005; parametrized as in scikit-learn's ElasticNet.
     """
     _check("elastic_net", "strength", strength, strength >= 0, ">= 0")
     _check("elastic_net", "l1_share", l1_share, 0 <= l1_share <= 1, "a share in [0, 1]")
@@ -235,7 +235,7 @@ def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     """`(key, params) -> params + std * N(0, 1)` on the weights, for one gradient.
 
     Loss and gradients are taken at the noisy weights, and move the clean ones: a
-    training that looks for weights whose neighbours are good too. Source: Murray,
+    training that looks for weights whose neighbors are good too. Source: Murray,
     Edwards 1994; Graves 2011.
     """
     _check("weight_noise", "std", std, std >= 0, ">= 0")
@@ -358,7 +358,7 @@ def _by_value(bound, grads, length):
 def largest_singular(w: Array, steps: int) -> tuple[Array, Array, Array]:
     """s (), u (I,), v (O,) of w (I, O), with w v = s u; at least float32.
 
-    Golub-Kahan bidiagonalisation from a fixed random vector, so that it is a function
+    Golub-Kahan bidiagonalization from a fixed random vector, so that it is a function
     of w alone: two orthonormal bases of `steps` vectors, grown by w and its transpose,
     and the small matrix between them. The vectors are constants for `jax.grad`, as in
     PyTorch's `spectral_norm`: ds/dw = u v^T. A matrix of zeros has s = 0 and u = 0.

@@ -23,7 +23,7 @@ from jaxnn.app.compile_cache import enable_compile_cache
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little; this halves their time. Whole runs of the
-# command line in a process of its own (tests/app) have all optimisations on.
+# command line in a process of its own (tests/app) have all optimizations on.
 jax.config.update("jax_disable_most_optimizations", True)
 
 kept = enable_compile_cache("tests")

@@ -352,7 +352,7 @@ def test_outputs_of_every_step_are_all_there():
     assert both.accuracy[0] == found.accuracy
 
 
-def test_a_masked_class_of_a_normalised_network_still_runs():
+def test_a_masked_class_of_a_normalized_network_still_runs():
     net = serial(dense(4), batch_norm(), relu, dense(3))
     params, state, _ = net.init(KEY, (6,))
     assert predict(net, params, state, X.tolist()).shape == (24, 3)

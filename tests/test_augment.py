@@ -123,12 +123,12 @@ def test_a_warp_of_nothing_is_the_picture():
 
 
 def ring(side=41):
-    """A picture that no turn changes: a smooth ring about the centre."""
+    """A picture that no turn changes: a smooth ring about the center."""
     r = np.hypot(*(np.indices((side, side)) - (side - 1) / 2))
     return jnp.asarray(np.exp(-((r - 10) ** 2) / 18))[None]
 
 
-def test_rotation_turns_about_the_centre():
+def test_rotation_turns_about_the_center():
     turned = random_warp(rotate=90)(KEY, jnp.broadcast_to(ring(), (8, 41, 41)))
     assert abs(turned - ring()).max() < 0.02
     x = images(1, 8, 8)

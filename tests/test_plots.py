@@ -37,9 +37,9 @@ def opened(path, at_least=(300, 100)):
     return pixels
 
 
-def near(pixels, colour):
-    """How many pixels have the colour '#rrggbb'."""
-    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def near(pixels, color):
+    """How many pixels have the color '#rrggbb'."""
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return int((np.abs(pixels.astype(int) - rgb).max(-1) < 8).sum())
 
 
@@ -181,11 +181,11 @@ def test_confusion_counts_right_ones_and_names_the_most_frequent_error(
     assert {"4   70.0%", "9   80.0%", "0   none"} <= set(texts)
 
 
-def test_only_errors_have_colour(path):
+def test_only_errors_have_color(path):
     labels = np.arange(1000) % 10
     plots.confusion(labels, labels, [f"class {i}" for i in range(10)], path)
     pixels = opened(path).astype(int)
-    assert np.abs(pixels - pixels.mean(-1, keepdims=True)).max() < 2, "all is grey"
+    assert np.abs(pixels - pixels.mean(-1, keepdims=True)).max() < 2, "all is gray"
     plots.confusion(labels, np.where(np.arange(1000) == 7, 3, labels), 10, path)
     pixels = opened(path).astype(int)
     assert np.abs(pixels - pixels.mean(-1, keepdims=True)).max() > 50
@@ -365,9 +365,9 @@ BAD = {
         lambda p: plots.mistakes(*classified(shape=(30,)), p),
         "reshape",
     ),
-    "standardised": (
+    "standardized": (
         lambda p: plots.mistakes(classified()[0] / 25.0, *classified()[1:], p),
-        "undo the standardisation",
+        "undo the standardization",
     ),
     "sizes": (
         lambda p: plots.adversarial(

@@ -274,13 +274,13 @@ def network(config: TrainConfig, facts: DataFacts) -> Layer:
     """Make the network of `config` for data like `facts`.
 
     Raises:
-      JaxnnError: unknown model, layer, activation or initialiser; lists valid names.
+      JaxnnError: unknown model, layer, activation or initializer; lists valid names.
     """
     lookup("model", config.model, dict.fromkeys(MODELS))
-    layers = [] if config.binarize is None else [defenses.binarise(config.binarize)]
+    layers = [] if config.binarize is None else [defenses.binarize(config.binarize)]
     layers += [standardize(facts.mean, facts.std)] if config.standardize else []
     if config.model == "cnn" and len(facts.in_shape) == 2:
-        layers.append(reshape(*facts.in_shape, 1))  # grey images get a channel axis
+        layers.append(reshape(*facts.in_shape, 1))  # gray images get a channel axis
     flat = config.model == "serial"  # there the user says where
     if config.model in ("linear", "mlp"):
         layers.append(flatten)

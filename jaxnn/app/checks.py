@@ -55,13 +55,13 @@ def check_data(config: TrainConfig, data: Any) -> None:
     """Raise unless `config` can be obeyed with this data set.
 
     Raises:
-      JaxnnError: images that are no grey ones, a batch or a shift that is too large.
+      JaxnnError: images that are no gray ones, a batch or a shift that is too large.
     """
     x = data.train.x
     if x.ndim != 3:
         raise JaxnnError(
-            f"{data.name}: got images of shape {x.shape[1:]}, expected grey ones (H, "
-            "W); colour goes with jaxnn.fit in Python"
+            f"{data.name}: got images of shape {x.shape[1:]}, expected gray ones (H, "
+            "W); color goes with jaxnn.fit in Python"
         )
     if config.batch > len(x):
         raise JaxnnError(
@@ -206,7 +206,7 @@ def _check_sweep(config):
 
 
 FREE = ("devices", "quiet", "attack_images", "keep_checkpoints", "resume", "ranks")
-"""Settings that do not change what is learnt."""
+"""Settings that do not change what is learned."""
 
 
 def must_stay(config: TrainConfig) -> dict[str, Any]:

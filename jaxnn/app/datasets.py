@@ -31,8 +31,8 @@ def data_run(config: DataConfig) -> bool:
 
 
 def list_datasets() -> str:
-    """A table of the named data sets: sizes, licence, and where each one is."""
-    rows = [("name", "classes", "train", "test", "licence", "where")]
+    """A table of the named data sets: sizes, license, and where each one is."""
+    rows = [("name", "classes", "train", "test", "license", "where")]
     for name, source in SOURCES.items():
         try:
             place = locate(name)

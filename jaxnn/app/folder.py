@@ -55,14 +55,14 @@ class Run(NamedTuple):
         return self.experiment.net
 
     @property
-    def many(self) -> bool:
+    def multi_seed(self) -> bool:
         """Whether it was trained from several seeds."""
         return self.config.seeds > 1
 
     def first(self) -> tuple[Any, Any]:
         """Parameters and state of the first seed."""
         tree = self.params, self.state
-        return jax.tree.map(lambda a: a[0], tree) if self.many else tree
+        return jax.tree.map(lambda a: a[0], tree) if self.multi_seed else tree
 
 
 # ---- made

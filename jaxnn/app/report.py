@@ -83,7 +83,11 @@ def _table(title, head, rows) -> list[str]:
 
 def _headline(r) -> list[str]:
     accuracies = r["test_accuracy"]
-    lines = ["# Failed"] if r["problems"] else [f"# Test accuracy {_alone(accuracies)}"]
+    lines = (
+        ["# Failed"]
+        if r["problems"]
+        else [f"# Test accuracy {_spread_or_none(accuracies)}"]
+    )
     lines.append("")
     for problem in r["problems"]:
         lines += [f"**{escaped(problem)}.**", ""]
@@ -177,7 +181,7 @@ def _adversarial(r) -> list[str]:
     epsilon, whole = _text(found["epsilon"]), found["sample"] == "all"
     images = f"{escaped(found['sample'])} of {found['images']:,}"
     images = _all_images(r) if whole else images
-    rows = [("none", "0", _all_images(r), _alone(r["test_accuracy"]))]
+    rows = [("none", "0", _all_images(r), _spread_or_none(r["test_accuracy"]))]
     for name, accuracy in found.items():
         if match := _ATTACK.fullmatch(name):
             kind, steps, size = match.groups()
@@ -209,7 +213,7 @@ def _times(seconds) -> list[tuple[str, str]]:
     return [(escaped(what), f"{seconds[k]:.2f}") for k, what in names.items()]
 
 
-def _alone(shares) -> str:
+def _spread_or_none(shares) -> str:
     """As `_spread`; of one seed it is said that there is none."""
     return _spread(shares) + " (1 seed, so no spread)" * (len(shares) == 1)
 

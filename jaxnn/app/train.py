@@ -267,11 +267,11 @@ class Trained:
     """A trained experiment; each method measures a part of the result."""
 
     def __init__(self, e: Experiment, history: Any):
-        self.e, self.history, self.many = e, history, e.config.seeds > 1
+        self.e, self.history, self.multi_seed = e, history, e.config.seeds > 1
 
     def member(self, tree: Any, i: int) -> Any:
         """The i-th seed's part of a tree."""
-        return jax.tree.map(lambda a: a[i], tree) if self.many else tree
+        return jax.tree.map(lambda a: a[i], tree) if self.multi_seed else tree
 
     def describe(self, table: str) -> dict[str, Any]:
         """What was trained, where, and what the guard did."""
@@ -300,9 +300,9 @@ class Trained:
         """Measure accuracy on all test images, once."""
         found = evaluate(
             self.e.net, self.history.params, self.history.state, *self.e.data.test,
-            loss=self.e.loss, seeds=self.many,
+            loss=self.e.loss, seeds=self.multi_seed,
         )  # fmt: skip
-        self.outputs = found.outputs if self.many else found.outputs[None]
+        self.outputs = found.outputs if self.multi_seed else found.outputs[None]
         accuracy = np.atleast_1d(found.accuracy)
         return {
             "test_accuracy": accuracy.tolist(),
@@ -319,7 +319,7 @@ class Trained:
         tried = np.broadcast_to(last.step, (config.seeds,))
         bad = np.broadcast_to(last.skipped, (config.seeds,))
         for i, outputs in enumerate(self.outputs):
-            of_seed = f"seed {config.seed + i}: " if self.many else ""
+            of_seed = f"seed {config.seed + i}: " if self.multi_seed else ""
             end = jax.tree.leaves(self.member(last.params, i))
             lost = sum(int((~np.isfinite(np.asarray(a, float))).sum()) for a in end)
             # -inf is the log of no chance
@@ -384,7 +384,7 @@ class Trained:
             "attack on this network, and only the stronger one counts"
         )
         return {
-            name: values if self.many else values[0] for name, values in right.items()
+            name: each if self.multi_seed else each[0] for name, each in right.items()
         } | {
             "images": len(rows),
             "sample": "all" if len(rows) == len(test.y) else "seeded stratified sample",

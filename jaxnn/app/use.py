@@ -40,15 +40,15 @@ def evaluate_run(config: EvalConfig) -> dict:
     data = data_of(run, config.data)
     loss = run.experiment.loss
     found = evaluate(
-        run.net, run.params, run.state, *data.test, loss=loss, seeds=run.many
+        run.net, run.params, run.state, *data.test, loss=loss, seeds=run.multi_seed
     )
     accuracy = np.atleast_1d(found.accuracy)
     spread = (
         f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)"
-        if run.many
+        if run.multi_seed
         else ""
     )
-    if bad := int((~_finite_rows(found.outputs, run.many)).sum()):
+    if bad := int((~_finite_rows(found.outputs, run.multi_seed)).sum()):
         raise JaxnnError(
             f"{run.folder}: the network's outputs are not finite for {bad:,} of "
             f"{len(data.test.y):,} test images, so it has no accuracy; {NAN_CAUSE}"
@@ -83,11 +83,11 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     if not pictures:
         raise JaxnnError("\n".join(bad))
     x = np.stack(pictures)
-    outputs = predict(run.net, run.params, run.state, x, seeds=run.many)
-    finite = _finite_rows(outputs, run.many)
+    outputs = predict(run.net, run.params, run.state, x, seeds=run.multi_seed)
+    finite = _finite_rows(outputs, run.multi_seed)
     chance = np.full((len(x), outputs.shape[-1]), np.nan)
     each = probabilities(outputs[..., finite, :], run.config)
-    chance[finite] = each.mean(0) if run.many else each
+    chance[finite] = each.mean(0) if run.multi_seed else each
     print(_table(paths, chance))
     if not finite.all():
         bad.append(
@@ -111,10 +111,10 @@ def _read_all(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list
     return good, pictures, bad
 
 
-def _finite_rows(outputs: np.ndarray, many: bool) -> np.ndarray:
+def _finite_rows(outputs: np.ndarray, multi_seed: bool) -> np.ndarray:
     """Which rows of (N, C), or of (S, N, C) for S seeds, are finite in every entry."""
     finite = np.isfinite(outputs)
-    return np.asarray(finite.all((0, -1) if many else -1))
+    return np.asarray(finite.all((0, -1) if multi_seed else -1))
 
 
 def _table(paths: Sequence[Path], chance: np.ndarray) -> str:

@@ -39,7 +39,7 @@ def checked_images(attack, model, x, y, settings):
     if not np.isfinite(pixels).all():
         raise JaxnnError(
             f"{attack}: some pixels are NaN or infinite; let the network own its "
-            "normalisation, and look at the images that were read"
+            "normalization, and look at the images that were read"
         )
     return within_box(attack, x, settings.get("box")), y
 
@@ -56,7 +56,7 @@ def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
     if low < box[0] - slack or high > box[1] + slack:
         raise JaxnnError(
             f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
-            f"{box}; let the network own its normalisation, or pass box=None"
+            f"{box}; let the network own its normalization, or pass box=None"
         )
     return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box)
 

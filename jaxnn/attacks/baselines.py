@@ -188,7 +188,7 @@ def corruptions(
     Args:
       model, y, targeted: as in `fgsm`; a black box will do.
       x: images (B, H, W) or (B, H, W, C), float in [0, 1].
-      kind: "contrast" (amount: share lost, 1 leaves grey), "blur" (sigma, pixels, up
+      kind: "contrast" (amount: share lost, 1 leaves gray), "blur" (sigma, pixels, up
         to 10), "rotation" (degrees either way) or "translation" (pixels either way).
       amount: the largest change.
       tries: points of the grid, each way for "translation" (so tries^2 in all).

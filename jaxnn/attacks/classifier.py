@@ -83,7 +83,7 @@ class Classifier:
         if self.key is None:
             pred, cache = forward(None)
             return pred, lambda dpred: backward(cache, dpred)
-        # drawn anew for every x, so that no draw is learnt by heart
+        # drawn anew for every x, so that no draw is learned by heart
         bits = lax.bitcast_convert_type(x.sum().astype(jnp.float32), jnp.uint32)
         keys = jax.random.split(jax.random.fold_in(self.key, bits), self.draws)
 
@@ -127,7 +127,7 @@ class Classifier:
         return map_batches(partial(_logits, self.keyed(x)), x, batch=batch)
 
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
-        """Which images (N,) it classifies as labelled; NaN is no answer."""
+        """Which images (N,) it classifies as labeled; NaN is no answer."""
         out = self.outputs(x, batch)
         right = says(out, np.asarray(y), yes_above(self.net))
         return right & ~np.isnan(out).any(-1)

@@ -146,7 +146,7 @@ class Pair(NamedTuple):
         return lambda x: twin(*(x[name] for name in self.names))[0]
 
 
-def misbehaviour(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
+def misbehavior(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
     """What a pair does beside computing: (what, what to do) of each."""
     given, sent = pair.copies(x), pair.copies(dy)
     y, cache = pair.forward(given)

@@ -1,6 +1,6 @@
 """Test points: values at which a wrong formula cannot hide.
 
-At initialisation much is 0 or 1: a backward that forgets gamma, or a term with the mean
+At initialization much is 0 or 1: a backward that forgets gamma, or a term with the mean
 of dy, returns the right numbers there. A derivative that is right is right anywhere, so
 each layer is also asked at inputs, parameters and cotangents that were never special.
 """

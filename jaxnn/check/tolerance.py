@@ -291,23 +291,23 @@ class Kink:
         """Whether those entries may be as they are."""
         outside = wrong & ~_between(self.sides, self.got)
         for index in self._some(outside, SAMPLES):
-            alone = self._alone(index)
-            if not _between(alone[(slice(None), *index)], self.got[index]):
+            beside = self._beside(index)
+            if not _between(beside[(slice(None), *index)], self.got[index]):
                 return False
         return all(self._is_one_choice(i) for i in self._some(wrong, SAMPLES // 2))
 
-    def _alone(self, index):
+    def _beside(self, index):
         """The gradients where that entry alone is a hair larger, and smaller."""
         return np.stack([self.slopes({index: 1}), self.slopes({index: -1})])
 
     def _is_one_choice(self, index) -> bool:
-        alone = self._alone(index)
+        beside = self._beside(index)
         size = np.abs(self.sides).max()
-        group = [*map(tuple, np.argwhere(np.ptp(alone, axis=0) > JUMP * size))]
+        group = [*map(tuple, np.argwhere(np.ptp(beside, axis=0) > JUMP * size))]
         if len(group) < 2:
             return True
         shown = group[:SAMPLES]
-        near = [*alone, *self.sides, *(self.slopes({i: 1}) for i in shown)]
+        near = [*beside, *self.sides, *(self.slopes({i: 1}) for i in shown)]
         for _ in range(SAMPLES // 2):
             away = self.draw.standard_normal(len(shown))
             near.append(self.slopes(dict(zip(shown, away, strict=True))))

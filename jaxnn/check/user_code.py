@@ -36,7 +36,7 @@ from jaxnn.check.numpy_pair import (
     Pair,
     as_it_stands,
     audit_differences,
-    misbehaviour,
+    misbehavior,
 )
 from jaxnn.check.points import AS_CALLED, MORE_POINTS
 from jaxnn.check.recorder import LayerRecord, modes, named_leaves, one_line
@@ -251,7 +251,7 @@ def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
     got: dict = {}
     try:
         pair = pair.settled(x, dy)
-        found = list(misbehaviour(pair, x, dy))
+        found = list(misbehavior(pair, x, dy))
         got = pair.gradients(x, dy)
     except JaxnnError as error:
         found = [(str(error), "")]

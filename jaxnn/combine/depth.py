@@ -188,7 +188,7 @@ def remat(layer: Layer) -> Layer:
 class _Kept:
     """A cache that leaves a scan with each array once.
 
-    Layers keep what their neighbours keep (tanh its output, the dense layer after it
+    Layers keep what their neighbors keep (tanh its output, the dense layer after it
     its input). Stacked by the scan, the two would be two buffers.
     """
 

@@ -35,7 +35,7 @@ def mlp(
     Args:
       widths: features in, hidden widths, outputs: `[784, 30, 30, 10]`.
       activation: name or layer after each hidden dense layer.
-      init: initialiser of the weights, a name or a function.
+      init: initializer of the weights, a name or a function.
       bias: as in `dense`; a hidden layer before batch norm has none (beta is one).
       normalize: batch norm between dense and activation.
       drop_rate: dropout after each activation.

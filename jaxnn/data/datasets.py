@@ -115,7 +115,7 @@ def unit_images(x: np.ndarray) -> np.ndarray:
     """Images as float32 in [0, 1], as every attack and every check of one sees them.
 
     A quotient, which is rounded once. In a compiled program XLA divides by 255 by a
-    product with 1 / 255, as `jaxnn.train.to_unit` does: 126 of the 256 grey levels
+    product with 1 / 255, as `jaxnn.train.to_unit` does: 126 of the 256 gray levels
     differ from these in the last bit.
 
     >>> unit_images(np.array([0, 51, 255], np.uint8)).tolist()
@@ -196,7 +196,7 @@ class _Part(NamedTuple):
 def _read(place: Located, part: str) -> _Part:
     """One file: its checksum compared if one is published, its images upright.
 
-    Colour is refused here: what follows training shows images as grey ones.
+    Color is refused here: what follows training shows images as gray ones.
     """
     file, source = place.files[part], place.source
     where = str(file)
@@ -205,8 +205,8 @@ def _read(place: Located, part: str) -> _Part:
         if part.endswith("images") and array.ndim == 4:
             raise bad_file(
                 file,
-                f"colour images {array.shape}",
-                "grey ones (N, H, W)",
+                f"color images {array.shape}",
+                "gray ones (N, H, W)",
                 "Convert them, as in x.mean(-1).astype(np.uint8), or train on arrays: "
                 "jaxnn.data.from_arrays and jaxnn.fit.",
             )

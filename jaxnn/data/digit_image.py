@@ -1,7 +1,7 @@
 """A picture of a digit, from a scanner, a phone or a paint program, made like MNIST.
 
 MNIST's own recipe: the ink, bright on black, fits a 20 x 20 box with its proportions
-kept, greys come from anti-aliasing, and the centre of mass lies in the middle of
+kept, grays come from anti-aliasing, and the center of mass lies in the middle of
 28 x 28 pixels (on average at index 14.0 in both directions, at most 0.5 away).
 
 Source: Y. LeCun et al., "The MNIST database of handwritten digits".
@@ -19,7 +19,7 @@ from jaxnn.files import bad_file, open_file
 
 SIDE = 28  # pixels
 BOX = 20  # pixels the longer side of the ink takes
-CENTER = 14  # index at which the centre of mass goes
+CENTER = 14  # index at which the center of mass goes
 MAX_PIXELS = 64_000_000
 LONGEST = 1500  # pixels of a side from twice of which on a picture is shrunk first
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
@@ -27,15 +27,15 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
 _AGAIN = "Save it again as PNG or JPEG."
 _FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
 _NOISE = 6.0  # standard deviations of the background that are not ink
-_CONTRAST = 16.0  # grey levels of 255 that ink must differ from its background
+_CONTRAST = 16.0  # gray levels of 255 that ink must differ from its background
 
 
 def read_digit(path: str | Path) -> np.ndarray:
     """Read any picture of one digit as MNIST would show it.
 
-    Any size, colour or depth; dark ink on a bright ground is inverted (the border
+    Any size, color or depth; dark ink on a bright ground is inverted (the border
     tells the ground); transparent parts count as white paper, or as black if the ink
-    is white. Ink that lies in a 20 x 20 box of 28 x 28 pixels is only centred.
+    is white. Ink that lies in a 20 x 20 box of 28 x 28 pixels is only centered.
 
     Args:
       path: a file in one of `FORMATS` (PNG, JPEG, BMP, GIF, TIFF, WebP ...).
@@ -60,7 +60,7 @@ def _bad(path: str | Path, got: str, expected: str, fix: str = _AGAIN) -> JaxnnE
 
 
 def _read_gray(path: Path) -> np.ndarray:
-    """The picture as float64 (H, W) grey levels in 0..255, no larger than needed."""
+    """The picture as float64 (H, W) gray levels in 0..255, no larger than needed."""
     from PIL import Image, UnidentifiedImageError
 
     with open_file(path, "a picture") as file, warnings.catch_warnings():
@@ -119,7 +119,7 @@ def _smaller(gray: np.ndarray) -> np.ndarray:
 
 
 def _to_gray(image: Any) -> np.ndarray:
-    """Grey levels in 0..255 of a picture of any kind."""
+    """Gray levels in 0..255 of a picture of any kind."""
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # one channel, 16 or 32 bits
@@ -188,7 +188,7 @@ def _strength(gray: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
 
 
 def _solid(mask: np.ndarray) -> np.ndarray:
-    """Without the pixels that have fewer than two neighbours, if any are left."""
+    """Without the pixels that have fewer than two neighbors, if any are left."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
     around = np.zeros(mask.shape, np.int8)
@@ -216,7 +216,7 @@ def _fit(box: np.ndarray) -> np.ndarray:
 
 
 def _place(box: np.ndarray) -> np.ndarray:
-    """Centre of mass to the middle of 28 x 28, strongest ink to 255."""
+    """Center of mass to the middle of 28 x 28, strongest ink to 255."""
     height, width = box.shape
     mass = box.sum()
     row = (box.sum(1) * np.arange(height)).sum() / mass

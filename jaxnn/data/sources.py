@@ -310,7 +310,7 @@ def verify(data: str | Path) -> list[FileStatus]:
     """Compare the files of a data set with the published checksums.
 
     Args:
-      data: a name, or a folder; in a folder, files of known sets are recognised.
+      data: a name, or a folder; in a folder, files of known sets are recognized.
 
     Raises:
       JaxnnError: it is not on this machine, or incomplete.

@@ -10,12 +10,12 @@ Noise on the images is an augmentation: `jaxnn.regularize.input_noise`, `uniform
 """
 
 from jaxnn.defenses.adversarial import fgsm_mix, fgsm_rs, free, pgd, trades
-from jaxnn.defenses.core import Collapse, binarise, find_collapse, ramp
+from jaxnn.defenses.core import Collapse, binarize, find_collapse, ramp
 from jaxnn.defenses.ibp import ibp
 
 __all__ = [
     "Collapse",
-    "binarise",
+    "binarize",
     "fgsm_mix",
     "fgsm_rs",
     "find_collapse",

@@ -120,7 +120,9 @@ def find_collapse(
             "--epsilon-ramp 0.5) or lower the learning rate"
         )
         if defense.attack_steps is None:
-            why = "the network has not learnt to tell classes; change the learning rate"
+            why = (
+                "the network has not learned to tell classes; change the learning rate"
+            )
             spread = np.ptp(outputs, axis=0) if outputs.ndim > 1 else np.inf
             if np.all(spread <= 1e-6 * np.abs(outputs).max()):
                 why = (
@@ -147,7 +149,7 @@ def find_collapse(
 
 
 @constructor
-def binarise(threshold: float = 0.5) -> Layer:
+def binarize(threshold: float = 0.5) -> Layer:
     """y = 1 where x > threshold, else 0: the first layer, in front of `standardize`.
 
     Its derivative is 0, and so is dx: an attack that follows it stands still, which is
@@ -158,7 +160,7 @@ def binarise(threshold: float = 0.5) -> Layer:
     """
     if not 0 <= threshold < 1:
         raise JaxnnError(
-            f"binarise: got threshold {threshold:g}, expected 0 <= threshold < 1"
+            f"binarize: got threshold {threshold:g}, expected 0 <= threshold < 1"
         )
 
     def fwd(x):
@@ -167,5 +169,5 @@ def binarise(threshold: float = 0.5) -> Layer:
     def bwd(_, dy):
         return (jnp.zeros_like(dy),)
 
-    name = f"binarise({threshold:g})"
-    return bounded(pointwise(Rule("binarise", fwd, bwd), name), monotone)
+    name = f"binarize({threshold:g})"
+    return bounded(pointwise(Rule("binarize", fwd, bwd), name), monotone)

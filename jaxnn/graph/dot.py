@@ -65,7 +65,7 @@ def to_dot(
 
 
 def _quoted(lines) -> str:
-    """A DOT string: quotes and backslashes escaped, lines centred."""
+    """A DOT string: quotes and backslashes escaped, lines centered."""
     escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(line.replace("\n", "\\n") for line in escaped) + '"'
 

@@ -36,7 +36,7 @@ from jaxnn.plots.panels import (
 MOST = 200  # nodes in a picture
 MARGIN, HEAD = 0.3, 0.75  # around the picture, and above it
 LINE, PAD = 0.165, 0.09  # from one line of text to the next, and around them
-GAP, AIR = 0.22, 0.23  # between neighbours in a row, above and below the labels
+GAP, AIR = 0.22, 0.23  # between neighbors in a row, above and below the labels
 ASIDE = 0.05  # how much leaves and long edges matter for where the others stand
 SWEEPS = 12
 TITLE, TEXT = 9, 8  # points

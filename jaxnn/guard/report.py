@@ -198,7 +198,7 @@ def likely_cause(
     if before:
         return (
             f"{before} was not finite before this step already: look at its "
-            "initialiser, at what loaded it, or at a run with guard='off'"
+            "initializer, at what loaded it, or at a run with guard='off'"
         )
     if origin is None and by_layers is not None and np.isfinite(by_layers.value).all():
         if part == "update":

@@ -86,7 +86,7 @@ SWISH_TURN = -1.278464542761074
 
 @constructor
 def standardize(mean: float, std: float) -> Layer:
-    """y = (x - mean) / std by constants: lets a network own its normalisation.
+    """y = (x - mean) / std by constants: lets a network own its normalization.
 
     Inputs, and so attacks, stay in pixel units [0, 1]. See `jaxnn.rules.standardize`.
     """

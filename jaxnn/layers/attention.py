@@ -48,7 +48,7 @@ def multi_head_attention(
       heads: number of heads, at least 1.
       head_width: width of a head; None is D / heads.
       causal: a step sees only itself and the steps before it.
-      init: initialiser of w_in (D, 3 heads head_width), drawn for queries, keys and
+      init: initializer of w_in (D, 3 heads head_width), drawn for queries, keys and
         values apart, and of w_out (heads head_width, D).
       bias: whether b_in and b_out, from zero, are added.
 

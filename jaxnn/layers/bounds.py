@@ -4,7 +4,7 @@
 of `net` and a backward pass by hand, so it trains like any other. A constructor states
 the bounds of its layer from its settings, by one of the functions here:
 
-    linear     the centre goes through w, the radius through |w|
+    linear     the center goes through w, the radius through |w|
     monotone   both ends go through the layer, changed over where its slope is negative
     averaging  as monotone; sums round more
     unimodal   the turning point, too, where it lies between the ends
@@ -30,7 +30,7 @@ from jaxnn.layers.core import Layer
 from jaxnn.rules.core import last_axis
 
 BOUNDED = (
-    "avg_pool", "batch_norm", "binarise", "conv", "conv1d", "conv_transpose", "crop",
+    "avg_pool", "batch_norm", "binarize", "conv", "conv1d", "conv_transpose", "crop",
     "dense", "depthwise_conv", "dropout", "elu", "flatten", "freeze",
     "gaussian_noise", "gelu", "global_avg_pool", "global_max_pool", "leaky_relu",
     "max_pool", "mlp", "pad", "parallel (sum, maximum, concatenate)",
@@ -71,38 +71,38 @@ def bounded(layer: Layer, kind: Callable[..., Layer], **settings: Any) -> Layer:
 def linear(layer: Layer, weight: str = "w") -> Layer:
     """Bounds of a layer that is linear in x with params[weight]; others are added.
 
-    centre' = w centre + b, radius' = |w| radius.
+    center' = w center + b, radius' = |w| radius.
     """
 
     def forward(params, state, x, *, key=None, train):
         lower, upper = x
-        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        center, radius = (lower + upper) / 2, (upper - lower) / 2
         w, lost = params[weight], 0
         if not train:
             # Before |w|: what sums of this size can lose costs no product of its own.
-            lost = product_error(math.prod(w.shape[:-1]), coarsest(w, centre))
-            least = float(jnp.finfo(centre.dtype).tiny)  # halves below it vanish
-            radius += lost * (jnp.abs(centre) + radius) + least
+            lost = product_error(math.prod(w.shape[:-1]), coarsest(w, center))
+            least = float(jnp.finfo(center.dtype).tiny)  # halves below it vanish
+            radius += lost * (jnp.abs(center) + radius) + least
         sizes = {
             name: jnp.abs(a) if name == weight else _share(lost, a)
             for name, a in params.items()
         }
-        centre, _, cache = layer.forward(params, state, centre, key=key, train=train)
+        center, _, cache = layer.forward(params, state, center, key=key, train=train)
         radius, _, cache_radius = layer.forward(
             sizes, state, radius, key=key, train=train
         )
         if lost:  # what vanishes below the smallest normal number
             radius += w.size * float(jnp.finfo(radius.dtype).tiny)
-        return (centre - radius, centre + radius), state, (cache, cache_radius, w)
+        return (center - radius, center + radius), state, (cache, cache_radius, w)
 
     def backward(kept, dy):
         cache, cache_radius, w = kept
         dlower, dupper = dy
-        dcentre, dparams = layer.backward(cache, dlower + dupper)
+        dcenter, dparams = layer.backward(cache, dlower + dupper)
         dradius, dsizes = layer.backward(cache_radius, dupper - dlower)
         # |w| has slope sign(w), and 0 at 0; the radius has no bias
         dw = dparams[weight] + jnp.sign(w) * dsizes[weight]
-        dx = (dcentre - dradius) / 2, (dcentre + dradius) / 2
+        dx = (dcenter - dradius) / 2, (dcenter + dradius) / 2
         return dx, dparams | {weight: dw}
 
     return Layer(layer.init, forward, backward, f"interval {layer.name}")

@@ -37,7 +37,7 @@ def conv(
         every side, or pairs ((top, bottom), (left, right)).
       dilation: pixels from one element of the kernel to the next.
       groups: parts of the channels that do not see each other.
-      init: initialiser of w (KH, KW, C / groups, channels); fan-in is the product of
+      init: initializer of w (KH, KW, C / groups, channels); fan-in is the product of
         all but the last.
       bias: True starts b (channels,) at zero, False leaves it out, "zeros", "normal"
         or a function draws it.

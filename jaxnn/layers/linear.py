@@ -40,7 +40,7 @@ INITIALIZERS: dict[str, Initializer] = {
     "lecun_uniform": jax_initializers.lecun_uniform(),
     "orthogonal": jax_initializers.orthogonal(),
 }
-"""Name -> initialiser; the bare names are the normal (truncated at two sigma) variants.
+"""Name -> initializer; the bare names are the normal (truncated at two sigma) variants.
 
 Standard deviations for w (I, O): `lecun` sqrt(1/I) (LeCun 1998), `he` sqrt(2/I)
 (He 2015, for relu), `xavier` sqrt(2/(I+O)) (Glorot 2010, for tanh and sigmoid),
@@ -49,12 +49,12 @@ Standard deviations for w (I, O): `lecun` sqrt(1/I) (LeCun 1998), `he` sqrt(2/I)
 
 
 def initializer(init: str | Initializer) -> Initializer:
-    """The initialiser `(key, shape, dtype) -> array` of that name, or `init` itself.
+    """The initializer `(key, shape, dtype) -> array` of that name, or `init` itself.
 
     Raises:
       JaxnnError: unknown name; lists the valid ones.
     """
-    return init if callable(init) else lookup("initialiser", init, INITIALIZERS)
+    return init if callable(init) else lookup("initializer", init, INITIALIZERS)
 
 
 def weight_and_bias(
@@ -90,12 +90,12 @@ def dense(
 
     Args:
       width: number of units, at least 1.
-      init: initialiser of w (I, width).
+      init: initializer of w (I, width).
       bias: True starts b (width,) at zero, False leaves it out, "zeros", "normal" or
-        a function draws it (the other initialisers need a matrix).
+        a function draws it (the other initializers need a matrix).
 
     Raises:
-      JaxnnError: width < 1, unknown initialiser, input of another width than w.
+      JaxnnError: width < 1, unknown initializer, input of another width than w.
     """
     name = f"dense({width})"
     check_count(name, "width", width)
@@ -150,11 +150,11 @@ def embedding(
     Args:
       count: number of rows of the table w (count, width), at least 1.
       width: length of a vector, at least 1.
-      init: initialiser of w.
+      init: initializer of w.
       padding: index that stands for "nothing": y is 0 there and it learns nothing.
 
     Raises:
-      JaxnnError: count or width < 1, unknown initialiser.
+      JaxnnError: count or width < 1, unknown initializer.
     """
     name = f"embedding({count}, {width})"
     check_count(name, "count", count)

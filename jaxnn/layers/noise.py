@@ -57,7 +57,7 @@ def dropout(drop_rate: float) -> Layer:
 def spatial_dropout(drop_rate: float) -> Layer:
     """Dropout of whole channels: one draw for each sample and channel (last axis).
 
-    x (B, ..., C) -> y (B, ..., C). Neighbouring pixels say nearly the same, so single
+    x (B, ..., C) -> y (B, ..., C). Neighboring pixels say nearly the same, so single
     ones are not missed; a channel is. Otherwise as `dropout`, with which it agrees on
     x (B, C). Source: Tompson et al. 2015.
 
@@ -82,7 +82,7 @@ def gaussian_noise(std: float) -> Layer:
 
     `std` is in the units of x where the layer stands: pixel units [0, 1] in front of
     `standardize`. Nothing is clipped; at evaluation the layer does nothing.
-    Source: Bishop 1995 (noise as regularisation).
+    Source: Bishop 1995 (noise as regularization).
 
     Raises:
       JaxnnError: std negative or not finite, or training without a key.

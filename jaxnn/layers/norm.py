@@ -1,4 +1,4 @@
-"""Normalising layers."""
+"""Normalizing layers."""
 
 import math
 
@@ -29,7 +29,7 @@ def batch_norm(
     axis_name: str | None = None,
     groups: int = 1,
 ) -> Layer:
-    """Normalise each channel (last axis) by the batch in training, by averages after.
+    """Normalize each channel (last axis) by the batch in training, by averages after.
 
     x (B, ..., C) -> y (B, ..., C). State: running `mean` (from 0) and `var` (from 1),
     new = momentum * old + (1 - momentum) * batch, the variance with n / (n - 1).
@@ -125,7 +125,7 @@ def _last(v, like):
 
 @constructor
 def layer_norm(epsilon: float = 1e-5) -> Layer:
-    """Normalise the features (last axis) of each sample and position alone.
+    """Normalize the features (last axis) of each sample and position alone.
 
     x (B, ..., C) -> y (B, ..., C), the same in training and after: no batch statistics,
     no state, and a batch of one will do. See `jaxnn.rules.layer_norm`.
@@ -138,7 +138,7 @@ def layer_norm(epsilon: float = 1e-5) -> Layer:
 
 @constructor
 def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
-    """Normalise each sample over all positions and the channels of a group.
+    """Normalize each sample over all positions and the channels of a group.
 
     x (B, ..., C) -> y (B, ..., C); 1 group takes all channels together, C groups each
     alone (instance norm). See `jaxnn.rules.group_norm`.

@@ -76,13 +76,13 @@ def lstm(
       return_sequences: give the state after every step rather than after the last.
       go_backwards: read from the last step to the first; outputs keep the order of x.
       mask_value: what padded steps are filled with, None if there are none.
-      init: initialiser of w (I, 4 units), for each gate alone.
-      recurrent_init: initialiser of u (units, 4 units), for each gate alone.
+      init: initializer of w (I, 4 units), for each gate alone.
+      recurrent_init: initializer of u (units, 4 units), for each gate alone.
       forget_bias: what the forget gate's bias starts from: 1 keeps the memory open
         until there is a reason to forget (Jozefowicz et al. 2015).
 
     Raises:
-      JaxnnError: units < 1, unknown initialiser, x not (B, T, I) or of another I.
+      JaxnnError: units < 1, unknown initializer, x not (B, T, I) or of another I.
     """
 
     def start_bias(dtype):

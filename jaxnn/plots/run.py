@@ -228,7 +228,7 @@ def confusion(
         title += f"\nMost frequent error: {error}"
         whole = MaxNLocator(nbins=6, integer=True, min_n_ticks=1)
         bar = figure.colorbar(image, ax=ax, ticks=whole, shrink=0.7, aspect=20)
-        bar.set_label("errors (grey: right)", fontsize=9)
+        bar.set_label("errors (gray: right)", fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
     said = "true class" + " and its share right" * annotated
@@ -429,7 +429,7 @@ def _tiles(where, images, rows) -> np.ndarray:
     if chosen.min() < -1e-3 or chosen.max() > 1 + 1e-3:
         raise JaxnnError(
             f"{where}: got floats from {chosen.min():g} to {chosen.max():g}, expected "
-            "0 to 1; pass uint8, or undo the standardisation"
+            "0 to 1; pass uint8, or undo the standardization"
         )
     return chosen
 

@@ -128,7 +128,7 @@ def k5_unbounded(e: CheckContext) -> Measured:
 
 @check("K6", "impossible region")
 def k6_impossible(e: CheckContext) -> Measured:
-    """Where every image can be made grey, nobody can do better than one class."""
+    """Where every image can be made gray, nobody can do better than one class."""
     if e.threat.norm != "linf" or e.threat.box is None:
         return Measured("skip", None, "for linf in a box only")
     correct = _accuracy_at(e, (e.threat.box[1] - e.threat.box[0]) / 2)

@@ -131,7 +131,7 @@ class CheckContext:
         return self.model.outputs(x, self.batch)
 
     def correct(self, x: Any, y: Any = None) -> np.ndarray:
-        """Which images (B,) are classified as labelled."""
+        """Which images (B,) are classified as labeled."""
         return self.model.correct(x, self.y if y is None else y, self.batch)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Randomized smoothing: a network's vote under Gaussian noise, with a certificate.
 
 The smoothed network says what the network says most often about x + sigma N(0, 1). If
-its favourite class has a share above p > 1/2 there, then nothing within an l2 distance
+its favorite class has a share above p > 1/2 there, then nothing within an l2 distance
 of sigma * Phi^-1(p) changes the vote. p is bounded from below by Clopper and Pearson,
 so each certificate is wrong with probability alpha at most. Noise is not clipped to the
 box: the theorem is about the whole Gaussian.

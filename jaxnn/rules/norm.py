@@ -1,4 +1,4 @@
-"""Normalisation by statistics of the batch or of each sample, or by fixed ones."""
+"""Normalization by statistics of the batch or of each sample, or by fixed ones."""
 
 import math
 from typing import Any, NamedTuple
@@ -64,11 +64,11 @@ def batch_norm(
         # Statistics in float32 at least: a bfloat16 sum stalls after 256 ones.
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean = over_parts(wide.mean(rows))
-        centred = wide - last_axis(mean, x.ndim)
+        centered = wide - last_axis(mean, x.ndim)
         # Two passes: E[x^2] - E[x]^2 loses all digits when the mean is large.
-        var = over_parts(jnp.square(centred).mean(rows))
+        var = over_parts(jnp.square(centered).mean(rows))
         inv_std = _inverse_std(var, epsilon)
-        x_hat = (centred * last_axis(inv_std, x.ndim)).astype(x.dtype)
+        x_hat = (centered * last_axis(inv_std, x.ndim)).astype(x.dtype)
         return _scale_shift(x_hat, gamma, beta), BatchStats(
             mean, var, x_hat, inv_std, gamma
         )
@@ -136,7 +136,7 @@ def batch_norm_fixed(epsilon: float = 1e-5) -> Rule:
 class SampleStats(NamedTuple):
     """What layer and group norm keep."""
 
-    x_hat: Array  # (..., C), normalised
+    x_hat: Array  # (..., C), normalized
     inv_std: Array  # 1 where x_hat has the axes that were averaged over
     gamma: Array  # (C,)
 
@@ -151,12 +151,12 @@ def layer_norm(epsilon: float = 1e-5) -> Rule:
     """
 
     def fwd(x, gamma, beta):
-        x_hat, inv_std = _normalised(x, (-1,), epsilon)
+        x_hat, inv_std = _normalized(x, (-1,), epsilon)
         return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
 
     def bwd(cache, dy):
         dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
-        dx = _normalised_back(cache.x_hat, cache.inv_std, (-1,), dx_hat)
+        dx = _normalized_back(cache.x_hat, cache.inv_std, (-1,), dx_hat)
         return dx, dgamma, dbeta
 
     return Rule("layer_norm", fwd, bwd)
@@ -166,7 +166,7 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
     """Layer norm over the positions and the channels of a group: of one sample still.
 
     x (B, ..., C), gamma (C,), beta (C,) -> y (B, ..., C); C must be divisible by
-    `groups`, neighbouring channels share one. Formulas as in `layer_norm`, mean_ over
+    `groups`, neighboring channels share one. Formulas as in `layer_norm`, mean_ over
     all positions and C / groups channels. Keeps `SampleStats`.
     Source: Wu, He 2018.
     """
@@ -176,13 +176,13 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
         return a.reshape(a.shape[0], math.prod(a.shape[1:-1]), groups, c // groups)
 
     def fwd(x, gamma, beta):
-        x_hat, inv_std = _normalised(grouped(x), (1, 3), epsilon)
+        x_hat, inv_std = _normalized(grouped(x), (1, 3), epsilon)
         x_hat = x_hat.reshape(x.shape)
         return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
 
     def bwd(cache, dy):
         dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
-        dx = _normalised_back(
+        dx = _normalized_back(
             grouped(cache.x_hat), cache.inv_std, (1, 3), grouped(dx_hat)
         )
         return dx.reshape(dy.shape), dgamma, dbeta
@@ -195,17 +195,17 @@ def _inverse_std(var, epsilon):
     return jnp.where(var == jnp.inf, jnp.nan, lax.rsqrt(var + epsilon))
 
 
-def _normalised(x, axes, epsilon):
+def _normalized(x, axes, epsilon):
     """x_hat as x, and 1 / std with the averaged axes kept."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = wide - wide.mean(axes, keepdims=True)
+    centered = wide - wide.mean(axes, keepdims=True)
     # Two passes, see `batch_norm`.
-    var = jnp.square(centred).mean(axes, keepdims=True)
+    var = jnp.square(centered).mean(axes, keepdims=True)
     inv_std = _inverse_std(var, epsilon)
-    return (centred * inv_std).astype(x.dtype), inv_std
+    return (centered * inv_std).astype(x.dtype), inv_std
 
 
-def _normalised_back(x_hat, inv_std, axes, dx_hat):
+def _normalized_back(x_hat, inv_std, axes, dx_hat):
     along = (dx_hat * x_hat).mean(axes, keepdims=True)
     across = dx_hat - dx_hat.mean(axes, keepdims=True) - x_hat * along
     return (across * inv_std).astype(dx_hat.dtype)

@@ -15,7 +15,7 @@ FEW = 64  # outputs up to which a weight and its gradient lie transposed
 TINY = 3
 
 # A user context is part of jit's key: no program is ever taken for the other one.
-_weights_lie_transposed = jax.make_user_context(False)
+_transposed_expected = jax.make_user_context(False)
 
 
 def few_outputs(inputs: int, outputs: int) -> bool:
@@ -23,13 +23,13 @@ def few_outputs(inputs: int, outputs: int) -> bool:
     return outputs <= FEW and outputs < inputs
 
 
-def weights_lie_transposed() -> AbstractContextManager:
+def expect_transposed_weights() -> AbstractContextManager:
     """Products traced in here may count on weights of few outputs lying transposed.
 
     It is a hint for speed: without it, and with it about weights that do not, results
     are the same.
     """
-    return _weights_lie_transposed(True)
+    return _transposed_expected(True)
 
 
 def matmul(x: Array, w: Array) -> Array:
@@ -39,7 +39,7 @@ def matmul(x: Array, w: Array) -> Array:
     them as they are, where x w would first copy all of them into (I, S O).
     """
     row_count = math.prod(x.shape[:-1])
-    if not (_weights_lie_transposed.value and _transposes(row_count, *w.shape)):
+    if not (_transposed_expected.value and _transposes(row_count, *w.shape)):
         return x @ w
     return _transposed(w.T @ rows(x).T).reshape(*x.shape[:-1], w.shape[1])
 
@@ -65,7 +65,7 @@ def wide_matmul(a: Array, b: Array) -> Array:
 
 def rows(a: Array) -> Array:
     """a (..., C) as (R, C)."""
-    # The count is spelt out: -1 cannot be inferred when an axis is empty.
+    # The count is spelled out: -1 cannot be inferred when an axis is empty.
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 

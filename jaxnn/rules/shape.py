@@ -380,10 +380,10 @@ def _sum_copies(dy, axis, f):
 
 
 def _mix(x, axis, f):
-    before, after = (copied(x, s, axis) for s in _neighbours(x.shape[axis]))
+    before, after = (copied(x, s, axis) for s in _neighbors(x.shape[axis]))
     mixed = []
     for t in _offsets(f):
-        # not 0 * neighbour for t = 0: a NaN would come along
+        # not 0 * neighbor for t = 0: a NaN would come along
         other = abs(t) * (before if t < 0 else after) if t else 0
         mixed.append((1 - abs(t)) * x + other)
     return _joined(jnp.stack(mixed, axis + 1), axis)
@@ -398,17 +398,17 @@ def _sum_mixed(dy, axis, f):
         before = before - t * part if t < 0 else before
         after = after + t * part if t > 0 else after
     n = own.shape[axis]
-    for d, sources in zip((before, after), _neighbours(n), strict=True):
+    for d, sources in zip((before, after), _neighbors(n), strict=True):
         own += summed_back(d, sources, n, axis)
     return own
 
 
 def _offsets(f: int) -> list[float]:
-    """Where the centres of the f parts of an element lie, in elements from its own."""
+    """Where the centers of the f parts of an element lie, in elements from its own."""
     return [(i + 0.5) / f - 0.5 for i in range(f)]
 
 
-def _neighbours(n: int) -> tuple[np.ndarray, np.ndarray]:
+def _neighbors(n: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of n places the one before and the one after, at the border itself."""
     places = np.arange(n)
     return np.maximum(places - 1, 0), np.minimum(places + 1, n - 1)

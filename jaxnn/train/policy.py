@@ -80,7 +80,7 @@ def chosen(mask: Any, new: Any, old: Any) -> Any:
 
 
 class TrainingError(JaxnnError):
-    """Training could not go on; `history` holds what was learnt until then."""
+    """Training could not go on; `history` holds what was learned until then."""
 
     history: Any
 
@@ -236,7 +236,7 @@ class Guard:
             )
 
     def finish(self, history: Any, tried: int) -> None:
-        """Raise if a seed has learnt nothing, or nothing that gives numbers.
+        """Raise if a seed has learned nothing, or nothing that gives numbers.
 
         Args:
           history: of the whole run.

@@ -40,7 +40,7 @@ class History:
       best_epoch: epoch of `params`, counted from 1.
       stopped: "finished", "early stopping", "interrupted", "diverged" or "guard".
       findings: what the guard located, see `jaxnn.guard.Finding`.
-      seconds: `compile` (tracing and compiling the programs that initialise and
+      seconds: `compile` (tracing and compiling the programs that initialize and
         train), `train`, and `first_step_at`, the `time.perf_counter()` of the moment
         when the first step could start.
     """
@@ -130,7 +130,7 @@ class Run:
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
     def start(self, dtype: Any = None) -> None:
-        """Initialise the states, one a seed."""
+        """Initialize the states, one a seed."""
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.multi_seed else keys[0]
         start, shape = time.perf_counter(), (self.batch, *self.x.shape[1:])

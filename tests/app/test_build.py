@@ -1,4 +1,4 @@
-"""The regularisers and augmentations of the command line, as they reach the step."""
+"""The regularizers and augmentations of the command line, as they reach the step."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def test_images_are_moved_and_then_noisy(kind):
     [("pgd", "pgd-7"), ("fgsm_rs", "fgsm-rs"), ("fgsm_mix", "fgsm-mix"),
      ("trades", "trades"), ("free", "free-4"), ("ibp", "ibp")],
 )  # fmt: skip
-def test_every_adversarial_training_has_its_defence(name, made):
+def test_every_adversarial_training_has_its_defense(name, made):
     found = step_options(replace(TrainConfig(), adversarial=name), 10, steps=8)
     assert found["defense"].name == made
     with pytest.raises(JaxnnError, match="epsilon-ramp"):

@@ -234,7 +234,7 @@ def started_run(digits, tmp_path, epochs=100_000):
     return process, tmp_path / "x"
 
 
-def test_ctrl_c_ends_with_what_was_learnt_saved(digits, tmp_path, capsys):
+def test_ctrl_c_ends_with_what_was_learned_saved(digits, tmp_path, capsys):
     process, folder = started_run(digits, tmp_path)
     process.send_signal(signal.SIGINT)
     text = process.communicate(timeout=120)[0]

@@ -98,12 +98,12 @@ def test_data_without_anything_to_learn_is_refused(tmp_path, change, said):
     assert said in refused(*train(write_folder(tmp_path / "poor", **change)))
 
 
-def test_colour_is_refused_before_anything_is_written(tmp_path):
-    colour = {
+def test_color_is_refused_before_anything_is_written(tmp_path):
+    color = {
         f"{name}-images-idx3-ubyte{end}": np.zeros((n, 8, 8, 3), np.uint8)
         for name, n, end in (("train", 240, ".gz"), ("t10k", 80, ""))
     }
-    assert "grey" in refused(*train(write_folder(tmp_path / "colour", **colour)))
+    assert "gray" in refused(*train(write_folder(tmp_path / "color", **color)))
 
 
 def test_a_run_outlives_closed_streams_a_lost_reader_and_a_foreign_backend(digits):

@@ -245,7 +245,7 @@ MESSAGES = [
     (("--layers", "relu:1:2"), ["relu:1:2", "dense:128"]),
     (("--layers", "0"), ["width", "at least 1"]),
     (("--layers", "dropout:1.5"), ["dropout", "0 <= rate < 1"]),
-    (("--init", "glorot"), ["unknown initialiser", "xavier"]),
+    (("--init", "glorot"), ["unknown initializer", "xavier"]),
     (("--optimizer", "adamm"), ["unknown optimizer 'adamm'", "nesterov"]),
     (("--schedule", "cos"), ["unknown schedule", "onecycle"]),
     (("--loss", "hinje"), ["unknown loss", "softmax_cross_entropy"]),

@@ -55,8 +55,8 @@ def run(name, **change):
         ({"x": 0.5}, "expected floats"),
         ({"x": (255 * X).astype(np.uint8)}, "divide uint8 pixels by 255"),
         ({"x": X.at[0, 0].set(jnp.nan) if hasattr(X, "at") else X * np.nan}, "NaN"),
-        ({"x": X + 0.6}, "own its normalisation"),
-        ({"x": X + 0.5 + 1e-3}, "own its normalisation"),
+        ({"x": X + 0.6}, "own its normalization"),
+        ({"x": X + 0.5 + 1e-3}, "own its normalization"),
         ({"y": np.eye(3)[:2]}, "argmax\\(-1\\)"),
         ({"y": np.array([0.0, 1.0])}, "expected integers"),
         ({"y": ["a", "b"]}, "encode text as numbers"),
@@ -88,7 +88,7 @@ def run(name, **change):
         ({"box": (0, np.nan)}, "low < high"),
         ({"loss": "mse"}, "expected a function"),
         ({"targeted": 1}, "True or False"),
-        ({"colour": 1}, "no setting 'colour'"),
+        ({"color": 1}, "no setting 'color'"),
     ],
 )
 def test_what_cannot_be_used_is_named(change, message):
@@ -161,7 +161,7 @@ def test_equal_networks_and_other_budgets_share_a_program():
 
 
 def logits(x):
-    """What a black box gives, of NumPy's arrays or JAX's: which grey is the nearest?"""
+    """What a black box gives, of NumPy's arrays or JAX's: which gray is the nearest?"""
     return -abs(x.reshape(len(x), -1).mean(1)[:, None] - np.array([[0.2, 0.5, 0.8]]))
 
 

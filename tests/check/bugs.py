@@ -160,7 +160,7 @@ FAMILIES: dict[str, tuple[tuple[int, ...], list]] = {
                 times("x", 4)),
             bug("conv: channels in and out exchanged", conv(3), "w",
                 on("w", lambda d: d.swapaxes(2, 3))),
-            bug("max_pool: dy to its neighbour", max_pool(2), "x",
+            bug("max_pool: dy to its neighbor", max_pool(2), "x",
                 on("x", lambda d: jnp.roll(d, 1, 1))),
             bug("conv: db a mean over positions", conv(3), "b",
                 lambda dx, g, c, dy: (dx, {**g, "b": dy.mean((0, 1, 2))})),

@@ -24,7 +24,7 @@ BLOCK = residual(serial(dense(256, bias=False), batch_norm(), relu, dense(256)))
 
 
 @pytest.fixture
-def optimised():
+def optimized():
     """Buffers are assigned as they are for users, not as for quick compiling."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
@@ -47,12 +47,12 @@ def temp_bytes(net, batch=4096, width=256):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_stack_of_remat_takes_half_the_memory(optimised):
+def test_stack_of_remat_takes_half_the_memory(optimized):
     plain, again = temp_bytes(stack(BLOCK, 12)), temp_bytes(stack(remat(BLOCK), 12))
     assert again <= 0.5 * plain
 
 
-def test_stack_keeps_an_array_once_that_two_layers_keep(optimised):
+def test_stack_keeps_an_array_once_that_two_layers_keep(optimized):
     # tanh keeps its output, the dense layer after it its input
     twice = temp_bytes(stack(serial(dense(256), tanh, dense(256), tanh), 12))
     one = 12 * 4096 * 256 * 4
@@ -88,7 +88,7 @@ def test_stack_is_serial_with_stacked_parameters():
     assert_trees_close(grads["stacked"], stacked(unrolled[3][1]))
 
 
-REGULARISERS = {
+REGULARIZERS = {
     "l2": lambda params: l2(0.1)(params),
     "elastic_net": lambda params: elastic_net(0.1)(params),
     "spectral_norm": lambda params: spectral_norm(0.1)(params),
@@ -97,8 +97,8 @@ REGULARISERS = {
 }
 
 
-@pytest.mark.parametrize("name", REGULARISERS)
-def test_regularisers_see_the_layers_of_a_stack(name):
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_regularizers_see_the_layers_of_a_stack(name):
     """A bias stays a bias, and each weight has its own norms."""
     layer = serial(dense(3), batch_norm())
     nets = stack(stack(layer, 2), 2), serial(*[layer] * 4)
@@ -109,8 +109,8 @@ def test_regularisers_see_the_layers_of_a_stack(name):
         for i in range(2)
         for j in range(2)
     )
-    value, grads = REGULARISERS[name](params)
-    want, want_grads = REGULARISERS[name](unstacked)
+    value, grads = REGULARIZERS[name](params)
+    want, want_grads = REGULARIZERS[name](unstacked)
     assert_close(value, want)
     together = jax.tree.map(
         lambda *a: jnp.stack(a).reshape(2, 2, *a[0].shape), *want_grads

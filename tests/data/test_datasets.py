@@ -343,5 +343,5 @@ def test_one_class_and_blank_images_are_nothing_to_learn(tmp_path):
         from_arrays(np.full_like(X, 7), Y, XT, YT, validation=1)
     for name, array in zip(NAMES, (np.stack([X] * 3, -1), Y, XT, YT), strict=True):
         write_idx(tmp_path / name, array)
-    with pytest.raises(JaxnnError, match=rf"{NAMES[0]}: got colour images .*Convert"):
+    with pytest.raises(JaxnnError, match=rf"{NAMES[0]}: got color images .*Convert"):
         load(tmp_path, validation=1)

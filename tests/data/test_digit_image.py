@@ -38,8 +38,8 @@ def _shaded(scene):
     return np.linspace(250, 170, scene.shape[1])[None] * (1 - 0.9 * scene / 255.0)
 
 
-def _rgba(scene, grey):
-    return np.dstack([np.full((*scene.shape, 3), grey, np.uint8), scene])
+def _rgba(scene, gray):
+    return np.dstack([np.full((*scene.shape, 3), gray, np.uint8), scene])
 
 
 def _specks(scene, rng):
@@ -54,7 +54,7 @@ def _sixteen(scene):
     return Image.fromarray(scene.astype(np.uint16) * 257)
 
 
-def _colour(scene):
+def _color(scene):
     return Image.merge("RGB", [Image.fromarray(255 - scene // n) for n in (1, 2, 3)])
 
 
@@ -62,7 +62,7 @@ FORMS = {
     "enlarged": ("png", lambda s, _: s),
     "dark on white": ("png", lambda s, _: 255 - s),
     "jpeg": ("jpg", lambda s, _: 255 - s),
-    "blue ink, jpeg": ("jpg", lambda s, _: _colour(s)),
+    "blue ink, jpeg": ("jpg", lambda s, _: _color(s)),
     "palette": ("gif", lambda s, _: _palette(s)),
     "16 bit": ("png", lambda s, _: _sixteen(s)),
     "16 bit tiff": ("tiff", lambda s, _: _sixteen(s)),
@@ -120,14 +120,14 @@ def test_size_and_place_do_not_matter(tmp_path, digits, times, size, at):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_digit_of_mnist_is_only_centred(tmp_path, digits, flip):
+def test_a_digit_of_mnist_is_only_centered(tmp_path, digits, flip):
     for digit in digits:
         got = read_digit(_save(tmp_path / "a.png", 255 - digit if flip else digit))
         exact = digit * (255 / digit.max())
         np.testing.assert_allclose(got, exact, atol=0.5)
 
 
-def test_a_shifted_digit_comes_back_to_the_centre(tmp_path, digits):
+def test_a_shifted_digit_comes_back_to_the_center(tmp_path, digits):
     shifted = np.roll(digits[0], (-3, 2), (0, 1))
     got = read_digit(_save(tmp_path / "a.png", shifted))
     assert _likeness(got, digits[0]) > 0.999
@@ -230,10 +230,10 @@ def test_a_film_is_not_one_picture(tmp_path, digits, kind):
 
 
 def test_cmyk_is_read_and_a_program_is_not_started(tmp_path, digits):
-    grey = Image.fromarray(255 - np.kron(digits[0], np.ones((4, 4))).astype(np.uint8))
-    grey.convert("CMYK").save(tmp_path / "a.jpg")
+    gray = Image.fromarray(255 - np.kron(digits[0], np.ones((4, 4))).astype(np.uint8))
+    gray.convert("CMYK").save(tmp_path / "a.jpg")
     assert _likeness(read_digit(tmp_path / "a.jpg"), digits[0]) > 0.95
-    grey.convert("RGB").save(tmp_path / "a.eps")
+    gray.convert("RGB").save(tmp_path / "a.eps")
     with pytest.raises(JaxnnError, match="got a file that is no image"):
         read_digit(tmp_path / "a.eps")
 

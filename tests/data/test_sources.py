@@ -468,7 +468,7 @@ def test_verify_tells_each_file_apart(mirror):
     assert "ends too early" in statuses["test-images"].found
 
 
-def test_files_of_a_known_set_are_recognised_in_any_folder(mirror, tmp_path):
+def test_files_of_a_known_set_are_recognized_in_any_folder(mirror, tmp_path):
     _fill(tmp_path / "copy", list(PARTS.values()))
     write_idx(tmp_path / "copy" / PARTS["test-labels"], np.ones(6, np.uint8))
     assert [s.status for s in verify(tmp_path / "copy")] == ["ok"] * 3 + ["unknown"]

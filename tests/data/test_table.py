@@ -88,7 +88,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
             read_csv(path)
 
 
-def test_an_unknown_column_names_its_neighbour(write):
+def test_an_unknown_column_names_its_neighbor(write):
     path = write("price,make\n1,x\n")
     with pytest.raises(JaxnnError, match="Did you mean 'price'"):
         read_csv(path)["prise"]

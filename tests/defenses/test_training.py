@@ -205,7 +205,7 @@ def test_bad_settings_say_so():
         (lambda: defenses.trades(0.1, beta=-1), "beta"),
         (lambda: defenses.ramp(0.1, 0), "steps"),
         (lambda: defenses.ibp(float("nan")), "epsilon"),
-        (lambda: defenses.binarise(1.0), "threshold"),
+        (lambda: defenses.binarize(1.0), "threshold"),
         (lambda: margins(mlp([6, 5, 3], output="softmax")), "layer softmax"),
     ):
         with pytest.raises(JaxnnError, match=words):
@@ -268,8 +268,8 @@ def test_the_words_of_a_collapse_fit_the_kind_of_training(kind):
     assert defenses.find_collapse(y, y, **small) is None
 
 
-def test_binarised_pixels_pass_no_gradient_and_keep_nan():
-    layer = defenses.binarise(0.4)
+def test_binarized_pixels_pass_no_gradient_and_keep_nan():
+    layer = defenses.binarize(0.4)
     x = jnp.array([[0.0, 0.4, 0.41, 1.0, jnp.nan]])
     y, _, cache = layer.forward((), (), x, train=False)
     np.testing.assert_array_equal(y, [[0, 0, 1, 1, np.nan]])

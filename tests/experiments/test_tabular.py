@@ -1,4 +1,4 @@
-"""Encoders and splits: nothing learnt from test rows, errors that name the cell."""
+"""Encoders and splits: nothing learned from test rows, errors that name the cell."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def table(**columns):
 NAN = float("nan")
 
 
-def test_numbers_are_filled_and_standardised_by_the_training_rows():
+def test_numbers_are_filled_and_standardized_by_the_training_rows():
     train = table(age=[1, NAN, 3, 8])
     encode = fit_encoder(train, numbers=["age"], flag_missing=True)
     assert encode.names == ["age", "age missing"]

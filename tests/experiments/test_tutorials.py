@@ -42,7 +42,7 @@ CASES = [
 
 
 def not_blank(path):
-    """Whether a picture has many colours, and a film frames that differ."""
+    """Whether a picture has many colors, and a film frames that differ."""
     with Image.open(path) as image:
         frames = []
         for i in {0, getattr(image, "n_frames", 1) - 1}:

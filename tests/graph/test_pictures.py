@@ -166,8 +166,8 @@ def test_edges_of_the_xor_network_cross_as_seldom_as_they_can():
     assert crossings(rows, near) == 3
 
 
-def colours(path):
-    """The colours of a picture that at least 20 of its points have."""
+def colors(path):
+    """The colors of a picture that at least 20 of its points have."""
     image = Image.open(path).convert("RGB")
     found = image.getcolors(2**24)
     return image.size, {f"#{r:02x}{g:02x}{b:02x}" for n, (r, g, b) in found if n >= 20}
@@ -176,7 +176,7 @@ def colours(path):
 def test_picture_of_the_xor_network(tmp_path):
     root, feeds = xor()
     graph.draw(root, feeds, tmp_path / "xor.png")
-    (width, height), found = colours(tmp_path / "xor.png")
+    (width, height), found = colors(tmp_path / "xor.png")
     assert 500 < width < 1000 < height < 2000
     for kind in ("feed", "parameter"):
         assert picture.FILL[kind] in found
@@ -186,9 +186,9 @@ def test_picture_of_the_xor_network(tmp_path):
 def test_picture_without_a_loss_shows_values_only(tmp_path):
     x = graph.feed("x")
     graph.draw(x * 2, {x: np.ones((5, 5))}, tmp_path / "values.png")
-    assert "#d55e00" not in colours(tmp_path / "values.png")[1]
+    assert "#d55e00" not in colors(tmp_path / "values.png")[1]
     graph.draw(x, {x: 3}, tmp_path / "one.png")
-    assert colours(tmp_path / "one.png")[0][0] > 100
+    assert colors(tmp_path / "one.png")[0][0] > 100
 
 
 def test_picture_of_too_many_nodes_says_what_to_do(tmp_path):

@@ -20,7 +20,7 @@ from jaxnn.combine import (
     siamese,
     stack,
 )
-from jaxnn.defenses import binarise
+from jaxnn.defenses import binarize
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import LAYERS, bounded, dense, interval, pointwise, tanh
 from jaxnn.layers.bounds import BOUNDED, linear, monotone, unimodal
@@ -38,7 +38,7 @@ CASES = {
         (layers.avg_pool((3,), 1), STEPS),
     ],
     "batch_norm": [(layers.batch_norm(), WIDE), (layers.batch_norm(groups=2), IMAGE)],
-    "binarise": [(binarise(0.3), WIDE)],
+    "binarize": [(binarize(0.3), WIDE)],
     "conv": [
         (layers.conv(3, 3), IMAGE),
         (layers.conv(2, 2, 2, 1, bias=False), IMAGE),
@@ -131,14 +131,14 @@ def boxes(layer, in_shape, dtype):
     params, state = map(drawn, shapes)
     if not isinstance(state, dict) or "params" not in state:  # frozen ones stay signed
         state = jax.tree.map(jnp.exp, state)
-    centre = rng.normal(0, 1, (BOXES, *in_shape))
+    center = rng.normal(0, 1, (BOXES, *in_shape))
     # from a point to far across every bend, smaller and larger numbers
     radius = np.exp(rng.uniform(-12, 2, (BOXES, *in_shape)))
     radius[:3] = 0
     scale = 10.0 ** rng.integers(-3, 4, (BOXES, *(1,) * len(in_shape)))
     scale[-1] = 1e-38  # of float32 hardly a normal number
-    low = ((centre - radius) * scale).astype(dtype)
-    high = np.maximum(((centre + radius) * scale).astype(dtype), low)
+    low = ((center - radius) * scale).astype(dtype)
+    high = np.maximum(((center + radius) * scale).astype(dtype), low)
     share = rng.uniform(0, 1, (POINTS, *low.shape))
     share[: POINTS // 2] = share[: POINTS // 2] > 0.5  # corners
     share[:2] = np.array([0, 1]).reshape(2, *(1,) * low.ndim)
@@ -227,7 +227,7 @@ def test_bounds_hold_where_halves_of_numbers_vanish():
 
 
 def test_every_layer_has_a_case_or_none_of_its_own():
-    public = {*LAYERS, "binarise", *combine.__all__} - {
+    public = {*LAYERS, "binarize", *combine.__all__} - {
         "Call", "Parts", "activation_layer", "chained", "dense_block", "observed",
         "output_layer",
     }  # fmt: skip

@@ -61,11 +61,11 @@ def built(*tokens):
 
 ERRORS = {
     "dense: no units": (lambda: dense(0), r"dense\(0\): got width=0, expected a whole"),
-    "dense: unknown initialiser": (lambda: dense(3, "hee"),
-        r"unknown initialiser 'hee'\. Did you mean 'he'\? Valid names: he, he_normal, "
+    "dense: unknown initializer": (lambda: dense(3, "hee"),
+        r"unknown initializer 'hee'\. Did you mean 'he'\? Valid names: he, he_normal, "
         r".*orthogonal.*zeros"),
-    "dense: unknown bias initialiser": (
-        lambda: dense(3, bias="none"), r"unknown initialiser 'none'.*Valid names: he, ",
+    "dense: unknown bias initializer": (
+        lambda: dense(3, bias="none"), r"unknown initializer 'none'.*Valid names: he, ",
     ),
     "dense: no axis": (lambda: dense(3).init(KEY, ()),
         r"dense\(3\): got in_shape=\(\), expected at least one axis"),
@@ -150,8 +150,8 @@ ERRORS = {
     "conv: bias": (
         lambda: conv(3, bias="he"), r"conv\(3, 3x3\): bias='he' needs a matrix"),
     "recurrent: true units": (lambda: rnn(True), r"rnn\(True\): got units=True"),
-    "recurrent: unknown initialiser": (lambda: lstm(2, recurrent_init="orthogonl"),
-        r"unknown initialiser 'orthogonl'\. Did you mean 'orthogonal'"),
+    "recurrent: unknown initializer": (lambda: lstm(2, recurrent_init="orthogonl"),
+        r"unknown initializer 'orthogonl'\. Did you mean 'orthogonal'"),
     "recurrent: unknown activation": (lambda: rnn(2, activation="sigmoid"),
         r"unknown activation of rnn 'sigmoid'.*relu, tanh"),
     "recurrent: flat input": (lambda: lstm(2).init(KEY, (784,)),

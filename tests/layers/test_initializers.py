@@ -27,7 +27,7 @@ STD = {
 
 
 @pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"orthogonal"}))
-def test_initialiser_has_its_standard_deviation(name):
+def test_initializer_has_its_standard_deviation(name):
     w = np.asarray(dense(SIZES[1], name).init(KEY, SIZES[:1])[0]["w"])
     std = STD[name.split("_")[0]]
     assert w.shape == SIZES
@@ -46,12 +46,12 @@ def test_orthogonal_columns_are_orthonormal():
 
 
 @pytest.mark.parametrize("name", ["he", "lecun", "xavier"])
-def test_bare_initialiser_is_the_normal_one(name):
+def test_bare_initializer_is_the_normal_one(name):
     w, same = (INITIALIZERS[n](KEY, (4, 3), float) for n in (name, f"{name}_normal"))
     assert (w == same).all()
 
 
-def test_initialiser_may_be_a_function():
+def test_initializer_may_be_a_function():
     def ones(key, shape, dtype):
         return jnp.ones(shape, dtype)
 
@@ -61,7 +61,7 @@ def test_initialiser_may_be_a_function():
 
 
 @pytest.mark.parametrize("name", sorted(INITIALIZERS))
-def test_bias_takes_every_initialiser_or_says_which(name):
+def test_bias_takes_every_initializer_or_says_which(name):
     try:
         params, _, _ = dense(3, bias=name).init(KEY, (4,))
     except JaxnnError as error:

@@ -20,7 +20,7 @@ def test_keep_mask_drops_the_rate(drop_rate):
     assert abs(keep.mean() - (1 - drop_rate)) < 4.5 * sigma
 
 
-def test_keep_mask_neighbours_are_independent():
+def test_keep_mask_neighbors_are_independent():
     # two elements come from one random word
     keep = np.asarray(keep_mask(KEY, (200_000,), 0.5)).astype(float)
     for lag in (1, 2):

@@ -122,9 +122,9 @@ def _gap(mesh, x, gamma, beta, dy):
              out_specs=whole)  # fmt: skip
     def synced(x, gamma, beta, dy):
         mean = jax.lax.pmean(x.mean(tuple(range(x.ndim - 1))), "data")
-        centred = x - jnp.broadcast_to(mean, x.shape)
-        var = jax.lax.pmean((centred**2).mean(tuple(range(x.ndim - 1))), "data")
-        y = centred * jnp.broadcast_to(gamma / jnp.sqrt(var + 1e-5), x.shape)
+        centered = x - jnp.broadcast_to(mean, x.shape)
+        var = jax.lax.pmean((centered**2).mean(tuple(range(x.ndim - 1))), "data")
+        y = centered * jnp.broadcast_to(gamma / jnp.sqrt(var + 1e-5), x.shape)
         y = y + jnp.broadcast_to(beta, x.shape)
         return jax.lax.psum((y * dy).sum(), "data")
 

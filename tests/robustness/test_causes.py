@@ -131,9 +131,9 @@ CASES = {  # layer, where it goes (pixels, hidden or logits), the cause
         layer("sharp", lambda x: (SHARP * x, ()), lambda _, dy: (SHARP * dy,)),
         "logits", "the loss: cross-entropy has no gradient left",
     ),
-    "few greys": (
-        layer("greys", lambda x: (jnp.round(4 * x) / 4, ()), nothing), "pixels",
-        "layer 0 greys",
+    "few grays": (
+        layer("grays", lambda x: (jnp.round(4 * x) / 4, ()), nothing), "pixels",
+        "layer 0 grays",
     ),
     "staircase beside a way around": (
         residual(layer("stairs", lambda x: (jnp.round(x), ()), nothing)), "hidden",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import Classifier, serial
-from jaxnn.defenses import binarise
+from jaxnn.defenses import binarize
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense
 from jaxnn.robustness import smoothing, transfer_matrix
@@ -94,7 +94,7 @@ def test_own_examples_harm_most(matrix):
 
 def test_a_network_that_hides_its_gradient_fails_the_check():
     params, state, _ = NET.init(KEY, (4, 4))
-    masked = serial(binarise(0.5), NET)
+    masked = serial(binarize(0.5), NET)
     x = np.random.default_rng(0).uniform(0, 1, (60, 4, 4))
     z, *_ = masked.forward(((), params), ((), state), jnp.asarray(x), train=False)
     nets = {

@@ -83,7 +83,7 @@ def rounded(levels):
         del cache
         return (jnp.zeros_like(dy),)
 
-    return pointwise(Rule("quantise", fwd, bwd))
+    return pointwise(Rule("quantize", fwd, bwd))
 
 
 def by_id(found):
@@ -162,9 +162,9 @@ def sharpened(params, state):
 
 
 MASKED = {  # network, budget, the check that fails, what it and the verdict say
-    "a staircase": (front(rounded(8)), 0.15, "K20", "quantise", "quantise"),
+    "a staircase": (front(rounded(8)), 0.15, "K20", "quantize", "quantize"),
     "a staircase, beside the network inside": (
-        front(rounded(8)), 0.15, "K9", "more harm", "quantise"
+        front(rounded(8)), 0.15, "K9", "more harm", "quantize"
     ),
     "a steep sigmoid": (front(steep(1000.0)), 0.15, "K20", "hardly any", "steep"),
     "a sharpened output": (sharpened, 0.05, "K10", "cross-entropy", "cross-entropy"),

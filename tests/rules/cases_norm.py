@@ -9,8 +9,8 @@ from tests.rules.common import Case, normal
 
 def standard(a, epsilon):
     """All of `a` together to mean 0 and variance 1."""
-    centred = a - a.sum() / a.size
-    return centred / jnp.sqrt((centred**2).sum() / a.size + epsilon)
+    centered = a - a.sum() / a.size
+    return centered / jnp.sqrt((centered**2).sum() / a.size + epsilon)
 
 
 def layer_norm(epsilon):

@@ -5,11 +5,11 @@ import numpy as np
 
 
 def blobs(count=256, features=6, classes=3, seed=0):
-    """Points around one centre a class: x float64 (N, features), y int32 (N,)."""
+    """Points around one center a class: x float64 (N, features), y int32 (N,)."""
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(7).normal(size=(classes, features)) * 2
+    centers = np.random.default_rng(7).normal(size=(classes, features)) * 2
     y = rng.integers(0, classes, count).astype(np.int32)
-    return centres[y] + rng.normal(size=(count, features)), y
+    return centers[y] + rng.normal(size=(count, features)), y
 
 
 def pixels(count=256, side=4, classes=3, seed=0):

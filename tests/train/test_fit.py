@@ -178,7 +178,7 @@ def test_divergence_raises_with_the_history_and_finite_parameters():
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(history.params))
 
 
-def test_ctrl_c_ends_after_the_running_epoch_with_what_was_learnt():
+def test_ctrl_c_ends_after_the_running_epoch_with_what_was_learned():
     def interrupt(row):
         if row["epoch"] == 2:
             os.kill(os.getpid(), signal.SIGINT)

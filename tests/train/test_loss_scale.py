@@ -91,7 +91,7 @@ def test_fit_in_float16_keeps_wide_parameters_and_learns():
     assert not found.findings
 
 
-def test_a_defence_cannot_be_scaled():
+def test_a_defense_cannot_be_scaled():
     with pytest.raises(JaxnnError, match="float32 or bfloat16"):
         make_step(mlp([6, 3]), softmax_cross_entropy, SGD, half=True,
                   defense=defenses.pgd(0.1))  # fmt: skip

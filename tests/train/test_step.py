@@ -57,7 +57,7 @@ def step_of(loss=softmax_cross_entropy, optimizer=None, **options):
 
 
 def objective(ts, options, weights):
-    """The whole of what one step minimises, for `jax.grad`; keys as the step's."""
+    """The whole of what one step minimizes, for `jax.grad`; keys as the step's."""
     key = jax.random.fold_in(KEY, 0)
     keys = [jax.random.fold_in(key, i) for i in range(4)]
 
@@ -102,7 +102,7 @@ def test_a_poisoned_step_leaves_every_bit_whatever_is_on(name):
     step = step_of(**options)
     ts, _ = step(start("ema" in options), X, Y, KEY)
     # 1e300 squared overflows in the batch variance: the loss stays finite, as the
-    # normalised value is then 0, but the running variance would be infinite for ever
+    # normalized value is then 0, but the running variance would be infinite for ever
     for bad in (np.nan, np.inf, 1e300):
         poisoned = X.copy()
         poisoned[3, 2] = bad

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxnn import plots
 from jaxnn.errors import JaxnnError
-from jaxnn.plots import panels
+from jaxnn.plots import panels, robustness
 from jaxnn.plots.panels import new_figure, save
 from jaxnn.plots.robustness import transfer
 from jaxnn.plots.run import round_of_classes
@@ -349,6 +349,10 @@ def test_no_change_is_white_and_a_rise_is_red(path):
 
 
 BAD = {
+    "shares": (
+        lambda p: robustness.curve([0.0, 0.1], {"PGD": [1.0]}, 5, p),
+        "PGD has 1 values for 2 budgets",
+    ),
     "lengths": (
         lambda p: plots.confusion(np.arange(3), np.arange(4), 10, p),
         "labels 3, predictions 4",

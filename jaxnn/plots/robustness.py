@@ -36,6 +36,11 @@ def curve(
     Raises:
       JaxnnError: lengths differ.
     """
+    for name, shares in accuracy.items():
+        if len(shares) != len(epsilons):
+            raise JaxnnError(
+                f"curve: {name} has {len(shares)} values for {len(epsilons)} budgets"
+            )
     figure, (ax,) = panels(1, width=6.4, height=3.9, title=title)
     lines(
         ax, epsilons, {k: 100 * np.asarray(v, float) for k, v in accuracy.items()},

@@ -107,9 +107,13 @@ def test_an_attack_fools_many_more_than_nothing_and_all_that_fgsm_fools(name, pr
     before = hit(problem, problem[1]).mean()
     assert hit(problem, run(name, problem, epsilon)).mean() > before + 0.2
     if name in ITERATED:
+        counts = [problem[1].shape[0] * before]
         for epsilon in (0.05, 0.1, 0.2, 0.5):
             single = hit(problem, run("fgsm", problem, epsilon))
-            assert (hit(problem, run(name, problem, epsilon)) | ~single).all()
+            found = hit(problem, run(name, problem, epsilon))
+            assert (found | ~single).all()
+            counts.append(found.sum())
+        assert (np.diff(counts) >= 0).all()
 
 
 @pytest.mark.slow
@@ -121,6 +125,8 @@ def test_a_target_is_reached_more_often_than_without_an_attack(name, problem):
     x_adv = attack(net, x, target, targeted=True, epsilon=epsilon, **options)
     before = net.correct(x, target).mean()
     assert net.correct(x_adv, target).mean() > before + 0.3
+    assert float(attacks.distance(x_adv, x, norm).max()) <= epsilon + 1e-6
+    assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
 
 
 def test_without_a_box_fgsm_moves_every_pixel_by_epsilon(problem):

@@ -107,14 +107,6 @@ def _only_batches(dx, grads, cache, dy):
     return dx, {**grads, "b": dy[0]}
 
 
-def _dense(*layers):
-    return (5,), layers
-
-
-def _each(shape, dtype=float):
-    return shape
-
-
 FAMILIES: dict[str, tuple[tuple[int, ...], list]] = {
     "dense": (
         (5,),

@@ -105,6 +105,12 @@ def test_kinks_within_a_step_are_counted(step, count):
     assert jumps(*sides) == count
 
 
+def test_a_smooth_function_has_no_kinks():
+    x, v = jnp.array([1e-4, 1.0, -1e-4]), jnp.ones(3)
+    sides = (jax.grad(lambda x: (x**3).sum())(move(x, h, v)) for h in (1e-5, -1e-5))
+    assert jumps(*sides) == 0
+
+
 POINTS, Y = blobs(16)
 NETS = {
     "mlp": (mlp([6, 5, 3], "tanh", normalize=True), POINTS),

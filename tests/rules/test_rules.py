@@ -138,6 +138,14 @@ def test_norms_keep_their_digits_far_from_zero(rule):
     np.testing.assert_allclose(cache.var, [wide.var()], rtol=1e-4)
 
 
+def test_batch_norm_sums_bfloat16_in_float32():
+    # bfloat16 sums of ones stop growing at 256
+    x, ones = jnp.ones((1024, 2), jnp.bfloat16), jnp.ones(2, jnp.bfloat16)
+    _, cache = rules.batch_norm().fwd(x, ones, ones)
+    assert cache.mean.dtype == jnp.float32
+    assert cache.mean.tolist() == [1, 1]
+
+
 ARRAY, SHAPE, MASK = ("float64", 12), ("float64", 0), ("bool", 12)
 KEPT = {  # the dtypes and sizes of what the docstrings say the cache keeps
     "": "add sub standardize transpose pad upsample add_bias",

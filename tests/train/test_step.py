@@ -26,6 +26,7 @@ from jaxnn.train import (
     evaluated,
     init_state,
     make_step,
+    to_unit,
 )
 from tests.rules.common import assert_trees_close
 from tests.train.problem import blobs, same_bits
@@ -127,6 +128,11 @@ def test_parameter_groups_of_optax_partition_get_their_own_optimizers():
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, ts.params)
     kinds = jax.tree.map(lambda w: w.ndim == 2, ts.params)
     assert moved == kinds
+
+
+def test_uint8_pixels_become_the_unit_interval():
+    unit = to_unit(jnp.array([[0, 51, 255]], jnp.uint8), jnp.float32)
+    np.testing.assert_allclose(unit, [[0, 0.2, 1]], rtol=1e-6)
 
 
 def test_max_norm_holds_after_every_step():

@@ -104,7 +104,7 @@ def name_axes(ax: Any, x: str, y: str, title: str = "") -> None:
 def show_legend(ax: Any, **options: Any) -> None:
     """A quiet legend where it hides least."""
     style = {"fontsize": 8, "framealpha": 0.85, "edgecolor": PALE, "loc": "best"}
-    ax.legend(**(style | options)).set_in_layout(False)  # quicker, and it is inside
+    ax.legend(**(style | options))
 
 
 def set_scales(ax: Any, log: bool, log_x: bool) -> None:

@@ -33,21 +33,49 @@ def as_array(value: Any, where: str, what: str) -> Any:
       JaxnnError: not numbers: text, objects, ragged lists, complex numbers, keys; or
         numbers with gaps (masked, sparse).
     """
-    if isinstance(value, jax.Array) or type(value) is np.ndarray:
-        return _numbers(value, where, what)
+    a = value
+    if not (isinstance(value, jax.Array) or type(value) is np.ndarray):
+        a = _read(value, where, what)
+    kind = getattr(a.dtype, "kind", None)
+    if kind in ("f", "i", "u", "b") or passes_for_float(a.dtype):
+        return a
+    fix = {
+        "O": "give every entry and row the same type and length",
+        "U": "encode text as numbers",
+        "S": "encode text as numbers",
+        "c": "take the real part, or real and imaginary as two columns",
+    }.get(str(kind), "convert it to numbers")
+    raise JaxnnError(
+        f"{where}: got {what} of dtype {a.dtype}, expected floats or whole numbers; "
+        f"{fix}"
+    )
+
+
+def _read(value, where, what):
+    """What holds numbers on the host, as an array."""
     said = f"{where}: got {what} of type {type(value).__name__}"
     if isinstance(value, np.ma.MaskedArray):
         raise JaxnnError(f"{said}, expected no masked values; fill or remove them")
     if hasattr(value, "toarray"):  # scipy's sparse matrices
         raise JaxnnError(f"{said}, expected a dense array: {what}.toarray()")
     try:
-        return _numbers(_read(value), where, what)
-    except JaxnnError:
-        raise
+        if isinstance(value, (list, tuple, np.ndarray, np.generic, float, int)):
+            return np.asarray(value)
+        if hasattr(value, "detach") and hasattr(value, "cpu"):  # PyTorch's
+            value = value.detach().cpu()
+            narrow = "bfloat16" in str(value.dtype)  # which NumPy does not know
+            return (value.float() if narrow else value).numpy()
+        if hasattr(value, "to_numpy"):  # pandas, polars
+            return np.asarray(value.to_numpy())
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
     except Exception as error:  # whatever a foreign type's conversion raises
         raise JaxnnError(
             f"{said}, expected an array of numbers ({first_line(error)})"
         ) from None
+    raise JaxnnError(
+        f"{said}, expected an array of numbers (it is none and cannot be read as one)"
+    )
 
 
 def as_rows(value: Any, where: str, what: str) -> Any:
@@ -133,33 +161,3 @@ def whole(trees: Any, types: Any) -> Any:
         return a.view(dtype)[..., 0] if dtype in WIDE else np.asarray(a, dtype)
 
     return jax.tree.map(lambda a, t: a if is_key(a) else one(a, t), trees, types)
-
-
-def _read(value):
-    if isinstance(value, (list, tuple, np.ndarray, np.generic, float, int)):
-        return np.asarray(value)
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # PyTorch's
-        value = value.detach().cpu()
-        narrow = "bfloat16" in str(value.dtype)  # which NumPy does not know
-        return (value.float() if narrow else value).numpy()
-    if hasattr(value, "to_numpy"):  # pandas, polars
-        return np.asarray(value.to_numpy())
-    if hasattr(value, "__array__"):
-        return np.asarray(value)
-    raise TypeError("it is none and cannot be read as one")
-
-
-def _numbers(a, where, what):
-    kind = getattr(a.dtype, "kind", None)
-    if kind in ("f", "i", "u", "b") or passes_for_float(a.dtype):
-        return a
-    fix = {
-        "O": "give every entry and row the same type and length",
-        "U": "encode text as numbers",
-        "S": "encode text as numbers",
-        "c": "take the real part, or real and imaginary as two columns",
-    }.get(str(kind), "convert it to numbers")
-    raise JaxnnError(
-        f"{where}: got {what} of dtype {a.dtype}, expected floats or whole numbers; "
-        f"{fix}"
-    )

@@ -1,6 +1,7 @@
 """How a combinator calls the layers it is made of, and how these calls are observed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -54,19 +55,17 @@ class Parts:
 
     def init(self, i: int, key, in_shape) -> tuple[Any, Any, tuple[int, ...]]:
         """`init` of layer i."""
-        with _located(self, i):
-            return self.layers[i].init(key, tuple(in_shape))
+        with self._at(i) as layer:
+            return layer.init(key, tuple(in_shape))
 
     def forward(self, i: int, params, state, x, *, key, train: bool):
         """`forward` of layer i."""
-        layer = self._observed(i) if _observers.value else self.layers[i]
-        with _located(self, i), jax.named_scope(f"fwd/{i}_{layer.name}"):
+        with self._at(i, "fwd") as layer:
             return layer.forward(params, state, x, key=key, train=train)
 
     def backward(self, i: int, cache, dy):
         """`backward` of layer i."""
-        layer = self._observed(i) if _observers.value else self.layers[i]
-        with _located(self, i), jax.named_scope(f"bwd/{i}_{layer.name}"):
+        with self._at(i, "bwd") as layer:
             return layer.backward(cache, dy)
 
     def check_count(self, what: str, tree: Any) -> None:
@@ -77,6 +76,18 @@ class Parts:
                 f"{self.kind}: got {what} for {count} layers, expected "
                 f"{len(self.layers)}; were they made by another network?"
             )
+
+    @contextmanager
+    def _at(self, i: int, way: str = "") -> Iterator[Layer]:
+        """Layer i at work on its `way`; an error is told where it arose."""
+        layer = self._observed(i) if way and _observers.value else self.layers[i]
+        try:
+            scope = jax.named_scope(f"{way}/{i}_{layer.name}")
+            with scope if way else nullcontext():
+                yield layer
+        except BaseException as error:
+            error.add_note(f"in layer {i} of {self.kind}: {self.layers[i].name}")
+            raise
 
     def _observed(self, i: int) -> Layer:
         layer, (_, outer) = self.layers[i], _observers.value[0]
@@ -176,18 +187,3 @@ def _observing(observers: tuple, layer: Layer) -> Layer:
 def child_key(key, i):
     """The key of child i: appending a child leaves the earlier draws as they were."""
     return None if key is None else jax.random.fold_in(key, i)
-
-
-class _located:  # noqa: N801 - reads as a statement
-    """Say in which layer of a combinator an error arose, innermost first."""
-
-    def __init__(self, parts, i):
-        self.parts, self.i = parts, i
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is not None:
-            name = self.parts.layers[self.i].name
-            error.add_note(f"in layer {self.i} of {self.parts.kind}: {name}")

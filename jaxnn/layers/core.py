@@ -312,7 +312,17 @@ def typed(kind: str, layer: Any) -> Any:
     """
 
     def forward(params, state, x, *, key=None, train):
-        _check_input(kind, layer.name, x)
+        dtype = getattr(x, "dtype", None)
+        if not isinstance(dtype, np.dtype):
+            raise JaxnnError(
+                f"{layer.name}: got an input of type {type(x).__name__}, expected an "
+                "array; make it one by jnp.asarray"
+            )
+        if kind not in TAKE_WHOLE_NUMBERS and not passes_for_float(dtype):
+            raise JaxnnError(
+                f"{layer.name}: got an input of dtype {dtype}, expected floats; "
+                "convert it by x.astype(jnp.float32), pixels to [0, 1] by x / 255"
+            )
         y, state, cache = layer.forward(params, state, x, key=key, train=train)
         types = {a.dtype for a in jax.tree.leaves((params, x))}
         if len(types) > 1:
@@ -368,20 +378,6 @@ def checked_shape(name: str, in_shape: Any) -> tuple[int, ...]:
             "at least 1, the batch axis left out, such as (784,) or (28, 28, 1)"
         )
     return tuple(map(int, in_shape))
-
-
-def _check_input(kind, name, x):
-    dtype = getattr(x, "dtype", None)
-    if not isinstance(dtype, np.dtype):
-        raise JaxnnError(
-            f"{name}: got an input of type {type(x).__name__}, expected an array; make "
-            "it one by jnp.asarray"
-        )
-    if kind not in TAKE_WHOLE_NUMBERS and not passes_for_float(dtype):
-        raise JaxnnError(
-            f"{name}: got an input of dtype {dtype}, expected floats; convert it by "
-            "x.astype(jnp.float32), pixels to [0, 1] by x / 255"
-        )
 
 
 def check_count(name: str, what: str, value: Any) -> None:

@@ -106,16 +106,20 @@ class RegisteredLoss:
         reduction = settings.pop("reduction", "mean")
         pred = as_floats(pred, self.__name__, "predictions")
         target = jnp.asarray(as_array(target, self.__name__, "targets"))
-        t, of_class = self._rows(pred, target)
+        # at least float32: sums of bfloat16 lose the small terms
+        wide = jnp.promote_types(pred.dtype, jnp.float32)
+        t, of_class = self._rows(pred, target, wide)
         if class_weights is not None and of_class is None:
             raise JaxnnError(
                 f"{self.__name__}: class_weights need labels {t.shape[:-1]}, got "
                 f"targets {t.shape}; give each sample its own weight by weights="
             )
-        each = self._weights(t, of_class, weights, class_weights)
+        each = None
+        if weights is not None or class_weights is not None:
+            each = self._weights(t, of_class, weights, class_weights)
         if "one_hot" in self._arguments:
             settings["one_hot"] = target.shape != pred.shape
-        values, dpred = self.function(_wide(pred), t, **settings)
+        values, dpred = self.function(pred.astype(wide), t, **settings)
         if each is not None:
             values, dpred = values * each, dpred * each[..., None]
         if reduction == "none":
@@ -130,9 +134,9 @@ class RegisteredLoss:
         """Whether labels of so many outputs are the answer to one question."""
         return outputs == 1 and self.targets in ("answers", "signs")
 
-    def _rows(self, pred, target):
-        """Targets as rows (B, N), at least float32, and what class weights go by."""
-        name, dtype = self.__name__, jnp.promote_types(pred.dtype, jnp.float32)
+    def _rows(self, pred, target, dtype):
+        """Targets as rows (B, N) of that type, and what class weights go by."""
+        name = self.__name__
         if target.shape == pred.shape:
             t = target.astype(dtype)
             return t, t if self.targets == "classes" else None
@@ -155,7 +159,7 @@ class RegisteredLoss:
         return answers[..., 1:], answers
 
     def _weights(self, t, of_class, weights, class_weights):
-        """(B,): weights times the class weights' mean over the rows; or None."""
+        """(B,): weights times the class weights' mean over the rows."""
         each = None
         if weights is not None:
             each = jnp.asarray(weights).astype(t.dtype)
@@ -288,11 +292,6 @@ def yes_above(net: Layer) -> float:
     while chained(net):
         net = chained(net)[-1]
     return 0.5 if net == sigmoid else 0.0
-
-
-def _wide(a: Array) -> Array:
-    """At least float32: sums of bfloat16 lose the small terms."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _again(path, settings):

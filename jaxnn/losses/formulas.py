@@ -47,7 +47,7 @@ def softmax_cross_entropy(
         share = jnp.where(logits == -jnp.inf, 0, label_smoothing / logits.shape[-1])
         t = t * (1 - label_smoothing) + share
     log_p, cache = log_softmax.fwd(logits)
-    dlogits = _back(cache, -t)
+    dlogits: Any = log_softmax.bwd(cache, -t)[0]
     # where: 0 * -inf is NaN, but a class of no weight costs nothing
     return -jnp.where(t == 0, 0, t * log_p).sum(-1), dlogits
 
@@ -76,7 +76,7 @@ def kl(logits: Array, t: Array) -> tuple[Array, Array]:
     Source: Kullback, Leibler 1951.
     """
     log_p, cache = log_softmax.fwd(logits)
-    dlogits = _back(cache, -t)
+    dlogits: Any = log_softmax.bwd(cache, -t)[0]
     log_t = jnp.log(jnp.where(t == 0, 1, t))
     return jnp.where(t == 0, 0, t * (log_t - log_p)).sum(-1), dlogits
 
@@ -101,12 +101,8 @@ def softmax_focal(
     slope = jnp.where(never, 0, p * jnp.where(never, 0, slope))
     fading = rest**gamma
     values = -jnp.where(t == 0, 0, t * fading * log_p).sum(-1)
-    return values, _back(cache, t * fading * (gamma * slope - 1))
-
-
-def _back(cache, dy) -> Any:
-    """Through log_softmax."""
-    return log_softmax.bwd(cache, dy)[0]
+    dlogits: Any = log_softmax.bwd(cache, t * fading * (gamma * slope - 1))[0]
+    return values, dlogits
 
 
 @loss(targets="classes", outputs=SCORES, probabilities="softmax")

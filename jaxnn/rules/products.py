@@ -41,7 +41,8 @@ def matmul(x: Array, w: Array) -> Array:
     row_count = math.prod(x.shape[:-1])
     if not (_transposed_expected.value and _transposes(row_count, *w.shape)):
         return x @ w
-    return _transposed(w.T @ rows(x).T).reshape(*x.shape[:-1], w.shape[1])
+    y = lax.optimization_barrier(w.T @ rows(x).T)
+    return y.T.reshape(*x.shape[:-1], w.shape[1])
 
 
 def weight_gradient(x: Array, dy: Array) -> Array:
@@ -53,7 +54,7 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     x, dy = rows(x), rows(dy)
     on_cpu = default_backend() == "cpu"
     if on_cpu and _transposes(len(x), x.shape[1], dy.shape[1]):
-        return _transposed(dy.T @ x)
+        return lax.optimization_barrier(dy.T @ x).T
     return x.T @ dy
 
 
@@ -77,7 +78,3 @@ def _transposes(row_count, inputs, outputs):
     jaxlib 0.10 ends the process where it does not.
     """
     return few_outputs(inputs, outputs) and min(row_count, inputs) > TINY
-
-
-def _transposed(product):
-    return lax.optimization_barrier(product).T

@@ -49,7 +49,13 @@ def scan_steps(
 
 def _scan(step, ts, x, y, order, key):
     order = jnp.asarray(order)
-    steps, each = order.shape[0], _batches_a_gather(order)
+    steps = each = len(order)
+    if jax.default_backend() == "cpu":
+        # About 256 rows at once. Measured on 2 cores: for 784-30-10, batch 32, eight
+        # batches are faster than one and than all; for 784-128-10, batch 128, one is
+        # faster than several and than all.
+        rows = math.prod(order.shape[1:])
+        each = 1 if rows >= 128 else min(256 // rows, steps)
     gathers = -(-steps // each)
     short = gathers * each - steps  # the last gather's batches that are not steps
     padded = jnp.concatenate([order, order[:1].repeat(short, 0)]) if short else order
@@ -139,18 +145,6 @@ def _all_or_nothing(step, where, axes):
         return count(step, ts, seen, new, ok)
 
     return run
-
-
-def _batches_a_gather(order: Array) -> int:
-    """Batches gathered at once: about 256 rows on CPU, all of them elsewhere.
-
-    Measured on 2 CPU cores: for 784-30-10, batch 32, eight batches are faster than one
-    and than all; for 784-128-10, batch 128, one is faster than several and than all.
-    """
-    if jax.default_backend() != "cpu":
-        return len(order)
-    rows = math.prod(order.shape[1:])
-    return 1 if rows >= 128 else min(256 // rows, len(order))
 
 
 def take_rows(tree: Any, rows: Array) -> Any:

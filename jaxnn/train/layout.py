@@ -19,6 +19,9 @@ from jax import Array
 from jaxnn.rules.products import few_outputs
 from jaxnn.train.state import TrainState
 
+DENSE = (jax.tree_util.DictKey("w"),)
+"""How the path of a dense weight ends."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -32,20 +35,19 @@ def to_layout(tree: Any) -> Any:
     """Transpose every dense weight of few outputs (`rules.products.few_outputs`)."""
 
     def keep(path, a):
-        if _is_dense(path) and a.ndim == 2 and few_outputs(*a.shape):
-            return Transposed(a.T)
-        return a
+        few = path[-1:] == DENSE and a.ndim == 2 and few_outputs(*a.shape)
+        return Transposed(a.T) if few else a
 
     return jax.tree.map_with_path(keep, tree)
 
 
 def from_layout(tree: Any) -> Any:
     """Return every `Transposed` of `tree` as the matrix it stands for."""
-
-    def one(a):
-        return a.transpose.T if _is_transposed(a) else a
-
-    return jax.tree.map(one, tree, is_leaf=_is_transposed)
+    return jax.tree.map(
+        lambda a: a.transpose.T if _is_transposed(a) else a,
+        tree,
+        is_leaf=_is_transposed,
+    )
 
 
 def layout_of(like: Any, tree: Any) -> Any:
@@ -67,12 +69,8 @@ def seed_axes(stacked: Any) -> Any:
     of them without a copy.
     """
     return jax.tree.map_with_path(
-        lambda path, a: 1 if _is_dense(path) and a.ndim == 3 else 0, stacked
+        lambda path, a: 1 if path[-1:] == DENSE and a.ndim == 3 else 0, stacked
     )
-
-
-def _is_dense(path):
-    return bool(path) and getattr(path[-1], "key", None) == "w"
 
 
 def _is_transposed(a):

@@ -108,7 +108,7 @@ class Step:
         """Run one step, guard included."""
         found = compute_gradients(self, ts, x, y, key)
         if self.guard == "off":
-            updates, ok = propose(self, ts, found), found.is_finite
+            (updates, _), ok = propose(self, ts, found), found.is_finite
             if self.watch_update:
                 ok = ok & _is_update_finite(self, ts, updates)
             return count(self, ts, found, apply_update(self, ts, found, updates), ok)
@@ -118,7 +118,7 @@ class Step:
                 return apply_update(self, ts, found), jnp.ones((), bool)
             # Moments are made again where they are kept, in place: a branch that
             # handed on those made here would copy them.
-            updates = lax.optimization_barrier(propose(self, ts, found))
+            updates = lax.optimization_barrier(propose(self, ts, found)[0])
             good, old = _is_update_finite(self, ts, updates), Update.none(ts)
             take = partial(apply_update, self, ts, found)
             return lax.cond(good, take, lambda _: old, updates), good
@@ -161,17 +161,49 @@ def compute_gradients(
     s: Step, ts: TrainState, x: Array, y: Any, key: Array
 ) -> GradientResult:
     """Find loss and gradients of a batch, in the layout that `ts` is in."""
-    key = jax.random.fold_in(key, ts.step)
-    value, grads, state, memory = _gradients(s, from_layout(ts), x, y, key)
-    grads = layout_of(ts, grads)
+    key, like, ts = jax.random.fold_in(key, ts.step), ts, from_layout(ts)
+    with jax.named_scope("data"):
+        x = to_unit(x, float_type(ts.params))
+        y, weights = y if isinstance(y, Weighted) else (y, None)
+    if s.augment is not None:
+        with jax.named_scope("augmentation"):
+            x = s.augment(jax.random.fold_in(key, 0), x)
+    if s.mixup is not None:
+        with jax.named_scope("mixup"):
+            x, y, weights = s.mixup(jax.random.fold_in(key, 2), x, y, weights)
+    params = ts.params
+    if s.weight_noise is not None:
+        with jax.named_scope("weight noise"):
+            params = s.weight_noise(jax.random.fold_in(key, 3), params)
+    loss = s.loss if weights is None else partial(s.loss, weights=weights)
+    gradients = (s.defense or standard_training).gradients
+    if s.half:
+        gradients = in_half(gradients, ts.scaling.scale)
+    value, grads, state, memory = gradients(
+        s.net, loss, params, ts.state, x, y,
+        key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
+    )  # fmt: skip
+    if s.penalty is not None:
+        with jax.named_scope("regulariser"):
+            extra, dpenalty = s.penalty(ts.params)
+            value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
+    grads = layout_of(like, grads)
     norm = jnp.sqrt(_sum_of_squares(grads))
-    is_finite = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(state)
+    # running statistics can overflow while loss and gradients stay finite
+    floats = filter(is_float, jax.tree.leaves(state))
+    finite = jnp.stack([jnp.isfinite(a).all() for a in floats] or [True])
+    is_finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.all(finite)
     return GradientResult(value, grads, state, memory, norm, is_finite)
 
 
-def propose(s: Step, ts: TrainState, found: GradientResult) -> Any:
-    """Make the updates that the optimizer proposes."""
-    return _optimizer_step(s, ts, found.grads, found.norm)[0]
+def propose(s: Step, ts: TrainState, found: GradientResult) -> tuple[Any, Any]:
+    """Ask the optimizer: (updates, its state after the step)."""
+    ts, grads = from_layout((ts, found.grads))
+    with jax.named_scope("update"):
+        if s.clip_norm is not None or s.clip_value is not None:
+            clip: Any = clip_gradient(s.clip_norm, s.clip_value)
+            grads = clip(grads, found.norm)
+        return s.optimizer.update(grads, ts.opt, ts.params)
 
 
 # It gets matrices as they are kept and turns them here, where the update reads them:
@@ -180,7 +212,7 @@ def apply_update(
     s: Step, ts: TrainState, found: GradientResult, updates: Any = None
 ) -> Update:
     """Take the `updates`, or those that `propose` would make; look at nothing."""
-    made, opt = _optimizer_step(s, ts, found.grads, found.norm)
+    made, opt = propose(s, ts, found)
     updates = made if updates is None else updates
     params, average = _moved(s, from_layout(ts.params), updates), ts.ema
     if s.ema is not None:
@@ -209,50 +241,9 @@ def count(
 
 def everything(s: Step, ts: TrainState, x: Array, y: Any, key: Array):
     """(loss, grads, state, params, opt) of a step without guard or branch."""
-    key = jax.random.fold_in(key, ts.step)
-    value, grads, state, _ = _gradients(s, ts, x, y, key)
-    updates, opt = _optimizer_step(s, ts, grads, jnp.sqrt(_sum_of_squares(grads)))
-    return value, grads, state, _moved(s, ts.params, updates), opt
-
-
-def _gradients(s, ts, x, y, key):
-    """(value, dparams, state, memory): the batch prepared, the defense, the penalty."""
-    with jax.named_scope("data"):
-        x = to_unit(x, float_type(ts.params))
-        y, weights = y if isinstance(y, Weighted) else (y, None)
-    if s.augment is not None:
-        with jax.named_scope("augmentation"):
-            x = s.augment(jax.random.fold_in(key, 0), x)
-    if s.mixup is not None:
-        with jax.named_scope("mixup"):
-            x, y, weights = s.mixup(jax.random.fold_in(key, 2), x, y, weights)
-    params = ts.params
-    if s.weight_noise is not None:
-        with jax.named_scope("weight noise"):
-            params = s.weight_noise(jax.random.fold_in(key, 3), params)
-    loss = s.loss if weights is None else partial(s.loss, weights=weights)
-    gradients = (s.defense or standard_training).gradients
-    if s.half:
-        gradients = in_half(gradients, ts.scaling.scale)
-    value, grads, state, memory = gradients(
-        s.net, loss, params, ts.state, x, y,
-        key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
-    )  # fmt: skip
-    if s.penalty is not None:
-        with jax.named_scope("regulariser"):
-            extra, dpenalty = s.penalty(ts.params)
-            value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
-    return value, grads, state, memory
-
-
-def _optimizer_step(s, ts, grads, norm):
-    """(updates, optimizer's state) after the step."""
-    ts, grads = from_layout((ts, grads))
-    with jax.named_scope("update"):
-        if s.clip_norm is not None or s.clip_value is not None:
-            clip: Any = clip_gradient(s.clip_norm, s.clip_value)
-            grads = clip(grads, norm)
-        return s.optimizer.update(grads, ts.opt, ts.params)
+    found = compute_gradients(s, ts, x, y, key)
+    updates, opt = propose(s, ts, found)
+    return found.loss, found.grads, found.state, _moved(s, ts.params, updates), opt
 
 
 def _moved(s, params, updates):
@@ -269,18 +260,12 @@ def _is_update_finite(s, ts, updates):
     return jnp.isfinite(_sum_of_squares(updates))
 
 
-def _all_finite(state):
-    """Running statistics can overflow while loss and gradients stay finite."""
-    floats = filter(is_float, jax.tree.leaves(state))
-    return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in floats] or [True]))
-
-
 def _sum_of_squares(tree):
-    def one(g):
+    total = jnp.zeros((), jnp.float32)
+    for g in jax.tree.leaves(tree):
         square = jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
-        if g.ndim < 2:
-            return square.sum()
-        # column sums first: XLA adds up a whole array one number after the other
-        return square.reshape(-1, g.shape[-1]).sum(0).sum()
-
-    return sum(map(one, jax.tree.leaves(tree)), jnp.zeros((), jnp.float32))
+        if g.ndim > 1:
+            # column sums first: XLA adds up a whole array one number after the other
+            square = square.reshape(-1, g.shape[-1]).sum(0)
+        total = total + square.sum()
+    return total

@@ -33,8 +33,8 @@ class Origin(NamedTuple):
       op: the primitive, such as "log" or "div".
       scope: named scopes around it, such as "bwd/3_dense(10)".
       line: "file.py:31" of the source, "" if unknown.
-      inputs: its arguments.
-      output: its bad result, or what it was given of `argument`.
+      given: its arguments.
+      value: its bad result, or what it was given of `argument`.
       turn: where in scans and loops, such as "scan step 3", "" outside.
       constant: whether a constant of the program was bad, such as the -inf of a mask.
       argument: number of the argument of the function that was bad before, or None.
@@ -43,8 +43,8 @@ class Origin(NamedTuple):
     op: str
     scope: str
     line: str
-    inputs: tuple[Any, ...]
-    output: np.ndarray
+    given: tuple[Any, ...]
+    value: np.ndarray
     turn: str = ""
     constant: bool = False
     argument: int | None = None
@@ -86,7 +86,7 @@ class Replay:
                 if found is not None and found.index >= 0:
                     given = self.frame.value(self.frame.inputs[found.index])
                     by = found.by or Origin("", "", "", (), given)
-                    return by._replace(argument=found.index, output=given)
+                    return by._replace(argument=found.index, value=given)
         return None
 
 

@@ -1,9 +1,21 @@
-"""The likely cause of a bad value, from the operation and what it was given."""
+"""The likely cause of a bad value: its part of the step, its operation, its inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxnn.guard.backtrace import Origin
+from jaxnn.guard.layers import Culprit
+
+PARTS = {
+    "data": "the input already has it: repair or remove those samples",
+    "augmentation": "the augmentation (`augment`) made it of sound inputs",
+    "mixup": "mixup made it of sound inputs",
+    "weight noise": "the noise on the weights made it of sound weights: a smaller one",
+    "update": "the optimizer, or a projection after it, made it of finite gradients: "
+    "look at lr, epsilon and schedule",
+}
 
 GROWN = "values have grown too large for their type; try a smaller lr, another init, "
 GROWN += "clip_norm or inputs of a smaller scale"
@@ -158,7 +170,7 @@ CAUSES: dict[str, str | Callable[[_Given], str]] = {
 """Operation -> likely cause and what to do, of what it was given."""
 
 
-def operation_cause(op: str, inputs: Any, output: Any) -> str:
+def _of_operation(op: str, inputs: Any, output: Any) -> str:
     """Words for an operation whose result is not finite, "" if there are none."""
     words = CAUSES.get(op)
     if words is None or isinstance(words, str):
@@ -180,7 +192,7 @@ def _wide(a):
         return None
 
 
-def edge_cause(op: str) -> str:
+def _of_edge(op: str) -> str:
     """Words where a factor of a derivative is infinite and the value is not."""
     what = {
         "div": "a root, a norm, a quotient or an inverse function",
@@ -191,3 +203,49 @@ def edge_cause(op: str) -> str:
         f"the derivative of {what} is infinite at the edge of its domain (sqrt at 0, "
         f"norm of 0, arccos at 1), where its value is finite: {EDGE}"
     )
+
+
+def likely_cause(
+    part: str,
+    origin: Origin | None,
+    by_layers: Culprit | None,
+    before: str = "",
+    ahead: bool = False,
+) -> str:
+    """Words for what went wrong, from the part of the step and the operation.
+
+    `ahead`: whether a factor of the gradient was made bad on the way forward.
+    """
+    if part == "data" and (origin is None or by_layers is not None):
+        return PARTS[part]
+    before = before or (
+        by_layers.before if by_layers is not None and origin is None else ""
+    )
+    if before:
+        return (
+            f"{before} was not finite before this step already: look at its "
+            "initializer, at what loaded it, or at a run with guard='off'"
+        )
+    if origin is None and by_layers is not None and np.isfinite(by_layers.value).all():
+        if part == "update":
+            return "the update is so large that its square overflows: a smaller lr"
+        return (
+            "the gradient is so large that its square overflows: a smaller lr, another "
+            "init, or clip_norm"
+        )
+    if part in PARTS and origin is None:
+        return PARTS[part]
+    words = ""
+    if origin is not None and origin.constant:
+        words = "a constant that is not finite came in here: look at this line"
+    elif origin is not None:
+        words = _of_operation(origin.op, origin.given, origin.value)
+    words = words or "values have grown too large, or a function left its domain"
+    if part in PARTS and part != "data":
+        words = f"{PARTS[part]}; {words}"
+    if ahead:
+        return _of_edge(origin.op if origin is not None else "")
+    if part == "backward":
+        words += "; the forward values are finite, so the formula of the gradient is "
+        words += "unsafe here"
+    return words

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.guard.backtrace import Replay, first_nan, is_bad
+from jaxnn.guard.backtrace import Origin, Replay, first_nan, is_bad
+from jaxnn.guard.causes import likely_cause
 from jaxnn.guard.layers import Culprit, NotedStep, first_culprit
-from jaxnn.guard.report import Finding, counts, likely_cause, value_range
+from jaxnn.guard.report import Finding, counts, learning_rate, value_range
 from jaxnn.train.state import float_type, to_unit
 from jaxnn.train.step import everything
 
@@ -74,29 +75,14 @@ def locate_nonfinite(
     part, layer = _place(origin, by_layers)
     ahead = part == "backward" and origin is not None and _is_forward(origin.scope)
     told = origin is not None and (part != "data" or by_layers is None)
-    if told:
-        value, given = origin.output, origin.inputs
-    else:
-        assert by_layers is not None  # one of the two is there
-        value, given = by_layers.value, by_layers.given
-    before = argument_name(args, origin)
-    found = Finding(
-        epoch=epoch,
-        step=number,
-        seed=seed,
-        part=part,
-        layer=layer,
-        op=origin.op if told else "",
-        line=origin.line if told else "",
-        inputs=value_range(given),
-        lr=learning_rate(step.optimizer, ts.opt),
-        grad_norms=[float(n) for n in np.asarray(grad_norms)[-20:]],
-        agree=_agree(origin, by_layers),
-        turn=origin.turn if told else "",
-        cause=likely_cause(part, origin, by_layers, before, ahead),
-        **counts(np.asarray(value)),
-    )
-    return _with_samples(found, value, noted, args, rows)
+    source = origin if told else by_layers
+    assert source is not None  # one of the two is there
+    cause = likely_cause(part, origin, by_layers, argument_name(args, origin), ahead)
+    found = _finding(source, part, layer, cause, epoch=epoch, step=number, seed=seed)
+    found.lr = learning_rate(step.optimizer, ts.opt)
+    found.grad_norms = [float(n) for n in np.asarray(grad_norms)[-20:]]
+    found.agree = _agree(origin, by_layers)
+    return _with_samples(found, source.value, noted, args, rows)
 
 
 def locate_evaluation(
@@ -130,7 +116,7 @@ def locate_evaluation(
     where = layer or ("the loss" if part == "loss" else "")
     words = likely_cause("forward", origin, None, argument_name(args, origin))
     cause = f"in evaluation mode only, training is finite: {words}"
-    return _of_origin(origin, "evaluation", where, cause, epoch, seed)
+    return _finding(origin, "evaluation", where, cause, epoch=epoch, seed=seed)
 
 
 def locate_in(
@@ -158,18 +144,22 @@ def locate_in(
     part, layer = scope_place(origin.scope)
     part = part or "forward"
     before = "" if origin.argument is None else f"argument leaf {origin.argument}"
-    found = _of_origin(origin, part, layer, likely_cause(part, origin, None, before))
-    rows = bad_rows(origin.output, batch) if batch else None
+    found = _finding(origin, part, layer, likely_cause(part, origin, None, before))
+    rows = bad_rows(origin.value, batch) if batch else None
     found.samples = [] if rows is None else np.flatnonzero(rows).tolist()
     return found
 
 
-def _of_origin(origin, part, layer, cause, epoch=0, seed=0) -> Finding:
-    """What an operation found by itself says; there is no step."""
+def _finding(
+    source: Origin | Culprit, part: str, layer: str, cause: str, *,
+    epoch: int = 0, step: int = 0, seed: int = 0,
+) -> Finding:  # fmt: skip
+    """What the operation has to say, or else the layer; step 0 where there is none."""
+    op, line, turn = (getattr(source, name, "") for name in ("op", "line", "turn"))
     return Finding(
-        epoch=epoch, step=0, seed=seed, part=part, layer=layer, op=origin.op,
-        line=origin.line, turn=origin.turn, inputs=value_range(origin.inputs),
-        cause=cause, **counts(np.asarray(origin.output)),
+        epoch=epoch, step=step, seed=seed, part=part, layer=layer, op=op, line=line,
+        turn=turn, inputs=value_range(source.given), cause=cause,
+        **counts(np.asarray(source.value)),
     )  # fmt: skip
 
 
@@ -315,55 +305,6 @@ def _agree(origin, by_layers) -> bool:
         part == p and (layer.startswith(name) or name.startswith(layer))
         for p, name in said
     )
-
-
-def learning_rate(optimizer: Any, opt: Any) -> float | None:
-    """The rate that an optax optimizer used in a state; None if it cannot be found out.
-
-    A rate kept in the state (`optax.inject_hyperparams`) is read there. Else it is
-    looked up among what the optimizer's functions enclose: a number, or a schedule and
-    the count in the state. `jaxnn.train.policy.Slowed` multiplies it.
-    """
-    counted, scale = [], 1.0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(opt):
-        name = jax.tree_util.keystr(path)
-        if "learning_rate" in name:
-            return float(np.asarray(leaf))
-        if name.endswith(".count"):
-            counted.append(leaf)
-        if name == ".scale":
-            scale = float(np.asarray(leaf))
-    try:
-        for name, value in _enclosed(getattr(optimizer, "update", None), set()):
-            if name == "step_size" and np.ndim(value) == 0:
-                return abs(float(value)) * scale
-            if name == "step_size_fn" and counted:
-                # jit: one program to compile, not one for each operation
-                return abs(float(jax.jit(value)(counted[-1]))) * scale
-    except (TypeError, ValueError):
-        return None
-    return None
-
-
-def _enclosed(function, seen):
-    """Names and values that a function and the functions it encloses stand on."""
-    if id(function) in seen:
-        return
-    seen.add(id(function))
-    if isinstance(function, tuple | list):
-        for one in function:
-            yield from _enclosed(one, seen)
-    code = getattr(function, "__code__", None)
-    cells = getattr(function, "__closure__", None)
-    if code is None or cells is None:
-        return
-    for name, cell in zip(code.co_freevars, cells, strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        yield name, value
-        yield from _enclosed(value, seen)
 
 
 def _with_samples(found, value, noted, args, rows):

@@ -3,20 +3,9 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import jax
 import numpy as np
 
-from jaxnn.guard.backtrace import Origin
-from jaxnn.guard.causes import edge_cause, operation_cause
-from jaxnn.guard.layers import Culprit
-
-PARTS = {
-    "data": "the input already has it: repair or remove those samples",
-    "augmentation": "the augmentation (`augment`) made it of sound inputs",
-    "mixup": "mixup made it of sound inputs",
-    "weight noise": "the noise on the weights made it of sound weights: a smaller one",
-    "update": "the optimizer, or a projection after it, made it of finite gradients: "
-    "look at lr, epsilon and schedule",
-}
 TOLD = {
     "sound": "; the step is sound without",
     "chance": "no row: with other random numbers the step is sound, so a layer's own "
@@ -179,47 +168,50 @@ def value_range(values: Any) -> tuple[float, float] | None:
     return (float(low), float(high)) if low <= high else None
 
 
-def likely_cause(
-    part: str,
-    origin: Origin | None,
-    by_layers: Culprit | None,
-    before: str = "",
-    ahead: bool = False,
-) -> str:
-    """Words for what went wrong, from the part of the step and the operation.
+def learning_rate(optimizer: Any, opt: Any) -> float | None:
+    """The rate that an optax optimizer used in a state; None if it cannot be found out.
 
-    `ahead`: whether a factor of the gradient was made bad on the way forward.
+    A rate kept in the state (`optax.inject_hyperparams`) is read there. Else it is
+    looked up among what the optimizer's functions enclose: a number, or a schedule and
+    the count in the state. `jaxnn.train.policy.Slowed` multiplies it.
     """
-    if part == "data" and (origin is None or by_layers is not None):
-        return PARTS[part]
-    before = before or (
-        by_layers.before if by_layers is not None and origin is None else ""
-    )
-    if before:
-        return (
-            f"{before} was not finite before this step already: look at its "
-            "initializer, at what loaded it, or at a run with guard='off'"
-        )
-    if origin is None and by_layers is not None and np.isfinite(by_layers.value).all():
-        if part == "update":
-            return "the update is so large that its square overflows: a smaller lr"
-        return (
-            "the gradient is so large that its square overflows: a smaller lr, another "
-            "init, or clip_norm"
-        )
-    if part in PARTS and origin is None:
-        return PARTS[part]
-    words = ""
-    if origin is not None and origin.constant:
-        words = "a constant that is not finite came in here: look at this line"
-    elif origin is not None:
-        words = operation_cause(origin.op, origin.inputs, origin.output)
-    words = words or "values have grown too large, or a function left its domain"
-    if part in PARTS and part != "data":
-        words = f"{PARTS[part]}; {words}"
-    if ahead:
-        return edge_cause(origin.op if origin is not None else "")
-    if part == "backward":
-        words += "; the forward values are finite, so the formula of the gradient is "
-        words += "unsafe here"
-    return words
+    counted, scale = [], 1.0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(opt):
+        name = jax.tree_util.keystr(path)
+        if "learning_rate" in name:
+            return float(np.asarray(leaf))
+        if name.endswith(".count"):
+            counted.append(leaf)
+        if name == ".scale":
+            scale = float(np.asarray(leaf))
+    try:
+        for name, value in _enclosed(getattr(optimizer, "update", None), set()):
+            if name == "step_size" and np.ndim(value) == 0:
+                return abs(float(value)) * scale
+            if name == "step_size_fn" and counted:
+                # jit: one program to compile, not one for each operation
+                return abs(float(jax.jit(value)(counted[-1]))) * scale
+    except (TypeError, ValueError):
+        return None
+    return None
+
+
+def _enclosed(function, seen):
+    """Names and values that a function and the functions it encloses stand on."""
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, tuple | list):
+        for one in function:
+            yield from _enclosed(one, seen)
+    code = getattr(function, "__code__", None)
+    cells = getattr(function, "__closure__", None)
+    if code is None or cells is None:
+        return
+    for name, cell in zip(code.co_freevars, cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        yield name, value
+        yield from _enclosed(value, seen)

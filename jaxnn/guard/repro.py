@@ -1,16 +1,20 @@
-"""A bad step in a file: all that it was given, so that anyone can see it again."""
+"""A bad step of a run, found again: from its call, and from a file that anyone has."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.guard.locate import locate_nonfinite
+from jaxnn.guard.locate import MOST, locate_evaluation, locate_nonfinite
 from jaxnn.guard.report import Finding
 from jaxnn.train.checkpoint import load_meta, load_params, load_shapes, save_params
-from jaxnn.train.state import Weighted
+from jaxnn.train.evaluate import predict
+from jaxnn.train.state import NO_LIMIT, Weighted, evaluated
+
+FEW = 16  # validation rows, bad ones and others, that a search looks into
 
 
 class Case(NamedTuple):
@@ -29,6 +33,69 @@ class Case(NamedTuple):
     y: Any
     key: Any
     about: dict[str, Any]
+
+
+def find_in_step(
+    run: Any, which: int, epoch: int, number: int, at: int, rows: Any, past: Any
+) -> Finding | None:
+    """Replay a call of `fit` up to a bad step, then look into that step.
+
+    Args:
+      run: the `jaxnn.train.run.Run`, its guard with the state before the call.
+      which: of its networks.
+      epoch: of the call.
+      number: of the step in the epoch, from 1.
+      at: the step in the call, from 0.
+      rows: of the call's batches.
+      past: gradient norms of the steps before.
+    """
+    guard = run.guard
+    start = np.asarray(guard.before.step).reshape(-1)[which]
+    # by a copy: the program takes what it is given
+    again = jax.tree.map(jnp.copy, guard.before)
+    again = again._replace(limit=jnp.full_like(again.limit, start + at))
+    ts, _ = run.program(rows)(again, run.x, run.y, rows, run.keys)
+    key, picked = run.keys, rows[at]
+    if run.parallel is not None:
+        ts, key = run.parallel.local((ts, key))
+    if run.multi_seed:
+        ts = jax.tree.map(lambda a: a[which], ts)
+        key = run.keys[which]
+        picked = picked[which] if rows.ndim == 3 else picked
+    ts = ts._replace(
+        step=jnp.asarray(start + at, jnp.int32), limit=jnp.asarray(NO_LIMIT)
+    )
+    # by NumPy, which need not compile it
+    x, y = jax.tree.map(lambda a: np.asarray(a)[picked], (run.x, run.y))
+    about = {
+        "epoch": epoch, "number": number, "seed": run.seeds[which], "rows": picked,
+        "grad_norms": past,
+    }  # fmt: skip
+    case = Case(ts, x, y, key, about)
+    finding = locate_nonfinite(run.step, *case[:4], **about)
+    if finding is not None:
+        finding.case = case
+    return finding
+
+
+def find_in_evaluation(run: Any, which: int, epoch: int) -> Finding | None:
+    """Look into the first validation rows with a bad output; see `find_in_step`."""
+    params, state = evaluated(run.ts)
+    if run.parallel is not None:
+        params, state = run.parallel.local((params, state))
+    if run.multi_seed:
+        params, state = jax.tree.map(lambda a: a[which], (params, state))
+    x, y = map(np.asarray, run.validation)
+    outputs = np.asarray(predict(run.net, params, state, x), np.float64)
+    bad = ~np.isfinite(outputs.reshape(len(x), -1)).all(1)
+    few = np.concatenate([np.flatnonzero(b)[:FEW] for b in (bad, ~bad)])
+    found = locate_evaluation(
+        run.net, run.loss, params, state, x[few], y[few], epoch, run.seeds[which]
+    )
+    if found is not None and bad.mean() <= MOST:  # else no row is to blame
+        found.samples = np.flatnonzero(bad).tolist()
+        found.labels = y[bad].tolist()
+    return found
 
 
 def save_case(path: str | Path, case: Case, **meta: Any) -> None:
@@ -104,5 +171,5 @@ def replay(path: str | Path, step: Any) -> Finding | None:
     Returns:
       The finding; None if everything is finite now, so the fault is repaired.
     """
-    case = load_case(path, step)
-    return locate_nonfinite(step, case.ts, case.x, case.y, case.key, **case.about)
+    *args, about = load_case(path, step)
+    return locate_nonfinite(step, *args, **about)

@@ -13,8 +13,7 @@ from jaxnn import programs
 from jaxnn.arrays import is_key
 from jaxnn.errors import JaxnnError
 from jaxnn.files import plain
-from jaxnn.train.evaluate import predict
-from jaxnn.train.state import NO_LIMIT, TrainState, evaluated
+from jaxnn.train.state import NO_LIMIT, TrainState
 
 POLICIES: dict[str, str] = {
     "skip": "leave the step out, bit for bit; after too many in a row, an error",
@@ -85,7 +84,6 @@ class TrainingError(JaxnnError):
     history: Any
 
 
-FEW = 16  # validation rows, bad ones and others, that a search looks into
 COUNTED = ("step", "skipped", "limit")  # of a state: these go on, wherever it is from
 
 
@@ -164,7 +162,7 @@ class Guard:
         which = int(bad[at].argmax())
         if not self.findings:
             past = np.concatenate([self.norms, norms[:at]])[-20:, which]
-            self._find(run, epoch, first, at, which, rows, past)
+            self._find(run, which, epoch, first + at + 1, at, rows, past)
         self.norms = norms[-20:]
         if self.policy == "rollback":
             return self._roll_back(run, bad, metrics, epoch)
@@ -224,7 +222,7 @@ class Guard:
         if self.policy == "off" or not bad.any():
             return
         if not any(finding.part == "evaluation" for finding in self.findings):
-            self._tried(self._locate_evaluation, run, epoch, int(bad.argmax()))
+            self._find(run, int(bad.argmax()), epoch)
         if self.policy == "stop":
             raise GuardStopError
         if self.policy == "raise":
@@ -354,74 +352,23 @@ class Guard:
     def _unlimited(self, ts):
         return ts._replace(limit=jnp.full_like(ts.limit, NO_LIMIT))
 
-    def _find(self, *where):
-        """Locate the bad step."""
-        self._tried(self._locate, *where)
+    def _find(self, run, which, epoch, *call):
+        """Locate a bad step of a call, or without one what is bad in evaluation.
 
-    def _tried(self, locate, *where):
-        """Locate, whatever that meets: a report must not end a run in its place."""
+        Whatever that meets: a report must not end a run in its place.
+        """
         start = time.perf_counter()
         try:
-            finding = locate(*where)
+            from jaxnn.guard import repro  # only a bad run needs it
+
+            find = repro.find_in_step if call else repro.find_in_evaluation
+            finding = find(run, which, epoch, *call)
         except Exception as error:
             self.unlocated = f" ({type(error).__name__}: {error})"
             return
         if finding is not None:
             finding.seconds = round(time.perf_counter() - start, 3)
             self.findings.append(finding)
-
-    def _locate_evaluation(self, run, epoch, which):
-        """Look into the first batch of validation rows with a bad output."""
-        from jaxnn.guard.locate import MOST, locate_evaluation  # only a bad run does
-
-        params, state = evaluated(run.ts)
-        if run.parallel is not None:
-            params, state = run.parallel.local((params, state))
-        if self.multi_seed:
-            params, state = jax.tree.map(lambda a: a[which], (params, state))
-        x, y = map(np.asarray, run.validation)
-        outputs = np.asarray(predict(run.net, params, state, x), np.float64)
-        bad = ~np.isfinite(outputs.reshape(len(x), -1)).all(1)
-        few = np.concatenate([np.flatnonzero(b)[:FEW] for b in (bad, ~bad)])
-        found = locate_evaluation(
-            run.net, run.loss, params, state, x[few], y[few], epoch, self.seeds[which]
-        )
-        if found is not None and bad.mean() <= MOST:  # else no row is to blame
-            found.samples = np.flatnonzero(bad).tolist()
-            found.labels = y[bad].tolist()
-        return found
-
-    def _locate(self, run, epoch, first, at, which, rows, past):
-        """Replay the call up to the bad step, then look into that step."""
-        from jaxnn.guard.locate import locate_nonfinite  # only a bad run needs these
-        from jaxnn.guard.repro import Case
-
-        start = np.asarray(self.before.step).reshape(-1)[which]
-        # by a copy: the program takes what it is given
-        again = jax.tree.map(jnp.copy, self.before)
-        again = again._replace(limit=jnp.full_like(again.limit, start + at))
-        ts, _ = run.program(rows)(again, run.x, run.y, rows, run.keys)
-        key, picked = run.keys, rows[at]
-        if run.parallel is not None:
-            ts, key = run.parallel.local((ts, key))
-        if self.multi_seed:
-            ts = jax.tree.map(lambda a: a[which], ts)
-            key = run.keys[which]
-            picked = picked[which] if rows.ndim == 3 else picked
-        ts = ts._replace(
-            step=jnp.asarray(start + at, jnp.int32), limit=jnp.asarray(NO_LIMIT)
-        )
-        # by NumPy, which need not compile it
-        x, y = jax.tree.map(lambda a: np.asarray(a)[picked], (run.x, run.y))
-        about = {
-            "epoch": epoch, "number": first + at + 1, "seed": self.seeds[which],
-            "rows": picked, "grad_norms": past,
-        }  # fmt: skip
-        case = Case(ts, x, y, key, about)
-        finding = locate_nonfinite(run.step, *case[:4], **about)
-        if finding is not None:
-            finding.case = case
-        return finding
 
 
 def _overflows(after: Any, before: Any) -> bool:

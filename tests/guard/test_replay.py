@@ -12,7 +12,8 @@ from jaxnn import Classifier, attacks, graph, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.guard import locate_in
 from jaxnn.guard.backtrace import Replay
-from jaxnn.guard.locate import guilty_rows, learning_rate
+from jaxnn.guard.locate import guilty_rows
+from jaxnn.guard.report import learning_rate
 from jaxnn.guard.repro import replay, save_case
 from jaxnn.layers import dense, relu, rnn
 from jaxnn.losses import softmax_cross_entropy

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.common import main, picture, record, spread, what_to_see
 from jaxnn import plots
 from jaxnn.app.config import RECIPES
-from jaxnn.app.folder import load_run, probabilities
+from jaxnn.app.folder import load_run
 from jaxnn.app.train import train_run
 from jaxnn.data import load
 from jaxnn.errors import lookup
@@ -54,7 +54,7 @@ def run(args: Args) -> None:
             results.append(train_run(config))
             net = load_run(out)
             outputs = predict(net.net, net.params, net.state, x)
-            chances.append(probabilities(outputs, config))
+            chances.append(net.probabilities(outputs))
     vote = np.mean(chances, 0)
     seconds = [r["seconds"] for r in results]
     values = {

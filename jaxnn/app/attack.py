@@ -6,7 +6,7 @@ import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from jaxnn.app.folder import (
     data_of,
     open_run,
     print_undrawn,
-    probabilities,
     sample_rows,
 )
 from jaxnn.app.settings import flag, given
@@ -51,6 +50,65 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     folder = _folder(config, "attacks")
     run, x, y, rows = _opened(config)
     network = _first(run)
+    done = _attacked(attack, options, network, x, y)
+    found = _record("attack", config, run) | {
+        "attack": config.attack,
+        "settings": _settings(attack, options) | {"seed": config.seed},
+        "images": len(y),
+        "rows": rows.tolist() if config.images > 0 else "all",
+        "accuracy_before": done.before.value,
+        "accuracy_after": done.after.value,
+        "distance_norm": done.norm,
+        "median_distance_of_fooled": done.median,
+        "not_finite_images": done.lost.tolist(),
+        "not_attacked_images": np.flatnonzero(done.blind).tolist(),
+        "seconds": time.perf_counter() - started,
+    }
+    path = _unused(folder, _name(config, options), ".json", found)
+    write_json(path, found)
+    picture = path.with_suffix(".png").name
+    failed = draw(path.parent, {picture: lambda file: plots.adversarial(
+        x, done.x_adv, y, run.probabilities(network.outputs(x)),
+        run.probabilities(network.outputs(done.x_adv)),
+        options.get("epsilon", float(done.size.max())), file, count=10,
+        norm=done.norm, attack=config.attack, budget="epsilon" in options,
+    )})  # fmt: skip
+    for line in report.warnings(len(y), len(done.lost), int(done.blind.sum())):
+        print(line)
+    print(
+        f"accuracy       {done.before} before, {done.after} under {config.attack}, "
+        f"{len(y):,} images"
+    )
+    if done.fooled.any():
+        print(
+            f"distance       median {done.median:.4g} in {done.norm} of the "
+            f"{done.fooled.sum():,} fooled"
+        )
+    print_undrawn(failed)
+    print(f"saved to       {path}, .png")
+    _fail_if_lost(run, done.lost)
+    return found
+
+
+class _Attacked(NamedTuple):
+    """What an attack did to images, an entry each."""
+
+    x_adv: np.ndarray
+    norm: str
+    size: np.ndarray  # how far each was moved, in that norm
+    fooled: np.ndarray  # right before, wrong after
+    blind: np.ndarray  # right after, but their gradient is NaN
+    lost: np.ndarray  # numbers of those whose outputs are not finite
+    before: Proportion  # right
+    after: Proportion  # right, and attacked
+
+    @property
+    def median(self) -> float | None:
+        """How far those that were fooled were moved."""
+        return float(np.median(self.size[self.fooled])) if self.fooled.any() else None
+
+
+def _attacked(attack: Attack, options: dict, network: Classifier, x, y) -> _Attacked:
     model, y = to_logits(network, x, y)
     x_adv = map_batches(
         lambda a, b: attack.run(model, a, b, **options), x, y,
@@ -63,45 +121,8 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         blind = still & not_attacked(model, x, y)
     norm = options.get("norm", "linf" if "epsilon" in options else "l2")
     size = np.asarray(attacks.distance(x_adv, x, norm))
-    fooled = size[right & ~still]
-    clean, left = (Proportion(int(m.sum()), len(y)) for m in (right, still & ~blind))
-    found = _record("attack", config, run) | {
-        "attack": config.attack,
-        "settings": _settings(attack, options) | {"seed": config.seed},
-        "images": len(y),
-        "rows": rows.tolist() if config.images > 0 else "all",
-        "accuracy_before": clean.value,
-        "accuracy_after": left.value,
-        "distance_norm": norm,
-        "median_distance_of_fooled": float(np.median(fooled)) if len(fooled) else None,
-        "not_finite_images": lost.tolist(),
-        "not_attacked_images": np.flatnonzero(blind).tolist(),
-        "seconds": time.perf_counter() - started,
-    }
-    path = _unused(folder, _name(config, options), ".json", found)
-    write_json(path, found)
-    picture = path.with_suffix(".png").name
-    failed = draw(path.parent, {picture: lambda file: plots.adversarial(
-        x, x_adv, y, probabilities(network.outputs(x), run.config),
-        probabilities(network.outputs(x_adv), run.config),
-        options.get("epsilon", float(size.max())), file, count=10,
-        norm=norm, attack=config.attack, budget="epsilon" in options,
-    )})  # fmt: skip
-    for line in report.warnings(len(y), len(lost), int(blind.sum())):
-        print(line)
-    print(
-        f"accuracy       {clean} before, {left} under {config.attack}, "
-        f"{len(y):,} images"
-    )
-    if len(fooled):
-        print(
-            f"distance       median {np.median(fooled):.4g} in {norm} of the "
-            f"{len(fooled):,} fooled"
-        )
-    print_undrawn(failed)
-    print(f"saved to       {path}, .png")
-    _fail_if_lost(run, lost)
-    return found
+    before, after = (Proportion(int(m.sum()), len(y)) for m in (right, still & ~blind))
+    return _Attacked(x_adv, norm, size, right & ~still, blind, lost, before, after)
 
 
 def robustness_run(config: RobustnessConfig) -> Any:
@@ -125,9 +146,6 @@ def robustness_run(config: RobustnessConfig) -> Any:
         ),
     )  # fmt: skip
 
-    def outputs(images):
-        return probabilities(model.outputs(images), run.config)
-
     transfer = None
     if others:
         sample = x[found.sample], y[found.sample]
@@ -139,7 +157,10 @@ def robustness_run(config: RobustnessConfig) -> Any:
     }
     folder = _unused(folder.parent, folder.name, "", record, "robustness.json")
     title = f"Robustness of {run.folder}"
-    written = report.write(folder, found, x, y, outputs, title, transfer, record)
+    written = report.write(
+        folder, found, x, y, lambda images: run.probabilities(model.outputs(images)),
+        title, transfer, record,
+    )  # fmt: skip
     print("\n".join(report.lines(found)))
     print(f"saved to       {written}")
     _fail_if_lost(run, found.not_finite)

@@ -32,7 +32,7 @@ from jaxnn.layers import (
     reshape,
     standardize,
 )
-from jaxnn.losses import Loss, loss_by_name
+from jaxnn.losses import RegisteredLoss, loss_by_name
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train import make_step
 from jaxnn.train.defense import Defense
@@ -65,7 +65,7 @@ class Experiment(NamedTuple):
     facts: DataFacts
     data: Any
     net: Layer
-    loss: Loss
+    loss: RegisteredLoss
     optimizer: optax.GradientTransformation
     steps: int
     options: dict[str, Any]
@@ -94,10 +94,11 @@ def build(
     if data is not None:
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs
         steps *= config.free_replays or 1
+    loss: Any = loss_by_name(config.loss, config.label_smoothing or 0.0)
     return Experiment(
         config, facts, data,
         network(replace(config, dropout=traced.get("dropout", config.dropout)), facts),
-        loss_by_name(config.loss, config.label_smoothing or 0.0),
+        loss,
         _optimizer(config, steps, traced),
         steps,
         step_options(config, facts.classes, steps, traced),

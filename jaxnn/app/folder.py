@@ -23,7 +23,6 @@ from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
-from jaxnn.losses import LOSSES
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
@@ -58,6 +57,10 @@ class Run(NamedTuple):
     def multi_seed(self) -> bool:
         """Whether it was trained from several seeds."""
         return self.config.seeds > 1
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs (..., N) as probabilities, by the loss it was trained on."""
+        return self.experiment.loss.as_probabilities(outputs)
 
     def first(self) -> tuple[Any, Any]:
         """Parameters and state of the first seed."""
@@ -285,11 +288,6 @@ def saved_in(path: Path) -> Iterator[None]:
         yield
     except JaxnnError as error:
         raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
-
-
-def probabilities(outputs: np.ndarray, config: TrainConfig) -> np.ndarray:
-    """Outputs (..., N) of a network as probabilities, by the loss of its training."""
-    return LOSSES[config.loss].as_probabilities(outputs)
 
 
 def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -53,16 +54,23 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     enable_compile_cache()
     data = load(base.data, validation=base.validation)
     facts = facts_of(data)
-    mesh = _mesh(base.devices)
+    count = len(jax.devices()) if base.devices is None else base.devices
+    mesh = data_mesh(count) if count > 1 else None
     with saved_in(folder / FILE) if folder is not None else nullcontext():
         axes = parse_axes(config.axes, config.random is not None)
         points = sweep_points(base, axes, config.random)
         groups = _parts(grouped(points), config.max_parallel, mesh)
-        _check(groups, data, facts)
+        for group in groups:  # all settings are checked before any file
+            check_data(group.points[0].config, data)
+            made = [build(point.config, facts, data) for point in group.points]
+            check_experiment(made[-1])
         _check_done(groups, done)
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
     with fresh if folder is None else nullcontext(folder) as folder:
-        result = _sweep(config, points, groups, data, facts, mesh, folder, done)
+        sweep = Sweep(config, groups, data, facts, mesh, folder, done)
+        sweep.train()
+        sweep.finish()
+    result = sweep.result
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
@@ -80,12 +88,100 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     return result | {"folder": str(folder)}
 
 
-def _check(groups, data, facts):
-    """All settings are checked before any file."""
-    for group in groups:
-        check_data(group.points[0].config, data)
-        made = [build(point.config, facts, data) for point in group.points]
-        check_experiment(made[-1])
+def _picture(result, axes, path):
+    from jaxnn.plots.run import sweep
+
+    sweep(result["settings_tried"], axes, path)
+
+
+class Sweep:
+    """A sweep under way in its folder; `result` is what sweep.json holds."""
+
+    def __init__(self, config: SweepConfig, groups, data, facts, mesh, folder, done):
+        self.groups, self.data, self.facts = groups, data, facts
+        self.mesh, self.folder, self.quiet = mesh, folder, config.network.quiet
+        self.result: dict[str, Any] = {
+            "format": FORMAT, "axes": list(config.axes), "random": config.random,
+            "max_parallel": config.max_parallel,
+            "settings": plain(vars(config.network)), "points": [], "groups": done,
+            "compiles": 0,
+        }  # fmt: skip
+
+    def train(self) -> None:
+        """Train all groups that are not done yet; sweep.json is whole after each."""
+        result, programs = self.result, defaultdict(dict)
+        write_json(self.folder / FILE, result)
+        print(
+            f"{sum(len(group.points) for group in self.groups)} points in "
+            f"{len(self.groups)} groups, on {self.mesh.size if self.mesh else 1} "
+            f"devices: {' '.join(result['axes'])}"
+        )
+        for number, group in enumerate(self.groups):
+            if str(number) in result["groups"]:
+                continue
+            where = self._folder_of(number)
+            shared = programs[str(group.values), len(group.points)]
+            size = len(shared)
+            history = train_group(
+                group, self.data, self.facts, mesh=self.mesh, programs=shared,
+                snapshots=Snapshots(where / "snapshots", 1, resume=True),
+                on_epoch=partial(self._print_epoch, number),
+            )  # fmt: skip
+            if history.stopped == "interrupted":
+                raise KeyboardInterrupt
+            tree = jax.tree.map(np.asarray, (history.params, history.state))
+            save_params(where / "params.npz", {"params": tree[0], "state": tree[1]})
+            result["groups"][str(number)] = _rows(group, history)
+            result["compiles"] += len(shared) - size
+            write_json(self.folder / FILE, result)
+            shutil.rmtree(where / "snapshots", ignore_errors=True)
+
+    def finish(self) -> None:
+        """Put the points together by setting, and test the best setting's networks."""
+        result = self.result
+        rows = [row for part in result["groups"].values() for row in part]
+        result["points"] = sorted(rows, key=lambda row: row["point"])
+        tried: dict[str, list[dict]] = defaultdict(list)
+        for row in result["points"]:
+            name = str({k: v for k, v in row["values"].items() if k != "seed"})
+            tried[name].append(row)
+        result["settings_tried"] = sorted(
+            map(_summary, tried.values()),
+            key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
+        )
+        best = result["settings_tried"][0]
+        found = [self._test(number) for number in best["points"]]
+        result["best"] = best | {
+            "test_accuracy": float(np.mean(found)),
+            "test_accuracies": found,
+            "test_images": len(self.data.test.y),
+        }
+
+    def _test(self, number: int) -> float:
+        """Test accuracy of one point, from the parameters its group left."""
+        i, row = next(
+            (i, row)
+            for i, group in enumerate(self.groups)
+            for row, point in enumerate(group.points)
+            if point.number == number
+        )
+        net = group_experiment(self.groups[i], self.facts, point=row).net
+        keys = jnp.stack([jax.random.key(0)] * len(self.groups[i].points))
+        init = jax.vmap(lambda key: net.init(key, self.facts.in_shape)[:2])
+        params, state = jax.eval_shape(init, keys)
+        path = self._folder_of(i) / "params.npz"
+        tree = load_params(path, {"params": params, "state": state})
+        mine = jax.tree.map(lambda a: a[row], tree)
+        found = evaluate(net, mine["params"], mine["state"], *self.data.test)
+        return float(found.accuracy)
+
+    def _folder_of(self, number: int) -> Path:
+        return self.folder / f"group-{number:03d}"
+
+    def _print_epoch(self, number: int, row: dict) -> None:
+        if not self.quiet:
+            at = f"group {number + 1}/{len(self.groups)}  epoch {row['epoch']:>3}"
+            print(f"{at}  {describe(row)}", flush=True)
 
 
 class _Row(NamedTuple):
@@ -126,60 +222,6 @@ def _check_done(groups, done):
             )
 
 
-def _picture(result, axes, path):
-    from jaxnn.plots.run import sweep
-
-    sweep(result["settings_tried"], axes, path)
-
-
-def _sweep(config, points, groups, data, facts, mesh, folder, done) -> dict:
-    """Train what is not done, and put the points together; sweep.json tells of it."""
-    base = config.network
-    result: dict[str, Any] = {
-        "format": FORMAT, "axes": list(config.axes), "random": config.random,
-        "max_parallel": config.max_parallel, "settings": plain(vars(base)),
-        "points": [], "groups": done, "compiles": 0,
-    }  # fmt: skip
-    write_json(folder / FILE, result)
-    print(
-        f"{len(points)} points in {len(groups)} groups, on {mesh.size if mesh else 1} "
-        f"devices: {' '.join(config.axes)}"
-    )
-    _train(groups, data, facts, mesh, folder, result, base.quiet)
-    _finish(groups, data, facts, folder, result)
-    return result
-
-
-def _train(groups, data, facts, mesh, folder, result, quiet):
-    """All groups that are not done yet; sweep.json is whole after each."""
-    programs: dict[Any, dict] = {}
-    for number, group in enumerate(groups):
-        if str(number) in result["groups"]:
-            continue
-        where = folder / f"group-{number:03d}"
-        shared = programs.setdefault((str(group.values), len(group.points)), {})
-        size = len(shared)
-
-        def on_epoch(row, number=number):
-            if not quiet:
-                print(f"group {number + 1}/{len(groups)}  epoch {row['epoch']:>3}  "
-                      f"{describe(row)}", flush=True)  # fmt: skip
-
-        history = train_group(
-            group, data, facts, mesh=mesh, programs=shared,
-            snapshots=Snapshots(where / "snapshots", 1, resume=True),
-            on_epoch=on_epoch,
-        )  # fmt: skip
-        if history.stopped == "interrupted":
-            raise KeyboardInterrupt
-        tree = jax.tree.map(np.asarray, (history.params, history.state))
-        save_params(where / "params.npz", {"params": tree[0], "state": tree[1]})
-        result["groups"][str(number)] = _rows(group, history)
-        result["compiles"] += len(shared) - size
-        write_json(folder / FILE, result)
-        shutil.rmtree(where / "snapshots", ignore_errors=True)
-
-
 def _rows(group: Group, history) -> list[dict]:
     """What became of each point: of the epoch whose parameters are kept."""
     rows = []
@@ -204,27 +246,6 @@ def _rows(group: Group, history) -> list[dict]:
     return rows
 
 
-def _finish(groups, data, facts, folder, result):
-    """Put the points together by setting, and test the best setting's networks."""
-    rows = [row for part in result["groups"].values() for row in part]
-    result["points"] = sorted(rows, key=lambda row: row["point"])
-    tried: dict[str, list[dict]] = {}
-    for row in result["points"]:
-        name = str({k: v for k, v in row["values"].items() if k != "seed"})
-        tried.setdefault(name, []).append(row)
-    result["settings_tried"] = sorted(
-        map(_summary, tried.values()),
-        key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
-    )
-    best = result["settings_tried"][0]
-    found = [_test(groups, number, data, facts, folder) for number in best["points"]]
-    result["best"] = best | {
-        "test_accuracy": float(np.mean(found)),
-        "test_accuracies": found,
-        "test_images": len(data.test.y),
-    }
-
-
 def _summary(rows: Sequence[dict]) -> dict:
     # null in JSON is a number that was not finite
     accuracy, loss = (
@@ -241,25 +262,6 @@ def _summary(rows: Sequence[dict]) -> dict:
         "trained": all(row["trained"] for row in rows),
         "points": [row["point"] for row in rows],
     }  # fmt: skip
-
-
-def _test(groups, number, data, facts, folder) -> float:
-    """Test accuracy of one point, from the parameters its group left."""
-    i, row = next(
-        (i, row)
-        for i, group in enumerate(groups)
-        for row, point in enumerate(group.points)
-        if point.number == number
-    )
-    net = group_experiment(groups[i], facts, point=row).net
-    keys = jnp.stack([jax.random.key(0)] * len(groups[i].points))
-    init = jax.vmap(lambda key: net.init(key, facts.in_shape)[:2])
-    params, state = jax.eval_shape(init, keys)
-    path = folder / f"group-{i:03d}" / "params.npz"
-    tree = load_params(path, {"params": params, "state": state})
-    mine = jax.tree.map(lambda a: a[row], tree)
-    found = evaluate(net, mine["params"], mine["state"], *data.test)
-    return float(found.accuracy)
 
 
 def table(result: dict, most: int = 10) -> Iterable[str]:
@@ -299,11 +301,6 @@ def _parts(groups, max_parallel, mesh) -> list[Group]:
         for group in groups
         for i in range(0, len(group.points), most)
     ]
-
-
-def _mesh(devices):
-    count = len(jax.devices()) if devices is None else devices
-    return data_mesh(count) if count > 1 else None
 
 
 def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:

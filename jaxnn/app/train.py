@@ -23,7 +23,6 @@ from jaxnn.app.folder import (
     fresh_folder,
     note,
     print_undrawn,
-    probabilities,
     sample_rows,
     save_config,
     save_network,
@@ -397,7 +396,8 @@ class Trained:
     def pictures(self) -> dict[str, Any]:
         """Name -> function that draws to a path; the first seed's, of several."""
         data, c = self.e.data, self.e.config
-        test, chance = data.test, probabilities(self.outputs[0], c)
+        test, loss = data.test, self.e.loss
+        chance = loss.as_probabilities(self.outputs[0])
         found = {
             "curves.png": lambda path: _plots().curves(self.history.epochs, path),
             "confusion.png": lambda path: _plots().confusion(
@@ -410,7 +410,7 @@ class Trained:
         if hasattr(self, "attacked"):
             rows, x, y, x_adv, outputs = self.attacked
             found["adversarial.png"] = lambda path: _plots().adversarial(
-                x, x_adv, y, chance[rows], probabilities(outputs, c),
+                x, x_adv, y, chance[rows], loss.as_probabilities(outputs),
                 threat_of(c).epsilon, path, count=10, attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
         return found

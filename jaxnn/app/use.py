@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.app.build import build
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
-from jaxnn.app.folder import data_of, open_run, probabilities
+from jaxnn.app.folder import data_of, open_run
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.report import Finding
@@ -86,7 +86,7 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     outputs = predict(run.net, run.params, run.state, x, seeds=run.multi_seed)
     finite = _finite_rows(outputs, run.multi_seed)
     chance = np.full((len(x), outputs.shape[-1]), np.nan)
-    each = probabilities(outputs[..., finite, :], run.config)
+    each = run.probabilities(outputs[..., finite, :])
     chance[finite] = each.mean(0) if run.multi_seed else each
     print(_table(paths, chance))
     if not finite.all():

@@ -12,7 +12,6 @@ from jaxnn import regularize
 from jaxnn.app.build import DataFacts, build, step_options
 from jaxnn.app.checks import check
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.folder import probabilities
 from jaxnn.app.train import attack_keys, collapses
 from jaxnn.augment import augment_by_name
 from jaxnn.errors import JaxnnError
@@ -75,7 +74,7 @@ def test_the_rest_is_passed_on():
 @pytest.mark.parametrize("name", LOSSES)
 def test_probabilities_keep_the_order_of_the_outputs(name):
     outputs = normal(5, 4) + (1 if name in ("mse", "mae", "huber", "quadratic") else -3)
-    chance = probabilities(outputs, replace(TrainConfig(), loss=name))
+    chance = LOSSES[name].as_probabilities(outputs)
     np.testing.assert_allclose(chance.sum(-1), 1)
     assert (chance.argmax(-1) == outputs.argmax(-1)).all()
 

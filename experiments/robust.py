@@ -16,6 +16,7 @@ from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
+from jaxnn.tree import map_batches
 
 
 class Digits(NamedTuple):
@@ -72,7 +73,7 @@ def attack_all(
 ) -> np.ndarray:
     """Every image after one attack of `jaxnn.attacks`."""
     run = partial(attack, model, **more)
-    return attacks.map_batches(run, x, y, batch=min(batch, len(y)))
+    return map_batches(run, x, y, batch=min(batch, len(y)))
 
 
 def still_correct(
@@ -237,4 +238,4 @@ def until_fooled(
     def attack(a, b):
         return _until_fooled(softmax_cross_entropy, steps, target, a, b, length)
 
-    return attacks.map_batches(attack, x, y, batch=min(1000, len(y)))
+    return map_batches(attack, x, y, batch=min(1000, len(y)))

@@ -1,14 +1,18 @@
-"""Trees of parameters: which leaves are weights, and which lie in a stack."""
+"""Trees: which leaves are weights, which lie in a stack; arrays in batches."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.errors import JaxnnError
 
 STACKED = "stacked"
 """The name under which `stack` keeps the parameters of its layers, in one array."""
+
+BATCH = 500  # images a call, in every command: random starts depend on it
 
 Mask = Any | Callable[[Any], Any] | None
 """A tree of bools like the parameters, a function that makes it of them, or None."""
@@ -97,3 +101,28 @@ def _is_weight(path, leaf) -> bool:
 
 def _stacked(path) -> int:
     return path.count(jax.tree_util.DictKey(STACKED))
+
+
+def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> Any:
+    """`function(*batches)` over all rows, every call of one shape, the last one padded.
+
+    >>> map_batches(lambda x: 2 * x, np.arange(5), batch=2)
+    array([0, 2, 4, 6, 8], dtype=int32)
+
+    Args:
+      function: for example `lambda x, y: fgsm(model, x, y, epsilon=0.1)`.
+      arrays: of one length, at least one row.
+      batch: rows a call, so many even if there are fewer; None is 500 at most.
+
+    Returns:
+      What the calls returned, as NumPy arrays of all rows.
+    """
+    count, found = len(arrays[0]), []
+    if not count:
+        raise JaxnnError("map_batches: got no rows, expected at least one")
+    size = min(BATCH, count) if batch is None else batch
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
+        found.append(jax.tree.map(lambda a, n=count - start: a[:n], made))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)

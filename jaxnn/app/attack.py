@@ -23,7 +23,7 @@ from jaxnn.app.folder import (
     sample_rows,
 )
 from jaxnn.app.settings import flag, given
-from jaxnn.attacks import ATTACKS, Attack, Classifier, map_batches
+from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.data import unit_images
 from jaxnn.environment import surroundings
@@ -31,6 +31,7 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, read_json, real_path, write_json
 from jaxnn.robustness import Proportion, Threat, evaluate, report, transfer_matrix
 from jaxnn.robustness.worst import not_attacked
+from jaxnn.tree import map_batches
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of corruptions, where none is given: degrees, pixels, sigma in pixels, share lost."""

@@ -11,7 +11,7 @@ attacked images like x; `ATTACKS` has them by name, `@attack` makes one of a fun
 
 from jaxnn.attacks.baselines import corruptions, noise
 from jaxnn.attacks.black_box import spsa, square
-from jaxnn.attacks.classifier import Classifier, black_box, map_batches
+from jaxnn.attacks.classifier import Classifier, black_box
 from jaxnn.attacks.core import distance, dlr, margin
 from jaxnn.attacks.driver import ATTACKS, Attack, attack
 from jaxnn.attacks.gradient import apgd, bim, fgsm, mifgsm, pgd
@@ -41,7 +41,6 @@ __all__ = [
     "every_target",
     "fgsm",
     "least_likely",
-    "map_batches",
     "margin",
     "mifgsm",
     "noise",

@@ -30,8 +30,7 @@ from jaxnn.losses import (
     yes_above,
 )
 from jaxnn.rules import Rule
-
-BATCH = 500  # images a call, in every command: random starts depend on it
+from jaxnn.tree import map_batches
 
 
 @partial(
@@ -228,31 +227,6 @@ def _logits(model, x):
 @partial(programs.jit, static_argnums=0)
 def _gradient(loss, model, x, y):
     return model.value_and_gradient(x, y, loss)[:2]
-
-
-def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> Any:
-    """`function(*batches)` over all rows, every call of one shape, the last one padded.
-
-    >>> map_batches(lambda x: 2 * x, np.arange(5), batch=2)
-    array([0, 2, 4, 6, 8], dtype=int32)
-
-    Args:
-      function: for example `lambda x, y: fgsm(model, x, y, epsilon=0.1)`.
-      arrays: of one length, at least one row.
-      batch: rows a call, so many even if there are fewer; None is 500 at most.
-
-    Returns:
-      What the calls returned, as NumPy arrays of all rows.
-    """
-    count, found = len(arrays[0]), []
-    if not count:
-        raise JaxnnError("map_batches: got no rows, expected at least one")
-    size = min(BATCH, count) if batch is None else batch
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
-        made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
-        found.append(jax.tree.map(lambda a, n=count - start: a[:n], made))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 OF_LOGITS = (softmax_cross_entropy, margin, dlr)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
-from jaxnn.attacks import Classifier, map_batches
+from jaxnn.attacks import Classifier
 from jaxnn.attacks.arguments import (
     as_images,
     check_classes,
@@ -20,6 +20,7 @@ from jaxnn.attacks.core import Box
 from jaxnn.defenses.interval import margins
 from jaxnn.layers.bounds import spacing
 from jaxnn.train.state import float_type, to_unit
+from jaxnn.tree import map_batches
 
 
 def verify(
@@ -43,7 +44,7 @@ def verify(
       y: labels (N,); of a single output yes is 1, no is 0 or -1.
       epsilon: Linf budget in pixel units.
       box: limits of a pixel, None for none.
-      batch: images a call, see `map_batches`.
+      batch: images a call, see `jaxnn.tree.map_batches`.
 
     Raises:
       JaxnnError: a layer without bounds, no images, lengths that differ, no budget,

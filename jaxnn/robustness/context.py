@@ -87,7 +87,7 @@ class CheckContext:
       model: the network under attack, by its logits.
       threat: what the attacker may do.
       key: all randomness comes from it.
-      batch: images a call, see `map_batches`.
+      batch: images a call, see `jaxnn.tree.map_batches`.
       x: images of the sample, float in [0, 1].
       y: their labels.
       rows: their row numbers among the evaluated images.

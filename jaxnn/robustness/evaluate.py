@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxnn import attacks
 from jaxnn.arrays import as_rows
-from jaxnn.attacks.classifier import BATCH, Classifier, to_logits
+from jaxnn.attacks.classifier import Classifier, to_logits
 from jaxnn.data.datasets import stratified_sample, unit_images
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.robustness.causes import find_cause
@@ -23,6 +23,7 @@ from jaxnn.robustness.worst import (
     not_attacked,
     under,
 )
+from jaxnn.tree import BATCH, map_batches
 
 LEVELS = ("fast", "full")
 
@@ -217,7 +218,7 @@ def _images(x, y):
 
 def _targeted(context):
     """How often the least likely class is reached, of the sample."""
-    goal = attacks.map_batches(
+    goal = map_batches(
         partial(attacks.least_likely, context.model), context.x, batch=context.batch
     )
     attack = attacks.pgd if context.model.gradients else attacks.spsa

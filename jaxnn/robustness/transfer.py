@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from jaxnn import attacks
-from jaxnn.attacks.classifier import BATCH, Classifier
+from jaxnn.attacks.classifier import Classifier
 from jaxnn.errors import JaxnnError
 from jaxnn.robustness.checks import own_harm_most
 from jaxnn.robustness.context import Check
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import under
+from jaxnn.tree import BATCH
 
 
 class Transfer(NamedTuple):

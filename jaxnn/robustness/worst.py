@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import attacks, programs
-from jaxnn.attacks import ATTACKS, Classifier, distance, map_batches
+from jaxnn.attacks import ATTACKS, Classifier, distance
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.attacks.core import per_image
 from jaxnn.attacks.driver import attack_of
 from jaxnn.errors import JaxnnError
 from jaxnn.robustness.threat import Threat
+from jaxnn.tree import map_batches
 
 
 def under(
@@ -38,7 +39,7 @@ def under(
       attack: one of `jaxnn.attacks`, or `functools.partial` of one.
       model, x, y: the network, images and labels.
       key: for attacks that draw.
-      batch: images a call, see `map_batches`.
+      batch: images a call, see `jaxnn.tree.map_batches`.
       options: more settings of the attack; they go before the threat model's.
 
     Returns:

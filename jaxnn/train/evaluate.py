@@ -21,6 +21,7 @@ from jaxnn.train.inputs import (
     check_targets,
 )
 from jaxnn.train.state import float_type, to_unit
+from jaxnn.tree import map_batches
 
 
 class Evaluation(NamedTuple):
@@ -63,17 +64,19 @@ def predict(
     x = as_rows(x, "predict", "x")
     check_counts("predict", batch=batch)
     check_params("predict", net, params, state, x, seeds)
-    x, count, axis, outputs = host_array(x), len(x), int(seeds), []
-    batch = min(batch, count)
+    x, axis, batch = host_array(x), int(seeds), min(batch, len(x))
     if parallel is not None:
         batch = -(-batch // parallel.mesh.size) * parallel.mesh.size
-    for start in range(0, count, batch):
-        rows = np.minimum(np.arange(start, start + batch), count - 1)
+
+    def outputs(rows):
+        rows = np.asarray(rows)
         given = jnp.asarray(x[rows]) if parallel is None else parallel.rows(x, rows)
         out = _forward(net, params, state, given, seeds)
         out = np.asarray(out) if parallel is None else parallel.gathered(out)
-        outputs.append(out.swapaxes(0, axis)[: count - start].swapaxes(0, axis))
-    return np.concatenate(outputs, axis=axis)
+        return out.swapaxes(0, axis)
+
+    found = map_batches(outputs, np.arange(len(x)), batch=batch)
+    return np.ascontiguousarray(found.swapaxes(0, axis))
 
 
 def evaluate(

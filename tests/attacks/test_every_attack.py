@@ -11,6 +11,7 @@ from jaxnn.attacks.core import project
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, flatten
 from jaxnn.losses import mse, quadratic, softmax_cross_entropy
+from jaxnn.tree import map_batches
 from tests.attacks.problem import model
 from tests.rules.cases import normal
 
@@ -182,7 +183,7 @@ def test_batches_give_the_same_images_as_one_call(problem):
         return attacks.fgsm(net, a, b, epsilon=0.1)
 
     np.testing.assert_allclose(
-        attacks.map_batches(fgsm, x, y, batch=25), fgsm(x, y), rtol=1e-12
+        map_batches(fgsm, x, y, batch=25), fgsm(x, y), rtol=1e-12
     )
 
 

@@ -12,7 +12,7 @@ from jaxnn import regularize
 from jaxnn.app.build import DataFacts, build, step_options
 from jaxnn.app.checks import check
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.train import attack_keys, collapses
+from jaxnn.app.trained import attack_keys, collapses
 from jaxnn.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES

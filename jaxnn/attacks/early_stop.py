@@ -40,7 +40,7 @@ class Queue(NamedTuple):
     fooled: Array  # (N,)
     taken: Array  # ()
 
-    def save(self, lanes: Lanes) -> "Queue":
+    def keep(self, lanes: Lanes) -> "Queue":
         """Keep what stands in the lanes; empty ones have nothing to keep."""
         return self._replace(
             x_adv=self.x_adv.at[lanes.row].set(lanes.x_adv, mode="drop"),
@@ -82,7 +82,7 @@ class Walks(NamedTuple):
             (free,) = jnp.nonzero(under_way.done, size=refilled, fill_value=lanes)
             leaving = jax.tree.map(lambda a: a.at[free].get(mode="clip"), under_way)
             row = jnp.where(free < lanes, leaving.row, count)
-            queue = queue.save(leaving._replace(row=row))
+            queue = queue.keep(leaving._replace(row=row))
             rank = queue.taken + jnp.arange(refilled)
             row = jnp.where(rank < waiting, order.at[rank].get(mode="clip"), count)
             under_way = jax.tree.map(
@@ -108,7 +108,7 @@ class Walks(NamedTuple):
             (empty, found._replace(taken=jnp.zeros((), int))),
         )
         last = lax.while_loop(lambda at: ~at.done.all(), self._step, under_way)
-        return queue.save(last)
+        return queue.keep(last)
 
     def _enter(self, row):
         """Lanes of the images `row`, at their starts."""

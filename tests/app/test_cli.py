@@ -195,7 +195,8 @@ def test_what_a_file_registers_is_known_to_every_command(digits):
     Path("own.py").write_text(OWN)
     train = ["train", *TINY, "--data", digits, "--layers", "8", "twice"]
     out = ["--loss", "own", "--attack-images", "0", "--quiet", "--out", "x"]
-    assert "unknown layer 'twice'" in refused(*train, *out)
+    assert "unknown layer 'twice'" in refused(*train)
+    assert "unknown loss 'own'" in refused(*train, *out)
     assert run(*train, *out, "--use", "own.py").status == 0
     found = run("attack", "x", "--use=own.py", "--attack", "darker", "--epsilon", ".3")
     assert "under darker, 80 images" in found.out, found.err

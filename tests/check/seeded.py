@@ -6,6 +6,7 @@ gradient, and a regular expression that the cause has to hold; none where no cau
 known.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -406,7 +407,8 @@ class Mistake(NamedTuple):
 def read(text: str) -> tuple[dict[str, Formula], list[Mistake]]:
     """The formulas and the mistakes of a text."""
     formulas, mistakes = {}, []
-    for line in text.strip().replace("\n    ", " ").splitlines():
+    whole = re.sub(r"\n {4}(?=\S)", " ", text.strip())  # a long line goes on at 4
+    for line in whole.splitlines():
         if not line.startswith(" "):
             name, _, rest = line.partition(": ")
             pairs = (pair.split() for pair in rest.split("  "))

@@ -30,10 +30,6 @@ def judged(rules):
     """Title -> its findings; all rules are recorded at work by one program."""
     layers = {one.name: rule_layer(one, list(args)) for one, args in rules}
     xs = {one.name: args for one, args in rules}
-    draw, dys = np.random.default_rng(7), {}
-    for title, layer in layers.items():
-        y = jax.eval_shape(partial(layer.forward, (), (), train=True), xs[title])[0]
-        dys[title] = draw.standard_normal(y.shape)
 
     def program(_, recorded, params, xs, dys):
         for title, layer in recorded.items():
@@ -41,6 +37,12 @@ def judged(rules):
             layer.backward(cache, dys[title])
 
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        draw, dys = np.random.default_rng(7), {}
+        for title, layer in layers.items():
+            forward = partial(layer.forward, (), (), train=True)
+            dys[title] = draw.standard_normal(
+                jax.eval_shape(forward, xs[title])[0].shape
+            )
         records = LayerRecorder(program, relu, **layers)((), xs, dys)
         found = audit(records, points=MORE_POINTS)
     return {title: [f for f in found.findings if f.layer == title] for title in layers}

@@ -21,6 +21,7 @@ from jax.extend.core import Literal
 from jaxnn import programs
 from jaxnn.arrays import is_float
 from jaxnn.check.points import inner_program, source_place
+from jaxnn.programs import scan_counts
 
 BESIDE = 8  # arrays that are tried in the place of an operand
 LARGE = 1_000_000  # entries of an operand beyond which nothing is tried
@@ -200,13 +201,14 @@ class Mutants:
 
     def _scan(self, eqn, inner, operands, codes):
         p = eqn.params
-        n, m = p["num_consts"], p["num_consts"] + p["num_carry"]
+        n, carried = scan_counts(p)
+        m = n + carried
         consts, start, rows = operands[:n], operands[n:m], operands[m:]
 
         def body(carry, row):
             every = [*consts, *carry, *row]
             out = self._run(inner.jaxpr, inner.consts, every, codes)
-            return out[: p["num_carry"]], out[p["num_carry"] :]
+            return out[:carried], out[carried:]
 
         last, out = lax.scan(body, start, rows, p["length"], p["reverse"])
         return [*last, *out]

@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxnn.arrays import is_float
 from jaxnn.check.recorder import LayerInputs, arguments
+from jaxnn.programs import scan_counts
 
 AS_CALLED, ELSEWHERE = "as called", "with other parameters"
 SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
@@ -212,8 +213,8 @@ def _run_rounds(jaxpr, consts, args, changes, rounds):
 
 def _last_rounds_of_scan(params, given):
     """The floats that a scan carries before and after its last round."""
-    n = params["num_consts"]
-    m = n + params["num_carry"]
+    n, carried_values = scan_counts(params)
+    m = n + carried_values
     if any(is_float(a) for a in given[m:]) or not params["length"]:
         return None  # not the same again: it takes another row in each round
     body = jax.extend.core.jaxpr_as_fun(params["jaxpr"])

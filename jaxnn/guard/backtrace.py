@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn.programs import scan_counts
+
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options of XLA for a program that runs a few times only."""
 
@@ -216,7 +218,7 @@ class Frame:
 
     def _scan(self, params, values, constant):
         body, length = params["jaxpr"], params["length"]
-        fixed, carried = _counts(params)
+        fixed, carried = scan_counts(params)
         consts, carry = values[:fixed], values[fixed : fixed + carried]
         rows = values[fixed + carried :]
         order = range(length)[::-1] if params["reverse"] else range(length)
@@ -265,14 +267,6 @@ def _types(one):
     """Shapes and dtypes of what a jaxpr or an equation takes and gives."""
     avals = [[v.aval for v in variables] for variables in (one.invars, one.outvars)]
     return [[(a.shape, a.dtype) for a in side if hasattr(a, "shape")] for side in avals]
-
-
-def _counts(params) -> tuple[int, int]:
-    """(constants, carried values) of a scan, whichever way this JAX writes it."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(list(consts.vals)), len(list(carry.vals))
 
 
 def is_literal(var: Any) -> bool:

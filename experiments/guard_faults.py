@@ -10,7 +10,7 @@ sample? And what does it say of 50 healthy runs, some with masks of -inf?
 Each fault shows when one row of the data comes by, or at a known step; every run is a
 `jaxnn.fit`, so each fault is found in the compiled loop, then replayed.
 Expected: 40 of 40 steps, layers, directions and samples, at least 38 operations, no
-false alarm; for the network of `jaxnn train` within two seconds of the bad step.
+false alarm; for the network of `jaxnn train` less than a second after the bad step.
 """
 
 import time

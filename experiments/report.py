@@ -1,9 +1,9 @@
-"""Keep README.md equal to the committed results.
+"""Keep the pages equal to the committed results.
 
-    python -m experiments.report           rewrite the numbers in README.md
+    python -m experiments.report           rewrite the numbers in every README.md
     python -m experiments.report --check   exit 1 if any of them differs
 
-README.md marks what comes from a result, in one of two forms:
+A page marks what comes from a result, in one of two forms:
 
     <!-- table NAME --> ... <!-- /table -->
     <!-- value NAME:path/to/number FORMAT -->98.5<!-- /value -->
@@ -27,7 +27,10 @@ from experiments.common import RESULTS
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_text
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = tuple(
+    ROOT / folder / "README.md" for folder in (".", "experiments", "jaxnn/distributed")
+)
 MARK = re.compile(
     r"(<!-- (table|value) (\S+?)(?: (\S+))? -->)(.*?)(<!-- /(?:table|value) -->)", re.S
 )
@@ -88,21 +91,26 @@ def _dig(result: Any, path: str, name: str) -> Any:
 
 
 def run(args: Args) -> int:
-    """Check or rewrite README.md; returns the exit status."""
-    text = README.read_text(encoding="utf-8")
-    fresh = render(text)
-    if not args.check:
-        write_text(README, fresh)
-        return 0
-    if fresh == text:
-        print("README.md agrees with experiments/results")
-        return 0
-    lines = text.splitlines(), fresh.splitlines()
-    print(*difflib.unified_diff(*lines, "README.md", "results", lineterm=""), sep="\n")
-    print(
-        "README.md differs from experiments/results; run python -m experiments.report"
-    )
-    return 1
+    """Check or rewrite the pages; returns the exit status."""
+    differ = False
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = render(text)
+        if not args.check:
+            write_text(page, fresh)
+        elif fresh != text:
+            differ = True
+            name = str(page.relative_to(ROOT))
+            lines = text.splitlines(), fresh.splitlines()
+            print(*difflib.unified_diff(*lines, name, "results", lineterm=""), sep="\n")
+    if args.check:
+        print(
+            "a README.md differs from experiments/results; run "
+            "python -m experiments.report"
+            if differ
+            else "every README.md agrees with experiments/results"
+        )
+    return int(differ)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _run(words: list[str], started: float) -> int:
             from jaxnn.app.demo import demo
 
             return demo(words[1:])
-        config = _settings(words[0], command, words[1:])
+        config = settings(words[0], command, words[1:])
         module, _, name = command.function.partition(":")
         function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
         found = function(config, started) if command.timed else function(config)
@@ -133,7 +133,7 @@ def _wants_traceback() -> bool:
     return bool(os.environ.get("JAXNN_TRACEBACK"))
 
 
-def _settings(name: str, command: Command, words: list[str]) -> Any:
+def settings(name: str, command: Command, words: list[str]) -> Any:
     """The settings in `words`, found right before anything heavy is imported."""
     import tyro
 

@@ -79,7 +79,7 @@ def git_commit() -> str | None:
         top = _git(here, "rev-parse", "--show-toplevel")
         if Path(top) != here.parent:
             return None  # installed inside another project's repository
-        code = ":/", ":(top,exclude)experiments/results", ":(top,exclude)README.md"
+        code = ":/", ":(top,exclude)experiments/results", ":(top,exclude)*README.md"
         dirty = _git(here, "status", "--porcelain", "--untracked-files=no", "--", *code)
         return _git(here, "rev-parse", "HEAD") + ("-dirty" if dirty else "")
     except (OSError, subprocess.SubprocessError):

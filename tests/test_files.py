@@ -228,13 +228,19 @@ def test_paths_are_asked_about_by_what_never_raises():
 
 @pytest.mark.parametrize(
     ("changed", "dirty"),
-    [("experiments/results/a.json", False), ("README.md", False), ("jaxnn/a.py", True)],
+    [
+        ("experiments/results/a.json", False),
+        ("README.md", False),
+        ("experiments/README.md", False),
+        ("jaxnn/a.py", True),
+    ],
 )
 def test_a_result_that_was_written_is_no_change_of_the_code(
     changed, dirty, tmp_path, monkeypatch
 ):
-    paths = [tmp_path / p for p in ("experiments/results/a.json", "README.md")]
-    for path in [*paths, tmp_path / "jaxnn" / "a.py"]:
+    names = "results/a.json", "README.md"
+    paths = [tmp_path / "experiments" / name for name in names]
+    for path in [*paths, tmp_path / "README.md", tmp_path / "jaxnn" / "a.py"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("before", "utf-8")
     who = ("-c", "user.name=a", "-c", "user.email=a@example.org")

@@ -1,9 +1,10 @@
 """Settings of every test: float64, strict shapes, and a seeded sample of slow tests.
 
-What is compiled is kept between runs in the user's cache directory, by jaxlib version
-and processor, or in `JAX_COMPILATION_CACHE_DIR`; most of a run is compiling. Workers
-share the folder: an entry is written once, and one that is read half written does not
-match its checksum, so that its program is compiled as if there were none.
+What is compiled, however quickly, is kept between runs in the user's cache directory,
+by jaxlib version and processor, or in `JAX_COMPILATION_CACHE_DIR`; most of a run is
+compiling. Workers share the folder: an entry is written once, and one that is read half
+written does not match its checksum, so that its program is compiled as if there were
+none.
 """
 
 import os
@@ -11,6 +12,10 @@ import random
 import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+# Else JAX keeps in a folder that is set already, and in that of the processes that
+# tests start, only what took a second to compile: hardly anything here does.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax

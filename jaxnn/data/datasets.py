@@ -3,19 +3,12 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxnn.data.idx import read_idx, read_idx_and_sha256
-from jaxnn.data.sources import (
-    PARTS,
-    Located,
-    fetch,
-    file_sha256,
-    locate,
-    mismatch,
-)
+from jaxnn.data.sources import PARTS, Located, fetch, file_sha256, locate, mismatch
 from jaxnn.errors import JaxnnError
 from jaxnn.files import bad_file
 
@@ -85,7 +78,7 @@ def from_arrays(
     split_seed: int = 0,
     name: str = "arrays",
 ) -> Dataset:
-    """The same checks and the same split as `load`, for arrays of one's own.
+    """The same checks, errors and split as `load`, for arrays of one's own.
 
     Args:
       x_train, x_test: (N, H, W), also (N, D) or (N, H, W, C); uint8 in 0..255 or
@@ -94,19 +87,12 @@ def from_arrays(
         the number of classes.
       validation, split_seed: as in `load`.
       name: what reports call it.
-
-    Raises:
-      JaxnnError: as `load`; it names the argument.
     """
-    arrays = {
-        "x_train": x_train,
-        "y_train": y_train,
-        "x_test": x_test,
-        "y_test": y_test,
-    }
+    arguments = ("x_train", "y_train", "x_test", "y_test")
+    arrays = (x_train, y_train, x_test, y_test)
     parts = {
         part: _Part(np.asarray(array), argument)
-        for part, (argument, array) in zip(PARTS, arrays.items(), strict=True)
+        for part, argument, array in zip(PARTS, arguments, arrays, strict=True)
     }
     return _assemble(parts, None, validation, split_seed, name, None)
 
@@ -199,7 +185,6 @@ def _read(place: Located, part: str) -> _Part:
     Color is refused here: what follows training shows images as gray ones.
     """
     file, source = place.files[part], place.source
-    where = str(file)
     if source is None:
         array = read_idx(file)
         if part.endswith("images") and array.ndim == 4:
@@ -210,7 +195,7 @@ def _read(place: Located, part: str) -> _Part:
                 "Convert them, as in x.mean(-1).astype(np.uint8), or train on arrays: "
                 "jaxnn.data.from_arrays and jaxnn.fit.",
             )
-        return _Part(array, where)
+        return _Part(array, str(file))
     expected = source.sha256.get(part, "")
     if expected and source.of_content:
         array, found = read_idx_and_sha256(file)
@@ -220,16 +205,16 @@ def _read(place: Located, part: str) -> _Part:
         raise mismatch(file, expected, found, place.name)
     if part.endswith("labels"):
         shift = source.first_label if array.dtype.kind in "iu" else 0
-        return _Part(array.astype(np.int32) - shift if shift else array, where)
-    _check_images(_Part(array, where))
+        return _Part(array.astype(np.int32) - shift if shift else array, str(file))
+    _check_images(_Part(array, str(file)))
     rows = source.train if part == "train-images" else source.test
     if len(array) != rows:  # the only guard where no checksum is published
         raise JaxnnError(
-            f"{where}: got {len(array)} images, expected {rows} as in {place.name}. "
+            f"{file}: got {len(array)} images, expected {rows} as in {place.name}. "
             "For other data give their folder instead."
         )
     upright = array.swapaxes(1, 2) if source.transposed else array
-    return _Part(np.ascontiguousarray(upright), where)
+    return _Part(np.ascontiguousarray(upright), str(file))
 
 
 def _assemble(
@@ -251,14 +236,13 @@ def _assemble(
             f"{x_test.where}: got images {shapes[1]}, expected {shapes[0]} as in "
             f"{x.where}."
         )
+    _check_range(y, classes)
     if classes is None:
-        _check_range(y, None, "")
         classes = int(y.array.max()) + 1
         _check_covered(y.array, classes, y.where)
         _check_range(y_test, classes, " (the largest training label)")
     else:
-        _check_range(y, classes, "")
-        _check_range(y_test, classes, "")
+        _check_range(y_test, classes)
     train, held_out = _split_rows(len(x.array), validation, split_seed, x.where)
     if np.ptp(x.array[train]) == 0:
         raise JaxnnError(
@@ -280,23 +264,17 @@ def _assemble(
 def _split_rows(
     count: int, validation: int, seed: int, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    if not _is_whole(validation):
-        raise JaxnnError(
-            f"validation: got {validation!r}, expected a whole number of rows."
-        )
+    for name, value in (("validation", validation), ("split_seed", seed)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or (name == "split_seed" and value < 0):
+            raise JaxnnError(f"{name}: got {value!r}, expected a whole number from 0.")
     if not 0 <= validation < count:
         raise JaxnnError(
             f"validation: got {validation} rows, expected 0 to {count - 1}, as {where} "
             f"has {count}."
         )
-    if not _is_whole(seed) or seed < 0:
-        raise JaxnnError(f"split_seed: got {seed!r}, expected a whole number from 0.")
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[validation:]), np.sort(order[:validation])
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_images(images: _Part) -> None:
@@ -350,7 +328,7 @@ def _check_labels(labels: _Part, images: _Part) -> None:
         )
 
 
-def _check_range(labels: _Part, classes: int | None, why: str) -> None:
+def _check_range(labels: _Part, classes: int | None, why: str = "") -> None:
     y, where = labels
     bad = y < 0 if classes is None else (y < 0) | (y >= classes)
     if bad.any():

@@ -24,21 +24,17 @@ MAX_PIXELS = 64_000_000
 LONGEST = 1500  # pixels of a side from twice of which on a picture is shrunk first
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
 """What is read; others (EPS) would start programs."""
-_AGAIN = "Save it again as PNG or JPEG."
 _FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
 _NOISE = 6.0  # standard deviations of the background that are not ink
 _CONTRAST = 16.0  # gray levels of 255 that ink must differ from its background
 
 
 def read_digit(path: str | Path) -> np.ndarray:
-    """Read any picture of one digit as MNIST would show it.
+    """Read any picture of one digit, in one of `FORMATS`, as MNIST would show it.
 
     Any size, color or depth; dark ink on a bright ground is inverted (the border
     tells the ground); transparent parts count as white paper, or as black if the ink
     is white. Ink that lies in a 20 x 20 box of 28 x 28 pixels is only centered.
-
-    Args:
-      path: a file in one of `FORMATS` (PNG, JPEG, BMP, GIF, TIFF, WebP ...).
 
     Returns:
       uint8 (28, 28), background 0, strongest ink 255.
@@ -52,11 +48,18 @@ def read_digit(path: str | Path) -> np.ndarray:
     box = ink[_bounds(_solid(ink > max(_FAINT * ink.max(), noise)))]
     if gray.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
         return _place(ink[_bounds(ink > 0)])
-    return _place(_fit(box))
+    from PIL import Image
+
+    # the longer side takes 20 pixels, anti-aliased
+    scale = BOX / max(box.shape)
+    height, width = (max(1, round(side * scale)) for side in box.shape)
+    image = Image.fromarray(box.astype(np.float32))
+    small = image.resize((width, height), Image.Resampling.HAMMING)
+    return _place(np.asarray(small, np.float64).clip(0))
 
 
-def _bad(path: str | Path, got: str, expected: str, fix: str = _AGAIN) -> JaxnnError:
-    return bad_file(path, got, expected, fix)
+def _bad(path: str | Path, got: str, expected: str, fix: str = "") -> JaxnnError:
+    return bad_file(path, got, expected, fix or "Save it again as PNG or JPEG.")
 
 
 def _read_gray(path: Path) -> np.ndarray:
@@ -87,10 +90,8 @@ def _read_gray(path: Path) -> np.ndarray:
 
 
 def _too_large(path: Path, size: Any) -> JaxnnError:
-    limit = f"at most {MAX_PIXELS} pixels"
-    return _bad(
-        path, f"too large a picture ({size})", limit, "Crop or shrink it first."
-    )
+    got, limit = f"too large a picture ({size})", f"at most {MAX_PIXELS} pixels"
+    return _bad(path, got, limit, "Crop or shrink it first.")
 
 
 def _loaded(image: Any, path: Path) -> np.ndarray:
@@ -179,11 +180,10 @@ def _strength(gray: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
     least = max(_CONTRAST, noise)
     if ink.max() < least:
         raise _bad(
-            path,
-            f"a blank picture (its strongest mark is {ink.max():.0f} of 255)",
+            path, f"a blank picture (its strongest mark is {ink.max():.0f} of 255)",
             f"ink that differs from its background by {least:.0f} or more",
             "Use a picture with more contrast.",
-        )
+        )  # fmt: skip
     return ink, noise
 
 
@@ -202,17 +202,6 @@ def _solid(mask: np.ndarray) -> np.ndarray:
 def _bounds(mask: np.ndarray) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _fit(box: np.ndarray) -> np.ndarray:
-    """Scale so that the longer side is 20 pixels, anti-aliased."""
-    from PIL import Image
-
-    scale = BOX / max(box.shape)
-    height, width = (max(1, round(side * scale)) for side in box.shape)
-    image = Image.fromarray(box.astype(np.float32))
-    small = image.resize((width, height), Image.Resampling.HAMMING)
-    return np.asarray(small, np.float64).clip(0)
 
 
 def _place(box: np.ndarray) -> np.ndarray:

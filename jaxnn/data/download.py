@@ -44,9 +44,18 @@ def download(
             if hash_of(target) == expected:
                 return
     part = target.with_name(target.name + ".part")
+
+    def wrong() -> str:
+        """What is wrong with the bytes that have arrived; empty: nothing."""
+        try:
+            found = hash_of(part)
+        except JaxnnError as error:
+            return f"wrong bytes: {error}"
+        return "" if found == expected else f"SHA-256 {found}, expected {expected}"
+
     with _claimed(part) as file:
         try:
-            failures = _try_each(urls, file, part, hash_of, expected)
+            failures = _try_each(urls, file, wrong)
         except KeyboardInterrupt:
             text = "download stopped." + _leave(file, part, keep=True)
             raise KeyboardInterrupt(text) from None
@@ -94,42 +103,24 @@ def _leave(file: BinaryIO, part: Path, keep: bool) -> str:
 
 
 def _try_each(
-    urls: Sequence[str],
-    file: BinaryIO,
-    part: Path,
-    hash_of: Callable[[Path], str],
-    expected: str,
+    urls: Sequence[str], file: BinaryIO, wrong: Callable[[], str]
 ) -> dict[str, _FailedError] | None:
-    """None as soon as `part` has the expected hash, else what each address said."""
+    """None as soon as `file` has the right bytes, else what each address said."""
     failures = {}
     for url in urls:
         try:
-            resumed = _transfer(url, file)
-            wrong = _wrong_bytes(part, hash_of, expected)
-            if wrong and resumed:  # the first bytes may be another mirror's
-                _restart(file)
+            resumed, words = _transfer(url, file), wrong()
+            if words and resumed:  # the first bytes may be another mirror's
+                file.truncate(0)
                 _transfer(url, file)
-                wrong = _wrong_bytes(part, hash_of, expected)
-            if not wrong:
+                words = wrong()
+            if not words:
                 return None
-            _restart(file)
-            raise _FailedError(wrong, broken=False)
+            file.truncate(0)
+            raise _FailedError(words, broken=False)
         except _FailedError as failure:
             failures[url] = failure
     return failures
-
-
-def _wrong_bytes(part: Path, hash_of: Callable[[Path], str], expected: str) -> str:
-    try:
-        found = hash_of(part)
-    except JaxnnError as error:
-        return f"wrong bytes: {error}"
-    return "" if found == expected else f"SHA-256 {found}, expected {expected}"
-
-
-def _restart(file: BinaryIO) -> None:
-    file.seek(0)
-    file.truncate()
 
 
 def _transfer(url: str, file: BinaryIO) -> bool:
@@ -141,23 +132,25 @@ def _transfer(url: str, file: BinaryIO) -> bool:
     resumable = True
     try:
         request = urllib.request.Request(url, headers=headers)
-        with _opener().open(request, timeout=TIMEOUT_SECONDS) as answer:
+        open_url = urllib.request.build_opener(_TimedHandler).open
+        with open_url(request, timeout=TIMEOUT_SECONDS) as answer:
             span = answer.headers.get("Content-Range", "")
             resumed = have > 0 and answer.status == 206
             resumable = resumed or answer.headers.get("Accept-Ranges") == "bytes"
+            if resumed and span.startswith(f"bytes {have}-"):
+                _copy(answer, file, have, url)
+                return True
+            file.truncate(0)
             if not resumed:
-                _restart(file)
-            elif not span.startswith(f"bytes {have}-"):  # not the part asked for
-                _restart(file)
-                return _transfer(url, file)
-            _copy(answer, file, have if resumed else 0, url.rsplit("/", 1)[-1])
-            return resumed
+                _copy(answer, file, 0, url)
+                return False
+        return _transfer(url, file)  # it was not the part asked for
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and have:  # nothing is left, or the range makes no sense
             if error.headers.get("Content-Range", "").endswith(f"/{have}"):
                 return True
-            _restart(file)
+            file.truncate(0)
             return _transfer(url, file)
         later = error.code >= 500 or error.code == 429
         raise _FailedError(f"HTTP {error.code} {error.reason}", later) from error
@@ -165,14 +158,40 @@ def _transfer(url: str, file: BinaryIO) -> bool:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         if not resumable:
-            _restart(file)
+            file.truncate(0)
         text = str(getattr(error, "reason", error)) or type(error).__name__
         raise _FailedError(text, not isinstance(error, ValueError)) from error
 
 
-class _Timed(io.RawIOBase):
-    """What arrives through a socket, as long as it arrives fast enough."""
+def _copy(answer: Any, file: BinaryIO, got: int, url: str) -> None:
+    """Append what is answered to the `got` bytes of `file`."""
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else got + int(length)
+    with tqdm(
+        desc=url.rsplit("/", 1)[-1], total=total, initial=got, unit="B",
+        unit_scale=True, disable=None,
+    ) as bar:  # fmt: skip
+        while piece := answer.read1(PIECE):
+            got += len(piece)
+            if got > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES:,} bytes")
+            try:
+                file.write(piece)
+                file.flush()
+            except OSError as error:
+                raise JaxnnError(
+                    f"cannot write {file.name}: {reason(error)}. Free some "
+                    "space or choose another folder."
+                ) from error
+            bar.update(len(piece))
+    if total is not None and got < total:
+        raise ConnectionError(f"the connection ended after {got} of {total} bytes")
 
+
+# ---- an answer whose header and content both arrive fast enough
+
+
+class _Timed(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase):
         self.raw, self.started, self.count = raw, time.monotonic(), 0
 
@@ -196,55 +215,22 @@ class _Timed(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose header and content are both timed."""
-
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.fp = io.BufferedReader(_Timed(self.fp.detach()))
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """What opens addresses: as `urllib.request.urlopen` does, with timed answers."""
-
-    def timed(connection):
-        def make(*args, **options):
-            made = connection(*args, **options)
-            made.response_class = _Answer
-            return made
-
-        return make
-
-    class Plain(urllib.request.HTTPHandler):
-        def http_open(self, req):
-            return self.do_open(timed(http.client.HTTPConnection), req)
-
-    class Secure(urllib.request.HTTPSHandler):
-        def https_open(self, req):
-            return self.do_open(timed(http.client.HTTPSConnection), req)
-
-    return urllib.request.build_opener(Plain, Secure)
+class _Plain(http.client.HTTPConnection):
+    response_class = _Answer
 
 
-def _copy(answer: Any, file: BinaryIO, have: int, label: str) -> None:
-    length = answer.headers.get("Content-Length")
-    total = None if length is None else have + int(length)
-    got = have
-    bar = tqdm(
-        desc=label, total=total, initial=have, unit="B", unit_scale=True, disable=None
-    )
-    with bar:
-        while piece := answer.read1(PIECE):
-            if got + len(piece) > MOST_BYTES:
-                raise ValueError(f"more than {MOST_BYTES:,} bytes")
-            try:
-                file.write(piece)
-                file.flush()
-            except OSError as error:
-                raise JaxnnError(
-                    f"cannot write {file.name}: {reason(error)}. Free some "
-                    "space or choose another folder."
-                ) from error
-            got += len(piece)
-            bar.update(len(piece))
-    if total is not None and got < total:
-        raise ConnectionError(f"the connection ended after {got} of {total} bytes")
+class _Secure(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _TimedHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    def http_open(self, req):
+        return self.do_open(_Plain, req)
+
+    def https_open(self, req):
+        return self.do_open(_Secure, req)

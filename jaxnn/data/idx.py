@@ -30,13 +30,9 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import atomic_file, bad_file, open_file
 
 TYPES = {
-    0x08: np.dtype("u1"),
-    0x09: np.dtype("i1"),
-    0x0B: np.dtype(">i2"),
-    0x0C: np.dtype(">i4"),
-    0x0D: np.dtype(">f4"),
-    0x0E: np.dtype(">f8"),
-}
+    0x08: np.dtype("u1"), 0x09: np.dtype("i1"), 0x0B: np.dtype(">i2"),
+    0x0C: np.dtype(">i4"), 0x0D: np.dtype(">f4"), 0x0E: np.dtype(">f8"),
+}  # fmt: skip
 _PIECE = 1 << 20  # bytes read at a time
 _MAX_RANK = 64  # what NumPy can hold
 # Images pack 2 to 20 times; only what was made to fill a memory packs 100 times.
@@ -66,12 +62,8 @@ class _Unpacked(gzip.GzipFile):
         piece = super().read(size)
         self.count += len(piece)
         if self.count > max(_MOST_UNPACKED, _MOST_RATIO * self.packed):
-            raise _bad(
-                self.name,
-                f"a gzip of {self.packed:,} bytes that unpacks to more than "
-                f"{self.count:,}",
-                "images or labels",
-            )
+            got = f"a gzip of {self.packed:,} bytes that unpacks to more than "
+            raise _bad(self.name, f"{got}{self.count:,}", "images or labels")
         return piece
 
 
@@ -105,11 +97,7 @@ def open_content(path: str | Path) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 def content_sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of the content of a file, decompressed if it is a gzip.
-
-    Raises:
-      JaxnnError: the file cannot be read or its gzip is damaged.
-    """
+    """SHA-256 (hex) of the content of a file, decompressed if it is a gzip."""
     digest = hashlib.sha256()
     with open_content(path) as (stream, _):
         while piece := stream.read(_PIECE):
@@ -117,8 +105,8 @@ def content_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def read_idx(path: str | Path) -> np.ndarray:
-    """Read one IDX file, gzipped or plain.
+def read_idx(path: str | Path, digest: Any = None) -> np.ndarray:
+    """Read one IDX file, gzipped or plain; its content goes into `digest`, if given.
 
     Returns:
       a writable array of the header's shape, in the machine's byte order.
@@ -126,14 +114,20 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
       JaxnnError: missing, empty, damaged, or header and length disagree.
     """
-    return _read(path, None)
+    with open_content(path) as (stream, size):
+        header = _read_header(path, stream, size, digest)
+        data = _take(stream, header.payload(), digest)
+        # the read past the end also makes gzip compare its checksum
+        longer = bool(stream.read(1))
+    if longer or len(data) < header.payload():
+        raise _wrong_length(path, header, None if longer else len(data))
+    return _array(header, data)
 
 
 def read_idx_and_sha256(path: str | Path) -> tuple[np.ndarray, str]:
     """`read_idx(path)` and `content_sha256(path)`, decompressing only once."""
     digest = hashlib.sha256()
-    array = _read(path, digest)
-    return array, digest.hexdigest()
+    return read_idx(path, digest), digest.hexdigest()
 
 
 def stream_idx(path: str | Path, records: int) -> Iterator[np.ndarray]:
@@ -153,14 +147,14 @@ def stream_idx(path: str | Path, records: int) -> Iterator[np.ndarray]:
     if records < 1:
         raise JaxnnError(f"stream_idx: got records={records}, expected at least 1.")
     with open_content(path) as (stream, size):
-        header = _read_header(path, stream, size, None)
+        header = _read_header(path, stream, size)
         if not header.shape:
             raise _bad(path, "a single value (rank 0)", "at least one dimension")
         row = header._replace(shape=header.shape[1:])
         for first in range(0, header.shape[0], records):
             count = min(records, header.shape[0] - first)
             part = header._replace(shape=(count, *row.shape))
-            data = _take(stream, part.payload(), None)
+            data = _take(stream, part.payload())
             if len(data) < part.payload():
                 raise _wrong_length(path, header, first * row.payload() + len(data))
             yield _array(part, data)
@@ -181,11 +175,10 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
     code = native.get(array.dtype.newbyteorder("="))
     if code is None or any(size >= 1 << 32 for size in array.shape):
         raise bad_file(
-            path,
-            f"an array of {array.dtype} {array.shape} to write",
+            path, f"an array of {array.dtype} {array.shape} to write",
             f"one of {', '.join(map(str, native))} and dimensions below 2**32",
             "Convert it first, as in array.astype(np.uint8).",
-        )
+        )  # fmt: skip
     header = bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     values = array.astype(TYPES[code], copy=False).tobytes()
     with atomic_file(path) as file:
@@ -196,18 +189,7 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
             file.write(header + values)
 
 
-def _read(path: str | Path, digest: Any) -> np.ndarray:
-    with open_content(path) as (stream, size):
-        header = _read_header(path, stream, size, digest)
-        data = _take(stream, header.payload(), digest)
-        # the read past the end also makes gzip compare its checksum
-        longer = bool(stream.read(1))
-    if longer or len(data) < header.payload():
-        raise _wrong_length(path, header, None if longer else len(data))
-    return _array(header, data)
-
-
-def _take(stream: BinaryIO, count: int, digest: Any) -> bytearray:
+def _take(stream: BinaryIO, count: int, digest: Any = None) -> bytearray:
     """Up to `count` bytes; piece by piece, so a lying header costs no memory."""
     data = bytearray()
     while len(data) < count:
@@ -221,17 +203,14 @@ def _take(stream: BinaryIO, count: int, digest: Any) -> bytearray:
 
 
 def _read_header(
-    path: str | Path, stream: BinaryIO, size: int | None, digest: Any
+    path: str | Path, stream: BinaryIO, size: int | None, digest: Any = None
 ) -> _Header:
     start = bytes(_take(stream, 4, digest))
     if not start:
         raise _bad(path, "an empty file (0 bytes)", "an IDX file")
     if len(start) < 4 or start[:2] != b"\0\0":
-        raise _bad(
-            path,
-            f"a file that starts with {start.hex(' ')}",
-            "an IDX file, which starts with 00 00, a type byte and a rank byte",
-        )
+        expected = "an IDX file, which starts with 00 00, a type byte and a rank byte"
+        raise _bad(path, f"a file that starts with {start.hex(' ')}", expected)
     code, rank = start[2:]
     if code not in TYPES:
         known = ", ".join(f"0x{c:02x} ({d.name})" for c, d in TYPES.items())
@@ -240,11 +219,8 @@ def _read_header(
         raise _bad(path, f"rank {rank}", f"at most {_MAX_RANK} dimensions")
     dims = _take(stream, 4 * rank, digest)
     if len(dims) < 4 * rank:
-        raise _bad(
-            path,
-            f"{len(dims)} bytes of dimensions",
-            f"{4 * rank} ({rank} dimensions, 4 bytes each)",
-        )
+        expected = f"{4 * rank} ({rank} dimensions, 4 bytes each)"
+        raise _bad(path, f"{len(dims)} bytes of dimensions", expected)
     shape = tuple(int(d) for d in np.frombuffer(dims, ">u4"))
     header = _Header(TYPES[code], shape)
     # no values, yet sides whose product no machine can address
@@ -260,12 +236,9 @@ def _wrong_length(path: str | Path, header: _Header, got: int | None) -> JaxnnEr
     """`got` bytes of values, or None for more than announced."""
     count = header.payload()
     return _bad(
-        path,
-        f"more than {count} bytes of values"
-        if got is None
-        else f"{got} bytes of values",
+        path, f"{f'more than {count}' if got is None else got} bytes of values",
         f"{count} (the header announces shape {header.shape} of {header.dtype.name})",
-    )
+    )  # fmt: skip
 
 
 def _array(header: _Header, data: bytearray) -> np.ndarray:

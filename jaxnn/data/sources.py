@@ -11,7 +11,6 @@ Sources: Y. LeCun et al., "The MNIST database"; H. Xiao et al., "Fashion-MNIST",
 arXiv:1708.07747; G. Cohen et al., "EMNIST", arXiv:1702.05373.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,29 +55,18 @@ def _sums(*digests: str) -> dict[str, str]:
     return dict(zip(PARTS, digests, strict=True))
 
 
-def _emnist(classes: int, train: int, test: int, first_label: int = 0) -> Source:
+def _emnist(*counts: int, first_label: int = 0) -> Source:
+    zip_sum = "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"
     return Source(
-        classes,
-        train,
-        test,
-        license="NIST, none stated",
-        mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",),
-        sha256={},
-        archive=(
-            "gzip.zip",
-            "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e",
-        ),
-        transposed=True,
-        first_label=first_label,
-    )
+        *counts, license="NIST, none stated",
+        mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",), sha256={},
+        archive=("gzip.zip", zip_sum), transposed=True, first_label=first_label,
+    )  # fmt: skip
 
 
 SOURCES = {
     "mnist": Source(
-        classes=10,
-        train=60_000,
-        test=10_000,
-        license="CC BY-SA 3.0",
+        10, 60_000, 10_000, license="CC BY-SA 3.0",
         mirrors=(
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -90,10 +79,7 @@ SOURCES = {
         ),
     ),
     "fashion-mnist": Source(
-        classes=10,
-        train=60_000,
-        test=10_000,
-        license="MIT",
+        10, 60_000, 10_000, license="MIT",
         mirrors=(
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/"
@@ -113,7 +99,7 @@ SOURCES = {
     "emnist-digits": _emnist(10, 240_000, 40_000),
     "emnist-letters": _emnist(26, 124_800, 20_800, first_label=1),
     "emnist-mnist": _emnist(10, 60_000, 10_000),
-}
+}  # fmt: skip
 
 
 class Located(NamedTuple):
@@ -144,12 +130,13 @@ def cache_folder() -> Path:
     Raises:
       JaxnnError: this user has no home directory (as in some containers).
     """
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "jaxnn" / "data"
-    if sys.platform == "win32" and (base := os.environ.get("LOCALAPPDATA")):
-        return Path(base) / "jaxnn" / "data"
-    below = {"win32": "AppData/Local", "darwin": "Library/Caches"}
-    return expanded("~") / below.get(sys.platform, ".cache") / "jaxnn" / "data"
+    base = os.environ.get("XDG_CACHE_HOME") or (
+        sys.platform == "win32" and os.environ.get("LOCALAPPDATA")
+    )
+    if not base:
+        below = {"win32": "AppData/Local", "darwin": "Library/Caches"}
+        base = expanded("~") / below.get(sys.platform, ".cache")
+    return Path(base) / "jaxnn" / "data"
 
 
 def expanded(path: str | Path) -> Path:
@@ -180,7 +167,12 @@ def find_parts(folder: str | Path, name: str = "") -> dict[str, Path]:
     """
     folder = Path(folder)
     names = _visible(folder, name)
-    chosen = {part: _candidates(part, names) for part in PARTS}
+    chosen = {}
+    for part, usual_name in PARTS.items():
+        plain = {n: n.lower().removesuffix(".gz") for n in names}
+        usual = [n for n in names if plain[n].replace(".idx", "-idx") == usual_name]
+        found = sorted(usual or (n for n in names if _part_of(n) == part))
+        chosen[part] = list({n.removesuffix(".gz"): n for n in found}.values())
     if all(len(files) == 1 for files in chosen.values()):
         return {part: folder / files[0] for part, files in chosen.items()}
     lines = [
@@ -198,29 +190,14 @@ def _visible(folder: Path, name: str) -> list[str]:
     try:
         names = sorted(f.name for f in folder.iterdir() if f.is_file())
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise bad_file(
-            folder,
-            reason(error),
-            "a folder with four IDX files",
-            "Check the path.",
-        ) from error
+        expected = "a folder with four IDX files"
+        raise bad_file(folder, reason(error), expected, "Check the path.") from error
     names = [n for n in names if not n.startswith(".") and not n.endswith(".part")]
     if not name:
         return names
     own = [n for n in names if n.lower().startswith(f"{name}-")]
     others = tuple(f"{other}-" for other in SOURCES if other != name)
     return own or [n for n in names if not n.lower().startswith(others)]
-
-
-def _candidates(part: str, names: list[str]) -> list[str]:
-    usual = [
-        n
-        for n in names
-        if n.lower().removesuffix(".gz").replace(".idx", "-idx") == PARTS[part]
-    ]
-    loose = [n for n in names if _part_of(n) == part]
-    by_stem = {n.removesuffix(".gz"): n for n in sorted(usual or loose)}
-    return list(by_stem.values())
 
 
 def _part_of(name: str) -> str:
@@ -280,7 +257,7 @@ def _places(name: str) -> Iterator[tuple[Path, bool]]:
             )
         yield from ((folder / name, True), (folder, True))
     yield Path(__file__).resolve().parents[2] / "data" / name, False
-    with contextlib.suppress(JaxnnError):  # without a home there is no such folder
+    with suppress(JaxnnError):  # without a home there is no such folder
         yield cache_folder() / name, False
 
 
@@ -318,27 +295,23 @@ def verify(data: str | Path) -> list[FileStatus]:
     place = locate(data)
     if place is None:
         raise JaxnnError(f"{data} is not here. To get it, run: jaxnn data fetch {data}")
-    return [_status(part, file, place) for part, file in place.files.items()]
+    return [_status(part, file, place.source) for part, file in place.files.items()]
 
 
-def _status(part: str, file: Path, place: Located) -> FileStatus:
+def _status(part: str, file: Path, known: Source | None) -> FileStatus:
     try:
         content = content_sha256(file)
     except JaxnnError as error:
         return FileStatus(part, file, "", str(error), "unreadable")
-    if place.source is None:
-        whole = file_sha256(file)
-        for source in SOURCES.values():
-            digest = content if source.of_content else whole
-            if source.sha256.get(part) == digest:
-                return FileStatus(part, file, digest, digest, "ok")
+    expected = found = ""
+    for source in SOURCES.values() if known is None else [known]:
+        expected = source.sha256.get(part, "")
+        found = content if source.of_content else file_sha256(file)
+        if found == expected:
+            return FileStatus(part, file, expected, found, "ok")
+    if known is None or not expected:
         return FileStatus(part, file, "", content, "unknown")
-    expected = place.source.sha256.get(part, "")
-    found = content if place.source.of_content else file_sha256(file)
-    if not expected:
-        return FileStatus(part, file, "", found, "unknown")
-    status = "ok" if found == expected else "mismatch"
-    return FileStatus(part, file, expected, found, status)
+    return FileStatus(part, file, expected, found, "mismatch")
 
 
 # ---- getting them
@@ -387,7 +360,7 @@ def _fetch_archive(
     """Take the four members of one zip, which several data sets share."""
     assert source.archive is not None
     there = [target / f"{usual}.gz" for usual in PARTS.values()]
-    with contextlib.suppress(JaxnnError):
+    with suppress(JaxnnError):
         if not force and all(content_sha256(file) for file in there):
             return
     file_name, expected = source.archive

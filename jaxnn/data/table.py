@@ -42,8 +42,9 @@ class Table:
 
     def missing(self) -> dict[str, int]:
         """How many values are missing, for each column that lacks any."""
-        counts = {k: int(_gaps(v).sum()) for k, v in self.columns.items()}
-        return {k: n for k, n in counts.items() if n}
+        gaps = {k: v == "" if v.dtype.kind == "U" else np.isnan(v)
+                for k, v in self.columns.items()}  # fmt: skip
+        return {k: int(gap.sum()) for k, gap in gaps.items() if gap.any()}
 
 
 def find_table(name: str) -> Path:
@@ -133,7 +134,3 @@ def _numbers(values: list[str]) -> np.ndarray | None:
         return None
     finite = all(math.isfinite(n) for n, v in zip(numbers, values, strict=True) if v)
     return np.array(numbers) if finite else None
-
-
-def _gaps(column: np.ndarray) -> np.ndarray:
-    return np.isnan(column) if column.dtype.kind == "f" else column == ""

@@ -2,7 +2,8 @@
 
 Read are regular files only (a pipe or a device can be waited for without end), as UTF-8
 and up to a size. Written is to a temporary name beside the file, which is then renamed,
-so that no link is written through.
+so that no link is written through. What the system refuses, and what is no such file,
+is a `JaxnnError` that names the path.
 """
 
 import json
@@ -50,9 +51,6 @@ def open_file(path: str | Path, expected: str = "a file") -> Iterator[BufferedRe
     Args:
       path: of the file.
       expected: what errors call it.
-
-    Raises:
-      JaxnnError: missing, a folder, a special file, or not readable, then or later.
     """
     try:
         number = _descriptor(path, os.O_RDONLY | _DO_NOT_WAIT, expected)
@@ -86,11 +84,7 @@ def _descriptor(path: str | Path, flags: int, expected: str) -> int:
 
 
 def read_text(path: str | Path, expected: str = "a text file") -> str:
-    """Read a text in UTF-8.
-
-    Raises:
-      JaxnnError: as `open_file`; too large, or not UTF-8.
-    """
+    """Read a text in UTF-8."""
     with open_file(path, expected) as file:
         content = file.read(MOST_TEXT + 1)
     if len(content) > MOST_TEXT:
@@ -105,33 +99,19 @@ def read_text(path: str | Path, expected: str = "a text file") -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file as the standard has it: no NaN, no name twice in an object.
-
-    Raises:
-      JaxnnError: as `read_text`, or not JSON; names the file and the place.
-    """
+    """Read a JSON file as the standard has it: no NaN, no name twice in an object."""
     text = read_text(path, "a JSON file")
     try:
-        return parse_json(text)
-    except ValueError as error:
-        raise JaxnnError(
-            f"{path} is not valid JSON: {error}. Undo the change made to it, or take a "
-            "copy that is whole."
-        ) from error
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; a ValueError says where it is none."""
-    try:
         return json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_constant=_no_number,
-            parse_float=_float,
-            parse_int=_integer,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+            text, object_pairs_hook=_object, parse_constant=_no_number,
+            parse_float=_float, parse_int=_integer,
+        )  # fmt: skip
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        raise JaxnnError(
+            f"{path} is not valid JSON: {'it is nested too deeply' if deep else error}"
+            ". Undo the change made to it, or take a copy that is whole."
+        ) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -169,9 +149,6 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
     A full disk, a kill or an exception leaves the earlier `path` as it was; where
     `path` is a link, the link is replaced and not the file it points to.
-
-    Raises:
-      JaxnnError: the system refused (no space, no permission, not a folder).
     """
     path = Path(path)
     temporary = None
@@ -216,9 +193,6 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
     Args:
       folder: made if missing.
       what: for the message, such as "run".
-
-    Raises:
-      JaxnnError: another process holds it, or the file cannot be made.
     """
     path = Path(folder) / ".lock"
     while True:
@@ -250,9 +224,6 @@ def lock(number: int, path: Path) -> bool:
 
     Returns:
       whether it still is the file at `path`: its last holder may have removed it.
-
-    Raises:
-      BlockingIOError: another process holds it.
     """
     if fcntl is None:
         return True
@@ -310,9 +281,6 @@ def check_folder(path: str | Path) -> None:
     """Raise unless files can be written into the folder `path`; leaves nothing behind.
 
     For what takes long: its result must not fail to be written at the end.
-
-    Raises:
-      JaxnnError: a file, no permission, a name that the system does not take.
     """
     path = Path(path)
     missing = [p for p in (path, *path.parents) if not os.path.lexists(p)]
@@ -340,11 +308,7 @@ def real_path(path: str | Path) -> Path:
 
 @contextmanager
 def open_to_append(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a regular file at its end, or make it; never through a link.
-
-    Raises:
-      JaxnnError: a link, a special file, or the system refused.
-    """
+    """Open a regular file at its end, or make it; never through a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -360,11 +324,7 @@ def open_to_append(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def append_line(path: str | Path, row: Any) -> None:
-    """Append one JSON line and hand it to the system at once; NaN and inf become null.
-
-    Raises:
-      JaxnnError: the file cannot be written, or is a link.
-    """
+    """Append one line of JSON, and hand it to the system at once."""
     with open_to_append(path) as file:
         file.write(json_line(row).encode())
 

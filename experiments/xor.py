@@ -51,7 +51,7 @@ from experiments.planes import class_points, plane, regions, unit_lines
 from jaxnn import graph, mlp, rules
 from jaxnn.layers import Layer
 from jaxnn.losses import mse, quadratic
-from jaxnn.plots.panels import COLORS, many_lines, name_axes, panels, save
+from jaxnn.plots.panels import COLORS, name_axes, panels, save, set_scales
 
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])  # (4, 2)
 XOR = np.array([[0], [1], [1], [0]])  # (4, 1)
@@ -343,8 +343,10 @@ def draw(kinds: dict, runs: dict, args: Args, path) -> None:
     for ax, name in zip(axes[3:], ("recommended", "textbook"), strict=False):
         losses = np.asarray(runs[name].losses)[:60, steps]
         colors = [FATE[kind] for kind in kinds[name][:60]]
-        many_lines(ax, steps, losses, colors, "step", "cost",
-                   f"{name}: 60 starts", log_x=True)  # fmt: skip
+        for row, color in zip(losses, colors, strict=True):
+            ax.plot(steps, row, color=color, lw=0.8, alpha=0.6)
+        set_scales(ax, False, True)
+        name_axes(ax, "step", "cost", f"{name}: 60 starts")
         ax.set_ylim(bottom=0)
     counts = {
         name: {word: (kind == i).sum() for i, word in enumerate(KINDS)}

@@ -84,7 +84,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The op of that name, or `draw`."""
     if name == "draw":  # only who wants a picture has to wait for matplotlib
-        import jaxnn.plots.backend  # noqa: F401  before matplotlib is imported
+        import jaxnn.plots  # noqa: F401  first: it bears any MPLBACKEND
         from jaxnn.graph.picture import draw
 
         return draw

@@ -8,7 +8,15 @@ readers can tell apart; where color says something, so does a mark or a word.
 N images, C classes, E epochs, S seeds, H W image.
 """
 
-from jaxnn.plots import backend  # first: before matplotlib is imported
-from jaxnn.plots.run import adversarial, confusion, curves, mistakes
+import os
 
-__all__ = ["adversarial", "backend", "confusion", "curves", "mistakes"]
+# MPLBACKEND is for windows, which no picture here opens; a notebook's is inherited by
+# the commands it starts, and matplotlib cannot be imported where it names one unknown.
+_asked = os.environ.pop("MPLBACKEND", None)
+try:
+    from jaxnn.plots.run import adversarial, confusion, curves, mistakes
+finally:
+    if _asked is not None:
+        os.environ["MPLBACKEND"] = _asked
+
+__all__ = ["adversarial", "confusion", "curves", "mistakes"]

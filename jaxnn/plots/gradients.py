@@ -1,6 +1,7 @@
 """Pictures of the comparison of gradients: who agrees with whom, and how well.
 
-Everything is plain numbers. Errors are relative; one of exactly 0 is drawn as `EXACT`.
+Each takes plain numbers and the path of a PNG file. Errors are relative; one of exactly
+0 is drawn as `EXACT`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from jaxnn.plots.panels import (
     GRAY,
     INK,
     RED,
+    UNTITLED,
     as_written,
     cells,
     lines,
@@ -48,7 +50,7 @@ def errors_by_layer(
     Args:
       rows: dicts with `layer`, `errors` (method -> error or None) and `kinks`.
       policy: method -> largest error that passes; a cell beyond it has a red frame.
-      path: the PNG file.
+      path: to write to.
     """
     methods = list(policy)
     names = [as_written(str(row["layer"])) for row in rows]
@@ -90,12 +92,11 @@ def scatter(
     Args:
       leaves: name -> (by hand, by jax.grad, passed), arrays of one shape; of large ones
         a sample.
-      path: the PNG file.
+      path: to write to.
       dtype: the precision, for the title.
     """
-    figure, (left, right) = panels(
-        2, width=4.9, height=4.1, title=f"Gradient by hand and by jax.grad, {dtype}"
-    )
+    title = f"Gradient by hand and by jax.grad, {dtype}"
+    figure, (left, right) = panels(2, width=4.9, height=4.1, title=title)
     every = np.concatenate([np.abs(b).ravel() for _, b, _ in leaves.values()])
     largest = float(np.max(every, initial=0.0, where=np.isfinite(every))) or 1.0
     edge = largest * 1.6
@@ -112,10 +113,9 @@ def scatter(
         gap = np.maximum(np.abs(a - b) / largest, EXACT)
         right.plot(np.maximum(np.abs(b) / largest, 1e-12), gap, **style)
     linear = largest * 1e-5
-    for set_scale in (left.set_xscale, left.set_yscale):
-        set_scale("symlog", linthresh=linear)
-    for limit in (left.set_xlim, left.set_ylim):
-        limit(-edge, edge)
+    left.set_xscale("symlog", linthresh=linear)
+    left.set_yscale("symlog", linthresh=linear)
+    left.set(xlim=(-edge, edge), ylim=(-edge, edge))
     ticks = [-largest, -largest * 1e-3, 0, largest * 1e-3, largest]
     for axis in (left.xaxis, left.yaxis):
         axis.set_ticks(ticks, [f"{t:.0e}" if t else "0" for t in ticks])
@@ -124,12 +124,8 @@ def scatter(
     show_legend(left, loc="upper left", ncols=1 + (len(leaves) > 12), markerscale=1.5)
     set_scales(right, True, True)
     right.set_ylim(EXACT / 3, 3)
-    name_axes(
-        right,
-        "|entry|, largest = 1",
-        "|difference|, largest entry = 1",
-        f"the difference; exactly 0 is drawn at {EXACT:.0e}",
-    )
+    title = f"the difference; exactly 0 is drawn at {EXACT:.0e}"
+    name_axes(right, "|entry|, largest = 1", "|difference|, largest entry = 1", title)
     save(figure, path)
 
 
@@ -138,13 +134,10 @@ def step_errors(
     errors: Mapping[str, Sequence[float | None]],
     path: str | Path,
 ) -> None:
-    """The V of finite differences: error over step size, log-log.
+    """The V of finite differences: error over step size h, log-log.
 
-    Args:
-      steps: the steps h.
-      errors: name of method and precision -> error for each step; None throughout
-        where a method does not apply.
-      path: the PNG file.
+    `errors` are those of each step, by method and precision; None throughout where a
+    method does not apply.
     """
     shown = {
         name: np.maximum(np.array(values, float), EXACT)
@@ -152,7 +145,7 @@ def step_errors(
         if any(e is not None for e in values)
     }
     title = "Smaller steps are better, until rounding takes over"
-    figure, (ax,) = panels(1, width=7.6, height=4.3, title=title)
+    figure, (ax,) = panels(1, width=7.6, height=4.3, title=title, margins=UNTITLED)
     lines(
         ax, steps, shown, "step h: how far each parameter and pixel moves",
         "error of the derivative, relative", log=True, log_x=True, legend=False,
@@ -174,12 +167,10 @@ def step_errors(
 def taylor(found: Mapping[str, Any], path: str | Path) -> None:
     """Taylor remainders over step size: slope 2 if the gradient is right, 1 if wrong.
 
-    Args:
-      found: what `jaxnn.check.measurements.taylor_errors` returns.
-      path: the PNG file.
+    `found` is what `jaxnn.check.measurements.taylor_errors` returns.
     """
     title = "What is left after the linear term"
-    figure, (ax,) = panels(1, width=6.4, height=4.0, title=title)
+    figure, (ax,) = panels(1, width=6.4, height=4.0, title=title, margins=UNTITLED)
     steps = np.array(found["steps"])
     series = {
         f"gradient by hand: slope {found['slope']:.2f}": found["remainders"],

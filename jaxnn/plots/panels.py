@@ -31,6 +31,8 @@ GRAY, PALE, INK = "#767676", "#e4e4e4", "#222222"
 COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GRAY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), "-", "--")
 GRAYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
+MARGINS = (0.72, 0.2, 0.52, 0.36)  # inches left, right, below, above: names and ticks
+UNTITLED = (*MARGINS[:3], 0.15)  # of a panel without a title of its own
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
 ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 
@@ -53,6 +55,7 @@ def panels(
     height: float = 3.1,
     title: str = "",
     ratios: Sequence[float] | None = None,
+    margins: tuple[float, float, float, float] | None = None,
 ) -> tuple[Any, list[Any]]:
     """A figure of `columns` x `rows` empty panels, and the panels row by row.
 
@@ -61,14 +64,23 @@ def panels(
       width, height: of one panel with its names, in inches.
       title: above all of them.
       ratios: widths of the columns relative to `width`, where they differ.
+      margins: of each panel, such as `MARGINS`; None has matplotlib find them, which
+        takes half as long as the drawing.
     """
     ratios = list(ratios or [1.0] * columns)
     if len(ratios) != columns:
         raise JaxnnError(f"panels: got {len(ratios)} ratios for {columns} columns")
     across, up = width * sum(ratios), height * rows + 0.34 * bool(title)
-    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    layout = None if margins else ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
     figure = new_figure(across, up, layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios)
+    if margins:
+        left, right, below, above = margins
+        figure.subplots_adjust(
+            left / across, below / up, 1 - right / across, (height * rows - above) / up,
+            (left + right) / (across / columns - left - right),
+            (below + above) / (height - below - above),
+        )  # fmt: skip
     if title:
         figure.suptitle(title, fontsize=11.5, color=INK)
     for ax in grid.flat:
@@ -148,12 +160,11 @@ def lines(
     Args:
       ax: the panel.
       x: (T,) the common abscissa.
-      series: name -> (T,) one line, or (S, T) S seeds: the line is their mean and the
-        band one standard deviation on either side, or with `band="range"` the line
-        is the median and the band reaches from the smallest to the largest.
+      series: name -> (T,) one line, or (S, T) S seeds with a band around their middle.
       x_name, y_name, title: names, with units.
       log, log_x: logarithmic ordinate, abscissa.
-      band: "std" or "range".
+      band: "std": one standard deviation on either side of the mean; or "range":
+        smallest to largest around the median.
       legend: whether to show the names.
       style: of all lines, as matplotlib's `plot` takes it.
     """
@@ -167,7 +178,7 @@ def lines(
                 f"lines: {name!r} has {values.shape[-1]} values for {len(x)} on the "
                 "abscissa"
             )
-        middle, low, high = _summary(np.atleast_2d(values), band, log)
+        middle, low, high = _middle(np.atleast_2d(values), band, log)
         if values.ndim > 1:
             ax.fill_between(x, low, high, color=own["color"], alpha=0.18, lw=0)
         ax.plot(x, middle, lw=1.7, label=name, **own, **style)
@@ -177,7 +188,7 @@ def lines(
         show_legend(ax)
 
 
-def _summary(values, band, log):
+def _middle(values, band, log):
     """Middle, low and high over the rows of (S, T)."""
     if band == "range":
         return np.median(values, 0), values.min(0), values.max(0)
@@ -187,24 +198,6 @@ def _summary(values, band, log):
         return np.exp(middle), np.exp(middle - spread), np.exp(middle + spread)
     middle, spread = values.mean(0), values.std(0)
     return middle, middle - spread, middle + spread
-
-
-def many_lines(
-    ax: Any,
-    x: Sequence[float] | np.ndarray,
-    values: np.ndarray,
-    colors: Sequence[str],
-    x_name: str,
-    y_name: str,
-    title: str = "",
-    *,
-    log_x: bool = False,
-) -> None:
-    """One thin line a row of values (S, T), each in its own color."""
-    for row, color in zip(np.asarray(values), colors, strict=True):
-        ax.plot(x, row, color=color, lw=0.8, alpha=0.6)
-    set_scales(ax, False, log_x)
-    name_axes(ax, x_name, y_name, title)
 
 
 def cells(
@@ -223,7 +216,7 @@ def cells(
       ax: the panel.
       values: what the colors say; masked or NaN: none.
       texts: (R, C) words, or None for none.
-      rows, columns: their names.
+      rows, columns: their names, in `fontsize`.
       fontsize: of the names.
       colors: `cmap`, and `norm` or `vmin` and `vmax`, as of matplotlib's `imshow`.
 

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import GRAY, as_written, cells, lines, name_axes, panels, save
+from jaxnn.plots.panels import (
+    GRAY,
+    MARGINS,
+    as_written,
+    cells,
+    lines,
+    name_axes,
+    panels,
+    save,
+)
 
 UNITS = {"linf": "largest change of a pixel", "l2": "2-norm", "l1": "1-norm"}
 
@@ -25,23 +34,20 @@ def curve(
     """One line an attack: how accuracy falls as the budget grows.
 
     Args:
-      epsilons: budgets (E,).
+      epsilons: budgets (E,), in `norm`.
       accuracy: name of an attack -> shares (E,) in [0, 1].
       images: how many images the shares are of.
       path: the PNG file.
       budget: the threat model's, marked by a line; None marks none.
       norm: of the budgets.
       title: above the picture.
-
-    Raises:
-      JaxnnError: lengths differ.
     """
     for name, shares in accuracy.items():
         if len(shares) != len(epsilons):
             raise JaxnnError(
                 f"curve: {name} has {len(shares)} values for {len(epsilons)} budgets"
             )
-    figure, (ax,) = panels(1, width=6.4, height=3.9, title=title)
+    figure, (ax,) = panels(1, width=6.4, height=3.9, title=title, margins=MARGINS)
     lines(
         ax, epsilons, {k: 100 * np.asarray(v, float) for k, v in accuracy.items()},
         f"epsilon: {UNITS.get(norm, norm)}, pixels in [0, 1]",
@@ -61,13 +67,9 @@ def transfer(
     *,
     title: str = "Accuracy under examples made on another network",
 ) -> None:
-    """The transfer matrix: rows made the examples, columns are attacked by them.
+    """Accuracies (N, N) in [0, 1] of the named networks on each other's examples.
 
-    Args:
-      matrix: accuracies (S, T) in [0, 1].
-      names: of the networks; sources and targets are the same ones.
-      path: the PNG file.
-      title: above the picture.
+    Rows made the examples, columns are attacked by them; `path` is the PNG file.
     """
     matrix, n = np.asarray(matrix), len(names)
     if matrix.shape != (n, n):

@@ -17,8 +17,10 @@ from jaxnn.plots.panels import (
     GRAYS,
     GREEN,
     INK,
+    MARGINS,
     RED,
     SIGNED,
+    UNTITLED,
     as_written,
     cells,
     counted,
@@ -66,8 +68,15 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
     measured, seeds = bool(np.isfinite(error).any()), loss.shape[1]
     over = f" (line: mean, band: smallest to largest of {seeds})" if seeds > 1 else ""
     title = f"Training: {counted(len(rows), 'epoch')}, {counted(seeds, 'seed')}{over}"
-    figure, axes = panels(2 + measured, width=4.1, height=3.4, title=title)
-    _losses(axes[0], epoch, loss, _series(rows, "validation_loss"))
+    figure, axes = panels(
+        2 + measured, width=4.1, height=3.4, title=title, margins=MARGINS
+    )
+    validation = _series(rows, "validation_loss")
+    _line(axes[0], epoch, loss, BLUE, "o", "training, mean over the epoch")
+    if np.isfinite(validation).any():
+        _line(axes[0], epoch, validation, RED, "s", "validation, after the epoch")
+    title = f"Training loss {_ends(loss)}"
+    _finish(axes[0], epoch, [loss, validation], title, "loss")
     if measured:
         _accuracy(axes[1], epoch, error)
     _line(axes[-1], epoch, norm, GREEN, "o", None)
@@ -78,13 +87,6 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
     name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
     _finish(axes[-1], epoch, [norm], title, name)
     save(figure, path)
-
-
-def _losses(ax, epoch, loss, validation):
-    _line(ax, epoch, loss, BLUE, "o", "training, mean over the epoch")
-    if np.isfinite(validation).any():
-        _line(ax, epoch, validation, RED, "s", "validation, after the epoch")
-    _finish(ax, epoch, [loss, validation], f"Training loss {_ends(loss)}", "loss")
 
 
 def _accuracy(ax, epoch, error):
@@ -192,13 +194,10 @@ def confusion(
       predictions: (N,) the network's.
       classes: C, or C names.
       path: the PNG file.
-
-    Raises:
-      JaxnnError: lengths differ, or a label is outside 0 .. C - 1.
     """
     given = range(classes) if isinstance(classes, int) else classes
     names = [as_written(str(name)) for name in given]
-    counts = _counts(np.asarray(labels), np.asarray(predictions), len(names))
+    counts = _confused(np.asarray(labels), np.asarray(predictions), len(names))
     size, total = len(names), counts.sum(1)
     errors = np.ma.masked_array(counts, np.eye(size, dtype=bool))
     most, right = int(errors.filled(0).max()), int(counts.trace())
@@ -212,14 +211,19 @@ def confusion(
     texts = np.where(counts, [[f"{c:,}" for c in row] for row in counts], "")
     fontsize = 9 if annotated else 6
     side = float(np.clip(0.46 * size, 2.4, 9.0))
-    width = side + text_width(beside, fontsize) + 1.4
-    figure, (ax,) = panels(1, width=width, height=side + text_width(names, 9) + 0.9)
+    upright = max(map(len, names)) > 3
+    left, below = text_width(beside, fontsize) + 0.4, text_width(names, fontsize) + 0.45
+    margins = (left, 0.3, below if upright else 0.5, 0.55)
+    width = left + side / 0.8 + 0.3  # a fifth is the color bar's
+    figure, (ax,) = panels(
+        1, width=width, height=margins[2] + side + 0.55, margins=margins
+    )
     image = cells(
         ax, errors, texts if annotated else None, beside, names,
         fontsize=fontsize, cmap=ERRORS, vmin=0.5, vmax=max(most, 1),
     )  # fmt: skip
     ax.set_aspect("equal")
-    if max(map(len, names)) > 3:
+    if upright:
         ax.tick_params(axis="x", rotation=90)
     title = f"{right:,} of {total.sum():,} right ({100 * right / total.sum():.2f}%)"
     if most:
@@ -237,7 +241,7 @@ def confusion(
     save(figure, path)
 
 
-def _counts(labels, predictions, size):
+def _confused(labels, predictions, size):
     """(C, C): how many of each true class (row) were taken for each (column)."""
     same_length("confusion", labels=labels, predictions=predictions)
     for name, a in (("labels", labels), ("predictions", predictions)):
@@ -270,9 +274,6 @@ def mistakes(
       probabilities: (N, C), rows that sum to 1.
       path: the PNG file.
       count: how many at most; if there are no mistakes the picture says so.
-
-    Raises:
-      JaxnnError: lengths differ, or the images are none.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     same_length("mistakes", images=images, labels=labels, probabilities=probabilities)
@@ -336,9 +337,6 @@ def adversarial(
         others to the largest change that is shown.
       attack: its name, for the title.
       budget: False says that `epsilon` is no budget but the largest change found.
-
-    Raises:
-      JaxnnError: lengths or image sizes differ, or there are no images.
     """
     labels, before, after = map(np.asarray, (labels, before, after))
     same_length(
@@ -363,36 +361,36 @@ def adversarial(
         f"{int(fooled.sum()):,} of the {counted(int(right.sum()), 'image')} that were "
         f"right{': these survived' * bool(right.any() and not fooled.any())}"
     )
-    rows = (
-        ("clean", tiles[0], before, GRAYS),
-        ("change\n= attacked\n   - clean", change, None, signed),
-        ("attacked", tiles[1], after, GRAYS),
-    )
-    width, height = _extent(tiles[0])
-    left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
-    across = left + len(shown) * (width + GAP)
-    ax = _canvas(across + 0.75, 3 * step, title)
-    middle = {"ha": "right", "va": "center", "fontsize": 9, "color": INK}
-    for line, (name, images, said, colors) in enumerate(rows):
-        ax.text(left - 2 * GAP, line * step + CAPTION + height / 2, name, **middle)
-        for column, i in enumerate(shown):
-            x = left + column * (width + GAP)
-            caption = ("", INK) if said is None else _verdict(labels[i], said[i])
-            _tile(ax, x, line * step, images[column], *caption, **colors)
+    captions = [[_verdict(labels[i], p[i]) for i in shown] for p in (before, after)]
     most = "" if norm != "linf" else "±epsilon" if budget else "±most"
-    _color_key(ax, across, step + CAPTION, height, most, signed)
-    save(ax.figure, path)
+    _rows_of_tiles(title, {
+        "clean": (tiles[0], captions[0], GRAYS),
+        "change\n= attacked\n   - clean": (change, [("", INK)] * len(shown), signed),
+        "attacked": (tiles[1], captions[1], GRAYS),
+    }, most, signed, path)  # fmt: skip
 
 
-def _color_key(ax, x, top, height, title, colors):
-    """A bar of the colors from x on, with its ends named."""
-    limit = colors["vmax"]
-    bar, place = np.linspace(limit, -limit, 64), (x, x + 0.12, top + height, top)
-    ax.imshow(bar[:, None], extent=place, aspect="auto", **colors)
+def _rows_of_tiles(title, rows, key, signed, path):
+    """Named rows of images with captions, the key to the second's colors beside it."""
+    width, height = _extent(next(iter(rows.values()))[0])
+    left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
+    across = left + len(next(iter(rows.values()))[0]) * (width + GAP)
+    ax = _canvas(across + 0.75, len(rows) * step, title)
+    middle = {"ha": "right", "va": "center", "fontsize": 9, "color": INK}
+    for line, (name, (images, captions, colors)) in enumerate(rows.items()):
+        ax.text(left - 2 * GAP, line * step + CAPTION + height / 2, name, **middle)
+        for column, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            x = left + column * (width + GAP)
+            _tile(ax, x, line * step, image, *caption, **colors)
+    top, limit = step + CAPTION, signed["vmax"]
+    bar = np.linspace(limit, -limit, 64)
+    place = (across, across + 0.12, top + height, top)
+    ax.imshow(bar[:, None], extent=place, aspect="auto", **signed)
     style = {"fontsize": 8, "color": INK}
     for share, text in ((0, f"+{limit:.3g}"), (0.5, "0"), (1, f"-{limit:.3g}")):
-        ax.text(x + 0.17, top + share * height, text, va="center", **style)
-    ax.text(x, top - 0.09, title, va="bottom", **style)
+        ax.text(across + 0.17, top + share * height, text, va="center", **style)
+    ax.text(across, top - 0.09, key, va="bottom", **style)
+    save(ax.figure, path)
 
 
 def _verdict(label, probabilities):
@@ -471,15 +469,13 @@ def _tile(ax, x, y, image, caption, color, **colors):
 def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> None:
     """One panel an axis: a dot a setting, a line through the best at each value.
 
-    Args:
-      settings: `values` and `validation_accuracy` of each.
-      axes: names among the values; "seed" is left out.
-      path: of the picture.
+    `settings` have `values` and `validation_accuracy`; the axis "seed" is left out.
     """
     axes = [name for name in axes if name != "seed"]
     columns = min(max(len(axes), 1), 3)
     title = f"Sweep of {len(settings)} settings, mean over their seeds"
-    figure, drawn = panels(columns, -(-max(len(axes), 1) // columns), title=title)
+    rows = -(-max(len(axes), 1) // columns)
+    figure, drawn = panels(columns, rows, title=title, margins=UNTITLED)
     accuracy = 100 * np.array([s["validation_accuracy"] for s in settings])
     low = max(np.quantile(accuracy, 0.1) - 3, 0) if len(accuracy) > 4 else None
     for ax in drawn[len(axes) :]:

@@ -68,6 +68,7 @@ def fit(
     on_epoch: Callable[[dict], None] | None = None,
     mesh: Mesh | AbstractMesh | None = None,
     snapshots: Snapshots | None = None,
+    start: Any = None,
 ) -> History:
     """Train `net` on `data`, one compiled program scanning over the batches.
 
@@ -114,6 +115,10 @@ def fit(
         `fit` with the same arguments, and returns the same history.
       snapshots: where to keep the run's whole state after each epoch, and whether to
         continue from there, see `jaxnn.train.Snapshots`.
+      start: what to go on from: an earlier `History` (or `TrainState`) with the
+        optimizer's moments and counts, so that 2 epochs and 3 more are 5, bit for bit;
+        or params, or (params, state), with which a new training begins. `epochs` are
+        further ones, and the new history has their rows only.
 
     Ctrl-C ends training after the running call; the history so far is returned with
     `stopped = "interrupted"`. A second Ctrl-C interrupts at once.
@@ -167,7 +172,7 @@ def fit(
         own_order=shuffle == "per-seed", policy=guard, max_bad=max_bad_steps, mesh=mesh,
         replays=1 if defense is None else defense.replays,
     )  # fmt: skip
-    run.start(dtype)
+    run.start(dtype, start)
     return run.train(
         epochs, patience=patience, choose=keep != "last" and validation is not None,
         steps_per_call=steps_per_call, progress=progress, on_epoch=on_epoch,

@@ -19,7 +19,7 @@ from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
 from jaxnn.train.evaluate import evaluate
 from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
-from jaxnn.train.state import TrainState, evaluated
+from jaxnn.train.state import TrainState, continued, evaluated
 
 
 @dataclass
@@ -129,8 +129,8 @@ class Run:
         self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
 
-    def start(self, dtype: Any = None) -> None:
-        """Initialize the states, one a seed."""
+    def start(self, dtype: Any = None, begin: Any = None) -> None:
+        """Initialize the states, one a seed; from `begin` if given, see `continued`."""
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.multi_seed else keys[0]
         start, shape = time.perf_counter(), (self.batch, *self.x.shape[1:])
@@ -138,6 +138,10 @@ class Run:
         init = jax.vmap(init) if self.multi_seed else init
         key = self.step.key and (self.step.key, shape, str(dtype))
         self.ts = programs.ahead(key, init, self.keys)(self.keys)
+        if begin is not None:
+            self.ts = continued(self.ts, begin)
+        rows = getattr(begin, "epochs", ())
+        self.first_epoch = rows[-1]["epoch"] if rows else 0
         if self.parallel is not None:
             self.ts, self.keys = self.parallel.replicate((self.ts, self.keys))
         jax.block_until_ready(self.ts)
@@ -200,6 +204,9 @@ class Run:
         self.snapshots, self.steps_per_call = snapshots, steps_per_call
         with snapshots or nullcontext():  # entered first: it is locked for others
             done, at, parts = snapshots.restore(self) if snapshots else (0, 0, [])
+            if not self.history.epochs and not at:
+                done = self.first_epoch
+            epochs += self.first_epoch
             self.begun: tuple[int, list] = at, parts
             start, compiled = time.perf_counter(), self.compile_seconds
             with (
@@ -247,7 +254,8 @@ class Run:
         if self.parallel is not None:
             self.ts, stopping.tree = self.parallel.local((self.ts, stopping.tree))
         history.last, history.findings = self.ts, self.guard.findings
-        best = stopping.best() if choose else (evaluated(self.ts), len(history.epochs))
+        reached = history.epochs[-1]["epoch"] if history.epochs else self.first_epoch
+        best = stopping.best() if choose else (evaluated(self.ts), reached)
         (history.params, history.state), history.best_epoch = best
         compiling = self.compile_seconds - compiled
         history.seconds = {

@@ -271,10 +271,10 @@ def _packed(run, facts, epoch, first, parts):
 def _looked_through(meta, at, run) -> dict[str, np.ndarray]:
     """The metrics of a begun epoch; raises if anything of the record is not as it
     was written."""
-    seeds = len(run.seeds)
-    if (meta["epoch"], meta["first"]) != at or len(meta["rows"]) != at[0]:
+    seeds, before = len(run.seeds), run.first_epoch
+    if (meta["epoch"], meta["first"]) != at or len(meta["rows"]) != at[0] - before:
         raise ValueError(f"it is of epoch {meta['epoch']}, step {meta['first']}")
-    for number, row in enumerate(meta["rows"], 1):
+    for number, row in enumerate(meta["rows"], before + 1):
         numbers = [np.asarray(value, float) for value in row.values()]
         wide = [a for a in numbers if a.shape != ((seeds,) if run.multi_seed else ())]
         if row["epoch"] != number or any(a.ndim for a in wide):

@@ -93,6 +93,44 @@ def init_state(
     return TrainState(params, state, opt, step, skipped, average, limit, memory)
 
 
+def continued(fresh: TrainState, start: Any) -> TrainState:
+    """Make the state that goes on from `start`, of the form of a `fresh` one.
+
+    Args:
+      fresh: what the run would begin with.
+      start: a `History` or `TrainState`: all goes on, the optimizer's moments and
+        counts, too; or params, or (params, state): the rest begins anew.
+
+    Raises:
+      JaxnnError: arrays that are not of this network, optimizer and setting.
+    """
+    start = getattr(start, "last", start)
+    if isinstance(start, TrainState):
+        new = start._replace(limit=fresh.limit)
+    else:
+        alone = jax.tree.structure(start) == jax.tree.structure(fresh.params)
+        pair = (start, fresh.state) if alone else start
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise JaxnnError(
+                f"fit: got start of type {type(start).__name__}, expected a History, a "
+                "TrainState, params or (params, state) of this network"
+            )
+        new = fresh._replace(params=pair[0], state=pair[1])
+        if fresh.ema != ():
+            new = new._replace(ema=pair)
+    for name, old, given in zip(fresh._fields, fresh, new, strict=True):
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (old, given)]
+        if shapes[0] != shapes[1]:
+            raise JaxnnError(
+                f"fit: start has {name} of another form than this run: got "
+                f"{str(shapes[1])[:200]}, expected {str(shapes[0])[:200]}. "
+                "start=(history.params, history.state) begins with this optimizer and "
+                "these settings anew"
+            )
+    # copies: the loop overwrites its state, and the earlier history stays as it is
+    return jax.tree.map(lambda a, b: jnp.array(b, a.dtype, copy=True), fresh, new)
+
+
 # ---- the exponential moving average, evaluated instead of the raw parameters
 
 

@@ -118,7 +118,7 @@ class Guard:
         self.norms = np.zeros((0, len(seeds)))
         self.before: Any = None  # the state at the start of the call under way
         self.untrained: Any = None
-        self.sound: Any = None  # what "rollback" goes back to
+        self.last_good: Any = None  # what "rollback" goes back to
         self.unlocated = ""  # why nothing was located
         self.watching = False
 
@@ -143,7 +143,9 @@ class Guard:
         )
         return self.watching
 
-    def look(self, run: Any, metrics: dict, epoch: int, first: int, rows: Any) -> bool:
+    def check_steps(
+        self, run: Any, metrics: dict, epoch: int, first: int, rows: Any
+    ) -> bool:
         """Whether the call stands; False if it has to be done again after a rollback.
 
         Raises:
@@ -156,7 +158,7 @@ class Guard:
         if self.policy == "off" or not bad.any():
             self.in_a_row[:], self.tries = 0, []
             self.norms = norms[-20:]
-            self._keep_sound(metrics, ok)
+            self._keep_good(metrics, ok)
             return True
         at = int(bad.any(1).argmax())
         which = int(bad[at].argmax())
@@ -211,7 +213,7 @@ class Guard:
             raise ValueError(f"the guard counted {saved}")
         return other
 
-    def look_at_evaluation(self, run: Any, row: dict, epoch: int) -> None:
+    def check_evaluation(self, run: Any, row: dict, epoch: int) -> None:
         """Say so if evaluation is not finite where training was.
 
         Raises:
@@ -233,7 +235,7 @@ class Guard:
                 f"{self._words()}"
             )
 
-    def finish(self, history: Any, tried: int) -> None:
+    def check_trained(self, history: Any, tried: int) -> None:
         """Raise if a seed has learned nothing, or nothing that gives numbers.
 
         Args:
@@ -272,7 +274,7 @@ class Guard:
     def _losses(self, metrics, ok):
         return np.asarray(metrics["loss"], np.float64).reshape(ok.shape)
 
-    def _keep_sound(self, metrics, ok):
+    def _keep_good(self, metrics, ok):
         """Keep the state before the call if its loss, the first one, shows it sound.
 
         The loss tells of an update one step late: a state may be finite and far away,
@@ -282,10 +284,10 @@ class Guard:
             return
         loss, limit = self._losses(metrics, ok)[0], CALM * self.untrained
         calm = ok[0] & ((loss <= limit) | ~np.isfinite(limit))
-        if self.sound is None or calm.all():
-            self.sound = self.before
+        if self.last_good is None or calm.all():
+            self.last_good = self.before
         elif calm.any():
-            self.sound = chosen(calm, self.before, self.sound)
+            self.last_good = chosen(calm, self.before, self.last_good)
 
     def _roll_back(self, run, bad, metrics, epoch):
         self.rollbacks += 1
@@ -297,11 +299,11 @@ class Guard:
                 f"training: {MOST_ROLLBACKS} rollbacks, each with half the learning "
                 f"rate, have not helped, up to epoch {epoch}.{self._words()}"
             )
-        self._keep_sound(metrics, ~bad)
+        self._keep_good(metrics, ~bad)
         slower = bad.any(0)
         mask = slower if self.multi_seed else slower[0]
         # where a step was bad: back; its own buffers, as the program takes them
-        back = chosen(mask, self.sound, self.before)
+        back = chosen(mask, self.last_good, self.before)
         factor = np.where(slower, 0.5, 1.0)
         if noise.any():  # the call again as it was, with a limit that bears the noise
             self.untrained = np.maximum(self.untrained, 2 * noise / EXPLODED)

@@ -234,7 +234,7 @@ class Run:
             if row is not None:
                 stopping.update(epoch, row, self.ts)
                 history.epochs.append(row)
-                self.guard.look_at_evaluation(self, row, epoch)
+                self.guard.check_evaluation(self, row, epoch)
                 if self.snapshots is not None:
                     self.snapshots.save(self, epoch)
                 bar.update()
@@ -247,7 +247,7 @@ class Run:
         if stopping.should_stop():
             history.stopped = "early stopping"
         steps = len(self.x) // self.batch * self.replays
-        self.guard.finish(history, len(history.epochs) * steps)
+        self.guard.check_trained(history, len(history.epochs) * steps)
 
     def _end(self, choose, start, compiled):
         history, stopping = self.history, self.stopping
@@ -295,7 +295,7 @@ class Run:
             if self.guard.needs_rerun(self.ts, bad_for_one):
                 self.ts = self.guard.before
                 continue
-            if self.guard.look(self, metrics, epoch, first, rows):
+            if self.guard.check_steps(self, metrics, epoch, first, rows):
                 return metrics
 
     def _row(self, epoch, metrics, seconds):

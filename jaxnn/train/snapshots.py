@@ -241,7 +241,7 @@ class _Read(NamedTuple):
 def _arrays(run) -> dict[str, Any]:
     kept = {"train": run.ts, "best": run.stopping.tree, "keys": run.keys}
     if run.guard.policy == "rollback":
-        kept["sound"] = run.ts if run.guard.sound is None else run.guard.sound
+        kept["sound"] = run.ts if run.guard.last_good is None else run.guard.last_good
     return kept
 
 
@@ -300,7 +300,7 @@ def _unpack(run, found):
         tree = run.parallel.replicate(tree)
     run.ts, run.keys, run.stopping.tree = tree["train"], tree["keys"], tree["best"]
     run.guard = run.guard.resumed(meta["guard"])
-    run.guard.sound = tree.get("sound")
+    run.guard.last_good = tree.get("sound")
     for name, kind in COUNTED.items():
         setattr(run.stopping, name, np.array(meta["best"][name], kind))
     run.history.epochs[:] = meta["rows"]

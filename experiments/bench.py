@@ -35,7 +35,7 @@ from experiments import rivals
 from experiments.common import main, record
 from experiments.turns import Program, in_turn, ratio
 from jaxnn import mlp, serial
-from jaxnn.check.automatic import automatic, automatic_loss
+from jaxnn.check.adapters import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy

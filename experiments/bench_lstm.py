@@ -25,7 +25,7 @@ import optax
 from experiments.bench import in_turn, ratio
 from experiments.common import main, record
 from jaxnn import serial
-from jaxnn.check.automatic import automatic, automatic_loss
+from jaxnn.check.adapters import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, dense, gru, lstm, rnn, standardize
 from jaxnn.losses import softmax_cross_entropy

@@ -28,7 +28,7 @@ import numpy as np
 
 from experiments.common import main, picture, record, what_to_see
 from jaxnn import mlp, residual, serial
-from jaxnn.check.automatic import automatic_loss
+from jaxnn.check.adapters import automatic_loss
 from jaxnn.check.compare import compare_gradients
 from jaxnn.check.measurements import residual_bytes
 from jaxnn.combine import remat, stack

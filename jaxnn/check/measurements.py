@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
-from jaxnn.check.automatic import automatic
+from jaxnn.check.adapters import automatic
 from jaxnn.check.compare import Comparison
 from jaxnn.check.methods import (
     complex_step,

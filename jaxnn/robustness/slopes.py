@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.check.automatic import automatic
+from jaxnn.check.adapters import automatic
 from jaxnn.robustness.threat import surely_above
 
 STEP = 1e-7  # of a difference in float64: few kinks lie so near, and rounding is 1e-9

@@ -11,7 +11,7 @@ from experiments.report import render
 from experiments.robust import accuracy, table, until_fooled
 from experiments.tricking import LOGITS, NET
 from jaxnn import Classifier
-from jaxnn.check.automatic import automatic
+from jaxnn.check.adapters import automatic
 from jaxnn.files import write_json
 from jaxnn.train import fit
 from tests.attacks.problem import NET as SMALL

@@ -6,6 +6,7 @@ must neither become HTML, a link or a picture nor break a table.
 
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 
 
 def escaped(text: str) -> str:
@@ -55,6 +56,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table; the cells are Markdown already."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same table for a notebook; the cells are plain text."""
+    lines = [
+        "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
+        for tag, cells in [("th", head), *(("td", row) for row in rows)]
+    ]
+    return "<table>" + "".join(lines) + "</table>"
 
 
 def document(sections: Iterable[str | Sequence[str]]) -> str:

@@ -5,13 +5,17 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from jaxnn import evaluate, fit, mlp
 from jaxnn.app.report import write_report
 from jaxnn.check.report import write_page
+from jaxnn.data import Dataset, Split
+from jaxnn.errors import JaxnnError
 from jaxnn.robustness.report import page
 from jaxnn.robustness.threat import Proportion, Threat
-from jaxnn.text import code, escaped, fenced, table
+from jaxnn.text import code, escaped, fenced, html, table
 
 NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
 
@@ -112,3 +116,26 @@ def test_a_robustness_page_of_any_names_has_words():
     )  # fmt: skip
     text = page(cast(Any, found), f"Robustness of {NASTY}")
     _is_only_words(text)
+
+
+def test_what_is_shown_at_a_prompt_is_short(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int32)
+    split = Split(x, y)
+    data = Dataset("mine<b>", split, split, split, 2, None)
+    assert repr(data) == (
+        "<Dataset mine<b>: 40 train, 40 validation, 40 test; 2 classes>"
+    )
+    assert repr(split) == "<Split: x float32[40, 4], y [40]>"
+    net = mlp([4, 2])
+    history = fit(net, split, validation=split, epochs=2, batch=20, seeds=[0, 1])
+    assert repr(history).startswith("<History: 2 epochs, finished; loss 0.")
+    assert history["loss"] == [row["loss"] for row in history.epochs]
+    with pytest.raises(JaxnnError, match="Did you mean 'loss'"):
+        history["los"]
+    assert history._repr_html_().count("<tr>") == 3
+    found = evaluate(net, history.params, history.state, *split, seeds=True)
+    assert len(repr(found)) < 120
+    assert html(["<b>"], [["1 & 2"]]) == (
+        "<table><tr><th>&lt;b&gt;</th></tr><tr><td>1 &amp; 2</td></tr></table>"
+    )

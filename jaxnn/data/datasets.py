@@ -25,6 +25,9 @@ class Split(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Split: x {self.x.dtype}{list(self.x.shape)}, y {list(self.y.shape)}>"
+
 
 class Dataset(NamedTuple):
     """A data set in its three splits; `folder` is None if it came from arrays."""
@@ -35,6 +38,13 @@ class Dataset(NamedTuple):
     test: Split
     classes: int  # labels are 0 .. classes - 1
     folder: Path | None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Dataset {self.name}: {len(self.train.y):,} train, "
+            f"{len(self.validation.y):,} validation, {len(self.test.y):,} test; "
+            f"{self.classes} classes>"
+        )
 
 
 def load(

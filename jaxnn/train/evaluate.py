@@ -37,6 +37,12 @@ class Evaluation(NamedTuple):
     accuracy: Any
     outputs: np.ndarray
 
+    def __repr__(self) -> str:
+        loss, accuracy = (np.round(a, 4).tolist() for a in self[:2])
+        return (
+            f"<Evaluation: loss {loss}, accuracy {accuracy}, outputs {self[2].shape}>"
+        )
+
 
 def predict(
     net: Layer,

@@ -16,15 +16,17 @@ from tqdm import tqdm
 
 from jaxnn import programs
 from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
+from jaxnn.errors import lookup
+from jaxnn.text import html
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
 from jaxnn.train.evaluate import evaluate
 from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
 from jaxnn.train.state import TrainState, continued, evaluated
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
-    """What `fit` returns.
+    """What `fit` returns; `history["loss"]` is one of its curves, a value an epoch.
 
     With several seeds, numbers in `epochs` are lists and arrays have a leading axis.
 
@@ -53,6 +55,21 @@ class History:
     stopped: str = "finished"
     seconds: dict[str, float] = field(default_factory=dict)
     findings: list = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> list:
+        """One column of `epochs`."""
+        names = {key: key for row in self.epochs for key in row}
+        return [row[lookup("curve", name, names)] for row in self.epochs]
+
+    def __repr__(self) -> str:
+        last = describe(self.epochs[-1]) if self.epochs else "nothing trained"
+        best = f"; parameters of epoch {self.best_epoch}" if self.epochs else ""
+        return f"<History: {len(self.epochs)} epochs, {self.stopped}; {last}{best}>"
+
+    def _repr_html_(self) -> str:
+        names = list(self.epochs[0]) if self.epochs else []
+        rows = [[f"{np.mean(row[n]):.5g}" for n in names] for row in self.epochs]
+        return html(names, rows)
 
 
 class EarlyStopping:

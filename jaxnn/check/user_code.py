@@ -126,7 +126,7 @@ def _candidates(module) -> dict[str, Any]:
             continue
         if isinstance(value, Rule | Layer) or hasattr(value, "bwd"):
             found[name] = value
-        if callable(value):
+        elif callable(value):
             for forward, _ in PAIRS:
                 if name.endswith(forward):
                     found[name.removesuffix(forward)] = value

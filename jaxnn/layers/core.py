@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, NoReturn, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,14 @@ class Layer(_Fields):
             return f"<layer {self.name}>"
         private = self.made.constructor.__name__.startswith("_")
         return self.name if private else repr(self.made)
+
+    def __call__(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refuse `relu()` and `net(x)`, and say what is meant here."""
+        raise JaxnnError(
+            f"{self.name} is a layer already and is not called: write it without "
+            "brackets in serial(...); to run it, layer.forward(params, state, x, "
+            "train=False) -> (y, state, cache)"
+        )
 
     def __copy__(self) -> "Layer":
         return self

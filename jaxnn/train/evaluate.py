@@ -14,9 +14,9 @@ from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
+    as_loss,
     as_targets,
     check_counts,
-    check_loss,
     check_params,
     check_targets,
 )
@@ -92,7 +92,7 @@ def evaluate(
     x: Any,
     y: Any,
     *,
-    loss: Loss = softmax_cross_entropy,
+    loss: Loss | str = softmax_cross_entropy,
     batch: int = 1000,
     seeds: bool = False,
     parallel: DataParallel | None = None,
@@ -104,7 +104,7 @@ def evaluate(
     Raises:
       JaxnnError: x and y differ in length, or do not fit the network or loss.
     """
-    check_loss("evaluate", loss)
+    loss = as_loss("evaluate", loss)
     x, y = as_rows(x, "evaluate", "x"), as_targets(y, "evaluate", "y")
     if len(x) != len(y):
         raise JaxnnError(f"evaluate: got {len(x)} inputs and {len(y)} targets")

@@ -13,13 +13,13 @@ from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.defense import Defense
 from jaxnn.train.inputs import (
     MANY,
+    as_loss,
     check_choice,
     check_counts,
     check_floating,
     check_functions,
     check_kind,
     check_labels,
-    check_loss,
     check_numbers,
     check_step_functions,
     check_takes_weights,
@@ -38,11 +38,12 @@ from jaxnn.train.step import make_step
 
 def fit(
     net: Layer,
-    data: tuple[Any, Any],
+    data: Any,
+    targets: Any = None,
     *,
     validation: tuple[Any, Any] | None = None,
-    loss: Loss = softmax_cross_entropy,
-    optimizer: Any = None,
+    loss: Loss | str = softmax_cross_entropy,
+    optimizer: Any = "adam",
     epochs: int = 10,
     batch: int = 128,
     seeds: int | Sequence[int] = 0,
@@ -77,10 +78,12 @@ def fit(
       data: (x, y): x (N, ...) uint8 pixels, which become [0, 1], or floats and other
         whole numbers, taken as they are; y (N,) labels of any whole type or bools, or
         (N, classes). Also lists and what pandas or PyTorch hold.
+      targets: y, where x alone is given as `data`: `fit(net, x, y)`.
       validation: (x, y) measured after every epoch: it decides early stopping and
         which parameters are kept (by accuracy, by loss where y are not labels).
-      loss: see `jaxnn.losses`.
-      optimizer: an optax transformation; None is Adam with 1e-3. Those of
+      loss: see `jaxnn.losses`; ours also by name, such as "mse".
+      optimizer: an optax transformation, or a name such as "sgd" with its usual rate
+        (`jaxnn.optimizers.OPTIMIZERS`); None is Adam with 1e-3. Those of
         `jaxnn.optimizers` are the same object for the same arguments, so runs share
         their programs.
       epochs: how often the data is gone through.
@@ -127,7 +130,9 @@ def fit(
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
       TrainingError: as `guard` says, with what was located in its words.
     """
+    data = data if targets is None else (data, targets)
     x, y, validation = _checked_data(net, data, validation, batch)
+    loss = as_loss("fit", loss)
     seeds = seed_list(seeds) if isinstance(seeds, MANY) else seed_list(seeds)[0]
     check_counts("fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps)
     check_counts("fit", True, patience=patience, steps_per_call=steps_per_call)
@@ -135,7 +140,6 @@ def fit(
     check_kind("fit", "defense", defense, Defense)
     check_kind("fit", "snapshots", snapshots, Snapshots)
     check_kind("fit", "mesh", mesh, Mesh, AbstractMesh)
-    check_loss("fit", loss)
     check_functions(
         "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,
         weight_noise=weight_noise, on_epoch=on_epoch,
@@ -147,11 +151,12 @@ def fit(
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
     lookup("guard", guard, POLICIES)
-    optimizer = optimizer_by_name("adam") if optimizer is None else optimizer
+    if optimizer is None or isinstance(optimizer, str):
+        optimizer = optimizer_by_name(optimizer or "adam")
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise JaxnnError(
-            f"fit: got optimizer={optimizer!r}, expected one of optax, or "
-            "jaxnn.optimizers.optimizer_by_name"
+            f"fit: got optimizer={optimizer!r}, expected one of optax, or a name in "
+            "jaxnn.optimizers.OPTIMIZERS"
         )
     half = is_half(dtype)
     step = make_step(

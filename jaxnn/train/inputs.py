@@ -13,7 +13,7 @@ import numpy as np
 from jaxnn.arrays import as_array, as_rows, is_float, is_whole
 from jaxnn.errors import JaxnnError, first_line
 from jaxnn.layers import Layer
-from jaxnn.losses import RegisteredLoss
+from jaxnn.losses import Loss, RegisteredLoss, loss_by_name
 from jaxnn.train.state import Weighted, float_type
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
@@ -226,12 +226,15 @@ def check_kind(where: str, name: str, value: Any, *kinds: type) -> None:
         )
 
 
-def check_loss(where: str, loss: Any) -> None:
-    """Raise unless `loss` is a function."""
-    if not callable(loss):
-        raise JaxnnError(
-            f"{where}: got loss={loss!r}, expected a function; LOSSES has ours by name"
-        )
+def as_loss(where: str, loss: Any) -> Loss:
+    """A loss, given itself or by its name.
+
+    Raises:
+      JaxnnError: neither (lists the names).
+    """
+    if not isinstance(loss, str) and not callable(loss):
+        raise JaxnnError(f"{where}: got loss={loss!r}, expected a function or a name")
+    return loss_by_name(loss)
 
 
 def check_functions(where: str, **given: Any) -> None:

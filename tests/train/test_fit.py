@@ -12,7 +12,8 @@ import pytest
 from jaxnn import mlp, programs, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, dropout, relu
-from jaxnn.losses import mse
+from jaxnn.losses import mse, softmax_focal
+from jaxnn.optimizers import optimizer_by_name
 from jaxnn.regularize import (
     elastic_net,
     input_noise,
@@ -299,3 +300,20 @@ def test_labels_beyond_the_outputs_are_named_before_training():
         fit(NET, (x, y), batch=8)
     with pytest.raises(JaxnnError, match="validation has label 3 at index 7"):
         fit(NET, DATA, validation=(x, y), batch=8)
+
+
+def test_names_stand_for_an_optimizer_and_a_loss_and_x_y_for_a_pair():
+    same = {"epochs": 1, "batch": 32}
+    by_name = fit(NET, *DATA, optimizer="sgd", loss="softmax_focal", **same)
+    sgd = optimizer_by_name("sgd")
+    itself = fit(NET, DATA, optimizer=sgd, loss=softmax_focal, **same)
+    leaves_equal(by_name.params, itself.params)
+    found = evaluate(NET, itself.params, itself.state, *HELD, loss="softmax_focal")
+    assert found.loss == evaluate(
+        NET, itself.params, itself.state, *HELD, loss=softmax_focal
+    ).loss  # fmt: skip
+    for bad in ({"optimizer": "adm"}, {"loss": "softmax_focl"}):
+        with pytest.raises(JaxnnError, match="Did you mean"):
+            fit(NET, *DATA, **bad)
+    with pytest.raises(JaxnnError, match="relu is a layer already"):
+        relu()

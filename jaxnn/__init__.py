@@ -63,6 +63,7 @@ if (
         TrainingError,
         TrainState,
         evaluate,
+        find_lr,
         fit,
         make_step,
         predict,
@@ -81,7 +82,7 @@ _NAMES = {
     "interop": "as_jax from_jax layer_from_jax",
     "layers": "Layer",
     "rules": "RULES Rule",
-    "train": "TrainState TrainingError evaluate fit make_step predict",
+    "train": "TrainState TrainingError evaluate find_lr fit make_step predict",
     "train.checkpoint": "load_params save_params",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
@@ -108,6 +109,7 @@ __all__ = [
     "errors",
     "evaluate",
     "files",
+    "find_lr",
     "fit",
     "freeze",
     "from_jax",

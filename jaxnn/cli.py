@@ -44,6 +44,10 @@ COMMANDS = {
         "train many networks that differ in settings",
         "SweepConfig", "sweep:sweep_run", timed=True,
     ),
+    "lr": Command(
+        "find a learning rate: many side by side, a few steps each",
+        "LRConfig", "lr:lr_run", timed=True,
+    ),
     "eval": Command(
         "measure a saved run on all test images", "EvalConfig", "use:evaluate_run"
     ),

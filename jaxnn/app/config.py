@@ -382,6 +382,27 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class LRConfig:
+    """Find a learning rate: many side by side, a few steps each, five seeds.
+
+    Besides the flags below, those of jaxnn train that describe network, data and
+    training; --lr is what is looked for, and --schedule has no part in it.
+    """
+
+    steps: Annotated[int, Range(1, 10**5)] = 100
+    """Of each network; the last fifth is judged."""
+    lowest: Annotated[float, POSITIVE] = 1e-5
+    """Least rate that is tried."""
+    highest: Annotated[float, POSITIVE] = 10.0
+    """Largest."""
+    count: Annotated[int, Range(2, 1000)] = 25
+    """How many, evenly on a logarithmic scale."""
+    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: TrainConfig(seeds=5)
+    )
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Measure a saved run on all test images."""
 

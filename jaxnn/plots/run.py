@@ -31,6 +31,7 @@ from jaxnn.plots.panels import (
     percent,
     same_length,
     save,
+    set_scales,
     show_legend,
     text_width,
 )
@@ -464,6 +465,42 @@ def _tile(ax, x, y, image, caption, color, **colors):
 
 
 # ---- sweeps
+
+
+def rates(found: Any, path: str | Path) -> None:
+    """Loss after a few steps over the learning rate, and which is suggested.
+
+    Args:
+      found: a `jaxnn.train.RateSearch`.
+      path: the PNG file.
+    """
+    left, _, below, above = MARGINS
+    margins = left, 2.3, below, above  # the legend stands beside the panel
+    figure, (ax,) = panels(1, width=8.2, height=3.9, margins=margins)
+    losses = np.where(np.isfinite(found.losses), found.losses, np.nan)
+    seen = np.isfinite(losses).any(1)
+    at, losses = found.rates[seen], losses[seen]
+    middle = np.nanmedian(losses, 1)
+    ax.fill_between(
+        at, np.nanmin(losses, 1), np.nanmax(losses, 1), color=BLUE, alpha=0.18, lw=0,
+        label=f"smallest to largest of {losses.shape[1]} seeds",
+    )  # fmt: skip
+    ax.plot(at, middle, "o-", color=BLUE, lw=1.7, ms=3.5, label="median")
+    ax.axhline(found.start, color=GRAY, lw=1, ls=":", label="before the first step")
+    ax.axvspan(found.low, found.high, color=GREEN, alpha=0.15, lw=0, label="as good")
+    ax.axvline(found.suggestion, color=INK, lw=1.2, ls="--", label="suggested")
+    if found.breaks is not None:
+        ax.axvline(found.breaks, color=RED, lw=1.2, ls="-.", label="a seed fails")
+    ax.set_xlim(found.rates[0] / 1.3, found.rates[-1] * 1.3)
+    # what a broken run reached would press the others together
+    low = np.nanmin(losses)
+    ax.set_ylim(min(low / 1.5, found.start / 2), max(found.start, low) * 2)
+    set_scales(ax, log=True, log_x=True)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    title = f"Suggested learning rate {found.suggestion:.3g}"
+    name_axes(ax, "learning rate", "training loss, last fifth of the steps", title)
+    show_legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    save(figure, path)
 
 
 def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> None:

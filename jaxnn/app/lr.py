@@ -1,0 +1,91 @@
+"""`jaxnn lr`: which learning rate, for these settings and this data?"""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from jaxnn.app.build import build, check_experiment, facts_of
+from jaxnn.app.checks import check_data
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import LRConfig
+from jaxnn.app.folder import fresh_folder, print_undrawn
+from jaxnn.app.settings import flag, given
+from jaxnn.data import load
+from jaxnn.environment import surroundings
+from jaxnn.errors import JaxnnError
+from jaxnn.files import draw, plain, write_json
+from jaxnn.text import aligned
+from jaxnn.train.rates import find_lr
+
+NO_PART = {
+    "lr": "it is what is looked for",
+    "schedule": "each network trains a few steps at one rate",
+    "epochs": "--steps says how long",
+    "epsilon_ramp": "each network trains a few steps",
+    **dict.fromkeys(("patience", "keep"), "nothing is validated"),
+    "guard": "a step that is not finite counts as a failure",
+    "shuffle": "all see the same batches",
+    **dict.fromkeys(("devices", "batch_stats"), "one device trains them"),
+    **dict.fromkeys(("dtype", "class_weights", "attack_images"), "no run is made"),
+    **dict.fromkeys(("keep_checkpoints", "checkpoint_steps"), "no run is made"),
+}
+"""Settings of `jaxnn train` that are refused here, and why."""
+
+
+def lr_run(config: LRConfig, started: float | None = None) -> dict:
+    """Find a rate; write lr.json and lr.png.
+
+    Returns:
+      What lr.json holds, and `folder`.
+
+    Raises:
+      JaxnnError: settings that have no part here or contradict each other.
+    """
+    started = time.perf_counter() if started is None else started
+    c = config.network
+    for name in given(c):
+        if name in NO_PART:
+            raise JaxnnError(f"lr: {flag(name)} has no part here: {NO_PART[name]}")
+    if config.lowest >= config.highest:
+        raise JaxnnError(
+            f"--lowest: got {config.lowest:g} to --highest {config.highest:g}, "
+            "expected a range that rises"
+        )
+    enable_compile_cache()
+    data = load(c.data, validation=c.validation)
+    check_data(c, data)
+    facts = facts_of(data)
+    e = build(c, facts, data)
+    check_experiment(e)
+    say = (lambda *_: None) if c.quiet else print
+    say(f"{config.count} rates x {c.seeds} seeds x {config.steps} steps")
+    with fresh_folder(c.out, f"lr-{Path(data.name).name}") as folder:
+        found = find_lr(
+            e.net, data.train, loss=e.loss, batch=c.batch, steps=config.steps,
+            optimizer=lambda lr: build(c, facts, data, traced={"lr": lr}).optimizer,
+            rates=np.geomspace(config.lowest, config.highest, config.count).tolist(),
+            seeds=range(c.seed, c.seed + c.seeds), **e.options,
+        )  # fmt: skip
+        result = plain({
+            **vars(found), "config": plain(asdict(config)),
+            "seconds": round(time.perf_counter() - started, 2), **surroundings(),
+        })  # fmt: skip
+        write_json(folder / "lr.json", result)
+    failed = draw(folder, {"lr.png": found.plot})
+    say(aligned(_rows(found), right=(0, 1, 2, 3)))
+    print(f"suggested      --lr {found.why}")
+    print_undrawn(failed)
+    print(f"saved to       {folder}  (lr.json, lr.png)")
+    return result | {"folder": folder}
+
+
+def _rows(found):
+    rows = [["rate", "median loss", "least", "largest", ""]]
+    for rate, losses in zip(found.rates, found.losses, strict=True):
+        mark = "<- suggested" if rate == np.float32(found.suggestion) else ""
+        middle = float(np.median(losses))
+        numbers = [f"{v:.3g}" for v in (rate, middle, losses.min(), losses.max())]
+        rows.append([*numbers, mark])
+    return rows

@@ -66,3 +66,8 @@ class _Outlives:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def note(text: str) -> None:
+    """Print a note on stderr."""
+    print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)

@@ -34,6 +34,7 @@ from jaxnn.layers import (
 )
 from jaxnn.losses import RegisteredLoss, loss_by_name
 from jaxnn.optimizers import optimizer_by_name
+from jaxnn.streams import note
 from jaxnn.train import make_step
 from jaxnn.train.defense import Defense
 
@@ -111,7 +112,7 @@ def build_for_data(config: TrainConfig) -> Experiment:
     Raises:
       JaxnnError: no such data, or settings that cannot be obeyed with it.
     """
-    data = load(config.data, validation=config.validation)
+    data = load(config.data, validation=config.validation, say=note)
     check_data(config, data)
     return build(config, facts_of(data), data)
 

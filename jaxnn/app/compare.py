@@ -41,6 +41,7 @@ from jaxnn.environment import device, surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, real_path, write_json
 from jaxnn.plots import gradients as plots
+from jaxnn.streams import note
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
 DRAWN = 2_000  # entries of a leaf that the scatter shows
@@ -212,7 +213,7 @@ def _of_model(config) -> _Network:
     """The untrained network that the settings describe."""
     chosen = replace(RECIPES[config.target or "default"], **given(config.network))
     check(chosen)
-    data = load(chosen.data, validation=0)
+    data = load(chosen.data, validation=0, say=note)
     e = build(chosen, facts_of(data), data)
     params, state, _ = e.net.init(jax.random.key(chosen.seed), e.facts.in_shape)
     name = config.target or chosen.model
@@ -222,7 +223,7 @@ def _of_model(config) -> _Network:
 def _of_run(config) -> _Network:
     """A trained network; of several seeds the first."""
     run = open_run(config.target)
-    data = load(run.config.data, validation=run.config.validation)
+    data = load(run.config.data, validation=run.config.validation, say=note)
     e = run.experiment._replace(data=data)
     return _network(
         f"run {config.target}", real_path(config.target).name, e, *run.first()

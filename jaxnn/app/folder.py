@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
+from jaxnn.streams import note
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
@@ -220,18 +220,13 @@ def open_run(folder: Path) -> Run:
     return load_run(folder, note)
 
 
-def note(text: str) -> None:
-    """Print a note on stderr."""
-    print(f"jaxnn: note: {text}", file=sys.stderr, flush=True)
-
-
 def data_of(run: Run, name: str | None) -> Dataset:
     """The data set of that name, or the run's own, if its images fit the run.
 
     Raises:
       JaxnnError: no such data, images of another shape, classes it does not know.
     """
-    data = load(name or run.config.data, validation=0)
+    data = load(name or run.config.data, validation=0, say=note)
     if data.test.x.shape[1:] != run.facts.in_shape:
         raise JaxnnError(
             f"{run.folder} was trained on images {run.facts.in_shape}, got "

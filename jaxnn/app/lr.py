@@ -16,6 +16,7 @@ from jaxnn.data import load
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, write_json
+from jaxnn.streams import note
 from jaxnn.text import aligned
 from jaxnn.train.rates import find_lr
 
@@ -54,7 +55,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
             "expected a range that rises"
         )
     enable_compile_cache()
-    data = load(c.data, validation=c.validation)
+    data = load(c.data, validation=c.validation, say=note)
     check_data(c, data)
     facts = facts_of(data)
     e = build(c, facts, data)

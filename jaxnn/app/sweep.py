@@ -27,6 +27,7 @@ from jaxnn.distributed.processes import show_cpu_devices
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
+from jaxnn.streams import note
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_params, save_params
 
@@ -52,7 +53,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     show_cpu_devices(base.devices or 1)
     use_dtype(base.dtype)
     enable_compile_cache()
-    data = load(base.data, validation=base.validation)
+    data = load(base.data, validation=base.validation, say=note)
     facts = facts_of(data)
     count = len(jax.devices()) if base.devices is None else base.devices
     mesh = data_mesh(count) if count > 1 else None

@@ -20,7 +20,6 @@ from jaxnn.app.folder import (
     check_free,
     finished,
     fresh_folder,
-    note,
     print_undrawn,
     save_config,
     save_network,
@@ -35,6 +34,7 @@ from jaxnn.distributed.processes import distributed_run
 from jaxnn.environment import Processes, device
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
+from jaxnn.streams import note
 from jaxnn.train import Snapshots, TrainingError, describe, fit
 
 ALONE = Processes(detect=False)

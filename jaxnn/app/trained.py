@@ -162,7 +162,7 @@ class Trained:
         found = {
             "curves.png": lambda path: _plots().curves(self.history.epochs, path),
             "confusion.png": lambda path: _plots().confusion(
-                test.y, chance.argmax(-1), data.classes, path
+                test.y, chance.argmax(-1), data.names or data.classes, path
             ),
             "mistakes.png": lambda path: _plots().mistakes(
                 test.x, test.y, chance, path

@@ -3,6 +3,7 @@
     idx          the IDX file format
     sources      named data sets: where they lie, mirrors, checksums
     download     one file from whichever address gives the right bytes
+    formats      .npz, CSV of pixels, folders of pictures, zip
     datasets     training, validation and test rows
     digit_image  a picture of a digit, made like MNIST
     table        CSV files as typed columns

@@ -1,16 +1,32 @@
 """From files or arrays to training, validation and test rows, checked on the way."""
 
 import math
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnn.data.formats import read_other, unpacked
 from jaxnn.data.idx import read_idx, read_idx_and_sha256
-from jaxnn.data.sources import PARTS, Located, fetch, file_sha256, locate, mismatch
+from jaxnn.data.sources import (
+    PARTS,
+    SOURCES,
+    Located,
+    expanded,
+    fetch,
+    file_sha256,
+    find_parts,
+    locate,
+    mismatch,
+)
 from jaxnn.errors import JaxnnError
-from jaxnn.files import bad_file
+from jaxnn.files import bad_file, real_path
+
+VALIDATION = 5000
+"""Rows for validation, where there are at least twice as many."""
 
 # A folder tells its classes by its largest label: so many may lack training images,
 # or as many as have some. More, and a label is wrong, or they do not count from 0.
@@ -38,6 +54,7 @@ class Dataset(NamedTuple):
     test: Split
     classes: int  # labels are 0 .. classes - 1
     folder: Path | None
+    names: tuple[str, ...] = ()  # of the classes, where the data has some
 
     def __repr__(self) -> str:
         return (
@@ -48,18 +65,28 @@ class Dataset(NamedTuple):
 
 
 def load(
-    data: str | Path = "mnist", *, validation: int = 5000, split_seed: int = 0
+    data: str | Path = "mnist",
+    *,
+    validation: int = VALIDATION,
+    split_seed: int = 0,
+    say: Callable[[str], Any] = warnings.warn,
 ) -> Dataset:
-    """Load a named data set, or a folder with four IDX files.
+    """Load a named data set, or data of one's own from a file or folder.
 
     A name is looked up as `jaxnn.data.sources` says and downloaded if it is nowhere;
-    its files must have the published checksums. A folder is taken as it is. EMNIST
-    images are turned upright, and the labels of emnist-letters start at 0.
+    its files must have the published checksums. EMNIST images are turned upright, and
+    the labels of emnist-letters start at 0.
+
+    A path is a folder with four IDX files, or what `jaxnn.data.formats.read_other`
+    reads: an `.npz`, a CSV file of pixels, a folder of pictures by class, or a `.zip`
+    of any of these. Where there are no test images a sixth of the rows is kept apart.
 
     Args:
-      data: a name (mnist, fashion-mnist, emnist-balanced ...) or a folder.
-      validation: rows taken out of the training files for validation.
+      data: a name (mnist, fashion-mnist, emnist-balanced ...) or a path.
+      validation: rows taken out of the training rows for validation; the usual 5000
+        become a tenth where that is less than twice as many as there are.
       split_seed: decides which rows; independent of every other seed.
+      say: told what was changed, left out or kept apart.
 
     Returns:
       x uint8 (N, H, W), or float if the files hold floats, and y int32 (N,). Rows keep
@@ -68,14 +95,62 @@ def load(
     Raises:
       JaxnnError: unknown name, files missing, damaged or not fitting together, NaN.
     """
+    path = expanded(data) if isinstance(data, (str, os.PathLike)) else None
+    if path is not None and data not in SOURCES and os.path.exists(path):
+        name = real_path(path).name
+        with unpacked(path) as inside:
+            found = read_other(inside, say)
+            if found is not None:
+                return _from_other(found, path, name, validation, split_seed, say)
+            if inside != path:
+                place = Located(name, path, find_parts(inside), None)
+                return _from_idx(place, validation, split_seed, say)
     place = locate(data)
     if place is None:
         fetch(str(data))
         place = locate(data)
         assert place is not None, "fetch fills the folder in which locate looks"
+    return _from_idx(place, validation, split_seed, say)
+
+
+def _from_idx(place, validation, split_seed, say):
     parts = {part: _read(place, part) for part in PARTS}
     classes = None if place.source is None else place.source.classes
+    validation = _fitting(validation, len(parts["train-labels"].array), say)
     return _assemble(parts, classes, validation, split_seed, place.name, place.folder)
+
+
+def _from_other(found, path, name, validation, split_seed, say):
+    (x, y), where, test = found.train, str(path), found.test
+    _check_labels(_Part(y, where), _Part(x, where))
+    if test is None:
+        if len(y) < 6:
+            raise JaxnnError(f"{where}: got {len(y)} images, expected at least 6")
+        apart = np.zeros(len(y), bool)
+        apart[stratified_sample(y, len(y) // 6, split_seed)] = True
+        say(
+            f"{where}: no test images, so {apart.sum():,} of {len(y):,}, a sixth of "
+            "each class, are kept apart as such"
+        )
+        x, y, test = x[~apart], y[~apart], (x[apart], y[apart])
+    arrays = zip(PARTS, (x, y, *test), strict=True)
+    parts = {part: _Part(array, where) for part, array in arrays}
+    validation = _fitting(validation, len(y), say)
+    made = _assemble(
+        parts, len(found.names) or None, validation, split_seed, name, path
+    )
+    return made._replace(names=found.names)
+
+
+def _fitting(validation, count, say):
+    """The usual number of validation rows, or a tenth where that would be most."""
+    if validation != VALIDATION or count >= 2 * VALIDATION:
+        return validation
+    say(
+        f"validation: {VALIDATION:,} of {count:,} training rows would be too many; a "
+        f"tenth, {count // 10:,}, are taken"
+    )
+    return count // 10
 
 
 def from_arrays(

@@ -43,7 +43,7 @@ def read_digit(path: str | Path) -> np.ndarray:
       JaxnnError: missing, empty, not an image or several, cut, too large, or without
         ink.
     """
-    gray = _read_gray(Path(path))
+    gray = _read_gray(Path(path))[0]
     ink, noise = _strength(gray, path)
     box = ink[_bounds(_solid(ink > max(_FAINT * ink.max(), noise)))]
     if gray.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
@@ -58,12 +58,23 @@ def read_digit(path: str | Path) -> np.ndarray:
     return _place(np.asarray(small, np.float64).clip(0))
 
 
+def read_gray(path: str | Path) -> tuple[np.ndarray, bool]:
+    """Read any picture as it is: uint8 (H, W), and whether it has color.
+
+    Raises:
+      JaxnnError: as `read_digit`, but for ink.
+    """
+    gray, colored = _read_gray(Path(path))
+    return gray.round().astype(np.uint8), colored
+
+
 def _bad(path: str | Path, got: str, expected: str, fix: str = "") -> JaxnnError:
     return bad_file(path, got, expected, fix or "Save it again as PNG or JPEG.")
 
 
-def _read_gray(path: Path) -> np.ndarray:
-    """The picture as float64 (H, W) gray levels in 0..255, no larger than needed."""
+def _read_gray(path: Path) -> tuple[np.ndarray, bool]:
+    """The picture as float64 (H, W) gray levels in 0..255, no larger than needed, and
+    whether it has color."""
     from PIL import Image, UnidentifiedImageError
 
     with open_file(path, "a picture") as file, warnings.catch_warnings():
@@ -76,7 +87,8 @@ def _read_gray(path: Path) -> np.ndarray:
             Image.open(file, formats=FORMATS).verify()
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                return _smaller(_loaded(image, path))
+                image = _loaded(image, path)
+                return _smaller(_to_gray(image)), _is_colored(image)
         except Image.DecompressionBombError as error:
             raise _too_large(path, error) from error
         except UnidentifiedImageError as error:
@@ -94,7 +106,7 @@ def _too_large(path: Path, size: Any) -> JaxnnError:
     return _bad(path, got, limit, "Crop or shrink it first.")
 
 
-def _loaded(image: Any, path: Path) -> np.ndarray:
+def _loaded(image: Any, path: Path) -> Any:
     from PIL import ImageOps
 
     if image.width * image.height > MAX_PIXELS:
@@ -106,7 +118,14 @@ def _loaded(image: Any, path: Path) -> np.ndarray:
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise _bad(path, "a film or several pages", "one picture", "Save one of them.")
     image.load()
-    return _to_gray(ImageOps.exif_transpose(image))
+    return ImageOps.exif_transpose(image)
+
+
+def _is_colored(image: Any) -> bool:
+    if image.mode[0] in "1LIF":  # one channel, perhaps with transparency
+        return False
+    channels = np.asarray(image.convert("RGB"))
+    return bool((channels.max(-1) != channels.min(-1)).any())
 
 
 def _smaller(gray: np.ndarray) -> np.ndarray:

@@ -180,7 +180,8 @@ def find_parts(folder: str | Path, name: str = "") -> dict[str, Path]:
     ]
     raise JaxnnError(
         f"{folder}: got\n" + "\n".join(lines) + "\nexpected one IDX file for each, "
-        f"named as in {', '.join(PARTS.values())} (.gz or not). "
+        f"named as in {', '.join(PARTS.values())} (.gz or not), or pictures "
+        "in a folder for each class, train.csv, or the path of an .npz, .csv or .zip. "
         f"The folder holds: {', '.join(names[:20]) or 'no files'}. "
         "Rename or move files."
     )
@@ -222,7 +223,7 @@ def locate(data: str | Path) -> Located | None:
     if not isinstance(data, (str, os.PathLike)):
         raise JaxnnError(
             f"data: got {data!r}, expected the name of a data set or the path of a "
-            "folder with four IDX files"
+            "file or folder"
         )
     if isinstance(data, str) and data in SOURCES:
         for folder, chosen in _places(data):

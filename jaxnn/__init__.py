@@ -63,12 +63,12 @@ if (
         TrainingError,
         TrainState,
         evaluate,
-        find_lr,
         fit,
         make_step,
         predict,
     )
     from jaxnn.train.checkpoint import load_params, save_params
+    from jaxnn.train.rates import find_lr
 
 __version__ = "0.1.0"
 
@@ -82,8 +82,9 @@ _NAMES = {
     "interop": "as_jax from_jax layer_from_jax",
     "layers": "Layer",
     "rules": "RULES Rule",
-    "train": "TrainState TrainingError evaluate find_lr fit make_step predict",
+    "train": "TrainState TrainingError evaluate fit make_step predict",
     "train.checkpoint": "load_params save_params",
+    "train.rates": "find_lr",
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names.split()}
 

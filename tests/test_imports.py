@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import pickle
 import pkgutil
 import subprocess
@@ -115,7 +116,8 @@ def test_every_public_name_is_there():
 
 def test_no_package_takes_the_place_of_a_function():
     for module in pkgutil.iter_modules(jaxnn.__path__):
-        importlib.import_module(f"jaxnn.{module.name}")
+        if module.name != "sklearn" or importlib.util.find_spec("sklearn"):  # an extra
+            importlib.import_module(f"jaxnn.{module.name}")
     hidden = [n for n in jaxnn._HOME if isinstance(getattr(jaxnn, n), type(ast))]
     assert not hidden
 

@@ -257,8 +257,8 @@ class TrainConfig:
         names("jaxnn.data.sources:SOURCES"),
         NoAxis("points are compared on the same images; sweep each data set by itself"),
     ] = "mnist"
-    """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, a folder of
-    pictures by class, a zip of any."""
+    """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, a folder
+    of pictures by class, a zip of any."""
     validation: Annotated[int, Range(0, 10**9), SAME_IMAGES] = 5000
     """Training images kept aside to choose the epoch; of fewer than 10,000 a tenth."""
     attack_images: Annotated[

@@ -471,7 +471,7 @@ def rates(found: Any, path: str | Path) -> None:
     """Loss after a few steps over the learning rate, and which is suggested.
 
     Args:
-      found: a `jaxnn.train.RateSearch`.
+      found: a `jaxnn.train.rates.RateSearch`.
       path: the PNG file.
     """
     left, _, below, above = MARGINS

@@ -6,7 +6,6 @@ from jaxnn.train.evaluate import Evaluation, evaluate, predict
 from jaxnn.train.fit import fit
 from jaxnn.train.inputs import balanced_class_weights
 from jaxnn.train.policy import TrainingError
-from jaxnn.train.rates import RateSearch, find_lr
 from jaxnn.train.run import History, describe
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import (
@@ -24,7 +23,6 @@ __all__ = [
     "Defense",
     "Evaluation",
     "History",
-    "RateSearch",
     "Snapshots",
     "Step",
     "TrainState",
@@ -36,7 +34,6 @@ __all__ = [
     "describe",
     "evaluate",
     "evaluated",
-    "find_lr",
     "fit",
     "float_type",
     "init_state",

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from jaxnn import programs
 from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
 from jaxnn.errors import lookup
-from jaxnn.text import html
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
 from jaxnn.train.evaluate import evaluate
 from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
@@ -67,6 +66,8 @@ class History:
         return f"<History: {len(self.epochs)} epochs, {self.stopped}; {last}{best}>"
 
     def _repr_html_(self) -> str:
+        from jaxnn.text import html  # in a notebook only
+
         names = list(self.epochs[0]) if self.epochs else []
         rows = [[f"{np.mean(row[n]):.5g}" for n in names] for row in self.epochs]
         return html(names, rows)

@@ -146,6 +146,7 @@ class Run:
         self.takes_all = policy == "off"
         self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
+        self.first_epoch = 0  # of what an earlier run has trained
 
     def start(self, dtype: Any = None, begin: Any = None) -> None:
         """Initialize the states, one a seed; from `begin` if given, see `continued`."""

@@ -130,11 +130,3 @@ def _settings():
     values = jax.config.values  # the attributes know of `with` blocks, these of all
     found = [getattr(jax.config, name, values.get(name)) for name in names]
     return jax.default_backend(), *found
-
-
-def scan_counts(params: Any) -> tuple[int, int]:
-    """(constants, carried values) of a scan, whichever way this JAX writes it."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()
-    return len(list(consts.vals)), len(list(carry.vals))

@@ -20,12 +20,10 @@ from jax.extend.core import Literal
 
 from jaxnn import programs
 from jaxnn.arrays import is_float
-from jaxnn.check.points import inner_program, source_place
-from jaxnn.programs import scan_counts
+from jaxnn.traced import QUICK, inner_program, scan_counts, source_place
 
 BESIDE = 8  # arrays that are tried in the place of an operand
 LARGE = 1_000_000  # entries of an operand beyond which nothing is tried
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 WORDS = {
     "dot_general": "the product", "reduce_sum": "the sum", "mul": "*", "div": "/",
     "add": "+", "sub": "-", "reduce_max": "the maximum", "max": "the maximum",

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
 
 from jaxnn.arrays import is_float
 from jaxnn.check.recorder import LayerInputs, arguments
-from jaxnn.programs import scan_counts
+from jaxnn.traced import inner_program, scan_counts, source_place
 
 AS_CALLED, ELSEWHERE = "as called", "with other parameters"
 SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
@@ -245,32 +245,6 @@ def _last_rounds_of_while(params, given):
 def _change(a, b):
     size = jnp.maximum(jnp.abs(b).max(initial=0), 1e-300)
     return (jnp.abs(a - b).max(initial=0) / size).astype(jnp.result_type(float))
-
-
-def inner_program(eqn: Any) -> ClosedJaxpr | None:
-    """The function that a step calls, None for a plain one."""
-    if eqn.primitive.name in ("while", "cond", "pallas_call", "reduce", "custom_root"):
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        found = eqn.params.get(key)
-        if isinstance(found, ClosedJaxpr):
-            return found
-        if found is not None and hasattr(found, "eqns"):
-            return ClosedJaxpr(found, ())
-    return None
-
-
-def source_place(eqn: Any) -> tuple[str, int, int] | None:
-    """File, line and column that a step is from, None if they are not known."""
-    try:
-        from jax._src import source_info_util
-
-        frame = source_info_util.user_frame(eqn.source_info.traceback)
-    except (ImportError, AttributeError, TypeError):
-        return None  # this JAX keeps it elsewhere
-    if frame is None:
-        return None
-    return frame.file_name, frame.start_line, frame.start_column
 
 
 def _floats(change, tree, dtype=np.float32):

@@ -1,25 +1,22 @@
 """Path one to a NaN's origin: back through the operations of a traced program.
 
-The program is run again with every intermediate value as a result, as far as it is
-asked for. From a bad result the search goes back, each time to the input that explains
-it: with that input's bad elements made sound, fewer of the result's are bad. It ends at
-an operation whose bad result no input explains. Scans, loops and calls are entered.
+The program is run one operation at a time, every value kept. From a bad result the
+search goes back, each time to the input that explains it: with that input's bad
+elements made finite, fewer of the result's are bad. It ends at an operation whose bad
+result no input explains. Scans, loops and branches are entered.
 
 This stands on parts of JAX that move between versions; `jaxnn.guard.layers` finds the
 layer and direction without them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnn.programs import scan_counts
-
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Options of XLA for a program that runs a few times only."""
+from jaxnn.guard.in_numpy import in_numpy
+from jaxnn.traced import inner_program, scan_counts, source_place
 
 SHAPING = {
     *("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy"),
@@ -53,43 +50,138 @@ class Origin(NamedTuple):
 
 
 class Replay:
-    """A function that was traced, run with every value kept, and searched.
+    """A traced function, to be run with every value kept, and searched.
 
     Args:
       function: pure and traceable.
-      args: concrete pytrees of arrays.
+      args: pytrees of arrays, for their shapes.
     """
 
     def __init__(self, function: Callable, *args: Any):
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        leaves = jax.tree.leaves(args)
-        self.frame = Frame(closed.jaxpr, closed.consts, leaves, {})
+        self.program = Program(closed.jaxpr, closed.consts, {})
         structure = jax.tree.structure(shape)
-        self.variables = jax.tree.unflatten(structure, closed.jaxpr.outvars)
+        self.numbers = jax.tree.unflatten(structure, self.program.outputs)
 
-    def outputs(self) -> Any:
-        """What the function gives."""
-        return jax.tree.map(self.frame.value, self.variables)
+    def run(self, *args: Any, exact: bool = False) -> Any:
+        """What the function gives; the search is through this run from then on.
+
+        With `exact`, every operation is left to JAX, which takes longer.
+        """
+        self.frame = Frame(self.program, jax.tree.leaves(args), exact=exact)
+        return jax.tree.map(self.frame.values.__getitem__, self.numbers)
 
     def origin(self, pick: Callable = lambda out: out) -> Origin | None:
         """Where the first bad output comes from, None if all are finite.
 
         `pick` takes, from the function's output, those to look at, in order.
         """
-        first, *others = jax.tree.leaves(pick(self.variables))
-        for variables in ([first], others):  # of a bad loss no gradients are made
-            self.frame.run(variables)
-            for var in variables:
-                if is_literal(var) or not is_bad(self.frame.value(var)):
-                    continue
-                found = backtrace(self.frame, var, "", "")
-                if isinstance(found, Origin):
-                    return found
-                if found is not None and found.index >= 0:
-                    given = self.frame.value(self.frame.inputs[found.index])
-                    by = found.by or Origin("", "", "", (), given)
-                    return by._replace(argument=found.index, value=given)
+        for number in jax.tree.leaves(pick(self.numbers)):
+            if not is_bad(self.frame.values[number]):
+                continue
+            found = backtrace(self.frame, number)
+            if isinstance(found, Origin):
+                return found
+            if found.index >= 0:
+                given = self.frame.values[self.program.inputs[found.index]]
+                by = found.by or Origin("", "", "", (), given)
+                return by._replace(argument=found.index, value=given)
         return None
+
+
+class Op(NamedTuple):
+    """An operation of a program: numbers of its values, and the calls it stands in."""
+
+    eqn: Any
+    inputs: list[int]
+    outputs: list[int]
+    calls: tuple[Any, ...]
+
+    def run(self, values: list[Any], exact: bool = False) -> list[Any]:
+        """What it makes of values."""
+        made = None if exact else in_numpy(self.eqn, values)
+        if made is None:
+            params = self.eqn.primitive.get_bind_params(self.eqn.params)
+            made = self.eqn.primitive.bind(*values, **params)
+            made = made if self.eqn.primitive.multiple_results else [made]
+        return list(map(as_numpy, made))
+
+    @property
+    def scope(self) -> str:
+        """The named scopes around it."""
+        stacks = (str(eqn.source_info.name_stack) for eqn in (*self.calls, self.eqn))
+        return "/".join(filter(None, stacks))
+
+    @property
+    def line(self) -> str:
+        """Where it, or else the call around it, was written; JAX's own has no line."""
+        places = map(source_place, (self.eqn, *self.calls[::-1]))
+        return next((f"{file}:{line}" for file, line, _ in filter(None, places)), "")
+
+
+class Program:
+    """A jaxpr with its plain calls dissolved and its values numbered.
+
+    Args:
+      jaxpr: open, with `consts` as its constants.
+      consts: values of those.
+      known: programs of the jaxprs inside, shared by all.
+
+    Attributes:
+      ops: the operations in order.
+      constants: number -> value.
+      inputs: numbers.
+      outputs: numbers.
+      producer: number -> (which operation makes it, as which of its outputs).
+    """
+
+    def __init__(self, jaxpr: Any, consts: Sequence[Any], known: dict[Any, "Program"]):
+        self.known, self.count = known, 0
+        self.ops: list[Op] = []
+        self.constants: dict[int, Any] = {}
+        self.producer: dict[int, tuple[int, int]] = {}
+        self.inputs = [self._number() for _ in _variables(jaxpr)[len(consts) :]]
+        self.outputs = self._inline(jaxpr, consts, self.inputs, ())
+
+    def _number(self, constant: Any = None) -> int:
+        self.count += 1
+        if constant is not None:
+            self.constants[self.count] = constant
+        return self.count
+
+    def _inline(self, jaxpr, consts, inputs, calls) -> list[int]:
+        """Take in the operations of a jaxpr; numbers of what it returns."""
+        known = dict(
+            zip(_variables(jaxpr), [*map(self._number, consts), *inputs], strict=True)
+        )
+
+        def number(v):
+            literal = hasattr(v, "val")  # a number written into the program
+            return (
+                self._number(np.asarray(v.val, v.aval.dtype)) if literal else known[v]
+            )
+
+        for eqn in jaxpr.eqns:
+            given, inner = list(map(number, eqn.invars)), None
+            if eqn.primitive.name != "scan":
+                inner = inner_program(eqn)
+            if inner is not None:
+                made = self._inline(inner.jaxpr, inner.consts, given, (*calls, eqn))
+            else:
+                made = [self._number() for _ in eqn.outvars]
+                places = ((len(self.ops), which) for which in range(len(made)))
+                self.producer |= dict(zip(made, places, strict=True))
+                self.ops.append(Op(eqn, given, made, calls))
+            known |= dict(zip(eqn.outvars, made, strict=True))
+        return list(map(number, jaxpr.outvars))
+
+    def inside(self, closed: Any) -> "Program":
+        """The program of a scan's, loop's or branch's jaxpr."""
+        jaxpr = getattr(closed, "jaxpr", closed)
+        if jaxpr not in self.known:
+            consts = getattr(closed, "consts", ())
+            self.known[jaxpr] = Program(jaxpr, consts, self.known)
+        return self.known[jaxpr]
 
 
 class Iterations(NamedTuple):
@@ -97,181 +189,148 @@ class Iterations(NamedTuple):
 
     Attributes:
       kind: "scan step" or "loop turn".
-      body: its closed jaxpr.
+      body: its program.
       given: what the body was given, one after another in the order they were run.
       made: what it gave back.
       order: number of each (a reversed scan runs from the last).
       fixed: how many inputs are the same every time.
       carried: how many are handed on from one to the next.
       shift: inputs of the operation before those of the body (a loop's condition).
-      constant: which inputs of the body are constants of the program.
     """
 
     kind: str
-    body: Any
+    body: Program
     given: list[list[Any]]
     made: list[list[Any]]
     order: Sequence[int]
     fixed: int
     carried: int
     shift: int
-    constant: list[bool]
-
-    def name(self, at: int, around: str) -> str:
-        """Such as "scan step 3, loop turn 5"."""
-        now = f"{self.kind} {self.order[at]}"
-        return f"{around}, {now}" if around else now
 
 
 class Frame:
-    """One run of a jaxpr.
+    """One run of a program.
 
     Args:
-      jaxpr: open, with `consts` as its constants.
-      consts: values of those.
+      program: what is run.
       args: values of its inputs.
-      programs: those that were compiled, shared by all frames of a replay.
-      constant: which inputs are constants of the program, not data.
+      constants: which inputs are constants of the whole, not data.
+      scope: named scopes around it.
+      turn: where in scans and loops, such as "scan step 3, loop turn 5".
+      exact: leave every operation to JAX.
+
+    Attributes:
+      values: number -> value.
+      inner: which operation -> the run within that branch, scan or loop.
     """
 
-    def __init__(self, jaxpr, consts, args, programs, constant=None):
-        self.jaxpr, self.programs = jaxpr, programs
-        together = getattr(jaxpr, "all_invars", None)  # newer JAX keeps one list
-        variables = list(together or [*jaxpr.constvars, *jaxpr.invars])
-        self.inputs = variables[len(consts) :]
-        flags = constant or [False] * len(args)
-        self.constants = set(variables[: len(consts)])
-        self.constants |= {v for v, c in zip(self.inputs, flags, strict=True) if c}
-        self.producer = {
-            var: (number, which)
-            for number, eqn in enumerate(jaxpr.eqns)
-            for which, var in enumerate(eqn.outvars)
-        }
-        self.env = dict(zip(variables, [*consts, *args], strict=True))
-        self.inside: dict[int, Frame | Iterations | None] = {}
-
-    def run(self, wanted: Iterable[Any]) -> None:
-        """Run what these variables depend on and what has not been run yet."""
-        todo, numbers = list(wanted), set()
-        while todo:
-            var = todo.pop()
-            if is_literal(var) or var in self.env:
+    def __init__(
+        self, program: Program, args: Sequence[Any], constants: Sequence[bool] = (),
+        scope: str = "", turn: str = "", exact: bool = False,
+    ):  # fmt: skip
+        self.program, self.scope, self.turn, self.exact = program, scope, turn, exact
+        pairs = zip(program.inputs, constants, strict=False)
+        self.constants = {*program.constants, *(n for n, is_one in pairs if is_one)}
+        self.values = dict(zip(program.inputs, map(as_numpy, args), strict=True))
+        self.values |= program.constants
+        self.inner: dict[int, Frame | Iterations] = {}
+        ways = {"scan": self._scan, "while": self._loop, "cond": self._branch}
+        for at, op in enumerate(program.ops):
+            name, given = op.eqn.primitive.name, self.given(op)
+            if name == "debug_callback":
+                op.eqn.params["callback"](*given)
                 continue
-            number, _ = self.producer[var]
-            if number not in numbers:
-                numbers.add(number)
-                todo += self.jaxpr.eqns[number].invars
-        eqns = [self.jaxpr.eqns[number] for number in sorted(numbers)]
-        if not eqns:
-            return
-        needed = (v for eqn in eqns for v in eqn.invars if not is_literal(v))
-        given = [v for v in dict.fromkeys(needed) if v in self.env]
-        key = self.jaxpr, tuple(sorted(numbers))
-        if key not in self.programs:
-            program = partial(_values, eqns, given)
-            self.programs[key] = jax.jit(program, compiler_options=QUICK)
-        made = self.programs[key](*(self.env[v] for v in given))
-        self.env.update(zip((v for e in eqns for v in e.outvars), made, strict=True))
-
-    def value(self, var: Any) -> Any:
-        """The value of a variable or literal, computed if it is not there yet."""
-        if is_literal(var):
-            return np.asarray(var.val, var.aval.dtype)
-        self.run([var])
-        return as_numpy(self.env[var])
+            if name in ways:
+                inner, made = ways[name](op, given)
+                self.inner |= {} if inner is None else {at: inner}
+            else:
+                made = op.run(given, exact)
+            self.values |= dict(zip(op.outputs, made, strict=True))
 
     def results(self) -> list[Any]:
-        """What the jaxpr returns."""
-        self.run(self.jaxpr.outvars)
-        return [self.value(v) for v in self.jaxpr.outvars]
+        """What the program returns."""
+        return [self.values[n] for n in self.program.outputs]
 
-    def inputs_of(self, number: int) -> list[Any]:
-        """What equation `number` was given."""
-        return [self.value(v) for v in self.jaxpr.eqns[number].invars]
+    def given(self, op: Op) -> list[Any]:
+        """What an operation was given."""
+        return [self.values[n] for n in op.inputs]
 
-    def enter(self, number: int) -> "Frame | Iterations | None":
-        """The run within a call, branch, scan or loop; None for a plain operation."""
-        if number not in self.inside:
-            self.inside[number] = self._entered(self.jaxpr.eqns[number], number)
-        return self.inside[number]
+    def is_constant(self, number: int) -> bool:
+        """Whether a value is a constant of the whole, be it in another shape."""
+        while number in self.program.producer:
+            op = self.program.ops[self.program.producer[number][0]]
+            if op.eqn.primitive.name not in SHAPING:
+                return False
+            number = op.inputs[0]
+        return number in self.constants
 
-    def _entered(self, eqn, number):
-        name, params, values = eqn.primitive.name, eqn.params, self.inputs_of(number)
-        constant = [is_literal(v) or v in self.constants for v in eqn.invars]
-        if name == "scan":
-            return self._scan(params, values, constant) if params["length"] else None
-        if name == "while":
-            return self._loop(params, values, constant)
-        if name == "cond":
-            branch = params["branches"][int(values[0])]
-            return self.body(branch, values[1:], constant[1:])
-        for closed in params.values():
-            inner = getattr(closed, "jaxpr", closed)
-            if hasattr(inner, "eqns") and _types(inner) == _types(eqn):
-                return self.body(closed, values, constant)
-        return None
+    def iteration(self, op: Op, runs: Iterations, at: int) -> "Frame":
+        """One run of the body of a scan or loop, again."""
+        now = f"{runs.kind} {runs.order[at]}"
+        turn = f"{self.turn}, {now}" if self.turn else now
+        return self._within(op, runs.body, runs.given[at], runs.shift, turn)
 
-    def body(self, closed, given, constant) -> "Frame":
-        """A run of the body of a call, scan or loop."""
-        inner, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
-        return Frame(inner, consts, given, self.programs, constant)
+    def _within(self, op, body, given, shift, turn):
+        scope = "/".join(filter(None, (self.scope, op.scope)))
+        constants = [n in self.constants for n in op.inputs][shift:]
+        return Frame(body, given, constants, scope, turn, self.exact)
 
-    def _scan(self, params, values, constant):
-        body, length = params["jaxpr"], params["length"]
+    def _branch(self, op, values):
+        body = self.program.inside(op.eqn.params["branches"][int(values[0])])
+        inner = self._within(op, body, values[1:], 1, self.turn)
+        return inner, inner.results()
+
+    def _results(self, body, given):
+        return Frame(body, given, exact=self.exact).results()
+
+    def _scan(self, op, values):
+        params = op.eqn.params
+        body, length = self.program.inside(params["jaxpr"]), params["length"]
         fixed, carried = scan_counts(params)
         consts, carry = values[:fixed], values[fixed : fixed + carried]
         rows = values[fixed + carried :]
+        if not length:
+            return None, op.run(values)
         order = range(length)[::-1] if params["reverse"] else range(length)
         given, made = [], []
         for t in order:
             given.append([*consts, *carry, *(a[t] for a in rows)])
-            made.append(self.body(body, given[-1], constant).results())
+            made.append(self._results(body, given[-1]))
             carry = made[-1][:carried]
-        return Iterations(
-            "scan step", body, given, made, order, fixed, carried, 0, constant
-        )
+        by_time = made[::-1] if params["reverse"] else made
+        columns = map(_stacked, list(zip(*by_time, strict=True))[carried:])
+        runs = Iterations("scan step", body, given, made, order, fixed, carried, 0)
+        return runs, [*carry, *columns]
 
-    def _loop(self, params, values, constant):
+    def _loop(self, op, values):
+        params = op.eqn.params
         conditions, fixed = params["cond_nconsts"], params["body_nconsts"]
         first, carry = values[:conditions], values[conditions + fixed :]
         consts = values[conditions : conditions + fixed]
-        test, body = params["cond_jaxpr"], params["body_jaxpr"]
-        tested = constant[:conditions] + constant[conditions + fixed :]
+        test, body = map(
+            self.program.inside, (params["cond_jaxpr"], params["body_jaxpr"])
+        )
         given, made = [], []
-        while bool(self.body(test, [*first, *carry], tested).results()[0]):
+        while bool(self._results(test, [*first, *carry])[0]):
             given.append([*consts, *carry])
-            made.append(self.body(body, given[-1], constant[conditions:]).results())
+            made.append(self._results(body, given[-1]))
             carry = made[-1]
-        if not given:
-            return None
-        return Iterations(
-            "loop turn", body, given, made, range(len(given)), fixed, len(carry),
-            conditions, constant[conditions:],
-        )  # fmt: skip
+        order = range(len(given))
+        runs = Iterations(
+            "loop turn", body, given, made, order, fixed, len(carry), conditions
+        )
+        return runs if given else None, carry
 
 
-def _values(eqns, variables, *given):
-    """What these equations make, in order."""
-    env, found = dict(zip(variables, given, strict=True)), []
-    for eqn in eqns:
-        args = [v.val if is_literal(v) else env[v] for v in eqn.invars]
-        params = eqn.primitive.get_bind_params(eqn.params)
-        made = eqn.primitive.bind(*args, **params)
-        made = made if eqn.primitive.multiple_results else [made]
-        env.update(zip(eqn.outvars, made, strict=True))
-        found += made
-    return found
+def _stacked(column):
+    plain = isinstance(column[0], np.ndarray)
+    return np.stack(column) if plain else jax.numpy.stack(column)
 
 
-def _types(one):
-    """Shapes and dtypes of what a jaxpr or an equation takes and gives."""
-    avals = [[v.aval for v in variables] for variables in (one.invars, one.outvars)]
-    return [[(a.shape, a.dtype) for a in side if hasattr(a, "shape")] for side in avals]
-
-
-def is_literal(var: Any) -> bool:
-    """Whether it is a number written into the program."""
-    return hasattr(var, "val")
+def _variables(jaxpr) -> list[Any]:
+    """Of a jaxpr, those of its constants first; newer JAX keeps one list of both."""
+    together = getattr(jaxpr, "all_invars", None)
+    return list(together or [*jaxpr.constvars, *jaxpr.invars])
 
 
 def as_numpy(value: Any) -> Any:
@@ -295,107 +354,77 @@ def has_nan(value: Any) -> bool:
     return bool(np.isnan(np.asarray(value)).any())
 
 
-class _Outside(NamedTuple):
-    """The search leaves a body through its input `index`, met by the operation `by`."""
+class Outside(NamedTuple):
+    """The search leaves a program through what it was given.
+
+    Attributes:
+      index: of the input; -1 for a constant.
+      by: the operation that was given it, None if it is a result as it is.
+    """
 
     index: int
     by: Origin | None
 
 
-def backtrace(frame: Frame, var, scope, turn, by=None) -> Origin | _Outside | None:
-    """Back from a bad variable of a frame to where it came from."""
-    while True:
-        if is_literal(var):
-            return None
-        if var not in frame.producer:
-            index = frame.inputs.index(var) if var in frame.inputs else -1
-            return _Outside(index, by)
-        number, which = frame.producer[var]
-        eqn = frame.jaxpr.eqns[number]
-        here = _origin(frame, number, which, scope, turn)
-        if frame.enter(number):
-            found = _inside(frame, number, which, scope, turn)
-            if found is None:
-                return here
+def backtrace(frame: Frame, number: int) -> Origin | Outside:
+    """Back from a bad value of a frame to where it came from."""
+    by, program = None, frame.program
+    while number in program.producer:
+        at, which = program.producer[number]
+        op = program.ops[at]
+        here = _origin(frame, op, which)
+        inner = frame.inner.get(at)
+        if inner is None:
+            source, met = _explains(frame, op, which), here
+        else:
+            found = _inside(frame, op, inner, which)
             if isinstance(found, Origin):  # inside JAX's own there is no line
                 return found._replace(line=found.line or here.line)
-            source = eqn.invars[found.index] if found.index >= 0 else None
-            if source is None or _is_constant(frame, source):
-                return (found.by or here)._replace(constant=True)
-            var, by = source, found.by or by
-            continue
-        explains = _explains(frame, number, which)
-        if explains is None:
+            source = op.inputs[found.index] if found.index >= 0 else None
+            met = found.by or by
+        if source is None and inner is None:
             return here
-        if _is_constant(frame, explains):
-            return here._replace(constant=True)
-        var, by = explains, here
+        if source is None or frame.is_constant(source):
+            return (met or here)._replace(constant=True)
+        number, by = source, met
+    inputs = program.inputs
+    return Outside(inputs.index(number) if number in inputs else -1, by)
 
 
-def _origin(frame, number, which, scope, turn) -> Origin:
-    """An equation as the origin of one of its outputs."""
-    eqn = frame.jaxpr.eqns[number]
-    values = tuple(frame.inputs_of(number))
-    output = np.asarray(frame.value(eqn.outvars[which]))
-    op = eqn.primitive.name
-    return Origin(op, _join(scope, eqn), _line(eqn), values, output, turn)
+def _origin(frame, op, which) -> Origin:
+    """An operation as the origin of one of its outputs."""
+    value = np.asarray(frame.values[op.outputs[which]])
+    scope = "/".join(filter(None, (frame.scope, op.scope)))
+    given = tuple(frame.given(op))
+    return Origin(op.eqn.primitive.name, scope, op.line, given, value, frame.turn)
 
 
-def _join(scope, eqn) -> str:
-    """The named scopes of an equation within those around it."""
-    return "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
-
-
-def _line(eqn) -> str:
-    """File and line where the operation was written."""
-    try:
-        from jax._src import source_info_util
-
-        frame = source_info_util.user_frame(eqn.source_info.traceback)
-        return "" if frame is None else f"{frame.file_name}:{frame.start_line}"
-    except (ImportError, AttributeError, TypeError):
-        return ""  # this JAX keeps it elsewhere
-
-
-def _is_constant(frame, var):
-    """Whether a value is a constant of the program, be it in another shape."""
-    while not is_literal(var) and var in frame.producer:
-        number, _ = frame.producer[var]
-        eqn = frame.jaxpr.eqns[number]
-        if eqn.primitive.name not in SHAPING:
-            return False
-        var = eqn.invars[0]
-    return is_literal(var) or var in frame.constants
-
-
-def _explains(frame, number, which):
+def _explains(frame, op, which) -> int | None:
     """The bad input that explains a bad output; None if the operation is to blame.
 
     The -inf of a mask explains no NaN: the operation that made one of it does.
     """
-    eqn, values = frame.jaxpr.eqns[number], frame.inputs_of(number)
-    out = frame.value(eqn.outvars[which])
-
-    def fewer_bad(sound_inputs):
-        """Whether fewer elements are bad when those inputs' bad elements are 1."""
-        sound = list(values)
-        for i in sound_inputs:
-            v = values[i]
-            sound[i] = np.where(np.isfinite(v), v, np.ones((), v.dtype)).astype(v.dtype)
-        params = eqn.primitive.get_bind_params(eqn.params)
-        made = eqn.primitive.bind(*sound, **params)
-        made = made[which] if eqn.primitive.multiple_results else made
-        return _badness(made) < _badness(out)
-
+    values, out = frame.given(op), frame.values[op.outputs[which]]
     bad = [i for i, v in enumerate(values) if is_bad(v)]
+
+    def fewer_bad(finite_inputs):
+        """Whether fewer elements are bad when those inputs' bad elements are 1."""
+        finite = list(values)
+        for i in finite_inputs:
+            v = values[i]
+            finite[i] = np.where(np.isfinite(v), v, np.ones((), v.dtype)).astype(
+                v.dtype
+            )
+        return _badness(op.run(finite, frame.exact)[which]) < _badness(out)
+
     single = [i for i in bad if fewer_bad([i])] if len(bad) > 1 else []
     bad = single or bad
     if not bad or not (single or fewer_bad(bad)):
         return None
     for i in sorted(bad, key=lambda i: _urgency(values[i])):
         masks = has_nan(out) and _urgency(values[i]) == 2
-        if not (masks and _is_mask(frame, eqn.invars[i])):
-            return eqn.invars[i]
+        if not (masks and _is_mask(frame, op.inputs[i])):
+            return op.inputs[i]
     return None
 
 
@@ -411,84 +440,69 @@ def _badness(value):
     return int(np.isnan(value).sum()), int(np.isinf(value).sum())
 
 
-def _is_mask(frame, var):
+def _is_mask(frame, number):
     """Whether a value's infinities were put there by a constant."""
-    if _is_constant(frame, var):
+    if frame.is_constant(number):
         return True
-    found = backtrace(frame, var, "", "")
+    found = backtrace(frame, number)
     return isinstance(found, Origin) and found.constant
 
 
-def _inside(frame, number, which, scope, turn):
-    """The search within a call, branch, scan or loop."""
-    inner, eqn = frame.enter(number), frame.jaxpr.eqns[number]
-    where = _join(scope, eqn)
+def _inside(frame, op, inner, which) -> Origin | Outside:
+    """The search within a branch, scan or loop; it leaves through an input of that."""
     if isinstance(inner, Iterations):
-        return _through_iterations(frame, inner, which, where, turn)
-    found = backtrace(inner, inner.jaxpr.outvars[which], where, turn)
-    if (
-        isinstance(found, _Outside)
-        and found.index >= 0
-        and eqn.primitive.name == "cond"
-    ):
-        return found._replace(index=found.index + 1)
+        return _through_iterations(frame, op, inner, which)
+    found = backtrace(inner, inner.program.outputs[which])
+    if isinstance(found, Outside) and found.index >= 0:
+        return found._replace(index=found.index + 1)  # the first is which branch
     return found
 
 
-def _through_iterations(frame, runs: Iterations, which, scope, turn):
+def _through_iterations(frame, op, runs, which) -> Origin | Outside:
     """Back through the iterations of a scan or loop."""
-    at = len(runs.made) - 1
+    at, by = len(runs.made) - 1, None
     if which >= runs.carried:  # one row an iteration: the first bad one
         at = next(i for i, made in enumerate(runs.made) if is_bad(made[which]))
-    by = None
     while True:
         if which < runs.carried:  # the first from which on it was bad in the same way
             same = has_nan if has_nan(runs.made[at][which]) else is_bad
             while at and same(runs.made[at - 1][which]):
                 at -= 1
-        body = frame.body(runs.body, runs.given[at], runs.constant)
-        now = runs.name(at, turn)
-        found = backtrace(body, body.jaxpr.outvars[which], scope, now)
-        if not isinstance(found, _Outside):
+        body = frame.iteration(op, runs, at)
+        found = backtrace(body, body.program.outputs[which])
+        if isinstance(found, Origin):
             return found
-        by = found.by or by
-        carried = found.index - runs.fixed
-        if found.index < 0 or not 0 <= carried < runs.carried or at == 0:
-            index = found.index + runs.shift if found.index >= 0 else -1
-            return _Outside(index, by)
+        by, carried = found.by or by, found.index - runs.fixed
+        if not 0 <= carried < runs.carried or at == 0:
+            inside = found.index >= 0
+            return Outside(found.index + runs.shift if inside else -1, by)
         at, which = at - 1, carried
 
 
-def first_nan(frame: Frame, scope: str = "", turn: str = "") -> Origin | None:
+def first_nan(frame: Frame) -> Origin | None:
     """The first operation, in the order they are run, that made NaN of no NaN.
 
     It finds the masked ones, too, which no result shows: an attack keeps the best of
     its points, and a NaN is never better.
     """
-    frame.run(frame.producer)
-    for number, eqn in enumerate(frame.jaxpr.eqns):
-        runs = _runs(frame, number, turn)
-        for inner, now in runs or ():
-            found = first_nan(inner, _join(scope, eqn), now)
+    for at, op in enumerate(frame.program.ops):
+        inner = frame.inner.get(at)
+        for body in _frames(frame, op, inner):
+            found = first_nan(body)
             if found is not None:
                 return found
-        given = any(is_bad(v) and has_nan(v) for v in frame.inputs_of(number))
-        if runs is not None or given:
-            continue
-        for which, var in enumerate(eqn.outvars):
-            if is_bad(frame.value(var)) and has_nan(frame.value(var)):
-                found = backtrace(frame, var, scope, turn)
-                here = _origin(frame, number, which, scope, turn)
-                return found if isinstance(found, Origin) else here
+        given = any(is_bad(v) and has_nan(v) for v in frame.given(op))
+        for which, number in enumerate(op.outputs):
+            value = frame.values[number]
+            if inner is None and not given and is_bad(value) and has_nan(value):
+                found = backtrace(frame, number)
+                return found if isinstance(found, Origin) else _origin(frame, op, which)
     return None
 
 
-def _runs(frame, number, turn) -> Iterator[tuple[Frame, str]] | None:
-    """The runs within a call, scan or loop, and where each is; None for a plain one."""
-    inner = frame.enter(number)
-    if isinstance(inner, Iterations):
-        return (
-            (frame.body(inner.body, given, inner.constant), inner.name(at, turn))
-            for at, given in enumerate(inner.given)
-        )
-    return iter([(inner, turn)]) if inner else None
+def _frames(frame, op, inner) -> Iterator[Frame]:
+    """The runs within a branch, scan or loop."""
+    if isinstance(inner, Frame):
+        yield inner
+    elif inner is not None:
+        yield from (frame.iteration(op, inner, at) for at in range(len(inner.given)))

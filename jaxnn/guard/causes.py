@@ -10,9 +10,9 @@ from jaxnn.guard.layers import Culprit
 
 PARTS = {
     "data": "the input already has it: repair or remove those samples",
-    "augmentation": "the augmentation (`augment`) made it of sound inputs",
-    "mixup": "mixup made it of sound inputs",
-    "weight noise": "the noise on the weights made it of sound weights: a smaller one",
+    "augmentation": "the augmentation (`augment`) made it of finite inputs",
+    "mixup": "mixup made it of finite inputs",
+    "weight noise": "the noise on the weights made it of finite weights: a smaller one",
     "update": "the optimizer, or a projection after it, made it of finite gradients: "
     "look at lr, epsilon and schedule",
 }

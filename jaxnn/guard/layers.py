@@ -2,9 +2,10 @@
 
 The step is made once more of layers that hand over their own intermediates; no name
 or structure of a traced program is read. It tells the layer and the direction;
-`jaxnn.guard.backtrace` the operation.
+`jaxnn.guard.backtrace`, which searches the same program, the operation.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,11 +15,15 @@ import numpy as np
 
 from jaxnn.arrays import call_back
 from jaxnn.combine import observed
-from jaxnn.guard.backtrace import QUICK, has_nan, is_bad
+from jaxnn.guard.backtrace import Replay, has_nan, is_bad
+from jaxnn.traced import QUICK
 from jaxnn.train.step import everything
 
 PHASES = {"augment": "augmentation", "mixup": "mixup", "weight_noise": "weight noise"}
 """What happens to a batch, and to the weights, before the network sees them."""
+STEP = ("loss", "grads", "state", "params", "opt")  # what `train.step.everything` gives
+MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
+"""What a JAX whose internals have moved makes of path one; path two still stands."""
 
 
 class Culprit(NamedTuple):
@@ -53,26 +58,40 @@ class Note(NamedTuple):
 
 
 class NotedStep:
-    """A step whose layers write down what they do: `run(ts, x, y, key)`.
+    """A step whose layers write down what they do, run when it is made.
+
+    It is traced once, for both paths.
 
     Args:
       step: made by `make_step`.
+      args: what it is given: `ts, x, y, key`.
+      exact: leave every operation to JAX, none to NumPy.
 
     Attributes:
-      notes: of the last run, in the order in which they were made.
+      made: what the step made, see `run`.
+      culprit: what the notes of its layers say.
+      replay: for path one; None if this JAX's internals have moved.
     """
 
-    def __init__(self, step: Any):
+    def __init__(self, step: Any, *args: Any, exact: bool):
         self.notes: list[Note] = []
-        again = replace(step, **_noting(step, self._note))
-        self.program = jax.jit(partial(everything, again), compiler_options=QUICK)
+        program = partial(everything, replace(step, **_noting(step, self._note)))
+        self.replay: Replay | None = None
+        try:
+            self.replay = Replay(program, *args)
+            self._program: Callable = partial(self.replay.run, exact=exact)
+            self.made = self.run(*args)
+        except MOVED:
+            self.replay, self._program = None, jax.jit(program, compiler_options=QUICK)
+            self.made = self.run(*args)
+        self.culprit = first_culprit(self.notes)
 
-    def run(self, *args: Any) -> Any:
-        """(loss, grads, state, params, opt) of the step, without guard or branch."""
+    def run(self, *args: Any) -> dict[str, Any]:
+        """What the step makes without guard or branch, by the names of `STEP`."""
         self.notes.clear()
-        made = jax.block_until_ready(self.program(*args))
+        made = jax.block_until_ready(self._program(*args))
         jax.effects_barrier()
-        return made
+        return dict(zip(STEP, made, strict=True))
 
     def _note(self, part, layer, given, own, made):
         """Have the program write down these trees when it runs."""
@@ -133,7 +152,7 @@ def _noting(step, note) -> dict[str, Any]:
 def first_culprit(notes: list[Note]) -> Culprit | None:
     """Of the layers that made something bad of something good, the innermost first.
 
-    A layer that made sound values of bad ones took a mask as it was meant: whoever
+    A layer that made finite values of bad ones took a mask as it was meant: whoever
     made the mask is not to blame.
     """
     found: Culprit | None = None

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,19 +10,15 @@ import numpy as np
 
 from jaxnn.guard.backtrace import Origin, Replay, first_nan, is_bad
 from jaxnn.guard.causes import likely_cause
-from jaxnn.guard.layers import Culprit, NotedStep, first_culprit
+from jaxnn.guard.layers import MOVED, STEP, Culprit, NotedStep
 from jaxnn.guard.report import Finding, counts, learning_rate, value_range
 from jaxnn.train.state import float_type, to_unit
-from jaxnn.train.step import everything
 
 SCOPES = {"fwd": "forward", "bwd": "backward"}
-STEP = ("loss", "grads", "state", "params", "opt")  # what `train.step.everything` gives
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
 DRAWS = 4  # other random numbers that a step is tried with
-DONORS = 4  # sound rows that are tried in the place of others
+DONORS = 4  # rows that are tried in the place of others
 MOST = 0.5  # share of the batch: beyond it no sample is to blame but the step
-MOVED = (AttributeError, KeyError, TypeError, ValueError, NotImplementedError)
-"""What a JAX whose internals have moved makes of path one; path two still stands."""
 
 
 def locate_nonfinite(
@@ -56,22 +51,16 @@ def locate_nonfinite(
     Returns:
       The finding, None if everything in the step is finite.
     """
-    args, noted = (ts, x, y, key), NotedStep(step)
-    made = dict(zip(STEP, noted.run(*args), strict=True))
-    sizes = (_too_large(ts, made, part) for _, part in ROUNDS)
-    if not any(map(is_bad, jax.tree.leaves(made))) and not any(sizes):
+    args = ts, x, y, key
+    for exact in (False, True):
+        noted = NotedStep(step, *args, exact=exact)
+        sizes = [_too_large(ts, noted.made, part) for _, part in ROUNDS]
+        if any(map(is_bad, jax.tree.leaves(noted.made))) or any(sizes):
+            break
+    else:
         return None
-    origin, large = _search(step, args, made)
-    by_layers = first_culprit(noted.notes)
-    if is_bad(x):
-        by_layers = Culprit("data", "", np.asarray(x), ())
-    if large is None and by_layers is None:
-        by_layers = _bad_update(ts, made)
-    if large is None and by_layers is None and origin is None:
-        large = next(filter(None, (_too_large(ts, made, part) for _, part in ROUNDS)))
-    if large is not None:
-        part, path, value = large
-        by_layers = Culprit(part, _owner(step.net, path), value, (value,))
+    origin, large = _search(noted, sizes)
+    by_layers = _by_layers(step, ts, x, noted, large, () if origin else sizes)
     part, layer = _place(origin, by_layers)
     ahead = part == "backward" and origin is not None and _is_forward(origin.scope)
     told = origin is not None and (part != "data" or by_layers is None)
@@ -109,7 +98,9 @@ def locate_evaluation(
             return out, loss(wide, y)[0]
 
     args = {"params": params, "state": state}, x, y
-    origin = Replay(run, *args).origin()
+    replay = Replay(run, *args)
+    replay.run(*args)
+    origin = replay.origin()
     if origin is None:
         return None
     part, layer = scope_place(origin.scope)
@@ -138,6 +129,7 @@ def locate_in(
       A -inf that a constant put there, as masks do, is no fault.
     """
     replay = Replay(function, *args)
+    replay.run(*args)
     origin = replay.origin() or first_nan(replay.frame)
     if origin is None:
         return None
@@ -163,31 +155,41 @@ def _finding(
     )  # fmt: skip
 
 
-def _search(step, args, made):
+def _search(noted, sizes):
     """(origin, None), (None, what is too large) or (None, None), in a step's order.
 
     First loss, gradients and statistics; then what is made of them. Gradients that are
     too large for their squares go before the update, whose moments they spoil.
     """
+    if noted.replay is None:
+        return None, None  # path two tells the layer
     try:
-        replay = Replay(partial(everything, step), *args)
-        for names, part in ROUNDS:
-            wanted = [STEP.index(name) for name in names]
-            origin = replay.origin(lambda out, at=wanted: [out[i] for i in at])
-            if origin is not None:
-                return origin, None
-            large = _too_large(args[0], made, part)
-            if large is not None:
-                return None, large
+        for (names, _), large in zip(ROUNDS, sizes, strict=True):
+            at = [STEP.index(name) for name in names]
+            origin = noted.replay.origin(lambda out, at=at: [out[i] for i in at])
+            if origin is not None or large is not None:
+                return origin, None if origin else large
     except MOVED:
-        pass  # path two tells the layer
+        pass
     return None, None
 
 
-def _bad_update(ts, made) -> Culprit | None:
-    bad = [a for a in jax.tree.leaves((made["params"], made["opt"])) if is_bad(a)]
-    given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
-    return Culprit("update", "", np.asarray(bad[0]), given) if bad else None
+def _by_layers(step, ts, x, noted, large, sizes) -> Culprit | None:
+    """What path two says; where no layer is to blame, the update or a size."""
+    found = noted.culprit
+    if is_bad(x):
+        found = Culprit("data", "", np.asarray(x), ())
+    if large is None and found is None:
+        made = jax.tree.leaves((noted.made["params"], noted.made["opt"]))
+        given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
+        bad = (Culprit("update", "", np.asarray(a), given) for a in made if is_bad(a))
+        found = next(bad, None)
+    if large is None and found is None and sizes:
+        large = next(filter(None, sizes))
+    if large is not None:
+        part, path, value = large
+        found = Culprit(part, _owner(step.net, path), value, (value,))
+    return found
 
 
 def _too_large(ts, made, part):
@@ -308,7 +310,7 @@ def _agree(origin, by_layers) -> bool:
 
 
 def _with_samples(found, value, noted, args, rows):
-    """The rows of the batch without which the step is sound."""
+    """The rows of the batch without which the step is finite."""
     _, x, y, _ = args
     batch = len(x)
     rows = np.arange(batch) if rows is None else np.asarray(rows)
@@ -338,17 +340,17 @@ def _by_experiment(value, noted, args):
     looks_bad = np.zeros(len(x), bool) if suspects is None else suspects
     names, part = ROUNDS[0]
 
-    def sound(x, y, key=key):
-        """Whether loss, gradients and statistics are finite, and their squares."""
-        made = dict(zip(STEP, noted.run(ts, x, y, key), strict=True))
+    def is_finite(x, y, key=key):
+        """Whether loss, gradients and statistics are, and the gradients' squares."""
+        made = noted.run(ts, x, y, key)
         bad = any(is_bad(a) for a in jax.tree.leaves([made[name] for name in names]))
         return not bad and _too_large(ts, made, part) is None
 
-    guilty = guilty_rows(sound, x, y, suspects)
+    guilty = guilty_rows(is_finite, x, y, suspects)
     if guilty is not None:
         return np.isin(np.arange(len(x)), guilty), "sound"
     others = (jax.random.fold_in(key, n) for n in range(DRAWS))
-    chance = any(sound(x, y, other) for other in others)
+    chance = any(is_finite(x, y, other) for other in others)
     return looks_bad, "chance" if chance else "bad" if looks_bad.any() else ""
 
 
@@ -369,15 +371,15 @@ def bad_rows(value: Any, batch: int) -> np.ndarray | None:
 
 
 def guilty_rows(
-    sound: Callable[[Any, Any], bool], x: Any, y: Any, suspects: np.ndarray | None
+    is_finite: Callable[[Any, Any], bool], x: Any, y: Any, suspects: np.ndarray | None
 ) -> list[int] | None:
-    """The rows without which the step is sound; None if the step is bad without them.
+    """The rows without which the step is finite; None if it is bad without them.
 
-    Rows are replaced by a sound one, the donor: first the suspects, then all but the
+    Rows are replaced by another one, the donor: first the suspects, then all but the
     donor, which are then put back by halves to see which of them spoil the step.
 
     Args:
-      sound: whether the step is sound with such inputs and targets.
+      is_finite: whether the step is with such inputs and targets.
       x: the batch (B, ...).
       y: its targets, a tree of arrays (B, ...).
       suspects: rows that look bad, (B,) bool, or None.
@@ -391,15 +393,15 @@ def guilty_rows(
     if suspects is not None and donors:
         trials.insert(0, (np.flatnonzero(suspects).tolist(), donors[0]))
 
-    def sound_without(rows, donor):
+    def finite_without(rows, donor):
         source = np.arange(batch)
         source[rows] = donor
-        return sound(*jax.tree.map(lambda a: a[source], (x, y)))
+        return is_finite(*jax.tree.map(lambda a: a[source], (x, y)))
 
     def spoil(part, rows, donor):
         """Of `part` of the rows, those that spoil the step when they are put back."""
         back = set(part)
-        if sound_without([i for i in rows if i not in back], donor):
+        if finite_without([i for i in rows if i not in back], donor):
             return []
         if len(part) == 1:
             return part
@@ -408,6 +410,6 @@ def guilty_rows(
         return [row for half in halves for row in spoil(half, rows, donor)]
 
     for rows, donor in trials:
-        if sound_without(rows, donor):
+        if finite_without(rows, donor):
             return spoil(rows, rows, donor)
     return None

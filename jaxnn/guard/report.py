@@ -1,6 +1,7 @@
 """What the guard has to say about a bad step: where, what, which samples, and why."""
 
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -83,62 +84,44 @@ class Finding:
 
     def lines(self) -> list[str]:
         """What a person reads."""
-        where = f"{self.part}" + (f" of layer {self.layer}" if self.layer else "")
+        where = self.part + (f" of layer {self.layer}" if self.layer else "")
         where += f", {self.turn}" if self.turn else ""
-        made = ", ".join(
-            f"{count:,} {name}"
-            for count, name in (
-                (self.nan, "NaN"), (self.plus_inf, "+inf"), (self.minus_inf, "-inf")
-            )
-            if count
-        )  # fmt: skip
-        found = [
-            f"first bad step  {self._when()}",
-            f"where           {where}"
-            + (f", operation {self.op}" if self.op else "")
-            + (f" ({self.line})" if self.line else ""),
-            f"what            {made or 'finite, but its square overflows'} in "
-            f"{self.dtype}{list(self.shape)}"
-            + (f", first at {list(self.index)}" if made else ""),
+        where += f", operation {self.op}" if self.op else ""
+        names = {"NaN": self.nan, "+inf": self.plus_inf, "-inf": self.minus_inf}
+        made = ", ".join(f"{count:,} {name}" for name, count in names.items() if count)
+        what = f"{made or 'finite, but its square overflows'} in {self.dtype}"
+        what += f"{list(self.shape)}"
+        rows = [
+            ("first bad step", self._when()),
+            ("where", where + (f" ({self.line})" if self.line else "")),
+            ("what", what + (f", first at {list(self.index)}" if made else "")),
         ]
         if self.inputs is not None:
-            found.append(
-                f"it was given    values from {self.inputs[0]:.4g} to "
-                f"{self.inputs[1]:.4g}"
-            )
-        if self.samples:
-            shown = ", ".join(
-                f"{row} (label {label})"
-                for row, label in list(zip(self.samples, self.labels, strict=True))[:8]
-            )
-            more = f" and {len(self.samples) - 8} more" if len(self.samples) > 8 else ""
-            found.append(
-                f"samples         {shown}{more}{TOLD.get(self.experiment, '')}"
-            )
-        elif self.experiment:
-            found.append(f"samples         {TOLD[self.experiment]}")
+            low, high = self.inputs
+            rows.append(("it was given", f"values from {low:.4g} to {high:.4g}"))
+        if self.samples or self.experiment:
+            labels = [f" (label {label})" for label in self.labels]
+            pairs = list(zip_longest(self.samples, labels, fillvalue=""))
+            shown = ", ".join(f"{row}{label}" for row, label in pairs[:8])
+            shown += f" and {len(pairs) - 8} more" if len(pairs) > 8 else ""
+            rows.append(("samples", shown + TOLD.get(self.experiment, "")))
         if self.lr is not None:
-            found.append(f"learning rate   {self.lr:.4g}")
-        if self.grad_norms:
-            for start in range(0, len(self.grad_norms), 10):
-                name = "gradient norms" if not start else ""
-                ten = self.grad_norms[start : start + 10]
-                found.append(f"{name:<16}{', '.join(f'{n:.3g}' for n in ten)}")
-        found.append(f"likely cause    {self.cause}")
+            rows.append(("learning rate", f"{self.lr:.4g}"))
+        for start in range(0, len(self.grad_norms), 10):
+            ten = ", ".join(f"{n:.3g}" for n in self.grad_norms[start : start + 10])
+            rows.append(("" if start else "gradient norms", ten))
+        rows.append(("likely cause", self.cause))
         if not self.agree:
-            found.append(
-                "note            the two ways of looking name different layers"
-            )
+            rows.append(("note", "the two ways of looking name different layers"))
         if self.replay:
-            found.append(f"replay          {self.replay}")
-        return found
+            rows.append(("replay", self.replay))
+        return [f"{name:<16}{text}" for name, text in rows]
 
     def _when(self):
         if not self.epoch:
             return "a single call"
-        if self.part == "evaluation":
-            return f"epoch {self.epoch}, in its evaluation, seed {self.seed}"
-        return f"epoch {self.epoch}, step {self.step}, seed {self.seed}"
+        at = "in its evaluation" if self.part == "evaluation" else f"step {self.step}"
+        return f"epoch {self.epoch}, {at}, seed {self.seed}"
 
 
 def counts(value: np.ndarray) -> dict[str, Any]:

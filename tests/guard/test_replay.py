@@ -40,7 +40,7 @@ def test_a_replay_gives_what_jax_gives():
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(8, 6)), rng.normal(size=(6, 3))
     for got, want in zip(
-        Replay(everything, x, w).outputs(), everything(x, w), strict=True
+        Replay(everything, x, w).run(x, w), everything(x, w), strict=True
     ):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -107,6 +107,7 @@ def test_the_time_step_of_a_recurrent_layer_is_named():
     assert (found.layer, found.op) == ("0 rnn(3)", "dot_general")
     assert found.turn == "scan step 3"
     assert found.samples == [2]
+    assert "samples         2" in found.lines()  # no targets, so no labels
 
 
 def test_guilty_rows_are_those_that_spoil_alone():

@@ -122,31 +122,22 @@ def _noting(step, note) -> dict[str, Any]:
 
         return inner._replace(forward=forward, backward=backward)
 
-    def loss(pred, y, **options):
-        made = step.loss(pred, y, **options)
-        note("loss", "", pred, (), made)
-        return made
-
-    def penalty(params):
-        made = step.penalty(params)
-        note("regulariser", "", params, (), made)
-        return made
-
-    def phase(part, function):
-        def noted(key, *given):
-            made = function(key, *given)
-            note(part, "", given, (), made)
+    def noted(part, function, given):
+        def run(*args, **options):
+            made = function(*args, **options)
+            note(part, "", args[given], (), made)
             return made
 
-        return noted
+        return run
 
-    phases = {name: getattr(step, name) for name in PHASES}
-    changed: dict[str, Any] = {
-        name: phase(PHASES[name], f) for name, f in phases.items() if f
-    }
+    changed: dict[str, Any] = {"net": observed(step.net, layer)}
+    changed["loss"] = noted("loss", step.loss, slice(1))  # of the predictions
     if step.penalty is not None:
-        changed["penalty"] = penalty
-    return changed | {"net": observed(step.net, layer), "loss": loss}
+        changed["penalty"] = noted("regulariser", step.penalty, slice(1))
+    for name, part in PHASES.items():
+        if function := getattr(step, name):  # of a key and what it changes
+            changed[name] = noted(part, function, slice(1, None))
+    return changed
 
 
 def first_culprit(notes: list[Note]) -> Culprit | None:

@@ -167,6 +167,17 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
             "); the other flags still override."
         )
 
+    if {"-h", "--help", "--help-all"} & set(words):
+        from jaxnn.app.flags import help_text
+
+        whole = "--help-all" in words
+        print(help_text(name, kind, about, whole, default.get("default")))
+        raise SystemExit(0)
+    if any(word.startswith("--") for word in words):
+        from jaxnn.app.flags import check_flags
+
+        check_flags(name, kind, words)
+
     def parse(**default):
         return tyro.cli(
             kind, args=words, prog=f"jaxnn {name}", description=about, **default

@@ -157,12 +157,12 @@ def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, capsys)
     assert "absent.png: got no such file" in err
 
 
-def test_help_loads_what_it_lists_and_jax_only_then():
+def test_the_whole_help_loads_what_it_lists_and_jax_only_then():
     code = (
         "import sys\nfrom jaxnn.cli import main\nmain(['--help'])\n"
         "from jaxnn.app import checks, config\n"
         "heavy = {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy\nmain(['train', '--help'])"
+        "assert not heavy, heavy\nmain(['train', '--help-all'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.arrays import is_whole
+from jaxnn.errors import JaxnnError, lookup, require
 from jaxnn.programs import remembered
 
 Augment = Callable[[Array, Array], Array]
@@ -64,11 +65,10 @@ def chain(*augments: Augment) -> Augment:
 @remembered
 def random_shift(pixels: int) -> Augment:
     """Move each image by whole pixels, uniform in -pixels..pixels along each axis."""
-    if not (isinstance(pixels, int) and pixels >= 0):
-        raise JaxnnError(
-            f"random_shift: got {pixels!r}, expected a whole number of pixels >= 0; "
-            "random_warp(shift=...) moves by fractions"
-        )
+    require(
+        is_whole(pixels, 0), "random_shift", "pixels", pixels,
+        "a whole number of pixels >= 0; random_warp(shift=...) moves by fractions",
+    )  # fmt: skip
 
     def shift(key, x):
         _check_images("random_shift", x)
@@ -102,10 +102,8 @@ def random_erase(side: int) -> Augment:
 
     Source: cutout, DeVries, Taylor 2017.
     """
-    if not (isinstance(side, int) and side >= 0):
-        raise JaxnnError(
-            f"random_erase: got side {side!r}, expected a whole number of pixels >= 0"
-        )
+    whole = is_whole(side, 0)
+    require(whole, "random_erase", "side", side, "a whole number of pixels >= 0")
 
     def erase(key, x):
         _check_images("random_erase", x)
@@ -153,10 +151,8 @@ def random_warp(
     """
     amounts = {"rotate": rotate, "scale": scale, "shear": shear, "shift": shift}
     for name, amount in (amounts | {"elastic": elastic}).items():
-        if not amount >= 0:
-            raise JaxnnError(f"random_warp: got {name}={amount:g}, expected >= 0")
-    if not smooth > 0:
-        raise JaxnnError(f"random_warp: got smooth={smooth:g}, expected > 0")
+        require(amount >= 0, "random_warp", name, amount, ">= 0")
+    require(smooth > 0, "random_warp", "smooth", smooth, "> 0")
 
     def warp(key, x):
         _check_images("random_warp", x)

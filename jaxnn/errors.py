@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,6 +22,17 @@ class JaxnnError(ValueError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's words, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def require(fits: Any, where: str, name: str, value: Any, expected: str) -> None:
+    """Raise a `JaxnnError` unless the setting `name` of `where` fits.
+
+    >>> strength = 0.1
+    >>> require(strength >= 0, "l2", "strength", strength, ">= 0")
+    """
+    if not fits:
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        raise JaxnnError(f"{where}: got {name}={shown}, expected {expected}")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import JaxnnError, lookup, require
 from jaxnn.programs import remembered
 from jaxnn.tree import Mask, weights
 
@@ -40,10 +40,6 @@ WEIGHT_DECAY = {"adamw": 1e-4, "lamb": 0.0, "lion": 1e-3}
 """The optimizers that have weight decay of their own, and their usual one (optax's)."""
 
 
-def _onecycle(lr, steps):
-    return optax.cosine_onecycle_schedule(steps, lr)
-
-
 SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "constant": lambda lr, steps: lr,
     "linear": lambda lr, steps: optax.linear_schedule(lr, 0.0, steps),
@@ -52,7 +48,7 @@ SCHEDULES: dict[str, Callable[[float, int], Any]] = {
     "step": lambda lr, steps: optax.piecewise_constant_schedule(
         lr, {steps // 2: 0.1, steps * 3 // 4: 0.1}
     ),
-    "onecycle": _onecycle,
+    "onecycle": lambda lr, steps: optax.cosine_onecycle_schedule(steps, lr),
 }
 """Name -> (peak learning rate, steps of the whole run) -> constant or schedule.
 
@@ -68,8 +64,7 @@ def learning_rate(name: str, lr: float | None = None) -> float:
     """
     usual = lookup("optimizer", name, OPTIMIZERS)[1]
     lr = usual if lr is None else lr
-    if not 0 < lr < math.inf:
-        raise JaxnnError(f"optimizer {name}: got lr={lr:g}, expected a finite lr > 0")
+    require(0 < lr < math.inf, f"optimizer {name}", "lr", lr, "a finite lr > 0")
     return lr
 
 
@@ -89,11 +84,10 @@ def weight_decay_of(name: str, weight_decay: float | None = None) -> float | Non
             f"{', '.join(WEIGHT_DECAY)} have weight decay; take one of them, or the "
             "penalty l2"
         )
-    if not 0 <= weight_decay < math.inf:
-        raise JaxnnError(
-            f"optimizer {name}: got weight_decay={weight_decay:g}, expected a finite "
-            "number >= 0"
-        )
+    require(
+        0 <= weight_decay < math.inf, f"optimizer {name}", "weight_decay", weight_decay,
+        "a finite number >= 0",
+    )  # fmt: skip
     return weight_decay
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 from jaxnn.losses import one_hot
 from jaxnn.programs import remembered
 from jaxnn.tree import Mask, map_weights, per_layer, stacked_axes, weights
@@ -37,14 +37,14 @@ Noise = Callable[[Array, Array], Array]
 @remembered
 def l2(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength/2 * sum w^2 with gradient strength * w ("weight decay")."""
-    _check("l2", "strength", strength, strength >= 0, ">= 0")
+    require(strength >= 0, "l2", "strength", strength, ">= 0")
     return _penalty(strength, lambda w: (jnp.square(w).sum() / 2, strength * w), mask)
 
 
 @remembered
 def l1(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength * sum |w| with gradient strength * sign(w), 0 at w = 0."""
-    _check("l1", "strength", strength, strength >= 0, ">= 0")
+    require(strength >= 0, "l1", "strength", strength, ">= 0")
 
     def term(w):
         return jnp.abs(w).sum(), strength * jnp.sign(w)
@@ -61,8 +61,10 @@ def elastic_net(strength: float, l1_share: float = 0.5, mask: Mask = None) -> Pe
 
     Source: Zou, Hastie 2005; parametrized as in scikit-learn's ElasticNet.
     """
-    _check("elastic_net", "strength", strength, strength >= 0, ">= 0")
-    _check("elastic_net", "l1_share", l1_share, 0 <= l1_share <= 1, "a share in [0, 1]")
+    require(strength >= 0, "elastic_net", "strength", strength, ">= 0")
+    require(
+        0 <= l1_share <= 1, "elastic_net", "l1_share", l1_share, "a share in [0, 1]"
+    )
     return sum_penalties(
         l1(strength * l1_share, mask), l2(strength * (1 - l1_share), mask)
     )
@@ -85,7 +87,7 @@ def spectral_norm(strength: float, steps: int = 20, mask: Mask = None) -> Penalt
 
     Source: Yoshida, Miyato 2017 (there s^2 / 2); Magnus 1985 for the gradient.
     """
-    _check("spectral_norm", "strength", strength, strength >= 0, ">= 0")
+    require(strength >= 0, "spectral_norm", "strength", strength, ">= 0")
 
     def term(w):
         s, u, v = largest_singular(as_matrix(w), steps)
@@ -137,7 +139,7 @@ def max_norm(limit: float, mask: Mask = None) -> Projection:
 
     w (..., O): the norm is over all axes but the last. Source: Srivastava et al. 2014.
     """
-    _check("max_norm", "limit", limit, limit > 0, "a positive norm")
+    require(limit > 0, "max_norm", "limit", limit, "a positive norm")
 
     def shrink(w):
         rows = tuple(range(w.ndim - 1))
@@ -163,7 +165,7 @@ def max_spectral_norm(limit: float, steps: int = 20, mask: Mask = None) -> Proje
     Source: Miyato et al. 2018, who divide always; only above the limit, Gouk et al.
     2021.
     """
-    _check("max_spectral_norm", "limit", limit, limit > 0, "a positive norm")
+    require(limit > 0, "max_spectral_norm", "limit", limit, "a positive norm")
 
     def shrink(w):
         s = largest_singular(as_matrix(w), steps)[0]
@@ -238,7 +240,7 @@ def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     training that looks for weights whose neighbors are good too. Source: Murray,
     Edwards 1994; Graves 2011.
     """
-    _check("weight_noise", "std", std, std >= 0, ">= 0")
+    require(std >= 0, "weight_noise", "std", std, ">= 0")
 
     def perturb(key, params):
         def one(w, _, i):
@@ -267,7 +269,7 @@ def mixup(alpha: float, classes: int) -> Callable[..., tuple[Array, Array, Any]]
 
     Source: Zhang et al. 2018.
     """
-    _check("mixup", "alpha", alpha, alpha > 0, "alpha > 0")
+    require(alpha > 0, "mixup", "alpha", alpha, "alpha > 0")
 
     draw_share = _symmetric_beta(alpha)
 
@@ -290,7 +292,7 @@ def mixup(alpha: float, classes: int) -> Callable[..., tuple[Array, Array, Any]]
 
 
 def _noise(name, setting, size, shift, draw) -> Noise:
-    _check(name, setting, size, size >= 0, f"{setting} >= 0")
+    require(size >= 0, name, setting, size, f"{setting} >= 0")
 
     def add(key, x):
         return x + size * draw(key, x.shape, x.dtype) + shift
@@ -365,8 +367,7 @@ def largest_singular(w: Array, steps: int) -> tuple[Array, Array, Array]:
 
     Source: Golub, Kahan 1965.
     """
-    if steps < 1:
-        raise JaxnnError(f"spectral norm: got {steps} steps, expected at least 1")
+    require(steps >= 1, "spectral norm", "steps", steps, "at least 1")
     dtype = jnp.promote_types(w.dtype, jnp.float32)
     rows, columns = w.shape
     if rows < columns:  # the right basis can then span all that there is
@@ -425,8 +426,3 @@ def _length(x):
 def _positive(length):
     """`length`, but 1 for 0: then there is nothing to divide."""
     return jnp.where(length == 0, 1, length)
-
-
-def _check(name: str, setting: str, value: float, fits: bool, expected: str) -> None:
-    if not fits:
-        raise JaxnnError(f"{name}: got {setting}={value:g}, expected {expected}")

@@ -219,9 +219,9 @@ ERRORS = {
     "bytes": (
         lambda: random_flip()(KEY, jnp.ones((2, 4, 4), jnp.uint8)), "of uint8, expected"
     ),
-    "fraction": (lambda: random_shift(1.5), "random_shift: got 1.5, expected a whole"),
-    "negative": (lambda: random_shift(-1), "random_shift: got -1"),
-    "side": (lambda: random_erase(-1), "random_erase: got side -1"),
+    "fraction": (lambda: random_shift(1.5), "got pixels=1.5, expected a whole number"),
+    "negative": (lambda: random_shift(-1), "random_shift: got pixels=-1"),
+    "side": (lambda: random_erase(-1), "random_erase: got side=-1"),
     "rotate": (lambda: random_warp(rotate=-1), "random_warp: got rotate=-1"),
     "elastic": (lambda: random_warp(elastic=-1), "random_warp: got elastic=-1"),
     "nan": (lambda: random_warp(scale=float("nan")), "random_warp: got scale=nan"),

@@ -11,7 +11,7 @@ from jaxnn import programs
 from jaxnn.attacks.arguments import as_images
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import Best, Box, Goal, is_finite, margin, per_image
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 from jaxnn.losses import Loss, quadratic
 
 
@@ -60,8 +60,7 @@ def targeted_descent(
             f"targeted_descent: got x {x.shape}, goal {goal.shape} and reference "
             f"{shape}, expected one goal an image and a reference of the shape of x"
         )
-    if steps < 1:
-        raise JaxnnError(f"targeted_descent: got steps={steps}, expected >= 1")
+    require(steps >= 1, "targeted_descent", "steps", steps, ">= 1")
     given = model, x, goal, reference, proximity, step_size
     return _targeted_descent(loss, steps, box, *given)
 
@@ -124,8 +123,7 @@ def every_target(
     Returns:
       Attacked images like x; the attack's program is compiled once for all targets.
     """
-    if classes < 2:
-        raise JaxnnError(f"every_target: got {classes} classes, expected at least 2")
+    require(classes >= 2, "every_target", "classes", classes, "at least 2")
     x = as_images("every_target", x)
     best = _keep_worst(model, Best.of_nothing(x), x, y)
     for offset in range(1, classes):

@@ -10,8 +10,8 @@ from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import Box, clip, move, random_start
-from jaxnn.defenses.core import Epsilon, budget_at, check_epsilon
-from jaxnn.errors import JaxnnError
+from jaxnn.defenses.core import Epsilon, budget_at, check_settings
+from jaxnn.errors import require
 from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
 from jaxnn.train.defense import Defense, value_and_gradients
@@ -47,7 +47,7 @@ def pgd(
 
     Source: Madry et al. 2018, arXiv 1706.06083.
     """
-    _check("pgd", epsilon, steps=steps)
+    check_settings("pgd", epsilon, steps=steps)
     share = 2.5 / steps if step_size is None else step_size
     return _on_attacked(f"pgd-{steps}", epsilon, steps, share, box, start_box=box)
 
@@ -64,7 +64,7 @@ def fgsm_rs(
 
     Source: Wong, Rice, Kolter 2020, arXiv 2001.03994, and their program.
     """
-    _check("fgsm_rs", epsilon)
+    check_settings("fgsm_rs", epsilon)
     return _on_attacked("fgsm-rs", epsilon, 1, step_size, box, start_box=None)
 
 
@@ -97,9 +97,8 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
 
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572, section 6.
     """
-    _check("fgsm_mix", epsilon)
-    if not 0 <= alpha <= 1:
-        raise JaxnnError(f"fgsm_mix: got alpha {alpha:g}, expected a share in [0, 1]")
+    check_settings("fgsm_mix", epsilon)
+    require(0 <= alpha <= 1, "fgsm_mix", "alpha", alpha, "a share in [0, 1]")
 
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
@@ -143,9 +142,8 @@ def trades(
 
     Source: Zhang et al. 2019, arXiv 1901.08573.
     """
-    _check("trades", epsilon, steps=steps)
-    if not beta >= 0:
-        raise JaxnnError(f"trades: got beta {beta:g}, expected >= 0")
+    check_settings("trades", epsilon, steps=steps)
+    require(beta >= 0, "trades", "beta", beta, ">= 0")
     share = 2.5 / steps if step_size is None else step_size
 
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
@@ -198,7 +196,7 @@ def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defens
 
     Source: Shafahi et al. 2019, arXiv 1904.12843.
     """
-    _check("free", epsilon, replays=replays)
+    check_settings("free", epsilon, replays=replays)
 
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)
@@ -211,10 +209,3 @@ def free(epsilon: Epsilon, replays: int = 4, *, box: Box = (0.0, 1.0)) -> Defens
         return value, dparams, state, moved
 
     return Defense(f"free-{replays}", gradients, jnp.zeros, replays, 1)
-
-
-def _check(name, epsilon, **counts):
-    check_epsilon(name, epsilon)
-    for what, count in counts.items():
-        if count < 1:
-            raise JaxnnError(f"{name}: got {what}={count}, expected >= 1")

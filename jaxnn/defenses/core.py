@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 from jaxnn.layers import Layer, bounded, constructor, monotone, pointwise
 from jaxnn.programs import remembered
 from jaxnn.rules import Rule
@@ -44,15 +44,14 @@ def budget_at(epsilon: Epsilon, step: Array, dtype: Any) -> Array:
     return jnp.asarray(value, dtype)
 
 
-def check_epsilon(name: str, epsilon: Epsilon) -> None:
-    """Raise a `JaxnnError` for a budget that no float >= 0 holds."""
-    if callable(epsilon):
-        return
-    least = float(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).tiny)
-    if not (epsilon == 0 or epsilon >= least):
-        raise JaxnnError(
-            f"{name}: got epsilon {epsilon:g}, expected 0 or epsilon >= {least:.2g}"
-        )
+def check_settings(name: str, epsilon: Epsilon, **counts: int) -> None:
+    """Raise a `JaxnnError` for a budget that no float >= 0 holds, or counts below 1."""
+    for what, count in counts.items():
+        require(count >= 1, name, what, count, ">= 1")
+    if not callable(epsilon):
+        least = float(jnp.finfo(jax.dtypes.canonicalize_dtype(float)).tiny)
+        fits = epsilon == 0 or epsilon >= least
+        require(fits, name, "epsilon", epsilon, f"0 or epsilon >= {least:.2g}")
 
 
 class Collapse(NamedTuple):
@@ -158,10 +157,8 @@ def binarize(threshold: float = 0.5) -> Layer:
 
     Source: Xu, Evans, Qi 2018, arXiv 1704.01155 (feature squeezing).
     """
-    if not 0 <= threshold < 1:
-        raise JaxnnError(
-            f"binarize: got threshold {threshold:g}, expected 0 <= threshold < 1"
-        )
+    inside = 0 <= threshold < 1
+    require(inside, "binarize", "threshold", threshold, "0 <= threshold < 1")
 
     def fwd(x):
         return jnp.where(jnp.isnan(x), x, (x > threshold).astype(x.dtype)), ()

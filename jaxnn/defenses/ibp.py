@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box
-from jaxnn.defenses.core import Epsilon, budget_at, check_epsilon
+from jaxnn.defenses.core import Epsilon, budget_at, check_settings
 from jaxnn.defenses.interval import margins
 from jaxnn.programs import remembered
 from jaxnn.train.defense import Defense, value_and_gradients
@@ -32,7 +32,7 @@ def ibp(
 
     Source: Gowal et al. 2018, arXiv 1810.12715.
     """
-    check_epsilon("ibp", epsilon)
+    check_settings("ibp", epsilon)
 
     def gradients(net, loss, params, state, x, y, *, key, step, memory):
         limit = budget_at(epsilon, step, x.dtype)

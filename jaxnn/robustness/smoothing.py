@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 
 ABSTAIN = -1
 """The answer where the vote is too close to call."""
@@ -174,10 +174,7 @@ def normal_quantile(share: float) -> float:
 
 
 def _check(name, sigma, alpha, **counts):
-    if not sigma > 0:
-        raise JaxnnError(f"{name}: got sigma {sigma:g}, expected sigma > 0")
-    if not 0 < alpha < 1:
-        raise JaxnnError(f"{name}: got alpha {alpha:g}, expected 0 < alpha < 1")
+    require(sigma > 0, name, "sigma", sigma, "sigma > 0")
+    require(0 < alpha < 1, name, "alpha", alpha, "0 < alpha < 1")
     for what, count in counts.items():
-        if count < 1:
-            raise JaxnnError(f"{name}: got {what}={count}, expected >= 1")
+        require(count >= 1, name, what, count, ">= 1")

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxnn.attacks.core import NORMS, Box
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import lookup, require
 
 
 class Threat(NamedTuple):
@@ -23,10 +23,8 @@ class Threat(NamedTuple):
     def checked(self) -> "Threat":
         """Itself; raises a `JaxnnError` for an unknown norm or a budget not above 0."""
         lookup("norm", self.norm, dict.fromkeys(NORMS))
-        if not (self.epsilon > 0 and math.isfinite(self.epsilon)):
-            raise JaxnnError(
-                f"threat model: got epsilon {self.epsilon}, expected a number above 0"
-            )
+        fits = self.epsilon > 0 and math.isfinite(self.epsilon)
+        require(fits, "threat model", "epsilon", self.epsilon, "a number above 0")
         return self
 
     def __str__(self) -> str:

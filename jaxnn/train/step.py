@@ -16,7 +16,7 @@ import optax
 from jax import Array, lax
 
 from jaxnn.arrays import is_float
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 from jaxnn.layers import Layer
 from jaxnn.layers.core import settled
 from jaxnn.losses import Loss
@@ -93,11 +93,8 @@ class Step:
 
     def __post_init__(self):
         clip_gradient(self.clip_norm, self.clip_value)
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise JaxnnError(
-                f"ema: got decay {self.ema:g}, expected 0 <= decay < 1, for example "
-                "0.999"
-            )
+        fits = self.ema is None or 0 <= self.ema < 1
+        require(fits, "ema", "decay", self.ema, "0 <= decay < 1, for example 0.999")
         if self.half and self.defense is not None:
             raise JaxnnError(
                 f"make_step: defense {self.defense.name} makes gradients of its own, "

@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
+    Ball,
     Best,
     Box,
     Goal,
@@ -16,7 +17,6 @@ from jaxnn.attacks.core import (
     budget,
     margin,
     per_image,
-    project,
 )
 from jaxnn.attacks.driver import attack
 from jaxnn.losses import Loss
@@ -52,7 +52,8 @@ def square(
     """
     h, w, c = _image_shape(x.shape[1:])
     images = x.reshape(len(x), h, w, c)
-    epsilon, goal = budget(epsilon, images), Goal(model, y, margin, targeted)
+    ball = Ball.around(images, epsilon, "linf", box)
+    epsilon, goal = ball.epsilon, Goal(model, y, margin, targeted)
     rows = jnp.arange(h)[None, :, None, None]
     columns = jnp.arange(w)[None, None, :, None]
 
@@ -82,7 +83,7 @@ def square(
     best = rate(stripes, rate(images, Best.of_nothing(images)))
     sides = jnp.asarray(_side_lengths(queries, first_share, h, w))
     best, _ = lax.scan(query, best, (jax.random.split(key_squares, queries), sides))
-    return project(best.x, images, epsilon, "linf", box).reshape(x.shape)
+    return ball.project(best.x).reshape(x.shape)
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -151,7 +152,7 @@ def spsa(
     """
     if step_size is None:
         step_size = 2.5 * jnp.asarray(epsilon) / steps
-    epsilon, step_size = budget(epsilon, x), budget(step_size, x)
+    ball, step_size = Ball.around(x, epsilon, norm, box), budget(step_size, x)
     width, goal = jnp.asarray(width, x.dtype), Goal(model, y, loss, targeted)
 
     def estimate(x_adv, k):
@@ -166,8 +167,7 @@ def spsa(
         x_adv, best = carry
         best = goal.rate(x_adv, best)
         direction = ascent_direction(estimate(x_adv, k), norm)
-        x_adv = project(x_adv + step_size * direction, x, epsilon, norm, box)
-        return (x_adv, best), None
+        return (ball.project(x_adv + step_size * direction), best), None
 
     start = (x, Best.of_nothing(x))
     (x_adv, best), _ = lax.scan(step, start, jax.random.split(key, steps))

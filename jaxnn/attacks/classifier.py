@@ -248,26 +248,16 @@ def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:
     """
     model = model.keyed(x)
     classes = model.facts(x).classes
-    return _as_logits(model, classes), (y > 0) * 1 if classes == 1 else y
-
-
-def _as_logits(model, classes):
     found = _without_last(model.net)
     if found is not None:
         net, without = found
         params, state = without(model.params), without(model.state)
         model = replace(model, net=net, params=params, state=state)
-    if classes == 1:
-        model = replace(
-            model, net=_of_two(model.net),
-            params=(model.params, ()), state=(model.state, ()),
-        )  # fmt: skip
-    return model
-
-
-@lru_cache(maxsize=256)
-def _of_two(net: Layer) -> Layer:
-    return serial(net, two_logits)
+    if classes != 1:
+        return model, y
+    params, state = (model.params, ()), (model.state, ())
+    two = serial(model.net, two_logits)
+    return replace(model, net=two, params=params, state=state), (y > 0) * 1
 
 
 @lru_cache(maxsize=256)

@@ -84,26 +84,6 @@ def ascent_direction(gradient: Array, norm: str) -> Array:
     return chosen / jnp.where(size > 0, size, 1)
 
 
-def project(x_adv: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:
-    """The nearest point to x_adv within `epsilon` of x, then within the box.
-
-    With epsilon 0 this is x, bit for bit.
-    """
-    if norm == "linf":
-        x_adv = jnp.clip(x_adv, x - epsilon, x + epsilon)
-    elif norm == "l2":
-        delta = x_adv - x
-        length = per_image(l2_norm(delta), delta)
-        over = length > epsilon
-        x_adv = jnp.where(
-            over, x + delta * (epsilon / jnp.where(over, length, 1)), x_adv
-        )
-    else:
-        x_adv = x + _onto_l1_ball(x_adv - x, epsilon)
-    # x lies in the box, so clipping can only shorten the perturbation.
-    return x_adv if box is None else jnp.clip(x_adv, *box)
-
-
 def clip(a: Array, low: Any, high: Any) -> Array:
     """Clip, but keep NaN: on a CPU min and max swallow it, and no guard sees it."""
     return jnp.where(jnp.isnan(a), a, jnp.clip(a, low, high))
@@ -139,38 +119,67 @@ def _onto_l1_ball(delta: Array, epsilon: Array) -> Array:
     return jnp.where(per_image(inside, delta), delta, shrunk)
 
 
-def move(
-    x_adv: Array, x: Array, gradient: Array, size: Any, epsilon: Array, norm: str,
-    box: Box,
-) -> Array:  # fmt: skip
-    """One step of length `size` up the gradient, projected.
+class Ball(NamedTuple):
+    """Where attacked images may lie: within `epsilon` of x, and in the box."""
 
-    A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a CPU,
-    and neither a guard nor `Best` would see the step that made it.
-    """
-    if norm == "l1" and box is not None:
-        # an l1 step goes into a few pixels: not into those at the edge of the box
-        up = gradient > 0
-        stuck = (up & (x_adv >= box[1])) | (~up & (x_adv <= box[0]))
-        gradient = jnp.where(stuck, 0, gradient)
-    moved = x_adv + size * ascent_direction(gradient, norm)
-    return jnp.where(jnp.isnan(moved), moved, project(moved, x, epsilon, norm, box))
+    x: Array
+    epsilon: Array  # see `budget`
+    norm: str
+    box: Box
 
+    @staticmethod
+    def around(x: Array, epsilon: Any, norm: str, box: Box) -> "Ball":
+        """The ball of one `epsilon`, or of one an image (B,)."""
+        return Ball(x, budget(epsilon, x), norm, box)
 
-def random_start(key: Array, x: Array, epsilon: Array, norm: str, box: Box) -> Array:
-    """A point drawn evenly from the budget around x, then clipped to the box."""
-    if norm == "linf":
-        noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-        return project(x + epsilon * noise, x, epsilon, norm, box)
-    key_direction, key_radius = jax.random.split(key)
-    draw = jax.random.normal if norm == "l2" else jax.random.laplace
-    noise = draw(key_direction, x.shape, x.dtype)
-    size = l2_norm(noise) if norm == "l2" else l1_norm(noise)
-    radius = jax.random.uniform(key_radius, x.shape[:1], x.dtype)
-    features = max(1, x.size // max(1, len(x)))
-    radius = radius ** (1 / features)  # even over the ball, not over the radius
-    unit = noise / per_image(size, noise)
-    return project(x + epsilon * per_image(radius, x) * unit, x, epsilon, norm, box)
+    def project(self, x_adv: Array) -> Array:
+        """The nearest point to x_adv within `epsilon` of x, then within the box.
+
+        With epsilon 0 this is x, bit for bit.
+        """
+        x, epsilon = self.x, self.epsilon
+        if self.norm == "linf":
+            x_adv = jnp.clip(x_adv, x - epsilon, x + epsilon)
+        elif self.norm == "l2":
+            delta = x_adv - x
+            length = per_image(l2_norm(delta), delta)
+            over = length > epsilon
+            nearer = x + delta * (epsilon / jnp.where(over, length, 1))
+            x_adv = jnp.where(over, nearer, x_adv)
+        else:
+            x_adv = x + _onto_l1_ball(x_adv - x, epsilon)
+        # x lies in the box, so clipping can only shorten the perturbation.
+        return x_adv if self.box is None else jnp.clip(x_adv, *self.box)
+
+    def move(self, x_adv: Array, gradient: Array, size: Any) -> Array:
+        """One step of length `size` from x_adv up the gradient, projected.
+
+        A pixel whose gradient is NaN becomes NaN: min and max would swallow it on a
+        CPU, and neither a guard nor `Best` would see the step that made it.
+        """
+        if self.norm == "l1" and self.box is not None:
+            # an l1 step goes into a few pixels: not into those at the edge of the box
+            up = gradient > 0
+            stuck = (up & (x_adv >= self.box[1])) | (~up & (x_adv <= self.box[0]))
+            gradient = jnp.where(stuck, 0, gradient)
+        moved = x_adv + size * ascent_direction(gradient, self.norm)
+        return jnp.where(jnp.isnan(moved), moved, self.project(moved))
+
+    def draw(self, key: Array) -> Array:
+        """A point drawn evenly from the budget around x, then clipped to the box."""
+        x, norm = self.x, self.norm
+        if norm == "linf":
+            noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+            return self.project(x + self.epsilon * noise)
+        key_direction, key_radius = jax.random.split(key)
+        draw = jax.random.normal if norm == "l2" else jax.random.laplace
+        noise = draw(key_direction, x.shape, x.dtype)
+        size = l2_norm(noise) if norm == "l2" else l1_norm(noise)
+        radius = jax.random.uniform(key_radius, x.shape[:1], x.dtype)
+        features = max(1, x.size // max(1, len(x)))
+        radius = radius ** (1 / features)  # even over the ball, not over the radius
+        unit = noise / per_image(size, noise)
+        return self.project(x + self.epsilon * per_image(radius, x) * unit)
 
 
 class Best(NamedTuple):
@@ -236,12 +245,17 @@ class Goal(NamedTuple):
         score, pred = self.score(x_adv)
         return best.with_point(x_adv, self.fooled(pred), score)
 
-    def climb(self, x_adv: Array, best: Best) -> tuple[Array, Array, Best]:
-        """What is raised (B,) at x_adv, its gradient, and `best` with that point."""
+    def look(self, x_adv: Array) -> tuple[Array, Array, Array]:
+        """What is raised (B,) at x_adv, its gradient, and which points fool (B,)."""
         values, dx, pred = self.model.value_and_gradient(x_adv, self.y, self.loss)
         if self.targeted:
             values, dx = -values, -dx
-        return values, dx, best.with_point(x_adv, self.fooled(pred), values)
+        return values, dx, self.fooled(pred)
+
+    def climb(self, x_adv: Array, best: Best) -> tuple[Array, Array, Best]:
+        """What is raised (B,) at x_adv, its gradient, and `best` with that point."""
+        values, dx, fooled = self.look(x_adv)
+        return values, dx, best.with_point(x_adv, fooled, values)
 
 
 def margin(

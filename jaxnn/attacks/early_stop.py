@@ -6,20 +6,13 @@ of lanes hold the images under way, and whatever image is done makes room for on
 waits. Shapes stay fixed, it is one program, and the work is the steps really taken.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.attacks.core import (
-    Goal,
-    is_finite,
-    move,
-    per_image,
-    random_start,
-)
+from jaxnn.attacks.core import Ball, Goal, budget, is_finite, per_image
 
 
 class Lanes(NamedTuple):
@@ -52,27 +45,31 @@ class Walks(NamedTuple):
     """From every image not yet fooled, until it is: `steps` moves at most.
 
     Attributes:
-      start: (rows (Q,), x (Q, ...)) -> the points where they start.
-      move: (x_adv, x, gradient, rows), all (L, ...) -> the next points.
-      rate: (x_adv, rows) -> gradient (L, ...) and whether each is fooled (L,).
-      x: images (N, ...).
+      goal: what is raised, at the labels of all images (N,).
+      ball: around all images (N, ...).
+      epsilon: of each image's ball (N,).
+      size: of each image's steps (N,).
       steps: moves of each image.
       lanes: images under way at once, L.
+      key: of the starts; None starts at the image itself. Each start is drawn from key
+        and row, so it does not depend on who shared the lanes with it.
     """
 
-    start: Callable[[Array, Array], Array]
-    move: Callable[[Array, Array, Array, Array], Array]
-    rate: Callable[[Array, Array], tuple[Array, Array]]
-    x: Array
+    goal: Goal
+    ball: Ball
+    epsilon: Array
+    size: Array
     steps: int
     lanes: int
+    key: Any = None
 
     def run(self, found: Queue) -> Queue:
         """The first point that fools, for the others the last point rated.
 
         Of `found`, what earlier walks left, `taken` is not used.
         """
-        count, lanes = len(self.x), min(self.lanes, len(self.x))
+        x = self.ball.x
+        count, lanes = len(x), min(self.lanes, len(x))
         refilled = max(1, lanes // 8)  # at once: a refill costs about a step
         order = jnp.argsort(found.fooled, stable=True)  # those still to fool come first
         order = jnp.concatenate([order, jnp.full(refilled, count)])
@@ -99,7 +96,7 @@ class Walks(NamedTuple):
             return lax.while_loop(busy, self._step, under_way), queue
 
         empty = Lanes(
-            jnp.full(lanes, count), self.x[:lanes], self.x[:lanes],
+            jnp.full(lanes, count), x[:lanes], x[:lanes],
             jnp.zeros(lanes, int), jnp.ones(lanes, bool), jnp.zeros(lanes, bool),
         )  # fmt: skip
         under_way, queue = lax.while_loop(
@@ -112,17 +109,25 @@ class Walks(NamedTuple):
 
     def _enter(self, row):
         """Lanes of the images `row`, at their starts."""
-        image = self.x.at[row].get(mode="clip")
+        x = start = _of(self.ball.x, row)
+        if self.key is not None:
+            start = jax.vmap(self._drawn)(row, x, _of(self.epsilon, row))
         no = jnp.zeros(len(row), bool)
-        return Lanes(
-            row, image, self.start(row, image), jnp.zeros(len(row), int),
-            row == len(self.x), no,
-        )  # fmt: skip
+        looked = jnp.zeros(len(row), int)
+        return Lanes(row, x, start, looked, row == len(self.ball.x), no)
+
+    def _drawn(self, row, image, epsilon):
+        ball = self.ball._replace(x=image[None], epsilon=epsilon)
+        return ball.draw(jax.random.fold_in(self.key, row))[0]
 
     def _step(self, at):
         """Rate every lane, and move those that are not done."""
-        gradient, fooled = self.rate(at.x_adv, at.row)
-        moved = self.move(at.x_adv, at.x, gradient, at.row)
+        goal = self.goal._replace(y=_of(self.goal.y, at.row))
+        _, dx, fooled = goal.look(at.x_adv)
+        size, epsilon = (
+            per_image(_of(v, at.row), at.x) for v in (self.size, self.epsilon)
+        )
+        moved = self.ball._replace(x=at.x, epsilon=epsilon).move(at.x_adv, dx, size)
         done = at.done | fooled | (at.looked == self.steps) | ~is_finite(moved)
         return at._replace(
             x_adv=jnp.where(per_image(done, moved), at.x_adv, moved),
@@ -132,47 +137,30 @@ class Walks(NamedTuple):
         )
 
 
+def _of(a: Array, rows: Array) -> Array:
+    """The entries of those rows; an empty lane's is the last."""
+    return a.at[rows].get(mode="clip")
+
+
 def pgd_until_fooled(
-    model, x, y, keys, lanes, *, epsilon, step_size, steps, norm, loss, targeted, box
-):
+    goal: Goal, ball: Ball, step_size: Any, steps: int, keys: Any, lanes: int
+) -> Array:
     """`pgd` with early stop: x, then the FGSM point, then `steps` moves a start.
 
-    `keys` has one key a restart, or is None: one walk from x. An image's start is drawn
-    from its key and its row, so it does not depend on who shared the lanes with it.
+    `keys` has one key a restart, or is None: one walk from x.
     """
-    epsilon, step_size = (
-        jnp.broadcast_to(jnp.asarray(v, x.dtype), len(x)) for v in (epsilon, step_size)
+    x = ball.x
+    epsilon, size = (
+        jnp.broadcast_to(v.reshape(-1), len(x))
+        for v in (ball.epsilon, budget(step_size, x))
     )
-
-    def rate(x_adv, rows):
-        goal = Goal(model, y.at[rows].get(mode="clip"), loss, targeted)
-        _, dx, pred = model.value_and_gradient(x_adv, goal.y, loss)
-        return -dx if targeted else dx, goal.fooled(pred)
-
-    def walk(found, start, steps, size):
-        def step(x_adv, x, dx, rows):
-            length, limit = (
-                per_image(v.at[rows].get(mode="clip"), x) for v in (size, epsilon)
-            )
-            return move(x_adv, x, dx, length, limit, norm, box)
-
-        return Walks(start, step, rate, x, steps, lanes).run(found)
+    walks = Walks(goal, ball, epsilon, size, steps, lanes)
+    found = Queue(x, jnp.zeros(len(x), bool), jnp.zeros((), int))
+    found = walks._replace(size=epsilon, steps=1).run(found)  # x and FGSM's point
+    if keys is None:
+        return walks.run(found).x_adv
 
     def restart(found, key):
-        def start(rows, images):
-            def one(row, image):
-                own, limit = jax.random.fold_in(key, row), epsilon.at[row].get()
-                return random_start(own, image[None], limit, norm, box)[0]
+        return walks._replace(key=key).run(found), None
 
-            return jax.vmap(one)(rows, images)
-
-        return walk(found, start, steps, step_size), None
-
-    def from_x(_, images):
-        return images
-
-    found = Queue(x, jnp.zeros(len(x), bool), jnp.zeros((), int))
-    found = walk(found, from_x, 1, epsilon)  # x itself and FGSM's point
-    if keys is None:
-        return walk(found, from_x, steps, step_size).x_adv
     return lax.scan(restart, found, keys)[0].x_adv

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import (
+    Ball,
     Best,
     Box,
     Goal,
@@ -15,10 +16,7 @@ from jaxnn.attacks.core import (
     budget,
     is_finite,
     l1_norm,
-    move,
     per_image,
-    project,
-    random_start,
 )
 from jaxnn.attacks.driver import attack
 from jaxnn.attacks.early_stop import pgd_until_fooled
@@ -62,9 +60,9 @@ def fgsm(
 
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
-    epsilon = budget(epsilon, x)
-    _, dx, _ = model.value_and_gradient(x, y, loss)
-    x_adv = move(x, x, -dx if targeted else dx, epsilon, epsilon, norm, box)
+    ball = Ball.around(x, epsilon, norm, box)
+    _, dx, _ = Goal(model, y, loss, targeted).look(x)
+    x_adv = ball.move(x, dx, ball.epsilon)
     return jnp.where(per_image(is_finite(x_adv), x), x_adv, x)
 
 
@@ -125,14 +123,11 @@ def pgd(
         # an l1 step moves 1% of the pixels: it must be long to use them all
         share = max(2.5 / steps, 0.2) if norm == "l1" else 2.5 / steps
         step_size = share * jnp.asarray(epsilon)
-    settings = {
-        "epsilon": epsilon, "step_size": step_size, "steps": steps, "norm": norm,
-        "loss": loss, "targeted": targeted, "box": box,
-    }  # fmt: skip
+    goal, ball = Goal(model, y, loss, targeted), Ball.around(x, epsilon, norm, box)
+    keys = None if key is None else jax.random.split(key, restarts)
     if early_stop:
-        keys = None if key is None else jax.random.split(key, restarts)
-        return pgd_until_fooled(model, x, y, keys, lanes, **settings)
-    return _iterate(model, x, y, key=key, restarts=restarts, **settings)
+        return pgd_until_fooled(goal, ball, step_size, steps, keys, lanes)
+    return _iterate(goal, ball, step_size, steps, keys, restarts)
 
 
 @attack()
@@ -157,10 +152,8 @@ def bim(
     """
     if step_size is None:
         step_size = 2 * jnp.asarray(epsilon) / steps
-    return _iterate(
-        model, x, y, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm,
-        loss=loss, targeted=targeted, box=box,
-    )  # fmt: skip
+    goal, ball = Goal(model, y, loss, targeted), Ball.around(x, epsilon, norm, box)
+    return _iterate(goal, ball, step_size, steps)
 
 
 @attack()
@@ -187,19 +180,13 @@ def mifgsm(
     """
     if step_size is None:
         step_size = jnp.asarray(epsilon) / steps
-    return _iterate(
-        model, x, y, epsilon=epsilon, step_size=step_size, steps=steps, norm=norm,
-        loss=loss, targeted=targeted, box=box, decay=decay,
-    )  # fmt: skip
+    goal, ball = Goal(model, y, loss, targeted), Ball.around(x, epsilon, norm, box)
+    return _iterate(goal, ball, step_size, steps, decay=decay)
 
 
-def _iterate(
-    model, x, y, *, epsilon, step_size, steps, norm, loss, targeted, box, key=None,
-    restarts=1, decay=None,
-):  # fmt: skip
+def _iterate(goal, ball, step_size, steps, keys=None, restarts=1, decay=None):
     """The best of x, FGSM's point and `restarts` walks of so many steps."""
-    epsilon, step_size = budget(epsilon, x), budget(step_size, x)
-    goal = Goal(model, y, loss, targeted)
+    x, step_size = ball.x, budget(step_size, ball.x)
 
     def step(carry, _):
         x_adv, momentum, best = carry
@@ -208,18 +195,16 @@ def _iterate(
             size = per_image(l1_norm(dx), dx)
             unit = jnp.where(size > 0, dx / jnp.where(size > 0, size, 1), 0)
             dx = momentum = decay * momentum + unit
-        x_adv = move(x_adv, x, dx, step_size, epsilon, norm, box)
-        return (x_adv, momentum, best), None
+        return (ball.move(x_adv, dx, step_size), momentum, best), None
 
-    def walk(best, start_key):
-        x_adv = x if key is None else random_start(start_key, x, epsilon, norm, box)
+    def walk(best, key):
+        x_adv = x if key is None else ball.draw(key)
         momentum = None if decay is None else jnp.zeros_like(x)
         (x_adv, _, best), _ = lax.scan(step, (x_adv, momentum, best), length=steps)
         return goal.climb(x_adv, best)[2], None
 
     _, dx, best = goal.climb(x, Best.of_nothing(x))
-    best = goal.climb(move(x, x, dx, epsilon, epsilon, norm, box), best)[2]
-    keys = None if key is None else jax.random.split(key, restarts)
+    best = goal.climb(ball.move(x, dx, ball.epsilon), best)[2]
     return lax.scan(walk, best, keys, length=restarts)[0].x
 
 
@@ -273,7 +258,7 @@ def apgd(
 
     Source: Croce, Hein 2020, arXiv 2003.01690, algorithm 1.
     """
-    epsilon, goal = budget(epsilon, x), Goal(model, y, loss, targeted)
+    goal, ball = Goal(model, y, loss, targeted), Ball.around(x, epsilon, norm, box)
     since = jnp.zeros(steps + 1, jnp.int32)
     for at, length in _checkpoints(steps):
         since = since.at[at].set(length)
@@ -282,17 +267,14 @@ def apgd(
         value, dx, best = goal.climb(x_adv, best)
         return _Point(x_adv, dx, value), best
 
-    def within(x_adv):
-        return project(x_adv, x, epsilon, norm, box)
-
     def step(carry, t):
         w, best = carry
-        length = per_image(w.size, x) * epsilon
-        z = within(w.now.x + length * ascent_direction(w.now.dx, norm))
+        length = per_image(w.size, x) * ball.epsilon
+        z = ball.project(w.now.x + length * ascent_direction(w.now.dx, norm))
         x_now = w.now.x
         ahead = x_now + MOMENTUM * (z - x_now) + (1 - MOMENTUM) * (x_now - w.before)
         # the first step has no direction to keep
-        new, best = look(within(jnp.where(t == 1, z, ahead)), best)
+        new, best = look(ball.project(jnp.where(t == 1, z, ahead)), best)
         w = w._replace(
             now=new, before=x_now, rises=w.rises + (new.value > w.now.value),
             top=_choose(new.value > w.top.value, new, w.top),
@@ -300,14 +282,15 @@ def apgd(
         return (_halved_if_stuck(w, since[t]), best), None
 
     def walk(best, start_key):
-        start, best = look(random_start(start_key, x, epsilon, norm, box), best)
+        start, best = look(ball.draw(start_key), best)
         size = jnp.full(len(x), 2.0, x.dtype)
         none = jnp.zeros(len(x), jnp.int32)
         w = _Walk(start, start.x, size, start, none, (size, start.value))
         return lax.scan(step, (w, best), jnp.arange(1, steps + 1))[0][1], None
 
     first, best = look(x, Best.of_nothing(x))
-    best = look(within(x + epsilon * ascent_direction(first.dx, norm)), best)[1]
+    at = ball.project(x + ball.epsilon * ascent_direction(first.dx, norm))
+    best = look(at, best)[1]
     return lax.scan(walk, best, jax.random.split(key, restarts))[0].x
 
 

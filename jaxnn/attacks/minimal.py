@@ -53,40 +53,11 @@ def deepfool(
 
     Source: Moosavi-Dezfooli et al. 2016, arXiv 1511.04599.
     """
-    rows = jnp.arange(len(x))
     goal = Goal(model, y, margin, False)
 
     def shown(total):
         moved = x + (1 + overshoot) * total
         return moved if box is None else jnp.clip(moved, *box)
-
-    def linearized(x_adv):
-        """Logits (B, N) and the gradient of each of them (N, B, ...)."""
-        z, pull = model.vjp(x_adv)
-        each = jnp.broadcast_to(
-            jnp.eye(z.shape[-1], dtype=z.dtype)[:, None], (z.shape[-1], *z.shape)
-        )
-        return z, jax.vmap(pull)(each)
-
-    def nearest_boundary(z, gradients):
-        w = gradients - gradients[y, rows][None]  # (N, B, ...)
-        gap = jnp.abs(z - z[rows, y][:, None]).T  # (N, B)
-        flat = w.reshape(*w.shape[:2], -1)
-        # the dual norm: linf steps move every pixel, so |w|_1 is what they gain
-        dual = "l1" if norm == "linf" else "l2"
-        size = jax.vmap(lambda a: distance(a, jnp.zeros_like(a), dual))(flat)
-        open_way = (size > 0) & (jnp.arange(len(w))[:, None] != y[None])
-        away = jnp.where(open_way, gap / jnp.where(open_way, size, 1), jnp.inf)
-        k = away.argmin(0)
-        found = jnp.isfinite(away[k, rows])
-        # 1e-4: a step onto the boundary itself need not cross it
-        length = jnp.where(found, (gap[k, rows] + 1e-4) / size[k, rows], 0)
-        chosen = w[k, rows]
-        if norm == "linf":
-            return per_image(length, x) * jnp.sign(chosen)
-        # divided first: 1 / size^2 may be too large for a float
-        unit = chosen / per_image(jnp.where(found, size[k, rows], 1), x)
-        return per_image(length, x) * jnp.where(per_image(found, x), unit, 0)
 
     def unfinished(carry):
         step, _, done = carry
@@ -94,7 +65,11 @@ def deepfool(
 
     def body(carry):
         step, total, done = carry
-        r = nearest_boundary(*linearized(shown(total)))
+        z, pull = model.vjp(shown(total))
+        each = jnp.broadcast_to(
+            jnp.eye(z.shape[-1], dtype=z.dtype)[:, None], (z.shape[-1], *z.shape)
+        )
+        r = _to_nearest_boundary(z, jax.vmap(pull)(each), y, norm)
         total = jnp.where(per_image(done, x), total, total + r)
         fooled = goal.fooled(model.logits(shown(total)))
         return step + 1, total, done | fooled
@@ -104,6 +79,28 @@ def deepfool(
     moved = done & (distance(total, jnp.zeros_like(x), "linf") > 0)
     moved &= is_finite(shown(total))
     return jnp.where(per_image(moved, x), shown(total), x)
+
+
+def _to_nearest_boundary(z: Array, gradients: Array, y: Array, norm: str) -> Array:
+    """The step to it, by logits z (B, N) and the gradient of each (N, B, ...)."""
+    rows = jnp.arange(len(z))
+    w = gradients - gradients[y, rows][None]  # (N, B, ...)
+    gap = jnp.abs(z - z[rows, y][:, None]).T  # (N, B)
+    flat = w.reshape(*w.shape[:2], -1)
+    # the dual norm: linf steps move every pixel, so |w|_1 is what they gain
+    dual = "l1" if norm == "linf" else "l2"
+    size = jax.vmap(lambda a: distance(a, jnp.zeros_like(a), dual))(flat)
+    open_way = (size > 0) & (jnp.arange(len(w))[:, None] != y[None])
+    away = jnp.where(open_way, gap / jnp.where(open_way, size, 1), jnp.inf)
+    k = away.argmin(0)
+    found, chosen = jnp.isfinite(away[k, rows]), w[k, rows]
+    # 1e-4: a step onto the boundary itself need not cross it
+    length = jnp.where(found, (gap[k, rows] + 1e-4) / size[k, rows], 0)
+    if norm == "linf":
+        return per_image(length, chosen) * jnp.sign(chosen)
+    # divided first: 1 / size^2 may be too large for a float
+    unit = chosen / per_image(jnp.where(found, size[k, rows], 1), chosen)
+    return per_image(length, chosen) * jnp.where(per_image(found, chosen), unit, 0)
 
 
 @attack(norms=("l2",), limits={"gamma": (0.0, 1.0), "first_norm": (1e-6, math.inf)})
@@ -135,16 +132,15 @@ def ddn(
 
     Source: Rony et al. 2019, arXiv 1811.09600.
     """
-    sign, goal = -1 if targeted else 1, Goal(model, y, softmax_cross_entropy, targeted)
+    goal = Goal(model, y, softmax_cross_entropy, targeted)
 
     def body(carry, step):
         x_adv, norm, best = carry
-        _, dx, pred = model.value_and_gradient(x_adv, y, goal.loss)
-        fooled = goal.fooled(pred)
+        _, dx, fooled = goal.look(x_adv)
         best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
         direction = ascent_direction(dx, "l2")
         rate = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * step / steps)) / 2
-        delta = x_adv - x + sign * rate.astype(x.dtype) * direction
+        delta = x_adv - x + rate.astype(x.dtype) * direction
         norm = norm * jnp.where(fooled, 1 - gamma, 1 + gamma).astype(x.dtype)
         length = per_image(l2_norm(delta), x)
         delta = delta * (per_image(norm, x) / jnp.where(length > 0, length, 1))
@@ -193,7 +189,6 @@ def carlini_wagner(
     """
     low, width = box[0], box[1] - box[0]
     optimizer, goal = optax.adam(lr), Goal(model, y, margin, targeted)
-    sign = -1 if targeted else 1
     # Just inside the box: at a pixel of exactly 0 or 1 atanh is infinite.
     w_start = jnp.arctanh((2 * (x - low) / width - 1) * 0.999999)
 
@@ -204,12 +199,11 @@ def carlini_wagner(
         def body(carry, _):
             w, opt, best, ever = carry
             x_adv = pixels(w)
-            values, dx, pred = model.value_and_gradient(x_adv, y, margin)
-            # margin: best other logit minus y's; to be raised, or lowered if targeted
-            fooled = goal.fooled(pred) & (sign * values >= confidence)
+            values, dx, fooled = goal.look(x_adv)
+            fooled = fooled & (values >= confidence)
             best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
-            active = sign * values < confidence
-            pull = per_image(jnp.where(active, constant, 0), x) * -sign * dx
+            active = values < confidence
+            pull = per_image(jnp.where(active, constant, 0), x) * -dx
             dw = (2 * (x_adv - x) + pull) * width * (1 - jnp.tanh(w) ** 2) / 2
             updates, opt = optimizer.update(dw, opt, w)
             return (w + updates, opt, best, ever | fooled), None
@@ -230,7 +224,7 @@ def carlini_wagner(
     # The constant weighs the margin's gradient. Where that is far from 1, the constant
     # is so much larger or smaller: else the gradient is not seen beside |delta|^2, or
     # Adam's square of it is infinite.
-    weight = scaled(model.value_and_gradient(x, y, margin)[1])[1].reshape(-1)
+    weight = scaled(goal.look(x)[1])[1].reshape(-1)
     ordinary = (weight > 2.0**-30) & (weight < 2.0**30)
     each = first_constant / jnp.where(ordinary, 1, weight).astype(x.dtype)
     start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import Box, clip, move, random_start
+from jaxnn.attacks.core import Ball, Box, clip
 from jaxnn.defenses.core import Epsilon, budget_at, check_settings
 from jaxnn.errors import require
 from jaxnn.programs import remembered
@@ -17,11 +17,11 @@ from jaxnn.rules import log_softmax
 from jaxnn.train.defense import Defense, value_and_gradients
 
 
-def _climb(gradient, x_adv, x, size, epsilon, steps, box) -> Array:
+def _climb(gradient, x_adv, ball, size, steps) -> Array:
     """`steps` steps up the `gradient` (a function of the images)."""
 
     def once(_, x_adv):
-        return move(x_adv, x, gradient(x_adv), size, epsilon, "linf", box)
+        return ball.move(x_adv, gradient(x_adv), size)
 
     if steps == 1:
         return once(0, x_adv)
@@ -78,8 +78,9 @@ def _on_attacked(name, epsilon, steps, share, box, start_box) -> Defense:
             return model.value_and_gradient(x_adv, y, loss)[1]
 
         with jax.named_scope("attack"):
-            x_adv = random_start(key_start, x, limit, "linf", start_box)
-            x_adv = _climb(uphill, x_adv, x, share * limit, limit, steps, box)
+            x_adv = Ball(x, limit, "linf", start_box).draw(key_start)
+            ball = Ball(x, limit, "linf", box)
+            x_adv = _climb(uphill, x_adv, ball, share * limit, steps)
         value, _, dparams, state = value_and_gradients(
             net, loss, params, state, x_adv, y, key_net
         )
@@ -106,7 +107,7 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
         clean, dx, dclean, state = value_and_gradients(
             net, loss, params, state, x, y, keys[0]
         )
-        x_adv = move(x, x, dx, limit, limit, "linf", box)
+        x_adv = Ball(x, limit, "linf", box).move(x, dx, limit)
         attacked, _, dattacked, state = value_and_gradients(
             net, loss, params, state, x_adv, y, keys[1]
         )
@@ -157,7 +158,8 @@ def trades(
 
         with jax.named_scope("attack"):
             start = x + 1e-3 * jax.random.normal(key_start, x.shape, x.dtype)
-            x_adv = _climb(uphill, start, x, share * limit, limit, steps, box)
+            ball = Ball(x, limit, "linf", box)
+            x_adv = _climb(uphill, start, ball, share * limit, steps)
         clean, state, cache = net.forward(params, state, x, key=key_clean, train=True)
         near, state, cache_near = net.forward(
             params, state, x_adv, key=key_near, train=True

@@ -7,7 +7,7 @@ import pytest
 
 from jaxnn import Classifier, attacks, mlp, serial
 from jaxnn.attacks.baselines import CORRUPTIONS, NOISES
-from jaxnn.attacks.core import project
+from jaxnn.attacks.core import Ball
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, flatten
 from jaxnn.losses import mse, quadratic, softmax_cross_entropy
@@ -261,7 +261,8 @@ def test_dlr_of_equal_logits_is_zero_and_of_two_classes_an_error():
 def test_l1_projection_is_the_nearest_point_of_the_ball():
     delta, zero = normal(9, 40), jnp.zeros((9, 40))
     for epsilon in (1e-3, 0.5, 4.0, 100.0):
-        got = project(jnp.asarray(delta), zero, jnp.asarray(epsilon), "l1", None)
+        ball = Ball(zero, jnp.asarray(epsilon), "l1", None)
+        got = ball.project(jnp.asarray(delta))
         for row, found in zip(delta, np.asarray(got), strict=True):
             want = row
             if abs(row).sum() > epsilon:

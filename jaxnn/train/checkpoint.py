@@ -76,11 +76,10 @@ def load_params(path: str | Path, like: Any, *, same_dtype: bool = False) -> Any
             about = header["arrays"].get(name)
             _check_type(path, name, about, members[name], leaf.dtype, same_dtype)
         arrays = [_read(file, name) for name, _ in named]
-    leaves = [
-        jnp.asarray(_as_saved(a, header["arrays"][name]["dtype"]))
-        for (name, _), a in zip(named, arrays, strict=True)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    for i, (name, _) in enumerate(named):
+        if header["arrays"][name]["dtype"] == "bfloat16":
+            arrays[i] = arrays[i].view(jnp.bfloat16)
+    return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, arrays))
 
 
 def load_meta(path: str | Path) -> dict:
@@ -96,10 +95,9 @@ def load_shapes(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
         for name, member in members.items():
             about = header["arrays"].get(name)
             _check_type(path, name, about, member, member.dtype, False)
+        types = {name: jnp.dtype(header["arrays"][name]["dtype"]) for name in members}
         return {
-            name: jax.ShapeDtypeStruct(
-                member.shape, jnp.dtype(header["arrays"][name]["dtype"])
-            )
+            name: jax.ShapeDtypeStruct(member.shape, types[name])
             for name, member in members.items()
         }
 
@@ -154,10 +152,6 @@ def _read(file, name) -> np.ndarray:
         a = np.lib.format.read_array(opened, allow_pickle=False)
         opened.read(1)  # at its end the checksum is compared
     return a.astype(a.dtype.newbyteorder("="), copy=False)
-
-
-def _as_saved(a, dtype):
-    return a.view(jnp.bfloat16) if dtype == "bfloat16" else a
 
 
 def _check_type(path, name, about, member, wanted, same_dtype):

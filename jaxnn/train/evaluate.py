@@ -16,7 +16,7 @@ from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
     as_loss,
     as_targets,
-    check_counts,
+    check_arguments,
     check_params,
     check_targets,
 )
@@ -68,7 +68,7 @@ def predict(
       parallel: the mesh on which params and state lie, and each batch is divided.
     """
     x = as_rows(x, "predict", "x")
-    check_counts("predict", batch=batch)
+    check_arguments("predict", batch=batch)
     check_params("predict", net, params, state, x, seeds)
     x, axis, batch = host_array(x), int(seeds), min(batch, len(x))
     if parallel is not None:

@@ -12,21 +12,16 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.defense import Defense
 from jaxnn.train.inputs import (
-    MANY,
     as_loss,
-    check_choice,
-    check_counts,
-    check_floating,
-    check_functions,
-    check_kind,
+    check_arguments,
     check_labels,
-    check_numbers,
+    check_net,
     check_step_functions,
     check_takes_weights,
+    checked_seeds,
     data_pair,
     same_scale,
     sample_weights,
-    seed_list,
 )
 from jaxnn.train.loss_scale import is_half
 from jaxnn.train.policy import POLICIES, slowable, step_guard
@@ -130,40 +125,30 @@ def fit(
       JaxnnError: data that does not fit (lengths, batch > N, NaN), bad settings.
       TrainingError: as `guard` says, with what was located in its words.
     """
+    of_step = {
+        "penalty": penalty, "project": project, "augment": augment, "mixup": mixup,
+        "weight_noise": weight_noise, "clip_norm": clip_norm, "clip_value": clip_value,
+        "ema": ema, "defense": defense,
+    }  # fmt: skip
+    if optimizer is None or isinstance(optimizer, str):
+        optimizer = optimizer_by_name(optimizer or "adam")
     data = data if targets is None else (data, targets)
     x, y, validation = _checked_data(net, data, validation, batch)
-    loss = as_loss("fit", loss)
-    seeds = seed_list(seeds) if isinstance(seeds, MANY) else seed_list(seeds)[0]
-    check_counts("fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps)
-    check_counts("fit", True, patience=patience, steps_per_call=steps_per_call)
-    check_numbers("fit", clip_norm=clip_norm, clip_value=clip_value, ema=ema)
-    check_kind("fit", "defense", defense, Defense)
-    check_kind("fit", "snapshots", snapshots, Snapshots)
-    check_kind("fit", "mesh", mesh, Mesh, AbstractMesh)
-    check_functions(
-        "fit", penalty=penalty, project=project, augment=augment, mixup=mixup,
-        weight_noise=weight_noise, on_epoch=on_epoch,
+    loss, seeds = as_loss("fit", loss), checked_seeds(seeds)
+    check_arguments(
+        "fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps,
+        patience=patience, steps_per_call=steps_per_call, snapshots=snapshots,
+        mesh=mesh, on_epoch=on_epoch, dtype=dtype, shuffle=shuffle,
+        keep=keep, optimizer=optimizer, **of_step,
     )  # fmt: skip
-    check_floating("fit", dtype)
-    check_choice("fit", "shuffle", shuffle, ("shared", "per-seed"))
-    check_choice("fit", "keep", "best" if keep is None else keep, ("best", "last"))
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
     lookup("guard", guard, POLICIES)
-    if optimizer is None or isinstance(optimizer, str):
-        optimizer = optimizer_by_name(optimizer or "adam")
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise JaxnnError(
-            f"fit: got optimizer={optimizer!r}, expected one of optax, or a name in "
-            "jaxnn.optimizers.OPTIMIZERS"
-        )
     half = is_half(dtype)
     step = make_step(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,
-        penalty=penalty, project=project, augment=augment, mixup=mixup,
-        weight_noise=weight_noise, clip_norm=clip_norm, clip_value=clip_value, ema=ema,
-        defense=defense, half=half, guard=step_guard(guard), watch_update=False,
+        **of_step, half=half, guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
     check_labels("fit", net, loss, x, y, validation)
     each = sample_weights(y, weights, class_weights)
@@ -187,11 +172,7 @@ def fit(
 
 def _checked_data(net, data, validation, batch):
     """(x, y, validation), arrays that fit one another."""
-    if not isinstance(net, Layer):
-        raise JaxnnError(
-            f"fit: got a network of type {type(net).__name__}, expected a Layer, for "
-            "example mlp([784, 10])"
-        )
+    check_net("fit", net)
     x, y = data_pair(data, "fit", "data")
     if validation is not None:
         validation = data_pair(validation, "fit", "validation")

@@ -9,11 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh
 
 from jaxnn.arrays import as_array, as_rows, is_float, is_whole
-from jaxnn.errors import JaxnnError, first_line
+from jaxnn.errors import JaxnnError, first_line, require
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, RegisteredLoss, loss_by_name
+from jaxnn.train.defense import Defense
+from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
@@ -129,11 +132,7 @@ def check_params(
     where: str, net: Any, params: Any, state: Any, x: Any, seeds: bool
 ) -> None:
     """Raise unless params and state are of `net`, stacked if `seeds` says so."""
-    if not isinstance(net, Layer):
-        raise JaxnnError(
-            f"{where}: got a network of type {type(net).__name__}, expected a Layer "
-            "such as mlp([784, 10])"
-        )
+    check_net(where, net)
     want = init_shapes(net, x.shape[1:])[:2]
     for what, got, expected in zip(
         ("params", "state"), (params, state), want, strict=True
@@ -159,13 +158,14 @@ def check_params(
             )
 
 
-def seed_list(seeds: Any) -> list[int]:
-    """The seeds of `fit`, one or several.
+def checked_seeds(seeds: Any) -> int | list[int]:
+    """The seeds of `fit`: one, or a list of several.
 
     Raises:
       JaxnnError: none, or one that is no whole number from 0 to 2^32 - 1.
     """
-    found = list(seeds) if isinstance(seeds, MANY) else [seeds]
+    several = isinstance(seeds, MANY)
+    found = list(seeds) if several else [seeds]
     if not found:
         raise JaxnnError("fit: got seeds=[], expected at least one seed")
     for seed in found:
@@ -174,56 +174,64 @@ def seed_list(seeds: Any) -> list[int]:
                 f"fit: got seeds={seeds!r}, expected whole numbers from 0 to 2^32 - 1: "
                 "one, or a list of them"
             )
-    return found
+    return found if several else found[0]
 
 
-def check_counts(where: str, optional: bool = False, **given: Any) -> None:
-    """Raise unless each is a whole number of at least 1, or None if `optional`."""
-    for name, value in given.items():
-        if not (is_whole(value) or (optional and value is None)):
-            raise JaxnnError(
-                f"{where}: got {name}={value!r}, expected at least 1, a whole number"
-            )
+def _is_number(value):
+    scalar = isinstance(value, jax.Array) and value.ndim == 0
+    return (scalar or isinstance(value, Real)) and not isinstance(value, bool)
 
 
-def check_numbers(where: str, **given: Any) -> None:
-    """Raise unless each is one number or None."""
-    for name, value in given.items():
-        scalar = isinstance(value, jax.Array) and value.ndim == 0
-        number = scalar or isinstance(value, Real)
-        if value is not None and (isinstance(value, bool) or not number):
-            raise JaxnnError(f"{where}: got {name}={value!r}, expected a number")
-
-
-def check_choice(where: str, name: str, value: Any, valid: tuple[str, ...]) -> None:
-    """Raise unless `value` is one of the `valid` ones."""
-    if value not in valid:
-        raise JaxnnError(f"{where}: got {name}={value!r}; valid: {', '.join(valid)}")
-
-
-def check_floating(where: str, dtype: Any) -> None:
-    """Raise unless `dtype` is a floating type to train in, or None."""
-    try:
-        good = dtype is None or (
-            jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-            and jnp.dtype(dtype).itemsize > 1  # of 8 bits JAX adds nothing to others
-        )
+def _is_floating(value):
+    try:  # of 8 bits JAX adds nothing to others
+        dtype = jnp.dtype(value)
     except TypeError:
-        good = False
-    if not good:
-        raise JaxnnError(
-            f"{where}: got dtype={dtype!r}, expected a floating type, for example "
-            "float32"
-        )
+        return False
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
 
 
-def check_kind(where: str, name: str, value: Any, *kinds: type) -> None:
-    """Raise unless `value` is of one of the `kinds`, or None."""
-    if value is not None and not isinstance(value, kinds):
-        raise JaxnnError(
-            f"{where}: got {name}={value!r}, expected a "
-            f"{' or '.join(kind.__name__ for kind in kinds)}"
-        )
+def _one_of(*names):
+    return lambda value: value in names, f"; valid: {', '.join(names)}"
+
+
+def _of_kind(*kinds):
+    names = " or ".join(kind.__name__ for kind in kinds)
+    return lambda value: isinstance(value, kinds), f", expected a {names}"
+
+
+COUNT = is_whole, ", expected at least 1, a whole number"
+NUMBER = _is_number, ", expected a number"
+FUNCTION = callable, ", expected a function"
+REQUIRED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(("epochs", "batch", "max_bad_steps"), COUNT),
+    "optimizer": (
+        lambda value: hasattr(value, "init") and hasattr(value, "update"),
+        ", expected one of optax, or a name in jaxnn.optimizers.OPTIMIZERS",
+    ),
+    "shuffle": _one_of("shared", "per-seed"),
+}
+"""Argument -> (whether a value will do, what to say of another)."""
+OPTIONAL: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(("patience", "steps_per_call"), COUNT),
+    **dict.fromkeys(("clip_norm", "clip_value", "ema"), NUMBER),
+    **dict.fromkeys(
+        ("penalty", "project", "augment", "mixup", "weight_noise", "on_epoch"), FUNCTION
+    ),
+    "defense": _of_kind(Defense),
+    "dtype": (_is_floating, ", expected a floating type, for example float32"),
+    "keep": _one_of("best", "last"),
+    "mesh": _of_kind(Mesh, AbstractMesh),
+    "snapshots": _of_kind(Snapshots),
+}
+"""The same of arguments that may be None."""
+
+
+def check_arguments(where: str, **given: Any) -> None:
+    """Raise unless each argument is what the tables say of its name."""
+    for name, value in given.items():
+        fits, but = (REQUIRED | OPTIONAL)[name]
+        if not (fits(value) or (value is None and name in OPTIONAL)):
+            raise JaxnnError(f"{where}: got {name}={value!r}{but}")
 
 
 def as_loss(where: str, loss: Any) -> Loss:
@@ -232,16 +240,18 @@ def as_loss(where: str, loss: Any) -> Loss:
     Raises:
       JaxnnError: neither (lists the names).
     """
-    if not isinstance(loss, str) and not callable(loss):
-        raise JaxnnError(f"{where}: got loss={loss!r}, expected a function or a name")
+    fits = isinstance(loss, str) or callable(loss)
+    require(fits, where, "loss", loss, "a function or a name")
     return loss_by_name(loss)
 
 
-def check_functions(where: str, **given: Any) -> None:
-    """Raise unless each is a function or None."""
-    for name, value in given.items():
-        if value is not None and not callable(value):
-            raise JaxnnError(f"{where}: got {name}={value!r}, expected a function")
+def check_net(where: str, net: Any) -> None:
+    """Raise unless `net` is a layer."""
+    if not isinstance(net, Layer):
+        raise JaxnnError(
+            f"{where}: got a network of type {type(net).__name__}, expected a Layer "
+            "such as mlp([784, 10])"
+        )
 
 
 def check_labels(where: str, net: Layer, loss: Any, x: Any, y: Any, held: Any) -> None:
@@ -263,70 +273,60 @@ def check_step_functions(step: Any, x: Any, y: Any, batch: int, dtype: Any) -> N
       dtype: of the parameters; None is JAX's.
     """
     params, _, out_shape = init_shapes(step.net, x.shape[1:])
-    _tried("optimizer.init", step.optimizer.init, (params,), "a state")
+    _check_made("optimizer.init", step.optimizer.init, (params,), "a state", anything)
     shape, key = (batch, *x.shape[1:]), jax.random.key(0)
     ts = jax.eval_shape(partial(step.start, shape, dtype=dtype), key)
-    x = jax.ShapeDtypeStruct(shape, float_type(ts.params))
+    params, opt = ts.params, ts.opt
+    x = jax.ShapeDtypeStruct(shape, float_type(params))
     y = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), jnp.result_type(a)), y
     )
-    params, opt = ts.params, ts.opt
     y, weights = y if isinstance(y, Weighted) else (y, None)
-    tree = "a tree like params, of the same shapes"
-    if step.augment is not None:
-        _check_made("augment", step.augment, (key, x), x, f"floats {x.shape}")
-    if step.mixup is not None:
-        wanted = f"(x, y, weights): floats {x.shape}, y ({len(x)}, ...), weights"
-        made = _tried("mixup", step.mixup, (key, x, y, weights), wanted)
-        good = isinstance(made, tuple | list) and len(made) == 3
-        if (
-            not (good and _alike(made[0], x))
-            or getattr(made[1], "shape", ())[:1] != x.shape[:1]
-        ):
-            raise _wrong("mixup", made, wanted)
-        _, y, weights = made
-    if step.weight_noise is not None:
-        _check_made("weight_noise", step.weight_noise, (key, params), params, tree)
-    if step.penalty is not None:
-        wanted = f"(value, dparams): one float and {tree}"
-        _check_pair("penalty", step.penalty, (params,), params, wanted)
-    if step.project is not None:
-        wanted = f"{tree} and types"
-        _check_made("project", step.project, (params,), params, wanted, same_type=True)
-    pred = jax.ShapeDtypeStruct((len(x), *out_shape), x.dtype)
+    pred = jax.ShapeDtypeStruct((batch, *out_shape), x.dtype)
 
     def loss(pred, y, weights):
         return step.loss(pred, y, **({} if weights is None else {"weights": weights}))
 
+    def number(made):
+        return getattr(made, "shape", None) == ()
+
+    def rows(made):
+        return getattr(made, "shape", ())[:1] == (batch,)
+
+    tree = "a tree like params, of the same shapes"
+    if step.augment is not None:
+        _check_made("augment", step.augment, (key, x), f"floats {shape}", _like(x))
+    if step.mixup is not None:
+        wanted = f"(x, y, weights): floats {shape}, y ({batch}, ...), weights"
+        given, fits = (key, x, y, weights), (_like(x), rows, anything)
+        _, y, weights = _check_made("mixup", step.mixup, given, wanted, *fits)
+    if step.weight_noise is not None:
+        given = key, params
+        _check_made("weight_noise", step.weight_noise, given, tree, _like(params))
+    if step.penalty is not None:
+        wanted = f"(value, dparams): one float and {tree}"
+        fits = number, _like(params)
+        _check_made("penalty", step.penalty, (params,), wanted, *fits)
+    if step.project is not None:
+        wanted, fits = f"{tree} and types", _like(params, same_type=True)
+        _check_made("project", step.project, (params,), wanted, fits)
     wanted = f"(value, dpred): one float and floats {pred.shape}"
-    _check_pair("loss", loss, (pred, y, weights), pred, wanted)
+    _check_made("loss", loss, (pred, y, weights), wanted, number, _like(pred))
     wanted = f"(updates, state): {tree}, and a state like that of init"
-    made = _tried(
-        "optimizer.update", step.optimizer.update, (params, opt, params), wanted
-    )
-    good = isinstance(made, tuple | list) and len(made) == 2
-    if not (good and _alike(made[0], params) and _alike(made[1], opt, same_type=True)):
-        raise _wrong("optimizer.update", made, wanted)
+    given, fits = (params, opt, params), (_like(params), _like(opt, same_type=True))
+    _check_made("optimizer.update", step.optimizer.update, given, wanted, *fits)
 
 
-def _check_made(name, function, given, like, wanted, same_type=False):
-    made = _tried(name, function, given, wanted)
-    if not _alike(made, like, same_type):
-        raise _wrong(name, made, wanted)
+def anything(made):
+    """Whatever it is."""
+    del made
+    return True
 
 
-def _check_pair(name, function, given, like, wanted):
-    """Raise unless it gives a number and what is like `like`."""
-    made = _tried(name, function, given, wanted)
-    good = isinstance(made, tuple | list) and len(made) == 2 and _alike(made[1], like)
-    if not good or getattr(made[0], "shape", None) != ():
-        raise _wrong(name, made, wanted)
-
-
-def _tried(name, function, given, wanted):
-    """Shapes of what a user's function gives back."""
+def _check_made(name, function, given, wanted, *fits):
+    """Shapes of what a user's function gives: of several `fits` a part for each."""
     try:
-        return jax.eval_shape(function, *given)
+        made = jax.eval_shape(function, *given)
     except JaxnnError:
         raise
     except Exception as error:  # whatever a foreign function raises
@@ -334,25 +334,29 @@ def _tried(name, function, given, wanted):
             f"fit: {name} raised {type(error).__name__} under jax.jit: "
             f"{first_line(error)}; expected it to return {wanted}"
         ) from error
+    parts = made if len(fits) > 1 else (made,)
+    good = isinstance(parts, tuple | list) and len(parts) == len(fits)
+    if not (good and all(fit(part) for fit, part in zip(fits, parts, strict=True))):
+        shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", made)
+        shown = str(shapes).replace("'", "")
+        shown = shown if len(shown) <= 200 else f"{shown[:200]} ..."
+        raise JaxnnError(f"fit: {name} returned {shown}, expected {wanted}")
+    return made
 
 
-def _alike(made, like, same_type=False):
-    """Whether `made` has the structure and the shapes of `like`."""
-    if jax.tree.structure(made) != jax.tree.structure(like):
-        return False
+def _like(tree, same_type=False):
+    """Whether what is made has the structure and the shapes of `tree`."""
 
     def same(a, b):
         typed = a.dtype == b.dtype if same_type else is_float(a) or not is_float(b)
         return a.shape == b.shape and typed
 
-    return all(map(same, jax.tree.leaves(made), jax.tree.leaves(like)))
+    def fits(made):
+        if jax.tree.structure(made) != jax.tree.structure(tree):
+            return False
+        return all(map(same, jax.tree.leaves(made), jax.tree.leaves(tree)))
 
-
-def _wrong(name, made, wanted):
-    shapes = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", made)
-    shown = str(shapes).replace("'", "")
-    shown = shown if len(shown) <= 200 else f"{shown[:200]} ..."
-    return JaxnnError(f"fit: {name} returned {shown}, expected {wanted}")
+    return fits
 
 
 @lru_cache(maxsize=64)

@@ -192,7 +192,13 @@ class Snapshots:
                 "needed to resume"
             )
         try:
-            _check(path, meta["run"], self._facts(run))
+            for name, value in self._facts(run).items():
+                if meta["run"].get(name) != value:
+                    raise OtherRunError(
+                        f"{path} is a snapshot of another run: {name} is "
+                        f"{meta['run'].get(name)} there and {value} here; resume with "
+                        "the settings and data it was made with"
+                    )
             metrics = _looked_through(meta, at, run)
         except JaxnnError:
             raise
@@ -201,8 +207,14 @@ class Snapshots:
                 f"{path} has a record that jaxnn did not write ({error!r})"
             ) from error
         like = _arrays(run)
-        tree = load_params(path, jax.tree.map(_struct, like), same_dtype=True)
-        return _Read(jax.tree.map(_as_it_was, tree, like), meta, metrics)
+        shapes = jax.eval_shape(lambda tree: jax.tree.map(_plain, tree), like)
+        tree = load_params(path, shapes, same_dtype=True)
+
+        def as_it_was(a, like):
+            kind = jax.random.key_impl(like) if is_key(like) else None
+            return a if kind is None else jax.random.wrap_key_data(a, impl=kind)
+
+        return _Read(jax.tree.map(as_it_was, tree, like), meta, metrics)
 
     def _facts(self, run):
         if not self.facts:
@@ -330,32 +342,9 @@ def _checksum(tree) -> str:
     return f"crc32 {crc:08x}"
 
 
-def _check(path, found, wanted):
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise OtherRunError(
-                f"{path} is a snapshot of another run: {name} is {found.get(name)} "
-                f"there and {value} here; resume with the settings and data it was "
-                "made with"
-            )
-
-
 def _plain(a):
     """Keys as their numbers; everything else as it is."""
     return jax.random.key_data(a) if is_key(a) else a
-
-
-def _struct(a):
-    return jax.eval_shape(_plain, a)
-
-
-def _as_it_was(a, like):
-    """Array `a` of a file as the run has it: a key again."""
-    return (
-        jax.random.wrap_key_data(a, impl=jax.random.key_impl(like))
-        if is_key(like)
-        else a
-    )
 
 
 def _best_epoch(rows) -> int:

@@ -6,8 +6,7 @@ where a layer, or the loss, shows it; else it is "not found".
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
+from jaxnn.arrays import is_float
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.combine.parts import Call
-from jaxnn.layers import Layer
 from jaxnn.robustness.checks import TINY, without_gradient
 from jaxnn.robustness.context import Check, CheckContext
-from jaxnn.robustness.masking import observe_single_layers
+from jaxnn.robustness.masking import note_layers
 from jaxnn.robustness.slopes import Slopes, apart, differentiable, in_float64, measure
 from jaxnn.robustness.threat import surely_above
 
@@ -108,74 +106,45 @@ def _of_the_loss(e, failed) -> Iterator[str]:
 
 
 class Shown(NamedTuple):
-    """A layer, and what it did with the images."""
+    """A layer, and what it did with the images, with a leading axis of its runs."""
 
     label: str
     facts: dict[str, Any]
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=("facts",), meta_fields=("path",)
-)
-@dataclass(frozen=True)
-class _Noted:
-    """What a layer did, on its way out of the network inside the layer's cache."""
-
-    path: tuple[int, ...]
-    facts: dict[str, Any]
-
-
 def _shown(model: Classifier, x: Any, facts: Callable) -> list[Shown]:
-    """`facts(call, x, y)` of every layer, from the input on; `call` runs it forward.
+    """`facts(again, x, y)` of every layer, from the input on; `again` runs it."""
 
-    Those of a layer in a scan have a leading axis of its runs.
-    """
-    labels: dict[tuple, str] = {}
+    def of_floats(again, x, y):
+        return facts(again, x, y) if is_float(x) else None
 
-    def noted(call: Call, layer: Layer) -> Layer:
-        labels[call.path] = call.label
-
-        def forward(params, state, x, *, key=None, train):
-            y, after, cache = layer.forward(params, state, x, key=key, train=train)
-            if jnp.issubdtype(x.dtype, jnp.floating):
-                again = partial(_call, layer, params, state, key)
-                cache = (cache, _Noted(call.path, facts(again, x, y)))
-            return y, after, cache
-
-        return layer._replace(forward=forward)
-
-    twin = observe_single_layers(model, x, noted)
-    noted_by = jax.device_get(_noted(twin, x))
-    noted_by.sort(key=lambda one: one.path)
-    return [Shown(labels[one.path], one.facts) for one in noted_by]
+    twin, notes, _ = note_layers(model, x, of_floats)
+    jax.block_until_ready(_run(twin, x))
+    jax.effects_barrier()
+    runs: dict[tuple, list] = {}
+    for call, found in sorted(notes, key=lambda note: note[0].path):
+        runs.setdefault((call.path, call.label), []).append(found)
+    return [
+        Shown(label, jax.tree.map(lambda *a: np.stack(a), *found))
+        for (_, label), found in runs.items()
+    ]
 
 
 @programs.jit
-def _noted(twin, x):
-    """What the layers of `twin` noted on the way forward."""
-    _, _, cache = twin.net.forward(
-        twin.params, twin.state, x, key=twin.key, train=False
-    )
-    leaves = jax.tree.leaves(cache, is_leaf=lambda a: isinstance(a, _Noted))
-    return [leaf for leaf in leaves if isinstance(leaf, _Noted)]
+def _run(twin, x):
+    return twin.net.forward(twin.params, twin.state, x, key=twin.key, train=False)[0]
 
 
-def _call(layer, params, state, key, x):
-    """Output, and the function that takes dy back to x."""
-    y, _, cache = layer.forward(params, state, x, key=key, train=False)
-    return y, lambda dy: layer.backward(cache, dy)[0]
-
-
-def _outputs(call, x, y):
+def _outputs(again, x, y):
     """Are the outputs numbers, the image's own, and near for inputs that are near?"""
     half = max(1, len(x) // 2)
-    alone = call(x[:half])[0]
+    alone = again(x[:half])[0]
     finite = jnp.isfinite(x).reshape(len(x), -1).all(-1)
     size = jnp.abs(jnp.where(jnp.isfinite(y), y, 0)).max()
     spread = 1e-3 * jnp.sqrt(jnp.square(x).mean()) + 1e-6
     v = spread * jax.random.normal(jax.random.key(0), x.shape, x.dtype)
     far, near = (
-        jnp.square(call(x + step * v)[0] - y).reshape(len(y), -1).sum(-1)
+        jnp.square(again(x + step * v)[0] - y).reshape(len(y), -1).sum(-1)
         for step in (1.0, 0.1)
     )
     return {
@@ -187,24 +156,22 @@ def _outputs(call, x, y):
     }
 
 
-def _gradients(call, x, y):
+def _gradients(again, x, y):
     """Is the backward pass the forward's, off the ties of the layer's own input?"""
     keys = jax.random.split(jax.random.key(1), 3)
     size = jnp.sqrt(jnp.square(x).mean()) + 1e-3
     near, v = (jax.random.normal(k, x.shape, x.dtype) for k in keys[:2])
     x = x + 0.01 * size * near
     dy = jax.random.normal(keys[2], y.shape, y.dtype)
-    dx = call(x)[1](dy)
+    dx = again(x)[1](dy)
 
     def output(x):
-        return call(x)[0]
+        return again(x)[0]
 
     def by_jax(x):
         return jax.vjp(output, x)[1](dy)[0]
 
     other = jnp.zeros(len(x), bool)
     if differentiable(by_jax, x):
-        theirs = by_jax(x)
-        both = jnp.isfinite(theirs).reshape(len(x), -1).all(-1)
-        other = apart(dx, theirs) & both
+        other = apart(dx, by_jax(x))
     return {"slopes": tuple(measure(output, dx, x, dy, v)), "apart": other}

@@ -80,41 +80,19 @@ def layer_gradients(
       y: labels (B,).
       loss: with `reduction="none"`; None is softmax cross-entropy.
     """
-    labels: dict[tuple, str] = {}
-    constant: dict[tuple, bool] = {}
-    rows: list[tuple[tuple, np.ndarray, np.ndarray]] = []
 
-    def keep_forward(path, same):
-        constant[path] = constant.get(path, True) and bool(same)
+    def is_constant(again, x, y):
+        del again, x
+        return (y == y[:1]).all()
 
-    def keep(path, dy, dx):
-        rows.append((path, dy, dx))
-
-    def noted(call, layer):
-        labels[call.path] = call.label
-
-        def forward(*args, **options):
-            y, *rest = layer.forward(*args, **options)
-            same = (y == y[:1]).all()
-            call_back(partial(keep_forward, call.path), same)
-            return y, *rest
-
-        def backward(cache, dy):
-            dx, dparams = layer.backward(cache, dy)
-            if dx is not None:
-                call_back(partial(keep, call.path), dy, dx)
-            return dx, dparams
-
-        return layer._replace(forward=forward, backward=backward)
-
-    twin = observe_single_layers(model, x, noted)
+    twin, ahead, back = note_layers(model, x, is_constant, lambda dy, dx: (dy, dx))
     objective = softmax_cross_entropy if loss is None else loss
-    found = _run(objective, twin, jnp.asarray(x), jnp.asarray(y))
-    jax.block_until_ready(found)
+    jax.block_until_ready(_run(objective, twin, jnp.asarray(x), jnp.asarray(y)))
     jax.effects_barrier()
-    return [
-        _summary(path, labels[path], dy, dx, constant[path]) for path, dy, dx in rows
-    ]
+    constant: dict[tuple, bool] = {}
+    for call, same in ahead:
+        constant[call.path] = constant.get(call.path, True) and bool(same)
+    return [_summary(call, dy, dx, constant[call.path]) for call, (dy, dx) in back]
 
 
 @partial(programs.jit, static_argnums=0)
@@ -122,7 +100,7 @@ def _run(loss, model, x, y):
     return model.value_and_gradient(x, y, loss)
 
 
-def _summary(path, label, dy, dx, constant):
+def _summary(call, dy, dx, constant):
     def sizes(a):
         return np.sqrt(np.square(a.reshape(len(a), -1).astype(np.float64)).sum(-1))
 
@@ -138,25 +116,62 @@ def _summary(path, label, dy, dx, constant):
     passed = (back[alive] > 0) & (back[alive] < np.inf)
     blocked = float((~passed).mean()) if alive.any() else 0.0
     return LayerGradient(
-        path, label, ratio, float((~alive).mean()), blocked, saturated, same,
+        call.path, call.label, ratio, float((~alive).mean()), blocked, saturated, same,
         constant,
     )  # fmt: skip
 
 
-def observe_single_layers(model: Classifier, x: Any, f: Callable) -> Classifier:
-    """`model` with `f(call, layer)` for every layer that calls no other."""
-    paths: set[tuple[int, ...]] = set()
+def note_layers(
+    model: Classifier, x: Any, forward: Callable, backward: Callable | None = None
+) -> tuple[Classifier, list[tuple[Call, Any]], list[tuple[Call, Any]]]:
+    """`model` whose layers, those that call no other, note what they do as it runs.
 
-    def note(call: Call, inner: Layer) -> Layer:
-        paths.discard(call.path[:-1])
-        paths.add(call.path)
+    Args:
+      model: the network.
+      x: images like those it will run on.
+      forward: `(again, x, y) -> ` arrays to note, or None; `again(x) -> (y, pull)` runs
+        the layer once more.
+      backward: `(dy, dx) -> ` arrays to note; None notes nothing.
+
+    Returns:
+      The network, and two lists of (call, arrays) that grow by its ways forward and
+      back, complete after `jax.effects_barrier()`.
+    """
+    single: set[tuple[int, ...]] = set()
+    ahead, back = [], []
+
+    def find(call: Call, inner: Layer) -> Layer:
+        single.discard(call.path[:-1])
+        single.add(call.path)
         return inner
 
-    def single(call: Call, inner: Layer) -> Layer:
-        return f(call, inner) if call.path in paths else inner
+    def keep(notes, call, arrays):
+        if arrays is not None:
+            call_back(lambda found: notes.append((call, found)), arrays)
 
-    jax.eval_shape(replace(model, net=observed(model.net, note)).logits, x)
-    return replace(model, net=observed(model.net, single))
+    def note(call: Call, layer: Layer) -> Layer:
+        if call.path not in single:
+            return layer
+
+        def run(params, state, x, *, key=None, train):
+            def again(x):
+                y, _, cache = layer.forward(params, state, x, key=key, train=train)
+                return y, lambda dy: layer.backward(cache, dy)[0]
+
+            y, after, cache = layer.forward(params, state, x, key=key, train=train)
+            keep(ahead, call, forward(again, x, y))
+            return y, after, cache
+
+        def way_back(cache, dy):
+            dx, dparams = layer.backward(cache, dy)
+            if dx is not None and backward is not None:
+                keep(back, call, backward(dy, dx))
+            return dx, dparams
+
+        return layer._replace(forward=run, backward=way_back)
+
+    jax.eval_shape(replace(model, net=observed(model.net, find)).logits, x)
+    return replace(model, net=observed(model.net, note)), ahead, back
 
 
 def swap_backward(

@@ -14,7 +14,6 @@ Expected: 0 failures at both levels.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -121,7 +120,7 @@ def recipes(epsilon: float) -> dict[str, Recipe]:
         "dropout": Recipe(mlp([784, 128, 10], drop_rate=0.5)),
         "label smoothing .3": Recipe(
             mlp([784, 128, 128, 10]),
-            {"loss": partial(smooth, label_smoothing=0.3)},
+            {"loss": smooth.having(label_smoothing=0.3)},
         ),
         "layer norm, gelu": Recipe(
             serial(flatten, dense(64), layer_norm(), gelu(), dense(10))

@@ -12,6 +12,7 @@ from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.attacks import ATTACKS
 from jaxnn.robustness import Threat, worst_case
 from jaxnn.train import evaluate, predict
+from tests.attacks.problem import settings
 
 EPSILON = 0.1
 NET = mlp([6, 5, 3], "tanh")
@@ -28,14 +29,6 @@ def float32():
 @pytest.fixture
 def model(float32):
     return Classifier(NET, *NET.init(jax.random.key(1), (6,))[:2])
-
-
-def settings(name):
-    usual = {
-        "epsilon": EPSILON, "key": jax.random.key(2), "kind": "uniform", "steps": 2,
-        "queries": 4, "directions": 4, "searches": 2,
-    }  # fmt: skip
-    return {k: v for k, v in usual.items() if k in ATTACKS[name].takes}
 
 
 def same_as_float32(function, x=X):

@@ -9,6 +9,7 @@ from jaxnn import Classifier, attacks
 from jaxnn.attacks import ATTACKS
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense
+from tests.attacks.problem import settings
 from tests.compiling import compiling
 
 KEY = jax.random.key(0)
@@ -16,8 +17,6 @@ NET = dense(3)
 PARAMS, STATE, _ = NET.init(KEY, (4,))
 MODEL = Classifier(NET, PARAMS, STATE)
 X, Y = np.full((2, 4), 0.5), np.array([0, 1])
-ALWAYS = {"epsilon": 0.1, "key": KEY, "kind": "uniform", "steps": 2, "queries": 2,
-          "amount": 1.0}  # fmt: skip
 
 
 class Frame:
@@ -38,8 +37,7 @@ class Tracked:
 
 
 def run(name, **change):
-    takes = ATTACKS[name].takes
-    given = {k: v for k, v in ALWAYS.items() if k in takes} | change
+    given = settings(name) | change
     x, y = given.pop("x", X), given.pop("y", Y)
     return ATTACKS[name].run(given.pop("model", MODEL), x, y, **given)
 
@@ -171,12 +169,10 @@ def test_a_black_box_is_attacked_by_its_outputs_only(traced):
     x = np.full((4, 4, 4), 0.4) + np.linspace(0, 0.2, 4)[:, None, None]
     y = box.outputs(x).argmax(-1)
     assert (y == 1).all()
-    given = {"epsilon": 0.3, "queries": 60, "steps": 5, "directions": 4, "amount": 0.5}
-    given |= {"kind": "contrast"}
+    given = {"epsilon": 0.3, "queries": 60, "steps": 5, "amount": 0.5}
     for name in ("square", "spsa", "noise", "corruptions"):
-        more = {k: v for k, v in given.items() if k in ATTACKS[name].takes}
-        more |= {"kind": "uniform"} if name == "noise" else {}
-        x_adv = run(name, model=box, x=x, y=y, **more)
+        more = {"kind": "contrast"} if name == "corruptions" else {}
+        x_adv = run(name, model=box, x=x, y=y, **settings(name, **given, **more))
         assert x_adv.shape == x.shape
         if name in ("square", "spsa"):
             assert not box.correct(x_adv, y).all()

@@ -9,29 +9,14 @@ from jaxnn import Classifier, attacks
 from jaxnn.attacks import ATTACKS
 from jaxnn.interop import layer_from_jax
 from jaxnn.layers import dense
-from tests.attacks.problem import holed
+from tests.attacks.problem import holed, settings
 
 KEY = jax.random.key(0)
-SETTINGS = {
-    "apgd": {"steps": 4},
-    "bim": {"steps": 4},
-    "carlini_wagner": {"steps": 20, "searches": 3},
-    "ddn": {"steps": 20},
-    "mifgsm": {"steps": 4},
-    "noise": {"draws": 3},
-    "pgd": {"steps": 4},
-    "spsa": {"steps": 3, "directions": 4},
-    "square": {"queries": 5},
-}
 NAMES = sorted(set(ATTACKS) - {"corruptions"})  # of flat images there is none
 
 
 def run(name, model, x, y, **more):
-    given = {"epsilon": 0.1, "key": KEY} | SETTINGS.get(name, {}) | more
-    takes = ATTACKS[name].takes
-    return ATTACKS[name].run(
-        model, x, y, **{k: v for k, v in given.items() if k in takes}
-    )
+    return ATTACKS[name].run(model, x, y, **settings(name, **more))
 
 
 @pytest.fixture(scope="module")

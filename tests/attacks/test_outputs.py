@@ -10,7 +10,7 @@ import pytest
 from jaxnn import Classifier, attacks, mlp, serial
 from jaxnn.layers import dense, log_softmax, sigmoid, softmax
 from jaxnn.losses import mse
-from tests.attacks.problem import NET, noisy
+from tests.attacks.problem import NET, noisy, settings
 
 KEY = jax.random.key(0)
 
@@ -32,15 +32,7 @@ def test_an_output_that_changes_no_decision_hides_no_gradient(name, output, sure
     (params, state), x, y = sure
     plain = Classifier(NET, params, state)
     ended = Classifier(serial(NET, output), (params, ()), (state, ()))
-    given = {
-        "epsilon": 0.2,
-        "key": KEY,
-        "steps": 6,
-        "queries": 10,
-        "loss": attacks.margin,
-    }
-    takes = attacks.ATTACKS[name].takes
-    given = {k: v for k, v in given.items() if k in takes}
+    given = settings(name, epsilon=0.2, steps=6, queries=10, loss=attacks.margin)
     attack = partial(attacks.ATTACKS[name].run, x=x, y=y, **given)
     want = attack(plain)
     assert bool((attack(ended) == want).all())

@@ -1,7 +1,5 @@
 """Losses of infinite, NaN or huge logits: right or not finite, never a lie."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,8 @@ from jaxnn.losses import LOSSES, margin, softmax_cross_entropy
 from jaxnn.rules import group_norm, layer_norm, log_softmax, softplus
 
 TABLE = LOSSES | {
-    "smoothed": partial(softmax_cross_entropy, label_smoothing=0.1),
-    "weston_watkins": partial(margin, form="weston_watkins"),
+    "smoothed": softmax_cross_entropy.having(label_smoothing=0.1),
+    "weston_watkins": margin.having(form="weston_watkins"),
 }
 ROW = [0.5, 1.0, -1.0]
 TARGETS = {"label": np.array([0]), "distribution": np.array([[0.7, 0.2, 0.1]])}

@@ -3,31 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from jaxnn import Classifier, mlp, serial
+from jaxnn import Classifier, serial
 from jaxnn.combine import residual
-from jaxnn.layers import dense, pointwise, relu, standardize
+from jaxnn.layers import dense, pointwise, relu
 from jaxnn.robustness import Threat
 from jaxnn.robustness.causes import find_cause
 from jaxnn.robustness.context import CHECKS, CheckContext
 from jaxnn.robustness.worst import attack_suite
 from jaxnn.rules import Rule
-from jaxnn.train import fit
-from tests.train.problem import pixels
+from tests.attacks.problem import NET, trained
 
 SHARP = 2.0**20  # a power of 2: any other factor rounds, and that is a gradient
 CHECKED = ("K10", "K15", "K16", "K17", "K18")  # those that need no attack
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A network, its parameters, and images that it was trained on."""
-    x, y = pixels(400)
-    net = serial(standardize(0.4, 0.2), mlp([16, 12, 3]))
-    history = fit(net, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
-    return net, history.params, history.state, x[:60] / 255.0, y[:60]
 
 
 def layer(name, fwd, bwd=lambda _, dy: (dy,)):
@@ -157,10 +146,10 @@ CASES = {  # layer, where it goes (pixels, hidden or logits), the cause
 }  # fmt: skip
 
 
-def built(case, net, params, state):
+def built(case, params, state):
     """The trained network with one more layer."""
     more, where, _ = CASES[case]
-    parts = [[net.parts[0]], list(net.parts[1].parts), []]
+    parts = [[NET.parts[0]], list(NET.parts[1].parts), []]
     trees = [[[tree[0]], list(tree[1]), []] for tree in (params, state)]
     at, number = {"pixels": (0, 0), "hidden": (1, 2), "logits": (2, 0)}[where]
     new, new_state, _ = more.init(jax.random.key(0), (12,) if number else (4, 4))
@@ -175,9 +164,9 @@ def built(case, net, params, state):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_cause_is_the_layer_or_the_loss_that_shows_it(case, trained):
-    net, params, state, x, y = trained
-    model = built(case, net, params, state)
+def test_the_cause_is_the_layer_or_the_loss_that_shows_it(case):
+    params, state, x, y = trained(60)
+    model = built(case, params, state)
     suite = attack_suite("fast", "linf", 3)[:2]
     key, rows = jax.random.key(0), np.arange(len(y))
     e = CheckContext(model, Threat("linf", 0.15), key, len(y), x, y, rows, suite)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from jaxnn.robustness import Threat
-from jaxnn.robustness.context import CHECKS, CheckContext
+from jaxnn.robustness.context import CHECKS, Check, CheckContext
+from jaxnn.robustness.evaluate import judge
+from jaxnn.robustness.masking import LayerGradient, Masking
 from jaxnn.robustness.threat import surely_above, surely_more
 from jaxnn.robustness.transfer import _k9
 from jaxnn.robustness.worst import attack_suite
@@ -211,6 +213,45 @@ def test_a_certificate_is_refuted_by_one_image():
     assert CHECKS["K19"](e).images == (100,)
     e.certified, e.clean = some(100), ~some(1)  # wrong before any attack
     assert CHECKS["K19"](e).images == (0,)
+
+
+@pytest.mark.parametrize(
+    ("check", "change"),
+    [
+        ("K1", lambda x: x + 1e-12),
+        ("K2", lambda x: x + 0.1501),
+        ("K2", lambda x: x * np.nan),
+        ("K2", lambda x: x + 0.1 + 0.45 * some(1)[:, None, None]),
+    ],
+)
+def test_an_attack_that_does_what_it_must_not_fails_the_check(check, change):
+    e = Fake()
+    e.x = np.full((N, 2, 2), 0.5)
+    e.images = {"one": change(e.x)}
+    e.attacked = lambda spec, **options: change(e.x)
+    found = CHECKS[check](e)
+    assert found.verdict == "fail"
+    assert found.images
+
+
+def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
+    """Half of a relu is off: only what an attack through it gains would be a reason."""
+    relu = LayerGradient((1,), "1 relu", 0.5, 0.0, 0.0, 0.7, True)
+    e = Fake(worst=some(150), masking=Masking([relu], [], relu, some(150)))
+    found = CHECKS["K20"](e)
+    assert found.verdict == "pass"
+    assert "1 relu passes hardly any gradient" in found.message
+    assert "hides nothing" in found.message
+    e.masking = Masking([relu], [], relu, some(0))
+    assert CHECKS["K20"](e).verdict == "fail"
+
+
+def test_a_loss_that_leads_elsewhere_is_named():
+    k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
+    gradients = {"cross-entropy": (None, np.ones(N))}
+    e = Fake(masking=Masking([], [], None, None), gradients=gradients)
+    assert "Cause: the loss: along another one" in judge([k11], e)
+    assert "Cause: not found" in judge([k11._replace(id="K9")], e)
 
 
 def test_a_share_is_surely_above_a_limit_beyond_three_errors():

@@ -1,7 +1,6 @@
 """The evaluation believes an honest network and names what hides a gradient."""
 
 import json
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +28,13 @@ from jaxnn.robustness import (
     report,
     swap_backward,
 )
-from jaxnn.robustness.checks import (
-    k1_identity,
-    k2_budget,
-    k16_determinism,
-    k20_adaptive,
-)
-from jaxnn.robustness.context import Check, CheckContext
-from jaxnn.robustness.evaluate import judge
-from jaxnn.robustness.masking import LayerGradient, Masking
-from jaxnn.robustness.masking import layer_gradients as deltas
+from jaxnn.robustness.checks import k16_determinism
+from jaxnn.robustness.context import CheckContext
 from jaxnn.robustness.transfer import Transfer
 from jaxnn.robustness.worst import attack_suite
 from jaxnn.rules import Rule
 from jaxnn.train import fit
-from tests.attacks.problem import NET, model, noisy
+from tests.attacks.problem import NET, model, noisy, trained
 from tests.train.problem import pixels
 
 THREAT = Threat("linf", 0.15)
@@ -51,26 +42,13 @@ THREAT = Threat("linf", 0.15)
 
 @pytest.fixture(scope="module")
 def network():
-    x, y = pixels(400)
-    history = fit(NET, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
-    return history.params, history.state, x[:80] / 255.0, y[:80]
+    return trained(80)
 
 
 @pytest.fixture(scope="module")
 def plain(network):
     params, state, x, y = network
     return evaluate(model(params, state), x, y, threat=THREAT, sample=40)
-
-
-def scaled(factor):
-    def fwd(x):
-        return x * factor, ()
-
-    def bwd(cache, dy):
-        del cache
-        return (dy * factor,)
-
-    return pointwise(Rule("sharpen", fwd, bwd))
 
 
 def rounded(levels):
@@ -149,26 +127,12 @@ def front(layer):
     )
 
 
-def flipped(params, state):
-    def backward(cache, dy):
-        return jax.tree.map(jnp.negative, NET.backward(cache, dy))
-
-    return Classifier(NET._replace(backward=backward), params, state)
-
-
-def sharpened(params, state):
-    # a power of 2: what a fused multiply and add would round is not there to be seen
-    return Classifier(serial(NET, scaled(2.0**20)), (params, ()), (state, ()))
-
-
-MASKED = {  # network, budget, the check that fails, what it and the verdict say
+MASKED = {  # network, budget, check that fails, what it and the verdict say
     "a staircase": (front(rounded(8)), 0.15, "K20", "quantize", "quantize"),
     "a staircase, beside the network inside": (
         front(rounded(8)), 0.15, "K9", "more harm", "quantize"
     ),
     "a steep sigmoid": (front(steep(1000.0)), 0.15, "K20", "hardly any", "steep"),
-    "a sharpened output": (sharpened, 0.05, "K10", "cross-entropy", "cross-entropy"),
-    "a wrong sign": (flipped, 0.15, "K18", "is wrong", "that is not the forward's"),
 }  # fmt: skip
 
 
@@ -192,35 +156,6 @@ def test_what_hides_the_gradient_fails_its_check_and_is_named(name, network):
     if name == "a staircase":  # what the attack through it breaks more
         assert by_id(found)["K20"].number > 0.2
         assert by_id(found)["K19"].verdict == "fail"  # no certificate held for all
-
-
-def test_a_loss_that_leads_elsewhere_is_named():
-    k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
-    e = SimpleNamespace(
-        model=SimpleNamespace(gradients=True), clean=np.ones(4, bool),
-        masking=Masking([], [], None, None),
-        gradients={"cross-entropy": (None, np.ones(4))},
-    )  # fmt: skip
-    assert "Cause: the loss: along another one" in judge([k11], e)
-    k9 = k11._replace(id="K9")
-    assert "Cause: not found" in judge([k9], e)
-
-
-def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
-    """Half of a relu is off: only what an attack through it gains would be a reason."""
-    right = np.arange(20) < 15
-    relu = LayerGradient((1,), "1 relu", 0.5, 0.0, 0.0, 0.7, True)
-    evidence = SimpleNamespace(
-        model=SimpleNamespace(gradients=True), worst=right,
-        clean=np.ones(20, bool), where=lambda images: (),
-        masking=Masking([relu], [], relu, right),
-    )  # fmt: skip
-    found = k20_adaptive(evidence)
-    assert found.verdict == "pass"
-    assert "1 relu passes hardly any gradient" in found.message
-    assert "hides nothing" in found.message
-    evidence.masking = Masking([relu], [], relu, np.zeros(20, bool))
-    assert k20_adaptive(evidence).verdict == "fail"
 
 
 @pytest.mark.slow
@@ -255,38 +190,6 @@ def test_a_black_box_is_evaluated_by_its_outputs():
     assert report.page(found, "A black box")
 
 
-class Broken:
-    """A context whose attacks do what they must not."""
-
-    def __init__(self, change):
-        self.threat, self.model = THREAT, SimpleNamespace(gradients=True)
-        self.x, self.y, self.rows = np.full((4, 9), 0.5), np.zeros(4, int), np.arange(4)
-        self.suite, self.change, self.calls = ["one"], change, 0
-        self.images = {"one": change(self.x, 0)}
-
-    def attacked(self, spec, **options):
-        del spec, options
-        self.calls += 1
-        return self.change(self.x, self.calls)
-
-    where = CheckContext.where
-
-
-@pytest.mark.parametrize(
-    ("check", "change"),
-    [
-        (k1_identity, lambda x, n: x + 1e-12),
-        (k2_budget, lambda x, n: x + 0.1501),
-        (k2_budget, lambda x, n: x * np.nan),
-        (k2_budget, lambda x, n: x + 0.1 + np.array([0, 0, 0, 0.45])[:, None]),
-    ],
-)
-def test_a_broken_attack_fails_the_check(check, change):
-    result = check(Broken(change))
-    assert result.verdict == "fail"
-    assert result.images
-
-
 def test_the_report_of_layers_goes_from_the_output_to_the_input(network):
     params, state, x, y = network
     found = layer_gradients(model(params, state), x, y)
@@ -294,7 +197,6 @@ def test_the_report_of_layers_goes_from_the_output_to_the_input(network):
     assert names[0] == "dense(3)"
     assert found[-1].path == (0,)
     assert all(layer.ratio > 0 and layer.zero_out < 0.1 for layer in found)
-    assert deltas is layer_gradients
 
 
 def test_swap_backward_changes_one_backward_and_no_forward(network):

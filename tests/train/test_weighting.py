@@ -1,7 +1,5 @@
 """Weights of samples and classes, from `fit` to the loss."""
 
-import functools
-
 import jax
 import numpy as np
 import optax
@@ -36,7 +34,7 @@ def test_class_weights_are_the_weights_of_their_samples():
     options = {"epochs": 2, "batch": 32, "seeds": [0, 1]}
     a = fit(NET, (X, Y), class_weights=of_class, **options)
     b = fit(NET, (X, Y), weights=of_class[Y], **options)
-    loss = functools.partial(softmax_cross_entropy, class_weights=of_class)
+    loss = softmax_cross_entropy.having(class_weights=of_class)
     c = fit(NET, (X, Y), loss=loss, **options)
     leaves_equal(a.params, b.params, rtol=0)
     leaves_equal(a.params, c.params, rtol=1e-7, atol=1e-9)

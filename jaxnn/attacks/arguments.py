@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.arrays import as_array, is_key, is_whole
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 
 
 def as_images(attack: str, x: Any) -> Any:
@@ -100,10 +100,8 @@ def checked_box(attack: str, box: Any) -> tuple[float, float]:
         low, high = map(float, box)
     except (TypeError, ValueError):
         low, high = math.nan, math.nan
-    if not (low < high and math.isfinite(high - low)):
-        raise JaxnnError(
-            f"{attack}: got box {box}, expected numbers (low, high), low < high"
-        )
+    fits = low < high and math.isfinite(high - low)
+    require(fits, attack, "box", box, "numbers (low, high), low < high")
     return low, high
 
 
@@ -120,8 +118,7 @@ def check_epsilon(
 ) -> None:
     """Raise a `JaxnnError` for no budget: below 0, not finite, wider than the box."""
     values = _numbers(attack, "epsilon", epsilon, x)
-    if not (values >= 0).all():
-        raise JaxnnError(f"{attack}: got epsilon {epsilon}, expected >= 0")
+    require((values >= 0).all(), attack, "epsilon", epsilon, ">= 0")
     most = widest(norm, box, math.prod(x.shape[1:]))
     # 1e-6: rounding of the square root
     if values.size and values.max() > most * (1 + 1e-6):
@@ -134,8 +131,8 @@ def check_epsilon(
 
 def check_step_size(attack: str, size: Any, x: Any) -> None:
     """Raise a `JaxnnError` for a step that is not above 0."""
-    if not (_numbers(attack, "step_size", size, x) > 0).all():
-        raise JaxnnError(f"{attack}: got step_size {size}, expected > 0")
+    values = _numbers(attack, "step_size", size, x)
+    require((values > 0).all(), attack, "step_size", size, "> 0")
 
 
 def _numbers(attack, name, value, x):
@@ -148,8 +145,8 @@ def _numbers(attack, name, value, x):
             f"{attack}: got {name} {value!r}, expected one number or one an image "
             f"({len(x)},); for several budgets use attacks.sweep"
         )
-    if not (np.isfinite(values) | (values < 0)).all():
-        raise JaxnnError(f"{attack}: got {name} {value}, expected >= 0 and finite")
+    fits = (np.isfinite(values) | (values < 0)).all()
+    require(fits, attack, name, value, ">= 0 and finite")
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # of NumPy's float64 what JAX makes
     tiny = float(jnp.finfo(dtype).tiny)
     if ((values > 0) & (values < tiny)).any():
@@ -162,13 +159,9 @@ def _numbers(attack, name, value, x):
 
 def check_key(attack: str, key: Any) -> None:
     """Raise a `JaxnnError` for what is not one key of `jax.random`."""
-    if key is None:
-        raise JaxnnError(f"{attack}: expected key=jax.random.key(seed), got none")
     raw = getattr(key, "dtype", None) == np.uint32 and key.shape == (2,)
-    if not (raw or (is_key(key) and key.shape == ())):
-        raise JaxnnError(
-            f"{attack}: got key {key!r}, expected one key, jax.random.key(seed)"
-        )
+    fits = raw or (is_key(key) and key.shape == ())
+    require(fits, attack, "key", key, "one key, key=jax.random.key(seed)")
 
 
 def checked_setting(
@@ -176,21 +169,18 @@ def checked_setting(
 ) -> Any:
     """A setting of its default's kind: True or False, a whole number >= 1, a number."""
     if isinstance(default, bool):
-        if not isinstance(value, bool | np.bool_):
-            raise JaxnnError(f"{attack}: got {name}={value!r}, expected True or False")
+        fits = isinstance(value, bool | np.bool_)
+        require(fits, attack, name, value, "True or False")
         return bool(value)
     if isinstance(default, int):
-        if not is_whole(value):
-            raise JaxnnError(
-                f"{attack}: got {name}={value!r}, expected >= 1, a whole number"
-            )
+        require(is_whole(value), attack, name, value, ">= 1, a whole number")
         return int(value)
     low, high = limits
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not (low <= number <= high and math.isfinite(number)):
-        bounds = f">= {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-        raise JaxnnError(f"{attack}: got {name}={value!r}, expected {bounds}")
+    fits = low <= number <= high and math.isfinite(number)
+    bounds = f">= {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+    require(fits, attack, name, value, bounds)
     return number

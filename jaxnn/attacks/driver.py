@@ -26,7 +26,7 @@ from jaxnn.attacks.arguments import (
 )
 from jaxnn.attacks.classifier import Classifier, is_of_logits, to_logits
 from jaxnn.attacks.core import NORMS, margin
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, require
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,10 +99,10 @@ class Attack(NamedTuple):
             check_step_size(self.name, value, x)
         elif name == "key":
             check_key(self.name, value)
-        elif name == "loss" and not callable(value):
-            raise JaxnnError(f"{self.name}: got loss {value!r}, expected a function")
-        elif name == "kind" and not isinstance(value, str):
-            raise JaxnnError(f"{self.name}: got kind {value!r}, expected a name")
+        elif name == "loss":
+            require(callable(value), self.name, name, value, "a function")
+        elif name == "kind":
+            require(isinstance(value, str), self.name, name, value, "a name")
         elif isinstance(default, bool | int | float) or name in self.limits:
             limits = self.limits.get(name, (0.0, math.inf))
             return checked_setting(self.name, name, value, default, limits)

@@ -116,5 +116,5 @@ def test_the_limit_must_be_positive(limit):
 
 
 def test_at_least_one_step_is_needed():
-    with pytest.raises(JaxnnError, match="got 0 steps"):
+    with pytest.raises(JaxnnError, match="got steps=0"):
         spectral_norm(1.0, steps=0)({"w": jnp.ones((2, 2))})

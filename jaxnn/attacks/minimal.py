@@ -203,7 +203,7 @@ def carlini_wagner(
             fooled = fooled & (values >= confidence)
             best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
             active = values < confidence
-            pull = per_image(jnp.where(active, constant, 0), x) * -dx
+            pull = per_image(jnp.where(active, constant, 0), x) * -1 * dx
             dw = (2 * (x_adv - x) + pull) * width * (1 - jnp.tanh(w) ** 2) / 2
             updates, opt = optimizer.update(dw, opt, w)
             return (w + updates, opt, best, ever | fooled), None

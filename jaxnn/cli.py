@@ -143,6 +143,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
 
     from jaxnn.app import config
     from jaxnn.app.checks import check
+    from jaxnn.app.settings import check_needs
 
     used, words = _take("--use", words)
     for target in used:
@@ -191,6 +192,8 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         found = parse(default=saved)
         check_resumed(saved, found, bool(recipes))
     check(found)
+    if name == "train":
+        check_needs(found, {w.partition("=")[0].replace("_", "-") for w in words})
     return found
 
 

@@ -12,7 +12,7 @@ import functools
 import importlib
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import (
@@ -174,24 +174,28 @@ def given(config: Any) -> dict[str, Any]:
     }
 
 
-def without_effect(config: Any) -> dict[str, str]:
-    """The settings of `config` that change nothing in it, each with what it needs."""
+def without_effect(config: Any, typed: Container[str] = ()) -> dict[str, str]:
+    """The settings of `config` that change nothing in it, each with what it needs.
+
+    Of those at their defaults only what was `typed`, by its flag.
+    """
+    asked = {n: getattr(config, n) for n in rows(type(config)) if flag(n) in typed}
     return {
         name: needs.what
-        for name, value in given(config).items()
+        for name, value in (given(config) | asked).items()
         if value not in (None, False, 0, ())
         and (needs := rows(type(config))[name].needs)
         and not needs.met(config)
     }
 
 
-def check_needs(config: Any) -> None:
-    """Raise for a setting that changes nothing.
+def check_needs(config: Any, typed: Container[str] = ()) -> None:
+    """Raise for a setting that changes nothing, see `without_effect`.
 
     Raises:
       JaxnnError: names it and what it needs.
     """
-    for name, what in without_effect(config).items():
+    for name, what in without_effect(config, typed).items():
         value = getattr(config, name)
         value = " ".join(value) if isinstance(value, tuple) else value
         raise JaxnnError(f"{flag(name)} {value} has no effect here: it needs {what}")

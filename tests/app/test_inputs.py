@@ -112,6 +112,8 @@ TOGETHER = [
     ("--adversarial", "pgd", "--dtype", "float16"),
     ("--patience", "2", "--validation", "0"), ("--keep", "best", "--validation", "0"),
     ("--shuffle", "per-seed"), ("--batch-stats", "ghost"),
+    ("--shuffle", "shared"), ("--batch_stats=sync",),  # typed, though the default
+    ("--layers", "relu", "--activation", "relu"),
     ("--batch-stats", "ghost", "--batch-norm"),
     ("--batch-stats", "ghost", "--devices", "2"),
     ("--keep-checkpoints", "0", "--checkpoint-steps", "3"),

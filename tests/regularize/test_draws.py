@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn.errors import JaxnnError
 from jaxnn.regularize import (
     NOISES,
     clip_gradient,
@@ -49,12 +48,6 @@ def test_every_noise_keeps_the_type_and_follows_the_key(name, dtype):
     assert (NOISES[name](0.0)(KEY, x) == x).all()
 
 
-@pytest.mark.parametrize("name", NOISES)
-def test_noise_of_no_size_is_refused(name):
-    with pytest.raises(JaxnnError, match=r"_noise: got \w+=-0\.1, expected"):
-        NOISES[name](-0.1)
-
-
 def test_weight_noise_moves_weights_only_each_by_its_own_draw():
     params = {"w": jnp.zeros((300, 40)), "u": jnp.zeros((300, 40)), "b": jnp.ones(40)}
     noisy = jax.jit(weight_noise(0.3))(KEY, params)
@@ -65,11 +58,6 @@ def test_weight_noise_moves_weights_only_each_by_its_own_draw():
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again, params))
     half = weight_noise(0.3)(KEY, {"w": jnp.ones((2, 2), jnp.bfloat16)})
     assert half["w"].dtype == jnp.bfloat16
-
-
-def test_weight_noise_must_not_be_negative():
-    with pytest.raises(JaxnnError, match="weight_noise: got std=-1"):
-        weight_noise(-1)
 
 
 X, LABELS = normal(7, 3, 2), np.array([0, 3, 1, 1, 2, 0, 3])
@@ -114,17 +102,6 @@ def test_mixup_keeps_types_and_shows_a_bad_label():
     assert np.isnan(y.astype(float)).all(-1).any()
 
 
-@pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])
-def test_alpha_of_mixup_is_positive(alpha):
-    with pytest.raises(JaxnnError, match="mixup: got alpha"):
-        mixup(alpha, 3)
-
-
-def test_mixup_names_targets_of_other_classes():
-    with pytest.raises(JaxnnError, match=r"got targets \(7, 4\), expected .*\(B, 3\)"):
-        mixup(0.2, 3)(KEY, X, np.ones((7, 4)))
-
-
 GRADS = {"w": jnp.asarray(normal(3, 4)), "b": [jnp.asarray(normal(5))]}
 LENGTH = optax.tree.norm(GRADS)
 
@@ -147,20 +124,6 @@ def test_clipping_keeps_bfloat16():
     grads = {"w": jnp.ones((2, 2), jnp.bfloat16)}
     for clip in (clip_gradient(norm=0.1), clip_gradient(value=0.1)):
         assert clip(grads, jnp.float32(2))["w"].dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"norm": 0}, "clip_norm=0, expected a positive"),
-        ({"value": -1}, "clip_value=-1"),
-        ({"norm": float("nan")}, "clip_norm=nan"),
-        ({"norm": 1, "value": 1}, "clip_norm=1 and clip_value=1, expected one"),
-    ],
-)
-def test_bounds_that_cannot_be_are_named(options, message):
-    with pytest.raises(JaxnnError, match=message):
-        clip_gradient(**options)
 
 
 def test_nothing_to_clip_is_nothing():

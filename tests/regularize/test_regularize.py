@@ -7,15 +7,19 @@ import pytest
 
 from jaxnn.errors import JaxnnError
 from jaxnn.regularize import (
+    NOISES,
     chain,
+    clip_gradient,
     elastic_net,
     input_noise,
     l1,
     l2,
     max_norm,
     max_spectral_norm,
+    mixup,
     spectral_norm,
     sum_penalties,
+    weight_noise,
 )
 from tests.rules.common import assert_close, assert_trees_close, normal
 
@@ -116,23 +120,6 @@ def test_gradient_has_the_dtype_of_its_weight(penalty, dtype):
     assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("make", [l1, l2, elastic_net, spectral_norm])
-def test_strength_must_not_be_negative(make):
-    with pytest.raises(JaxnnError, match=f"{make.__name__}: got strength=-1, expected"):
-        make(-1)
-
-
-def test_a_sum_of_no_penalties_is_refused():
-    with pytest.raises(JaxnnError, match="got no penalties"):
-        sum_penalties()
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_the_share_of_l1_is_a_share(share):
-    with pytest.raises(JaxnnError, match="elastic_net: got l1_share="):
-        elastic_net(0.1, share)
-
-
 def test_projections_in_turn_end_with_the_last():
     both = jax.jit(chain(max_spectral_norm(1.0), max_norm(0.2)))(PARAMS)
     for w in weights(both):
@@ -182,12 +169,6 @@ def test_max_norm_keeps_nan_in_sight():
     assert np.isnan(after).tolist() == [[True, False], [False, False]]
 
 
-@pytest.mark.parametrize("limit", [0, -1.0])
-def test_max_norm_limit_must_be_positive(limit):
-    with pytest.raises(JaxnnError, match=f"max_norm: got limit={limit:g}, expected"):
-        max_norm(limit)
-
-
 def test_input_noise_has_its_mean_and_std():
     n, x = 100_000, 0.25
     noisy = input_noise(0.1, shift=0.3)(jax.random.key(0), jnp.full((n, 1), x))
@@ -197,25 +178,34 @@ def test_input_noise_has_its_mean_and_std():
     assert noisy.max() > 0.9  # not clipped
 
 
-def test_input_noise_depends_on_the_key():
-    noise, x = input_noise(0.1), jnp.zeros((3, 4), jnp.float32)
-    one, same, other = (noise(jax.random.key(i), x) for i in (0, 0, 1))
-    assert one.dtype == jnp.float32
-    assert (one == same).all()
-    assert (one != other).all()
-    assert len(np.unique(one)) == 12
-
-
-def test_input_noise_of_std_0_only_shifts():
-    x = jnp.asarray(normal(2, 3))
-    assert_close(input_noise(0.0, 0.5)(jax.random.key(0), x), x + 0.5, 0)
-
-
-def test_input_noise_std_must_not_be_negative():
-    with pytest.raises(JaxnnError, match=r"input_noise: got std=-0\.1, expected"):
-        input_noise(-0.1)
-
-
 def test_max_norm_of_a_huge_column_in_float32_is_the_limit_not_zero():
     w = max_norm(2.0)({"w": jnp.full((4, 1), 1e30, jnp.float32)})["w"]
     np.testing.assert_allclose(jnp.linalg.norm(w), 2.0, rtol=1e-6)
+
+
+NAN = float("nan")
+REFUSED = [
+    *((lambda f=f: f(-1), f"{f.__name__}: got strength=-1, expected")
+      for f in (l1, l2, elastic_net, spectral_norm)),
+    *((lambda s=s: elastic_net(0.1, s), "elastic_net: got l1_share=")
+      for s in (-0.1, 1.1, NAN)),
+    (sum_penalties, "got no penalties"),
+    *((lambda f=f, n=n: f(n), f"{f.__name__}: got limit={n:g}, expected")
+      for f in (max_norm, max_spectral_norm) for n in (0, -1.0, NAN)),
+    (lambda: spectral_norm(1.0, steps=0)({"w": jnp.ones((2, 2))}), "got steps=0"),
+    *((lambda f=f: f(-0.1), r"_noise: got \w+=-0\.1, expected")
+      for f in (*NOISES.values(), weight_noise)),
+    *((lambda a=a: mixup(a, 3), "mixup: got alpha") for a in (0, -1.0, NAN)),
+    (lambda: mixup(0.2, 3)(jax.random.key(0), normal(7, 3), np.ones((7, 4))),
+     r"got targets \(7, 4\), expected .*\(B, 3\)"),
+    (lambda: clip_gradient(norm=0), "clip_norm=0, expected a positive"),
+    (lambda: clip_gradient(value=-1), "clip_value=-1"),
+    (lambda: clip_gradient(norm=NAN), "clip_norm=nan"),
+    (lambda: clip_gradient(1, 1), "clip_norm=1 and clip_value=1, expected one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_settings_that_cannot_be_are_refused(call, message):
+    with pytest.raises(JaxnnError, match=message):
+        call()

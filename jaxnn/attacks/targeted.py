@@ -15,6 +15,7 @@ from jaxnn.errors import JaxnnError, require
 from jaxnn.losses import Loss, quadratic
 
 
+@partial(programs.jit, static_argnames=("loss", "steps", "box"))
 def targeted_descent(
     model: Classifier,
     x: Array,
@@ -61,15 +62,7 @@ def targeted_descent(
             f"{shape}, expected one goal an image and a reference of the shape of x"
         )
     require(steps >= 1, "targeted_descent", "steps", steps, ">= 1")
-    given = model, x, goal, reference, proximity, step_size
-    return _targeted_descent(loss, steps, box, *given)
-
-
-@partial(programs.jit, static_argnums=range(3))
-def _targeted_descent(
-    loss, steps, box, model, x, goal, reference, proximity, step_size
-):
-    proximity, step_size = (jnp.asarray(v, x.dtype) for v in (proximity, step_size))
+    near, size = (jnp.asarray(v, x.dtype) for v in (proximity, step_size))
     label = goal if goal.ndim == 1 else goal.argmax(-1)
 
     def last_reached(x_adv, kept, pred):
@@ -81,8 +74,8 @@ def _targeted_descent(
         _, dx, pred = model.value_and_gradient(x_adv, goal, loss)
         kept = last_reached(x_adv, kept, pred)
         if reference is not None:
-            dx = dx + proximity * (x_adv - reference)
-        moved = x_adv - step_size * dx
+            dx = dx + near * (x_adv - reference)
+        moved = x_adv - size * dx
         moved = jnp.where(per_image(is_finite(moved), x), moved, x_adv)
         return (moved if box is None else jnp.clip(moved, *box), kept), None
 

@@ -41,11 +41,9 @@ def _of_outputs(e, failed) -> Iterator[str]:
     """Outputs that are no function of the image, or no numbers."""
     if not failed & {"K2", "K15", "K16", "K17", "K18"}:
         return
-    x, model = jnp.asarray(e.x[:IMAGES]), e.model
-    layers = _shown(model, x, _outputs)
-    if model.key is not None:
-        model = replace(model, key=jax.random.fold_in(model.key, 1))
-    again = _shown(model, x, _outputs)
+    key = e.model.key
+    other = None if key is None else jax.random.fold_in(key, 1)
+    layers, again = _shown(e.model, e.x, _outputs, key, other)
     for layer in layers:
         if layer.facts["lost"].any():
             yield f"layer {layer.label}: its outputs are NaN or infinite"
@@ -72,9 +70,8 @@ def _of_gradients(e, failed) -> Iterator[str]:
     if "K18" not in failed:
         return
     with jax.enable_x64(True):
-        double = in_float64(e.model)
-        x = jnp.asarray(np.asarray(e.x[:IMAGES], np.float64))
-        layers = _shown(double, x, _gradients)
+        x = np.asarray(e.x, np.float64)
+        (layers,) = _shown(in_float64(e.model), x, _gradients, e.model.key)
     for layer in layers:
         wrong = Slopes(*layer.facts["slopes"]).wrong() | layer.facts["apart"]
         if surely_above(int(wrong.sum()), wrong.size, 0.1):
@@ -112,22 +109,30 @@ class Shown(NamedTuple):
     facts: dict[str, Any]
 
 
-def _shown(model: Classifier, x: Any, facts: Callable) -> list[Shown]:
-    """`facts(again, x, y)` of every layer, from the input on; `again` runs it."""
+def _shown(model: Classifier, x: Any, facts: Callable, *keys: Any) -> list[list[Shown]]:
+    """`facts(again, x, y)` of every layer, from the input on, once for each key.
+
+    `again(x)` runs the layer once more; the key is what the network draws from.
+    """
 
     def of_floats(again, x, y):
         return facts(again, x, y) if is_float(x) else None
 
+    x = jnp.asarray(x[:IMAGES])
     twin, notes, _ = note_layers(model, x, of_floats)
-    jax.block_until_ready(_run(twin, x))
-    jax.effects_barrier()
-    runs: dict[tuple, list] = {}
-    for call, found in sorted(notes, key=lambda note: note[0].path):
-        runs.setdefault((call.path, call.label), []).append(found)
-    return [
-        Shown(label, jax.tree.map(lambda *a: np.stack(a), *found))
-        for (_, label), found in runs.items()
-    ]
+    found = []
+    for key in keys:
+        notes.clear()
+        jax.block_until_ready(_run(replace(twin, key=key), x))
+        jax.effects_barrier()
+        runs: dict[tuple, list] = {}
+        for call, noted in sorted(notes, key=lambda note: note[0].path):
+            runs.setdefault((call.path, call.label), []).append(noted)
+        found.append([
+            Shown(label, jax.tree.map(lambda *a: np.stack(a), *noted))
+            for (_, label), noted in runs.items()
+        ])  # fmt: skip
+    return found
 
 
 @programs.jit

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -56,82 +55,78 @@ def printed(text):
     return json.loads(next(line for line in text.splitlines() if line[:1] == "{"))
 
 
-def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
-    first, second = start("die")
+def ended(*processes):
+    """(status, printed, words) of each in turn; one that was stopped is woken."""
+    found = []
     try:
-        other, _ = second.communicate(timeout=280)
-        died = time.monotonic()
-        out, words = first.communicate(timeout=60)
+        for process, seconds in zip(processes, (280, 60), strict=True):
+            process.send_signal(signal.SIGCONT)
+            texts = process.communicate(timeout=seconds)
+            found.append((process.returncode, *texts))
     finally:
-        first.kill()
-        second.kill()
-    assert second.returncode == -signal.SIGKILL
-    assert first.returncode not in (0, -signal.SIGKILL)
-    assert time.monotonic() - died <= 60
-    assert "jaxnn: error: process 0 of 2 ends: it lost another process" in words
+        for process in processes:
+            process.kill()
+    return found
+
+
+def is_that_of_one(losses, **options):
+    alone = [row["loss"] for row in train(**options).epochs]
+    np.testing.assert_allclose(losses, alone, atol=1e-5)
+
+
+LOST = "jaxnn: error: process 0 of 2 ends: it lost another process"
+
+
+def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
+    (died, other, _), (status, out, words) = ended(*reversed(start("die")))
+    assert died == -signal.SIGKILL
+    assert status not in (0, -signal.SIGKILL)
+    assert LOST in words
     mine, theirs = printed(out), printed(other)
     assert mine == theirs  # the same history in both, to the last bit
     assert mine["devices"] == [4, 2]
     assert mine["skipped"] == mine["in batch"]
     assert sum(mine["skipped"]) > 0
-    alone = [row["loss"] for row in train().epochs]
-    np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
-
-
-def ended(processes):
-    """(status, printed, words) of each."""
-    try:
-        texts = [process.communicate(timeout=280) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, *t) for p, t in zip(processes, texts, strict=True)]
+    is_that_of_one(mine["losses"])
 
 
 def test_two_processes_that_were_killed_resume_and_end_as_one(tmp_path):
-    (status, _, words), (died, _, _) = ended(start("resume", 2, tmp_path))
+    (status, _, words), (died, _, _) = ended(*start("resume", 2, tmp_path))
     assert died == -signal.SIGKILL
     assert status not in (0, -signal.SIGKILL)
-    assert "jaxnn: error: process 0 of 2 ends: it lost another process" in words
+    assert LOST in words
     assert "Traceback" not in words
-    ends = ended(start("resume", 2, tmp_path))
+    ends = ended(*start("resume", 2, tmp_path))
     assert [status for status, _, _ in ends] == [0, 0], ends
     mine, theirs = (printed(out) for _, out, _ in ends)
     assert mine == theirs
     assert not mine["anew"]
     assert len(mine["losses"]) == 6
-    alone = [row["loss"] for row in train(epochs=6).epochs]
-    np.testing.assert_allclose(mine["losses"], alone, atol=1e-5)
+    is_that_of_one(mine["losses"], epochs=6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("then", "devices"), [("end", 4), ("end", 2), ("stop", 4)])
-def test_processes_end_together_or_by_the_watch_when_one_hangs(then, devices):
-    first, second = start(then, devices)
-    try:
-        out, words = first.communicate(timeout=280)
-        if then == "stop":
-            second.send_signal(signal.SIGCONT)
-        other, late = second.communicate(timeout=60)
-    finally:
-        first.kill()
-        second.kill()
-    if then == "end":
-        assert first.returncode == second.returncode == 0
-        assert "end (2, 3) 80" in out
-        assert printed(out) == printed(other)
-        assert printed(out)["devices"] == [devices, devices // 2]
-        alone = [row["loss"] for row in train().epochs]
-        np.testing.assert_allclose(printed(out)["losses"], alone, atol=1e-5)
-    else:
-        assert first.returncode != 0
-        assert "no sign of life from process 1 for 15 s" in words
-        assert second.returncode == 1, late  # no abort of the runtime
-        assert "process 1 of 2 ends: it was stopped for" in late
+@pytest.mark.parametrize("devices", [4, 2])
+def test_processes_end_together(devices):
+    (first, out, _), (second, other, _) = ended(*start("end", devices))
+    assert first == second == 0
+    assert "end (2, 3) 80" in out
+    assert printed(out) == printed(other)
+    assert printed(out)["devices"] == [devices, devices // 2]
+    is_that_of_one(printed(out)["losses"])
+
+
+@pytest.mark.slow
+def test_a_process_ends_when_the_other_hangs_which_ends_when_it_wakes():
+    (first, _, words), (second, _, late) = ended(*start("stop"))
+    assert first != 0
+    assert "no sign of life from process 1 for 15 s" in words
+    assert second == 1, late  # no abort of the runtime
+    assert "process 1 of 2 ends: it was stopped for" in late
 
 
 class Store:
-    """The store of two processes, and their clock; the other's pulse is set by hand."""
+    """The store of two processes, and their clock; the other's beat is set by hand."""
 
     def __init__(self, monkeypatch):
         self.now, self.other = 0.0, "0 0"
@@ -162,9 +157,11 @@ def test_a_jax_that_keeps_its_store_elsewhere_leaves_the_end_to_its_own_heartbea
         assert threading.active_count() == threads
 
 
-def test_the_watch_knows_a_late_pulse_from_a_process_that_hangs(monkeypatch):
+def test_a_late_heartbeat_is_told_from_a_process_that_hangs(monkeypatch):
     store, watch = Store(monkeypatch), Watch(30.0)
-    for beat in range(100):  # a hundred steps a second; the other's pulse is one late
+    for beat in range(
+        100
+    ):  # a hundred steps a second; the other's heartbeat is one late
         store.now, processes.mesh.ticks = 2.0 * beat, 200 * beat
         store.other = f"{beat} {max(200 * (beat - 1), 0)}"
         watch._beat("")

@@ -114,25 +114,10 @@ def find_collapse(
     most, share = classes[counts.argmax()], float(counts.max() / len(y))
     expected = float((y == most).mean())
     if share > max(0.5, 2 * expected):
-        why = (
-            "the budget was too large from the start; let it grow (ramp, "
-            "--epsilon-ramp 0.5) or lower the learning rate"
-        )
-        if defense.attack_steps is None:
-            why = (
-                "the network has not learned to tell classes; change the learning rate"
-            )
-            spread = np.ptp(outputs, axis=0) if outputs.ndim > 1 else np.inf
-            if np.all(spread <= 1e-6 * np.abs(outputs).max()):
-                why = (
-                    "every image gets the same outputs, so nothing of it reaches them; "
-                    "start from other weights (units that begin equal, as with zeros, "
-                    "stay so), or lower the learning rate: all units may have died"
-                )
         return Collapse(
             "one class", share,
             f"{100 * share:.0f}% of the answers are class {int(most)}, which "
-            f"{100 * expected:.0f}% of the images are: {why}",
+            f"{100 * expected:.0f}% of the images are: {_why_one(outputs, defense)}",
         )  # fmt: skip
     if defense.attack_steps != 1 or one_step is None or many_steps is None:
         return None
@@ -145,6 +130,23 @@ def find_collapse(
         "network hides its gradient from the step it was trained on; use a smaller "
         "step size, fewer epochs or pgd",
     )  # fmt: skip
+
+
+def _why_one(outputs, defense) -> str:
+    """Why a network says one class always, and what to do."""
+    if defense.attack_steps is not None:
+        return (
+            "the budget was too large from the start; let it grow (ramp, "
+            "--epsilon-ramp 0.5) or lower the learning rate"
+        )
+    spread = np.ptp(outputs, axis=0) if outputs.ndim > 1 else np.inf
+    if np.all(spread <= 1e-6 * np.abs(outputs).max()):
+        return (
+            "every image gets the same outputs, so nothing of it reaches them; start "
+            "from other weights (units that begin equal, as with zeros, stay so), or "
+            "lower the learning rate: all units may have died"
+        )
+    return "the network has not learned to tell classes; change the learning rate"
 
 
 @constructor

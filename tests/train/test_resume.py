@@ -1,5 +1,6 @@
 """A killed run goes on bit for bit as if nothing had been; or says why it cannot."""
 
+import functools
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from tempfile import TemporaryDirectory
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,10 @@ DATA, HELD = blobs(160), blobs(40, seed=1)
 
 
 def train(epochs=6, folder=None, resume=False, every=None, **options):
-    snapshots = folder and Snapshots(folder, every=every, resume=resume)
-    return fit(
-        NET, options.pop("data", DATA), validation=HELD, epochs=epochs, batch=32,
-        snapshots=snapshots, **({"optimizer": optax.adam(0.02)} | options),
-    )  # fmt: skip
+    kept = folder and Snapshots(folder, every=every, resume=resume)
+    usual = {"optimizer": optax.adam(0.02), "snapshots": kept, "validation": HELD}
+    data = options.pop("data", DATA)
+    return fit(NET, data, epochs=epochs, batch=32, **(usual | options))
 
 
 def same(a, b):
@@ -152,14 +153,11 @@ def test_a_file_that_is_no_snapshot_is_named_and_never_half_read(tmp_path, how):
     assert path.name in str(caught.value)
 
 
-def snapshot_bytes(cache=[]):  # noqa: B006 - made once
-    if not cache:
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory() as folder:
-            train(1, folder)
-            cache.append((Snapshots(folder, resume=True).path(1, 0)).read_bytes())
-    return cache[0]
+@functools.cache
+def snapshot_bytes():
+    with TemporaryDirectory() as folder:
+        train(1, folder)
+        return Snapshots(folder, resume=True).path(1, 0).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -189,7 +187,7 @@ def test_one_changed_label_is_another_run(tmp_path):
 def test_settings_that_were_edited_since_are_named(tmp_path):
     def go_on(epochs, resume, **settings):
         kept = Snapshots(tmp_path, resume=resume, settings=settings)
-        return fit(NET, DATA, epochs=epochs, batch=32, snapshots=kept)
+        return train(epochs, snapshots=kept)
 
     go_on(1, False, lr=0.1, layers=(8,))
     with pytest.raises(JaxnnError, match=r"setting lr is 0\.1 there and 0\.2 here"):
@@ -205,11 +203,7 @@ def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
     newest.write_bytes(content)
     said, rows = [], []
     kept = Snapshots(tmp_path, resume=True, say=said.append, restored=rows.extend)
-    resumed = fit(
-        NET, DATA, validation=HELD, epochs=6, batch=32, snapshots=kept,
-        optimizer=optax.adam(0.02),
-    )  # fmt: skip
-    same(resumed, whole)
+    same(train(6, snapshots=kept), whole)
     assert len(rows) == 2  # what the snapshot holds is told, for metrics.jsonl
     assert "snapshot-000003-0000000.npz cannot be read" in said[0]
     assert "an older one is resumed" in said[0]
@@ -223,8 +217,7 @@ def test_a_whole_snapshot_of_another_run_is_not_called_damaged(tmp_path):
     shutil.copy(other / "snapshot-000002-0000000.npz", tmp_path)
     said = []
     kept = Snapshots(tmp_path, resume=True, say=said.append)
-    fit(NET, DATA, validation=HELD, epochs=1, batch=32, snapshots=kept,
-        optimizer=optax.adam(0.02))  # fmt: skip
+    train(1, snapshots=kept)
     assert "is a snapshot of another run: seeds is [1] there" in said[0]
     assert files(tmp_path)[-1] == "snapshot-000002-0000000.npz.other"
 

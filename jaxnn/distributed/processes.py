@@ -93,19 +93,15 @@ def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | 
     Raises:
       JaxnnError: flags are missing, and nothing in the environment fills them in.
     """
-    given = {
-        "--coordinator": ranks.coordinator,
-        "--processes": ranks.processes,
-        "--process": ranks.process,
-    }
-    missing = [name for name, value in given.items() if value is None]
+    flags = ("coordinator", "processes", "process")
+    missing = [f"--{name}" for name in flags if getattr(ranks, name) is None]
     if not missing:
         _check(ranks)
         return "flags"
     found = _detected(environ) if ranks.detect else None
     if found == "mpi" and "--coordinator" in missing and _scattered(environ):
         found = "mpi4py" if importlib.util.find_spec("mpi4py") is not None else found
-    if found is None and len(missing) < len(given):
+    if found is None and len(missing) < len(flags):
         raise JaxnnError(
             f"several processes: {', '.join(missing)} not given"
             + (", and no SLURM, MPI or Kubernetes found" if ranks.detect else "")
@@ -122,16 +118,13 @@ def cluster(ranks: Processes, environ: Mapping[str, str] = os.environ) -> str | 
 
 def _check_unused(ranks):
     """Raise for what only several processes would heed."""
-    alone = Processes()
-    for name, value, default in (
-        ("--local-device-ids", ranks.local_device_ids, alone.local_device_ids),
-        ("--rank-timeout", ranks.rank_timeout, alone.rank_timeout),
-    ):
-        if value != default:
+    for name in ("local_device_ids", "rank_timeout"):
+        value = getattr(ranks, name)
+        if value != getattr(Processes(), name):
             raise JaxnnError(
-                f"{name}: got {value}, but this process is by itself; expected it with "
-                "--coordinator, --processes and --process, or under SLURM, MPI or "
-                "Kubernetes, only"
+                f"--{name.replace('_', '-')}: got {value}, but this process is by "
+                "itself; expected it with --coordinator, --processes and --process, "
+                "or under SLURM, MPI or Kubernetes, only"
             )
 
 

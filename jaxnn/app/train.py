@@ -232,7 +232,7 @@ def _snapshots(folder, config, resume, first):
     snapshots = Snapshots(
         folder / "snapshots", max(config.keep_checkpoints, 1), config.checkpoint_steps,
         resume, must_stay(config), restore_metrics if first else None,
-        say=note if first else lambda text: None,
+        log=note if first else lambda text: None,
     )  # fmt: skip
     return snapshots
 

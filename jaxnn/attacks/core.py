@@ -245,7 +245,7 @@ class Goal(NamedTuple):
         score, pred = self.score(x_adv)
         return best.with_point(x_adv, self.fooled(pred), score)
 
-    def look(self, x_adv: Array) -> tuple[Array, Array, Array]:
+    def value_and_gradient(self, x_adv: Array) -> tuple[Array, Array, Array]:
         """What is raised (B,) at x_adv, its gradient, and which points fool (B,)."""
         values, dx, pred = self.model.value_and_gradient(x_adv, self.y, self.loss)
         if self.targeted:
@@ -254,7 +254,7 @@ class Goal(NamedTuple):
 
     def climb(self, x_adv: Array, best: Best) -> tuple[Array, Array, Best]:
         """What is raised (B,) at x_adv, its gradient, and `best` with that point."""
-        values, dx, fooled = self.look(x_adv)
+        values, dx, fooled = self.value_and_gradient(x_adv)
         return values, dx, best.with_point(x_adv, fooled, values)
 
 

@@ -123,7 +123,7 @@ class Walks(NamedTuple):
     def _step(self, at):
         """Rate every lane, and move those that are not done."""
         goal = self.goal._replace(y=_of(self.goal.y, at.row))
-        _, dx, fooled = goal.look(at.x_adv)
+        _, dx, fooled = goal.value_and_gradient(at.x_adv)
         size, epsilon = (
             per_image(_of(v, at.row), at.x) for v in (self.size, self.epsilon)
         )

@@ -61,7 +61,7 @@ def fgsm(
     Source: Goodfellow, Shlens, Szegedy 2015, arXiv 1412.6572.
     """
     ball = Ball.around(x, epsilon, norm, box)
-    _, dx, _ = Goal(model, y, loss, targeted).look(x)
+    _, dx, _ = Goal(model, y, loss, targeted).value_and_gradient(x)
     x_adv = ball.move(x, dx, ball.epsilon)
     return jnp.where(per_image(is_finite(x_adv), x), x_adv, x)
 

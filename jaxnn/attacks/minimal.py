@@ -136,7 +136,7 @@ def ddn(
 
     def body(carry, step):
         x_adv, norm, best = carry
-        _, dx, fooled = goal.look(x_adv)
+        _, dx, fooled = goal.value_and_gradient(x_adv)
         best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
         direction = ascent_direction(dx, "l2")
         rate = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * step / steps)) / 2
@@ -199,7 +199,7 @@ def carlini_wagner(
         def body(carry, _):
             w, opt, best, ever = carry
             x_adv = pixels(w)
-            values, dx, fooled = goal.look(x_adv)
+            values, dx, fooled = goal.value_and_gradient(x_adv)
             fooled = fooled & (values >= confidence)
             best = best.with_point(x_adv, fooled, -l2_norm(x_adv - x))
             active = values < confidence
@@ -224,7 +224,7 @@ def carlini_wagner(
     # The constant weighs the margin's gradient. Where that is far from 1, the constant
     # is so much larger or smaller: else the gradient is not seen beside |delta|^2, or
     # Adam's square of it is infinite.
-    weight = scaled(goal.look(x)[1])[1].reshape(-1)
+    weight = scaled(goal.value_and_gradient(x)[1])[1].reshape(-1)
     ordinary = (weight > 2.0**-30) & (weight < 2.0**30)
     each = first_constant / jnp.where(ordinary, 1, weight).astype(x.dtype)
     start = (each, jnp.zeros_like(each), jnp.full_like(each, jnp.inf))

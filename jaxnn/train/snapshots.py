@@ -51,11 +51,11 @@ class Snapshots:
         continuation is that of the uninterrupted run, bit for bit on the same
         processor, if `fit` is called with the same arguments; `epochs` may be more, and
         the mesh another one. Where the newest is damaged an older one is taken, and
-        `say` says so.
+        `log` says so.
       settings: plain values that a continuation must share with the run, such as those
         that `fit` was called by.
       restored: called with the history's rows before the first step of a resumed run.
-      say: takes what a person should know, a line each; None warns.
+      log: called with what a person should know, a line each; None warns.
 
     Raises:
       JaxnnError: `folder` holds snapshots and `resume` is False; bad settings.
@@ -69,13 +69,13 @@ class Snapshots:
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         restored: Callable[[list[dict]], None] | None = None,
-        say: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ):
         self.folder, self.keep, self.every = Path(folder), keep, every
         self.resume, self.restored = resume, restored
         # as JSON gives them back
         self.settings = json.loads(json.dumps(plain(dict(settings or {})), default=str))
-        self.say = warnings.warn if say is None else say
+        self.log = warnings.warn if log is None else log
         self.facts: dict[str, Any] = {}  # of the run: they take a moment
         if keep < 1 or (every is not None and every < 1):
             raise JaxnnError(
@@ -180,7 +180,7 @@ class Snapshots:
             of_another = isinstance(error, OtherRunError)
             aside = path.with_suffix(".npz.other" if of_another else ".npz.damaged")
             path.rename(aside)
-            self.say(f"{error}. It is now {aside.name}, and an older one is resumed")
+            self.log(f"{error}. It is now {aside.name}, and an older one is resumed")
 
     def _read(self, at, run) -> "_Read":
         """One snapshot, looked through before anything relies on it."""

@@ -202,7 +202,7 @@ def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
     content[len(content) // 2] ^= 0xFF
     newest.write_bytes(content)
     said, rows = [], []
-    kept = Snapshots(tmp_path, resume=True, say=said.append, restored=rows.extend)
+    kept = Snapshots(tmp_path, resume=True, log=said.append, restored=rows.extend)
     same(train(6, snapshots=kept), whole)
     assert len(rows) == 2  # what the snapshot holds is told, for metrics.jsonl
     assert "snapshot-000003-0000000.npz cannot be read" in said[0]
@@ -216,7 +216,7 @@ def test_a_whole_snapshot_of_another_run_is_not_called_damaged(tmp_path):
     train(2, other, seeds=1)
     shutil.copy(other / "snapshot-000002-0000000.npz", tmp_path)
     said = []
-    kept = Snapshots(tmp_path, resume=True, say=said.append)
+    kept = Snapshots(tmp_path, resume=True, log=said.append)
     train(1, snapshots=kept)
     assert "is a snapshot of another run: seeds is [1] there" in said[0]
     assert files(tmp_path)[-1] == "snapshot-000002-0000000.npz.other"

@@ -14,29 +14,17 @@ from jaxnn.text import aligned
 
 
 class LayerCost(NamedTuple):
-    """One row of `summary`: a layer, or a network inside of another.
+    """One row of `summary`: a layer, or a network inside of another, parts included."""
 
-    Attributes:
-      name: the layer's, with "12 x" before it where a `stack` runs it 12 times.
-      depth: how many networks it is inside of; 0 is the whole.
-      out_shape: of its output, without the batch axis.
-      parameters: how many scalars training moves here, those of its parts included.
-      frozen: how many scalars it keeps as constants (`freeze`), parts included.
-      shared: whether its parameters belong to the `share` around it.
-      forward_flops: of the forward pass in training mode over the whole batch.
-      backward_flops: of the backward pass, dx and dparams both; dx alone if frozen.
-      cache_bytes: what is kept between the two, without parameters and without what
-        an earlier layer keeps already.
-    """
-
-    name: str
-    depth: int
-    out_shape: tuple[int, ...]
-    parameters: int
-    frozen: int
-    shared: bool
-    forward_flops: float
-    backward_flops: float
+    name: str  # the layer's, with "12 x" before it where a `stack` runs it 12 times
+    depth: int  # how many networks it is inside of; 0 is the whole
+    out_shape: tuple[int, ...]  # of its output, without the batch axis
+    parameters: int  # how many scalars training moves here
+    frozen: int  # how many scalars it keeps as constants (`freeze`)
+    shared: bool  # whether its parameters belong to the `share` around it
+    forward_flops: float  # in training mode over the whole batch
+    backward_flops: float  # of dx and dparams both; of dx alone if frozen
+    # kept between the two, without parameters and what an earlier layer keeps already
     cache_bytes: int
 
 

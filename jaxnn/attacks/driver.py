@@ -34,27 +34,14 @@ TRACED = ("epsilon", "step_size", "key")
 
 
 class Attack(NamedTuple):
-    """An attack as the tables know it.
+    """An attack as the tables know it; what is not told here, see `attack`."""
 
-    Attributes:
-      name: what commands and errors call it.
-      run: checks its arguments and runs the compiled program.
-      core: the function as it was written, to be traced inside another program.
-      norms: in which it can keep a budget, or keep small what it changes.
-      gradients: whether it follows the network's gradient.
-      takes: its settings, with their defaults (`inspect.Parameter.empty`: none).
-      traced: those that are arguments of the compiled program.
-      limits: setting -> (low, high) that a number must lie in.
-      check: called with all settings and x, raises for what does not go together.
-      in_suite: whether evaluations run it, with the settings it has by itself.
-    """
-
-    name: str
-    run: Callable[..., Any]
-    core: Callable[..., Any]
+    name: str  # what commands and errors call it
+    run: Callable[..., Any]  # checks its arguments and runs the compiled program
+    core: Callable[..., Any]  # as it was written, to be traced in another program
     norms: tuple[str, ...]
     gradients: bool
-    takes: dict[str, Any]
+    takes: dict[str, Any]  # settings -> defaults (`inspect.Parameter.empty`: none)
     traced: tuple[str, ...]
     limits: Mapping[str, tuple[float, float]]
     check: Callable[[dict[str, Any], Any], None] | None

@@ -44,23 +44,16 @@ class Queue(NamedTuple):
 class Walks(NamedTuple):
     """From every image not yet fooled, until it is: `steps` moves at most.
 
-    Attributes:
-      goal: what is raised, at the labels of all images (N,).
-      ball: around all images (N, ...).
-      epsilon: of each image's ball (N,).
-      size: of each image's steps (N,).
-      steps: moves of each image.
-      lanes: images under way at once, L.
-      key: of the starts; None starts at the image itself. Each start is drawn from key
-        and row, so it does not depend on who shared the lanes with it.
+    Starts are drawn from key and row, so that they do not depend on who shared the
+    lanes; without a key the image itself is its start.
     """
 
-    goal: Goal
-    ball: Ball
-    epsilon: Array
-    size: Array
-    steps: int
-    lanes: int
+    goal: Goal  # at the labels of all images (N,)
+    ball: Ball  # around all images (N, ...)
+    epsilon: Array  # of each image's ball (N,)
+    size: Array  # of each image's steps (N,)
+    steps: int  # moves of each image
+    lanes: int  # images under way at once, L
     key: Any = None
 
     def run(self, found: Queue) -> Queue:

@@ -55,18 +55,13 @@ def check_settings(name: str, epsilon: Epsilon, **counts: int) -> None:
 
 
 class Collapse(NamedTuple):
-    """What went wrong.
+    """What went wrong."""
 
-    Attributes:
-      kind: "not finite", "one class" or "catastrophic overfitting".
-      number: share of outputs that are not finite; share of the class said most; or
-        how far one step overstates accuracy.
-      message: what was seen and what to do.
-    """
-
-    kind: str
+    kind: str  # "not finite", "one class" or "catastrophic overfitting"
+    # share of outputs that are not finite; share of the class said most; or how far
+    # one step overstates accuracy
     number: float
-    message: str
+    message: str  # what was seen and what to do
 
 
 def find_collapse(

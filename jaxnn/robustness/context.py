@@ -21,37 +21,23 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the budget, for the cu
 
 
 class Check(NamedTuple):
-    """The outcome of one check.
+    """The outcome of one check."""
 
-    Attributes:
-      id: "K1" to "K20".
-      name: what is checked, in a few message.
-      verdict: "pass", "warn", "fail" or "skip".
-      number: what was measured, None where there is no number.
-      message: the number's meaning, and what to do where it did not pass.
-      images: rows of the evaluated images that are the evidence, at most 20.
-    """
-
-    id: str
-    name: str
-    verdict: str
-    number: float | None
-    message: str
-    images: tuple[int, ...] = ()
+    id: str  # "K1" to "K20"
+    name: str  # what is checked, in a few words
+    verdict: str  # "pass", "warn", "fail" or "skip"
+    number: float | None  # what was measured, None where there is no number
+    message: str  # the number's meaning, and what to do where it did not pass
+    images: tuple[int, ...] = ()  # rows that are the evidence, at most 20
 
 
 class Measured(NamedTuple):
-    """What a check found.
-
-    Attributes:
-      verdict, number, message: as in `Check`.
-      images: which of the sample (bool) are the evidence; None for none.
-    """
+    """What a check found, see `Check`."""
 
     verdict: str
     number: float | None
     message: str
-    images: np.ndarray | None = None
+    images: np.ndarray | None = None  # which of the sample (bool) are the evidence
 
 
 CHECKS: dict[str, Callable[["CheckContext"], Check]] = {}
@@ -81,31 +67,18 @@ def check(id: str, name: str, gradients: bool = True) -> Callable:
 
 @dataclass(eq=False)
 class CheckContext:
-    """A sample of the images under every attack, each alone, and what follows from it.
+    """A sample of the images under every attack, each alone, and what follows."""
 
-    Attributes:
-      model: the network under attack, by its logits.
-      threat: what the attacker may do.
-      key: all randomness comes from it.
-      batch: images a call, see `jaxnn.tree.map_batches`.
-      x: images of the sample, float in [0, 1].
-      y: their labels.
-      rows: their row numbers among the evaluated images.
-      suite: the attacks.
-      others: name -> other networks, whose examples are tried on this one.
-      certified: which of the sample (bool) a certificate holds for, or None.
-    """
-
-    model: Classifier
+    model: Classifier  # the network under attack, by its logits
     threat: Threat
-    key: jax.Array
-    batch: int | None
-    x: np.ndarray
-    y: np.ndarray
-    rows: np.ndarray
+    key: jax.Array  # all randomness comes from it
+    batch: int | None  # images a call, see `jaxnn.tree.map_batches`
+    x: np.ndarray  # images of the sample, float in [0, 1]
+    y: np.ndarray  # their labels
+    rows: np.ndarray  # their row numbers among the evaluated images
     suite: list[AttackSpec]
-    others: dict[str, Classifier] = field(default_factory=dict)
-    certified: np.ndarray | None = None
+    others: dict[str, Classifier] = field(default_factory=dict)  # for transfer
+    certified: np.ndarray | None = None  # which of x a certificate holds for
 
     @property
     def steps(self) -> int:

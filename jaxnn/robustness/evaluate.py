@@ -29,63 +29,34 @@ LEVELS = ("fast", "full")
 
 
 class Round(NamedTuple):
-    """One attack of the suite.
-
-    Attributes:
-      name: which attack.
-      tried: images it was tried on: those still right, or a sample of them.
-      broken: how many of them it broke.
-      alone: share of all images that it leaves right by itself; of the sample, where
-        it was not tried on all.
-    """
+    """One attack of the suite."""
 
     name: str
-    tried: int
-    broken: int
-    alone: Proportion
+    tried: int  # images it was tried on: those still right, or a sample of them
+    broken: int  # how many of them it broke
+    alone: Proportion  # what it leaves right by itself: of all, or of the sample
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` found.
+    """What `evaluate` found; an image that no attack could follow is not robust."""
 
-    Attributes:
-      threat: what the attacker may do.
-      level: "fast" or "full".
-      clean: images classified right without an attack, of all.
-      robust: images that every attack of the suite left right, of all; one that no
-        attack could follow (`not_attacked`) is not robust.
-      rounds: the attacks in the order they were run.
-      targeted: least-likely class reached, of the sample.
-      curve: attack -> accuracy on the sample at each of `epsilons`.
-      epsilons: budgets of the curve.
-      checks: K1 to K20.
-      layers: gradients of every layer, from the output back.
-      verdict: whether the number can be believed.
-      not_attacked: rows of images no attack broke whose own gradient is NaN.
-      not_finite: rows of images for which the network's outputs are not finite.
-      robust_images: which images stayed right (N,), bool.
-      x_adv: the worst example found for every image (N, ...).
-      sample: rows of the sample.
-      seconds: how long it took.
-    """
-
-    threat: Threat
-    level: str
-    clean: Proportion
-    robust: Proportion
-    rounds: list[Round]
-    targeted: Proportion
-    curve: dict[str, np.ndarray]
-    epsilons: np.ndarray
-    checks: list[Check]
-    layers: list[LayerGradient]
-    not_attacked: np.ndarray
-    not_finite: np.ndarray
-    verdict: str
-    robust_images: np.ndarray
-    x_adv: np.ndarray
-    sample: np.ndarray
-    seconds: float
+    threat: Threat  # what the attacker may do
+    level: str  # "fast" or "full"
+    clean: Proportion  # classified right without an attack, of all images
+    robust: Proportion  # left right by every attack of the suite, of all
+    rounds: list[Round]  # the attacks in the order they were run
+    targeted: Proportion  # least-likely class reached, of the sample
+    curve: dict[str, np.ndarray]  # attack -> accuracy on the sample at `epsilons`
+    epsilons: np.ndarray  # budgets of the curve
+    checks: list[Check]  # K1 to K20
+    layers: list[LayerGradient]  # gradients of every layer, from the output back
+    not_attacked: np.ndarray  # rows that no attack broke whose own gradient is NaN
+    not_finite: np.ndarray  # rows for which the network's outputs are not finite
+    verdict: str  # whether the number can be believed
+    robust_images: np.ndarray  # which images stayed right (N,), bool
+    x_adv: np.ndarray  # the worst example found for every image (N, ...)
+    sample: np.ndarray  # rows of the sample
+    seconds: float  # how long it took
 
     @property
     def believable(self) -> bool:

@@ -26,46 +26,30 @@ SATURATED = 0.5  # share of elements without gradient from which a layer is look
 
 
 class LayerGradient(NamedTuple):
-    """What one layer's backward was given (dy) and gave back (dx), over many images.
+    """What one layer's backward was given (dy) and gave back (dx), over many images."""
 
-    Attributes:
-      path: its number in each combinator, from the outside in.
-      label: its place and name.
-      ratio: mean |dx| / mean |dy|, both as 2-norms over an image.
-      zero_in: share of images whose dy is all zero.
-      zero_out: share of the other images whose dx is all zero, or not finite.
-      saturated: share of elements with |dx| < 1e-3 |dy|, None if the shape changes.
-      same_shape: whether x and y have one shape.
-      constant: whether its output is the same for every image: no gradient passes it,
-        and none is hidden.
-    """
-
-    path: tuple[int, ...]
-    label: str
-    ratio: float
-    zero_in: float
-    zero_out: float
-    saturated: float | None
-    same_shape: bool
-    constant: bool = False
+    path: tuple[int, ...]  # its number in each combinator, from the outside in
+    label: str  # its place and name
+    ratio: float  # mean |dx| / mean |dy|, both as 2-norms over an image
+    zero_in: float  # share of images whose dy is all zero
+    zero_out: float  # share of the other images whose dx is all zero, or not finite
+    saturated: float | None  # share of |dx| < 1e-3 |dy|, None if the shape changes
+    same_shape: bool  # whether x and y have one shape
+    constant: bool = False  # one output for every image: nothing passes or is hidden
 
 
 class Masking(NamedTuple):
     """The report on the gradients of all layers, and the attack through blocking ones.
 
-    Attributes:
-      layers: from the output back to the input.
-      blocking: those that get a gradient and pass none, but for constant ones.
-      saturated: where nothing blocks, the layer that lets the least through, if that is
-        less than half of the elements. A relu may well be one, and hide nothing: what
-        an attack through it gains decides.
-      attacked_through: images left right by PGD through those layers as if they were
-        the identity; None if there are none or a shape changes.
+    `saturated` is, where nothing blocks, the layer that lets the least through, if that
+    is less than half of the elements. A relu may well be one, and hide nothing: what an
+    attack through it gains decides.
     """
 
-    layers: list[LayerGradient]
-    blocking: list[LayerGradient]
+    layers: list[LayerGradient]  # from the output back to the input
+    blocking: list[LayerGradient]  # get a gradient, pass none, and are not constant
     saturated: LayerGradient | None
+    # images left right by PGD through those layers as if they were the identity
     attacked_through: np.ndarray | None
 
 

@@ -26,21 +26,13 @@ RARELY = 0.02  # share of points that may be wrong: a kink can hide between two 
 
 
 class Slopes(NamedTuple):
-    """Of `sum(dy * f(x))` along v, for each image (B,): by the gradient, and seen.
+    """Of `sum(dy * f(x))` along v, for each image (B,): by the gradient, and seen."""
 
-    Attributes:
-      predicted: dx . v by the backward pass.
-      ahead: seen between x and x + STEP v.
-      behind: seen between x - STEP v and x.
-      size: |dx|.
-      rounding: what rounding alone can make of a slope.
-    """
-
-    predicted: Any
-    ahead: Any
-    behind: Any
-    size: Any
-    rounding: Any
+    predicted: Any  # dx . v by the backward pass
+    ahead: Any  # seen between x and x + STEP v
+    behind: Any  # seen between x - STEP v and x
+    size: Any  # |dx|
+    rounding: Any  # what rounding alone can make of a slope
 
     def smooth(self) -> np.ndarray:
         """Where both sides see one slope."""
@@ -91,19 +83,12 @@ def in_float64(model: Classifier) -> Classifier:
 
 
 class Truth(NamedTuple):
-    """What became of the input gradients of some images.
+    """What became of the input gradients of some images."""
 
-    Attributes:
-      wrong: which of them (B,) have a gradient that is not the slope, or not JAX's.
-      slopes: how many slopes were judged, and how many of them the gradient missed.
-      points: how many there were to judge.
-      automatic: images whose gradient differs from JAX's; None where JAX has none.
-    """
-
-    wrong: np.ndarray
-    slopes: tuple[int, int]
-    points: int
-    automatic: int | None
+    wrong: np.ndarray  # whose gradient (B,) is not the slope, or not JAX's
+    slopes: tuple[int, int]  # how many were judged, and missed by the gradient
+    points: int  # how many there were to judge
+    automatic: int | None  # images whose gradient is not JAX's; None: JAX has none
 
     @property
     def surely_wrong(self) -> bool:

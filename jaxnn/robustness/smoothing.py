@@ -30,18 +30,12 @@ CHUNK = 1000  # noisy copies a pass
 
 
 class Certified(NamedTuple):
-    """What `certify` found.
+    """What `certify` found."""
 
-    Attributes:
-      labels: the smoothed network's answers (N,), `ABSTAIN` where it has none.
-      radii: l2 distance in pixel units within which each answer holds (N,), 0 where it
-        abstains.
-      n: noisy copies an image; radii of different n cannot be compared.
-    """
-
-    labels: np.ndarray
+    labels: np.ndarray  # the smoothed network's answers (N,), or `ABSTAIN`
+    # l2 distance, in pixel units, within which each answer holds (N,); 0 for `ABSTAIN`
     radii: np.ndarray
-    n: int
+    n: int  # noisy copies an image; radii of different n cannot be compared
 
     def average_radius(self, y: Any) -> float:
         """ACR: the mean over all images, a wrong answer counting as 0."""

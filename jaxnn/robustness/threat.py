@@ -8,17 +8,11 @@ from jaxnn.errors import lookup, require
 
 
 class Threat(NamedTuple):
-    """A white-box attacker who may move each image by `epsilon` in `norm`.
+    """A white-box attacker who may move each image by `epsilon` in `norm`."""
 
-    Attributes:
-      norm: "linf", "l2" or "l1".
-      epsilon: budget in pixel units of [0, 1].
-      box: limits of a pixel.
-    """
-
-    norm: str = "linf"
-    epsilon: float = 0.1
-    box: Box = (0.0, 1.0)
+    norm: str = "linf"  # or "l2" or "l1"
+    epsilon: float = 0.1  # budget in pixel units of [0, 1]
+    box: Box = (0.0, 1.0)  # limits of a pixel
 
     def checked(self) -> "Threat":
         """Itself; raises a `JaxnnError` for an unknown norm or a budget not above 0."""
@@ -35,12 +29,7 @@ class Threat(NamedTuple):
 
 
 class Proportion(NamedTuple):
-    """So many of so many images, with Wilson's 95% interval.
-
-    Attributes:
-      count: how many.
-      total: of how many.
-    """
+    """`count` of `total` images, with Wilson's 95% interval."""
 
     count: int
     total: int

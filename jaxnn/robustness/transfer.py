@@ -17,17 +17,11 @@ from jaxnn.tree import BATCH
 
 
 class Transfer(NamedTuple):
-    """Accuracies under each other's examples.
+    """Accuracies under each other's examples."""
 
-    Attributes:
-      names: of the networks (S,).
-      matrix: accuracy (S, S): row s made the examples, column t is attacked by them.
-      check: K9, whether each column's minimum is its diagonal.
-    """
-
-    names: tuple[str, ...]
-    matrix: np.ndarray
-    check: Check
+    names: tuple[str, ...]  # of the networks (S,)
+    matrix: np.ndarray  # (S, S): row s made the examples that attack column t
+    check: Check  # K9, whether each column's minimum is its diagonal
 
 
 def transfer_matrix(

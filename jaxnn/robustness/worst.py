@@ -84,19 +84,12 @@ def not_attacked(model: Classifier, x: Any, y: Any, batch: int | None = None) ->
 
 
 class AttackSpec(NamedTuple):
-    """An attack with its settings.
+    """An attack with its settings."""
 
-    Attributes:
-      name: what tables call it.
-      attack: a function of `jaxnn.attacks`.
-      options: its settings; budget, norm and key come from the threat model.
-      images: how many images it sees: None is all, a number a stratified sample.
-    """
-
-    name: str
-    attack: Callable[..., Any]
-    options: dict[str, Any]
-    images: int | None = None
+    name: str  # what tables call it
+    attack: Callable[..., Any]  # a function of `jaxnn.attacks`
+    options: dict[str, Any]  # budget, norm and key come from the threat model
+    images: int | None = None  # that it sees: None is all, else a stratified sample
 
 
 def first_three(steps: int = 40, restarts: int = 1) -> list[AttackSpec]:
@@ -144,20 +137,12 @@ def attack_suite(
 
 
 class WorstCase(NamedTuple):
-    """What some attacks leave of a network, each of them tried on all images.
+    """What some attacks leave of a network, each of them tried on all images."""
 
-    Attributes:
-      clean: which images (N,) are classified right without an attack.
-      correct: attack -> which images it leaves right.
-      x_adv: attack -> the images after it.
-      not_attacked: right images whose gradient is NaN at the image itself, so that no
-        attack could follow it.
-    """
-
-    clean: np.ndarray
-    correct: dict[str, np.ndarray]
-    x_adv: dict[str, np.ndarray]
-    not_attacked: np.ndarray
+    clean: np.ndarray  # which images (N,) are classified right without an attack
+    correct: dict[str, np.ndarray]  # attack -> which images it leaves right
+    x_adv: dict[str, np.ndarray]  # attack -> the images after it
+    not_attacked: np.ndarray  # right, but their own gradient is NaN: not to be followed
 
     @property
     def stands(self) -> np.ndarray:

@@ -157,7 +157,7 @@ REFUSED = {
     **{
         f"fit {name}={value!r}": fitted(**{name: value})
         for name, value in {
-            "loss": "mse", "optimizer": "adam", "penalty": 0.1, "project": 1.0,
+            "loss": "msee", "optimizer": "adamm", "penalty": 0.1, "project": 1.0,
             "augment": "digits", "mixup": 0.2, "weight_noise": 0.1, "on_epoch": 3,
             "shuffle": "mine", "keep": "first", "guard": "on", "dtype": "int32",
             "class_weights": "even", "weights": [1.0], "clip_norm": 0, "clip_value": -1,
@@ -173,7 +173,7 @@ REFUSED = {
     "fit class_weights all 0": fitted(class_weights=[0, 0, 0]),
     "fit labels beyond int32": fitted((X, Y.astype(int) + 2**40)),
     "evaluate labels beyond int32": evaluated(y=Y.astype(int) - 2**40),
-    "evaluate loss by name": evaluated(loss="mse"),
+    "evaluate loss of no name": evaluated(loss="msee"),
     "fit dtype a number": fitted(dtype=3),
     "fit optimizer not called": fitted(optimizer=optax.adam),
     "fit data alone": fitted(X),

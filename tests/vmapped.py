@@ -1,12 +1,14 @@
 """What `test_vmapped.py` runs: a script, as a compiler's failed check ends the process.
 
-Its words are a kind (rules, layers, dense, networks), a batch size and a dtype. Every
-case goes forward and backward under `jit(vmap)` and must equal one after the other;
-networks also with shared parameters. It prints a case's name before it begins, so that
-the last line names what ended it.
+Its words are a kind (rules, layers, dense, networks), a batch size, a dtype and the
+names of cases, or none for all. Every case goes forward and backward under `jit(vmap)`
+and must equal one after the other; networks also with shared parameters. A few cases
+are one program. It prints their names before it begins, so that the last line names
+what ended it; alone each of them tells which it was.
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from tests.layers.cases import KEY, LAYER_CASES, LayerCase, setup
 from tests.rules.cases import CASES
 from tests.rules.common import assert_trees_close, inputs, normal
 
-MEMBERS = 2
+MEMBERS, TOGETHER = 2, 6
 DENSE = {
     "12-5-4": (mlp([12, 5, 4]), (12,), 0),
     "40-30-10": (mlp([40, 30, 10]), (40,), 0),
@@ -84,48 +86,67 @@ def compare(run, arrays, shared, tolerance):
             assert_trees_close(member(together, m), one_by_one(*mine), tolerance)
 
 
-def run_layers(cases, shared, batch, dtype, tolerance):
-    for name, case in cases.items():
-        print(name, flush=True)
-        case = LayerCase(*case)
-        s = setup(*case._replace(batch=max(case.batch, 2)))
-        params, state, x = cast((s.params, s.state, rows_of(s.x, batch)), dtype)
+def groups(cases, names):
+    """A few of the cases at a time, those of `names` each by itself."""
+    chosen = names or list(cases)
+    size = 1 if names else TOGETHER
+    for start in range(0, len(chosen), size):
+        few = chosen[start : start + size]
+        print(*few, sep="\n", end="\n\n", flush=True)
+        yield {name: cases[name] for name in few}
 
-        def forward(params, state, x, layer=case.layer):
-            return layer.forward(params, state, x, key=KEY, train=True)
 
-        y = jax.eval_shape(forward, params, state, x)[0]
-        dy = jnp.asarray(normal(*y.shape, seed=6), y.dtype)
+def run_layers(cases, shared, batch, dtype, tolerance, names):
+    for few in groups({name: LayerCase(*case) for name, case in cases.items()}, names):
+        params, state, x, dy = {}, {}, {}, {}
+        for name, case in few.items():
+            s = setup(*case._replace(batch=max(case.batch, 2)))
+            given = cast((s.params, s.state, rows_of(s.x, batch)), dtype)
+            params[name], state[name], x[name] = given
+            y = jax.eval_shape(partial(forward, case.layer), *given)[0]
+            dy[name] = jnp.asarray(normal(*y.shape, seed=6), y.dtype)
 
-        def run(params, state, x, dy, layer=case.layer, forward=forward):
-            y, state, cache = forward(params, state, x)
-            return y, state, layer.backward(cache, dy)
+        def run(params, state, x, dy, few=few):
+            found = {}
+            for name, case in few.items():
+                given = params[name], state[name], x[name]
+                y, after, cache = forward(case.layer, *given)
+                found[name] = y, after, case.layer.backward(cache, dy[name])
+            return found
 
         compare(run, [params, state, x, dy], shared, tolerance)
 
 
-def run_rules(batch, dtype, tolerance):
-    for name, cases in CASES.items():
-        print(name, flush=True)
-        case = cases[0]
-        args, dy = inputs(case)
-        # products with so many rows, which is what a batch is to them
-        if name in ("affine", "matmul"):
-            args[0], dy = rows_of((args[0], dy), batch)
-        args, dy = cast((args, dy), dtype)
-
-        def run(*given, rule=case.rule):
-            *args, dy = given
-            y, cache = rule.fwd(*args)
-            return y, [d for d in rule.bwd(cache, dy) if d is not None]
-
-        compare(run, [*args, dy], (), tolerance)
+def forward(layer, params, state, x):
+    return layer.forward(params, state, x, key=KEY, train=True)
 
 
-def main(kind, batch, dtype):
+def run_rules(batch, dtype, tolerance, names):
+    for few in groups({name: cases[0] for name, cases in CASES.items()}, names):
+        args, dy = {}, {}
+        for name, case in few.items():
+            args[name], dy[name] = inputs(case)
+            # products with so many rows, which is what a batch is to them
+            if name in ("affine", "matmul"):
+                rows = rows_of((args[name][0], dy[name]), batch)
+                args[name][0], dy[name] = rows
+            args[name], dy[name] = cast((args[name], dy[name]), dtype)
+
+        def run(args, dy, few=few):
+            found = {}
+            for name, case in few.items():
+                y, cache = case.rule.fwd(*args[name])
+                back = case.rule.bwd(cache, dy[name])
+                found[name] = y, [d for d in back if d is not None]
+            return found
+
+        compare(run, [args, dy], (), tolerance)
+
+
+def main(kind, batch, dtype, *names):
     tolerance = {"float64": 1e-11, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.01}
     jax.config.update("jax_enable_x64", dtype == "float64")
-    how = int(batch), dtype, tolerance[dtype]
+    how = int(batch), dtype, tolerance[dtype], names
     if kind == "rules":
         run_rules(*how)
     elif kind == "layers":

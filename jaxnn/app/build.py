@@ -36,7 +36,7 @@ from jaxnn.losses import RegisteredLoss, loss_by_name
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.streams import note
 from jaxnn.train import make_step
-from jaxnn.train.defense import Defense
+from jaxnn.train.step import Defense
 
 
 class DataFacts(NamedTuple):

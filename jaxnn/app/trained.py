@@ -18,7 +18,7 @@ from jaxnn.files import plain
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import worst_case
 from jaxnn.train import evaluate
-from jaxnn.train.defense import standard_training
+from jaxnn.train.step import standard_training
 
 STEPS = 40  # of PGD in the report
 

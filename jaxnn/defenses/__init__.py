@@ -1,6 +1,6 @@
 """Defenses in training, each with its gradients by hand: `fit(..., defense=pgd(0.1))`.
 
-    core         budgets that grow, signs of collapse; `train.defense` says what one is
+    core         budgets that grow, signs of collapse; `train.Defense` says what one is
     adversarial  fgsm_mix, fgsm_rs, pgd, trades, free: training on attacked images
     interval     bounds of the outputs over boxes of inputs
     ibp          training for those bounds

@@ -14,7 +14,7 @@ from jaxnn.defenses.core import Epsilon, budget_at, check_settings
 from jaxnn.errors import require
 from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
-from jaxnn.train.defense import Defense, value_and_gradients
+from jaxnn.train.step import Defense, value_and_gradients
 
 
 def _climb(gradient, x_adv, ball, size, steps) -> Array:

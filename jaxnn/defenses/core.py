@@ -12,7 +12,7 @@ from jaxnn.errors import JaxnnError, require
 from jaxnn.layers import Layer, bounded, constructor, monotone, pointwise
 from jaxnn.programs import remembered
 from jaxnn.rules import Rule
-from jaxnn.train.defense import Defense, standard_training
+from jaxnn.train.step import Defense, standard_training
 
 Epsilon = float | Callable[[Array], Array]
 """A budget in pixel units of [0, 1], or the budget of each step (see `ramp`)."""

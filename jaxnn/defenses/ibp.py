@@ -9,7 +9,7 @@ from jaxnn.attacks.core import Box
 from jaxnn.defenses.core import Epsilon, budget_at, check_settings
 from jaxnn.defenses.interval import margins
 from jaxnn.programs import remembered
-from jaxnn.train.defense import Defense, value_and_gradients
+from jaxnn.train.step import Defense, value_and_gradients
 
 
 @remembered

@@ -1,6 +1,5 @@
 """Training: state, step, engine, fit, evaluate."""
 
-from jaxnn.train.defense import Defense, standard_training
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluate import Evaluation, evaluate, predict
 from jaxnn.train.fit import fit
@@ -17,7 +16,7 @@ from jaxnn.train.state import (
     init_state,
     to_unit,
 )
-from jaxnn.train.step import Step, make_step
+from jaxnn.train.step import Defense, Step, make_step, standard_training
 
 __all__ = [
     "Defense",

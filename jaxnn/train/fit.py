@@ -10,7 +10,6 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.train.defense import Defense
 from jaxnn.train.inputs import (
     as_loss,
     check_arguments,
@@ -28,7 +27,7 @@ from jaxnn.train.policy import POLICIES, slowable, step_guard
 from jaxnn.train.run import History, Run
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
-from jaxnn.train.step import make_step
+from jaxnn.train.step import Defense, make_step
 
 
 def fit(

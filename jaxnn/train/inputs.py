@@ -15,9 +15,9 @@ from jaxnn.arrays import as_array, as_rows, is_float, is_whole
 from jaxnn.errors import JaxnnError, first_line, require
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, RegisteredLoss, loss_by_name
-from jaxnn.train.defense import Defense
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
+from jaxnn.train.step import Defense
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
 """How several seeds are given."""

@@ -2,13 +2,14 @@
 
 A step is made of five functions, which the engines compose: `compute_gradients`,
 `propose`, `apply_update` and `count`; `everything` is a step for the replay of a bad
-one. The guard stands between the first and the others, in `Step.__call__`.
+one. The guard stands between the first and the others, in `Step.__call__`. A `Defense`
+says how loss and gradients are taken, by hand.
 """
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ from jaxnn.layers import Layer
 from jaxnn.layers.core import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
-from jaxnn.train.defense import Defense, standard_training
 from jaxnn.train.layout import from_layout, layout_of
 from jaxnn.train.loss_scale import first_scale, in_half, rescaled
 from jaxnn.train.state import (
@@ -34,6 +34,54 @@ from jaxnn.train.state import (
     move_average,
     to_unit,
 )
+
+
+def no_memory(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Keep nothing from step to step."""
+    del shape, dtype
+    return ()
+
+
+class Defense(NamedTuple):
+    """How the loss of a batch and its gradients are taken in training.
+
+    Attributes:
+      name: what reports call it.
+      gradients: `(net, loss, params, state, x, y, *, key, step, memory) -> (value,
+        dparams, state, memory)`; x (B, ...) floats, `loss` reduces to the mean by
+        itself and to one value a sample with `reduction="none"`.
+      memory: `(shape of x, dtype) ->` what is kept from step to step at the start.
+      replays: how often each batch is used in a row.
+      attack_steps: of the attack it trains on; 0 where bounds take an attack's place,
+        None where images stay as they are. A single step can be hidden from.
+    """
+
+    name: str
+    gradients: Callable[..., tuple[Array, Any, Any, Any]]
+    memory: Callable[[tuple[int, ...], Any], Any] = no_memory
+    replays: int = 1
+    attack_steps: int | None = None
+
+
+def value_and_gradients(
+    net: Layer, loss: Loss, params: Any, state: Any, x: Array, y: Any, key: Any
+) -> tuple[Array, Array, Any, Any]:
+    """Mean loss in training mode, dx, dparams and the new state: one way back."""
+    pred, state, cache = net.forward(params, state, x, key=key, train=True)
+    with jax.named_scope("loss"):
+        value, dpred = loss(pred, y)
+    dx, dparams = net.backward(cache, dpred)  # XLA drops what is not used
+    return value, dx, dparams, state
+
+
+def _plain(net, loss, params, state, x, y, *, key, step, memory):
+    del step
+    value, _, dparams, state = value_and_gradients(net, loss, params, state, x, y, key)
+    return value, dparams, state, memory
+
+
+standard_training = Defense("standard training", _plain)
+"""The loss of the images as they are."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,8 +109,7 @@ class Step:
       clip_norm: longest gradient, 2-norm over all leaves; a longer one is scaled back.
       clip_value: largest entry of the gradient; larger ones are cut off.
       ema: decay of the moving average of params and state in [0, 1), for example 0.999.
-      defense: how loss and gradients are taken, see `jaxnn.train.defense`; None: of the
-        images as they are.
+      defense: how loss and gradients are taken; None: of the images as they are.
       half: compute in float16, see `jaxnn.train.loss_scale`; the parameters stay as
         they are.
       guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;

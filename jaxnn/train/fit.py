@@ -11,16 +11,17 @@ from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.inputs import (
+    MANY,
     as_loss,
     check_arguments,
     check_labels,
     check_net,
     check_step_functions,
     check_takes_weights,
-    checked_seeds,
     data_pair,
     same_scale,
     sample_weights,
+    seed_list,
 )
 from jaxnn.train.loss_scale import is_half
 from jaxnn.train.policy import POLICIES, slowable, step_guard
@@ -133,7 +134,8 @@ def fit(
         optimizer = optimizer_by_name(optimizer or "adam")
     data = data if targets is None else (data, targets)
     x, y, validation = _checked_data(net, data, validation, batch)
-    loss, seeds = as_loss("fit", loss), checked_seeds(seeds)
+    loss, found = as_loss("fit", loss), seed_list(seeds)
+    seeds = found if isinstance(seeds, MANY) else found[0]
     check_arguments(
         "fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps,
         patience=patience, steps_per_call=steps_per_call, snapshots=snapshots,

@@ -158,14 +158,13 @@ def check_params(
             )
 
 
-def checked_seeds(seeds: Any) -> int | list[int]:
-    """The seeds of `fit`: one, or a list of several.
+def seed_list(seeds: Any) -> list[int]:
+    """The seeds of `fit`, one or several.
 
     Raises:
       JaxnnError: none, or one that is no whole number from 0 to 2^32 - 1.
     """
-    several = isinstance(seeds, MANY)
-    found = list(seeds) if several else [seeds]
+    found = list(seeds) if isinstance(seeds, MANY) else [seeds]
     if not found:
         raise JaxnnError("fit: got seeds=[], expected at least one seed")
     for seed in found:
@@ -174,7 +173,7 @@ def checked_seeds(seeds: Any) -> int | list[int]:
                 f"fit: got seeds={seeds!r}, expected whole numbers from 0 to 2^32 - 1: "
                 "one, or a list of them"
             )
-    return found if several else found[0]
+    return found
 
 
 def _is_number(value):
@@ -203,7 +202,7 @@ COUNT = is_whole, ", expected at least 1, a whole number"
 NUMBER = _is_number, ", expected a number"
 FUNCTION = callable, ", expected a function"
 REQUIRED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(("epochs", "batch", "max_bad_steps"), COUNT),
+    **dict.fromkeys(("epochs", "batch", "steps", "max_bad_steps"), COUNT),
     "optimizer": (
         lambda value: hasattr(value, "init") and hasattr(value, "update"),
         ", expected one of optax, or a name in jaxnn.optimizers.OPTIMIZERS",

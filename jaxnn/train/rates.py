@@ -16,7 +16,13 @@ from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.train.engine import batch_order, scan_steps
-from jaxnn.train.inputs import as_loss, check_counts, check_labels, data_pair, seed_list
+from jaxnn.train.inputs import (
+    as_loss,
+    check_arguments,
+    check_labels,
+    data_pair,
+    seed_list,
+)
 from jaxnn.train.step import make_step
 
 RATES = tuple(float(f"{r:.3g}") for r in np.geomspace(1e-5, 10, 25))
@@ -93,7 +99,7 @@ def find_lr(
     """
     x, y = data_pair(data if targets is None else (data, targets), "find_lr", "data")
     loss, seeds = as_loss("find_lr", loss), seed_list(seeds)
-    check_counts("find_lr", steps=steps, batch=batch)
+    check_arguments("find_lr", steps=steps, batch=batch)
     check_labels("find_lr", net, loss, x, y, None)
     tried = np.unique(np.asarray(rates, np.float32))
     if len(tried) < 2 or not 0 < tried[0] <= tried[-1] < np.inf:

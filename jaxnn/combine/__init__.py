@@ -13,21 +13,7 @@ from jaxnn.combine.parts import Call, Parts, observed
 from jaxnn.combine.sharing import share, siamese
 
 __all__ = [
-    "Call",
-    "Parts",
-    "activation_layer",
-    "chained",
-    "dense_block",
-    "freeze",
-    "mlp",
-    "observed",
-    "output_layer",
-    "parallel",
-    "remat",
-    "repeat",
-    "residual",
-    "serial",
-    "share",
-    "siamese",
-    "stack",
-]
+    "Call", "Parts", "activation_layer", "chained", "dense_block", "freeze", "mlp",
+    "observed", "output_layer", "parallel", "remat", "repeat", "residual", "serial",
+    "share", "siamese", "stack",
+]  # fmt: skip

@@ -40,8 +40,7 @@ def serial(*layers: Layer) -> Layer:
         return tuple(params), tuple(state), shape
 
     def forward(params, state, x, *, key=None, train):
-        parts.check_count("params", params)
-        parts.check_count("state", state)
+        parts.check_counts(params, state)
         states, caches = [], []
         for i, (p, s) in enumerate(zip(params, state, strict=True)):
             x, s, cache = parts.forward(i, p, s, x, key=child_key(key, i), train=train)
@@ -60,7 +59,7 @@ def serial(*layers: Layer) -> Layer:
         return serial(*map(interval, layers))
 
     name = f"serial({len(layers)} layers)"
-    return Layer(init, forward, backward, name, layers, bounds=bounds)
+    return Layer(init, forward, backward, name, layers, bounds=bounds, takes="anything")
 
 
 @constructor
@@ -76,22 +75,23 @@ def residual(inner: Layer, projection: Layer | None = None) -> Layer:
     (3,)
 
     Source: He et al. 2016, equations 1 and 2.
-
-    Raises:
-      JaxnnError: `inner` changes the shape and there is no projection, or the two
-        paths make different shapes.
     """
     if projection is not None:
         name = f"residual({inner.name}, {projection.name})"
         return _branched("residual", (inner, projection), _MERGES["sum"](), name, True)
-    parts = Parts("residual", (inner,))
+    return _added(inner)
+
+
+def _added(inner: Layer, of_ends: bool = False) -> Layer:
+    """x + inner(x), of arrays or (its bounds) of both ends of them."""
+    parts, name = Parts("residual", (inner,)), f"residual({inner.name})"
 
     def check_same(in_shape, out_shape):
         if tuple(out_shape) != tuple(in_shape):
             raise JaxnnError(
-                f"residual({inner.name}): x has shape {tuple(in_shape)} but inner "
-                f"makes {tuple(out_shape)}, expected the same to add them; a second "
-                "layer, residual(inner, projection), brings x to that shape"
+                f"{name}: x has shape {tuple(in_shape)} but inner makes "
+                f"{tuple(out_shape)}, expected the same to add them; a second layer, "
+                "residual(inner, projection), brings x to that shape"
             )
 
     def init(key, in_shape):
@@ -101,24 +101,9 @@ def residual(inner: Layer, projection: Layer | None = None) -> Layer:
 
     def forward(params, state, x, *, key=None, train):
         y, state, cache = parts.forward(0, params, state, x, key=key, train=train)
-        check_same(x.shape, y.shape)
-        return x + y, state, cache
-
-    def backward(cache, dy):
-        dx, dparams = parts.backward(0, cache, dy)
-        return dy + dx, dparams
-
-    name = f"residual({inner.name})"
-    layer = Layer(init, forward, backward, name, (inner,))
-    return layer._replace(bounds=lambda: _residual_bounds(layer))
-
-
-def _residual_bounds(layer: Layer) -> Layer:
-    """Both ends of x are added to those of the inner layer."""
-    parts = Parts("residual", (interval(layer.parts[0]),))
-
-    def forward(params, state, x, *, key=None, train):
-        y, state, cache = parts.forward(0, params, state, x, key=key, train=train)
+        if not of_ends:
+            check_same(x.shape, y.shape)
+            return x + y, state, cache
         ends = jax.tree.map(jnp.add, x, y)
         if not train:
             ends = widened(ends, 2, largest(x) + largest(y))
@@ -128,8 +113,10 @@ def _residual_bounds(layer: Layer) -> Layer:
         dx, dparams = parts.backward(0, cache, dy)
         return jax.tree.map(jnp.add, dy, dx), dparams
 
-    name = f"interval {layer.name}"
-    return Layer(layer.init, forward, backward, name, parts.layers)
+    def bounds():
+        return _added(interval(inner), of_ends=True)
+
+    return Layer(init, forward, backward, name, (inner,), bounds=bounds)
 
 
 @constructor
@@ -150,9 +137,6 @@ def parallel(*branches: Layer, merge: str | Rule = "sum") -> Layer:
     (5,)
 
     Source: Szegedy et al. 2015, figure 2.
-
-    Raises:
-      JaxnnError: no branches, an unknown merge, shapes that cannot be merged.
     """
     if not branches:
         raise JaxnnError("parallel: got no branches, expected at least one layer")
@@ -164,11 +148,7 @@ def parallel(*branches: Layer, merge: str | Rule = "sum") -> Layer:
 
 
 def merge_rule(merge: str | Rule) -> Rule:
-    """The rule called `merge`, or `merge` itself if it is a rule.
-
-    Raises:
-      JaxnnError: unknown name; lists the valid ones.
-    """
+    """The rule called `merge`, or `merge` itself if it is a rule."""
     return merge if isinstance(merge, Rule) else lookup("merge", merge, _MERGES)()
 
 
@@ -179,11 +159,7 @@ def merged_shape(merge: Rule, shapes) -> tuple[int, ...]:
 
 
 def merge_backward(merge: Rule, joint: Any, dy: Array) -> list[Array]:
-    """A cotangent for each of the merged arrays.
-
-    Raises:
-      JaxnnError: the rule has none for one of them.
-    """
+    """A cotangent for each of the merged arrays."""
     dys = []
     for i, d in enumerate(merge.bwd(joint, dy)):
         if d is None:
@@ -205,8 +181,7 @@ def _branched(kind: str, branches, merge: Rule, name: str, rises: bool) -> Layer
         return params, state, merged_shape(merge, shapes)
 
     def forward(params, state, x, *, key=None, train):
-        parts.check_count("params", params)
-        parts.check_count("state", state)
+        parts.check_counts(params, state)
         made = [
             parts.forward(i, params[i], state[i], x, key=child_key(key, i), train=train)
             for i in count
@@ -278,22 +253,17 @@ def _folded(name: str, rule: Rule) -> Rule:
     return Rule(name, fwd, bwd)
 
 
-def _concatenate_fwd(*ys):
-    # ys (B, ..., C_i) -> y (B, ..., sum of C_i)
-    want = "the same shape but for the last axis"
-    _check_shapes("concatenate", ys, lambda shape: shape[:-1], want)
-    if ys[0].ndim < 2:
-        raise JaxnnError("concatenate: branches make numbers, expected a last axis")
-    return jnp.concatenate(ys, -1), tuple(y[:0] for y in ys)
+def _concatenated() -> Rule:
+    rule = rules.concatenate()
 
+    def fwd(*ys):
+        want = "the same shape but for the last axis"
+        _check_shapes("concatenate", ys, lambda shape: shape[:-1], want)
+        if ys[0].ndim < 2:
+            raise JaxnnError("concatenate: branches make numbers, expected a last axis")
+        return rule.fwd(*ys)
 
-def _concatenate_bwd(empties, dy):
-    dys, start = [], 0
-    for empty in empties:  # arrays of no elements: only their widths matter
-        stop = start + empty.shape[-1]
-        dys.append(dy[..., start:stop].astype(empty.dtype))
-        start = stop
-    return tuple(dys)
+    return Rule("concatenate", fwd, rule.bwd)
 
 
 def _check_shapes(name, ys, part, want):
@@ -308,7 +278,7 @@ _MERGES: dict[str, Callable[[], Rule]] = {
     "sum": lambda: _folded("sum", rules.add),
     "multiply": lambda: _folded("multiply", rules.mul),
     "maximum": lambda: _folded("maximum", rules.maximum),
-    "concatenate": lambda: Rule("concatenate", _concatenate_fwd, _concatenate_bwd),
+    "concatenate": _concatenated,
 }
 
 
@@ -337,9 +307,6 @@ def freeze(layer: Layer, params: Any = None, state: Any = None) -> Layer:
     >>> net = freeze(trunk, params, state)
     >>> net.init(jax.random.key(1), (4,))[0]
     ()
-
-    Raises:
-      JaxnnError: `params` or `state` of another network, or one without the other.
     """
     parts = Parts("freeze", (layer,), frozen=True)
     name = f"freeze({layer.name})"

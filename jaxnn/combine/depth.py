@@ -28,55 +28,8 @@ def stack(layer: Layer, depth: int) -> Layer:
     >>> params, _, _ = stack(dense(4), 12).init(jax.random.key(0), (4,))
     >>> params["stacked"]["w"].shape
     (12, 4, 4)
-
-    Raises:
-      JaxnnError: depth < 1, or `layer` changes the shape or dtype.
     """
-    name = _checked_name("stack", layer, depth)
-    parts = Parts("stack", (layer,), times=depth)
-
-    def init(key, in_shape):
-        shapes = []
-
-        def one(key):
-            params, state, out_shape = parts.init(0, key, in_shape)
-            shapes.append(tuple(out_shape))
-            return params, state
-
-        params, state = jax.vmap(one)(_keys(key, depth))
-        _check_same(name, "shape", tuple(in_shape), shapes[0])
-        return {STACKED: params}, state, shapes[0]
-
-    def forward(params, state, x, *, key=None, train):
-        if not isinstance(params, dict) or set(params) != {STACKED}:
-            raise JaxnnError(
-                f"{name}: expected params of the form {{'{STACKED}': ...}}; were they "
-                "made by another network?"
-            )
-        params = params[STACKED]
-        _check_leading(name, depth, params, state)
-
-        def body(x, each):
-            p, s, k = each
-            y, s, cache = parts.forward(0, p, s, x, key=k, train=train)
-            _check_same_array(name, x, y)
-            return y, (s, kept.once(cache))
-
-        kept = _Kept()
-        each = (params, state, _keys(key, depth))
-        y, (state, arrays) = lax.scan(body, x, each, length=depth)
-        return y, state, kept.restored(arrays)
-
-    def backward(cache, dy):
-        dx, dparams = lax.scan(
-            lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
-        )
-        return dx, {STACKED: dparams}
-
-    def bounds():
-        return stack(interval(layer), depth)
-
-    return Layer(init, forward, backward, name, (layer,), bounds=bounds)
+    return _scanned("stack", layer, depth, tied=False)
 
 
 @constructor
@@ -91,33 +44,62 @@ def repeat(layer: Layer, depth: int) -> Layer:
     >>> params, _, _ = repeat(dense(4), 12).init(jax.random.key(0), (4,))
     >>> params["w"].shape
     (4, 4)
-
-    Raises:
-      JaxnnError: depth < 1, or `layer` changes the shape or dtype.
     """
-    name = _checked_name("repeat", layer, depth)
-    parts = Parts("repeat", (layer,), times=depth, tied=True)
+    return _scanned("repeat", layer, depth, tied=True)
+
+
+def _scanned(kind: str, layer: Layer, depth: int, tied: bool) -> Layer:
+    """`layer` in a scan, its copies with the same parameters or each with its own."""
+    name = f"{kind}({getattr(layer, 'name', layer)}, {depth})"
+    if not is_whole(depth):
+        raise JaxnnError(f"{name}: depth must be at least 1, a whole number")
+    parts = Parts(kind, (layer,), times=depth, tied=tied)
 
     def init(key, in_shape):
-        params, state, out_shape = parts.init(0, key, in_shape)
-        _check_same(name, "shape", tuple(in_shape), tuple(out_shape))
-        state = jax.tree.map(lambda a: jnp.stack([a] * depth), state)
-        return params, state, out_shape
+        shapes = []
+
+        def one(key):
+            params, state, out_shape = parts.init(0, key, in_shape)
+            shapes.append(tuple(out_shape))
+            return params, state
+
+        if tied:
+            params, state = one(key)
+            state = jax.tree.map(lambda a: jnp.stack([a] * depth), state)
+        else:
+            params, state = jax.vmap(one)(_keys(key, depth))
+            params = {STACKED: params}
+        _check_same(name, "shape", tuple(in_shape), shapes[0])
+        return params, state, shapes[0]
 
     def forward(params, state, x, *, key=None, train):
-        _check_leading(name, depth, state)
+        if not tied and (not isinstance(params, dict) or set(params) != {STACKED}):
+            raise JaxnnError(
+                f"{name}: expected params of the form {{'{STACKED}': ...}}; were they "
+                "made by another network?"
+            )
+        of_each = () if tied else params[STACKED]
+        _check_leading(name, depth, of_each, state)
 
         def body(x, each):
-            s, k = each
-            y, s, cache = parts.forward(0, params, s, x, key=k, train=train)
+            p, s, k = each
+            y, s, cache = parts.forward(
+                0, params if tied else p, s, x, key=k, train=train
+            )
             _check_same_array(name, x, y)
             return y, (s, kept.once(cache))
 
         kept = _Kept()
-        y, (state, arrays) = lax.scan(body, x, (state, _keys(key, depth)), depth)
+        each = (of_each, state, _keys(key, depth))
+        y, (state, arrays) = lax.scan(body, x, each, length=depth)
         return y, state, kept.restored(arrays)
 
     def backward(cache, dy):
+        if not tied:
+            dx, dparams = lax.scan(
+                lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
+            )
+            return dx, {STACKED: dparams}
         # the shapes of the gradients, to start their sum from zero
         last = jax.tree.map(lambda a: a[-1], cache)
         _, like = jax.eval_shape(lambda c, d: parts.backward(0, c, d), last, dy)
@@ -132,7 +114,7 @@ def repeat(layer: Layer, depth: int) -> Layer:
         return dx, dparams
 
     def bounds():
-        return repeat(interval(layer), depth)
+        return _scanned(kind, interval(layer), depth, tied)
 
     return Layer(init, forward, backward, name, (layer,), bounds=bounds)
 
@@ -203,13 +185,6 @@ class _Kept:
     def restored(self, arrays):
         """The cache again, each array with the scan's leading axis."""
         return self.structure.unflatten([arrays[i] for i in self.places])
-
-
-def _checked_name(kind, layer, depth):
-    name = f"{kind}({getattr(layer, 'name', layer)}, {depth})"
-    if not is_whole(depth):
-        raise JaxnnError(f"{name}: depth must be at least 1, a whole number")
-    return name
 
 
 def _keys(key, depth):

@@ -42,10 +42,6 @@ def mlp(
       output: name or layer after the last dense layer; None leaves logits.
 
     The input is flattened first, so (B, 28, 28) images may come as they are.
-
-    Raises:
-      JaxnnError: fewer than two widths, an unknown name, or an input whose features
-        are not `widths[0]`.
     """
     widths = tuple(widths)
     if len(widths) < 2 or any(w < 1 for w in widths):
@@ -111,11 +107,7 @@ def dense_block(
 
 
 def output_layer(output: str | Layer) -> Layer:
-    """What may end a network: an activation, `softmax`, or `log_softmax` for `nll`.
-
-    Raises:
-      JaxnnError: unknown name; lists the valid ones.
-    """
+    """What may end a network: an activation, `softmax`, or `log_softmax` for `nll`."""
     if isinstance(output, Layer):
         return output
     ends = {"softmax": lambda: softmax, "log_softmax": lambda: log_softmax}
@@ -123,11 +115,7 @@ def output_layer(output: str | Layer) -> Layer:
 
 
 def activation_layer(activation: str | Layer) -> Layer:
-    """The activation of that name, or `activation` itself if it is a layer.
-
-    Raises:
-      JaxnnError: unknown name; lists the valid ones.
-    """
+    """The activation of that name, or `activation` itself if it is a layer."""
     if isinstance(activation, Layer):
         return activation
     return lookup("activation", activation, ACTIVATIONS)()

@@ -68,14 +68,15 @@ class Parts:
         with self._at(i, "bwd") as layer:
             return layer.backward(cache, dy)
 
-    def check_count(self, what: str, tree: Any) -> None:
-        """Raise unless `tree` is a tuple with an entry for each layer."""
-        if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
-            count = len(tree) if hasattr(tree, "__len__") else 0
-            raise JaxnnError(
-                f"{self.kind}: got {what} for {count} layers, expected "
-                f"{len(self.layers)}; were they made by another network?"
-            )
+    def check_counts(self, params: Any, state: Any) -> None:
+        """Raise unless each is a tuple with an entry for each layer."""
+        for what, tree in (("params", params), ("state", state)):
+            if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
+                count = len(tree) if hasattr(tree, "__len__") else 0
+                raise JaxnnError(
+                    f"{self.kind}: got {what} for {count} layers, expected "
+                    f"{len(self.layers)}; were they made by another network?"
+                )
 
     @contextmanager
     def _at(self, i: int, way: str = "") -> Iterator[Layer]:

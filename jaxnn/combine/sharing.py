@@ -27,14 +27,14 @@ class Shared:
     level: int
     lead: tuple[int, ...]
 
-    def spread(self, tree: Any) -> Any:
+    def broadcast(self, tree: Any) -> Any:
         """The shared arrays, once for each copy that a stack holds."""
 
-        def spread(a):
+        def broadcast(a):
             row = a.reshape((1,) * len(self.lead) + a.shape)
             return jnp.broadcast_to(row, self.lead + a.shape)
 
-        return jax.tree.map(spread, tree) if self.lead else tree
+        return jax.tree.map(broadcast, tree) if self.lead else tree
 
     def summed(self, grads: Any) -> Any:
         """The gradient of the shared arrays, from that of all their copies."""
@@ -44,7 +44,7 @@ class Shared:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Place:
+class _SharedTree:
     """What `init` makes of a shared layer, until its `share` collects it."""
 
     tree: Any
@@ -92,9 +92,6 @@ def share(layer: Layer, build: Callable[[Layer], Layer]) -> Layer:
     >>> params, _, _ = net.init(jax.random.key(0), (4,))
     >>> [leaf.shape for leaf in jax.tree.leaves(params)]
     [(4,), (4, 4)]
-
-    Raises:
-      JaxnnError: `layer` is not used, or at inputs that need different parameters.
     """
     depth = _under_way.get()
     token = _under_way.set(depth + 1)
@@ -125,7 +122,7 @@ def _shared(layer: Layer, inside: Layer, tag: _Slot, built: Layer) -> Layer:
         shared, rest = params["shared"], params["rest"]
         mine = _outermost_marks(rest)
         filled = jax.tree.map(
-            lambda n: n.spread(shared) if mine(n) else n, rest, is_leaf=mine
+            lambda n: n.broadcast(shared) if mine(n) else n, rest, is_leaf=mine
         )
         y, state, cache = parts.forward(0, filled, state, x, key=key, train=train)
         skeleton = jax.tree.map(lambda n: n if mine(n) else None, rest, is_leaf=mine)
@@ -169,9 +166,6 @@ def siamese(layer: Layer, merge: str | Rule = "concatenate") -> Layer:
     (6,)
 
     Source: Bromley et al. 1993.
-
-    Raises:
-      JaxnnError: no axis of inputs, or outputs that cannot be merged.
     """
     parts, merge = Parts("siamese", (layer,)), merge_rule(merge)
     name = f"siamese({layer.name})"
@@ -216,59 +210,62 @@ def _placeholder(layer: Layer, tag: _Slot) -> Layer:
     def init(key, in_shape):
         params, state, out_shape = layer.init(key, in_shape)
 
-        def place(tree, what):
-            return _Place(tree, tag, what, tuple(a.ndim for a in jax.tree.leaves(tree)))
+        def marked(tree, what):
+            ndims = tuple(a.ndim for a in jax.tree.leaves(tree))
+            return _SharedTree(tree, tag, what, ndims)
 
-        return place(params, "params"), place(state, "state"), out_shape
+        return marked(params, "params"), marked(state, "state"), out_shape
 
     return layer._replace(init=init, bounds=layer.bounds)
 
 
 def _collect(name, params, tag):
     """The shared parameters of the first place, and `params` with marks instead."""
-    nodes, structure = jax.tree.flatten(params, is_leaf=_places(tag))
-    places = [node for node in nodes if _places(tag)(node)]
-    if not places:
+    nodes, structure, shared = _found(name, params, tag, "params")
+    if not shared:
         raise JaxnnError(
             f"{name}: the network that build made does not use it; expected such as "
             "share(dense(4), lambda twice: serial(twice, relu, twice))"
         )
-    _check_alike(name, places)
     level = 1 + _highest_level(params)
-    marked = [Shared(level, n.lead) if _places(tag)(n) else n for n in nodes]
-    return places[0].first, structure.unflatten(marked)
+    nodes = [Shared(level, n.lead) if isinstance(n, _SharedTree) else n for n in nodes]
+    return shared[0].first, structure.unflatten(nodes)
 
 
 def _unwrap(name, state, tag):
     """`state` with the first place's state in every place: all start alike."""
-    nodes, structure = jax.tree.flatten(state, is_leaf=_places(tag))
-    places = [node for node in nodes if _places(tag)(node)]
-    if any(place.what == "params" for place in places):
+    nodes, structure, shared = _found(name, state, tag, "state")
+
+    def alike(node):
+        if not isinstance(node, _SharedTree):
+            return node
+        # copies: training donates its state, and no array can be donated twice
+        return jax.tree.map(jnp.array, Shared(0, node.lead).broadcast(shared[0].first))
+
+    return structure.unflatten(map(alike, nodes))
+
+
+def _found(name, tree, tag, what):
+    """The nodes of `tree`, its structure, and those nodes that `tag` is on."""
+
+    def is_shared(node):
+        return isinstance(node, _SharedTree) and node.tag is tag
+
+    nodes, structure = jax.tree.flatten(tree, is_leaf=is_shared)
+    shared = list(filter(is_shared, nodes))
+    if any(node.what != what for node in shared):
         raise JaxnnError(
             f"{name}: frozen in some places only; freeze what is shared, "
             "share(freeze(layer), build), or the whole, freeze(share(layer, build))"
         )
-    _check_alike(name, places)
-
-    def alike(place):
-        # copies: training donates its state, and no array can be donated twice
-        return jax.tree.map(jnp.array, Shared(0, place.lead).spread(places[0].first))
-
-    return structure.unflatten([alike(n) if _places(tag)(n) else n for n in nodes])
-
-
-def _check_alike(name, places):
-    shapes = [jax.tree.map(jnp.shape, place.first) for place in places]
+    shapes = [jax.tree.map(jnp.shape, node.first) for node in shared]
     for other in shapes:
         if other != shapes[0]:
             raise JaxnnError(
                 f"{name}: shared parameters of shapes {shapes[0]} in its first place "
                 f"but {other} in another; expected inputs of the same features"
             )
-
-
-def _places(tag):
-    return lambda node: isinstance(node, _Place) and node.tag is tag
+    return nodes, structure, shared
 
 
 def _highest_level(tree) -> int:

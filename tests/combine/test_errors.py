@@ -61,6 +61,9 @@ ERRORS = {
     "parallel: not even but for the last axis": (
         lambda: traced_init(parallel(relu, flatten, merge="concatenate"), (2, 3)),
         r"concatenate: the branches make shapes \(1, 2, 3\) and \(1, 6\).*last axis"),
+    "serial: fewer states": (
+        lambda: serial(relu).forward(((),), (), jnp.ones((2, 3)), train=True),
+        r"serial: got state for 0 layers, expected 1"),
     "parallel: fewer params": (
         lambda: ran(parallel(relu, relu), (3,), params_of=parallel(relu)),
         r"parallel: got params for 1 layers, expected 2; were they made by another"),
@@ -126,6 +129,12 @@ def test_notes_lead_to_the_layer_through_every_combinator():
         "in layer 1 of parallel",
         "in layer 1 of serial",
     ]
+
+
+def test_notes_of_init():
+    with pytest.raises(JaxnnError, match="residual") as caught:
+        traced_init(serial(dense(3), residual(dense(4))), (2,))
+    assert caught.value.__notes__[:1] == ["in layer 1 of serial: residual(dense(4))"]
 
 
 def test_notes_of_backward():

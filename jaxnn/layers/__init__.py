@@ -1,5 +1,9 @@
 """Layers: rules bound to parameters, state and randomness.
 
+Settings that make no sense are refused where the layer is made, keys, shapes and inputs
+that do not fit where it is called, by a `JaxnnError` that says what was got, what was
+expected and what to do; so it is with `jaxnn.combine`.
+
 A layer without settings is a value (`relu`), one with settings a call (`dense(128)`).
 One of your own is a `Layer`: `pointwise` and `shaped` make it of a rule, `@constructor`
 says how it was made, `bounded` what bounds it has; `register` makes it known by name.

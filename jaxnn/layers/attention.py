@@ -1,7 +1,5 @@
 """Layers in which every step of a sequence looks at the others."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 
@@ -20,12 +18,6 @@ from jaxnn.layers.linear import Initializer, initializer
 from jaxnn.rules import affine, matmul
 
 __all__ = ["multi_head_attention"]
-
-
-class _Kept(NamedTuple):
-    inward: Any
-    attention: Any
-    outward: Any
 
 
 @constructor
@@ -52,18 +44,12 @@ def multi_head_attention(
         values apart, and of w_out (heads head_width, D).
       bias: whether b_in and b_out, from zero, are added.
 
-    Raises:
-      JaxnnError: heads or head_width < 1, D not divisible by heads where head_width is
-        None, an input that is not (B, T, D).
-
     Source: Vaswani et al. 2017, section 3.2.2.
     """
     name, draw = f"multi_head_attention({heads})", initializer(init)
     product, attention = affine if bias else matmul, rules.attention(causal)
-    inward, outward = (("w_in", "b_in"), ("w_out", "b_out")) if bias else (
-        ("w_in",), ("w_out",)
-    )  # fmt: skip
-    names = inward + outward
+    inward = ("w_in", "b_in") if bias else ("w_in",)
+    outward = ("w_out", "b_out") if bias else ("w_out",)
     check_count(name, "heads", heads)
     if head_width is not None:
         check_count(name, "head_width", head_width)
@@ -88,19 +74,20 @@ def multi_head_attention(
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        check_params(name, params, names)
+        check_params(name, params, inward + outward)
         check_input(name, x, params["w_in"].shape[0], "batch, steps")
         qkv, kept_in = product.fwd(x, *(params[k] for k in inward))
         y, kept = attention.fwd(*_to_heads(qkv, heads, 3))
         y, kept_out = product.fwd(_from_heads(y), *(params[k] for k in outward))
-        return y, state, _Kept(kept_in, kept, kept_out)
+        return y, state, (kept_in, kept, kept_out)
 
     def backward(cache, dy):
-        dfound, *dout = product.bwd(cache.outward, dy)
-        dqkv = attention.bwd(cache.attention, *_to_heads(dfound, heads, 1))
+        kept_in, kept, kept_out = cache
+        dfound, *dout = product.bwd(kept_out, dy)
+        dqkv = attention.bwd(kept, *_to_heads(dfound, heads, 1))
         dqkv = jnp.concatenate([_from_heads(d) for d in dqkv], -1)
-        dx, *din = product.bwd(cache.inward, dqkv)
-        return dx, dict(zip(names, (*din, *dout), strict=True))
+        dx, *din = product.bwd(kept_in, dqkv)
+        return dx, dict(zip(inward + outward, (*din, *dout), strict=True))
 
     return Layer(init_params, forward, backward, name)
 

@@ -7,8 +7,16 @@ import jax.numpy as jnp
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
 from jaxnn.layers.bounds import bounded, linear
-from jaxnn.layers.core import Layer, check_count, check_params, constructor, register
+from jaxnn.layers.core import (
+    Layer,
+    check_count,
+    check_params,
+    constructor,
+    register,
+    with_params,
+)
 from jaxnn.layers.linear import Initializer, weight_and_bias
+from jaxnn.rules import Rule
 from jaxnn.rules.conv import check_channels
 from jaxnn.rules.window import Padding, per_axis, transposed_windows, windows
 
@@ -44,10 +52,6 @@ def conv(
 
     A depthwise-separable convolution is
     `serial(depthwise_conv(kernel), conv(channels, 1))`. See `jaxnn.rules.conv`.
-
-    Raises:
-      JaxnnError: a setting that makes no sense, an input without a channel axis, with
-        other channels, or smaller than the kernel.
 
     >>> import jax
     >>> params, _, out_shape = conv(32, 5).init(jax.random.key(0), (28, 28, 1))
@@ -95,8 +99,14 @@ def depthwise_conv(
     kernel = _kernel(name, kernel)
     _check(name, kernel, stride, padding, dilation, multiplier=multiplier)
 
-    def rule_of(channels):
+    def conv_of(channels):
         return rules.conv(stride, padding, dilation, channels // multiplier)
+
+    rule = Rule(
+        "depthwise_conv",
+        lambda x, w: conv_of(w.shape[-1]).fwd(x, w),
+        lambda cache, dy: conv_of(dy.shape[-1]).bwd(cache, dy),
+    )
 
     def shapes(in_shape):
         *sizes, c = in_shape
@@ -104,7 +114,7 @@ def depthwise_conv(
         out = c * multiplier
         return (*kernel, 1, out), (*at.out_sizes, out)
 
-    return _layer(name, rule_of, shapes, kernel, init, bias)
+    return _layer(name, rule, shapes, kernel, init, bias)
 
 
 @constructor
@@ -151,7 +161,7 @@ def _conv(name, channels, kernel, stride, padding, dilation, groups, init, bias)
 
 
 def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
-    """`rule` of x and w, then a bias; a function of w's channels may make the rule."""
+    """`rule` of x and w, then a bias."""
     draw = weight_and_bias(name, init, bias)
     names = ("w",) if bias is False else ("w", "b")
 
@@ -160,35 +170,28 @@ def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
         w_shape, out_shape = shapes(tuple(in_shape))
         return draw(key, w_shape), (), out_shape
 
-    def rule_for(channels):
-        return rule if isinstance(rule, rules.Rule) else rule(channels)
-
-    def forward(params, state, x, *, key=None, train):
-        del key, train
+    def check(params, x):
         check_params(name, params, names)
         check_image(name, "input without its batch axis", x.shape[1:], len(kernel))
         w_shape, _ = shapes(x.shape[1:])
-        w = params["w"]
-        if w.shape != w_shape:
+        if params["w"].shape != w_shape:
             raise JaxnnError(
                 f"{name}: input of shape {x.shape} needs w of shape {w_shape}, got "
-                f"{w.shape}. Was init called with in_shape={x.shape[1:]}?"
+                f"{params['w'].shape}. Was init called with in_shape={x.shape[1:]}?"
             )
+
+    def fwd(x, w, *b):
         # XLA's convolutions want one type
-        wide = jnp.result_type(x, *params.values())
-        y, cache = rule_for(w_shape[-1]).fwd(x.astype(wide), w.astype(wide))
-        if "b" in names:
-            y, _ = rules.add_bias.fwd(y, params["b"])
-        return y, state, cache
+        wide = jnp.result_type(x, w, *b)
+        y, cache = rule.fwd(x.astype(wide), w.astype(wide))
+        return rules.add_bias.fwd(y, *b)[0] if b else y, cache
 
-    def backward(cache, dy):
-        dx, dw = rule_for(dy.shape[-1]).bwd(cache, dy)
-        if "b" not in names:
-            return dx, {"w": dw}
-        _, db = rules.add_bias.bwd((), dy)
-        return dx, {"w": dw, "b": db}
+    def bwd(cache, dy):
+        db = rules.add_bias.bwd((), dy)[1:] if "b" in names else ()
+        return *rule.bwd(cache, dy), *db
 
-    return bounded(Layer(setup, forward, backward, name), linear)
+    biased = Rule(rule.name, fwd, bwd)
+    return bounded(with_params(biased, names, setup, check, name), linear)
 
 
 def check_image(name: str, what: str, shape, axes: int) -> None:

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, ParamSpec
+from typing import Any, Literal, NamedTuple, NoReturn, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from jaxnn.rules.core import Rule, outline
 
 P = ParamSpec("P")
 
-TAKE_WHOLE_NUMBERS = ("embedding", "flatten", "reshape", "transpose", "pad", "crop")
-
 
 class _Fields(NamedTuple):
     init: Callable[..., tuple[Any, Any, tuple[int, ...]]]
@@ -33,6 +31,7 @@ class _Fields(NamedTuple):
     parts: tuple["Layer", ...] = ()
     made: "Made | None" = None
     bounds: "Callable[[], Layer] | None" = None
+    takes: Literal["floats", "numbers", "anything"] = "floats"
 
 
 class Layer(_Fields):
@@ -51,6 +50,8 @@ class Layer(_Fields):
         `_replace`, equals itself only.
       bounds: `() ->` the layer over pairs (lower, upper) with the same params, see
         `jaxnn.layers.bounds`; None where it has no bounds.
+      takes: what x is: "floats"; any "numbers", of a layer that looks up or moves
+        elements; "anything" of a combinator, as its layers look at x themselves.
 
     Types: y has what x and params promote to (bfloat16 and float32: float32), dx has
     x's type, each gradient its parameter's, see above. init makes params
@@ -249,11 +250,10 @@ def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
         layer = function(*args, **kwargs)
-        bounds = layer.bounds
-        # a combinator's layers look at inputs themselves, and serial() has none
-        combines = layer.parts or function.__name__ == "serial"
-        layer = checked(layer) if combines else typed(function.__name__, layer)
-        return layer._replace(made=made_by(make, args, kwargs), bounds=bounds)
+        made, bounds = made_by(make, args, kwargs), layer.bounds
+        combines = layer.parts or layer.takes == "anything"
+        layer = checked(layer) if combines else typed(layer)
+        return layer._replace(made=made, bounds=bounds)
 
     _constructors.add(make)
     return make
@@ -275,7 +275,7 @@ def value(name: str, layer: Layer) -> Layer:
     relu
     """
     made = Made(pkgutil.resolve_name, name)
-    return typed(layer.name, layer)._replace(made=made, bounds=layer.bounds)
+    return typed(layer)._replace(made=made, bounds=layer.bounds)
 
 
 def pointwise(rule: Rule, name: str | None = None) -> Layer:
@@ -283,15 +283,22 @@ def pointwise(rule: Rule, name: str | None = None) -> Layer:
     return shaped(rule, lambda shape: shape, name)
 
 
-def shaped(rule: Rule, out_shape: Callable, name: str | None = None) -> Layer:
+def shaped(
+    rule: Rule, out_shape: Callable | None = None, name: str | None = None, **more: Any
+) -> Layer:
     """A layer without parameters from a rule of one argument that changes the shape.
 
-    `out_shape(in_shape)` gives the shape it makes, or raises.
+    `out_shape(in_shape)` gives the shape it makes, or raises; None asks the rule.
+    `more` are fields of the layer.
     """
 
     def init(key, in_shape):
         del key
-        return (), (), tuple(out_shape(tuple(in_shape)))
+        return (), (), tuple((out_shape or traced)(tuple(in_shape)))
+
+    def traced(in_shape):
+        x = jax.ShapeDtypeStruct((1, *in_shape), jnp.float32)
+        return jax.eval_shape(rule.fwd, x)[0].shape[1:]
 
     def forward(params, state, x, *, key=None, train):
         del params, key, train
@@ -302,7 +309,28 @@ def shaped(rule: Rule, out_shape: Callable, name: str | None = None) -> Layer:
         (dx,) = rule.bwd(cache, dy)
         return dx, ()
 
-    return Layer(init, forward, backward, name or rule.name)
+    return Layer(init, forward, backward, name or rule.name, **more)
+
+
+def with_params(
+    rule: Rule, names: tuple[str, ...], init: Callable, check: Callable, name: str
+) -> Layer:
+    """A layer whose parameters are the arguments of its rule behind x, in that order.
+
+    `check(params, x)` raises where they do not fit.
+    """
+
+    def forward(params, state, x, *, key=None, train):
+        del key, train
+        check(params, x)
+        y, cache = rule.fwd(x, *(params[k] for k in names))
+        return y, state, cache
+
+    def backward(cache, dy):
+        dx, *dparams = rule.bwd(cache, dy)
+        return dx, dict(zip(names, dparams, strict=True))
+
+    return Layer(init, forward, backward, name)
 
 
 class Mixed(NamedTuple):
@@ -313,8 +341,8 @@ class Mixed(NamedTuple):
     params: Any
 
 
-def typed(kind: str, layer: Any) -> Any:
-    """The functions of `layer`, which a constructor called `kind` made, with checks.
+def typed(layer: Any) -> Any:
+    """The functions of `layer` with checks of their input.
 
     Where x and params are of one type, which is the rule, nothing is added.
     """
@@ -326,7 +354,7 @@ def typed(kind: str, layer: Any) -> Any:
                 f"{layer.name}: got an input of type {type(x).__name__}, expected an "
                 "array; make it one by jnp.asarray"
             )
-        if kind not in TAKE_WHOLE_NUMBERS and not passes_for_float(dtype):
+        if layer.takes == "floats" and not passes_for_float(dtype):
             raise JaxnnError(
                 f"{layer.name}: got an input of dtype {dtype}, expected floats; "
                 "convert it by x.astype(jnp.float32), pixels to [0, 1] by x / 255"
@@ -358,11 +386,7 @@ def checked(layer: Any) -> Any:
 
 
 def checked_key(name: str, key: Any) -> Any:
-    """`key`, if it is one.
-
-    Raises:
-      JaxnnError: a number, or anything else.
-    """
+    """`key`, if it is one."""
     if is_key(key):
         return key
     # of the old style
@@ -375,11 +399,7 @@ def checked_key(name: str, key: Any) -> Any:
 
 
 def checked_shape(name: str, in_shape: Any) -> tuple[int, ...]:
-    """`in_shape` as a tuple of sizes.
-
-    Raises:
-      JaxnnError: not a sequence of whole numbers of at least 1.
-    """
+    """`in_shape` as a tuple of sizes."""
     if not isinstance(in_shape, Sequence) or not all(map(is_whole, in_shape)):
         raise JaxnnError(
             f"{name}: got in_shape {in_shape!r}, expected a tuple of whole numbers of "
@@ -397,12 +417,17 @@ def check_count(name: str, what: str, value: Any) -> None:
 
 
 def check_params(
-    name: str, params: Any, names: Iterable[str], expected: str = "", fits: bool = True
+    name: str,
+    params: Any,
+    names: Iterable[str],
+    expected: str = "",
+    fits: bool = True,
+    what: str = "params",
 ) -> None:
     """Raise unless params are a dict of those names, `expected` in words."""
     if not isinstance(params, dict) or set(params) != set(names) or not fits:
         raise JaxnnError(
-            f"{name}: got params of shapes {jax.tree.map(jnp.shape, params)}, expected "
+            f"{name}: got {what} of shapes {jax.tree.map(jnp.shape, params)}, expected "
             f"a dict of {' and '.join(sorted(names))}{expected}; were they made by "
             "another network?"
         )

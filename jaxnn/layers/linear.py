@@ -17,6 +17,7 @@ from jaxnn.layers.core import (
     check_sequence,
     constructor,
     register,
+    with_params,
 )
 from jaxnn.rules import affine, matmul
 
@@ -49,11 +50,7 @@ Standard deviations for w (I, O): `lecun` sqrt(1/I) (LeCun 1998), `he` sqrt(2/I)
 
 
 def initializer(init: str | Initializer) -> Initializer:
-    """The initializer `(key, shape, dtype) -> array` of that name, or `init` itself.
-
-    Raises:
-      JaxnnError: unknown name; lists the valid ones.
-    """
+    """The initializer `(key, shape, dtype) -> array` of that name, or `init` itself."""
     return init if callable(init) else lookup("initializer", init, INITIALIZERS)
 
 
@@ -93,9 +90,6 @@ def dense(
       init: initializer of w (I, width).
       bias: True starts b (width,) at zero, False leaves it out, "zeros", "normal" or
         a function draws it (the other initializers need a matrix).
-
-    Raises:
-      JaxnnError: width < 1, unknown initializer, input of another width than w.
     """
     name = f"dense({width})"
     check_count(name, "width", width)
@@ -110,8 +104,7 @@ def dense(
             )
         return draw(key, (in_shape[-1], width)), (), (*in_shape[:-1], width)
 
-    def forward(params, state, x, *, key=None, train):
-        del key, train
+    def check(params, x):
         ends = [a.shape[-1:] == (width,) for a in jax.tree.leaves(params)]
         check_params(name, params, names, f" of width {width}", all(ends))
         w = params["w"]
@@ -121,14 +114,8 @@ def dense(
                 f"features but w has shape {w.shape}; expected (batch, {w.shape[0]}). "
                 f"Was init called with in_shape={x.shape[1:]}?"
             )
-        y, cache = rule.fwd(x, *(params[k] for k in names))
-        return y, state, cache
 
-    def backward(cache, dy):
-        dx, *dparams = rule.bwd(cache, dy)
-        return dx, dict(zip(names, dparams, strict=True))
-
-    return bounded(Layer(setup, forward, backward, name), linear)
+    return bounded(with_params(rule, names, setup, check, name), linear)
 
 
 @constructor
@@ -152,9 +139,6 @@ def embedding(
       width: length of a vector, at least 1.
       init: initializer of w.
       padding: index that stands for "nothing": y is 0 there and it learns nothing.
-
-    Raises:
-      JaxnnError: count or width < 1, unknown initializer.
     """
     name = f"embedding({count}, {width})"
     check_count(name, "count", count)
@@ -179,7 +163,7 @@ def embedding(
         kept, dx = cache
         return dx, {"w": rule.bwd(kept, dy)[1]}
 
-    return Layer(setup, forward, backward, name)
+    return Layer(setup, forward, backward, name, takes="numbers")
 
 
 @constructor
@@ -188,11 +172,8 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
 
     w has as many rows as `init` was told of steps; shorter sequences use the first.
     `init` None draws from N(0, 0.02^2), as GPT-2 does.
-
-    Raises:
-      JaxnnError: x is not (B, T, D), or longer than w.
     """
-    name, rule = "positional_embedding", rules.add_positions
+    name = "positional_embedding"
     draw = _small_normal if init is None else initializer(init)
 
     def setup(key, in_shape):
@@ -200,8 +181,7 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
         w = draw(key, tuple(in_shape), jnp.result_type(float))
         return {"w": w}, (), tuple(in_shape)
 
-    def forward(params, state, x, *, key=None, train):
-        del key, train
+    def check(params, x):
         matrix = [a.ndim == 2 for a in jax.tree.leaves(params)]
         check_params(name, params, ("w",), " (steps, features)", all(matrix))
         steps, width = params["w"].shape
@@ -210,15 +190,10 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
                 f"{name}: input of shape {x.shape}, expected (batch, up to {steps} "
                 f"steps, {width}). Was init called with in_shape={x.shape[1:]}?"
             )
-        y, cache = rule.fwd(x, params["w"])
-        return y, state, cache
-
-    def backward(cache, dy):
-        dx, dw = rule.bwd(cache, dy)
-        return dx, {"w": dw}
 
     # a sum of two: it rounds once
-    return bounded(Layer(setup, forward, backward, name), monotone)
+    layer = with_params(rules.add_positions, ("w",), setup, check, name)
+    return bounded(layer, monotone)
 
 
 def _small_normal(key, shape, dtype):

@@ -46,9 +46,6 @@ def dropout(drop_rate: float) -> Layer:
 
     x (B, ...) -> y (B, ...); the others are divided by 1 - drop_rate, so nothing is
     scaled at evaluation, where the layer does nothing. See `jaxnn.rules.dropout`.
-
-    Raises:
-      JaxnnError: drop_rate outside [0, 1), or training without a key.
     """
     return _dropout("dropout", drop_rate, lambda shape: shape)
 
@@ -60,9 +57,6 @@ def spatial_dropout(drop_rate: float) -> Layer:
     x (B, ..., C) -> y (B, ..., C). Neighboring pixels say nearly the same, so single
     ones are not missed; a channel is. Otherwise as `dropout`, with which it agrees on
     x (B, C). Source: Tompson et al. 2015.
-
-    Raises:
-      JaxnnError: drop_rate outside [0, 1), training without a key, x without channels.
     """
 
     def one_a_channel(shape):
@@ -83,9 +77,6 @@ def gaussian_noise(std: float) -> Layer:
     `std` is in the units of x where the layer stands: pixel units [0, 1] in front of
     `standardize`. Nothing is clipped; at evaluation the layer does nothing.
     Source: Bishop 1995 (noise as regularization).
-
-    Raises:
-      JaxnnError: std negative or not finite, or training without a key.
     """
     name = f"gaussian_noise({_shown(std)})"
     if not (_is_number(std) and 0 <= std < math.inf):

@@ -15,11 +15,14 @@ from jaxnn.layers.core import (
     check_params,
     constructor,
     register,
+    with_params,
 )
 from jaxnn.rules import BatchStats
-from jaxnn.rules.core import Rule
+from jaxnn.rules.core import Rule, last_axis
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
+
+NAMES = ("gamma", "beta")
 
 
 @constructor
@@ -57,19 +60,13 @@ def batch_norm(
 
     def init(key, in_shape):
         del key
-        if not in_shape:
-            raise JaxnnError("batch_norm: got in_shape=(), expected a channel axis")
-        c = in_shape[-1]
-        params = {"gamma": jnp.ones(c), "beta": jnp.zeros(c)}
+        params, c = _scale_and_shift("batch_norm", in_shape), in_shape[-1]
         return params, {"mean": jnp.zeros(c), "var": jnp.ones(c)}, tuple(in_shape)
 
     def forward(params, state, x, *, key=None, train):
         del key
-        if set(params) != {"gamma", "beta"} or set(state) != {"mean", "var"}:
-            raise JaxnnError(
-                f"batch_norm: got params {sorted(params)} and state {sorted(state)}, "
-                "expected gamma, beta and mean, var; were they made by another network?"
-            )
+        check_params("batch_norm", params, NAMES)
+        check_params("batch_norm", state, ("mean", "var"), what="state")
         gamma, beta = params["gamma"], params["beta"]
         check_input("batch_norm", x, gamma.shape[0])
         if not train:
@@ -91,36 +88,37 @@ def batch_norm(
         mean, var = cache.mean, cache.var
         if groups > 1:
             mean, var = mean.mean(0), var.mean(0)
-        unbiased = var * (n / (n - 1))
-        new_state = {
-            "mean": mix(state["mean"], mean),
-            "var": mix(state["var"], unbiased),
-        }
-        return y, new_state, cache
+        new = {"mean": mean, "var": var * (n / (n - 1))}
+        return y, {k: mix(state[k], new[k]) for k in new}, cache
 
     def backward(cache, dy):
         rule = live if isinstance(cache, BatchStats) else fixed
         dx, dgamma, dbeta, *_ = rule.bwd(cache, dy)
         return dx, {"gamma": dgamma, "beta": dbeta}
 
-    def by_averages(params, state, x, *, key=None, train):
+    layer = Layer(init, forward, backward, "batch_norm")
+    return bounded(layer, _by_averages, epsilon=epsilon)
+
+
+def _by_averages(layer: Layer, epsilon: float) -> Layer:
+    """Bounds of batch norm, which takes its averages then, in training too."""
+
+    def forward(params, state, x, *, key=None, train):
         del train
-        return forward(params, state, x, key=key, train=False)
+        return layer.forward(params, state, x, key=key, train=False)
 
     def sizes(params, state, most):
+        def last(v):
+            return last_axis(v, most.ndim)
+
         scale = jnp.abs(params["gamma"]) * lax.rsqrt(state["var"] + epsilon)
-        most = (most + _last(jnp.abs(state["mean"]), most)) * _last(scale, most)
-        return most + _last(jnp.abs(params["beta"]), most)
+        most = (most + last(jnp.abs(state["mean"]))) * last(scale)
+        return most + last(jnp.abs(params["beta"]))
 
-    def bounds(layer):
-        layer = layer._replace(forward=by_averages)
-        return monotone(layer, lambda p: p["gamma"] < 0, ulps=8, size=sizes)
+    def falls(params):
+        return params["gamma"] < 0
 
-    return bounded(Layer(init, forward, backward, "batch_norm"), bounds)
-
-
-def _last(v, like):
-    return rules.core.last_axis(v, like.ndim)
+    return monotone(layer._replace(forward=forward), falls, ulps=8, size=sizes)
 
 
 @constructor
@@ -129,9 +127,6 @@ def layer_norm(epsilon: float = 1e-5) -> Layer:
 
     x (B, ..., C) -> y (B, ..., C), the same in training and after: no batch statistics,
     no state, and a batch of one will do. See `jaxnn.rules.layer_norm`.
-
-    Raises:
-      JaxnnError: an input whose features differ from the parameters'.
     """
     return _per_sample(rules.layer_norm(epsilon), "layer_norm", 1)
 
@@ -142,10 +137,6 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Layer:
 
     x (B, ..., C) -> y (B, ..., C); 1 group takes all channels together, C groups each
     alone (instance norm). See `jaxnn.rules.group_norm`.
-
-    Raises:
-      JaxnnError: groups < 1, channels not divisible by `groups`, or an input whose
-        channels differ from the parameters'.
     """
     name = f"group_norm({groups})"
     check_count(name, "groups", groups)
@@ -157,26 +148,22 @@ def _per_sample(rule: Rule, name: str, groups: int) -> Layer:
 
     def init(key, in_shape):
         del key
-        if not in_shape or in_shape[-1] % groups:
-            raise JaxnnError(
-                f"{name}: got in_shape={tuple(in_shape)}, expected a last axis of "
-                f"channels{f' divisible by {groups}' if groups > 1 else ''}"
-            )
-        c = in_shape[-1]
-        return {"gamma": jnp.ones(c), "beta": jnp.zeros(c)}, (), tuple(in_shape)
+        return _scale_and_shift(name, in_shape, groups), (), tuple(in_shape)
 
-    def forward(params, state, x, *, key=None, train):
-        del key, train
-        check_params(name, params, ("gamma", "beta"))
+    def check(params, x):
+        check_params(name, params, NAMES)
         check_input(name, x, params["gamma"].shape[0])
-        y, cache = rule.fwd(x, params["gamma"], params["beta"])
-        return y, state, cache
 
-    def backward(cache, dy):
-        dx, dgamma, dbeta = rule.bwd(cache, dy)
-        return dx, {"gamma": dgamma, "beta": dbeta}
+    return with_params(rule, NAMES, init, check, name)
 
-    return Layer(init, forward, backward, name)
+
+def _scale_and_shift(name, in_shape, groups=1):
+    if not in_shape or in_shape[-1] % groups:
+        raise JaxnnError(
+            f"{name}: got in_shape={tuple(in_shape)}, expected a last axis of "
+            f"channels{f' divisible by {groups}' if groups > 1 else ''}"
+        )
+    return {"gamma": jnp.ones(in_shape[-1]), "beta": jnp.zeros(in_shape[-1])}
 
 
 register(batch_norm, group_norm, layer_norm)

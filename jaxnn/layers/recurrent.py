@@ -16,11 +16,10 @@ mask from those behind it; the rules (`jaxnn.rules.lstm`) take any mask, and one
 lengths by `jaxnn.rules.length_mask`.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from jaxnn import rules
 from jaxnn.layers.core import (
@@ -54,8 +53,9 @@ def rnn(
     `activation` is tanh or relu. See `jaxnn.rules.rnn`.
     """
     rule = rules.rnn(activation, return_sequences, go_backwards)
-    params = _Params(units, 1, init, recurrent_init)
-    return _recurrent(rule, params, 1, return_sequences, mask_value)
+    return _recurrent(
+        rule, units, (0,), return_sequences, mask_value, init, recurrent_init
+    )
 
 
 @constructor
@@ -80,17 +80,13 @@ def lstm(
       recurrent_init: initializer of u (units, 4 units), for each gate alone.
       forget_bias: what the forget gate's bias starts from: 1 keeps the memory open
         until there is a reason to forget (Jozefowicz et al. 2015).
-
-    Raises:
-      JaxnnError: units < 1, unknown initializer, x not (B, T, I) or of another I.
     """
 
-    def start_bias(dtype):
-        return jnp.zeros((4, units), dtype).at[1].set(forget_bias).reshape(-1)
-
     rule = rules.lstm(return_sequences, go_backwards)
-    params = _Params(units, 4, init, recurrent_init, start_bias)
-    return _recurrent(rule, params, 2, return_sequences, mask_value)
+    start = (0, forget_bias, 0, 0)
+    return _recurrent(
+        rule, units, start, return_sequences, mask_value, init, recurrent_init, states=2
+    )
 
 
 @constructor
@@ -109,66 +105,59 @@ def gru(
     `jaxnn.rules.gru`.
     """
     rule = rules.gru(return_sequences, go_backwards)
-    params = _Params(units, 3, init, recurrent_init, more=("c",))
-    return _recurrent(rule, params, 1, return_sequences, mask_value)
-
-
-class _Params:
-    """The weights of one recurrent layer: w (I, G H), u (H, G H), b (G H,) and more."""
-
-    def __init__(
-        self,
-        units: int,
-        gates: int,
-        init: str | Initializer,
-        recurrent_init: str | Initializer,
-        bias: Callable[..., Array] | None = None,
-        more: tuple[str, ...] = (),
-    ):
-        self.units, self.gates, self.more = units, gates, more
-        self.draw_w, self.draw_u = initializer(init), initializer(recurrent_init)
-        self.bias = bias or (lambda dtype: jnp.zeros(gates * units, dtype))
-        self.names = ("w", "u", "b", *more)
-
-    def draw(self, key: Array, width: int) -> dict[str, Array]:
-        """Each gate on its own: side by side, another fan-out would scale them."""
-        dtype = jnp.result_type(float)
-
-        def gates(draw, n, rows):
-            keys = jax.random.split(jax.random.fold_in(key, n), self.gates)
-            drawn = [draw(k, (rows, self.units), dtype) for k in keys]
-            return jnp.concatenate(drawn, 1)
-
-        found = {"w": gates(self.draw_w, 0, width)}
-        found |= {"u": gates(self.draw_u, 1, self.units), "b": self.bias(dtype)}
-        return found | {name: jnp.zeros(self.units, dtype) for name in self.more}
-
-    def fit(self, params) -> bool:
-        """Whether params are of such a layer."""
-        if not isinstance(params, dict) or set(params) != set(self.names):
-            return False
-        ends = dict.fromkeys(self.more, self.units)
-        wide = self.gates * self.units
-        return all(a.shape[-1:] == (ends.get(k, wide),) for k, a in params.items())
+    return _recurrent(
+        rule,
+        units,
+        (0, 0, 0),
+        return_sequences,
+        mask_value,
+        init,
+        recurrent_init,
+        more=("c",),
+    )
 
 
 def _recurrent(
-    rule: Rule, weights: _Params, states: int, every_step: bool, mask_value
+    rule: Rule,
+    units: int,
+    start: Sequence[float],
+    every_step: bool,
+    mask_value: float | None,
+    init: str | Initializer,
+    recurrent_init: str | Initializer,
+    states: int = 1,
+    more: tuple[str, ...] = (),
 ) -> Layer:
-    """The layer of a rule whose state starts from `states` arrays of zeros."""
-    units, names = weights.units, weights.names
-    name = f"{rule.name}({units})"
-    check_count(name, "units", units)
+    """The layer of a rule, whose `states` arrays are zeros before the first step.
 
-    def init(key, in_shape):
+    Params are w (I, G units), u (units, G units) and b (G units,) for G gates, whose
+    biases begin at `start`, and `more` (units,), which begin at 0.
+    """
+    name, names = f"{rule.name}({units})", ("w", "u", "b", *more)
+    check_count(name, "units", units)
+    widths = dict.fromkeys(names, len(start) * units) | dict.fromkeys(more, units)
+    draws = initializer(init), initializer(recurrent_init)
+
+    def setup(key, in_shape):
         check_sequence(name, in_shape)
         steps, width = in_shape
-        out_shape = (steps, units) if every_step else (units,)
-        return weights.draw(key, width), (), out_shape
+        dtype = jnp.result_type(float)
+
+        def gates(n, rows):
+            # each gate on its own: side by side, another fan-out would scale them
+            keys = jax.random.split(jax.random.fold_in(key, n), len(start))
+            return jnp.concatenate([draws[n](k, (rows, units), dtype) for k in keys], 1)
+
+        params = {"w": gates(0, width), "u": gates(1, units)}
+        params["b"] = jnp.repeat(jnp.array(start, dtype), units)
+        params |= {k: jnp.zeros(units, dtype) for k in more}
+        return params, (), (steps, units) if every_step else (units,)
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        check_params(name, params, names, f" for {units} units", weights.fit(params))
+        items = params.items() if isinstance(params, dict) else ()
+        ends = [a.shape[-1:] == (widths.get(k),) for k, a in items]
+        check_params(name, params, names, f" for {units} units", all(ends))
         args = [params[k] for k in names]
         check_input(name, x, args[0].shape[0], "batch, steps")
         zero = jnp.zeros((x.shape[0], units), jnp.result_type(x, args[0]))
@@ -180,7 +169,7 @@ def _recurrent(
         dx, *cotangents = rule.bwd(cache, dy)
         return dx, dict(zip(names, cotangents, strict=False))
 
-    return Layer(init, forward, backward, name)
+    return Layer(setup, forward, backward, name)
 
 
 register(gru, lstm, rnn)

@@ -1,10 +1,6 @@
 """Layers that move elements. Shapes, axes and widths leave out the batch axis."""
 
-import math
-from collections.abc import Callable, Sequence
-
-import jax
-import jax.numpy as jnp
+from collections.abc import Sequence
 
 from jaxnn import rules
 from jaxnn.errors import JaxnnError
@@ -16,10 +12,7 @@ from jaxnn.rules.shape import Widths, fill_in, pairs_of
 __all__ = ["crop", "flatten", "pad", "reshape", "transpose", "upsample"]
 
 flatten = bounded(
-    value(
-        "jaxnn.layers:flatten",
-        shaped(rules.flatten, lambda shape: (math.prod(shape),)),
-    ),
+    value("jaxnn.layers:flatten", shaped(rules.flatten, takes="numbers")),
     monotone,
 )
 """x (B, ...) -> y (B, D), D the product of all axes but the batch's."""
@@ -31,20 +24,13 @@ def reshape(*shape: int) -> Layer:
 
     One size may be -1: what is left for it. Back to images from pixels: `reshape(28,
     28, 1)`.
-
-    Raises:
-      JaxnnError: an input of another number of elements a sample.
     """
     name = f"reshape({', '.join(map(str, shape))})"
 
-    def out_shape(in_shape):
-        return fill_in(name, shape, in_shape)
-
     def fwd(x):
-        return rules.reshape((x.shape[0], *out_shape(x.shape[1:]))).fwd(x)
+        return rules.reshape((len(x), *fill_in(name, shape, x.shape[1:]))).fwd(x)
 
-    rule = Rule("reshape", fwd, rules.reshape().bwd)
-    return bounded(shaped(rule, out_shape, name), monotone)
+    return _moving(Rule("reshape", fwd, rules.reshape().bwd), name)
 
 
 @constructor
@@ -52,9 +38,6 @@ def transpose(*axes: int) -> Layer:
     """The axes in another order: y's axis i is x's axis `axes[i]`; none: reversed.
 
     `transpose(2, 0, 1)` makes (B, C, H, W) of images (B, H, W, C).
-
-    Raises:
-      JaxnnError: `axes` does not name each axis of x, but the batch's, once.
     """
     name = f"transpose({', '.join(map(str, axes))})"
 
@@ -78,10 +61,7 @@ def transpose(*axes: int) -> Layer:
     def bwd(cache, dy):
         return rule(dy).bwd(cache, dy)
 
-    def out_shape(in_shape):
-        return tuple(in_shape[a - 1] for a in order(len(in_shape) + 1)[1:])
-
-    return bounded(shaped(Rule("transpose", fwd, bwd), out_shape, name), monotone)
+    return _moving(Rule("transpose", fwd, bwd), name)
 
 
 @constructor
@@ -93,9 +73,6 @@ def pad(widths: Widths = 1, mode: str = "zero") -> Layer:
         for each axis but the batch's: an int or (before, after).
       mode: "zero", "edge" (the outermost repeated) or "reflect" (mirrored at it). See
         `jaxnn.rules.pad`.
-
-    Raises:
-      JaxnnError: unknown mode, a negative width, widths for other axes than x has.
     """
     rule = rules.pad(_with_batch(widths), mode)
     return _framed(rule, widths, f"pad({_shown(widths)}, {mode})")
@@ -103,11 +80,7 @@ def pad(widths: Widths = 1, mode: str = "zero") -> Layer:
 
 @constructor
 def crop(widths: Widths = 1) -> Layer:
-    """x without its border: takes the `widths` of `pad` and undoes it.
-
-    Raises:
-      JaxnnError: nothing is left, or widths as in `pad`.
-    """
+    """x without its border: takes the `widths` of `pad` and undoes it."""
     name = f"crop({_shown(widths)})"
 
     def rule(x):
@@ -133,35 +106,27 @@ def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Layer:
     Args:
       factor: for all axes between batch and channels, or a sequence with one for each.
       method: "nearest", or "linear" (bilinear). See `jaxnn.rules.upsample`.
-
-    Raises:
-      JaxnnError: unknown method, a factor below 1, factors for other axes than x has.
     """
     rule = rules.upsample(factor, method)
-    layer = shaped(rule, _traced(rule), f"upsample({_shown(factor)}, {method})")
+    layer = shaped(rule, name=f"upsample({_shown(factor)}, {method})")
     return bounded(layer, averaging, terms=4)
 
 
 def _framed(rule: Rule, widths: Widths, name: str) -> Layer:
-    def out_shape(in_shape):
-        if isinstance(widths, Sequence) and len(widths) != len(in_shape):
+    def fwd(x):
+        if isinstance(widths, Sequence) and len(widths) != x.ndim - 1:
             raise JaxnnError(
-                f"{name}: got {len(widths)} widths for in_shape {in_shape}, expected "
-                "an int or one for each axis but the batch's"
+                f"{name}: got {len(widths)} widths for in_shape {x.shape[1:]}, "
+                "expected an int or one for each axis but the batch's"
             )
-        return _traced(rule)(in_shape)
+        return rule.fwd(x)
 
-    return bounded(shaped(rule, out_shape, name), monotone)
+    return _moving(Rule(rule.name, fwd, rule.bwd), name)
 
 
-def _traced(rule: Rule) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
-    """The shapes that the rule itself makes, nothing being computed."""
-
-    def out_shape(in_shape):
-        x = jax.ShapeDtypeStruct((1, *in_shape), jnp.float32)
-        return jax.eval_shape(rule.fwd, x)[0].shape[1:]
-
-    return out_shape
+def _moving(rule: Rule, name: str) -> Layer:
+    """A layer that moves elements, of whatever type."""
+    return bounded(shaped(rule, name=name, takes="numbers"), monotone)
 
 
 def _with_batch(widths: Widths) -> Widths:

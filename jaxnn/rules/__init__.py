@@ -12,6 +12,9 @@ K kernel, N classes, T time, D features of a flattened sample, `...` any axes.
     recurrent    rnn, lstm, gru
     attention    queries, keys and values
 
+Settings that make no sense are refused where the rule is made, arguments that do not
+fit where it runs, by a `JaxnnError` that says what was expected.
+
 A rule of your own is a `Rule`; `register` makes it known by name.
 """
 

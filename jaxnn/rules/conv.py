@@ -105,9 +105,9 @@ def conv_transpose(
     def bwd(cache, dy):
         x, w = cache
         at, chosen = placed(x, w)
-        turned = w.swapaxes(-1, -2)  # of the convolution O -> C
-        _, dw = chosen.gradients(dy, x, turned, at, 1)
-        return chosen.convolve(dy, turned, at, 1), dw.swapaxes(-1, -2)
+        swapped = w.swapaxes(-1, -2)  # of the convolution O -> C
+        _, dw = chosen.gradients(dy, x, swapped, at, 1)
+        return chosen.convolve(dy, swapped, at, 1), dw.swapaxes(-1, -2)
 
     def placed(x, w):
         check_channels("conv_transpose", x.shape, w.shape, 1)
@@ -173,8 +173,8 @@ def xla_gradients(x, dy, w, at: Windows, groups: int):
     axes, dims = w.ndim - 2, _layout(x.ndim)
     # Within each group the channels change their roles.
     split = w.reshape(*w.shape[:-1], groups, w.shape[-1] // groups)
-    turned = split.swapaxes(-3, -1)  # (..., O/groups, groups, C/groups)
-    kernel = turned.reshape(*turned.shape[:-2], math.prod(turned.shape[-2:]))
+    swapped = split.swapaxes(-3, -1)  # (..., O/groups, groups, C/groups)
+    kernel = swapped.reshape(*swapped.shape[:-2], math.prod(swapped.shape[-2:]))
     pads_dx, pads_dw = [], []
     for n, out, span, stride, (low, _) in zip(
         at.in_sizes, at.out_sizes, at.spans, at.stride, at.pads, strict=True

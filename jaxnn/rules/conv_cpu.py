@@ -155,9 +155,9 @@ def _sum_of(move, z, at, axis):
 def _flat(w, split):
     """w (..., C, O) -> (k C, l O), k the elements in front and l those behind."""
     n = w.ndim - 2
-    turned = w.transpose(*split.front, n, *split.behind, n + 1)
-    rows = math.prod(turned.shape[: len(split.front) + 1])
-    return turned.reshape(rows, w.size // max(rows, 1))
+    ordered = w.transpose(*split.front, n, *split.behind, n + 1)
+    rows = math.prod(ordered.shape[: len(split.front) + 1])
+    return ordered.reshape(rows, w.size // max(rows, 1))
 
 
 def _unflat(dw, shape, split):
@@ -234,12 +234,12 @@ def depthwise_convolve(x, w, at: Windows, groups: int):
 def depthwise_gradients(x, dy, w, at: Windows, groups: int):
     """(dx, dw): dx = sum over k of dy w[k], stamped at k; dw[k] = sum of x at k, dy."""
     dy = dy.reshape(*dy.shape[:-1], groups, dy.shape[-1] // groups)
-    spread, correlated = [], []
+    stamped, correlated = [], []
     for index, k in _elements(at):
-        spread.append(stamp((dy * _row(w[index], x)).sum(-1), at, k))
+        stamped.append(stamp((dy * _row(w[index], x)).sum(-1), at, k))
         part = read(x, at, k)[..., None]
         correlated.append((part * dy).sum(range(dy.ndim - 2)))
-    return functools.reduce(operator.add, spread), jnp.stack(correlated).reshape(
+    return functools.reduce(operator.add, stamped), jnp.stack(correlated).reshape(
         w.shape
     )
 

@@ -105,14 +105,11 @@ def outlines(*args) -> tuple[Array, ...]:
     return () if len({(o.shape, o.dtype) for o in drawn}) == 1 else drawn
 
 
-def spread(name: str, *args) -> list[Array]:
+def broadcast(name: str, *args) -> list[Array]:
     """The arguments of the rule `name`, all viewed in their common NumPy shape.
 
     Python numbers are arguments too; they stay weakly typed, so that `x + 1` keeps
     the dtype of x.
-
-    Raises:
-      JaxnnError: shapes that do not broadcast.
     """
     arrays = [jnp.asarray(a) for a in args]
     try:

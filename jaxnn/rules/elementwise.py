@@ -21,12 +21,12 @@ from jax import lax, nn
 from jaxnn.errors import JaxnnError
 from jaxnn.rules.core import (
     Rule,
+    broadcast,
     if_used,
     keeps_x,
     keeps_y,
     outlines,
     register,
-    spread,
     unbroadcast,
     unbroadcast_all,
 )
@@ -251,7 +251,7 @@ def _keeps_shapes(name, f, back):
     """y = f(a, b); `back(dy)` gives da and db in y's shape."""
 
     def fwd(a, b):
-        return f(*spread(name, a, b)), outlines(a, b)
+        return f(*broadcast(name, a, b)), outlines(a, b)
 
     return Rule(name, fwd, lambda shapes, dy: unbroadcast_all(back(dy), shapes))
 
@@ -267,10 +267,10 @@ def _keeps_both(name, f, back):
     """y = f(a, b); `back(a, b, dy)` gives da and db in y's shape."""
 
     def fwd(a, b):
-        return f(*spread(name, a, b)), (jnp.asarray(a), jnp.asarray(b))
+        return f(*broadcast(name, a, b)), (jnp.asarray(a), jnp.asarray(b))
 
     def bwd(cache, dy):
-        da, db = back(*spread(name, *cache), dy)
+        da, db = back(*broadcast(name, *cache), dy)
         a, b = cache
         return unbroadcast(if_used(dy, da), a), unbroadcast(if_used(dy, db), b)
 
@@ -295,13 +295,13 @@ At b = 0: y and both cotangents are infinite; 0 / 0 and its db are NaN, its da i
 
 
 def _power_fwd(a, b):
-    y = jnp.power(*spread("power", a, b))
+    y = jnp.power(*broadcast("power", a, b))
     return y, (jnp.asarray(a), jnp.asarray(b), y)
 
 
 def _power_bwd(cache, dy):
     a, b, y = cache
-    wide_a, wide_b = (v.astype(dy.dtype) for v in spread("power", a, b))
+    wide_a, wide_b = (v.astype(dy.dtype) for v in broadcast("power", a, b))
     # The two tests turn 0 * inf into its limit: a^0 is flat even where a^-1 is
     # infinite, and 0^b is 0 on both sides of b even where log a is.
     slope_a = jnp.where(wide_b == 0, 0, wide_b * jnp.power(wide_a, wide_b - 1))
@@ -323,7 +323,7 @@ def _bigger(name, first):
     """maximum and minimum: b is taken where `first(a, b)`, and ties are shared."""
 
     def fwd(a, b):
-        wide_a, wide_b = spread(name, a, b)
+        wide_a, wide_b = broadcast(name, a, b)
         # A NaN on either side is taken. Not lax.max: with fast min/max the XLA CPU
         # compiler may drop a NaN.
         take_b = first(wide_a, wide_b) | jnp.isnan(wide_b)
@@ -357,7 +357,7 @@ def _where_fwd(mask, a, b):
             f"where: mask has dtype {jnp.asarray(mask).dtype}, expected bool; write "
             "a comparison, mask != 0"
         )
-    wide_mask, wide_a, wide_b = spread("where", mask, a, b)
+    wide_mask, wide_a, wide_b = broadcast("where", mask, a, b)
     # `mask`, not its wide view, is what has to be kept
     return jnp.where(wide_mask, wide_a, wide_b), (jnp.asarray(mask), outlines(a, b))
 

@@ -150,16 +150,7 @@ def layer_norm(epsilon: float = 1e-5) -> Rule:
     channel alone is its own mean: y = beta, dx = 0. Source: Ba, Kiros, Hinton 2016.
     """
 
-    def fwd(x, gamma, beta):
-        x_hat, inv_std = _normalized(x, (-1,), epsilon)
-        return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
-
-    def bwd(cache, dy):
-        dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
-        dx = _normalized_back(cache.x_hat, cache.inv_std, (-1,), dx_hat)
-        return dx, dgamma, dbeta
-
-    return Rule("layer_norm", fwd, bwd)
+    return _of_samples("layer_norm", lambda a: a, (-1,), epsilon)
 
 
 def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
@@ -175,47 +166,36 @@ def group_norm(groups: int = 1, epsilon: float = 1e-5) -> Rule:
         c = a.shape[-1]
         return a.reshape(a.shape[0], math.prod(a.shape[1:-1]), groups, c // groups)
 
+    return _of_samples("group_norm", grouped, (1, 3), epsilon)
+
+
+def _of_samples(name, grouped, axes, epsilon):
+    """Each sample normalized by its own statistics, over `axes` of grouped(x)."""
+
     def fwd(x, gamma, beta):
-        x_hat, inv_std = _normalized(grouped(x), (1, 3), epsilon)
-        x_hat = x_hat.reshape(x.shape)
+        wide = grouped(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        centered = wide - wide.mean(axes, keepdims=True)
+        # Two passes, see `batch_norm`.
+        var = jnp.square(centered).mean(axes, keepdims=True)
+        inv_std = _inverse_std(var, epsilon)
+        x_hat = (centered * inv_std).astype(x.dtype).reshape(x.shape)
         return _scale_shift(x_hat, gamma, beta), SampleStats(x_hat, inv_std, gamma)
 
     def bwd(cache, dy):
-        dx_hat, dgamma, dbeta = _scale_shift_back(cache, dy)
-        dx = _normalized_back(
-            grouped(cache.x_hat), cache.inv_std, (1, 3), grouped(dx_hat)
-        )
-        return dx.reshape(dy.shape), dgamma, dbeta
+        rows = tuple(range(dy.ndim - 1))
+        dx_hat = grouped(dy * last_axis(cache.gamma, dy.ndim))
+        x_hat = grouped(cache.x_hat)
+        along = (dx_hat * x_hat).mean(axes, keepdims=True)
+        across = dx_hat - dx_hat.mean(axes, keepdims=True) - x_hat * along
+        dx = (across * cache.inv_std).astype(dx_hat.dtype).reshape(dy.shape)
+        return dx, (dy * cache.x_hat).sum(rows), dy.sum(rows)
 
-    return Rule("group_norm", fwd, bwd)
+    return Rule(name, fwd, bwd)
 
 
 def _inverse_std(var, epsilon):
     # the square of finite numbers may overflow: 1 / inf would make y a finite beta
     return jnp.where(var == jnp.inf, jnp.nan, lax.rsqrt(var + epsilon))
-
-
-def _normalized(x, axes, epsilon):
-    """x_hat as x, and 1 / std with the averaged axes kept."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centered = wide - wide.mean(axes, keepdims=True)
-    # Two passes, see `batch_norm`.
-    var = jnp.square(centered).mean(axes, keepdims=True)
-    inv_std = _inverse_std(var, epsilon)
-    return (centered * inv_std).astype(x.dtype), inv_std
-
-
-def _normalized_back(x_hat, inv_std, axes, dx_hat):
-    along = (dx_hat * x_hat).mean(axes, keepdims=True)
-    across = dx_hat - dx_hat.mean(axes, keepdims=True) - x_hat * along
-    return (across * inv_std).astype(dx_hat.dtype)
-
-
-def _scale_shift_back(cache, dy):
-    """dx_hat, dgamma, dbeta."""
-    rows = tuple(range(dy.ndim - 1))
-    dx_hat = dy * last_axis(cache.gamma, dy.ndim)
-    return dx_hat, (dy * cache.x_hat).sum(rows), dy.sum(rows)
 
 
 def _scale_shift(x_hat, gamma, beta):

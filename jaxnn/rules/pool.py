@@ -126,11 +126,7 @@ def _inner(x):
 
 
 def placed(where: str, in_shape, size, stride, padding) -> Windows:
-    """The windows of a pooling over x (B, *in_shape), each of them holding some of it.
-
-    Raises:
-      JaxnnError: settings or shapes that make no sense together.
-    """
+    """The windows of a pooling over x (B, *in_shape), each with some of it inside."""
     size = tuple(size)
     if len(in_shape) != len(size) + 1:
         raise JaxnnError(

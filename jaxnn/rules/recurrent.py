@@ -15,7 +15,6 @@ weight gradients are single large products over all steps, behind the loop.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -83,18 +82,9 @@ def _run(
     every_step: bool,
     backwards: bool,
 ) -> tuple[Array, Steps]:
-    """y (B, T, H) of every step or (B, H) of the last one, and what `_run_back` needs.
+    """y of every step or of the last one, and what `_run_back` needs.
 
-    Args:
-      cell: what a step does.
-      x: inputs (B, T, I).
-      weights: w (I, G H), u (H, G H), b (G H,).
-      start: the state before the first step, (B, H) each.
-      mask: bool (B, T) or None; a step whose mask is False is not read, whatever it
-        holds: the state stays as it was, and y there is 0.
-      hidden_bias: b_h (G H,), added to h u where the cell wants that apart.
-      every_step: whether y has all steps, or only the state after the last one.
-      backwards: read from the last step to the first; y keeps the order of x.
+    `hidden_bias` (G H,) is added to h u where the cell wants that apart.
     """
     w, u, b = weights
     x = x.swapaxes(0, 1)
@@ -186,31 +176,29 @@ ACTIVATIONS = {
 
 
 def _rule(name, cell, every_step, backwards, states=1):
-    """A rule with the arguments x, w, u, b, the start, and the mask or none."""
-    run_cell, run_cell_back = _runs(cell, every_step, backwards)
+    """A rule of x, w, u, b, c if h u has a bias of its own, the start, a mask or none.
+
+    That bias, c (H,), is of the last gate only: the others have theirs in b already.
+    """
+    more = 0 if cell.hidden is None else 1
+    how = {"every_step": every_step, "backwards": backwards}
 
     def fwd(x, w, u, b, *rest):
-        start, mask = rest[:states], rest[states:]
-        return run_cell(x, (w, u, b), start, mask[0] if mask else None)
+        start, mask = rest[more : more + states], rest[more + states :]
+        wide = None
+        if more:
+            c = rest[0]
+            wide = jnp.zeros(u.shape[1] - c.shape[0], c.dtype)
+            wide = jnp.concatenate([wide, c])
+        mask = mask[0] if mask else None
+        return _run(cell, x, (w, u, b), start, mask, hidden_bias=wide, **how)
 
     def bwd(cache, dy):
-        weights, start, _ = run_cell_back(cache, dy)
-        return *weights, *start, *_no_cotangent(cache)
+        weights, start, dwide = _run_back(cell, cache, dy, **how)
+        dc = [dwide[-cache.u.shape[0] :]] * more
+        return *weights, *dc, *start, *(() if cache.mask is None else (None,))
 
     return Rule(name, fwd, bwd)
-
-
-def _runs(cell, every_step, backwards):
-    """Forward and backward of that cell and those settings."""
-    return (
-        partial(_run, cell, every_step=every_step, backwards=backwards),
-        partial(_run_back, cell, every_step=every_step, backwards=backwards),
-    )
-
-
-def _no_cotangent(cache):
-    """One None for the mask, if there was one."""
-    return () if cache.mask is None else (None,)
 
 
 def rnn(
@@ -223,9 +211,6 @@ def rnn(
     one sends back: dh = dz u^T, dx = dz w^T, du = sum h^T dz, dw = sum x^T dz,
     db = sum dz over all steps and rows. Keeps x and h of every step. For relu the
     derivative at 0 is 0. Source: Elman 1990; Werbos 1990.
-
-    Raises:
-      JaxnnError: unknown activation.
     """
     f, slope = lookup("activation of rnn", activation, ACTIVATIONS)
 
@@ -311,20 +296,7 @@ def gru(every_step: bool = True, backwards: bool = False) -> Rule:
         dr, dz, dn = jnp.split(dz, 3, -1)
         return jnp.concatenate([dr, dz, dn * kept[0]], -1)
 
-    cell = Cell(step, back, hidden)
-    run_cell, run_cell_back = _runs(cell, every_step, backwards)
-
-    def fwd(x, w, u, b, c, h0, mask=None):
-        # r and z have their bias in b already
-        wide = jnp.concatenate([jnp.zeros((2 * c.shape[0],), c.dtype), c])
-        return run_cell(x, (w, u, b), (h0,), mask, hidden_bias=wide)
-
-    def bwd(cache, dy):
-        weights, start, dwide = run_cell_back(cache, dy)
-        dc = dwide[-cache.u.shape[0] :]
-        return *weights, dc, *start, *_no_cotangent(cache)
-
-    return Rule("gru", fwd, bwd)
+    return _rule("gru", Cell(step, back, hidden), every_step, backwards)
 
 
 register(gru(), lstm(), rnn())

@@ -45,9 +45,6 @@ def reshape(shape: Sequence[int] | int = -1) -> Rule:
     """y = the elements of x in the same order, in `shape`; dx = dy in the shape of x.
 
     Keeps the shape of x. One size may be -1: what is left for it.
-
-    Raises:
-      JaxnnError: a shape of another number of elements.
     """
     wanted = tuple(shape) if isinstance(shape, Sequence) else (shape,)
 
@@ -61,11 +58,7 @@ def reshape(shape: Sequence[int] | int = -1) -> Rule:
 
 
 def fill_in(name: str, wanted: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """`wanted` with its -1 replaced, so that it holds the elements of `shape`.
-
-    Raises:
-      JaxnnError: that is impossible.
-    """
+    """`wanted` with its -1 replaced, so that it holds the elements of `shape`."""
     if not all(isinstance(n, Integral) for n in wanted):
         raise JaxnnError(f"{name}: got {tuple(wanted)}, expected whole numbers")
     size, known = math.prod(shape), math.prod(n for n in wanted if n != -1)
@@ -89,9 +82,6 @@ def transpose(axes: Sequence[int] | None = None) -> Rule:
     """y = x with its axes in another order; dx = dy with them put back.
 
     y's axis i is x's axis `axes[i]`; None reverses them all. Keeps nothing.
-
-    Raises:
-      JaxnnError: `axes` does not name each axis of x once.
     """
 
     def order(ndim):
@@ -119,9 +109,6 @@ def concatenate(axis: int = -1) -> Rule:
     """y = the arguments, any number of them, one after another along `axis`.
 
     Each gets back its own part of dy. Keeps their shapes.
-
-    Raises:
-      JaxnnError: no argument, no such axis, or shapes that differ elsewhere.
     """
 
     def fwd(*xs):
@@ -154,9 +141,6 @@ def broadcast_to(shape: Sequence[int]) -> Rule:
     """y = x repeated to `shape` as NumPy broadcasts; dx sums dy over the copies.
 
     Keeps the shape of x.
-
-    Raises:
-      JaxnnError: x does not broadcast to `shape`.
     """
     shape = tuple(shape)
 
@@ -269,10 +253,6 @@ def pad(widths: Widths = 1, mode: str = "zero") -> Rule:
       mode: "zero"; "edge" repeats the outermost element; "reflect" mirrors at it,
         again and again where the border is wider than x. All as `numpy.pad`.
 
-    Raises:
-      JaxnnError: unknown mode, a negative width, widths for other axes than x has, or
-        an axis without elements to copy.
-
     >>> import jax.numpy as jnp
     >>> pad([(2, 1)], "reflect").fwd(jnp.array([1.0, 2.0, 3.0]))[0].tolist()
     [3.0, 2.0, 1.0, 2.0, 3.0, 2.0]
@@ -348,11 +328,7 @@ def _runs(sources: np.ndarray) -> list[tuple[int, int]]:
 
 
 def pairs_of(name: str, widths: Widths, ndim: int) -> list[tuple[int, int]]:
-    """(before, after) for each axis.
-
-    Raises:
-      JaxnnError: widths for another number of axes, or a negative one.
-    """
+    """(before, after) for each axis."""
     if not isinstance(widths, Sequence):
         if ndim < 3:
             raise JaxnnError(
@@ -386,18 +362,18 @@ def _mix(x, axis, f):
         # not 0 * neighbor for t = 0: a NaN would come along
         other = abs(t) * (before if t < 0 else after) if t else 0
         mixed.append((1 - abs(t)) * x + other)
-    return _joined(jnp.stack(mixed, axis + 1), axis)
+    y = jnp.stack(mixed, axis + 1)
+    return y.reshape(*x.shape[:axis], x.shape[axis] * f, *x.shape[axis + 1 :])
 
 
 def _sum_mixed(dy, axis, f):
-    parts = _split(dy, axis, f)
+    n, parts = dy.shape[axis] // f, _split(dy, axis, f)
     own = before = after = jnp.zeros_like(lax.index_in_dim(parts, 0, axis + 1, False))
     for i, t in enumerate(_offsets(f)):
         part = lax.index_in_dim(parts, i, axis + 1, False)
         own += (1 - abs(t)) * part
         before = before - t * part if t < 0 else before
         after = after + t * part if t > 0 else after
-    n = own.shape[axis]
     for d, sources in zip((before, after), _neighbors(n), strict=True):
         own += summed_back(d, sources, n, axis)
     return own
@@ -412,12 +388,6 @@ def _neighbors(n: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of n places the one before and the one after, at the border itself."""
     places = np.arange(n)
     return np.maximum(places - 1, 0), np.minimum(places + 1, n - 1)
-
-
-def _joined(v, axis):
-    return v.reshape(
-        *v.shape[:axis], v.shape[axis] * v.shape[axis + 1], *v.shape[axis + 2 :]
-    )
 
 
 def _split(v, axis, f):
@@ -436,9 +406,6 @@ def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Rule:
         "linear" (bilinear for images) mixes the two nearest, at the border the
         outermost alone; dx sums dy by the same weights. As `jax.image.resize`, and as
         PyTorch with `align_corners=False`.
-
-    Raises:
-      JaxnnError: unknown method, a factor below 1, factors for other axes than x has.
     """
     methods = {"nearest": (_repeat, _sum_copies), "linear": (_mix, _sum_mixed)}
     enlarge, shrink = lookup("upsampling method", method, methods)

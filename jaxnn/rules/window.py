@@ -91,9 +91,6 @@ def windows(
 
     "SAME" makes ceil(in / stride) windows and pads by as little as that takes, the odd
     element at the end; "VALID" pads nothing.
-
-    Raises:
-      JaxnnError: a setting that makes no sense, or a window larger than the input.
     """
     axes = len(in_sizes)
     size = per_axis(where, "kernel", size, axes)
@@ -127,9 +124,6 @@ def transposed_windows(
     Here `in_sizes` are those of the transposed convolution's input: the `out_sizes` of
     the result, whose `in_sizes` are what the transposed convolution makes. "SAME"
     multiplies sizes by the stride.
-
-    Raises:
-      JaxnnError: a setting that makes no sense, or padding that crops everything.
     """
     axes = len(in_sizes)
     size = per_axis(where, "kernel", size, axes)

@@ -62,23 +62,10 @@ if TYPE_CHECKING:
     from jaxnn.graph.picture import draw
 
 __all__ = [
-    "Inspection",
-    "Node",
-    "apply",
-    "bprop",
-    "constant",
-    "draw",
-    "feed",
-    "from_layer",
-    "function",
-    "inspect",
-    "loss",
-    "order",
-    "parameter",
-    "run",
-    "stop_gradient",
+    "Inspection", "Node", "apply", "bprop", "constant", "draw", "feed", "from_layer",
+    "function", "inspect", "loss", "order", "parameter", "run", "stop_gradient",
     "to_dot",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

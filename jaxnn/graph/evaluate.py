@@ -20,10 +20,8 @@ def order(*roots: Node) -> list[Node]:
     """All nodes that `roots` are computed from, and they, inputs before consumers.
 
     Depth first, each node once, inputs in their order: the same graph always gives the
-    same list. A loop, not recursion, so the graph may be of any depth.
-
-    Raises:
-      JaxnnError: no node; a node is computed from itself (says by which way).
+    same list. A loop, not recursion, so the graph may be of any depth. A node that is
+    computed from itself is refused.
     """
     done: dict[Node, None] = {}
     for root in roots:
@@ -330,11 +328,7 @@ def plan(
 
 
 def nodes_of(where: str, tree: Any) -> tuple[list[Node], Any]:
-    """The nodes of a tree, and its structure.
-
-    Raises:
-      JaxnnError: a leaf that is no node.
-    """
+    """The nodes of a tree, and its structure."""
     nodes, structure = jax.tree.flatten(tree)
     for node in nodes:
         if not isinstance(node, Node):

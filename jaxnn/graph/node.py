@@ -241,9 +241,6 @@ def apply(rule: Rule | str, *inputs: Any, name: str | None = None) -> Node:
       rule: any `Rule`, your own too, or the name of one in `RULES`.
       inputs: one for each argument of the rule's `fwd`.
       name: what to call the node; `<rule>_<number>` if left out.
-
-    Raises:
-      JaxnnError: no such rule, or not as many inputs as it takes.
     """
     if isinstance(rule, str):
         rule = lookup("rule", rule, RULES)

@@ -103,11 +103,7 @@ def op_names() -> list[str]:
 
 @functools.cache
 def op(op_name: str) -> Callable[..., Node]:
-    """The function that makes nodes of that rule or loss.
-
-    Raises:
-      JaxnnError: unknown name; lists the valid ones.
-    """
+    """The function that makes nodes of that rule or loss."""
     lookup("op", op_name, dict.fromkeys(op_names()))
     if op_name in RULES:
         make, kind = getattr(rules, op_name, None), call

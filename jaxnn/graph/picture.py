@@ -182,8 +182,9 @@ def place(
     size = dict.fromkeys(row, (0.0, 0.0)) | sizes
     size |= {chain[0]: labels.get(edge, (0, 0)) for edge, chain in bends.items()}
 
-    rows = _ordered(row, bends)
-    x = _straightened(rows, _pulls(bends), {item: size[item][0] for item in row})
+    near = _neighbors(bends)
+    rows = _ordered(row, {a: [b for b, _ in near.get(a, ())] for a in row})
+    x = _straightened(rows, near, {item: size[item][0] for item in row})
     left = min(x[item] - size[item][0] / 2 for item in row)
     x = {item: center - left for item, center in x.items()}
     heights = [max(size[item][1] for item in items) for items in rows]
@@ -193,7 +194,7 @@ def place(
     return Layout(x, row, tops, heights, bends, sizes, width, sum(heights))
 
 
-def _ordered(row, bends):
+def _ordered(row, near):
     """The items of each row, in the order of few crossings: sorted by neighbors' means.
 
     Down and up in turn; the order with the fewest crossings that was seen is kept.
@@ -201,11 +202,6 @@ def _ordered(row, bends):
     rows: list[list] = [[] for _ in range(max(row.values()) + 1)]
     for item, r in row.items():
         rows[r].append(item)
-    near: dict = {item: [] for item in row}
-    for (node, i), chain in bends.items():
-        for a, b in pairwise([node.inputs[i], *chain, node]):
-            near[a].append(b)
-            near[b].append(a)
     seen = [rows]
     for sweep in range(SWEEPS):
         rows = [list(items) for items in rows]
@@ -234,50 +230,46 @@ def crossings(rows, near) -> int:
     return total
 
 
-def _pulls(bends):
-    """What each item would stand below or above, and how much that matters.
+def _neighbors(bends):
+    """What stands above and below each item, and how much that matters for its place.
 
     Leaves stand beside the chain of ops and long edges pass it: they do not bend it.
     """
-    pulls: dict[Hashable, list] = {}
+    near: dict[Hashable, list] = {}
     for (node, i), chain in bends.items():
         source = node.inputs[i]
         aside = source.rule is None or len(chain) > 1
-        weight = ASIDE if aside else 1.0
-        pulls.setdefault(source, []).append((chain[0], weight))
-        pulls.setdefault(node, []).append((chain[-1], weight))
-        for bend in chain:  # in one line, between what the edge joins
-            others = [(other, weight) for other in chain if other is not bend]
-            ends = 0.3 * weight if others else weight
-            pulls[bend] = [*others, (source, ends), (node, ends)]
-    return pulls
+        for a, b in pairwise([source, *chain, node]):
+            near.setdefault(a, []).append((b, ASIDE if aside else 1.0))
+            near.setdefault(b, []).append((a, ASIDE if aside else 1.0))
+    return near
 
 
-def _straightened(rows, pulls, width):
-    """x of every item: near the mean of what pulls it, never over one beside it."""
+def _straightened(rows, near, width):
+    """x of every item: close to the mean of its neighbors, never over one beside it."""
     x: dict = {}
     for items in rows:
         centers = np.cumsum([width[item] + GAP for item in items])
         centers -= [width[item] / 2 for item in items]
         x |= dict(zip(items, (centers - centers.mean()).tolist(), strict=True))
     # where there is no room for both, what stands aside gives way
-    weight = {item: max((w for _, w in pulls.get(item, ())), default=1.0) for item in x}
+    weight = {item: max((w for _, w in near.get(item, ())), default=1.0) for item in x}
     for sweep in range(12 * SWEEPS):
         for items in rows[:: 1 if sweep % 2 == 0 else -1]:
             wish = [
-                np.average([x[n] for n, _ in near], weights=[w for _, w in near])
-                if (near := pulls.get(item))
+                np.average([x[n] for n, _ in found], weights=[w for _, w in found])
+                if (found := near.get(item))
                 else x[item]
                 for item in items
             ]
             half = np.array([width[item] / 2 for item in items])
             apart = half[:-1] + half[1:] + GAP
-            places = spread(wish, apart, [weight[item] for item in items])
+            places = separated(wish, apart, [weight[item] for item in items])
             x |= dict(zip(items, places.tolist(), strict=True))
     return x
 
 
-def spread(wish, apart, weight):
+def separated(wish, apart, weight):
     """The places nearest to `wish`, in order, with at least `apart` between them.
 
     Taking off the distances leaves an isotonic regression: where neighbors are in
@@ -336,13 +328,13 @@ def _draw_box(ax, at: Layout, node, lines, last):
 
 def _draw_edge(ax, at: Layout, edge, note):
     """A curve through the bends of an edge, and its label on the first one."""
-    bends = at.bends[edge]
-    stops = [_port(at, edge, below=True)]
+    bends, (node, i) = at.bends[edge], edge
+    stops = [_port(at, node.inputs[i], bends[0], below=True)]
     for bend in bends:
         x, y, half = at.x[bend], at.middle(bend), at.heights[bend.row] / 2
         beside_boxes = bend.row % 2 == 0  # straight there: a curve could touch them
         stops += [(x, y - half), (x, y + half)] if beside_boxes else [(x, y)]
-    stops.append(_port(at, edge, below=False))
+    stops.append(_port(at, node, bends[-1], below=False))
     points, codes = [stops[0]], [Curve.MOVETO]
     for (x0, y0), (x1, y1) in pairwise(stops):
         half = (y1 - y0) / 2
@@ -362,22 +354,9 @@ def _draw_edge(ax, at: Layout, edge, note):
         )  # fmt: skip
 
 
-def _port(at: Layout, edge, below):
-    """Where an edge leaves its input (below it) or enters its consumer."""
-
-    def end(e):
-        return e[0].inputs[e[1]] if below else e[0]
-
-    box = end(edge)
-    # the edges of that side, from left to right, each straight up or down if it can
-    side = [e for e in at.bends if end(e) is box]
-    side.sort(key=lambda e: at.x[at.bends[e][0 if below else -1]])
+def _port(at: Layout, box: Node, bend: Bend, below: bool):
+    """Where an edge leaves its input (below it) or enters its consumer: near a bend."""
     width, height = at.sizes[box]
     most = width / 2 - 0.1
-    wish = [
-        np.clip(at.x[at.bends[e][0 if below else -1]] - at.x[box], -most, most)
-        for e in side
-    ]
-    apart = [min(0.2, 2 * most / len(side))] * (len(side) - 1)
-    shift = spread(wish, apart, [1.0] * len(side))[side.index(edge)]
-    return at.x[box] + shift, at.middle(box) + (height / 2 if below else -height / 2)
+    x = at.x[box] + np.clip(at.x[bend] - at.x[box], -most, most)
+    return x, at.middle(box) + (height / 2 if below else -height / 2)

@@ -14,7 +14,7 @@ from jaxnn import graph
 from jaxnn.errors import JaxnnError
 from jaxnn.graph import picture
 from jaxnn.graph.dot import numbers
-from jaxnn.graph.picture import crossings, place, spread
+from jaxnn.graph.picture import crossings, place, separated
 
 
 def xor():
@@ -144,10 +144,10 @@ def test_layout_of_a_chain_is_a_straight_line():
     np.testing.assert_allclose(list(at.x.values()), 0.5, atol=1e-9)
 
 
-def test_spread_finds_the_nearest_places():
+def test_separated_finds_the_nearest_places():
     wish, apart, weight = [0.0, 0, 0, 9], [1.0, 1, 1], [1.0] * 4
-    np.testing.assert_allclose(spread(wish, apart, weight), [-1, 0, 1, 9])
-    np.testing.assert_allclose(spread([1.0, 0], [2.0], [3.0, 1]), [0.25, 2.25])
+    np.testing.assert_allclose(separated(wish, apart, weight), [-1, 0, 1, 9])
+    np.testing.assert_allclose(separated([1.0, 0], [2.0], [3.0, 1]), [0.25, 2.25])
 
 
 def test_edges_of_the_xor_network_cross_as_seldom_as_they_can():

@@ -25,7 +25,7 @@ from jaxnn.layers.core import value
 from jaxnn.losses import (
     Loss,
     RegisteredLoss,
-    says,
+    is_correct,
     softmax_cross_entropy,
     yes_above,
 )
@@ -128,7 +128,7 @@ class Classifier:
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
         """Which images (N,) it classifies as labeled; NaN is no answer."""
         out = self.outputs(x, batch)
-        right = says(out, np.asarray(y), yes_above(self.net))
+        right = is_correct(out, np.asarray(y), yes_above(self.net))
         return right & ~np.isnan(out).any(-1)
 
     def gradient(

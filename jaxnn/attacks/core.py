@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import Loss, Reduction, says, yes_above
+from jaxnn.losses import Loss, Reduction, is_correct, yes_above
 
 Box = tuple[float, float] | None
 NORMS = ("linf", "l2", "l1")
@@ -231,7 +231,7 @@ class Goal(NamedTuple):
 
         One with a NaN says nothing, so it fools nobody.
         """
-        hit = says(pred, self.y, yes_above(self.model.net))
+        hit = is_correct(pred, self.y, yes_above(self.model.net))
         return (hit if self.targeted else ~hit) & ~jnp.isnan(pred).any(-1)
 
     def score(self, x_adv: Array) -> tuple[Array, Array]:

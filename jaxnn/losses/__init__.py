@@ -26,9 +26,9 @@ from jaxnn.losses.core import LOSSES as LOSSES
 from jaxnn.losses.core import Loss as Loss
 from jaxnn.losses.core import Reduction as Reduction
 from jaxnn.losses.core import RegisteredLoss as RegisteredLoss
+from jaxnn.losses.core import is_correct as is_correct
 from jaxnn.losses.core import loss as loss
 from jaxnn.losses.core import one_hot as one_hot
-from jaxnn.losses.core import says as says
 from jaxnn.losses.core import yes_above as yes_above
 from jaxnn.losses.formulas import *  # noqa: F403
 

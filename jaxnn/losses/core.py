@@ -84,14 +84,16 @@ class RegisteredLoss:
         if settings.get("class_weights") is not None:
             each = np.asarray(settings["class_weights"], float)
             settings["class_weights"] = tuple(each.ravel().tolist())
-        about = self.targets, self.outputs, self.probabilities
-        return RegisteredLoss(self.function, *about, self.settings | settings)
+        return self._with(self.settings | settings)
 
     @property
     def plain(self) -> "RegisteredLoss":
         """The loss with its default settings."""
+        return self._with({})
+
+    def _with(self, settings):
         about = self.targets, self.outputs, self.probabilities
-        return RegisteredLoss(self.function, *about)
+        return RegisteredLoss(self.function, *about, settings)
 
     def takes(self, setting: str) -> bool:
         """Whether it has a setting of that name."""
@@ -277,8 +279,8 @@ def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     return jnp.where(inside[..., None], rows, jnp.nan)
 
 
-def says(outputs: Any, y: Any, above: float = 0.0) -> Any:
-    """Whether outputs (..., N) say the labels y (...): bool, NumPy's or JAX's.
+def is_correct(outputs: Any, y: Any, above: float = 0.0) -> Any:
+    """Return where outputs (..., N) say the labels y (...): bool, NumPy's or JAX's.
 
     The largest output is the answer; a single one says yes above `above`.
     """

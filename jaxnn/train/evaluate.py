@@ -12,7 +12,7 @@ from jaxnn.arrays import as_rows
 from jaxnn.distributed.mesh import DataParallel, host_array
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
-from jaxnn.losses import Loss, says, softmax_cross_entropy, yes_above
+from jaxnn.losses import Loss, is_correct, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
     as_loss,
     as_targets,
@@ -117,7 +117,7 @@ def evaluate(
     samples = tuple(range(int(seeds), outputs.ndim - 1))
     labels = target.shape == outputs.shape[int(seeds) : -1]
     if labels and np.issubdtype(target.dtype, np.integer):
-        right = says(outputs, target, yes_above(net)) & ~np.isnan(outputs).any(-1)
+        right = is_correct(outputs, target, yes_above(net)) & ~np.isnan(outputs).any(-1)
         accuracy = right.mean(samples)
     else:
         accuracy = np.full(outputs.shape[: int(seeds)], np.nan)

@@ -1,4 +1,4 @@
-"""Cases of attention and of what looks vectors up."""
+"""Cases of attention, with a loop over the queries."""
 
 import jax
 import jax.numpy as jnp
@@ -72,56 +72,4 @@ def attention_cases():
     return cases
 
 
-def embedding(padding=None):
-    """A product with one-hot rows."""
-
-    def reference(x, w):
-        rows = jnp.arange(w.shape[0]).reshape((1,) * x.ndim + (-1,))
-        hot = (x[..., None] == rows) * 1.0
-        if padding is not None:
-            hot = hot * (x != padding)[..., None]
-        return jnp.einsum("...i,io->...o", hot, w)
-
-    return reference
-
-
-def embedding_cases():
-    table = {
-        "repeated": (np.array([[0, 2, 2], [1, 2, 0]]), (3, 4), None),
-        "rows never read": (np.array([5, 1, 5]), (7, 2), None),
-        "one row, one column": (np.array([[0]]), (1, 1), None),
-        "no batch axis": (np.array(3), (4, 2), None),
-        "no indices": (np.zeros((0, 2), int), (4, 2), None),
-        "uint8 into 300 rows": (np.array([0, 255, 44], np.uint8), (300, 2), None),
-        "padding": (np.array([[0, 2, 1], [0, 0, 2]]), (3, 2), 0),
-        "nothing but padding": (np.array([1, 1]), (2, 3), 1),
-        "padding outside": (np.array([[-1, 2], [0, -1]]), (3, 2), -1),
-    }
-    return [
-        Case(name, rules.embedding(padding), (x, normal(*shape)), embedding(padding))
-        for name, (x, shape, padding) in table.items()
-    ]
-
-
-def add_positions(x, w):
-    return x + jnp.stack([w[: x.shape[1]]] * x.shape[0]).reshape(x.shape)
-
-
-def position_cases():
-    table = {
-        "shorter than w": ((3, 2, 4), 5),
-        "as long": ((2, 3, 2), 3),
-        "all of size one": ((1, 1, 1), 1),
-        "no steps": ((2, 0, 3), 2),
-    }
-    return [
-        Case(name, rules.add_positions, (normal(*s), normal(n, s[2])), add_positions)
-        for name, (s, n) in table.items()
-    ]
-
-
-CASES = {
-    "attention": attention_cases(),
-    "embedding": embedding_cases(),
-    "add_positions": position_cases(),
-}
+CASES = {"attention": attention_cases()}

@@ -1,10 +1,62 @@
-"""Cases of layer and group norm; the references go sample by sample."""
+"""Cases of the norms; those of a sample have references that go sample by sample."""
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import rules
 from tests.rules.common import Case, normal
+
+
+def batch_norm(epsilon):
+    def reference(x, gamma, beta):
+        rows = x.reshape(-1, x.shape[-1])  # (n, C)
+        n, ones = len(rows), jnp.ones((len(rows), 1))
+        mean = ones @ (rows.sum(0, keepdims=True) / n)
+        var = ((rows - mean) ** 2).sum(0, keepdims=True) / n
+        x_hat = (rows - mean) / (ones @ jnp.sqrt(var + epsilon))
+        return (x_hat * (ones @ gamma[None]) + ones @ beta[None]).reshape(x.shape)
+
+    return reference
+
+
+def batch_norm_fixed(epsilon):
+    def reference(x, gamma, beta, mean, var):
+        gamma, beta, mean, var = (
+            jnp.broadcast_to(v, x.shape) for v in (gamma, beta, mean, var)
+        )
+        return gamma * (x - mean) / jnp.sqrt(var + epsilon) + beta
+
+    return reference
+
+
+def batch_norm_cases(fixed: bool):
+    make = rules.batch_norm_fixed if fixed else rules.batch_norm
+    inputs = {
+        "batch": (normal(5, 3), 1e-5),
+        # With a small epsilon dx of two rows is rounding and nothing else.
+        "two rows, one channel": (normal(2, 1), 1.0),
+        "images": (normal(4, 1, 3, 2), 1e-3),
+        "large mean": (100 + normal(6, 3), 1e-5),
+        "spread below epsilon": (normal(6, 3) * 1e-6, 1e-5),
+        "constant channel": (normal(6, 3) * np.array([1.0, 0, 1])[None], 1e-5),
+        "batch of one": (normal(1, 4), 1e-5),
+    }
+    if fixed:  # no statistics are taken, so no rows are needed
+        inputs["no rows"] = (normal(0, 3), 1e-5)
+    cases = []
+    for name, (x, epsilon) in inputs.items():
+        c = x.shape[-1]
+        args = (x, normal(c, seed=1), normal(c, seed=2))
+        if fixed:
+            args = (*args, normal(c, seed=3), normal(c, seed=4) ** 2)
+        rule = make() if epsilon == 1e-5 else make(epsilon)
+        reference = batch_norm_fixed(epsilon) if fixed else batch_norm(epsilon)
+        constants = (3, 4) if fixed else ()
+        cases.append(Case(name, rule, args, reference, constants))
+    return cases
+
+
+# ---- of each sample
 
 
 def standard(a, epsilon):
@@ -76,6 +128,8 @@ def group_rule(groups, epsilon):
 
 
 CASES = {
+    "batch_norm": batch_norm_cases(fixed=False),
+    "batch_norm_fixed": batch_norm_cases(fixed=True),
     "layer_norm": [
         case(name, rules.layer_norm(epsilon), x, layer_norm(epsilon))
         for name, (x, epsilon) in LAYER.items()

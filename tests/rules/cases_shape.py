@@ -129,7 +129,21 @@ def upsample_cases():
     return cases
 
 
+def flatten_cases():
+    shapes = [(3, 4), (5,), (2, 3, 1, 2), (0, 4, 2), (2, 0, 3)]
+    return [
+        Case(
+            f"shape {s}",
+            rules.flatten,
+            (normal(*s),),
+            lambda x: x.reshape(len(x), x.size // len(x) if len(x) else 8),
+        )
+        for s in shapes
+    ]
+
+
 CASES = {
+    "flatten": flatten_cases(),
     "broadcast_to": table(rules.broadcast_to, np.broadcast_to, BROADCASTS),
     "concatenate": [
         Case(

@@ -54,7 +54,8 @@ EXTREME = np.array([[-800.0, -37.0, -1.0, -1e-300, -0.0], [0.0, 1e-300, 1, 37, 8
 
 
 def elementwise(rule, reference):
-    args = {f"shape {shape}": normal(*shape) for shape in SHAPES} | {"extreme": EXTREME}
+    """Other shapes take no computing: see test_rules.py."""
+    args = {"any shape": normal(3, 4), "extreme": EXTREME}
     return [Case(name, rule, (x,), reference) for name, x in args.items()]
 
 

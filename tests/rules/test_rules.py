@@ -10,7 +10,15 @@ import pytest
 from jaxnn import rules
 from jaxnn.rules import RULES
 from tests.rules.cases import CASES
-from tests.rules.common import assert_close, check, inputs, run, vjp_of_reference
+from tests.rules.cases_elementwise import PAIRS
+from tests.rules.common import (
+    SHAPES,
+    assert_close,
+    check,
+    inputs,
+    run,
+    vjp_of_reference,
+)
 
 ALL = [
     pytest.param(case, id=f"{name}: {case.name}")
@@ -61,6 +69,25 @@ def test_every_rule_has_cases_and_its_name():
     assert set(CASES) == set(RULES)
     for name, rule in RULES.items():
         assert {name} == {rule.name, *(case.rule.name for case in CASES[name])}
+
+
+PLAIN = "shapes (3, 4) and (3, 4)"
+
+
+@pytest.mark.parametrize(
+    "case", [p for p in FIRST if p.values[0].name in ("any shape", PLAIN)]
+)
+def test_rules_of_elements_take_any_shape(case):
+    for given in PAIRS if case.name == PLAIN else zip(SHAPES, SHAPES, strict=True):
+        args = [
+            jax.ShapeDtypeStruct(shape, a.dtype)
+            for shape, a in zip(given, case.args, strict=False)
+        ]
+        y, cotangents = jax.eval_shape(
+            lambda *args: run(case.rule, args, case.rule.fwd(*args)[0]), *args
+        )
+        assert y.shape == np.broadcast_shapes(*(a.shape for a in args))
+        assert [d.shape for d in cotangents] == [args[i].shape for i in case.wrt]
 
 
 MUTANTS = {

@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import fit, mlp
+from jaxnn import fit, mlp, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import LOSSES, loss_by_name, softmax_cross_entropy
-from tests.losses.cases import CASES, LABELS, REFERENCES, rows
+from jaxnn.losses import (
+    LOSSES,
+    is_correct,
+    loss_by_name,
+    softmax_cross_entropy,
+    yes_above,
+)
+from tests.losses.cases import CASES, KINDS, LABELS, REFERENCES, rows
 from tests.rules.common import assert_close, normal
-
-# one loss of each kind of targets: what is done with them is the same for all
-KINDS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "hinge", "mse")
 
 
 def by_vjp(case, pred, reduction):
@@ -27,11 +30,12 @@ def by_vjp(case, pred, reduction):
     return value, pull_back(jnp.ones_like(value))[0]
 
 
+MEANS = [f"{name}: {kind}" for name in KINDS for kind in ("labels", "sequence")]
 PAIRS = [
     (name, reduction)
     for name in CASES
-    # the mean differs from none in its last line only, so two kinds are enough
-    for reduction in ("none", "mean")[: 1 + name.endswith((": labels", "sequence"))]
+    # the mean differs from none in its last line only
+    for reduction in ("none", "mean")[: 1 + (name in MEANS)]
 ]
 
 
@@ -83,7 +87,7 @@ def test_checker_fails_a_mutant_of_each_gradient(name, factor):
         check((factor * value, dpred), want)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", KINDS)
 def test_mean_and_none_differ_by_the_batch(name):
     value, dpred = compiled()[f"{name}: labels", "mean"][0]
     values, rows = compiled()[f"{name}: labels", "none"][0]
@@ -94,13 +98,16 @@ def test_mean_and_none_differ_by_the_batch(name):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_is_float32_and_gradient_as_narrow_as_pred(name, dtype):
-    pred, target = jnp.zeros((3, 4), dtype), jnp.zeros(3, int)
-    value, dpred = jax.eval_shape(
-        lambda *args: LOSSES[name](*args, weights=np.ones(3), class_weights=[1] * 4),
-        pred, target,
-    )  # fmt: skip
-    assert value.dtype == jnp.float32
-    assert (dpred.dtype, dpred.shape) == (dtype, (3, 4))
+    for batch in ((3,), (1,), (2, 3)):
+        weights = {"weights": np.ones(batch), "class_weights": [1] * 4}
+        for reduction, shape in (("mean", ()), ("none", batch)):
+            loss = LOSSES[name].having(reduction=reduction)
+            value, dpred = jax.eval_shape(
+                lambda *args, loss=loss, more=weights: loss(*args, **more),
+                jnp.zeros((*batch, 4), dtype), jnp.zeros(batch, int),
+            )  # fmt: skip
+            assert (value.dtype, value.shape) == (jnp.float32, shape)
+            assert (dpred.dtype, dpred.shape) == (dtype, (*batch, 4))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -230,6 +237,20 @@ def test_rows_that_cannot_be_meant_are_refused_before_training(name, row, words)
             call()
     loss.check_rows("fit: data", y[:1])
     LOSSES["mse"].check_rows("fit: data", y)
+
+
+def test_which_outputs_are_correct():
+    one = np.array([[0.2], [0.7], [-1.0], [0.0]])
+    assert is_correct(one, np.array([1, 1, 0, 1])).tolist() == [True, True, True, False]
+    assert is_correct(one, np.array([1, 1, -1, 0]), 0.5).tolist() == [
+        False, True, True, True,
+    ]  # fmt: skip
+    three = np.array([[[0.0, 2, 1], [3, 2, 1]]])
+    assert is_correct(three, np.array([[1, 2]])).tolist() == [[True, False]]
+    sigmoid = mlp([3, 1], output="sigmoid")
+    assert [yes_above(net) for net in (mlp([3, 1]), sigmoid, serial(sigmoid))] == [
+        0.0, 0.5, 0.5,
+    ]  # fmt: skip
 
 
 def test_equal_losses_share_a_program_and_others_do_not():

@@ -7,11 +7,11 @@ import pytest
 
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
-from tests.losses.cases import LABELS
-from tests.losses.test_losses import KINDS, PRED, check, compiled
+from tests.losses.cases import KINDS, LABELS
+from tests.losses.test_losses import PRED, check, compiled
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", KINDS)
 def test_checker_fails_a_mutant_of_the_weights(name):
     (value, dpred), want = compiled()[f"{name}: weighted labels", "none"]
     with pytest.raises(AssertionError, match="Not equal to tolerance"):

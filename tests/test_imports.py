@@ -3,7 +3,6 @@
 import ast
 import importlib
 import importlib.util
-import pickle
 import pkgutil
 import subprocess
 import sys
@@ -12,8 +11,6 @@ from pathlib import Path
 import pytest
 
 import jaxnn
-from jaxnn.layers import LAYERS, Layer
-from tests.layers.cases import LAYER_CASES
 
 ROOT = Path(jaxnn.__file__).parent
 
@@ -120,10 +117,3 @@ def test_no_package_takes_the_place_of_a_function():
             importlib.import_module(f"jaxnn.{module.name}")
     hidden = [n for n in jaxnn._HOME if isinstance(getattr(jaxnn, n), type(ast))]
     assert not hidden
-
-
-@pytest.mark.parametrize("name", sorted(LAYERS))
-def test_every_layer_pickles(name):
-    for layer, *_ in LAYER_CASES[name]:
-        assert isinstance(layer, Layer)
-        assert pickle.loads(pickle.dumps(layer)) == layer

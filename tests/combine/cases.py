@@ -23,6 +23,7 @@ from jaxnn.layers import (
     max_pool,
     relu,
     sigmoid,
+    standardize,
     tanh,
 )
 
@@ -56,6 +57,19 @@ def nested_shares(outer):
 
 # name -> (layer, in_shape, batch)
 NETWORKS = {
+    "mlp, xor": (
+        mlp([2, 2, 1], "tanh", init="normal", bias="normal", output="sigmoid"),
+        (2,),
+        4,
+    ),
+    "mlp, noisy": (mlp([6, 5, 3], normalize=True, drop_rate=0.3), (3, 2), 5),
+    "serial of nothing": (serial(), (3,), 2),
+    "serial, images": (
+        serial(standardize(0.1, 0.3), batch_norm(), dense(2), flatten, dense(3)),
+        (3, 1, 2),
+        2,
+    ),
+    "residual of residual": (residual(residual(dense(3))), (3,), 2),
     "residual": (residual(NOISY), (3,), 4),
     "residual, projection": (residual(serial(dense(2), tanh), dense(2)), (3,), 4),
     "residual, conv": (
@@ -128,6 +142,7 @@ NETWORKS = {
         3,
     ),
     "siamese, three": (siamese(leaky_relu(), merge="sum"), (3, 2), 1),
+    "siamese, one": (siamese(dense(2)), (1, 3), 2),
 }
 
 # all of them in one, for what is not worth a program for each

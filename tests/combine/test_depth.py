@@ -7,7 +7,8 @@ import pytest
 
 from jaxnn.combine import remat, repeat, residual, serial, stack
 from jaxnn.combine.depth import Replay
-from jaxnn.layers import batch_norm, dense, relu, tanh
+from jaxnn.layers import batch_norm, dense, relu, sigmoid, softplus, tanh
+from jaxnn.losses import mse
 from jaxnn.regularize import (
     elastic_net,
     l2,
@@ -65,27 +66,31 @@ def run(net, params, state, x, dy):
     return y, state, net.backward(cache, dy)
 
 
-def test_stack_is_serial_with_stacked_parameters():
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@pytest.mark.parametrize("make", [stack, repeat])
+def test_it_is_serial_with_its_own_or_with_equal_parameters(make):
     depth, x = 3, jnp.asarray(normal(4, 3))
-    nets = stack(NOISY, depth), serial(*[NOISY] * depth)
+    net, unrolled = make(NOISY, depth), serial(*[NOISY] * depth)
 
     @jax.jit
     def both():
-        results = []
-        for net in nets:
-            params, state, _ = net.init(KEY, (3,))
-            results.append((params, *run(net, params, state, x, jnp.cos(x))))
-        return results
+        params, state, _ = net.init(KEY, (3,))
+        wanted, states, _ = unrolled.init(KEY, (3,))
+        if make is repeat:
+            wanted, states = (params,) * depth, (NOISY.init(KEY, (3,))[1],) * depth
+        of_net = (params, *run(net, params, state, x, jnp.cos(x)))
+        return of_net, (wanted, *run(unrolled, wanted, states, x, jnp.cos(x)))
 
-    (params, y, state, (dx, grads)), unrolled = both()
-
-    def stacked(trees):
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-    trees = params["stacked"], state
-    assert_trees_close(trees, (stacked(unrolled[0]), stacked(unrolled[2])))
-    assert_trees_close((y, dx), (unrolled[1], unrolled[3][0]))
-    assert_trees_close(grads["stacked"], stacked(unrolled[3][1]))
+    (params, y, state, (dx, grads)), (each, *want, (want_dx, ds)) = both()
+    if make is stack:
+        assert_trees_close(params["stacked"], stacked(each))
+        assert_trees_close(grads["stacked"], stacked(ds))
+    else:
+        assert_trees_close(grads, jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *ds))
+    assert_trees_close((y, state, dx), (want[0], stacked(want[1]), want_dx))
 
 
 REGULARIZERS = {
@@ -109,8 +114,8 @@ def test_regularizers_see_the_layers_of_a_stack(name):
         for i in range(2)
         for j in range(2)
     )
-    value, grads = REGULARIZERS[name](params)
-    want, want_grads = REGULARIZERS[name](unstacked)
+    act = jax.jit(REGULARIZERS[name])
+    (value, grads), (want, want_grads) = act(params), act(unstacked)
     assert_close(value, want)
     together = jax.tree.map(
         lambda *a: jnp.stack(a).reshape(2, 2, *a[0].shape), *want_grads
@@ -123,23 +128,6 @@ def test_weight_noise_spares_the_biases_of_a_stack():
     noisy = weight_noise(1.0)(KEY, params)["stacked"]
     assert (noisy["w"] != params["stacked"]["w"]).all()
     assert (noisy["b"] == params["stacked"]["b"]).all()
-
-
-def test_repeat_is_serial_with_equal_parameters():
-    depth = 3
-    case = setup(repeat(NOISY, depth), (3,), 4)
-    dy = cotangent(case)
-    unrolled = serial(*[NOISY] * depth)
-    states = tuple(jax.tree.map(lambda a, i=i: a[i], case.state) for i in range(depth))
-    y, state, (dx, grads) = run(case.layer, case.params, case.state, case.x, dy)
-    want_y, want_states, (want_dx, want) = run(
-        unrolled, (case.params,) * depth, states, case.x, dy
-    )
-    assert_trees_close((y, dx), (want_y, want_dx))
-    assert_trees_close(
-        state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *want_states)
-    )
-    assert_trees_close(grads, jax.tree.map(lambda *ds: sum(ds[1:], ds[0]), *want))
 
 
 def test_remat_changes_nothing_but_the_cache():
@@ -186,24 +174,27 @@ def test_stack_is_compiled_once_however_deep():
     assert size(40) == size(4)
 
 
-def test_jvp_through_remat_and_stack_is_the_hessian():
-    case = setup(stack(remat(serial(dense(2), tanh)), 2), (2,), 3)
-    direction = jax.tree.map(jnp.cos, case.params)
+def test_jvp_through_backward_is_the_hessian():
+    block = serial(dense(2, bias=False), batch_norm(), sigmoid)
+    net = serial(block, stack(remat(serial(dense(2), tanh)), 2), softplus)
+    case = setup(net, (2,), 4)
+    direction, target = jax.tree.map(jnp.cos, case.params), jnp.asarray(normal(4, 2))
 
     def by_hand(params):
         y, _, cache = case.forward(params, case.x, True)
-        return case.layer.backward(cache, y)[1]
+        return net.backward(cache, mse(y, target)[1])[1]
 
-    def by_jax(params):
-        return jax.grad(lambda p: (case.forward(p, case.x, True)[0] ** 2).sum() / 2)(
-            params
-        )
+    def loss(params):
+        return mse(case.forward(params, case.x, True)[0], target)[0]
 
     @jax.jit
     def products(params):
-        return [jax.jvp(grad, (params,), (direction,))[1] for grad in (by_hand, by_jax)]
+        return [
+            jax.jvp(grad, (params,), (direction,))[1]
+            for grad in (by_hand, jax.grad(loss))
+        ]
 
-    assert_trees_close(*products(case.params))
+    assert_trees_close(*products(case.params), 1e-11)
 
 
 def test_deep_repeat_forgets_nothing():

@@ -1,4 +1,4 @@
-"""Classical networks, against `jax.grad`."""
+"""Classical networks against `jax.grad`; draws, costs and names of networks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from jaxnn.check import compare_gradients
-from jaxnn.combine import parallel, residual, serial, share, siamese, stack
+from jaxnn.combine import (
+    dense_block,
+    mlp,
+    parallel,
+    residual,
+    serial,
+    share,
+    siamese,
+    stack,
+)
 from jaxnn.layers import (
     avg_pool,
     batch_norm,
@@ -15,6 +24,7 @@ from jaxnn.layers import (
     dropout,
     flatten,
     global_avg_pool,
+    log_softmax,
     max_pool,
     relu,
     sigmoid,
@@ -23,7 +33,7 @@ from jaxnn.layers import (
 from jaxnn.losses import mse, softmax_cross_entropy
 from jaxnn.rules import sub
 from tests.layers.cases import KEY, drawn, traced_init
-from tests.rules.common import normal
+from tests.rules.common import assert_trees_close, normal
 
 
 def lenet():
@@ -108,3 +118,79 @@ def test_shared_parameters_of_the_refiner_are_one_set():
     params, _ = traced_init(refiner(), (3, 4))
     shapes = sorted(a.shape for a in jax.tree.leaves(params))
     assert shapes == [(8,), (8,), (8, 8), (8, 12), (12,), (12, 8)]
+
+
+def test_appending_a_layer_leaves_earlier_draws():
+    hidden = dense(4, "xavier_uniform")
+    first = (hidden, dropout(0.5), hidden, dropout(0.5))
+    nets = serial(*first), serial(*first, dropout(0.5), dense(3, "zeros"))
+
+    @jax.jit
+    def draws():
+        results = []
+        for net in nets:
+            params, state, _ = net.init(KEY, (4,))
+            x = jnp.ones((9, 4))
+            caches = net.forward(params, state, x, key=KEY, train=True)[2]
+            results.append((params[:4], caches[1], caches[3]))
+        return results
+
+    (params, *masks), (more_params, *more_masks) = draws()
+    assert_trees_close(more_params, params, 0)
+    assert_trees_close(more_masks, masks, 0)
+    # equal layers draw differently all the same
+    assert (masks[0] != masks[1]).any()
+    assert (params[0]["w"] != params[2]["w"]).all()
+
+
+def test_backward_costs_no_more_than_autodiff():
+    net = mlp([784, 30, 30, 10])
+    params, state = traced_init(net, (784,))
+    x = jax.ShapeDtypeStruct((32, 784), jnp.float32)
+    labels = jax.ShapeDtypeStruct((32,), jnp.int32)
+
+    def manual(params, x, labels):
+        logits, _, cache = net.forward(params, state, x, train=True)
+        value, dlogits = softmax_cross_entropy(logits, labels)
+        dx, dparams = net.backward(cache, dlogits)
+        return value, (dparams, dx)
+
+    def auto(params, x, labels):
+        def loss(params, x):
+            logits, _, _ = net.forward(params, state, x, train=True)
+            return softmax_cross_entropy(logits, labels)[0]
+
+        return jax.value_and_grad(loss, (0, 1))(params, x)
+
+    def flops(function, which):
+        def chosen(*args):
+            value, grads = function(*args)
+            return value, grads[which]
+
+        compiled = jax.jit(chosen).lower(params, x, labels).compile()
+        return compiled.cost_analysis()["flops"]
+
+    for which in (0, 1):  # training reads dparams, attacks read dx
+        assert flops(manual, which) <= 1.01 * flops(auto, which)
+
+
+def test_mlp_can_end_in_the_log_softmax_that_nll_wants():
+    assert mlp([3, 2], output=log_softmax).parts[-1] is log_softmax
+    assert mlp([3, 2], output="log_softmax").parts[-1].name == "log_softmax"
+
+
+def test_network_names_its_parts():
+    net = mlp([4, 3, 2], normalize=True, drop_rate=0.3, output="sigmoid")
+    assert net.name == "mlp([4, 3, 2])"
+    names = "flatten dense(3) batch_norm relu dropout(0.3) dense(2) sigmoid"
+    assert [part.name for part in net.parts] == names.split()
+
+
+def test_a_block_has_no_more_layers_than_it_is_asked_for():
+    assert [layer.name for layer in dense_block(3, "relu")] == ["dense(3)", "relu"]
+
+
+def test_no_bias_ahead_of_batch_norm():
+    params, _, _ = mlp([4, 3, 2], normalize=True).init(KEY, (4,))
+    assert set(params[1]) == {"w"}
+    assert set(params[4]) == {"w", "b"}

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import losses
 from jaxnn.combine import freeze, parallel, serial, share, siamese, stack
 from jaxnn.layers import batch_norm, dense, relu, tanh
 from jaxnn.train import fit
@@ -110,15 +109,3 @@ def test_siamese_is_shared_branches_of_a_pair():
         return (y, dx, grads), (want, want_dx, want_grads["shared"])
 
     assert_trees_close(*both())
-
-
-def test_siamese_learns_whether_two_inputs_are_alike():
-    rng = np.random.default_rng(0)
-    a = rng.integers(0, 2, (512, 3))
-    b = np.where(rng.random((512, 1)) < 0.5, a, rng.integers(0, 2, (512, 3)))
-    x = np.stack([a, b], 1).astype(np.float32)
-    same = (a == b).all(1).astype(np.int32)
-    net = serial(siamese(serial(dense(8), tanh)), dense(16), relu, dense(2))
-    loss = losses.softmax_cross_entropy
-    history = fit(net, (x, same), loss=loss, epochs=60, batch=64)
-    assert history.epochs[-1]["loss"] < 0.3

@@ -124,6 +124,7 @@ def cnn_params():
     return (first, (), (), second, (), (), (), third, (), last)
 
 
+@jax.jit
 def cnn_gradient(x, y):
     """Mean loss and the gradient of each w and b, by jaxnn's backward pass."""
     net, params = our_cnn(), cnn_params()
@@ -134,14 +135,14 @@ def cnn_gradient(x, y):
     return value, [(g["w"], g["b"]) for g in grads if g]
 
 
-def cnn_images(digits, count):
+def cnn_images(digits):
     x, y = digits
-    return unit(x[:count]).reshape(count, 784), y[:count]
+    return unit(x[:2]).reshape(2, 784), y[:2]  # a convolution takes its time
 
 
 def test_cnn_of_the_rivals_has_our_loss_and_gradient(digits):
-    x, y = cnn_images(digits, 16)
-    ours = jax.jit(cnn_gradient)(x.reshape(16, 28, 28, 1), y)
+    x, y = cnn_images(digits)
+    ours = cnn_gradient(x.reshape(2, 28, 28, 1), y)
     loss_of = functools.partial(jax_grad_scan.mean_loss, cnn_jax.logits)
     theirs = jax.jit(jax.value_and_grad(loss_of))(cnn.start(0), x, y)
     for got, want in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
@@ -151,12 +152,12 @@ def test_cnn_of_the_rivals_has_our_loss_and_gradient(digits):
 def test_cnn_of_torch_has_our_loss_and_gradient(digits):
     torch = pytest.importorskip("torch")
     network = importlib.import_module("experiments.rivals.cnn_torch").Network(0)
-    x, y = cnn_images(digits, 16)
+    x, y = cnn_images(digits)
     loss = torch.nn.functional.cross_entropy(
         network(torch.from_numpy(x)), torch.from_numpy(y.astype(np.int64))
     )
     loss.backward()
-    value, grads = jax.jit(cnn_gradient)(x.reshape(16, 28, 28, 1), y)
+    value, grads = cnn_gradient(x.reshape(2, 28, 28, 1), y)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
     theirs = [p.grad.numpy() for p in network.parameters()]
     theirs[0], theirs[2] = (g.transpose(2, 3, 1, 0) for g in (theirs[0], theirs[2]))

@@ -120,8 +120,9 @@ def test_layers_are_shown_as_they_are_written():
 
 
 @pytest.mark.parametrize("layer", [case.layer for case in ALL], ids=repr)
-def test_every_layer_comes_back_from_a_pickle(layer):
+def test_every_layer_comes_back_from_a_pickle_and_from_json(layer):
     assert pickle.loads(pickle.dumps(layer)) == layer
+    assert layers.from_plain(json.loads(json.dumps(layers.to_plain(layer)))) == layer
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -135,11 +136,6 @@ def test_every_combinator_comes_back_from_a_pickle(name):
         return jax.eval_shape(lambda: layer.init(jax.random.key(0), in_shape)[:2])
 
     assert shapes(again) == shapes(layer)
-
-
-@pytest.mark.parametrize("layer", [case.layer for case in ALL], ids=repr)
-def test_every_layer_comes_back_from_json(layer):
-    assert layers.from_plain(json.loads(json.dumps(layers.to_plain(layer)))) == layer
 
 
 def test_networks_come_back_from_json_or_say_what_cannot():

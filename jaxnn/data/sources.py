@@ -226,7 +226,7 @@ def locate(data: str | Path) -> Located | None:
             "file or folder"
         )
     if isinstance(data, str) and data in SOURCES:
-        for folder, chosen in _places(data):
+        for folder, chosen in _folders(data):
             if not os.path.isdir(folder) or not any(
                 map(_part_of, _visible(folder, data))
             ):
@@ -247,7 +247,7 @@ def locate(data: str | Path) -> Located | None:
     return Located(real_path(folder).name, folder, files, None)
 
 
-def _places(name: str) -> Iterator[tuple[Path, bool]]:
+def _folders(name: str) -> Iterator[tuple[Path, bool]]:
     """Folders to look into, and whether the user chose them."""
     if base := os.environ.get("JAXNN_DATA"):
         folder = expanded(base)

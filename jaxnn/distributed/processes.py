@@ -64,7 +64,7 @@ def distributed_run(ranks: Processes, devices: int | None) -> Iterator[Mesh | No
                 f"--devices: got {devices} for {count} processes, expected a multiple"
             )
         show_cpu_devices((devices or count) // count)
-        with Watch(ranks.rank_timeout):
+        with HeartbeatMonitor(ranks.rank_timeout):
             yield data_mesh(devices)
         jax.distributed.shutdown()  # all are here; process 0 goes on by itself
     except BaseException as error:
@@ -274,7 +274,7 @@ def show_cpu_devices(count: int) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-class Watch:
+class HeartbeatMonitor:
     """A thread that ends this process when another one dies, stops or falls behind.
 
     Args:
@@ -292,7 +292,7 @@ class Watch:
         mesh.ticks = 0
         if joined().client is None:
             return self
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
         return self
 
     def __exit__(self, *_):

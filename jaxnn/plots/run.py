@@ -77,7 +77,7 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
     if np.isfinite(validation).any():
         _line(axes[0], epoch, validation, RED, "s", "validation, after the epoch")
     title = f"Training loss {_ends(loss)}"
-    _finish(axes[0], epoch, [loss, validation], title, "loss")
+    _label(axes[0], epoch, [loss, validation], title, "loss")
     if measured:
         _accuracy(axes[1], epoch, error)
     _line(axes[-1], epoch, norm, GREEN, "o", None)
@@ -86,7 +86,7 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
         label = f"steps skipped: {int(skipped.sum()):,} in all"
         _mark(axes[-1], epoch[skipped.any(1)], "^", 0.09, label)
     name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
-    _finish(axes[-1], epoch, [norm], title, name)
+    _label(axes[-1], epoch, [norm], title, name)
     save(figure, path)
 
 
@@ -102,7 +102,7 @@ def _accuracy(ax, epoch, error):
         f"Best {'mean ' * (error.shape[1] > 1)}validation accuracy "
         f"{100 - mean[best]:.2f}% (epoch {epoch[best]})"
     )
-    _finish(ax, epoch, [error], title, "accuracy (%)", "log scale of the error")
+    _label(ax, epoch, [error], title, "accuracy (%)", "log scale of the error")
     ax.invert_yaxis()
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 - v:.6g}"))
 
@@ -141,7 +141,7 @@ def _mark(ax, epoch, marker, height, label):
     ax.plot(epoch, np.full(len(epoch), height), marker, transform=where, **style)
 
 
-def _finish(ax, epoch, series, title, y_name, log="log scale"):
+def _label(ax, epoch, series, title, y_name, log="log scale"):
     """Scale, ticks, names, legend, and crosses where a value is not finite.
 
     series: arrays (E, S); one that is NaN throughout was not measured.
@@ -518,7 +518,7 @@ def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> No
     for ax in drawn[len(axes) :]:
         ax.set_axis_off()
     for ax, name in zip(drawn, axes, strict=False):
-        at, ticks = _places([s["values"][name] for s in settings])
+        at, ticks = _positions([s["values"][name] for s in settings])
         ax.plot(at, accuracy, "o", color=COLORS[0], alpha=0.45, markersize=4)
         places = np.unique(at)
         if len(places) < len(at):
@@ -534,7 +534,7 @@ def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> No
     save(figure, path)
 
 
-def _places(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:
+def _positions(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:
     """Where values stand on an axis, and its words; None: a logarithmic axis."""
     keys = ["+".join(v) if isinstance(v, list | tuple) else v for v in values]
     keys = [k if isinstance(k, int | float) else str(k) for k in keys]

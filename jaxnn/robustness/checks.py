@@ -184,13 +184,13 @@ def k9_transfer(e: CheckContext) -> Measured:
         correct[name] = e.clean & e.correct(x_adv)
     parts = [f"from {name} {100 * r.mean():.1f}%" for name, r in correct.items()]
     message = f"{', '.join(parts)}; white-box {100 * e.worst.mean():.1f}%"
-    found = own_harm_most(e.worst, min(correct.values(), key=np.mean), message)
+    found = own_attack_is_worst(e.worst, min(correct.values(), key=np.mean), message)
     if found.verdict == "fail":
         message += ": a stranger's examples do more harm, so the gradients are masked"
     return found._replace(message=message)
 
 
-def own_harm_most(own: Any, foreign: Any, message: str) -> Measured:
+def own_attack_is_worst(own: Any, foreign: Any, message: str) -> Measured:
     """K9: what a network's own examples leave right (N,), and what foreign ones do."""
     missed = own & ~foreign
     ok = not surely_more(missed, foreign & ~own, POINT)

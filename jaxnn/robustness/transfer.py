@@ -9,7 +9,7 @@ import numpy as np
 from jaxnn import attacks
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.errors import JaxnnError
-from jaxnn.robustness.checks import own_harm_most
+from jaxnn.robustness.checks import own_attack_is_worst
 from jaxnn.robustness.context import Check
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import under
@@ -81,7 +81,7 @@ def _k9(names, correct) -> Check:
             f"examples of {names[s]} leave {names[t]} {100 * matrix[s, t]:.1f}%, its "
             f"own {100 * matrix[t, t]:.1f}%"
         )
-    found = own_harm_most(correct[t, t], correct[s, t], message)
+    found = own_attack_is_worst(correct[t, t], correct[s, t], message)
     rows = tuple(map(int, np.flatnonzero(np.asarray(found.images))[:20]))
     return Check(
         "K9", "transfer >= white-box", found.verdict, found.number, message, rows

@@ -16,7 +16,7 @@ import pytest
 from jaxnn.cli import main
 from jaxnn.distributed import processes
 from jaxnn.distributed.processes import (
-    Watch,
+    HeartbeatMonitor,
     cluster,
     distributed_run,
     filled_in,
@@ -153,24 +153,24 @@ def test_a_jax_that_keeps_its_store_elsewhere_leaves_the_end_to_its_own_heartbea
     run = processes.joined()
     assert (run.client, run.process_id, run.num_processes) == (None, 0, 1)
     threads = threading.active_count()
-    with Watch(30.0):
+    with HeartbeatMonitor(30.0):
         assert threading.active_count() == threads
 
 
 def test_a_late_heartbeat_is_told_from_a_process_that_hangs(monkeypatch):
-    store, watch = Store(monkeypatch), Watch(30.0)
+    store, monitor = Store(monkeypatch), HeartbeatMonitor(30.0)
     for beat in range(
         100
     ):  # a hundred steps a second; the other's heartbeat is one late
         store.now, processes.mesh.ticks = 2.0 * beat, 200 * beat
         store.other = f"{beat} {max(200 * (beat - 1), 0)}"
-        watch._beat("")
+        monitor._beat("")
     for beat in range(100, 115):
         store.now, store.other = 2.0 * beat, f"{beat} 19799"
-        watch._beat("")
+        monitor._beat("")
     store.now, store.other = 231.0, "115 19799"
     with pytest.raises(RuntimeError, match="has not come to step call 19800 for 30 s"):
-        watch._beat("")
+        monitor._beat("")
 
 
 SLURM = {

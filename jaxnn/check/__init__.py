@@ -5,10 +5,6 @@ from jaxnn.check.report import Check, Finding, GradientReport
 from jaxnn.check.tolerance import LIMITS, LeafComparison
 
 __all__ = [
-    "LIMITS",
-    "Check",
-    "Finding",
-    "GradientReport",
-    "LeafComparison",
+    "LIMITS", "Check", "Finding", "GradientReport", "LeafComparison",
     "compare_gradients",
-]
+]  # fmt: skip

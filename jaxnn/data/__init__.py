@@ -26,20 +26,7 @@ from jaxnn.data.idx import read_idx, stream_idx, write_idx
 from jaxnn.data.sources import SOURCES, FileStatus, Source, fetch, verify
 
 __all__ = [
-    "SOURCES",
-    "Dataset",
-    "FileStatus",
-    "Source",
-    "Split",
-    "fetch",
-    "from_arrays",
-    "load",
-    "pixel_statistics",
-    "read_digit",
-    "read_idx",
-    "stratified_sample",
-    "stream_idx",
-    "unit_images",
-    "verify",
-    "write_idx",
-]
+    "SOURCES", "Dataset", "FileStatus", "Source", "Split", "fetch", "from_arrays",
+    "load", "pixel_statistics", "read_digit", "read_idx", "stratified_sample",
+    "stream_idx", "unit_images", "verify", "write_idx",
+]  # fmt: skip

@@ -14,14 +14,6 @@ from jaxnn.defenses.core import Collapse, binarize, find_collapse, ramp
 from jaxnn.defenses.ibp import ibp
 
 __all__ = [
-    "Collapse",
-    "binarize",
-    "fgsm_mix",
-    "fgsm_rs",
-    "find_collapse",
-    "free",
-    "ibp",
-    "pgd",
-    "ramp",
-    "trades",
-]
+    "Collapse", "binarize", "fgsm_mix", "fgsm_rs", "find_collapse", "free", "ibp",
+    "pgd", "ramp", "trades",
+]  # fmt: skip

@@ -10,19 +10,7 @@ from jaxnn.robustness.transfer import Transfer, transfer_matrix
 from jaxnn.robustness.worst import WorstCase, under, worst_case
 
 __all__ = [
-    "Check",
-    "Classifier",
-    "Evaluation",
-    "Proportion",
-    "Threat",
-    "Transfer",
-    "WorstCase",
-    "certify",
-    "evaluate",
-    "layer_gradients",
-    "smoothing",
-    "swap_backward",
-    "transfer_matrix",
-    "under",
-    "worst_case",
-]
+    "Check", "Classifier", "Evaluation", "Proportion", "Threat", "Transfer",
+    "WorstCase", "certify", "evaluate", "layer_gradients", "smoothing", "swap_backward",
+    "transfer_matrix", "under", "worst_case",
+]  # fmt: skip

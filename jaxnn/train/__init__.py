@@ -19,28 +19,8 @@ from jaxnn.train.state import (
 from jaxnn.train.step import Defense, Step, make_step, standard_training
 
 __all__ = [
-    "Defense",
-    "Evaluation",
-    "History",
-    "Snapshots",
-    "Step",
-    "TrainState",
-    "TrainingError",
-    "Weighted",
-    "balanced_class_weights",
-    "batch_order",
-    "cast_floats",
-    "describe",
-    "evaluate",
-    "evaluated",
-    "fit",
-    "float_type",
-    "init_state",
-    "make_step",
-    "predict",
-    "scan_seeds",
-    "scan_steps",
-    "standard_training",
-    "take_rows",
-    "to_unit",
-]
+    "Defense", "Evaluation", "History", "Snapshots", "Step", "TrainState",
+    "TrainingError", "Weighted", "balanced_class_weights", "batch_order", "cast_floats",
+    "describe", "evaluate", "evaluated", "fit", "float_type", "init_state", "make_step",
+    "predict", "scan_seeds", "scan_steps", "standard_training", "take_rows", "to_unit",
+]  # fmt: skip

@@ -7,20 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxnn.errors import JaxnnError
 from jaxnn.files import write_with
 
 COLORS = 96  # of the palette that all frames share
 DPI = 72
+HOLD = 2000  # milliseconds that the last frame stays
 
 
 def animation(
-    frames: Iterable[Any],
-    path: str | Path,
-    *,
-    seconds_per_frame: float = 0.1,
-    hold: float = 2.0,
-    dpi: int = DPI,
+    frames: Iterable[Any], path: str | Path, *, seconds_per_frame: float
 ) -> None:
     """Write figures as the frames of an endless GIF, whole or not at all.
 
@@ -32,25 +27,14 @@ def animation(
       frames: matplotlib figures of one size.
       path: the GIF file.
       seconds_per_frame: how long each is shown.
-      hold: how long the last one stays.
-      dpi: dots an inch of the figures.
-
-    Raises:
-      JaxnnError: no frames, or frames of different size.
     """
-    images = [_drawn(figure, dpi) for figure in frames]
-    if not images:
-        raise JaxnnError(f"animation: got no frames for {path}, expected at least one")
-    sizes = {image.size for image in images}
-    if len(sizes) > 1:
-        raise JaxnnError(f"animation: got frames of sizes {sorted(sizes)} dots")
+    images = [_drawn(figure) for figure in frames]
     both = Image.fromarray(
         np.concatenate([np.asarray(images[0]), np.asarray(images[-1])])
     )
     palette = both.quantize(COLORS, dither=Image.Dither.NONE)
     drawn = [i.quantize(palette=palette, dither=Image.Dither.NONE) for i in images]
-    durations = [round(1000 * seconds_per_frame)] * len(drawn)
-    durations[-1] = round(1000 * hold)
+    durations = [round(1000 * seconds_per_frame)] * (len(drawn) - 1) + [HOLD]
 
     def save(file):
         drawn[0].save(
@@ -61,8 +45,8 @@ def animation(
     write_with(path, save)
 
 
-def _drawn(figure, dpi) -> Image.Image:
-    figure.set_dpi(dpi)
+def _drawn(figure) -> Image.Image:
+    figure.set_dpi(DPI)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # the first frame's: else the panels would tremble
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())

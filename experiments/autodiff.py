@@ -38,8 +38,8 @@ import numpy as np
 import optax
 
 from experiments import dual
-from experiments.common import main, picture, record, what_to_see
-from jaxnn.plots.panels import lines, panels, save
+from experiments.common import conclude, main
+from jaxnn.plots.panels import lines, panels
 
 X, T = 1.5, 0.25  # input and target
 W, B = 0.8, -0.3  # weight and bias at which to differentiate
@@ -274,7 +274,6 @@ def run(args: Args) -> None:
         descents = two_optimizers(args)
 
     sizes, errors = step_sizes()
-    path = picture("autodiff", "autodiff.png")
     figure, (left, middle) = panels(2, width=4.6, height=3.5)
     lines(left, sizes, errors, "step size h", "error of dJ/dw",
           "The numeric derivative is never exact", log=True, log_x=True)  # fmt: skip
@@ -285,7 +284,6 @@ def run(args: Args) -> None:
     }
     lines(middle, np.arange(args.steps), curves, "step", "cost",
           "A straight line fitted: by hand = by optax", log=True)  # fmt: skip
-    save(figure, path)
     values = {
         "derivatives": found,
         "difference_to_reverse": gaps,
@@ -293,16 +291,15 @@ def run(args: Args) -> None:
         "hand_against_optax": {k: d["largest_difference"] for k, d in descents.items()},
         "seconds": time.perf_counter() - start,
     }
-    record("autodiff", args, values)
-    what_to_see(
+    conclude(
+        "autodiff", args, values, {"autodiff.png": figure},
         """\
   Left: a valley. Right of it h is so large that the curve is missed (slope 1 with one
   side, 2 with both), left of it the difference of two nearly equal numbers keeps
   few digits. In float32 the error hardly gets below 1e-5: a check in float32
   cannot find a mistake smaller than that. Right: two curves for each optimizer, one on
   top of the other: optax does what the formula says.""",
-        path,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

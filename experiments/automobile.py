@@ -34,18 +34,19 @@ perfect, 0 is what one gets by always saying the mean price.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, train_many, what_to_see
+from experiments.common import conclude, main, spread, train_many
 from experiments.pictures import predicted_against_true, strips
 from experiments.tabular import fit_encoder, quantile_bins, stratified_split
 from jaxnn import mlp
 from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import mse
-from jaxnn.plots.panels import panels, save
+from jaxnn.plots.panels import panels
 from jaxnn.regularize import l2
 
 WORDS = (
@@ -185,26 +186,25 @@ def run(args: Args) -> None:
         print(f"{name:<28}{a['mean']:>8.3f} ± {a['std']:.3f}"
               f"{b['mean']:>18,.0f} ± {b['std']:.0f}")  # fmt: skip
 
-    path = picture("automobile", "automobile.png")
-    draw(data, ways, values, path)
+    pictures = {"automobile.png": draw(data, ways, values)}
     facts = {
         "cars": len(cars), "features": data.x.shape[2],
         "missing": table.missing(), "train": data.x.shape[1],
         "test": data.x_test.shape[1], "seconds": time.perf_counter() - start,
     }  # fmt: skip
-    record("automobile", args, {"ways": values} | facts, ("scikit-learn",))
-    what_to_see(
+    conclude(
+        "automobile", args, {"ways": values} | facts, pictures,
         """\
   Left: 20 x 40 cars that the network had not seen; the nearer to the diagonal the
   better. Cheap cars lie tight, the few dear ones scatter: there are hardly any to learn
   from. One cheap car gets about 0 dollars: nobody told the network that a price is
   positive. Right: the network beats the straight line by little in R2 and by more in
   dollars; with 161 rows a straight line is a strong rival.""",
-        path,
-    )
+        more_packages=("scikit-learn",),
+    )  # fmt: skip
 
 
-def draw(data: Splits, ways: dict, values: dict, path) -> None:
+def draw(data: Splits, ways: dict, values: dict) -> Any:
     """Predicted against true, and the scores of all ways."""
     title = f"Prices of cars that were not learnt from ({len(data.price)} splits)"
     figure, (left, middle, right) = panels(3, width=3.6, height=3.4, title=title)
@@ -222,7 +222,7 @@ def draw(data: Splits, ways: dict, values: dict, path) -> None:
     note = f"always the mean price: {guess:,.0f}"
     strips(right, errors, "mean error (dollars), a dot a split", note, form=",.0f",
            marked=mine)  # fmt: skip
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,12 +71,20 @@ TASKS = {
 def ours(net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False) -> Program:
     """jaxnn's engine on this network, as `fit` runs it; many networks if seeds > 0."""
     step = make_step(net, loss, optimizer, watch_update=False)
+    return scanned(step, net, optimizer, x, y, batch, seeds=seeds, own_order=own_order)
+
+
+def scanned(
+    step, net: Layer, optimizer, x, y, batch, steps=None, seeds=0, own_order=False
+) -> Program:
+    """`step` over an epoch, or its first `steps` batches, in one compiled scan."""
     keys = jnp.stack([jax.random.key(s) for s in range(max(seeds, 1))])
+    key = keys if seeds else keys[0]
 
     def init(key):
         return init_state(net, optimizer, x.shape[1:], key)
 
-    train_state = jax.jit(jax.vmap(init) if seeds else init)(keys if seeds else keys[0])
+    train_state = jax.jit(jax.vmap(init) if seeds else init)(key)
     x, y = jnp.asarray(x), jnp.asarray(y)
     scan = partial(scan_steps, step)
     if seeds:
@@ -88,9 +97,7 @@ def ours(net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False) -> 
         if own_order:
             orders = [batch_order(len(x), batch, number, s) for s in range(seeds)]
             order = np.stack(orders, 1)
-        train_state, metrics = program(
-            train_state, x, y, order, keys if seeds else keys[0]
-        )
+        train_state, metrics = program(train_state, x, y, order[:steps], key)
         return float(np.asarray(metrics["loss"]).mean())
 
     return epoch
@@ -147,24 +154,31 @@ def products_alone(widths, batch, steps, seeds=0, optimizer=None) -> Program:
     return lambda number: float(epoch(start)[0][0].sum())
 
 
-def against_rivals(name: str, x, y, args: Args) -> dict:
-    """One task, every rival that is installed."""
-    widths, batch, optimizer, lr = TASKS[name]
-    optax_optimizer = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr)
-    task = rivals.Task(batch, optimizer, lr, x, y, widths)
-    net = mlp(widths)
-    programs = {"jaxnn": ours(net, softmax_cross_entropy, batch, optax_optimizer, x, y)}
-    programs["products_alone"] = products_alone(widths, batch, len(x) // batch)
+def with_rivals(programs: dict[str, Program], tasks: dict[str, Any], among) -> dict:
+    """Add the rivals to `programs`; why some are absent, and of what version others."""
     absent, packages = {}, {}
-    for rival in rivals.RIVALS:
-        if rival in args.skip:
-            continue
+    for rival, task in tasks.items():
         try:
-            made = rivals.load(rival)(task)
+            made = rivals.load(rival, among)(task)
         except rivals.UnavailableError as error:
             absent[rival] = str(error)
             continue
         programs[rival], packages[rival] = made.epoch, made.version
+    return {"absent": absent, "rival_versions": packages}
+
+
+def against_rivals(name: str, x, y, args: Args) -> dict:
+    """One task, every rival that is installed."""
+    widths, batch, optimizer, lr = TASKS[name]
+    optax_optimizer = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr)
+    net, loss = mlp(widths), softmax_cross_entropy
+    programs = {
+        "jaxnn": ours(net, loss, batch, optax_optimizer, x, y),
+        "products_alone": products_alone(widths, batch, len(x) // batch),
+    }
+    task = rivals.Task(batch, optimizer, lr, x, y, widths)
+    tasks = {rival: task for rival in rivals.RIVALS if rival not in args.skip}
+    facts = with_rivals(programs, tasks, rivals.RIVALS)
     found = in_turn(programs, args.rounds)
     for other in found:
         found[other]["times_jaxnn"] = ratio(found, other, "jaxnn")
@@ -173,7 +187,7 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
             f"{found[other]['times_jaxnn']:6.2f} x jaxnn   first epoch "
             f"+{found[other]['compile']:.1f} s"
         )
-    return {"programs": found, "absent": absent, "rival_versions": packages}
+    return {"programs": found} | facts
 
 
 def manual_against_automatic(x, y, args: Args) -> dict:
@@ -196,37 +210,22 @@ def manual_against_automatic(x, y, args: Args) -> dict:
 
 def many_seeds(x, y, args: Args) -> dict:
     """Eight networks side by side against one."""
-    net, optimizer = mlp([784, 128, 10]), optax.adam(1e-3)
-    make = partial(ours, net, softmax_cross_entropy, 128, optimizer, x, y)
-    found = in_turn(
-        {
-            "one": make(),
-            "eight, shared order": make(seeds=8),
-            "eight, own orders": make(seeds=8, own_order=True),
-            "eight, products alone": products_alone(
-                [784, 128, 10], 128, len(x) // 128, seeds=8
-            ),
-            "eight, products and Adam": products_alone(
-                [784, 128, 10], 128, len(x) // 128, seeds=8, optimizer=optimizer
-            ),
-        },
-        args.rounds,
-    )
-    shared = ratio(found, "eight, shared order", "one")
-    own = ratio(found, "eight, own orders", "one")
-    floor = ratio(found, "eight, products alone", "one")
-    least = ratio(found, "eight, products and Adam", "one")
-    print(
-        f"8 seeds take {shared:.2f} times one's time (own orders {own:.2f}); their "
-        f"matrix products alone would take {floor:.2f}, with Adam's update {least:.2f}"
-    )
-    return {
-        "programs": found,
-        "shared_over_one": shared,
-        "own_over_one": own,
-        "products_over_one": floor,
-        "products_and_adam_over_one": least,
-    }
+    widths, optimizer = [784, 128, 10], optax.adam(1e-3)
+    make = partial(ours, mlp(widths), softmax_cross_entropy, 128, optimizer, x, y)
+    products = partial(products_alone, widths, 128, len(x) // 128, seeds=8)
+    eight = {
+        "shared_over_one": ("eight, shared order", make(seeds=8)),
+        "own_over_one": ("eight, own orders", make(seeds=8, own_order=True)),
+        "products_over_one": ("eight, products alone", products()),
+        "products_and_adam_over_one": (
+            "eight, products and Adam", products(optimizer=optimizer)
+        ),
+    }  # fmt: skip
+    found = in_turn({"one": make()} | dict(eight.values()), args.rounds)
+    ratios = {key: ratio(found, name, "one") for key, (name, _) in eight.items()}
+    for key, (name, _) in eight.items():
+        print(f"{name} take {ratios[key]:.2f} times one's time")
+    return {"programs": found} | ratios
 
 
 def cnn() -> Layer:
@@ -244,20 +243,16 @@ def convolutional(x, y, args: Args) -> dict:
     batch, many, few = 128, 20, 2
     x, y = x[: many * batch], y[: many * batch]
     images = x.reshape(len(x), 28, 28, 1)
-    programs = {
-        "jaxnn": ours(cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y)
-    }
-    absent, packages, steps = {}, {}, dict.fromkeys(rivals.CNN_RIVALS, many)
-    steps |= {"jaxnn": many, "jax_grad_scan": few}
-    for rival in sorted(set(rivals.CNN_RIVALS) - set(args.skip)):
-        rows = steps[rival] * batch
-        try:
-            make = rivals.load(rival, rivals.CNN_RIVALS)
-        except rivals.UnavailableError as error:
-            absent[rival] = str(error)
-            continue
-        made = make(rivals.Task(batch, "adam", 1e-3, x[:rows], y[:rows]))
-        programs[rival], packages[rival] = made.epoch, made.version
+    mine = ours(cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y)
+    steps = dict.fromkeys(["jaxnn", *rivals.CNN_RIVALS], many) | {"jax_grad_scan": few}
+    tasks = {
+        rival: rivals.Task(
+            batch, "adam", 1e-3, x[: steps[rival] * batch], y[: steps[rival] * batch]
+        )
+        for rival in sorted(set(rivals.CNN_RIVALS) - set(args.skip))
+    }  # fmt: skip
+    programs = {"jaxnn": mine}
+    facts = with_rivals(programs, tasks, rivals.CNN_RIVALS)
     found = in_turn(programs, args.rounds)
     for name, times in found.items():
         times["seconds"] = [s / steps[name] for s in times["seconds"]]
@@ -268,7 +263,7 @@ def convolutional(x, y, args: Args) -> dict:
             f"cnn             {name:<16}{1e3 * times['median']:8.1f} ms a step "
             f"{times['times_jaxnn']:6.2f} x jaxnn"
         )
-    return {"programs": found, "absent": absent, "rival_versions": packages}
+    return {"programs": found} | facts
 
 
 def run(args: Args) -> None:

@@ -22,10 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.common import Line, conclude, main, verdicts
+from experiments.pictures import bars
 from experiments.robust import accuracy, attack_all, digits, trained
 from experiments.turns import in_turn, ratio
 from jaxnn import Classifier, attacks, defenses, mlp
+from jaxnn.plots.panels import panels
 
 EPSILON, STEPS = 0.1, 40
 SIZE = 2.5 * EPSILON / STEPS
@@ -220,29 +222,22 @@ def run(args: Args) -> None:
         for what, how in kinds.items()
     )  # fmt: skip
     lines = verdicts(
-        [Line(f"{n} / jaxnn, early stop", r, 3.0)
-         for n, r in plain["times_early_stop"].items()
-         if n not in (EARLY, "jaxnn", "products alone")],
+        *(Line(f"{n} / jaxnn, early stop", r, 3.0)
+          for n, r in plain["times_early_stop"].items()
+          if n not in (EARLY, "jaxnn", "products alone")),
         percent=False,
     )  # fmt: skip
-    path = picture("bench_attacks", "bench_attacks.png")
-    draw([plain, robust], path)
-    record("bench_attacks", args, plain | {"robust": robust, "expected": lines},
-           more_packages=("torch", "foolbox"))  # fmt: skip
-    what_to_see("  Seconds for PGD-40 on all 10,000 test images.", path)
-
-
-def draw(found: list[dict[str, Any]], path: Any) -> None:
-    """Bars, a panel a network."""
-    from experiments.pictures import bars
-    from jaxnn.plots.panels import panels, save
-
     figure, axes = panels(2, width=5.6, height=3.4)
-    for ax, one in zip(axes, found, strict=True):
+    for ax, one in zip(axes, (plain, robust), strict=True):
         seconds = {n: t["median"] for n, t in one["programs"].items()}
         title = f"PGD-40, 10,000 images, {one['network']}"
         bars(ax, seconds, "seconds", title, marked=["jaxnn", EARLY])
-    save(figure, path)
+    conclude(
+        "bench_attacks", args, plain | {"robust": robust, "expected": lines},
+        {"bench_attacks.png": figure},
+        "  Seconds for PGD-40 on all 10,000 test images.",
+        more_packages=("torch", "foolbox"),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

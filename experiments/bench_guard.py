@@ -13,13 +13,13 @@ round. Expected: at most 1.03.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.bench import scanned
 from experiments.common import Line, main, record, verdicts
 from experiments.turns import in_turn, ratio
 from jaxnn import serial
@@ -27,7 +27,7 @@ from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, standardize
 from jaxnn.layers import reshape as view
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.train import batch_order, init_state, make_step, scan_steps
+from jaxnn.train import init_state, make_step
 from jaxnn.train.policy import Guard
 
 GOAL = 1.03
@@ -77,23 +77,6 @@ def bare(net: Layer, loss: Callable, optimizer) -> Callable:
     return step
 
 
-def training(step, net, optimizer, x, y, steps, batch) -> Callable[[int], float]:
-    """So many steps in one compiled scan, as `fit` runs them."""
-    program, key = (
-        jax.jit(partial(scan_steps, step), donate_argnums=0),
-        jax.random.key(0),
-    )
-    ts = jax.jit(lambda key: init_state(net, optimizer, x.shape[1:], key))(key)
-
-    def run(number):
-        nonlocal ts
-        order = batch_order(len(x), batch, number)[:steps]
-        ts, metrics = program(ts, x, y, order, key)
-        return float(metrics["loss"].mean())
-
-    return run
-
-
 def around_a_call(net, optimizer, x) -> float:
     """Milliseconds for what the guard does before and after a call: copy and look."""
     ts = init_state(net, optimizer, x.shape[1:], jax.random.key(0))
@@ -121,7 +104,7 @@ def run(args: Args) -> None:
             "skip": make_step(net, loss, optimizer, watch_update=False),
         }
         made = {
-            which: training(step, net, optimizer, x, y, steps, args.batch)
+            which: scanned(step, net, optimizer, x, y, args.batch, steps)
             for which, step in steppers.items()
         }
         found = in_turn(made, args.rounds)
@@ -133,7 +116,7 @@ def run(args: Args) -> None:
             print(f"{name:<5} {which:<6}{ms:8.2f} ms a step")
         once = values[name]["once_a_call_ms"] = around_a_call(net, optimizer, x)
         print(f"{name:<5} beside that, once a call (an epoch): {once:.1f} ms")
-        verdicts([Line(f"{name}, guarded over bare", times, high=GOAL)], percent=False)
+        verdicts(Line(f"{name}, guarded over bare", times, high=GOAL), percent=False)
     record("bench-guard", args, values | {"seconds": time.perf_counter() - start},
            module="bench_guard")  # fmt: skip
 

@@ -16,20 +16,19 @@ product over all steps.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.bench import in_turn, ratio
+from experiments.bench import scanned
 from experiments.common import main, record
+from experiments.turns import Program, in_turn, ratio
 from jaxnn import serial
 from jaxnn.check.adapters import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, dense, gru, lstm, rnn, standardize
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.train import batch_order, init_state, make_step, scan_steps
+from jaxnn.train import batch_order, make_step
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,11 @@ def network(cell: str, units: int) -> Layer:
     return serial(standardize(0.1307, 0.3081), CELLS[cell](units), dense(10, "lecun"))
 
 
-def training(net: Layer, loss, x, y, args: Args) -> Callable[[int], float]:
-    """So many steps of SGD in one compiled scan, as `fit` runs them."""
-    optimizer = optax.sgd(0.1)
-    step, key = make_step(net, loss, optimizer), jax.random.key(0)
-    program = jax.jit(partial(scan_steps, step), donate_argnums=0)
-    ts = jax.jit(lambda key: init_state(net, optimizer, x.shape[1:], key))(key)
-
-    def run(number):
-        nonlocal ts
-        order = batch_order(len(x), args.batch, number)[: args.steps]
-        ts, metrics = program(ts, x, y, order, key)
-        return float(metrics["loss"].mean())
-
-    return run
+def training(net: Layer, loss, x, y, args: Args) -> Program:
+    """So many steps of SGD, as `fit` runs them."""
+    sgd = optax.sgd(0.1)
+    step = make_step(net, loss, sgd)
+    return scanned(step, net, sgd, x, y, args.batch, args.steps)
 
 
 def in_torch(x, y, args: Args) -> Callable[[int], float]:

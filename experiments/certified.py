@@ -25,28 +25,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import robust
 from experiments.common import (
     Line,
+    conclude,
     main,
-    picture,
-    record,
+    percents,
+    print_epoch,
     spread,
     verdicts,
-    what_to_see,
 )
-from experiments.robust import (
-    Digits,
-    attack_all,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    still_correct,
-    wong,
-)
+from experiments.robust import Digits
 from jaxnn import Classifier, attacks, defenses, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
+from jaxnn.plots.panels import lines, panels
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import certify, smoothing
 
@@ -83,13 +76,6 @@ def small() -> Layer:
     )  # fmt: skip
 
 
-def said(row: dict) -> None:
-    """One line an epoch."""
-    print(f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}  validation "
-          f"{100 * row['validation_accuracy']:.2f}%  {row['seconds']:.0f} s",
-          flush=True)  # fmt: skip
-
-
 def train(
     net: Layer, data: Digits, epochs: int, seed: int, **options: Any
 ) -> Classifier:
@@ -98,7 +84,7 @@ def train(
     history = fit(
         net, data.train, validation=data.validation, epochs=epochs, batch=100,
         optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)), seeds=seed,
-        keep="last", on_epoch=said, **options,
+        keep="last", on_epoch=print_epoch, **options,
     )  # fmt: skip
     return Classifier(net, history.params, history.state)
 
@@ -106,7 +92,7 @@ def train(
 def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
     """One smoothed network: ACR, and certified accuracy over the radius."""
     target = train(
-        wong(), data, args.smooth_epochs, seed, augment=input_noise(args.sigma)
+        robust.wong(), data, args.smooth_epochs, seed, augment=input_noise(args.sigma)
     )
     rows = np.arange(0, len(data.y), args.every)
     x, y = data.x[rows], data.y[rows]
@@ -119,7 +105,7 @@ def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:
     found = smoothing.certify(
         target, x, sigma=args.sigma, key=key, n=args.copies, log=say
     )
-    x_adv = attack_all(
+    x_adv = robust.attack_all(
         target, attacks.pgd, x, y, epsilon=np.float32(1.0), norm="l2", key=key
     )
     vote = smoothing.predict(
@@ -156,7 +142,7 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Classi
     proven = certify.verify(target, data.x, data.y, epsilon=args.epsilon)
     attacked = clean.copy()
     for loss in (softmax_cross_entropy, attacks.margin):
-        attacked &= still_correct(
+        attacked &= robust.still_correct(
             target, attacks.pgd, data.x, data.y, epsilon=args.epsilon,
             key=jax.random.key(seed), loss=loss,
         )  # fmt: skip
@@ -177,20 +163,19 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Classi
 
 def run(args: Args) -> None:
     """Both kinds of proof; writes results/certified.json."""
-    data, bounds, first = digits(), [], None
+    data, bounds, nets = robust.digits(), [], []
     for seed in range(args.ibp_seeds):
         print(f"interval bounds, seed {seed}")
         found, target = bounded(args, data, seed)
-        first = first or target
         bounds.append(found)
+        nets.append(target)
         print(
             f"  verified {100 * found['verified']:.2f}% <= attacked "
             f"{100 * found['attacked']:.2f}% <= clean {100 * found['clean']:.2f}%; "
             f"{len(found['images_out_of_order'])} images out of order",
             flush=True,
         )
-    assert first is not None
-    checks = judged(first, data, args.epsilon, "interval bounds, seed 0")
+    checks = robust.judged(nets[0], data, args.epsilon, "interval bounds, seed 0")
     votes = []
     for seed in range(args.smooth_seeds):
         print(f"smoothing, seed {seed}")
@@ -200,46 +185,39 @@ def run(args: Args) -> None:
               f"{100 * votes[-1]['right']:.1f}%", flush=True)  # fmt: skip
     acr, verified = [v["acr"] for v in votes], [b["verified"] for b in bounds]
     disorder = sum(len(b["images_out_of_order"]) for b in bounds)
-    lines = verdicts(
-        [Line(f"ACR, sigma {args.sigma:g}, {args.copies:,} copies",
-              float(np.mean(acr)), 1.30),
-         Line("images out of order (verified <= attacked <= clean)", disorder, high=0)],
+    what = f"ACR, sigma {args.sigma:g}, {args.copies:,} copies"
+    expected = verdicts(
+        Line(what, float(np.mean(acr)), 1.30),
+        Line("images out of order (verified <= attacked <= clean)", disorder, high=0),
         percent=False,
-    ) + verdicts([Line("verified by interval bounds, mean", float(np.mean(verified)),
-                       0.93)])  # fmt: skip
-    print(f"\nverified {percents(verified)}%, "
-          f"attacked {percents([b['attacked'] for b in bounds])}%, "
-          f"clean {percents([b['clean'] for b in bounds])}%")  # fmt: skip
-    path = picture("certified", "certified.png")
-    draw(votes, bounds, args, path)
-    record("certified", args, {
+    )
+    mean = float(np.mean(verified))
+    expected += verdicts(Line("verified by interval bounds, mean", mean, 0.93))
+    for name in ("verified", "attacked", "clean"):
+        print(f"{name} {percents([b[name] for b in bounds])}%")
+    values = {
         "smoothing": votes, "acr": spread(acr), "interval": bounds,
-        "verified": spread(verified), "expected": lines, "checks": checks_json(checks),
-    })  # fmt: skip
-    what_to_see(
+        "verified": spread(verified), "expected": expected,
+        "checks": robust.checks_json(checks),
+    }  # fmt: skip
+    conclude(
+        "certified", args, values, {"certified.png": draw(votes, bounds, args)},
         """\
   Left: how many of the images have at least that radius; the cliff at the end is the
   largest radius that so few copies can prove. Right: how many images are proven, over
   the budget; the network was trained on twice the budget marked.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(votes, bounds, args, path) -> None:
+def draw(votes, bounds, args) -> Any:
     """Certified accuracy over the radius, verified accuracy over the budget."""
-    from jaxnn.plots.panels import lines, panels, save
-
     figure, axes = panels(2, width=4.5, height=3.5, title="Proofs, not attacks")
     certified = 100 * np.array([v["certified"] for v in votes])
     lines(
-        axes[0],
-        votes[0]["radius"],
-        {f"sigma {args.sigma:g}": certified},
-        "l2 radius, pixels in [0, 1]",
-        f"percent of {votes[0]['images']} images",
-        f"smoothing, ACR {np.mean([v['acr'] for v in votes]):.2f}",
-        band="range",
-    )
+        axes[0], votes[0]["radius"], {f"sigma {args.sigma:g}": certified},
+        "l2 radius, pixels in [0, 1]", f"percent of {votes[0]['images']} images",
+        f"smoothing, ACR {np.mean([v['acr'] for v in votes]):.2f}", band="range",
+    )  # fmt: skip
     proven = 100 * np.array([b["verified_at"] for b in bounds])
     lines(axes[1], bounds[0]["budgets"], {f"{len(bounds)} seeds": proven},
           "epsilon (largest change of a pixel)", "percent verified of 10,000",
@@ -247,7 +225,7 @@ def draw(votes, bounds, args, path) -> None:
     axes[1].axvline(args.epsilon, color="grey", lw=0.8, ls=":")
     for ax in axes:
         ax.set_ylim(-2, 102)
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ validated and tested. Accuracy is on all 10,000 test images, once. Expected: at 
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import conclude, main, spread
 from jaxnn import plots
 from jaxnn.app.config import RECIPES
 from jaxnn.app.folder import load_run
@@ -48,9 +49,7 @@ def run(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
             out = Path(folder) / str(seed)
-            config = replace(
-                RECIPES[args.recipe], seed=seed, attack_images=0, out=out
-            )  # fmt: skip
+            config = replace(RECIPES[args.recipe], seed=seed, attack_images=0, out=out)
             results.append(train_run(config))
             net = load_run(out)
             outputs = predict(net.net, net.params, net.state, x)
@@ -73,17 +72,16 @@ def run(args: Args) -> None:
         ],
     }
     name = args.recipe.replace("-", "_")
-    path = picture(name, "misread.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plots.mistakes(x, y, vote, path)
     accuracy = values["accuracy_percent"]
     print(
         f"\n{args.recipe}: {accuracy['mean']:.2f}% +- {accuracy['std']:.2f} of "
         f"{len(y):,}, {values['total_seconds']['mean']:.0f} s each; "
         f"voting {values['vote_accuracy_percent']:.2f}%"
     )
-    record(name, args, values, module="cnn")
-    what_to_see("The digits that three voting networks misread, worst first.", path)
+    conclude(
+        name, args, values, {"misread.png": partial(plots.mistakes, x, y, vote)},
+        "The digits that three voting networks misread, worst first.", module="cnn",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import tyro
@@ -80,17 +81,32 @@ def relative(value: Any) -> Any:
     return value.replace(root, "") if isinstance(value, str) else value
 
 
-def picture(name: str, file: str) -> Path:
-    """Where the experiment `name` puts a picture, `results/NAME/FILE`."""
-    return RESULTS / name / file
+def conclude(
+    name: str,
+    args: Any,
+    values: dict,
+    pictures: Mapping[str, Any] = MappingProxyType({}),
+    see: str = "",
+    **more: Any,
+) -> None:
+    """Save the pictures and the record; say where they lie and what to look for.
 
+    Args:
+      name, args, values, more: as for `record`.
+      pictures: file in `results/NAME` -> a figure, or a function that draws to a path.
+      see: what to look for.
+    """
+    from jaxnn.plots.panels import save
 
-def what_to_see(text: str, *pictures: Path) -> None:
-    """The last words of an experiment: where to look, and what for."""
-    print("\nWhat to see")
-    for path in pictures:
-        print(f"  {path}")
-    print(text.rstrip("\n"))
+    paths = {RESULTS / name / file: drawn for file, drawn in pictures.items()}
+    for path, drawn in paths.items():
+        if callable(drawn):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn(path)
+        else:
+            save(drawn, path)
+    record(name, args, values, **more)
+    print("\nWhat to see", *(f"  {path}" for path in paths), see.rstrip("\n"), sep="\n")
 
 
 class Line(NamedTuple):
@@ -101,31 +117,32 @@ class Line(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
 
-    @property
-    def passed(self) -> bool:
-        """Whether it is."""
-        return bool(self.low <= self.value <= self.high)
+
+def in_words(line: Mapping[str, Any]) -> tuple[list[str], str]:
+    """The bounds of a recorded line that are finite, and its number."""
+
+    def said(value):
+        return f"{100 * value:.4g}%" if line.get("percent", True) else f"{value:.4g}"
+
+    bounds = [
+        f"{sign} {said(line[name])}"
+        for sign, name in ((">=", "low"), ("<=", "high"))
+        if line[name] is not None and math.isfinite(line[name])
+    ]
+    return bounds, said(line["value"])
 
 
-def verdicts(lines: Sequence[Line], percent: bool = True) -> list[dict[str, Any]]:
+def verdicts(*lines: Line, percent: bool = True) -> list[dict[str, Any]]:
     """Print each number with pass or miss, and return them for the record."""
     print("\nExpected and measured")
-    scale, unit = (100, "%") if percent else (1, "")
-
-    def shown(v):
-        return f"{scale * v:.4g}{unit}"
-
+    rows = []
     for line in lines:
-        parts = []
-        if math.isfinite(line.low):
-            parts.append(f">= {shown(line.low)}")
-        if math.isfinite(line.high):
-            parts.append(f"<= {shown(line.high)}")
-        word = "pass" if line.passed else "MISS"
-        print(f"  {word}  {line.what}: {shown(line.value)} ({' and '.join(parts)})")
-    return [
-        line._asdict() | {"passed": line.passed, "percent": percent} for line in lines
-    ]
+        passed = bool(line.low <= line.value <= line.high)
+        rows.append(line._asdict() | {"passed": passed, "percent": percent})
+        bounds, number = in_words(rows[-1])
+        word = "pass" if passed else "MISS"
+        print(f"  {word}  {line.what}: {number} ({' and '.join(bounds)})")
+    return rows
 
 
 class Trained(NamedTuple):
@@ -206,3 +223,23 @@ def spread(values: Iterable[float]) -> dict[str, Any]:
     std = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "std": std, "n": len(values),
             "values": values}  # fmt: skip
+
+
+def spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """`spread` of each number over the rows, one a seed."""
+    return {name: spread(row[name] for row in rows) for name in rows[0]}
+
+
+def percents(values: Any) -> str:
+    """Mean +- standard deviation of shares, in percent."""
+    found = spread(values)
+    more = f" +- {100 * found['std']:.1f}" if found["n"] > 1 else ""
+    return f"{100 * found['mean']:.1f}{more}"
+
+
+def print_epoch(row: Mapping[str, float]) -> None:
+    """One line an epoch: `fit`'s `on_epoch`."""
+    name = "validation_accuracy"
+    more = f"  validation {100 * row[name]:.2f}%" if name in row else ""
+    print(f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}{more}  "
+          f"{row['seconds']:.0f} s", flush=True)  # fmt: skip

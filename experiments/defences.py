@@ -17,25 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import (
-    Line,
-    main,
-    picture,
-    record,
-    spread,
-    verdicts,
-    what_to_see,
-)
-from experiments.robust import (
-    Digits,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    trained,
-    worst_case,
-)
+from experiments import robust
+from experiments.common import Line, conclude, main, verdicts
+from experiments.pictures import grouped
 from jaxnn import defenses
+from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
 from jaxnn.train import standard_training
 
@@ -81,75 +67,64 @@ def kinds() -> dict[str, Kind]:
     }
 
 
-def measure(kind: Kind, nets: list, data: Digits, args: Args) -> dict[str, Any]:
+def measure(name: str, kind: Kind, nets: list, data: robust.Digits, args: Args):
     """Clean, FGSM and PGD accuracies, and whether training collapsed."""
-    rows, collapsed = [], []
-    for seed, net in enumerate(nets):
+    defense = kind.options(10).get("defense", standard_training)
+    collapsed = []
+
+    def accuracies(net, seed):
         outputs = net.outputs(data.x)
-        under = worst_case(net, data.x, data.y, kind.epsilon, seed, args.steps)
-        one, many = (under.correct["FGSM"] & under.clean).mean(), under.stands.mean()
-        rows.append([(outputs.argmax(-1) == data.y).mean(), one, many])
+        under = robust.worst_case(net, data.x, data.y, kind.epsilon, seed, args.steps)
+        one = float((under.correct["FGSM"] & under.clean).mean())
+        many = float(under.stands.mean())
         found = defenses.find_collapse(
-            outputs, data.y, defense=kind.options(10).get("defense", standard_training),
-            one_step=float(one), many_steps=float(many),
-        )  # fmt: skip
+            outputs, data.y, defense=defense, one_step=one, many_steps=many
+        )
         collapsed.append(found and f"{found.kind}: {found.message}")
-    names = ("clean", "fgsm", "pgd")
-    table = {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
+        clean = (outputs.argmax(-1) == data.y).mean()
+        return {"clean": clean, "fgsm": one, "pgd": many}
+
+    table = robust.measured(f"{name} (eps {kind.epsilon:g})", nets, accuracies)
+    for words in filter(None, collapsed):
+        print(f"    COLLAPSED, {words}")
     return table | {"epsilon": kind.epsilon, "collapsed": collapsed}
 
 
 def run(args: Args) -> None:
     """Train every kind, measure it; writes results/defences.json."""
-    data, table, first = digits(), {}, {}
-    print(f"{'trained by':<22}{'eps':>5}{'clean':>13}{'FGSM':>13}{'PGD':>13}")
+    data, table, checks = robust.digits(), {}, {}
     for name, kind in kinds().items():
         epochs = max(1, round(args.epochs * kind.epochs))
-        total = len(data.train.y) // 128 * epochs
-        nets = trained(data, args.seeds, epochs, keep="last", **kind.options(total))
-        table[name] = found = measure(kind, nets, data, args)
-        first[name] = nets[0]
-        cells = "".join(f"{percents(found[k]['values']):>13}"
-                        for k in ("clean", "fgsm", "pgd"))  # fmt: skip
-        print(f"{name:<22}{kind.epsilon:>5}{cells}", flush=True)
-        for words in filter(None, found["collapsed"]):
-            print(f"    COLLAPSED, {words}")
-    checks = {
-        name: judged(first[name], data, 0.1, name)
-        for name in ("plain", "Gaussian .5", "PGD-7")
-    }
+        options = kind.options(len(data.train.y) // 128 * epochs)
+        nets = robust.trained(data, args.seeds, epochs, keep="last", **options)
+        table[name] = measure(name, kind, nets, data, args)
+        if name in ("plain", "Gaussian .5", "PGD-7"):
+            found = robust.judged(nets[0], data, 0.1, name)
+            checks[name] = robust.checks_json(found)
     flagged = np.mean([c is not None for c in table["PGD-7, eps .3"]["collapsed"]])
 
     def pgd(name):
         return table[name]["pgd"]["mean"]
 
-    lines = verdicts([
+    lines = verdicts(
         Line("PGD-7 training, eps .1", pgd("PGD-7"), 0.65),
         Line("eps .3 without ramp, share of seeds flagged", float(flagged), 1.0),
         Line("eps .3 with ramp, PGD-40 (.3)", pgd("PGD-7, eps .3, ramp"), 0.20),
         Line("Gaussian .3", pgd("Gaussian .3"), 0.20),
         Line("Gaussian .5", pgd("Gaussian .5"), 0.33),
-    ])  # fmt: skip
-    path = picture("defences", "defences.png")
-    draw(table, path)
-    record("defences", args, {
-        "table": table, "expected": lines,
-        "checks": {n: checks_json(c) for n, c in checks.items()},
-    })  # fmt: skip
-    what_to_see(
+    )
+    conclude(
+        "defences", args, {"table": table, "expected": lines, "checks": checks},
+        {"defences.png": draw(table)},
         """\
   Dark: clean, middle: one step, light: forty steps. Noise helps a little, training on
   attacks a lot; from a large budget training falls to one answer for all, unless the
   budget grows.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(table, path) -> None:
+def draw(table) -> Any:
     """Three bars a defense."""
-    from experiments.pictures import grouped
-    from jaxnn.plots.panels import panels, save
-
     figure, (ax,) = panels(
         1, width=10.0, height=4.6,
         title="784-128-10, trained in ten ways, under attack within the budget below",
@@ -161,7 +136,7 @@ def draw(table, path) -> None:
     ]
     series = {word: [row[key] for row in table.values()] for key, word in words.items()}
     grouped(ax, names, series, "", "percent right of 10,000")
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -21,23 +21,14 @@ layout, initialisers, keeping, optimisers, nested.
 import time
 from dataclasses import dataclass
 
-from experiments.choices import (
-    NAME,
-    initializers,
-    keeping,
-    layout,
-    nested,
-    optimizers,
-)
-from experiments.common import main, picture, record, what_to_see
+from experiments.choices import initializers, keeping, layout, nested, optimizers
+from experiments.common import conclude, main
 from jaxnn.errors import lookup
 
 CHOICES = {
     "layout": layout, "initialisers": initializers, "keeping": keeping,
     "optimisers": optimizers, "nested": nested,
 }  # fmt: skip
-PICTURES = ("layout.png", "initialisers.png", "keeping.png", "optimisers.png",
-            "valley.gif", "nested.png")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,17 +59,18 @@ class Args:
 
 def run(args: Args) -> None:
     """Measure each choice; writes results/design_choices.json."""
-    start, values = time.perf_counter(), {}
+    start, values, pictures = time.perf_counter(), {}, {}
     for name in args.only or CHOICES:
         print(f"{name}: {lookup('choice', name, CHOICES).__doc__.splitlines()[0]}")
         begun = time.perf_counter()
-        values[name] = CHOICES[name].measure(args)
+        values[name], drawn = CHOICES[name].measure(args)
+        pictures |= drawn
         values[name]["seconds"] = time.perf_counter() - begun
         print(f"  {values[name]['seconds']:.1f} s\n")
     values["seconds"] = time.perf_counter() - start
-    record("-".join([NAME, *args.only]), args, values, module=NAME)
-    drawn = (picture(NAME, file) for file in PICTURES)
-    what_to_see(
+    name = "design_choices"
+    conclude(
+        "-".join([name, *args.only]), args, values, pictures,
         """\
   layout: orange is columns on the left, loops on the right. Bars of one kind are the
   same calculation, to the last digits of float32.
@@ -93,8 +85,8 @@ def run(args: Args) -> None:
   for the bottom; momentum rolls along it; Adam has its own step in each direction.
   nested: left, it learns like one network. Right, silence a reader (orange) and the
   judge errs more, by how much that quarter of the image matters.""",
-        *(path for path in drawn if path.exists()),
-    )
+        module=name,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

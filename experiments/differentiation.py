@@ -17,7 +17,6 @@ parameters. Differences are right to 9 digits in float64 at best, the others to 
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import conclude, main
 from experiments.dual import Dual, exp, log, tanh
+from experiments.turns import seconds
 from jaxnn import mlp
 from jaxnn.check.methods import METHODS, central
 from jaxnn.layers import Layer
@@ -37,7 +37,6 @@ from jaxnn.plots.panels import (
     INK,
     name_axes,
     panels,
-    save,
     set_scales,
     show_legend,
 )
@@ -107,17 +106,6 @@ def task(widths: tuple[int, ...], args: Args) -> Task:
     return Task(net, params, state, x, y)
 
 
-def seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call that is warmed up by one more."""
-    jax.block_until_ready(run())
-    found = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
-    return float(np.median(found))
-
-
 def whole(job: Task, args: Args) -> tuple[dict[str, dict], jax.Array]:
     """By hand and in reverse: all partial derivatives in one run back; and these."""
     found: dict[str, dict] = {}
@@ -151,9 +139,8 @@ def one_by_one(name: str, job: Task, truth: jax.Array, args: Args) -> dict:
         def one(i):
             v = jnp.zeros_like(flat).at[i].set(1.0)
             # the step that suits the size of one parameter, not of all
-            return (
-                along(loss, flat, v, 6e-6) if along is central else along(loss, flat, v)
-            )
+            step = (6e-6,) if along is central else ()
+            return along(loss, flat, v, *step)
 
         return jax.lax.map(one, which)
 
@@ -171,7 +158,6 @@ def one_by_one(name: str, job: Task, truth: jax.Array, args: Args) -> dict:
 
 def by_dual_numbers(job: Task, truth: jax.Array) -> dict:
     """Forward mode in plain Python and NumPy: `experiments.dual`."""
-    flat, unflatten = jax.flatten_util.ravel_pytree(job.params)
     x, y = np.asarray(job.x), np.asarray(job.y)
     shapes = [np.asarray(a) for a in jax.tree.leaves(job.params)]  # b, w, b, w
 
@@ -189,7 +175,6 @@ def by_dual_numbers(job: Task, truth: jax.Array) -> dict:
             seeds[i][index] = 1.0
             duals = [Dual(s, d) for s, d in zip(shapes, seeds, strict=True)]
             found.append(loss(duals).derivative)
-    del flat, unflatten
     return {
         "seconds": time.perf_counter() - start,
         "error": error(jnp.asarray(found), truth),
@@ -227,7 +212,7 @@ def measure(args: Args) -> list[dict]:
     return rows
 
 
-def draw(rows: list[dict], path) -> None:
+def draw(rows: list[dict]) -> Any:
     """Time and error over the number of parameters, both axes logarithmic."""
     title = "One gradient by four methods: why reverse mode won"
     figure, (left, right) = panels(2, width=5.4, height=4.3, title=title)
@@ -257,7 +242,7 @@ def draw(rows: list[dict], path) -> None:
     name_axes(right, "parameters n", "error relative to the largest entry",
               "error against reverse mode, float64")  # fmt: skip
     left.axhline(1, color=INK, lw=0.5, ls=":")
-    save(figure, path)
+    return figure
 
 
 def run(args: Args) -> None:
@@ -273,16 +258,12 @@ def run(args: Args) -> None:
         "times_the_network_at_the_largest": cost,
         "seconds": time.perf_counter() - start,
     }
-    path = picture("differentiation", "differentiation.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows, path)
-    record("differentiation", args, values)
-    what_to_see(
+    conclude(
+        "differentiation", args, values, {"differentiation.png": draw(rows)},
         f"  At {rows[-1]['parameters']:,} parameters a gradient costs as much as so "
         "many runs of the network:\n"
         + "".join(f"    {name:<22} {times:,.1f}\n" for name, times in cost.items()),
-        path,
-    )
+    )  # fmt: skip
 
 
 def table(result: dict) -> list[list[str]]:

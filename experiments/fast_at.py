@@ -29,27 +29,18 @@ from typing import Any
 import numpy as np
 import optax
 
+from experiments import robust
 from experiments.common import (
     Line,
+    conclude,
     main,
-    picture,
-    record,
+    percents,
+    print_epoch,
     spread,
     verdicts,
-    what_to_see,
-)
-from experiments.robust import (
-    Digits,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    pgd_restarts,
-    still_correct,
-    wong,
-    worst_case,
 )
 from jaxnn import Classifier, attacks, defenses, fit
+from jaxnn.plots.panels import lines, panels
 from jaxnn.train import Defense
 
 
@@ -82,81 +73,74 @@ def defense(args: Args, published: bool, steps: int) -> Defense:
 
 
 def train(
-    args: Args, data: Digits, seed: int, published: bool = False
+    args: Args, data: robust.Digits, seed: int, published: bool = False
 ) -> tuple[Classifier, dict[str, Any]]:
     """One network, and how long it took: by the clock and in processor time."""
     batch, began = 100, time.process_time()
     total = len(data.train.x) // batch * args.epochs
+    peak = int(0.4 * total)
     rate = optax.join_schedules(
         [
-            optax.linear_schedule(0, 5e-3, int(0.4 * total)),
-            optax.linear_schedule(5e-3, 0, total - int(0.4 * total)),
+            optax.linear_schedule(0, 5e-3, peak),
+            optax.linear_schedule(5e-3, 0, total - peak),
         ],
-        [int(0.4 * total)],
+        [peak],
     )
-    net = wong()
+    net = robust.wong()
     history = fit(
         net, data.train, optimizer=optax.adam(rate), epochs=args.epochs, batch=batch,
-        seeds=seed, defense=defense(args, published, total),
-        on_epoch=lambda row: print(
-            f"  epoch {row['epoch']:>2}  loss {row['loss']:.3f}  "
-            f"{row['seconds']:.0f} s", flush=True,
-        ),
+        seeds=seed, defense=defense(args, published, total), on_epoch=print_epoch,
     )  # fmt: skip
     used = history.seconds | {"processor": time.process_time() - began}
     return Classifier(net, history.params, history.state), used
 
 
-def measure(args: Args, target: Classifier, data: Digits, seed: int) -> dict[str, Any]:
-    """Clean, one step, and after each restart of PGD, on all test images."""
+def measure(
+    args: Args, target: Classifier, data: robust.Digits, seed: int, published: bool
+) -> dict[str, Any]:
+    """Clean, one step, and after each restart of PGD, on all test images; collapse."""
     stands = target.correct(data.x, data.y)
     found: dict[str, Any] = {"clean": float(stands.mean())}
-    one = still_correct(target, attacks.fgsm, data.x, data.y, epsilon=args.epsilon)
+    one = robust.still_correct(
+        target, attacks.fgsm, data.x, data.y, epsilon=args.epsilon
+    )
     found["fgsm"] = float(one.mean())
     found["after_restart"] = []
     for restart in range(args.restarts):
         rows = np.flatnonzero(stands)
-        stands[rows] = pgd_restarts(
+        stands[rows] = robust.pgd_restarts(
             target, data.x[rows], data.y[rows], 1, seed=1000 * seed + restart,
             epsilon=args.epsilon, steps=args.steps, step_size=0.01,
         )  # fmt: skip
         found["after_restart"].append(float(stands.mean()))
         print(f"  restart {restart + 1}: {100 * stands.mean():.2f}%", flush=True)
     found["pgd"] = found["after_restart"][-1]
-    under = worst_case(target, data.x, data.y, args.epsilon, seed)
+    under = robust.worst_case(target, data.x, data.y, args.epsilon, seed)
     found["worst"] = float((stands & under.stands).mean())
-    return found
+    collapse = defenses.find_collapse(
+        target.outputs(data.x), data.y, defense=defense(args, published, 10),
+        one_step=found["fgsm"], many_steps=found["pgd"],
+    )  # fmt: skip
+    print(f"  collapse: {collapse}")
+    return found | {"collapse": collapse and collapse.message}
 
 
 def run(args: Args) -> None:
     """Train, attack, check; writes results/fast_at.json."""
-    data, runs, first = digits(validation=0), [], None
+    data, runs, nets = robust.digits(validation=0), [], []
     for seed in range(args.seeds):
         print(f"seed {seed}")
         target, seconds = train(args, data, seed)
-        found = measure(args, target, data, seed) | {"seconds": seconds}
-        collapse = defenses.find_collapse(
-            target.outputs(data.x), data.y, defense=defense(args, False, 10),
-            one_step=found["fgsm"], many_steps=found["pgd"],
-        )  # fmt: skip
-        runs.append(found | {"collapse": collapse and collapse.message})
-        first = first or target
-    assert first is not None
-    checks = judged(first, data, args.epsilon, "seed 0")
-    published = []
+        found = measure(args, target, data, seed, published=False)
+        runs.append(found | {"seconds": seconds})
+        nets.append(target)
+    checks = robust.judged(nets[0], data, args.epsilon, "seed 0")
+    published, once = [], dataclasses.replace(args, restarts=1)
     for seed in range(args.published_seeds):
         print(f"as published, seed {seed}")
         target, _ = train(args, data, seed, published=True)
-        once = dataclasses.replace(args, restarts=1)
-        found = measure(once, target, data, seed)
-        collapse = defenses.find_collapse(
-            target.outputs(data.x), data.y, defense=defense(args, True, 10),
-            one_step=found["fgsm"], many_steps=found["pgd"],
-        )  # fmt: skip
-        published.append(found | {"collapse": collapse and collapse.message})
-        print(f"  {collapse}")
-    clean, pgd = ([r[k] for r in runs] for k in ("clean", "pgd"))
-    fgsm = [r["fgsm"] for r in runs]
+        published.append(measure(once, target, data, seed, published=True))
+    clean, pgd, fgsm = ([r[k] for r in runs] for k in ("clean", "pgd", "fgsm"))
     minutes = [r["seconds"]["train"] / 60 for r in runs]
     print(
         f"\nclean {percents(clean)}%, FGSM {percents(fgsm)}%, PGD-{args.steps} x "
@@ -165,56 +149,40 @@ def run(args: Args) -> None:
     one = [r["pgd"] for r in published]
     print(f"one step, as published: PGD-{args.steps} x 1 {percents(one)}% "
           f"({', '.join(f'{100 * v:.1f}' for v in one)})")  # fmt: skip
-    lines = verdicts(
-        [
-            Line("clean, mean of the seeds", float(np.mean(clean)), low=0.98),
-            Line(
-                f"PGD-{args.steps} x {args.restarts}, eps {args.epsilon:g}, mean",
-                float(np.mean(pgd)), low=0.86,
-            ),
-        ]
-    )  # fmt: skip
+    attack = f"PGD-{args.steps} x {args.restarts}, eps {args.epsilon:g}, mean"
+    expected = verdicts(
+        Line("clean, mean of the seeds", float(np.mean(clean)), low=0.98),
+        Line(attack, float(np.mean(pgd)), low=0.86),
+    )
     longest = Line("minutes of training, longest", max(minutes), high=10)
-    lines += verdicts([longest], percent=False)
-    path = picture("fast_at", "fast_at.png")
-    draw(runs, checks, args, path)
     values = {
         "runs": runs, "as_published": published,
         "clean": spread(clean), "fgsm": spread(fgsm), "pgd": spread(pgd),
         "training_minutes": spread(minutes), "test_images": len(data.y),
-        "expected": lines, "checks": checks_json(checks),
+        "expected": expected + verdicts(longest, percent=False),
+        "checks": robust.checks_json(checks),
     }  # fmt: skip
-    record("fast_at", args, values)
-    what_to_see(
+    conclude(
+        "fast_at", args, values, {"fast_at.png": draw(runs, checks, args)},
         """\
   Left: how many of 10,000 stand after each restart; the first start does most of the
   work, ten are needed for the last point or two. Right: over the budget. Beyond the
   budget it was trained for, the network falls at once.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(runs, checks, args, path) -> None:
+def draw(runs, checks, args) -> Any:
     """Accuracy over restarts, and over the budget."""
-    from jaxnn.plots.panels import lines, panels, save
-
-    figure, axes = panels(
-        2, width=4.4, height=3.4, title="Trained on five steps, attacked by fifty"
-    )
+    title = "Trained on five steps, attacked by fifty"
+    figure, axes = panels(2, width=4.4, height=3.4, title=title)
     after = 100 * np.array([r["after_restart"] for r in runs])
     lines(
         axes[0], np.arange(1, args.restarts + 1), {f"{len(runs)} seeds": after},
         "restarts of PGD-50", "percent right of 10,000", "worst case per image",
         band="range",
     )  # fmt: skip
-    curves = {name: 100 * np.asarray(c) for name, c in checks.curve.items()}
-    lines(
-        axes[1], checks.epsilons, curves, "epsilon (largest change of a pixel)",
-        "percent right of 500", "seed 0, over the budget",
-    )  # fmt: skip
-    axes[1].axvline(args.epsilon, color="grey", lw=0.8, ls=":")
-    axes[1].set_ylim(-2, 102)
-    save(figure, path)
+    robust.over_budget(axes[1], checks, args.epsilon, "seed 0, over the budget")
+    return figure
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ found again inside by that: the layers with a fault stand where nothing normaliz
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -279,34 +280,46 @@ def _deep(kind) -> Case:
 
 
 F, B = "forward", "backward"
+PLAIN: dict[str, tuple] = {  # what stands before the broken layer, it, after it, kind
+    "forward: dense, 1 / 0": ((), dense(5), (relu,), "divide"),
+    "forward: conv, 1 / 0": (IMAGE, conv(3), (flatten,), "divide"),
+    "forward: depthwise conv, NaN": (IMAGE, depthwise_conv(), (flatten,), "nan"),
+    "forward: max pool, root of -1": (IMAGE, max_pool(2), (flatten,), "root"),
+    "forward: average pool, exp": (IMAGE, avg_pool(2), (flatten,), "exp"),
+    "forward: global pool, power": (IMAGE, global_avg_pool, (), "power"),
+    "forward: batch norm, +inf": ((), batch_norm(), (relu,), "inf"),
+    "forward: layer norm, rsqrt of 0": ((), layer_norm(), (relu,), "rsqrt"),
+    "forward: group norm, 1 / 0": (IMAGE, group_norm(), (flatten,), "divide"),
+    "forward: LSTM, log of 0": (SERIES, lstm(4), (), "log"),
+    "forward: GRU, NaN": (SERIES, gru(4), (), "nan"),
+    "forward: RNN, exp": (SERIES, rnn(4), (), "exp"),
+    "forward: attention, root of -1": (
+        SERIES, multi_head_attention(1), (flatten,), "root"
+    ),
+    "backward: dense, 1 / 0": ((), dense(5), (relu,), "divide"),
+    "backward: conv, log of 0": (IMAGE, conv(3), (flatten,), "log"),
+    "backward: max pool, NaN": ((*IMAGE, conv(2)), max_pool(2), (flatten,), "nan"),
+    "backward: batch norm, rsqrt of 0": ((dense(6),), batch_norm(), (relu,), "rsqrt"),
+    "backward: layer norm, 1 / 0": ((dense(6),), layer_norm(), (relu,), "divide"),
+    "backward: LSTM, exp": ((*SERIES, dense(3)), lstm(4), (), "exp"),
+    "backward: GRU, root of -1": ((*SERIES, dense(3)), gru(4), (), "root"),
+    "backward: attention, log of 0": (
+        (*SERIES, dense(3)), multi_head_attention(1), (flatten,), "log"
+    ),
+    "backward: softplus, power": ((dense(5),), softplus, (), "power"),
+}  # fmt: skip
+
+
+def _plain(direction: str) -> dict[str, Callable[[], Case]]:
+    return {
+        name: partial(case_of, before, layer, after, direction, kind)
+        for name, (before, layer, after, kind) in PLAIN.items()
+        if name.startswith(direction)
+    }
+
+
 CASES: dict[str, Callable[[], Case]] = {
-    "forward: dense, 1 / 0": lambda: case_of((), dense(5), (relu,), F, "divide"),
-    "forward: conv, 1 / 0": lambda: case_of(IMAGE, conv(3), (flatten,), F, "divide"),
-    "forward: depthwise conv, NaN": lambda: case_of(
-        IMAGE, depthwise_conv(), (flatten,), F, "nan"
-    ),
-    "forward: max pool, root of -1": lambda: case_of(
-        IMAGE, max_pool(2), (flatten,), F, "root"
-    ),
-    "forward: average pool, exp": lambda: case_of(
-        IMAGE, avg_pool(2), (flatten,), F, "exp"
-    ),
-    "forward: global pool, power": lambda: case_of(
-        IMAGE, global_avg_pool, (), F, "power"
-    ),
-    "forward: batch norm, +inf": lambda: case_of((), batch_norm(), (relu,), F, "inf"),
-    "forward: layer norm, rsqrt of 0": lambda: case_of(
-        (), layer_norm(), (relu,), F, "rsqrt"
-    ),
-    "forward: group norm, 1 / 0": lambda: case_of(
-        IMAGE, group_norm(), (flatten,), F, "divide"
-    ),
-    "forward: LSTM, log of 0": lambda: case_of(SERIES, lstm(4), (), F, "log"),
-    "forward: GRU, NaN": lambda: case_of(SERIES, gru(4), (), F, "nan"),
-    "forward: RNN, exp": lambda: case_of(SERIES, rnn(4), (), F, "exp"),
-    "forward: attention, root of -1": lambda: case_of(
-        SERIES, multi_head_attention(1), (flatten,), F, "root"
-    ),
+    **_plain(F),
     "forward: attention row all masked": lambda: Case(
         serial(pointwise(Rule("masked", lambda x: (_masked(x), ()),
                               lambda _, dy: (dy,))), dense(CLASSES)),
@@ -325,26 +338,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "forward: loss, log of 0": lambda: Case(
         serial(dense(CLASSES)), "loss", "", ("log",), loss=_tuple_loss
     ),
-    "backward: dense, 1 / 0": lambda: case_of((), dense(5), (relu,), B, "divide"),
-    "backward: conv, log of 0": lambda: case_of(IMAGE, conv(3), (flatten,), B, "log"),
-    "backward: max pool, NaN": lambda: case_of(
-        (*IMAGE, conv(2)), max_pool(2), (flatten,), B, "nan"
-    ),
-    "backward: batch norm, rsqrt of 0": lambda: case_of(
-        (dense(6),), batch_norm(), (relu,), B, "rsqrt"
-    ),
-    "backward: layer norm, 1 / 0": lambda: case_of(
-        (dense(6),), layer_norm(), (relu,), B, "divide"
-    ),
-    "backward: LSTM, exp": lambda: case_of(
-        (*SERIES, dense(3)), lstm(4), (), B, "exp"
-    ),
-    "backward: GRU, root of -1": lambda: case_of(
-        (*SERIES, dense(3)), gru(4), (), B, "root"
-    ),
-    "backward: attention, log of 0": lambda: case_of(
-        (*SERIES, dense(3)), multi_head_attention(1), (flatten,), B, "log"
-    ),
+    **_plain(B),
     "backward: embedding, 1 / 0": lambda: _embedded(B),
     "backward: graph node, log of 0": lambda: Case(
         serial(dense(FEATURES), _of_graph(B), dense(CLASSES)),
@@ -352,9 +346,6 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "backward: a user's rule, 0 / 0": lambda: Case(
         serial(dense(5), _unsafe_norm(), dense(CLASSES)), B, "1 unit", ("div",)
-    ),
-    "backward: softplus, power": lambda: case_of(
-        (dense(5),), softplus, (), B, "power"
     ),
     "backward: attack in the step, NaN": _inner_attack,
     "backward: gradient of the loss, 1 / 0": lambda: Case(

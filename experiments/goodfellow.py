@@ -21,31 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import (
-    Line,
-    main,
-    picture,
-    record,
-    spread,
-    verdicts,
-    what_to_see,
-)
-from experiments.robust import (
-    Digits,
-    accuracy,
-    attack_all,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    still_correct,
-    trained,
-    worst_case,
-)
+from experiments import robust
+from experiments.common import Line, conclude, main, verdicts
+from experiments.pictures import bars
+from experiments.robust import Digits, accuracy
 from jaxnn import attacks, defenses, serial
 from jaxnn.data import Split
 from jaxnn.layers import dense, flatten
 from jaxnn.losses import sigmoid_cross_entropy
+from jaxnn.plots.panels import lines, panels
 from jaxnn.regularize import sign_noise, uniform_noise
 
 
@@ -65,20 +49,23 @@ class Args:
 
 def softmax_regression(args: Args, data: Digits) -> dict[str, Any]:
     """A linear network: error and mean confidence under FGSM."""
-    nets = trained(data, args.seeds, args.epochs, serial(flatten, dense(10)), lr=1e-3)
-    rows = []
-    for net in nets:
-        x_adv = attack_all(
+
+    def measure(net, _):
+        x_adv = robust.attack_all(
             net, attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
         )
         z = net.outputs(x_adv)
         wrong = z.argmax(-1) != data.y
         p = np.exp(z - z.max(-1, keepdims=True))
         sure = (p / p.sum(-1, keepdims=True)).max(-1)
-        rows.append([1 - accuracy(net, data.x, data.y), wrong.mean(),
-                     sure[wrong].mean()])  # fmt: skip
-    names = ("clean_error", "fgsm_error", "confidence_when_wrong")
-    return {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
+        return {
+            "clean_error": 1 - accuracy(net, data.x, data.y),
+            "fgsm_error": wrong.mean(), "confidence_when_wrong": sure[wrong].mean(),
+        }  # fmt: skip
+
+    linear = serial(flatten, dense(10))
+    nets = robust.trained(data, args.seeds, args.epochs, linear, lr=1e-3)
+    return robust.measured("softmax regression", nets, measure)
 
 
 def three_or_seven(args: Args, data: Digits) -> dict[str, Any]:
@@ -88,22 +75,22 @@ def three_or_seven(args: Args, data: Digits) -> dict[str, Any]:
         rows = np.isin(y, (3, 7))
         return x[rows], (np.asarray(y)[rows] == 7).astype(np.int32)
 
-    train = pick(*data.train)
-    two = Digits(Split(*train), None, *pick(data.x, data.y))
-    nets = trained(
-        two, args.seeds, args.pair_epochs, serial(flatten, dense(1)), lr=1e-3,
-        loss=sigmoid_cross_entropy, batch=50,
-    )  # fmt: skip
-    rows = []
-    for net in nets:
-        x_adv = attack_all(
+    def error(net, x):
+        return ((net.outputs(x)[:, 0] > 0) != two.y).mean()
+
+    def measure(net, _):
+        x_adv = robust.attack_all(
             net, attacks.fgsm, two.x, two.y, epsilon=args.epsilon, box=None,
             loss=sigmoid_cross_entropy,
         )  # fmt: skip
-        errors = [((net.outputs(a)[:, 0] > 0) != two.y).mean() for a in (two.x, x_adv)]
-        rows.append(errors)
-    names = ("clean_error", "fgsm_error")
-    return {n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)}
+        return {"clean_error": error(net, two.x), "fgsm_error": error(net, x_adv)}
+
+    two = Digits(Split(*pick(*data.train)), None, *pick(data.x, data.y))
+    nets = robust.trained(
+        two, args.seeds, args.pair_epochs, serial(flatten, dense(1)), lr=1e-3,
+        loss=sigmoid_cross_entropy, batch=50,
+    )  # fmt: skip
+    return robust.measured("3 against 7", nets, measure)
 
 
 def networks(args: Args, data: Digits) -> tuple[dict, dict]:
@@ -114,28 +101,21 @@ def networks(args: Args, data: Digits) -> tuple[dict, dict]:
         "random signs": {"augment": sign_noise(args.epsilon)},
         "uniform noise": {"augment": uniform_noise(args.epsilon)},
     }
+
+    def measure(net, seed):
+        fgsm = robust.still_correct(
+            net, attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
+        )
+        pgd = robust.worst_case(net, data.x, data.y, 0.3, seed).stands
+        return {
+            "clean_error": 1 - accuracy(net, data.x, data.y),
+            "fgsm_error": 1 - fgsm.mean(), "pgd_accuracy": pgd.mean(),
+        }  # fmt: skip
+
     table, nets = {}, {}
     for name, options in kinds.items():
-        nets[name] = trained(data, args.seeds, args.epochs, **options)
-        rows = []
-        for seed, net in enumerate(nets[name]):
-            fgsm = still_correct(
-                net, attacks.fgsm, data.x, data.y, epsilon=args.epsilon, box=None
-            )
-            pgd = worst_case(net, data.x, data.y, 0.3, seed).stands
-            rows.append([1 - accuracy(net, data.x, data.y), 1 - fgsm.mean(),
-                         pgd.mean()])  # fmt: skip
-        names = ("clean_error", "fgsm_error", "pgd_accuracy")
-        table[name] = {
-            n: spread(v) for n, v in zip(names, np.transpose(rows), strict=True)
-        }
-        print(
-            f"{name:<16}"
-            + "  ".join(
-                f"{n} {percents(v['values'])}%" for n, v in table[name].items()
-            ),
-            flush=True,
-        )
+        nets[name] = robust.trained(data, args.seeds, args.epochs, **options)
+        table[name] = robust.measured(name, nets[name], measure)
     return table, nets
 
 
@@ -155,53 +135,45 @@ def curve(net, data: Digits, rows: np.ndarray) -> dict[str, list[float]]:
 
 def run(args: Args) -> None:
     """All of the paper's numbers; writes results/goodfellow.json."""
-    data = digits()
+    data = robust.digits()
     linear = softmax_regression(args, data)
-    print("softmax regression: " + ", ".join(
-        f"{n} {percents(v['values'])}%" for n, v in linear.items()))  # fmt: skip
     pair = three_or_seven(args, data)
-    print("3 against 7: " + ", ".join(
-        f"{n} {percents(v['values'])}%" for n, v in pair.items()))  # fmt: skip
     table, nets = networks(args, data)
     rows = np.random.default_rng(0).permutation(len(data.y))[:1000]
-    over = curve(nets["mix with FGSM"][0], data, rows)
-    checks = judged(nets["mix with FGSM"][0], data, args.epsilon, "the mix-trained net")
-    mix = table["mix with FGSM"]
-    lines = verdicts([
+    first = nets["mix with FGSM"][0]
+    over = curve(first, data, rows)
+    checks = robust.judged(first, data, args.epsilon, "the mix-trained net")
+    fgsm, pgd = (table["mix with FGSM"][n]["mean"]
+                 for n in ("fgsm_error", "pgd_accuracy"))  # fmt: skip
+    lines = verdicts(
         Line("softmax regression, FGSM error", linear["fgsm_error"]["mean"], 0.995),
         Line("3 against 7, clean error", pair["clean_error"]["mean"], 0.013, 0.019),
         Line("3 against 7, FGSM error", pair["fgsm_error"]["mean"], 0.99),
-        Line("mix-trained, FGSM error", mix["fgsm_error"]["mean"], high=0.25),
-        Line("mix-trained, accuracy under PGD-40 (.3)", mix["pgd_accuracy"]["mean"],
-             high=0.05),
-    ])  # fmt: skip
+        Line("mix-trained, FGSM error", fgsm, high=0.25),
+        Line("mix-trained, accuracy under PGD-40 (.3)", pgd, high=0.05),
+    )
     verdict = (
-        f"Trained on the mix, {100 * (1 - mix['fgsm_error']['mean']):.0f}% stand the "
-        "one step they were trained on, and "
-        f"{100 * mix['pgd_accuracy']['mean']:.1f}% stand forty. The famous number "
-        "tells how the network meets that one step, not how robust it is."
+        f"Trained on the mix, {100 * (1 - fgsm):.0f}% stand the one step they were "
+        f"trained on, and {100 * pgd:.1f}% stand forty. The famous number tells how "
+        "the network meets that one step, not how robust it is."
     )
     print(f"\n{verdict}")
-    path = picture("goodfellow", "goodfellow.png")
-    draw(linear, pair, table, over, path)
-    record("goodfellow", args, {
+    values = {
         "softmax_regression": linear, "three_or_seven": pair, "networks": table,
         "curve": over, "expected": lines, "verdict": verdict,
-        "checks": checks_json(checks),
-    })  # fmt: skip
-    what_to_see(
+        "checks": robust.checks_json(checks),
+    }  # fmt: skip
+    conclude(
+        "goodfellow", args, values,
+        {"goodfellow.png": draw(linear, pair, table, over)},
         """\
   Left: the errors of the paper. Right: the mix-trained network over the budget: FGSM
   falls and rises again, which an honest attack never does; PGD goes to zero.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(linear, pair, table, over, path) -> None:
+def draw(linear, pair, table, over) -> Any:
     """The errors, and the mix-trained network over the budget."""
-    from experiments.pictures import bars
-    from jaxnn.plots.panels import lines, panels, save
-
     figure, axes = panels(
         2, width=4.8, height=4.2, title="One step of 0.25 against six networks"
     )
@@ -215,7 +187,7 @@ def draw(linear, pair, table, over, path) -> None:
     lines(axes[1], over["epsilon"], curves, "epsilon (largest change of a pixel)",
           "percent right of 1,000", "trained on the mix, seed 0")  # fmt: skip
     axes[1].set_ylim(-2, 102)
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def run(args: Args) -> None:
     }
     right = values["right"]
     print(f"both ways agree: {right['agree']} of {len(rows)}")
-    verdicts([
+    verdicts(
         Line("steps", right["step"], 40),
         Line("layers and directions", right["place"], 40),
         Line("operations", right["op"], 38),
@@ -174,7 +174,8 @@ def run(args: Args) -> None:
         Line(f"false alarms in {len(sound)} healthy runs", alarms, high=0),
         Line("image of the default network", default["right"], 1),
         Line("its seconds", default["seconds"], high=1),
-    ], percent=False)  # fmt: skip
+        percent=False,
+    )
     record("guard_faults", args, values)
 
 

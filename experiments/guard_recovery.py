@@ -106,13 +106,8 @@ def run(args: Args) -> None:
     mean, worst = min(f["mean"] for f in rolled), min(min(f["values"]) for f in rolled)
     print(f"rollback, worst seed {100 * worst:.2f}%")
     verdicts(
-        [
-            *(
-                Line(f"{name}, against sound", gap, -GAP, GAP)
-                for name, gap in gaps.items()
-            ),
-            Line("rollback, mean", mean, GOAL),
-        ]
+        *(Line(f"{n}, against sound", gap, -GAP, GAP) for n, gap in gaps.items()),
+        Line("rollback, mean", mean, GOAL),
     )
     values = {"runs": runs, "gaps": gaps, "rollback_worst": worst}
     record("guard_recovery", args, values | {"seconds": time.perf_counter() - start})

@@ -141,10 +141,11 @@ def run(args: Args) -> None:
               "killed_in_time": sum(one["killed"] for one in found),
               "resumed_from_a_snapshot": resumed}  # fmt: skip
     path = record("kills", args, values)
-    verdicts([
+    verdicts(
         Line("killed in time", values["killed_in_time"], args.kills),
         Line("end with the bits of the run that nobody killed", good, args.kills),
-    ], percent=False)  # fmt: skip
+        percent=False,
+    )
     print(
         f"{resumed} had a snapshot to continue from, the others were killed before the "
         f"first.\nEach run is in {path}."

@@ -46,15 +46,16 @@ nearly the same path with or without the constant, at the same rate.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import conclude, main, spread
 from jaxnn import serial
 from jaxnn.layers import dense, relu
-from jaxnn.plots.panels import lines, panels, save
+from jaxnn.plots.panels import lines, panels
 
 INPUTS, OUTPUTS = 10, 2
 
@@ -135,8 +136,7 @@ def run(args: Args) -> None:
           f"{'equal in every bit' if equal else 'NOT equal'}")  # fmt: skip
     print(f"without it at rate {args.rate:g}: {lost} of {args.seeds} seeds diverge")
 
-    path = picture("linear_recovery", "linear_recovery.png")
-    draw(right, matched, same_rate, args, path)
+    figure = draw(right, matched, same_rate, args)
     values = {
         "largest_difference": spread(worst.tolist()),
         "largest_difference_of_all": float(worst.max()),
@@ -144,19 +144,18 @@ def run(args: Args) -> None:
         "diverged_at_the_same_rate": lost,
         "seconds": time.perf_counter() - start,
     }
-    record("linear_recovery", args, values)
-    what_to_see(
+    conclude(
+        "linear_recovery", args, values, {"linear_recovery.png": figure},
         """\
   Left: the distance to the numbers that made the data shrinks by a constant factor a
   step, a straight line on this scale, until float32 has no more digits (about 1e-7).
   There is no noise in the data, so nothing stops it earlier. Right: with and without
   2/N at matching rates, one curve on top of the other; without it at the same rate, the
   first steps already overshoot.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(right, matched, same_rate, args: Args, path) -> None:
+def draw(right, matched, same_rate, args: Args) -> Any:
     """Distance to the truth, and the cost with and without the constant."""
     figure, (left, middle) = panels(2, width=4.6, height=3.5)
     steps = np.arange(args.steps)
@@ -176,7 +175,7 @@ def draw(right, matched, same_rate, args: Args, path) -> None:
     lines(middle, steps[:few], curves, "step", "cost (mean squared error)",
           "The constant is part of the rate", log=True, band="range")  # fmt: skip
     middle.set_ylim(top=off)
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

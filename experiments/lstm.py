@@ -14,13 +14,13 @@ right, beside what the network would have answered after each row.
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import conclude, main, print_epoch, spread
 from jaxnn import serial
 from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters
@@ -28,7 +28,7 @@ from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.plots.panels import BLUE, GRAY, GRAYS, INK, PALE, new_figure, save
+from jaxnn.plots.panels import BLUE, GRAY, GRAYS, INK, PALE, new_figure
 from jaxnn.train import History, evaluate, fit
 from jaxnn.train.state import to_unit
 
@@ -60,26 +60,13 @@ def network(units: int, mean: float, std: float, every_row: bool = False) -> Lay
 
 def train(net: Layer, data: Dataset, seed: int, args: Args) -> History:
     """One network; prints a line an epoch."""
+    print(f"seed {seed}")
     steps = len(data.train.x) // args.batch * args.epochs
-
-    def on_epoch(row):
-        print(
-            f"seed {seed}  epoch {row['epoch']:>2}  loss {row['loss']:.4f}  validation "
-            f"{100 * row['validation_accuracy']:.2f}%  {row['seconds']:.1f} s",
-            flush=True,
-        )
-
     return fit(
-        net,
-        data.train,
-        validation=data.validation,
+        net, data.train, validation=data.validation, epochs=args.epochs,
         optimizer=optimizer_by_name("adam", args.lr, "onecycle", steps),
-        epochs=args.epochs,
-        batch=args.batch,
-        clip_norm=args.clip_norm,
-        seeds=seed,
-        on_epoch=on_epoch,
-    )
+        batch=args.batch, clip_norm=args.clip_norm, seeds=seed, on_epoch=print_epoch,
+    )  # fmt: skip
 
 
 def after_each_row(reader: Layer, history: History, x: np.ndarray) -> np.ndarray:
@@ -99,13 +86,9 @@ def after_each_row(reader: Layer, history: History, x: np.ndarray) -> np.ndarray
 def gradients_agree(net: Layer, history: History, data: Dataset) -> dict:
     """The trained network's gradients by hand and by `jax.grad`, one batch."""
     report = compare_gradients(
-        net,
-        softmax_cross_entropy,
-        history.params,
-        history.state,
-        data.train.x[:128],
-        data.train.y[:128],
-    )
+        net, softmax_cross_entropy, history.params, history.state,
+        data.train.x[:128], data.train.y[:128],
+    )  # fmt: skip
     print(report.line())
     return {t: report.max_relative(t) for t in ("float32", "float64")}
 
@@ -117,14 +100,13 @@ def one_of_each(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.array([rng.choice(rows) for rows in found])
 
 
-def draw(images, chance, right, path: Path) -> None:
+def draw(images, chance, right) -> Any:
     """Ten digits and the answers after each row beside them; below, how often right.
 
     Args:
       images: (10, 28, 28) uint8, image k of digit k.
       chance: (10, 28, 10) probabilities after each row.
       right: (28,) share of all test images answered right after each row.
-      path: the PNG file.
     """
     figure = new_figure(12, 7.6)
     figure.suptitle(
@@ -144,7 +126,7 @@ def draw(images, chance, right, path: Path) -> None:
             axes[0].set_yticks([0, 13, 27], ["1", "14", "28"], fontsize=7)
             axes[0].set_ylabel("row", fontsize=8)
     _draw_share(figure.add_subplot(grid[2, :]), right)
-    save(figure, path)
+    return figure
 
 
 def _draw_digit(axes, image, chance, k):
@@ -208,18 +190,15 @@ def run(args: Args) -> None:
         "accuracy_percent_after_row": (100 * right.mean(0)).round(2).tolist(),
         "seconds": time.perf_counter() - start,
     }
-    path = picture("lstm", "reading.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = one_of_each(data.test.y, right[:, -1])
-    draw(data.test.x[rows], chance[rows], right.mean(0), path)
+    figure = draw(data.test.x[rows], chance[rows], right.mean(0))
     print(f"test accuracy {np.mean(accuracy):.2f}%: {accuracy}")
-    record("lstm", args, values)
-    what_to_see(
+    conclude(
+        "lstm", args, values, {"reading.png": figure},
         "For most of the way down the answers are guesses that later rows overturn. "
         "The dotted\nlines say from which row on the answer is right: halfway down for "
         "some digits, with the\nlast stroke for others.",
-        path,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

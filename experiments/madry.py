@@ -23,20 +23,12 @@ import jax
 import numpy as np
 import optax
 
-from experiments.common import Line, main, picture, record, verdicts, what_to_see
-from experiments.robust import (
-    accuracy,
-    checks_json,
-    digits,
-    judged,
-    madry,
-    pgd_restarts,
-    still_correct,
-    worst_case,
-)
+from experiments import robust
+from experiments.common import Line, conclude, main, print_epoch, verdicts
 from jaxnn import Classifier, attacks, defenses, fit
 from jaxnn.data import stratified_sample
 from jaxnn.errors import JaxnnError
+from jaxnn.plots.panels import panels
 
 PAPER = {"clean": 0.988, "FGSM": 0.956, "PGD-40": 0.932, "PGD-100 x 20": 0.893}
 
@@ -71,19 +63,38 @@ def train(args: Args, data: Any) -> tuple[Classifier, list[dict]]:
     each = min(args.steps, len(data.train.y) // batch)
     rows = np.random.default_rng(args.seed).permutation(len(data.train.y))
     rows = rows[: each * batch] if args.steps < len(data.train.y) // batch else rows
-    net = madry()
+    net = robust.madry()
     share = 0.01 / args.epsilon if args.full else None
     history = fit(
         net, (data.train.x[rows], data.train.y[rows]), batch=batch, seeds=args.seed,
         epochs=max(1, round(args.steps / (len(rows) // batch))),
         optimizer=optax.adam(rate), steps_per_call=100,
-        defense=defenses.pgd(budget, args.attack_steps, share),
-        on_epoch=lambda row: print(
-            f"  epoch {row['epoch']}  loss {row['loss']:.3f}  {row['seconds']:.0f} s",
-            flush=True,
-        ),
+        defense=defenses.pgd(budget, args.attack_steps, share), on_epoch=print_epoch,
     )  # fmt: skip
     return Classifier(net, history.params, history.state), history.epochs
+
+
+def attacked(args: Args, target: Classifier, data: Any, x: Any, y: Any) -> dict:
+    """Clean on all test images, the others on those given."""
+    eps = args.epsilon
+
+    def pgd(restarts, steps):
+        return robust.pgd_restarts(
+            target, x, y, restarts, steps=steps, step_size=0.01, epsilon=eps
+        )
+
+    shares = {
+        "clean": target.correct(data.x, data.y),
+        "FGSM": robust.still_correct(target, attacks.fgsm, x, y, epsilon=eps),
+        "PGD-40": pgd(1, 40),
+        f"PGD-100 x {args.restarts}": pgd(args.restarts, 100),
+        "worst of FGSM, PGD-40, margin": robust.worst_case(target, x, y, eps).stands,
+    }
+    found = {name: float(stands.mean()) for name, stands in shares.items()}
+    for name, value in found.items():
+        paper = f"   (paper {100 * PAPER[name]:.1f}%)" if name in PAPER else ""
+        print(f"  {name:<16}{100 * value:.2f}%{paper}")
+    return found
 
 
 def run(args: Args) -> None:
@@ -94,57 +105,27 @@ def run(args: Args) -> None:
         args = replace(
             args, steps=100_000, attack_steps=40, lr=1e-4, restarts=20, images=-1
         )
-    data = digits(validation=0)
+    data = robust.digits(validation=0)
     target, rows = train(args, data)
     chosen = (
         np.arange(len(data.y)) if args.images < 0
         else stratified_sample(data.y, args.images, 0)
     )  # fmt: skip
-    x, y = data.x[chosen], data.y[chosen]
-    budget = {"epsilon": args.epsilon}
-    found = {
-        "clean": accuracy(target, data.x, data.y),
-        "FGSM": float(still_correct(target, attacks.fgsm, x, y, **budget).mean()),
-        "PGD-40": float(
-            pgd_restarts(target, x, y, 1, steps=40, step_size=0.01, **budget).mean()
+    found = attacked(args, target, data, data.x[chosen], data.y[chosen])
+    checks = robust.judged(target, data, args.epsilon, "Madry's network")
+    values = {
+        "shortened": not args.full, "accuracy": found, "attacked_images": len(chosen),
+        "rows": rows, "paper": PAPER, "checks": robust.checks_json(checks),
+        "expected": verdicts(
+            Line("PGD-40, above chance and below the paper", found["PGD-40"], 0.2, 1.0)
         ),
-        f"PGD-100 x {args.restarts}": float(
-            pgd_restarts(
-                target, x, y, args.restarts, steps=100, step_size=0.01, **budget
-            ).mean()
-        ),
-    }
-    found["worst of FGSM, PGD-40, margin"] = float(
-        worst_case(target, x, y, args.epsilon).stands.mean()
-    )
-    for name, value in found.items():
-        paper = f"   (paper {100 * PAPER[name]:.1f}%)" if name in PAPER else ""
-        print(f"  {name:<16}{100 * value:.2f}%{paper}")
-    checks = judged(target, data, args.epsilon, "Madry's network")
-    lines = verdicts([Line("PGD-40, above chance and below the paper",
-                           found["PGD-40"], 0.2, 1.0)])  # fmt: skip
-    path = picture("madry", "madry.png")
-    draw(found, checks, args, path)
-    record("madry", args, {
-        "shortened": not args.full, "accuracy": found, "attacked_images": len(y),
-        "rows": rows, "paper": PAPER, "expected": lines, "checks": checks_json(checks),
-    })  # fmt: skip
-    what_to_see("  Beyond the budget it was trained for the network falls.", path)
-
-
-def draw(found, checks, args, path) -> None:
-    """Accuracy over the budget."""
-    from jaxnn.plots.panels import lines, panels, save
-
+    }  # fmt: skip
     kind = "in full" if args.full else f"shortened to {args.steps:,} steps"
     figure, (ax,) = panels(1, width=5.6, height=3.6, title=f"Madry's network, {kind}")
-    curves = {name: 100 * np.asarray(c) for name, c in checks.curve.items()}
-    lines(ax, checks.epsilons, curves, "epsilon (largest change of a pixel)",
-          "percent right of 500", f"PGD-40 within {args.epsilon:g}: "
-          f"{100 * found['PGD-40']:.1f}%")  # fmt: skip
-    ax.axvline(args.epsilon, color="grey", lw=0.8, ls=":")
-    ax.set_ylim(-2, 102)
-    save(figure, path)
+    title = f"PGD-40 within {args.epsilon:g}: {100 * found['PGD-40']:.1f}%"
+    robust.over_budget(ax, checks, args.epsilon, title)
+    conclude("madry", args, values, {"madry.png": figure},
+             "  Beyond the budget it was trained for the network falls.")  # fmt: skip
 
 
 if __name__ == "__main__":

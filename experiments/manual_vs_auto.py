@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import conclude, main
 from jaxnn import mlp, residual, serial
 from jaxnn.check.adapters import automatic_loss
 from jaxnn.check.compare import compare_gradients
@@ -47,7 +47,7 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import BLUE, INK, ORANGE, name_axes, panels, save
+from jaxnn.plots.panels import BLUE, INK, ORANGE, name_axes, panels
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def measure(name: str, args: Args) -> dict:
     return row
 
 
-def draw(rows: dict[str, dict], path, where: str) -> None:
+def draw(rows: dict[str, dict], where: str) -> Any:
     """Ratios by hand / automatic: time, bytes kept, bytes at the peak."""
     title = f"By hand / automatic, one gradient, {where}"
     figure, axes = panels(3, width=3.6, height=0.34 * len(rows) + 1.2, title=title,
@@ -239,7 +239,7 @@ def draw(rows: dict[str, dict], path, where: str) -> None:
         ax.set_yticks(places, list(rows) if ax is axes[0] else [""] * len(rows))
         name_axes(ax, "by hand / automatic", "", name)
         ax.grid(axis="y", visible=False)
-    save(figure, path)
+    return figure
 
 
 def run(args: Args) -> None:
@@ -249,12 +249,11 @@ def run(args: Args) -> None:
     rows = {name: measure(name, args) for name in names}
     platform = jax.devices()[0].platform
     name = "manual_vs_auto" if platform == "cpu" else f"manual_vs_auto-{platform}"
-    path = picture("manual_vs_auto", f"{name}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows, path, platform)
     values = {"rows": rows, "seconds": time.perf_counter() - start}
-    record(name, args, values, module="manual_vs_auto")
-    what_to_see("  Blue: by hand is faster or smaller; 1 is jax.grad.", path)
+    conclude(
+        name, args, values, {f"{name}.png": draw(rows, platform)},
+        "  Blue: by hand is faster or smaller; 1 is jax.grad.", module="manual_vs_auto",
+    )  # fmt: skip
 
 
 def table(result: dict) -> list[list[str]]:

@@ -27,27 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import (
-    Line,
-    main,
-    picture,
-    record,
-    spread,
-    verdicts,
-    what_to_see,
-)
-from experiments.robust import (
-    Digits,
-    accuracy,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    still_correct,
-    trained,
-)
+from experiments import robust
+from experiments.common import Line, conclude, main, spread, verdicts
+from experiments.pictures import grouped
+from experiments.robust import Digits, trained
 from jaxnn import Classifier, attacks, defenses, mlp, rules, serial
 from jaxnn.layers import dense, flatten, pointwise, relu
+from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import swap_backward
 from jaxnn.rules import Rule
@@ -164,80 +150,72 @@ def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Maske
     }
 
 
-def accuracies(kind: Masked, data: Digits, args: Args) -> dict[str, list[float]]:
-    """Clean, under the attack that follows the gradient, and under the right one."""
-    found: dict[str, list[float]] = {"clean": [], "naive": [], "right": []}
-    for seed, net in enumerate(kind.nets):
-        budget = {"epsilon": args.epsilon * kind.times, "key": jax.random.key(seed)}
-        found["clean"].append(accuracy(net, data.x, data.y))
-        naive = still_correct(net, attacks.pgd, data.x, data.y, **budget)
-        found["naive"].append(float(naive.mean()))
-        opened, options = kind.right(net)
-        # the forward is the same, so what fools one fools the other
-        right = still_correct(opened, attacks.pgd, data.x, data.y, **budget, **options)
-        found["right"].append(float((naive & right).mean()))
-    return found
-
-
 def run(args: Args) -> None:
     """Judge all networks; writes results/masking.json."""
-    data = digits()
+    data = robust.digits()
     plain = trained(data, args.seeds, args.epochs)
     kinds = masked(args, data, plain)
     table: dict[str, Any] = {}
-    print(f"{'network':<20}{'clean':>12}{'naive PGD':>13}{'right attack':>14}")
     for name, kind in kinds.items():
-        found = accuracies(kind, data, args)
-        print(
-            f"{name:<20}"
-            + "".join(f"{percents(found[k]):>13}" for k in ("clean", "naive", "right"))
-        )
-        seen = judged(kind.nets[0], data, args.epsilon * kind.times, name)
-        named = "DO NOT BELIEVE" in seen.verdict and kind.named in seen.verdict
-        table[name] = found | {"named": named, "checks": checks_json(seen)}
+        epsilon = args.epsilon * kind.times
+
+        def shares(net, seed, kind=kind, epsilon=epsilon):
+            """Clean, under the attack that follows the gradient, under the right."""
+            opened, options = kind.right(net)
+            budget = {"epsilon": epsilon, "key": jax.random.key(seed)}
+            stands = robust.still_correct(net, attacks.pgd, data.x, data.y, **budget)
+            # the forward is the same, so what fools one fools the other
+            right = stands & robust.still_correct(
+                opened, attacks.pgd, data.x, data.y, **budget, **options
+            )
+            clean = robust.accuracy(net, data.x, data.y)
+            return {"clean": clean, "naive": stands.mean(), "right": right.mean()}
+
+        found = robust.measured(name, kind.nets, shares)
+        seen = robust.judged(kind.nets[0], data, epsilon, name)
+        table[name] = {way: values["values"] for way, values in found.items()} | {
+            "named": "DO NOT BELIEVE" in seen.verdict and kind.named in seen.verdict,
+            "checks": robust.checks_json(seen),
+        }
     honest = {
         "plain": plain,
         "Gaussian .3": trained(data, 1, args.epochs, augment=input_noise(0.3)),
         "PGD-7": trained(data, 1, args.epochs, defense=defenses.pgd(args.epsilon)),
     }
-    failures: dict[str, list[str]] = {}
+    failures = 0
     for name, nets in honest.items():
-        seen = judged(nets[0], data, args.epsilon, name)
-        failures[name] = [c.id for c in seen.checks if c.verdict == "fail"]
-        table[name] = {"failed": failures[name], "checks": checks_json(seen)}
+        seen = robust.judged(nets[0], data, args.epsilon, name)
+        failed = [c.id for c in seen.checks if c.verdict == "fail"]
+        failures += len(failed)
+        table[name] = {"failed": failed, "checks": robust.checks_json(seen)}
     four = list(kinds)[:4]
-    named = sum(table[name]["named"] for name in four)
-    lines = verdicts([
-        Line("masked networks named with layer or loss", named, 4),
-        Line("failures raised on honest networks",
-             sum(map(len, failures.values())), high=0),
-        *[Line(f"{n}: right attack / naive attack", float(
-            np.mean(table[n]["right"]) / max(np.mean(table[n]["naive"]), 1e-9)),
-            high=0.5) for n in [*four, "the same, 0.4"]],
-    ], percent=False)  # fmt: skip
-    path = picture("masking", "masking.png")
-    draw(table, kinds, path)
-    record("masking", args, {"table": table, "expected": lines})
-    what_to_see(
+    lines = [
+        Line("masked networks named with layer or loss",
+             sum(table[name]["named"] for name in four), 4),
+        Line("failures raised on honest networks", failures, high=0),
+    ]  # fmt: skip
+    for name in [*four, "the same, 0.4"]:
+        right, naive = (np.mean(table[name][way]) for way in ("right", "naive"))
+        share = float(right / max(naive, 1e-9))
+        lines.append(Line(f"{name}: right attack / naive attack", share, high=0.5))
+    conclude(
+        "masking", args, {"table": table, "expected": verdicts(*lines, percent=False)},
+        {"masking.png": draw(table, kinds)},
         """\
   Middle bars look robust: PGD follows a gradient that is not there. The right bars are
   the same networks under PGD through the layer (or the loss) that the checks named.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(table, kinds, path) -> None:
+def draw(table, kinds) -> Any:
     """Three bars a network."""
-    from experiments.pictures import grouped
-    from jaxnn.plots.panels import panels, save
-
     figure, (ax,) = panels(1, width=8.8, height=3.9, title="Masks, lifted")
     words = {"clean": "clean", "naive": "PGD-40 along the gradient",
              "right": "PGD-40 through the mask"}  # fmt: skip
     series = {word: [spread(table[name][key]) for name in kinds]
               for key, word in words.items()}  # fmt: skip
     grouped(ax, list(kinds), series, "", "percent right of 10,000")
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -19,15 +19,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from experiments.common import (
-    Line,
-    main,
-    picture,
-    record,
-    spread,
-    verdicts,
-    what_to_see,
-)
+from experiments.common import Line, conclude, main, spread, verdicts
 from experiments.robust import (
     Digits,
     accuracy,
@@ -39,6 +31,7 @@ from experiments.robust import (
 )
 from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import stratified_sample
+from jaxnn.plots.panels import lines, panels
 
 
 @dataclass(frozen=True)
@@ -114,48 +107,43 @@ def run(args: Args) -> None:
               f"{size[np.isfinite(size)].mean():.3f}, success "
               f"{100 * np.isfinite(size).mean():.1f}%")  # fmt: skip
     checks = judged(nets[0], data, 0.1, "784-500-150-10")
-    lines = verdicts([
-        Line("rho2", float(np.mean(ratios["l2"])), 0.09, 0.13),
-        Line("rho_inf", float(np.mean(ratios["linf"])), 0.03, 0.05),
-        Line("Carlini-Wagner / DeepFool, median distance", float(
-            np.median(sizes["Carlini-Wagner"]) / np.median(sizes["DeepFool"])),
-            high=1.0),
-    ], percent=False)  # fmt: skip
-    path = picture("minimal_norm", "minimal_norm.png")
-    draw(sizes, ratios, path)
-    record("minimal_norm", args, {
+    rho2, rho_inf = (float(np.mean(ratios[norm])) for norm in ("l2", "linf"))
+    middle = {name: float(np.median(size)) for name, size in sizes.items()}
+    values = {
         "error": spread(errors), "rho2": spread(ratios["l2"]),
         "rho_inf": spread(ratios["linf"]), "test_images": len(data.y),
         "l2": {
-            n: {"median": float(np.median(s)), "success": float(np.isfinite(s).mean())}
+            n: {"median": middle[n], "success": float(np.isfinite(s).mean())}
             for n, s in sizes.items()
         },
-        "expected": lines, "checks": checks_json(checks),
-    })  # fmt: skip
-    what_to_see(
+        "expected": verdicts(
+            Line("rho2", rho2, 0.09, 0.13),
+            Line("rho_inf", rho_inf, 0.03, 0.05),
+            Line("Carlini-Wagner / DeepFool, median distance",
+                 middle["Carlini-Wagner"] / middle["DeepFool"], high=1.0),
+            percent=False,
+        ),
+        "checks": checks_json(checks),
+    }  # fmt: skip
+    title = f"784-500-150-10: rho2 {rho2:.3f}, rho_inf {rho_inf:.3f}"
+    conclude(
+        "minimal_norm", args, values, {"minimal_norm.png": draw(sizes, title)},
         """\
   How many images a change of that length breaks: the further left a line, the better
   the attack. DeepFool walks to the first boundary, the other two search for the
   nearest.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(sizes, ratios, path) -> None:
+def draw(sizes, title: str) -> Any:
     """Share of images broken within a distance, by attack."""
-    from jaxnn.plots.panels import lines, panels, save
-
-    title = (
-        f"784-500-150-10: rho2 {np.mean(ratios['l2']):.3f}, "
-        f"rho_inf {np.mean(ratios['linf']):.3f}"
-    )
     figure, (ax,) = panels(1, width=5.8, height=3.7, title=title)
     at = np.linspace(0, 2.5, 120)
     shares = {
         name: 100 * (size[None] <= at[:, None]).mean(1) for name, size in sizes.items()
     }
     lines(ax, at, shares, "l2 distance, pixels in [0, 1]", "percent of images broken")
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

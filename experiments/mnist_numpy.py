@@ -46,14 +46,14 @@ import optax
 
 from experiments import rivals
 from experiments.bench import ours, products_alone
-from experiments.common import main, picture, record, what_to_see
+from experiments.common import Line, conclude, main, verdicts
 from experiments.pictures import bars
 from experiments.rivals import numpy_twin
 from experiments.turns import Program, in_turn, ratio
 from jaxnn import make_step, mlp
 from jaxnn.data import load
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines, panels, save
+from jaxnn.plots.panels import lines, panels
 from jaxnn.train import batch_order, init_state, scan_steps
 
 SMALL, WIDE, TINY = (784, 30, 10), (784, 512, 512, 10), (49, 10, 10)
@@ -206,11 +206,6 @@ def smaller(x: np.ndarray) -> np.ndarray:
     return blocks.reshape(len(x), 49).astype(np.uint8)
 
 
-def verdict(what: str, value: float, asked: str, good: bool) -> bool:
-    print(f"  {what:<58}{value:6.2f}   asked: {asked}   {'yes' if good else 'NO'}")
-    return good
-
-
 def run(args: Args) -> None:
     """The losses, the clock, one figure, results/mnist_numpy.json."""
     start = time.perf_counter()
@@ -233,39 +228,34 @@ def run(args: Args) -> None:
     ):
         many[name] = side_by_side(widths, batch, args.seeds, images, few_y, args.rounds)
 
-    print("what was asked for")
     engine = "JAX, compiled loop"
-    a, b = small[engine]["times_numpy"], wide[engine]["times_numpy"]
-    asked: dict[str, Any] = {
-        "small": verdict("784-30-10: jaxnn / NumPy", a, "<= 0.9", a <= 0.9),
-        "wide": verdict("784-512-512-10: jaxnn / NumPy", b, "<= 0.6", b <= 0.6),
-    }
-    asked["many"] = {
-        name: verdict(
-            f"{name}: {args.seeds} by vmap (products: {of['allowed_by_products']:.1f})",
-            of["throughput"], ">= 3", of["throughput"] >= 3,
-        )
-        for name, of in many.items()
-    }  # fmt: skip
-    path = picture("mnist_numpy", "mnist_numpy.png")
-    draw(losses, small, wide, many, args, path)
+    a, b, *gains = verdicts(
+        Line("784-30-10: jaxnn / NumPy", small[engine]["times_numpy"], high=0.9),
+        Line("784-512-512-10: jaxnn / NumPy", wide[engine]["times_numpy"], high=0.6),
+        *(Line(f"{name}: {args.seeds} by vmap (products: "
+               f"{of['allowed_by_products']:.1f})", of["throughput"], 3.0)
+          for name, of in many.items()),
+        percent=False,
+    )  # fmt: skip
+    several = {name: line["passed"] for name, line in zip(many, gains, strict=True)}
+    asked = {"small": a["passed"], "wide": b["passed"], "many": several}
+    figure = draw(losses, small, wide, many, args)
     values = {
         "largest_difference": gaps, "small": small, "wide": wide, "side_by_side": many,
         "asked": asked, "seconds": time.perf_counter() - start,
     }  # fmt: skip
-    record("mnist_numpy", args, values)
-    what_to_see(
+    conclude(
+        "mnist_numpy", args, values, {"mnist_numpy.png": figure},
         """\
   Left: four curves, one line: NumPy and JAX learn the same, in float32 and in float64.
   Middle: what an epoch takes. Compiling the whole loop saves the Python between the
   steps; the wide network is nearly all matrix products, and there nobody can be faster
   than "products alone". Right: 32 networks at once pay where a single one leaves the
   processor idle; where it is busy already, the products set the limit (blue).""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(losses: dict, small: dict, wide: dict, many: dict, args: Args, path) -> None:
+def draw(losses: dict, small: dict, wide: dict, many: dict, args: Args) -> Any:
     """Loss curves, seconds an epoch, and throughput."""
     figure, (left, middle, right) = panels(
         3, width=4.3, height=4.1, title="One network in NumPy and in JAX, on two cores"
@@ -292,7 +282,7 @@ def draw(losses: dict, small: dict, wide: dict, many: dict, args: Args, path) ->
     marked = [name for name in gains if name.endswith("vmap")]
     bars(right, gains, "networks a second (one after another = 1)",
          f"{args.seeds} networks side by side", form=".1f", marked=marked)  # fmt: skip
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

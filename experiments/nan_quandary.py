@@ -16,6 +16,7 @@ same lines in float32 do not, and every fix trains.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.common import Line, conclude, main, verdicts
 from jaxnn import evaluate, fit, serial
 from jaxnn.data import load
 from jaxnn.files import write_with
@@ -282,16 +283,14 @@ def run(args: Args) -> None:
     only32 = [row["cause"] for row in rows if row["bad"]["jax float32"]
               and not row["bad"]["numpy float64"]]  # fmt: skip
     print(f"JAX's float32 fails, NumPy's float64 does not: {'; '.join(only32) or '-'}")
-    verdicts([Line("every fix trains: the least accurate", min(fixed), LEARNT)])
-    path = picture("nan_quandary", "causes.png")
-    draw(rows, path)
+    verdicts(Line("every fix trains: the least accurate", min(fixed), LEARNT))
     values = {"rows": rows, "only_in_float32": only32,
               "seconds": time.perf_counter() - start}  # fmt: skip
-    record("nan_quandary", args, values)
-    what_to_see(
+    conclude(
+        "nan_quandary", args, values, {"causes.png": partial(draw, rows)},
         "Four bars for each cause: a pale one with NaN was ended by the guard. Where\n"
         "NumPy's bar stands and JAX's float32 is pale, the formulas are the same: exp\n"
-        "ends at 88 in float32 and at 709 in NumPy's float64.", path,
+        "ends at 88 in float32 and at 709 in NumPy's float64.",
     )  # fmt: skip
 
 

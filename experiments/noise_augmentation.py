@@ -22,27 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import (
-    Line,
-    main,
-    picture,
-    record,
-    spread,
-    verdicts,
-    what_to_see,
-)
-from experiments.robust import (
-    accuracy,
-    checks_json,
-    digits,
-    judged,
-    percents,
-    trained,
-    until_fooled,
-    worst_case,
-)
-from jaxnn import attacks, mlp
+from experiments import robust
+from experiments.common import Line, conclude, main, spread, verdicts
+from experiments.pictures import grouped
+from experiments.robust import accuracy
+from jaxnn import attacks, mlp, plots
 from jaxnn.data import unit_images
+from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
 
 NOISES = {
@@ -81,76 +67,66 @@ class Args:
 
 def run(args: Args) -> None:
     """Train all kinds, attack them; writes results/noise_augmentation.json."""
-    data = digits(validation=10_000)
-    x = unit_images(data.train.x)
-    y = data.train.y
+    data = robust.digits(validation=10_000)
+    x, y = unit_images(data.train.x), data.train.y
     nets = {}
     for name, noise in NOISES.items():
         options: dict[str, Any] = {"first_seed": 100 * (name == "another plain")}
         if noise is not None:
             options["augment"] = input_noise(*noise)
         count = args.seeds if name in CLAIM else args.sweep_seeds
-        nets[name] = trained(data, count, args.epochs, NET, **options)
+        nets[name] = robust.trained(data, count, args.epochs, NET, **options)
         print(f"trained {name}", flush=True)
     static: dict[str, list[float]] = {name: [] for name in NOISES}
-    sizes = []
-    shown: Any = None
+    sizes, shown = [], ()
     for seed in range(args.seeds):
-        x_adv = until_fooled(nets["plain"][seed], x, y, args.length)
+        x_adv = robust.until_fooled(nets["plain"][seed], x, y, args.length)
         sizes += [np.median(np.asarray(attacks.distance(x_adv, x, "l2")))]
         for name, group in nets.items():
             if seed < len(group):
                 static[name].append(accuracy(group[seed], x_adv, y))
-        print(
-            f"seed {seed}: "
-            + ", ".join(f"{name} {100 * v[-1]:.1f}%" for name, v in static.items()),
-            flush=True,
-        )
-        if seed == 0:
-            shown = x[:5000], x_adv[:5000], y[:5000]
+        shown = shown or (x[:5000], x_adv[:5000], y[:5000])
+        print(f"examples of seed {seed} made and shown to all", flush=True)
     table = {}
-    print(f"\n{'trained on':<16}{'clean':>12}{'its examples':>16}{'PGD-40':>14}")
     for name, group in nets.items():
-        clean = [accuracy(net, data.x, data.y) for net in group]
-        pgd = [
-            worst_case(net, data.x, data.y, args.epsilon, seed).stands.mean()
-            for seed, net in enumerate(group)
-        ]
-        table[name] = {
-            "clean": spread(clean), "examples_of_plain": spread(static[name]),
-            "white_box_pgd": spread(pgd),
-        }  # fmt: skip
-        print(f"{name:<16}{percents(clean):>12}{percents(static[name]):>16}"
-              f"{percents(pgd):>14}", flush=True)  # fmt: skip
+
+        def shares(net, seed, name=name):
+            under = robust.worst_case(net, data.x, data.y, args.epsilon, seed)
+            return {
+                "clean": accuracy(net, data.x, data.y),
+                "examples_of_plain": static[name][seed],
+                "white_box_pgd": under.stands.mean(),
+            }
+
+        table[name] = robust.measured(name, group, shares)
     checks = {
-        name: judged(nets[name][0], data, args.epsilon, name)
+        name: robust.checks_json(
+            robust.judged(nets[name][0], data, args.epsilon, name)
+        )
         for name in ("plain", "noise .1 + .3")
-    }
+    }  # fmt: skip
+    plain, noisy = (float(np.mean(static[n])) for n in ("plain", "noise .1 + .3"))
     lines = verdicts(
-        [
-            Line("plain on its own 50,000, mean", float(np.mean(static["plain"])),
-                 high=0.04),
-            Line("noise-trained on the same, mean",
-                 float(np.mean(static["noise .1 + .3"])), low=0.90),
-        ]
-    )  # fmt: skip
-    path = picture("noise_augmentation", "noise_augmentation.png")
-    draw(table, args, path)
-    examples(nets, shown, picture("noise_augmentation", "examples.png"))
+        Line("plain on its own 50,000, mean", plain, high=0.04),
+        Line("noise-trained on the same, mean", noisy, low=0.90),
+    )
     verdict = in_words(table)
     print(f"\n{verdict}")
-    record("noise_augmentation", args, {
+    values = {
         "images": len(y), "table": table, "median_l2_of_the_examples": spread(sizes),
-        "expected": lines, "verdict": verdict,
-        "checks": {name: checks_json(found) for name, found in checks.items()},
-    })  # fmt: skip
-    what_to_see(
+        "expected": lines, "verdict": verdict, "checks": checks,
+    }  # fmt: skip
+    pictures = {
+        "noise_augmentation.png": draw(table, args),
+        "examples.png": lambda path: examples(nets["plain"][0], shown, path),
+    }
+    conclude(
+        "noise_augmentation", args, values, pictures,
         """\
   Left bar: the 50,000 examples made on the plain network. Middle: clean test images.
   Right: PGD-40 through the network's own gradient. The first says robust, the last says
   how much.""",
-        path,
-    )
+    )  # fmt: skip
 
 
 def in_words(table: dict[str, Any]) -> str:
@@ -174,11 +150,8 @@ def in_words(table: dict[str, Any]) -> str:
     )
 
 
-def draw(table, args, path) -> None:
+def draw(table, args) -> Any:
     """Three bars a network."""
-    from experiments.pictures import grouped
-    from jaxnn.plots.panels import panels, save
-
     figure, (ax,) = panels(
         1, width=9.2, height=4.0,
         title="Trained on noise: other networks' examples, and an attack of its own",
@@ -191,15 +164,12 @@ def draw(table, args, path) -> None:
     series = {word: [row[key] for row in table.values()] for key, word in words.items()}
     grouped(ax, list(table), series, "training noise: standard deviation + shift",
             "percent right")  # fmt: skip
-    save(figure, path)
+    return figure
 
 
-def examples(nets, shown, path) -> None:
+def examples(plain, shown, path) -> None:
     """Some of the examples, with what the plain network says."""
-    from jaxnn import plots
-
     x, x_adv, y = shown
-    plain = nets["plain"][0]
 
     def chances(a):
         z = plain.outputs(a)

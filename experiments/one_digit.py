@@ -45,13 +45,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import main, picture, record, spread, what_to_see
+from experiments.common import conclude, main, spread
 from experiments.pictures import filters
 from jaxnn import graph
 from jaxnn.data.idx import stream_idx
 from jaxnn.data.sources import fetch, locate
 from jaxnn.layers import initializer
-from jaxnn.plots.panels import lines, panels, save
+from jaxnn.plots.panels import lines, panels
 
 DIGIT = 0
 WINDOW = 2000  # images over which the loss is averaged in the figure
@@ -238,8 +238,7 @@ def run(args: Args) -> None:
     print(f"with {args.hidden} hidden units    {hidden.mean():.2%} +- "
           f"{hidden.std(ddof=1):.2%} ({args.seeds} seeds)")  # fmt: skip
 
-    path = picture("one_digit", "one_digit.png")
-    draw(w, losses, one_losses, many_losses, many, path)
+    figure = draw(w, losses, one_losses, many_losses, many)
     values = {
         "neuron_accuracy": by_hand,
         "neuron_by_graph_accuracy": float(through_graph[0]),
@@ -250,19 +249,18 @@ def run(args: Args) -> None:
         "largest_hidden_memory_megabytes": peak_memory(),
         "seconds": time.perf_counter() - start,
     }
-    record("one_digit", args, values)
-    what_to_see(
+    conclude(
+        "one_digit", args, values, {"one_digit.png": figure},
         """\
   Left: the loss as the images come by. The neuron by hand and the neuron as a graph
   are one curve; the hidden layer is lower by a factor of three. Middle: the neuron's
   weights as an image. Orange pixels speak for a zero, blue ones against: a ring, and
   ink in its middle forbidden. Right: hidden units look for parts; each is a neuron
   like the first.""",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(w, losses, one_losses, many_losses, many: Any, path) -> None:
+def draw(w, losses, one_losses, many_losses, many: Any) -> Any:
     """Loss curves, the neuron's weights, and those of the hidden units."""
     figure, (left, middle, right) = panels(
         3, width=4.0, height=3.5, ratios=(1.15, 0.8, 1.05)
@@ -281,7 +279,7 @@ def draw(w, losses, one_losses, many_losses, many: Any, path) -> None:
           f"loss, mean of {WINDOW:,} images", "Is it a zero?", log=True)  # fmt: skip
     filters(middle, w[:, None], "the neuron's weights")
     filters(right, many["w_hidden"][0], "weights of the hidden units", columns=6)
-    save(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -4,45 +4,34 @@ All functions draw on one panel (`jaxnn.plots.panels.panels`). Class 0 is blue a
 round, class 1 vermilion and a triangle. P points, H hidden units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxnn.errors import JaxnnError
 from jaxnn.plots.panels import BLUE, GRAY, GREEN, INK, RED, SIGNED
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
-_SIDE = 90  # points along each side at which the network is asked
+SIDE = 90  # points along each side at which the network is asked
 
 
-def plane(extent: Extent, side: int = _SIDE) -> np.ndarray:
-    """A square grid of points over `extent`: (side * side, 2), bottom row first."""
+def plane(extent: Extent) -> np.ndarray:
+    """A square grid of points over `extent`: (SIDE * SIDE, 2), bottom row first."""
     left, right, bottom, top = extent
-    across, up = np.linspace(left, right, side), np.linspace(bottom, top, side)
+    across, up = np.linspace(left, right, SIDE), np.linspace(bottom, top, SIDE)
     return np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
 
 
-def regions(
-    ax: Any, score: Callable[[np.ndarray], Any] | np.ndarray, extent: Extent
-) -> None:
+def regions(ax: Any, values: Any, extent: Extent) -> None:
     """Color the plane by the network's answer, and draw the boundary between.
 
     Args:
       ax: the panel.
-      score: a function (P, 2) -> (P,), or its values on `plane(extent)`: above 0 is
-        class 1, below 0 class 0; the color is full from 1 on.
+      values: on `plane(extent)`: above 0 is class 1, below 0 class 0; the color is full
+        from 1 on.
       extent: the part of the plane.
     """
-    values = score(plane(extent)) if callable(score) else score
-    values = np.asarray(values, float)
-    side = round(values.size**0.5)
-    if side * side != values.size:
-        raise JaxnnError(
-            f"regions: got {values.size} values, expected those of plane(extent), a "
-            "square number"
-        )
-    image = values.reshape(side, side)
+    image = np.asarray(values, float).reshape(SIDE, SIDE)
     ax.imshow(
         np.clip(image, -1, 1), cmap=SIGNED, vmin=-1.6, vmax=1.6, extent=extent,
         origin="lower", aspect="auto", interpolation="bilinear", zorder=0,
@@ -91,25 +80,21 @@ def unit_lines(ax: Any, w: np.ndarray, b: np.ndarray, extent: Extent) -> None:
     _window(ax, extent)
 
 
-def bent_grid(
-    ax: Any, lines: Sequence[np.ndarray], color: str = GRAY, width: float = 0.7
-) -> None:
+def bent_grid(ax: Any, lines: Sequence[np.ndarray]) -> None:
     """Lines of points, as they come out of a layer: each (P, 2)."""
     for line in lines:
-        ax.plot(*np.asarray(line).T, color=color, lw=width, zorder=1)
+        ax.plot(*np.asarray(line).T, color=GRAY, lw=0.7, zorder=1)
 
 
-def grid_lines(extent: Extent, count: int = 17, points: int = 80) -> list[np.ndarray]:
-    """`count` straight lines each way over `extent`, each (points, 2), to be bent."""
+def grid_lines(extent: Extent, count: int = 21) -> list[np.ndarray]:
+    """`count` straight lines each way over `extent`, each (80, 2), to be bent."""
     left, right, bottom, top = extent
-    across, up = np.linspace(left, right, points), np.linspace(bottom, top, points)
-    lines = [
-        np.stack([np.full(points, at), up], 1) for at in np.linspace(left, right, count)
+    across, up = np.linspace(left, right, 80), np.linspace(bottom, top, 80)
+    upright = [np.stack([0 * up + at, up], 1) for at in np.linspace(left, right, count)]
+    level = [
+        np.stack([across, 0 * across + at], 1) for at in np.linspace(bottom, top, count)
     ]
-    return lines + [
-        np.stack([across, np.full(points, at)], 1)
-        for at in np.linspace(bottom, top, count)
-    ]
+    return upright + level
 
 
 def _window(ax, extent):

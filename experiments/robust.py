@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import spread
+from experiments.common import in_words, percents, spreads
 from jaxnn import Classifier, attacks, fit, mlp, robustness, serial
 from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
+from jaxnn.plots.panels import lines
 from jaxnn.tree import map_batches
 
 
@@ -128,32 +129,23 @@ def table(*results: dict[str, Any]) -> list[list[str]]:
     """README's table: what every experiment expected, and what it found."""
     rows = [["experiment", "number", "expected", "measured"]]
     for result in results:
-        name = result["experiment"]
-        for i, line in enumerate(result["values"]["expected"]):
-            percent = line.get("percent", True)
-            scale, unit = (100, "%") if percent else (1, "")
-
-            def said(value, scale=scale, unit=unit):
-                return f"{scale * value:.4g}{unit}"
-
-            bounds = [
-                f"{sign} {said(bound)}"
-                for sign, bound in ((">=", line["low"]), ("<=", line["high"]))
-                if bound is not None and np.isfinite(bound)
-            ]
-            measured = said(line["value"])
-            rows.append([
-                "" if i else f"`{name}`", line["what"], ", ".join(bounds),
-                measured if line["passed"] else f"**{measured}**, missed",
-            ])  # fmt: skip
+        name = f"`{result['experiment']}`"
+        for line in result["values"]["expected"]:
+            bounds, number = in_words(line)
+            measured = number if line["passed"] else f"**{number}**, missed"
+            rows.append([name, line["what"], ", ".join(bounds), measured])
+            name = ""
     return rows
 
 
-def percents(values: Any) -> str:
-    """Mean +- standard deviation of shares, in percent."""
-    found = spread(np.atleast_1d(values).tolist())
-    more = f" +- {100 * found['std']:.1f}" if found["n"] > 1 else ""
-    return f"{100 * found['mean']:.1f}{more}"
+def measured(
+    name: str, nets: list[Classifier], measure: Callable[..., dict[str, float]]
+) -> dict[str, dict]:
+    """The spread of each share of `measure(net, seed)`; prints them on a line."""
+    found = spreads([measure(net, seed) for seed, net in enumerate(nets)])
+    shares = "  ".join(f"{n} {percents(v['values'])}%" for n, v in found.items())
+    print(f"{name:<22} {shares}", flush=True)
+    return found
 
 
 def judged(
@@ -200,6 +192,15 @@ def trained(
         seeds=range(first, first + seeds), **options,
     )  # fmt: skip
     return members(net, history, seeds)
+
+
+def over_budget(ax: Any, found: Any, epsilon: float, title: str) -> None:
+    """What `judged` found over the budget; the one trained for is dotted."""
+    curves = {name: 100 * np.asarray(c) for name, c in found.curve.items()}
+    lines(ax, found.epsilons, curves, "epsilon (largest change of a pixel)",
+          "percent right of 500", title)  # fmt: skip
+    ax.axvline(epsilon, color="grey", lw=0.8, ls=":")
+    ax.set_ylim(-2, 102)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -14,7 +14,7 @@ as n devices' work is done by the same cores.
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 DEVICES = (1, 2, 4, 8)
 FLAG = "--xla_force_host_platform_device_count=8"
@@ -28,16 +28,12 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from experiments.collectives import collectives  # noqa: E402
-from experiments.common import Line, main, picture, record, verdicts, what_to_see  # noqa: E402
+from experiments.common import Line, conclude, main, verdicts  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
 from jaxnn.distributed import data_mesh  # noqa: E402
 from jaxnn.distributed.mesh import DataParallel  # noqa: E402
 from jaxnn.losses import softmax_cross_entropy  # noqa: E402
-from jaxnn.plots.panels import (  # noqa: E402
-    lines,
-    panels,
-    save,
-)
+from jaxnn.plots.panels import lines, panels  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -126,18 +122,16 @@ def times(args: Args) -> dict:
 def run(args: Args) -> None:
     """Bytes, times, picture; writes results/scaling.json."""
     values = {"collectives": said(args), "times": times(args)}
-    record("scaling", args, values)
-    path = draw(values)
     ratio = values["collectives"]["plain"]["ratio"]
-    verdicts([Line("bytes a step / parameters' bytes", ratio, 0.9, 1.1)], percent=False)
-    what_to_see(
+    verdicts(Line("bytes a step / parameters' bytes", ratio, 0.9, 1.1), percent=False)
+    conclude(
+        "scaling", args, values, {"scaling.png": draw(values)},
         "  Left: strong scaling should be flat where devices share the cores, weak\n"
         "  should grow with the work. Right: what is below 1 is overhead of dividing.",
-        path,
-    )
+    )  # fmt: skip
 
 
-def draw(values: dict) -> Path:
+def draw(values: dict) -> Any:
     """Times and efficiencies over the number of devices."""
     figure, axes = panels(2, title=f"Simulated devices on {os.cpu_count()} cores")
     for ax, name, label in (
@@ -151,9 +145,7 @@ def draw(values: dict) -> Path:
         lines(ax, np.array(DEVICES), series, "devices", label)
         ax.set_ylim(bottom=0)
         ax.set_xticks(DEVICES)
-    path = picture("scaling", "scaling.png")
-    save(figure, path)
-    return path
+    return figure
 
 
 if __name__ == "__main__":

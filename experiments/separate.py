@@ -32,6 +32,7 @@ of the hidden layers is to make the problem easy for it.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ import numpy as np
 import optax
 
 from experiments.animation import animation
-from experiments.common import main, picture, record, train_many, what_to_see
+from experiments.common import conclude, main, train_many
 from experiments.planes import (
     bent_grid,
     class_points,
@@ -52,7 +53,7 @@ from experiments.planes import (
 from jaxnn import mlp, residual, serial
 from jaxnn.layers import Layer, dense, tanh
 from jaxnn.losses import sigmoid_cross_entropy
-from jaxnn.plots.panels import INK, name_axes, panels, save
+from jaxnn.plots.panels import INK, name_axes, panels
 
 EXTENT = (-2.0, 2.0, -2.0, 2.0)
 BLOCKS = 6
@@ -185,69 +186,55 @@ def learning(found: dict, args: Args) -> Iterator[Any]:
 
 def bending(net: Layer, params, x: np.ndarray, y: np.ndarray) -> Iterator[Any]:
     """The plane on its way through the blocks, a figure a frame."""
-    lines = grid_lines(EXTENT, 21)
-    paths = [positions(net, params, points) for points in [x, *lines]]
-    frames = len(paths[0])
-    for frame in range(frames):
-        block = min(frame // 8 + 1, BLOCKS)
+    ways = [positions(net, params, points) for points in [x, *grid_lines(EXTENT)]]
+    for frame in range(len(ways[0])):
         figure, (ax,) = panels(1, width=4.6, height=4.6)
-        bent_grid(ax, [path[frame] for path in paths[1:]])
-        here = paths[0][frame]
-        if frame == frames - 1:
-            straight_line(ax, params[-1], here)
-        class_points(ax, here, y, size=16)
-        last = frame == frames - 1
+        block = min(frame // 8 + 1, BLOCKS)
+        last = frame == len(ways[0]) - 1
         title = "one straight line is enough" if last else f"block {block} of {BLOCKS}"
+        bent_plane(ax, [way[frame] for way in ways], y, params[-1] if last else None)
         name_axes(ax, "first number of the layer", "second number", title)
-        low, high = here.min(0), here.max(0)
-        margin = 0.25 * (high - low)
-        ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
-        ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
         yield figure
+
+
+def bent_plane(ax, lines: list, y: np.ndarray, last: dict | None) -> None:
+    """The points lines[0] and the grid behind them; where last's w.x + b is 0."""
+    here, *grid = lines
+    bent_grid(ax, grid)
+    if last is not None:
+        w, b = np.asarray(last["w"])[:, 0], float(last["b"][0])
+        foot = -b * w / (w @ w)
+        along = np.array([-w[1], w[0]]) / np.hypot(*w) * np.ptp(here) * 2
+        ax.plot(*np.stack([foot - along, foot + along]).T, color=INK, lw=2.2)
+    class_points(ax, here, y, size=12)
+    low, high = here.min(0), here.max(0)
+    margin = 0.25 * (high - low)
+    ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
 
 
 def positions(net: Layer, params, points: np.ndarray) -> list[np.ndarray]:
     """Where points (P, 2) are on their way: eight steps within each block."""
     path, x = [], jnp.asarray(points, jnp.float32)
     for block, p in zip(net.parts[:BLOCKS], params, strict=False):
-        end = block.forward(p, block.init(jax.random.key(0), (2,))[1], x, train=False)[
-            0
-        ]
+        _, state, _ = block.init(jax.random.key(0), (2,))
+        end, _, _ = block.forward(p, state, x, train=False)
         path += [np.asarray(x + share * (end - x)) for share in np.arange(8) / 8]
         x = end
     return [*path, np.asarray(x)]
 
 
-def straight_line(ax, last: dict, points: np.ndarray) -> None:
-    """Where the last layer's w.x + b is 0."""
-    w, b = np.asarray(last["w"])[:, 0], float(last["b"][0])
-    foot = -b * w / (w @ w)
-    along = np.array([-w[1], w[0]]) / np.hypot(*w) * np.ptp(points) * 2
-    ax.plot(*np.stack([foot - along, foot + along]).T, color=INK, lw=2.2)
-
-
-def stations(net: Layer, params, x, y, path) -> None:
+def stations(net: Layer, params, x, y) -> Any:
     """A still picture of the second film: the plane after blocks 0, 2, 4 and 6."""
-    lines = grid_lines(EXTENT, 21)
-    ways = [positions(net, params, points) for points in [x, *lines]]
-    figure, axes = panels(
-        4, width=3.0, height=3.0, title="The plane, bent by six blocks"
-    )
+    ways = [positions(net, params, points) for points in [x, *grid_lines(EXTENT)]]
+    title = "The plane, bent by six blocks"
+    figure, axes = panels(4, width=3.0, height=3.0, title=title)
     for ax, block in zip(axes, (0, 2, 4, 6), strict=True):
-        here = ways[0][8 * block]
-        bent_grid(ax, [way[8 * block] for way in ways[1:]])
-        class_points(ax, here, y, size=9)
-        if block == BLOCKS:
-            straight_line(ax, params[-1], here)
-        low, high = (
-            here.min(0) - 0.2 * np.ptp(here, 0),
-            here.max(0) + 0.2 * np.ptp(here, 0),
-        )
-        ax.set_xlim(low[0], high[0])
-        ax.set_ylim(low[1], high[1])
+        last = params[-1] if block == BLOCKS else None
+        bent_plane(ax, [way[8 * block] for way in ways], y, last)
         title = f"after {block} blocks" if block else "the input"
         name_axes(ax, "first number", "second number", title)
-    save(figure, path)
+    return figure
 
 
 def run(args: Args) -> None:
@@ -272,13 +259,16 @@ def run(args: Args) -> None:
             f"{(shares > 0.99).sum():>2} of {len(shares)} seeds separate (> 99%)"
         )
 
-    films = picture("separate", "learning.gif"), picture("separate", "bending.gif")
-    animation(learning(found, args), films[0], seconds_per_frame=0.15)
-    first = int((right > 0.99).argmax())
-    params = at(trained.params, first)
-    animation(bending(net, params, x, y), films[1], seconds_per_frame=0.12)
-    still = picture("separate", "bending.png")
-    stations(net, params, x, y, still)
+    params = at(trained.params, int((right > 0.99).argmax()))
+    pictures = {
+        "learning.gif": partial(
+            animation, learning(found, args), seconds_per_frame=0.15
+        ),
+        "bending.gif": partial(
+            animation, bending(net, params, x, y), seconds_per_frame=0.12
+        ),
+        "bending.png": stations(net, params, x, y),
+    }  # fmt: skip
     values = {
         name: {
             "right_mean": float(shares.mean()), "right_best": float(shares.max()),
@@ -286,19 +276,16 @@ def run(args: Args) -> None:
         }
         for name, shares in rates.items()
     }  # fmt: skip
-    record(
-        "separate", args, {"networks": values, "seconds": time.perf_counter() - start}
-    )
-    what_to_see(
+    values = {"networks": values, "seconds": time.perf_counter() - start}
+    conclude(
+        "separate", args, values, pictures,
         f"""\
   learning.gif: the best of {args.seeds} seeds as it learns; the count says how many of
   them separate the classes. Two units: two lines, too few even for the moons. Three: a
   triangle closes around the inner ring, a bend follows the moons; spirals need more.
   bending.gif: the plane with its grid goes through six blocks. Watch the arms uncurl:
   no line of the grid is cut, but at the end one straight line separates them.""",
-        *films,
-        still,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

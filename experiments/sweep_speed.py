@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.common import Line, conclude, main, verdicts
+from experiments.pictures import bars
 from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.group import train_group
@@ -29,6 +30,7 @@ from jaxnn.app.points import Group, grouped, sweep_points
 from jaxnn.app.sweep import MAX_PARALLEL
 from jaxnn.app.train import train_in
 from jaxnn.data import load
+from jaxnn.plots.panels import panels
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,9 @@ def run(args: Args) -> None:
     data = load("mnist")
     facts = facts_of(data)
     base = TrainConfig(
-        layers=("30",),
-        epochs=args.epochs,
-        seeds=args.seeds,
-        quiet=True,
+        layers=("30",), epochs=args.epochs, seeds=args.seeds, quiet=True,
         keep_checkpoints=0,
-    )
+    )  # fmt: skip
     axes = {"lr": list(args.lr), "l2": list(args.l2)}
     points = sweep_points(base, axes, None)
     side_by_side(points[:1], data, facts)  # warm-up of both ways
@@ -95,49 +94,38 @@ def run(args: Args) -> None:
     print(f"{len(points)} side by side: {swept:.0f} s, {compiles} compiles", flush=True)
     alone, turned, trained = in_turn(points, data, facts)
     print(f"{len(points)} in turn: {turned:.0f} s, {trained:.0f} s of them training")
-    apart = {
-        lr: [abs(together[p.number] - alone[p.number])
-             for p in points if p.config.lr == lr]
-        for lr in args.lr
-    }  # fmt: skip
     print("\nlr, validation accuracy side by side and alone, largest difference")
     rows = {}
     for lr in args.lr:
         mine = [p.number for p in points if p.config.lr == lr]
-        rows[f"{lr:g}"] = {
+        rows[f"{lr:g}"] = row = {
             "side_by_side": float(np.mean([together[n] for n in mine])),
             "alone": float(np.mean([alone[n] for n in mine])),
-            "largest_difference": float(max(apart[lr])),
+            "largest_difference": float(max(abs(together[n] - alone[n]) for n in mine)),
         }
-        print(f"  {lr:<8g}" + "  ".join(f"{100 * v:.2f}%" for v in
-                                        rows[f"{lr:g}"].values()))  # fmt: skip
-    lines = verdicts([
-        Line("throughput of the sweep / runs in turn", turned / swept, 3.0),
-        Line("programs compiled", compiles, high=1),
-        Line("mean accuracy, difference in points", 100 * abs(
-            float(np.mean(list(together.values())) - np.mean(list(alone.values())))),
-            high=0.2),
-    ], percent=False)  # fmt: skip
-    path = picture("sweep_speed", "sweep_speed.png")
-    draw({"a sweep": swept, "runs in turn": turned, "their training alone": trained},
-         len(points), path)  # fmt: skip
-    record("sweep_speed", args, {
+        print(f"  {lr:<8g}" + "  ".join(f"{100 * v:.2f}%" for v in row.values()))
+    gap = abs(float(np.mean(list(together.values())) - np.mean(list(alone.values()))))
+    values = {
         "points": len(points), "sweep_seconds": swept, "in_turn_seconds": turned,
         "in_turn_training_seconds": trained, "throughput": turned / swept,
         "against_training_alone": trained / swept, "compiles": compiles,
-        "by_lr": rows, "expected": lines,
-    })  # fmt: skip
-    what_to_see("  Most of what a sweep saves is compiling.", path)
-
-
-def draw(seconds: dict[str, float], points: int, path: Path) -> None:
-    """Bars."""
-    from experiments.pictures import bars
-    from jaxnn.plots.panels import panels, save
-
+        "by_lr": rows, "expected": verdicts(
+            Line("throughput of the sweep / runs in turn", turned / swept, 3.0),
+            Line("programs compiled", compiles, high=1),
+            Line("mean accuracy, difference in points", 100 * gap, high=0.2),
+            percent=False,
+        ),
+    }  # fmt: skip
     figure, (ax,) = panels(1, width=5.6, height=2.8)
-    bars(ax, seconds, "seconds", f"{points} networks of 784-30-10", marked=["a sweep"])
-    save(figure, path)
+    seconds = {
+        "a sweep": swept,
+        "runs in turn": turned,
+        "their training alone": trained,
+    }
+    title = f"{len(points)} networks of 784-30-10"
+    bars(ax, seconds, "seconds", title, marked=["a sweep"])
+    conclude("sweep_speed", args, values, {"sweep_speed.png": figure},
+             "  Most of what a sweep saves is compiling.")  # fmt: skip
 
 
 if __name__ == "__main__":

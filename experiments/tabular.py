@@ -38,12 +38,10 @@ class Encoder:
     Attributes:
       numbers: how each numeric column is filled and scaled.
       categories: the known categories of each one-hot column, in feature order.
-      unknown: "error" or "zeros", what a category that was not seen becomes.
     """
 
     numbers: dict[str, Number]
     categories: dict[str, tuple[str, ...]]
-    unknown: str
 
     @property
     def names(self) -> list[str]:
@@ -70,8 +68,7 @@ class Encoder:
             parts += [gaps.astype(float)] * number.flag
         for column, known in self.categories.items():
             where = f"column {column!r} of {table.name}"
-            rows = one_hot(as_text(table[column]), known, where, self.unknown)
-            parts += list(rows.T)
+            parts += list(one_hot(as_text(table[column]), known, where).T)
         return np.stack(parts, 1)
 
 
@@ -81,7 +78,6 @@ def fit_encoder(
     numbers: Sequence[str] = (),
     categories: Sequence[str] | Mapping[str, Sequence[str]] = (),
     flag_missing: bool = False,
-    unknown: str = "error",
 ) -> Encoder:
     """Learn from the rows of `table` how to turn columns into numbers.
 
@@ -91,14 +87,10 @@ def fit_encoder(
       categories: columns to make one-hot. Their categories are those of the rows,
         sorted, "" (missing) included if it occurs; a mapping gives them itself.
       flag_missing: add a 0/1 feature for each numeric column with gaps.
-      unknown: what a category that was not learned does when encoding: "error" raises,
-        "zeros" leaves all its columns 0.
 
     Raises:
       JaxnnError: an unknown column, a numeric one that is text or has no value at all.
     """
-    if unknown not in ("error", "zeros"):
-        raise JaxnnError(f"fit_encoder: got unknown={unknown!r}; valid: error, zeros")
     if not (len(numbers) or len(categories)):
         raise JaxnnError("fit_encoder: got no columns, expected at least one")
     if not len(table):
@@ -108,31 +100,21 @@ def fit_encoder(
         known = {name: tuple(map(str, c)) for name, c in categories.items()}
     else:
         known = {c: tuple(sorted(set(as_text(table[c]).tolist()))) for c in categories}
-    return Encoder(learnt, known, unknown)
+    return Encoder(learnt, known)
 
 
 def one_hot(
-    values: Sequence[str] | np.ndarray,
-    categories: Sequence[str],
-    where: str = "one_hot",
-    unknown: str = "error",
+    values: Sequence[str] | np.ndarray, categories: Sequence[str], where: str
 ) -> np.ndarray:
-    """Row i has its 1 in the column of values[i]: float64 (N, len(categories)).
-
-    >>> one_hot(["b", "a"], ["a", "b"]).tolist()
-    [[0.0, 1.0], [1.0, 0.0]]
-
-    Raises:
-      JaxnnError: a value is none of the categories, unless `unknown` is "zeros".
-    """
+    """Row i has its 1 in the column of values[i]: float64 (N, len(categories))."""
     rows = np.asarray(values)[:, None] == np.asarray(categories)[None, :]
     strange = ~rows.any(1)
-    if strange.any() and unknown != "zeros":
+    if strange.any():
         first = int(strange.argmax())
         raise JaxnnError(
             f"{where}: got {str(values[first])!r} in row {first}, expected one of "
-            f"{', '.join(map(repr, map(str, categories)))}. Add the category, or "
-            'encode with unknown="zeros".'
+            f"{', '.join(map(repr, map(str, categories)))}. Give the categories as a "
+            "mapping that has it."
         )
     return rows.astype(float)
 

@@ -34,19 +34,20 @@ who died; how often did the survivor get the higher probability?
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, spread, train_many, what_to_see
+from experiments.common import conclude, main, spread, train_many
 from experiments.pictures import calibration, calibration_bins, strips
 from experiments.tabular import fit_encoder, stratified_folds
 from jaxnn import mlp
 from jaxnn.data.table import Table, find_table, read_csv
 from jaxnn.losses import nll, softmax_cross_entropy
-from jaxnn.plots.panels import COLORS, INK, lines, name_axes, panels, save, show_legend
+from jaxnn.plots.panels import COLORS, INK, lines, name_axes, panels, show_legend
 from jaxnn.regularize import l2
 
 FOLDS = 5
@@ -218,15 +219,14 @@ def run(args: Args) -> None:
 
     said = whole(folds, ways["network (jaxnn)"])
     gaps = [calibration_bins(p, survived)[3] for p in said]
-    path = picture("titanic", "titanic.png")
-    draw(folds, ask, said, values, path)
+    pictures = {"titanic.png": draw(folds, ask, said, values)}
     facts = {
         "calibration_error": spread(gaps), "two_ways": same, "folds": FOLDS,
         "passengers": len(people), "missing": people.missing(),
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
-    record("titanic", args, {"ways": values} | facts, ("scikit-learn",))
-    what_to_see(
+    conclude(
+        "titanic", args, {"ways": values} | facts, pictures,
         """\
   "Women and children first", by class. Top left: the chance the networks give someone
   who travels alone, by age (band: spread over 100 networks): sex matters most, then
@@ -235,8 +235,8 @@ def run(args: Args) -> None:
   Top right: what happened (bars) and what the networks had said of passengers they did
   not know (diamonds). Bottom left: the dots lie near the diagonal, so 70% means seventy
   of a hundred. Bottom right: what the bend is worth.""",
-        path,
-    )
+        more_packages=("scikit-learn",),
+    )  # fmt: skip
 
 
 def whole(folds: Folds, probabilities: list[np.ndarray]) -> np.ndarray:
@@ -247,7 +247,7 @@ def whole(folds: Folds, probabilities: list[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def draw(folds: Folds, ask, said: np.ndarray, values: dict, path) -> None:
+def draw(folds: Folds, ask, said: np.ndarray, values: dict) -> Any:
     """Who survives, calibration and scores."""
     people, survived = folds.people, folds.survived
     title = f"Who survived the Titanic? {len(people):,} passengers, each tested unseen"
@@ -277,7 +277,7 @@ def draw(folds: Folds, ask, said: np.ndarray, values: dict, path) -> None:
     scores = {n: v["auc"]["values"] for n, v in values.items()}
     strips(axes[3], scores, "AUC (0.5: guessing, 1: perfect), mean of five folds",
            "a dot a seed", form=".3f", marked=["network (jaxnn)"])  # fmt: skip
-    save(figure, path)
+    return figure
 
 
 def _by_age(folds: Folds, ask, ages: np.ndarray, pclass: str, sex: str) -> np.ndarray:

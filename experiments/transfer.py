@@ -11,10 +11,11 @@ plain network take most of another's accuracy and little of the PGD-trained one'
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from experiments.common import Line, main, picture, record, verdicts, what_to_see
+from experiments.common import Line, conclude, main, verdicts
 from experiments.robust import checks_json, digits, judged, trained
 from jaxnn import defenses, mlp
 from jaxnn.plots.robustness import transfer
@@ -65,28 +66,24 @@ def run(args: Args) -> None:
     for name, row in zip(KINDS, mean, strict=True):
         print(f"{name:<16}" + "".join(f"{100 * v:>15.1f}" for v in row))
     checks = judged(nets["PGD-7 .1"][0], data, args.epsilon, "PGD-7 .1")
-    away = mean - np.diag(mean)[None]
-    lines = verdicts([
-        Line("smallest entry of a column minus its diagonal", float(away.min()),
-             -0.005),
-    ])  # fmt: skip
-    path = picture("transfer", "transfer.png")
-    transfer(
-        mean, list(KINDS), path,
-        title=f"Accuracy under each other's examples (mean of {args.seeds})",
-    )  # fmt: skip
-    record("transfer", args, {
+    smallest = float((mean - np.diag(mean)[None]).min())
+    lines = verdicts(
+        Line("smallest entry of a column minus its diagonal", smallest, -0.005)
+    )
+    values = {
         "names": list(KINDS), "matrix": mean.tolist(),
         "matrices": np.asarray(matrices).tolist(),
         "k9": [c._asdict() for c in k9], "test_images": len(data.y),
         "expected": lines, "checks": checks_json(checks),
-    })  # fmt: skip
-    what_to_see(
+    }  # fmt: skip
+    title = f"Accuracy under each other's examples (mean of {args.seeds})"
+    conclude(
+        "transfer", args, values,
+        {"transfer.png": partial(transfer, mean, list(KINDS), title=title)},
         """\
   Read a column from top to bottom: the same network under everybody's examples. The
   bold entry, its own, is the smallest; where it is not, the gradient is masked.""",
-        path,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

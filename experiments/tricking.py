@@ -30,13 +30,13 @@ import optax
 
 from experiments.common import (
     Line,
+    conclude,
     main,
-    picture,
-    record,
-    spread,
+    percents,
+    spreads,
     verdicts,
-    what_to_see,
 )
+from experiments.pictures import bars
 from experiments.robust import (
     Digits,
     accuracy,
@@ -44,13 +44,13 @@ from experiments.robust import (
     digits,
     judged,
     members,
-    percents,
     worst_case,
 )
-from jaxnn import Classifier, attacks, fit, mlp
+from jaxnn import Classifier, attacks, fit, mlp, plots
 from jaxnn.data import Split, stratified_sample, unit_images
 from jaxnn.layers import Layer
 from jaxnn.losses import quadratic, softmax_cross_entropy
+from jaxnn.plots.panels import panels
 
 
 @dataclass(frozen=True)
@@ -184,72 +184,63 @@ def run(args: Args) -> None:
     plain = train(data.train, args.seeds, args.epochs)
     second = train(data.train, args.seeds, args.epochs, first=100)
     narrow = train(data.train, args.seeds, args.epochs, init="lecun")
-    rows, retrained = [], []
-    for seed in range(args.seeds):
-        found, cured = measure(
-            plain[seed], second[seed], narrow[seed], data, args, seed
-        )
+    rows, cured = [], []
+    for seed, nets in enumerate(zip(plain, second, narrow, strict=True)):
+        found, retrained = measure(*nets, data, args, seed)
         rows.append(found)
-        retrained.append(cured)
+        cured.append(retrained)
         print(f"seed {seed}: " + ", ".join(
             f"{n} {100 * v:.1f}" for n, v in found.items()), flush=True)  # fmt: skip
-    table = {n: spread([r[n] for r in rows]) for n in rows[0]}
-    print()
+    table = spreads(rows)
     for name, values in table.items():
         shown = f"{percents(values['values'])}%"
         if name.startswith("gradient"):
             shown = f"{values['mean']:.3g} long"
         print(f"  {name:<32}{shown}")
     checks = {
-        name: judged(replace(retrained[0], net=net), data, args.epsilon, name)
+        name: checks_json(judged(replace(cured[0], net=net), data, args.epsilon, name))
         for name, net in (("retrained, outputs of its sigmoid", NET),
                           ("retrained, its logits", LOGITS))
     }  # fmt: skip
-    gain = table["static_retrained"]["mean"] - table["static_second"]["mean"]
-    lines = verdicts([
-        Line("targeted success, quadratic", table["success_quadratic"]["mean"],
-             0.43, 0.63),
-        Line("targeted success, cross-entropy", table["success_entropy"]["mean"], 0.99),
-        Line("retrained minus a plain one, static set", gain, high=0.05),
-        Line("retrained, white-box PGD-40", table["white_box_retrained"]["mean"],
-             high=0.45),
-    ])  # fmt: skip
-    mean = {name: 100 * values["mean"] for name, values in table.items()}
-    lengths = [table[f"gradient_to_the_goal_{name}"]["mean"]
-               for name in ("quadratic", "entropy")]  # fmt: skip
+    mean = {name: values["mean"] for name, values in table.items()}
+    lines = verdicts(
+        Line("targeted success, quadratic", mean["success_quadratic"], 0.43, 0.63),
+        Line("targeted success, cross-entropy", mean["success_entropy"], 0.99),
+        Line("retrained minus a plain one, static set",
+             mean["static_retrained"] - mean["static_second"], high=0.05),
+        Line("retrained, white-box PGD-40", mean["white_box_retrained"], high=0.45),
+    )  # fmt: skip
     verdict = (
         "Not cured. The attack fails half of the time because the quadratic cost of a "
-        f"saturated sigmoid has a gradient {lengths[0]:.2g} long where cross-entropy's "
-        f"is {lengths[1]:.2g}: the pull back to the picture wins. On the static set "
-        f"the retrained network gets {mean['static_retrained']:.1f}%, a plain one that "
-        f"never saw an example {mean['static_second']:.1f}%; through its own gradient "
-        f"{mean['white_box_retrained']:.1f}% are left."
+        "saturated sigmoid has a gradient "
+        f"{mean['gradient_to_the_goal_quadratic']:.2g} long where cross-entropy's "
+        f"is {mean['gradient_to_the_goal_entropy']:.2g}: the pull back to the picture "
+        "wins. On the static set the retrained network gets "
+        f"{100 * mean['static_retrained']:.1f}%, a plain one that never saw an example "
+        f"{100 * mean['static_second']:.1f}%; through its own gradient "
+        f"{100 * mean['white_box_retrained']:.1f}% are left."
     )
     print(f"\n{verdict}")
-    paths = [picture("tricking", f) for f in ("tricking.png", "pictures.png")]
-    draw(table, paths[0])
-    gallery(plain[0], data, paths[1])
-    record("tricking", args, {
-        "table": table, "expected": lines, "verdict": verdict,
-        "checks": {n: checks_json(c) for n, c in checks.items()},
-    })  # fmt: skip
-    what_to_see(
+    pictures = {
+        "tricking.png": draw(mean),
+        "pictures.png": lambda path: gallery(plain[0], data, path),
+    }
+    conclude(
+        "tricking", args,
+        {"table": table, "expected": lines, "verdict": verdict, "checks": checks},
+        pictures,
         """\
   Left: the same network, attacked through two losses, for two starts of its weights.
   Right: on pictures made for another network everybody looks cured.""",
-        *paths,
-    )
+    )  # fmt: skip
 
 
-def draw(table, path) -> None:
+def draw(mean: dict[str, float]) -> Any:
     """Two panels of bars."""
-    from experiments.pictures import bars
-    from jaxnn.plots.panels import panels, save
-
     figure, axes = panels(2, width=4.8, height=3.9, title="Tricking 784-30-10")
 
     def values(**names):
-        return {w.replace("_", " "): 100 * table[n]["mean"] for w, n in names.items()}
+        return {word.replace("_", " "): 100 * mean[n] for word, n in names.items()}
 
     bars(axes[0], values(
         targets_reached_quadratic_cost="success_quadratic",
@@ -265,7 +256,7 @@ def draw(table, path) -> None:
         PGD_on_the_plain="white_box_plain",
     ), "percent right", "is it cured?", form=".1f",
         marked=["PGD on the retrained", "PGD on the plain"])  # fmt: skip
-    save(figure, path)
+    return figure
 
 
 def gallery(net: Classifier, data: Digits, path) -> None:
@@ -273,8 +264,6 @@ def gallery(net: Classifier, data: Digits, path) -> None:
 
     The lesson's attack has no box; here pixels stay in [0, 1], to be shown.
     """
-    from jaxnn import plots
-
     rows = stratified_sample(data.y, 400, 0)
     x, y, goal = data.x[rows], data.y[rows], goals(data.y[rows], 0)
     made, _ = tricked(net, x, goal, 0, softmax_cross_entropy, box=(0.0, 1.0))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 Program = Callable[[int], Any]  # epoch number -> when it has finished
@@ -44,6 +45,16 @@ def ratio(found: dict, slow: str, fast: str) -> float:
     """Median over rounds of seconds of `slow` / seconds of `fast` in that round."""
     pairs = zip(found[slow]["seconds"], found[fast]["seconds"], strict=True)
     return float(np.median([a / b for a, b in pairs]))
+
+
+def seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Median time of a call, after two that warm up."""
+    found = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return float(np.median(found[2:]))
 
 
 def _timed(program: Program, number: int, pause: float) -> float:

@@ -45,13 +45,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import main, picture, record, train_many, what_to_see
+from experiments.common import conclude, main, train_many
 from experiments.pictures import stacked
 from experiments.planes import class_points, plane, regions, unit_lines
 from jaxnn import graph, mlp, rules
 from jaxnn.layers import Layer
 from jaxnn.losses import mse, quadratic
-from jaxnn.plots.panels import COLORS, name_axes, panels, save, set_scales
+from jaxnn.plots.panels import COLORS, name_axes, panels, set_scales
 
 CORNERS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])  # (4, 2)
 XOR = np.array([[0], [1], [1], [0]])  # (4, 1)
@@ -304,11 +304,10 @@ def run(args: Args) -> None:
         kinds[name], values["settings"][name] = explain(s, args, runs[name])
         counts = [values["settings"][name][kind] for kind in KINDS]
         print(f"{name:<14}" + "".join(f"{count:>17}" for count in counts))
-    path = picture("xor", "xor.png")
-    draw(kinds, runs, args, path)
+    figure = draw(kinds, runs, args)
     values["seconds"] = time.perf_counter() - start
-    record("xor", args, values)
-    what_to_see(
+    conclude(
+        "xor", args, values, {"xor.png": figure},
         """\
   Top: the color is the answer, the black line where it changes, the dashed green lines
   where a hidden unit changes sign. Solved: two nearly parallel lines cut out a band
@@ -320,8 +319,7 @@ def run(args: Args) -> None:
   network first stands on a plateau, then falls: units that start near 0 go where they
   are needed; in the textbook's start they lie where chance put them. Right: what became
   of all starts.""",
-        path,
-    )
+    )  # fmt: skip
 
 
 # ---- the picture
@@ -330,7 +328,7 @@ FATE = (COLORS[2], COLORS[3], COLORS[6], COLORS[4], COLORS[1])  # of KINDS
 SHOWN = (("recommended", 0), ("textbook", 4), ("relu", 2))  # setting, kind
 
 
-def draw(kinds: dict, runs: dict, args: Args, path) -> None:
+def draw(kinds: dict, runs: dict, args: Args) -> Any:
     """Solved and failed networks, losses of many seeds, and the kinds of failure."""
     title = f"XOR, {args.seeds:,} times: 2-2-1"
     figure, axes = panels(3, 2, width=3.7, height=3.2, title=title)
@@ -353,7 +351,7 @@ def draw(kinds: dict, runs: dict, args: Args, path) -> None:
         for name, kind in kinds.items()
     }
     stacked(axes[5], counts, FATE, "share of the starts (%)", "what became of them")
-    save(figure, path)
+    return figure
 
 
 def one_network(ax, setting: Setting, trained, found: np.ndarray) -> None:

@@ -1,10 +1,9 @@
 """The ideas of `experiments.design_choices`, a file each, and what they share.
 
 Read them in this order: layout, initialisers, keeping, optimisers, nested. Each has
-`measure(args)`, which prints what it finds, draws a picture and returns the numbers.
+`measure(args)`, which prints what it finds and returns the numbers and the pictures.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.turns import seconds
 from jaxnn.data import load
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import batch_order
 
-NAME = "design_choices"
 RATE_SEED = 100  # learning rates are chosen with this start, results use others
 
 
@@ -130,10 +129,5 @@ def _share_right(net, params, state, x, y):
 
 
 def milliseconds(work: Callable[[], Any], times: int = 15) -> float:
-    """Median time of a call after two warm-up calls; waits for the result."""
-    seconds = []
-    for _ in range(times + 2):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(seconds[2:]))
+    """Median time of a call."""
+    return 1e3 * seconds(work, times)

@@ -27,7 +27,6 @@ import numpy as np
 import optax
 
 from experiments.choices import (
-    NAME,
     Digits,
     accuracies,
     best_rate,
@@ -35,10 +34,10 @@ from experiments.choices import (
     learner,
     smoothed,
 )
-from experiments.common import picture, spread
+from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.layers import Layer
-from jaxnn.plots.panels import lines, panels, save, show_legend
+from jaxnn.plots.panels import lines, panels, show_legend
 
 DEPTH, WIDTH = 8, 50
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003)
@@ -94,8 +93,8 @@ def learning(
     return {"rate": rate, "losses": runs.losses, "accuracy": spread(right)}
 
 
-def measure(args: Any) -> dict:
-    """How fast each start learns, and sizes by layer; draws initialisers.png."""
+def measure(args: Any) -> tuple[dict, dict]:
+    """How fast each start learns, and sizes by layer; a figure."""
     data = digits(args)
     few = data.x[:256]
     net = network("he")  # the others differ from it in their first parameters only
@@ -115,8 +114,7 @@ def measure(args: Any) -> dict:
         print(f"  {name:<18}{first:>20.2g}{last:>12.2g}"
               f"{by_layer_tanh[name].mean(0)[-1]:>12.2g}{found[name]['rate']:>8g}"
               f"{right['mean']:>10.1%} ± {right['std']:.1%}")  # fmt: skip
-    draw(found, by_layer, args)
-    return {
+    values = {
         name: {
             "rate": f["rate"], "accuracy": f["accuracy"],
             "size_by_layer_relu": by_layer[name].mean(0).tolist(),
@@ -124,9 +122,10 @@ def measure(args: Any) -> dict:
         }
         for name, f in found.items()
     }  # fmt: skip
+    return values, {"initialisers.png": draw(found, by_layer, args)}
 
 
-def draw(found: dict, by_layer: dict, args: Any) -> None:
+def draw(found: dict, by_layer: dict, args: Any) -> Any:
     """Sizes by layer, and loss curves."""
     title = f"Where weights start: {DEPTH} hidden layers of {WIDTH} relu units"
     figure, (left, right) = panels(2, width=4.7, height=3.7, title=title)
@@ -146,4 +145,4 @@ def draw(found: dict, by_layer: dict, args: Any) -> None:
           f"learning, {args.seeds} seeds, best of {len(RATES)} rates",
           legend=False)  # fmt: skip
     right.set_ylim(0, 3)
-    save(figure, picture(NAME, "initialisers.png"))
+    return figure

@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices import NAME, milliseconds
-from experiments.common import picture
+from experiments.choices import milliseconds
 from experiments.pictures import bars
 from jaxnn import Layer, Rule, remat, rules, serial, stack
 from jaxnn.layers import dense, pointwise
-from jaxnn.plots.panels import panels, save
+from jaxnn.plots.panels import panels
 
 DEPTH, GROUP = 16, 4
 WAYS = ("keep the output", "keep the input", "recompute")
@@ -115,8 +114,8 @@ def in_xla(net: Layer, x, dh) -> tuple[float, float]:
     return memory.temp_size_in_bytes / 1e6, milliseconds(lambda: program(params, x, dh))
 
 
-def measure(args: Any) -> dict:
-    """Bytes and time of the three ways; draws keeping.png."""
+def measure(args: Any) -> tuple[dict, dict]:
+    """Bytes and time of the three ways; a figure."""
     rng = np.random.default_rng(0)
     width, batch = args.width, args.rows
     x, dh = rng.normal(size=(2, batch, width)).astype(np.float32)
@@ -141,11 +140,10 @@ def measure(args: Any) -> dict:
             f"{found[way][f'{where}_milliseconds']:>8.1f} ms"
             for where in ("numpy", "xla")
         ))  # fmt: skip
-    draw(found, width, batch)
-    return found
+    return found, {"keeping.png": draw(found, width, batch)}
 
 
-def draw(found: dict, width: int, batch: int) -> None:
+def draw(found: dict, width: int, batch: int) -> Any:
     """Bytes and times as bars."""
     title = (
         f"What the way back needs: {DEPTH} layers of {width} tanh units, batch {batch}"
@@ -163,4 +161,4 @@ def draw(found: dict, width: int, batch: int) -> None:
         }
         marked = [n for n in values if n.endswith("XLA")]
         bars(ax, values, name, form=".1f", marked=marked)
-    save(figure, picture(NAME, "keeping.png"))
+    return figure

@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.choices import NAME, Digits, digits, milliseconds
-from experiments.common import picture
+from experiments.choices import Digits, digits, milliseconds
 from experiments.pictures import bars
-from jaxnn.plots.panels import panels, save
+from jaxnn.plots.panels import panels
 
 HIDDEN, CLASSES = 128, 10
 
@@ -69,11 +68,13 @@ def turned(params):
     return tuple(np.ascontiguousarray(p.T) for p in params)
 
 
-def measure(args: Any) -> dict:
-    """Times of both layouts, and of one sample at a time; draws layout.png."""
+def measure(args: Any) -> tuple[dict, dict]:
+    """Times of both layouts, and of one sample at a time; a figure."""
     data = digits(args)
     order = np.random.default_rng(1).permutation(len(data.x))[: args.batch]
-    return draw(layouts(data, order), one_by_one(data, order))
+    layout, looped = layouts(data, order), one_by_one(data, order)
+    values = {"layout": layout, "loop": looped}
+    return values, {"layout.png": draw(layout, looped)}
 
 
 def layouts(data: Digits, rows: np.ndarray) -> dict:
@@ -152,7 +153,7 @@ def one_by_one(data: Digits, rows: np.ndarray) -> dict:
     return {"milliseconds": found, "largest_difference": float(gap), "batch": n}
 
 
-def draw(layout: dict, looped: dict) -> dict:
+def draw(layout: dict, looped: dict) -> Any:
     """Both as bars."""
     n = looped["batch"]
     title = f"784-128-10, one step on {n} images: same gradient, other times"
@@ -163,6 +164,4 @@ def draw(layout: dict, looped: dict) -> dict:
     loops = [name for name in looped["milliseconds"] if "loop" in name]
     bars(right, looped["milliseconds"], "milliseconds (log scale)",
          "at once, or one by one (a loop)", log=True, marked=loops)  # fmt: skip
-    path = picture(NAME, "layout.png")
-    save(figure, path)
-    return {"layout": layout, "loop": looped}
+    return figure

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.choices import NAME, accuracies, best_rate, digits, learner, smoothed
-from experiments.common import picture, spread
+from experiments.choices import accuracies, best_rate, digits, learner, smoothed
+from experiments.common import spread
 from experiments.pictures import bars
 from jaxnn import Layer, compare_gradients, rules
 from jaxnn.combine import mlp, parallel, serial
@@ -29,7 +29,7 @@ from jaxnn.costs import count_parameters
 from jaxnn.layers import relu, reshape
 from jaxnn.layers.core import shaped
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines, panels, save
+from jaxnn.plots.panels import lines, panels
 
 QUARTERS = {
     "upper left": (slice(0, 14), slice(0, 14)),
@@ -62,8 +62,8 @@ def silenced(params: Any, quarter: int) -> Any:
     return shape, (*readers[:quarter], quiet, *readers[quarter + 1 :]), between, judge
 
 
-def measure(args: Any) -> dict:
-    """Both networks on the same images; draws nested.png."""
+def measure(args: Any) -> tuple[dict, dict]:
+    """Both networks on the same images; a figure."""
     data = digits(args)
     nets = {
         "four readers and a judge": readers_and_judge(),
@@ -89,8 +89,8 @@ def measure(args: Any) -> dict:
     print(f"  gradient of the nested network against jax.grad: {gap:.0e}")
     for name, shares in without.items():
         print(f"  without the reader at the {name:<12}{shares['mean']:>7.1%}")
-    draw(curves, found, without, args)
-    return {"networks": found, "without": without, "gradient_difference": gap}
+    values = {"networks": found, "without": without, "gradient_difference": gap}
+    return values, {"nested.png": draw(curves, found, without, args)}
 
 
 def without_each(net: Layer, params: Any, data: Any) -> dict:
@@ -112,7 +112,7 @@ def check(net: Layer, data: Any) -> float:
     return float(report.worst.max_relative)
 
 
-def draw(curves: dict, found: dict, without: dict, args: Any) -> None:
+def draw(curves: dict, found: dict, without: dict, args: Any) -> Any:
     """Loss curves, and what each reader is worth."""
     figure, (left, right) = panels(
         2, width=4.7, height=3.7, title="A network of networks, and one of equal size"
@@ -129,4 +129,4 @@ def draw(curves: dict, found: dict, without: dict, args: Any) -> None:
     marked = [name for name in shares if name.startswith("without")]
     bars(right, shares, "right answers (% of 10,000 test images)", form=".1f",
          marked=marked)  # fmt: skip
-    save(figure, picture(NAME, "nested.png"))
+    return figure

@@ -24,6 +24,7 @@ bottom that bends and hardly falls towards its lowest point (1, 1). By the chain
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,14 +34,13 @@ import optax
 
 from experiments.animation import animation
 from experiments.choices import (
-    NAME,
     accuracies,
     best_rate,
     digits,
     learner,
     smoothed,
 )
-from experiments.common import picture, spread
+from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.plots.panels import (
@@ -50,7 +50,6 @@ from jaxnn.plots.panels import (
     lines,
     name_axes,
     panels,
-    save,
     show_legend,
 )
 
@@ -96,7 +95,7 @@ def on_digits(args: Any) -> dict:
     return found
 
 
-def draw_digits(learnt: dict, args: Any) -> None:
+def draw_digits(learnt: dict, args: Any) -> Any:
     """Loss curves, and the same divided by SGD's on the same batches."""
     title = f"784-30-10: {args.seeds} seeds, each optimizer at the best of five rates"
     figure, (left, right) = panels(2, width=4.9, height=3.9, title=title)
@@ -111,7 +110,7 @@ def draw_digits(learnt: dict, args: Any) -> None:
     shares = {name: losses / sgd[None] for name, losses in curves.items()}
     lines(right, steps, shares, unit, "loss / mean loss of SGD in the same steps",
           "below 1: faster than SGD", legend=False)  # fmt: skip
-    save(figure, picture(NAME, "optimisers.png"))
+    return figure
 
 
 # ---- a valley
@@ -192,19 +191,19 @@ def film(found: dict, frames: int) -> Iterator[Any]:
         yield figure
 
 
-def measure(args: Any) -> dict:
-    """The network, then the valley; draws optimisers.png and valley.gif."""
-    learnt = on_digits(args)
-    draw_digits(learnt, args)
-    walked = in_valley(args.valley_steps)
+def measure(args: Any) -> tuple[dict, dict]:
+    """The network, then the valley; a figure and a film."""
+    learnt, walked = on_digits(args), in_valley(args.valley_steps)
     for way, f in walked.items():
         print(f"  valley: {way:<10} rate {f['rate']:<8.2g} ends "
               f"{f['distance_at_the_end']:.1e} from the lowest point")  # fmt: skip
-    animation(film(walked, args.frames), picture(NAME, "valley.gif"),
-              seconds_per_frame=0.15)  # fmt: skip
-    return {
+    walking = partial(animation, film(walked, args.frames), seconds_per_frame=0.15)
+    values = {
         "digits": {way: {k: f[k] for k in ("rate", "loss", "accuracy")}
                    for way, f in learnt.items()},
         "valley": {way: {k: f[k] for k in ("rate", "distance_at_the_end")}
                    for way, f in walked.items()},
+    }  # fmt: skip
+    return values, {
+        "optimisers.png": draw_digits(learnt, args), "valley.gif": walking,
     }  # fmt: skip

@@ -71,12 +71,10 @@ def test_numbers_as_categories_keep_all_their_digits():
     assert as_text(codes).tolist() == ["1234567", "1234568", "0.1", "0"]
 
 
-def test_an_unknown_category_is_an_error_or_zeros():
+def test_an_unknown_category_is_an_error_unless_it_is_given():
     train, test = table(make=["bmw", "audi"]), table(make=["audi", "saab"])
     with pytest.raises(JaxnnError, match=r"column 'make' of t: got 'saab' in row 1"):
         fit_encoder(train, categories=["make"])(test)
-    zeros = fit_encoder(train, categories=["make"], unknown="zeros")
-    assert zeros(test).tolist() == [[1, 0], [0, 0]]
     given = fit_encoder(train, categories={"make": ["audi", "bmw", "saab"]})
     assert given(test).tolist() == [[1, 0, 0], [0, 0, 1]]
 
@@ -89,7 +87,6 @@ def test_an_unknown_category_is_an_error_or_zeros():
         ({"numbers": ["gaps"]}, "no value in the 2 rows"),
         ({"numbers": ["hight"]}, "unknown column of t 'hight'. Did you mean 'height'"),
         ({"categories": ["makes"]}, "Did you mean 'make'"),
-        ({"numbers": ["height"], "unknown": "ignore"}, "valid: error, zeros"),
         ({}, "no columns"),
     ],
 )
@@ -111,10 +108,10 @@ def test_a_column_missing_when_encoding_is_named():
 
 
 def test_one_hot_of_no_rows_and_one_category():
-    assert one_hot([], ["a"]).shape == (0, 1)
-    assert one_hot(["a"], ["a"]).tolist() == [[1.0]]
-    with pytest.raises(JaxnnError, match="'b' in row 0"):
-        one_hot(["b"], ["a"])
+    assert one_hot([], ["a"], "here").shape == (0, 1)
+    assert one_hot(["a"], ["a"], "here").tolist() == [[1.0]]
+    with pytest.raises(JaxnnError, match="here: got 'b' in row 0"):
+        one_hot(["b"], ["a"], "here")
 
 
 # ---------------------------------------------------------------- splitting

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,16 +46,19 @@ def as_trained(layer, *arrays):
 
 @functools.cache
 def arrays(i=0):
-    """For each layer params, state, x, dy; other ones for another i."""
+    """For each layer params, state, x, dy; other ones for another i.
+
+    By NumPy, here and below: each operation of JAX on another shape is a program.
+    """
 
     def changed(params, state, x, dy):
         # rolled, not scaled: indices stay in range and masks on whole rows
         params = jax.tree.map(lambda a: a * (1 + i / 2), params)
-        return params, state, jax.tree.map(lambda a: jnp.roll(a, i, 0), x), dy
+        return params, state, jax.tree.map(lambda a: np.roll(a, i, 0), x), dy
 
     setups = {name: setup(*case) for name, case in CASES.items()}
     return {
-        name: changed(s.params, s.state, s.x, cotangent(s))
+        name: changed(*jax.tree.map(np.asarray, (s.params, s.state, s.x, cotangent(s))))
         for name, s in setups.items()
     }
 
@@ -64,18 +66,17 @@ def arrays(i=0):
 @functools.cache
 def one_by_one():
     keys = KEYS.reshape(-1)
-    return [jitted(arrays(i), key) for i, key in enumerate(keys)]
+    return [jax.device_get(jitted(arrays(i), key)) for i, key in enumerate(keys)]
 
 
 @functools.cache
 def together():
     everything = map(arrays, range(STEPS * SEEDS))
     stacked = jax.tree.map(
-        lambda *each: jnp.stack(each).reshape(STEPS, SEEDS, *each[0].shape), *everything
+        lambda *each: np.stack(each).reshape(STEPS, SEEDS, *each[0].shape), *everything
     )
-    return jax.tree.map(
-        lambda a: a.reshape(STEPS * SEEDS, *a.shape[2:]), as_trained(stacked, KEYS)
-    )
+    found = jax.device_get(as_trained(stacked, KEYS))
+    return jax.tree.map(lambda a: a.reshape(STEPS * SEEDS, *a.shape[2:]), found)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -25,8 +25,7 @@ from experiments.common import Line, conclude, main, verdicts
 from experiments.pictures import bars
 from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.group import train_group
-from jaxnn.app.points import Group, grouped, sweep_points
+from jaxnn.app.points import Group, grouped, sweep_points, train_group
 from jaxnn.app.sweep import MAX_PARALLEL
 from jaxnn.app.train import train_in
 from jaxnn.data import load

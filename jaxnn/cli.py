@@ -9,29 +9,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnn import __version__
+from jaxnn.app.streams import open_streams
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.streams import open_streams
 
 
 class Command(NamedTuple):
-    """One word after `jaxnn`.
-
-    Attributes:
-      summary: what it does.
-      settings: class of its settings, in `jaxnn.app.config`.
-      function: MODULE:NAME in `jaxnn.app`; takes the settings.
-      status: the exit status, by what the function returns.
-      timed: whether it also takes when the program began.
-    """
+    """One word after `jaxnn`."""
 
     summary: str
-    settings: str
-    function: str
-    status: Callable[[Any], int] = lambda found: 0
-    timed: bool = False
+    settings: str  # their class, in `jaxnn.app.config`
+    function: str  # MODULE:NAME in `jaxnn.app`; takes the settings
+    status: Callable[[Any], int] = lambda found: 0  # by what the function returns
+    timed: bool = False  # whether it also takes when the program began
 
 
 COMMANDS = {
@@ -96,7 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], started: float) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(_help())
+        lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+        print(
+            "usage: jaxnn COMMAND [FLAGS]\n\n"
+            "Neural networks you can see through: every backward pass is by hand.\n\n"
+            + "\n".join(lines)
+            + "\n\n`jaxnn train` alone runs the main job; jaxnn COMMAND --help shows "
+            "flags."
+        )
         return 0
     if words[0] == "--version":
         print(f"jaxnn {__version__}")
@@ -116,12 +116,12 @@ def _run(words: list[str], started: float) -> int:
         from jaxnn.environment import no_device
 
         why = no_device()
-        if why is None or _wants_traceback():
+        if why is None or os.environ.get("JAXNN_TRACEBACK"):
             raise
         print(f"jaxnn: error: {why}", file=sys.stderr)
         return 2
     except JaxnnError as error:
-        if _wants_traceback():
+        if os.environ.get("JAXNN_TRACEBACK"):
             raise
         given = getattr(error, "__notes__", ())
         # not JAX's own, on how to see more of its traceback
@@ -131,10 +131,6 @@ def _run(words: list[str], started: float) -> int:
     except KeyboardInterrupt:
         print("jaxnn: interrupted", file=sys.stderr)
         return 130
-
-
-def _wants_traceback() -> bool:
-    return bool(os.environ.get("JAXNN_TRACEBACK"))
 
 
 def settings(name: str, command: Command, words: list[str]) -> Any:
@@ -147,9 +143,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
 
     used, words = _take("--use", words)
     for target in used:
-        from jaxnn.app.extend import use
-
-        use(target)
+        _use(target)
     kind = getattr(config, command.settings)
     about = (
         f"{inspect.getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
@@ -161,8 +155,8 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         if len(recipes) > 1:
             raise JaxnnError(f"--recipe: got {' and '.join(recipes)}, expected one")
         recipe = lookup("recipe", ["default", *recipes][-1], config.RECIPES)
-        default = {"default": kind(**vars(recipe)) if name == "train"
-                   else kind(network=recipe)}  # fmt: skip
+        settings = vars(recipe) if name == "train" else {"network": recipe}
+        default = {"default": kind(**settings)}
         about += (
             f"\n\n--recipe NAME starts from named settings ({', '.join(config.RECIPES)}"
             "); the other flags still override."
@@ -197,6 +191,22 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     return found
 
 
+def _use(target: str) -> None:
+    """Run a file, or import a module, for the tables that it adds to."""
+    from jaxnn.check.user_code import run_file
+
+    if target.endswith(".py") or os.sep in target:
+        run_file(Path(target), "--use FILE.py or --use MODULE")
+        return
+    try:
+        importlib.import_module(target)
+    except (Exception, SystemExit) as error:
+        raise JaxnnError(
+            f"--use {target}: cannot be imported ({type(error).__name__}: {error}); "
+            "expected FILE.py, or a module that is installed"
+        ) from error
+
+
 def _take(flag: str, words: list[str]) -> tuple[list[str], list[str]]:
     """Pull every `FLAG VALUE` or `FLAG=VALUE` out of the words."""
     values, others = [], []
@@ -212,21 +222,6 @@ def _take(flag: str, words: list[str]) -> tuple[list[str], list[str]]:
         else:
             others.append(word)
     return values, others
-
-
-def _help() -> str:
-    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: jaxnn COMMAND [FLAGS]",
-            "",
-            "Neural networks you can see through: every backward pass is by hand.",
-            "",
-            *lines,
-            "",
-            "`jaxnn train` alone runs the main job; jaxnn COMMAND --help shows flags.",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,7 @@ import numpy as np
 from jaxnn import attacks, plots
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EPSILON, AttackConfig, RobustnessConfig
-from jaxnn.app.folder import (
-    Run,
-    data_of,
-    open_run,
-    print_undrawn,
-    sample_rows,
-)
+from jaxnn.app.folder import Run, data_of, open_run, print_undrawn, sample_rows
 from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
@@ -38,12 +32,7 @@ AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 
 
 def attack_run(config: AttackConfig) -> dict[str, Any]:
-    """Attack a saved run's test images; prints two lines, writes JSON and a picture.
-
-    Raises:
-      JaxnnError: no run folder, unknown attack, a setting that the attack has not;
-        outputs that are not finite (what was found is written all the same).
-    """
+    """Attack a saved run's test images; prints two lines, writes JSON and a picture."""
     enable_compile_cache()
     started = time.perf_counter()
     attack = lookup("attack", config.attack, ATTACKS)
@@ -52,9 +41,13 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     run, x, y, rows = _opened(config)
     network = _first(run)
     done = _attacked(attack, options, network, x, y)
+    settings = attack.takes | options
+    if "loss" in attack.takes:
+        settings["loss"] = attack.takes["loss"].__name__
+    settings.pop("key", None)
     found = _record("attack", config, run) | {
         "attack": config.attack,
-        "settings": _settings(attack, options) | {"seed": config.seed},
+        "settings": settings | {"seed": config.seed},
         "images": len(y),
         "rows": rows.tolist() if config.images > 0 else "all",
         "accuracy_before": done.before.value,
@@ -127,12 +120,7 @@ def _attacked(attack: Attack, options: dict, network: Classifier, x, y) -> _Atta
 
 
 def robustness_run(config: RobustnessConfig) -> Any:
-    """Evaluate a saved run by the whole suite and its checks; writes a folder.
-
-    Raises:
-      JaxnnError: no run folder, unknown level or norm; outputs that are not finite
-        (what was found is written all the same).
-    """
+    """Evaluate a saved run by the whole suite and its checks; writes a folder."""
     enable_compile_cache()
     folder = _folder(config, "robustness")
     run, x, y, rows = _opened(config)
@@ -209,8 +197,7 @@ def _name(config, options):
     """The attack, and every setting that is not its own."""
     parts = [config.attack]
     parts += [f"{options['epsilon']:g}"] if "epsilon" in options else []
-    parts += [options["norm"]] if "norm" in options else []
-    for name in ("kind", "amount", "steps", "step_size", "restarts", "queries"):
+    for name in ("norm", "kind", "amount", "steps", "step_size", "restarts", "queries"):
         if name in options:
             value = options[name]
             shown = value if isinstance(value, str) else f"{name}{value:g}"
@@ -219,15 +206,6 @@ def _name(config, options):
     parts += [f"images{config.images}"] if config.images > 0 else []
     parts += [f"seed{config.seed}"] if config.seed else []
     return "_".join(parts)
-
-
-def _settings(attack: Attack, options: dict[str, Any]) -> dict[str, Any]:
-    """All settings of an attack, as JSON has them."""
-    found = attack.takes | options
-    found = {k: v for k, v in found.items() if k not in ("key", "loss")}
-    if "loss" in attack.takes:
-        found["loss"] = attack.takes["loss"].__name__
-    return found
 
 
 def _fail_if_lost(run, lost):
@@ -240,26 +218,28 @@ def _fail_if_lost(run, lost):
 
 def _others(config, run) -> tuple[str, dict[str, Classifier]]:
     """The run's name, and name -> network of the other runs: paths where names meet."""
-    every = [real_path(p) for p in (config.run, *config.transfer_from)]
+    paths = config.run, *config.transfer_from
+    every = [real_path(path) for path in paths]
     named = {}
-    for path, real in zip((config.run, *config.transfer_from), every, strict=True):
+    for path, real in zip(paths, every, strict=True):
         if every.count(real) > 1:
             raise JaxnnError(
                 f"--transfer-from: {real} is named twice, or is the run itself"
             )
         alone = [p.name for p in every].count(real.name) == 1
         named[real.name if alone else str(path)] = path
-    name, *others = named
+    name, *_ = named
+    del named[name]
     found = {}
-    for other in others:
-        found[other] = open_run(named[other])
-        if found[other].facts.in_shape != run.facts.in_shape:
+    for other, path in named.items():
+        opened = open_run(path)
+        if opened.facts.in_shape != run.facts.in_shape:
             raise JaxnnError(
-                f"--transfer-from {named[other]}: trained on images "
-                f"{found[other].facts.in_shape}, but {run.folder} on "
-                f"{run.facts.in_shape}"
+                f"--transfer-from {path}: trained on images {opened.facts.in_shape}, "
+                f"but {run.folder} on {run.facts.in_shape}"
             )
-    return name, {other: _first(found[other]) for other in others}
+        found[other] = _first(opened)
+    return name, found
 
 
 def _opened(config):

@@ -15,6 +15,7 @@ from jaxnn import defenses, regularize
 from jaxnn.app.checks import check_data
 from jaxnn.app.config import MODELS, NOISE_KIND, TrainConfig
 from jaxnn.app.settings import resolved
+from jaxnn.app.streams import note
 from jaxnn.augment import augment_by_name
 from jaxnn.augment import chain as chain_augments
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
@@ -34,7 +35,6 @@ from jaxnn.layers import (
 )
 from jaxnn.losses import RegisteredLoss, loss_by_name
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.streams import note
 from jaxnn.train import make_step
 from jaxnn.train.step import Defense
 
@@ -49,27 +49,16 @@ class DataFacts(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What a configuration describes.
+    """What a configuration describes."""
 
-    Attributes:
-      config: with what was left to a rule made explicit.
-      facts: of the data.
-      data: None where a saved network is used without.
-      net: the network.
-      loss: what it is trained on.
-      optimizer: with the schedule of the whole run.
-      steps: of the whole run.
-      options: keywords of `make_step` and `fit`; None for what is left out.
-    """
-
-    config: TrainConfig
+    config: TrainConfig  # with what was left to a rule made explicit
     facts: DataFacts
-    data: Any
+    data: Any  # None where a saved network is used without
     net: Layer
     loss: RegisteredLoss
-    optimizer: optax.GradientTransformation
-    steps: int
-    options: dict[str, Any]
+    optimizer: optax.GradientTransformation  # with the schedule of the whole run
+    steps: int  # of the whole run
+    options: dict[str, Any]  # keywords of `make_step` and `fit`; None: left out
 
 
 def build(
@@ -79,17 +68,14 @@ def build(
     steps: int = 1,
     traced: Mapping[str, Any] | None = None,
 ) -> Experiment:
-    """Make the objects that the settings describe.
+    """Make the objects that the settings, found right by `check`, describe.
 
     Args:
-      config: the settings, found right by `check`.
+      config: the settings.
       facts: of the data.
       data: what is trained on, if anything is; tells the steps of the run.
       steps: of the whole run, where `data` is None.
       traced: numbers for lr, l2, noise or dropout that may be traced (a sweep's).
-
-    Raises:
-      JaxnnError: unknown names (lists the valid ones), settings out of range.
     """
     config, traced = resolved(config), traced or {}
     if data is not None:
@@ -107,11 +93,7 @@ def build(
 
 
 def build_for_data(config: TrainConfig) -> Experiment:
-    """Load the data and `build`.
-
-    Raises:
-      JaxnnError: no such data, or settings that cannot be obeyed with it.
-    """
+    """Load the data and `build`."""
     data = load(config.data, validation=config.validation, say=note)
     check_data(config, data)
     return build(config, facts_of(data), data)
@@ -124,12 +106,7 @@ def facts_of(data: Dataset) -> DataFacts:
 
 
 def check_experiment(e: Experiment) -> None:
-    """Raise for what cannot be trained, before any file is written.
-
-    Raises:
-      JaxnnError: options that do not fit, outputs that are not the classes, networks
-        that do not fit in memory.
-    """
+    """Raise for what cannot be trained, before any file is written."""
     make_step(e.net, e.loss, e.optimizer, **e.options)
     if e.config.adversarial == "ibp":
         margins(e.net)
@@ -179,11 +156,7 @@ def step_options(
     steps: int = 1,
     traced: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The keywords of `make_step` for `config`; None for what it leaves out.
-
-    Raises:
-      JaxnnError: settings out of range.
-    """
+    """The keywords of `make_step` for `config`; None for what it leaves out."""
     c, r, traced = resolved(config), regularize, traced or {}
     pairs = (
         (r.l1, c.l1),
@@ -193,13 +166,8 @@ def step_options(
     penalties = [make(strength) for make, strength in pairs if strength]
     if "l2" in traced:
         penalties.append(_times(r.l2(1.0), traced["l2"]))
-    projections = [
-        make(limit)
-        for make, limit in (
-            (r.max_spectral_norm, c.max_spectral_norm), (r.max_norm, c.max_norm),
-        )
-        if limit is not None
-    ]  # fmt: skip
+    limits = (r.max_spectral_norm, c.max_spectral_norm), (r.max_norm, c.max_norm)
+    projections = [make(limit) for make, limit in limits if limit is not None]
     return {
         "penalty": r.sum_penalties(*penalties) if penalties else None,
         "project": r.chain(*projections) if projections else None,
@@ -237,13 +205,16 @@ def _augment(config, traced) -> Callable | None:
         c.augment, shift=c.shift, rotate=c.rotate, scale=c.scale, shear=c.shear,
         elastic=c.elastic,
     )  # fmt: skip
-    if not ("noise" in traced or c.noise or c.noise_shift):
-        return None if warp is None else chain_augments(warp)
+    parts: list[Callable] = [] if warp is None else [warp]
     kind = lookup("noise kind", c.noise_kind or NOISE_KIND, regularize.NOISES)
-    if "noise" not in traced:
-        noise = kind(c.noise, c.noise_shift)
-        return chain_augments(*([] if warp is None else [warp]), noise)
-    return _noisy(warp, kind, traced["noise"], c.noise_shift)
+    if "noise" in traced:
+        size, unit = traced["noise"], kind(1.0)
+        parts.append(
+            lambda key, x: x + size * unit(key, jnp.zeros_like(x)) + c.noise_shift
+        )
+    elif c.noise or c.noise_shift:
+        parts.append(kind(c.noise, c.noise_shift))
+    return chain_augments(*parts) if parts else None
 
 
 def _times(penalty, strength):
@@ -256,28 +227,11 @@ def _times(penalty, strength):
     return scaled
 
 
-def _noisy(warp, kind, size, shift):
-    """As `chain(warp, kind(size, shift))`, of a size that may be traced."""
-    unit = kind(1.0)
-
-    def change(key, x):
-        if warp is not None:
-            x = warp(jax.random.fold_in(key, 0), x)
-        own = jax.random.fold_in(key, 0 if warp is None else 1)
-        return x + size * unit(own, jnp.zeros_like(x)) + shift
-
-    return change
-
-
 # ---- the network
 
 
 def network(config: TrainConfig, facts: DataFacts) -> Layer:
-    """Make the network of `config` for data like `facts`.
-
-    Raises:
-      JaxnnError: unknown model, layer, activation or initializer; lists valid names.
-    """
+    """Make the network of `config` for data like `facts`."""
     lookup("model", config.model, dict.fromkeys(MODELS))
     layers = [] if config.binarize is None else [defenses.binarize(config.binarize)]
     layers += [standardize(facts.mean, facts.std)] if config.standardize else []
@@ -304,13 +258,10 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
     """The layers that one word of `--layers` stands for."""
     if token.isdecimal():
         return dense_block(
-            int(token),
-            config.activation,
-            init=config.init,
-            bias=config.bias_init,
+            int(token), config.activation, init=config.init, bias=config.bias_init,
             normalize=config.batch_norm and _batch_norm(config),
             drop_rate=config.dropout,
-        )
+        )  # fmt: skip
     if convolution := re.fullmatch(r"(\d+)x(\d+)", token):
         channels, kernel = map(int, convolution.groups())
         bias = False if config.batch_norm else config.bias_init
@@ -319,24 +270,9 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
             *([_batch_norm(config)] if config.batch_norm else []),
             activation_layer(config.activation),
         ]
-    name, *settings = token.split(":")
+    name, *texts = token.split(":")
     make = lookup("layer", name, LAYERS)
-    try:
-        return [make(*_settings(make, settings))]
-    except TypeError as error:
-        raise JaxnnError(
-            f"layer {token!r}: wrong number of settings ({error}); expected a form "
-            "such as 128, 32x5, relu, dense:128, dropout:0.2"
-        ) from None
-
-
-def _batch_norm(config: TrainConfig) -> Layer:
-    ghost = config.batch_stats == "ghost"
-    return batch_norm(groups=config.devices or 1) if ghost else batch_norm()
-
-
-def _settings(make: Callable, texts: list[str]) -> list[int | float | str]:
-    """Numbers, or words where `make` takes them: pad:2:reflect, conv:32:5:1:VALID."""
+    # numbers, or words where they are taken: pad:2:reflect, conv:32:5:1:VALID
     takes = [p.annotation for p in inspect.signature(make).parameters.values()]
     settings = []
     for i, text in enumerate(texts):
@@ -347,7 +283,18 @@ def _settings(make: Callable, texts: list[str]) -> list[int | float | str]:
                 f"layer setting {text!r} is not a number; expected such as dropout:0.2"
             )
         settings.append(text if number is None else number)
-    return settings
+    try:
+        return [make(*settings)]
+    except TypeError as error:
+        raise JaxnnError(
+            f"layer {token!r}: wrong number of settings ({error}); expected a form "
+            "such as 128, 32x5, relu, dense:128, dropout:0.2"
+        ) from None
+
+
+def _batch_norm(config: TrainConfig) -> Layer:
+    ghost = config.batch_stats == "ghost"
+    return batch_norm(groups=config.devices or 1) if ghost else batch_norm()
 
 
 def _number(text: str) -> int | float | None:

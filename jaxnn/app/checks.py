@@ -24,10 +24,7 @@ _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
 
 def check(config: Any) -> None:
-    """Raise unless every setting of `config` can be obeyed.
-
-    Args:
-      config: one of `jaxnn.app.config`, as given or with its defaults filled in.
+    """Raise unless every setting of `config` (of `jaxnn.app.config`) can be obeyed.
 
     Raises:
       JaxnnError: a wrong type, a number out of its bounds, a setting that has no effect
@@ -52,11 +49,7 @@ def check(config: Any) -> None:
 
 
 def check_data(config: TrainConfig, data: Any) -> None:
-    """Raise unless `config` can be obeyed with this data set.
-
-    Raises:
-      JaxnnError: images that are no gray ones, a batch or a shift that is too large.
-    """
+    """Raise unless `config` can be obeyed with this data set."""
     x = data.train.x
     if x.ndim != 3:
         raise JaxnnError(
@@ -169,16 +162,11 @@ def amounts(config: TrainConfig) -> dict[str, Any]:
 
 
 def check_point(config: TrainConfig) -> None:
-    """Raise unless a network of these settings can be one of a sweep's points.
-
-    Raises:
-      JaxnnError: as `check`, and for what a sweep leaves out.
-    """
+    """Raise unless a network of these settings can be one of a sweep's points."""
     check(config)
     _check_alone(config)
-    changed = given(config)
     for name, value in (("dtype", "float16"), ("adversarial", "free")):
-        if changed.get(name) == value:
+        if getattr(config, name) == value:
             raise JaxnnError(
                 f"sweep: {flag(name)} {value} keeps a memory of its own from step to "
                 "step; train such networks one by one with jaxnn train"

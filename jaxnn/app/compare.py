@@ -3,9 +3,10 @@
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
 from jaxnn.app.folder import check_new, new_folder, open_run, print_undrawn
 from jaxnn.app.settings import flag, given
+from jaxnn.app.streams import note
 from jaxnn.check.compare import Comparison
 from jaxnn.check.measurements import (
     STEPS,
@@ -41,7 +43,6 @@ from jaxnn.environment import device, surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, real_path, write_json
 from jaxnn.plots import gradients as plots
-from jaxnn.streams import note
 
 FEW = 4  # samples that the curves are drawn for: many runs, and kinks in each
 DRAWN = 2_000  # entries of a leaf that the scatter shows
@@ -56,30 +57,21 @@ USED = {
 def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     """Compare gradients and write gradients.json, gradients.md and pictures.
 
-    Args:
-      config: the settings.
-      started: `time.perf_counter()` when the program began; None is now.
-
-    Returns:
-      What gradients.json holds, and `folder`.
-
-    Raises:
-      JaxnnError: a target that does not exist, settings that have no effect here.
+    Returns what gradients.json holds, and `folder`; `started` is when the program began
+    (`time.perf_counter()`).
     """
     started = time.perf_counter() if started is None else started
     enable_compile_cache()
     say = (lambda *_: None) if config.network.quiet else print
     check_new(config.network.out)
-    subject = _subject(config)
-    say(f"comparing      {subject.title}\ndevice         {device()}\n")
-    report, records, result, pictures = subject.compare(config)
+    name, title, compare = _subject(config)
+    say(f"comparing      {title}\ndevice         {device()}\n")
+    report, records, result, pictures = compare(config)
     say(report.table())
     result = {
-        "title": subject.title,
-        "passed": report.passed,
-        "gradients": report.to_json(),
+        "title": title, "passed": report.passed, "gradients": report.to_json(),
         "evaluation": None,
-    } | result
+    } | result  # fmt: skip
     if records:
         rows = [dataclasses.asdict(row) for row in compare_methods(records)]
         pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
@@ -90,7 +82,7 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     result |= surroundings()
     result["seconds"] = round(time.perf_counter() - started, 3)
     # not before all else is known: what cannot be compared leaves no folder
-    folder = new_folder(config.network.out, f"compare-{subject.name}")
+    folder = new_folder(config.network.out, f"compare-{name}")
     write_json(folder / "gradients.json", result)
     print_undrawn(draw(folder, pictures))
     page = write_page(folder, result)
@@ -100,83 +92,68 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     return result | {"folder": str(folder)}
 
 
-class _Network(NamedTuple):
-    """A network at a batch: compared whole, layer by layer, and timed."""
+def _compare_network(case: Comparison, config: CompareConfig):
+    """A network at a batch: compared whole, layer by layer, and timed.
 
-    name: str
-    title: str
-    case: Comparison
-
-    def compare(self, config):
-        """The report, records of its layers, all other measurements, pictures."""
-        case, result, pictures = self.case, {}, {}
-        report, records = case.report(config.dtypes)
-        if case.has_two_modes():
-            other = replace(case, train=False).report(config.dtypes)[0]
-            result["evaluation"] = other.to_json()
-            result["passed"] = report.passed and other.passed
-        few = case.few(FEW)
-        errors = difference_errors(few)
-        pictures["steps.png"] = partial(plots.step_errors, STEPS, errors)
-        result["steps"] = {"steps": list(STEPS), "errors": errors}
-        by_hand, by_jax, _, error = case.both_ways(config.dtypes[0])
-        if error is None and not report.not_finite:  # else there are no numbers
-            remainders, costs = taylor_errors(few), compare_costs(case)
-            pictures["taylor.png"] = partial(plots.taylor, remainders)
-            pairs = _sample(by_hand, by_jax, report.leaves)
-            dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
-            pictures["scatter.png"] = dots
-            result["taylor"], result["curvature"] = remainders, curvature(case)
-            result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
-        return report, records, result, pictures
-
-
-class _UserCode(NamedTuple):
-    """Your own rule, layer or pair, judged alone."""
-
-    name: str
-    title: str
-    code: UserCode
-
-    def compare(self, config):
-        """The report, its records, no other measurements, pictures."""
-        shapes = [_shape(text) for text in config.shape]
-        found, records = audit_user_code(
-            self.code, shapes, config.dtypes, config.network.seed
-        )
-        leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
-        pictures = {}
-        for s in records[-1:]:
-            if pairs := _sample(s.got, s.want, leaves):
-                dots = partial(plots.scatter, pairs, dtype="float64")
-                pictures["scatter.png"] = dots
-        report = GradientReport(
-            leaves, found.findings, found.checks, found.kinks, found.waived,
-            as_one=found.as_one,
-        )  # fmt: skip
-        return report, records, {}, pictures
-
-
-def _subject(config: CompareConfig):
-    """What is to be compared.
-
-    Raises:
-      JaxnnError: it does not exist, or a setting has no effect on it.
+    Returns the report, records of its layers, all other measurements, pictures.
     """
+    result, pictures = {}, {}
+    report, records = case.report(config.dtypes)
+    if case.has_two_modes():
+        other = replace(case, train=False).report(config.dtypes)[0]
+        result["evaluation"] = other.to_json()
+        result["passed"] = report.passed and other.passed
+    few = case.few(FEW)
+    errors = difference_errors(few)
+    pictures["steps.png"] = partial(plots.step_errors, STEPS, errors)
+    result["steps"] = {"steps": list(STEPS), "errors": errors}
+    by_hand, by_jax, _, error = case.both_ways(config.dtypes[0])
+    if error is None and not report.not_finite:  # else there are no numbers
+        remainders, costs = taylor_errors(few), compare_costs(case)
+        pictures["taylor.png"] = partial(plots.taylor, remainders)
+        pairs = _sample(by_hand, by_jax, report.leaves)
+        dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
+        pictures["scatter.png"] = dots
+        result["taylor"], result["curvature"] = remainders, curvature(case)
+        result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
+    return report, records, result, pictures
+
+
+def _compare_code(code: UserCode, config: CompareConfig):
+    """A rule, layer or pair of a user's, judged alone; returns as for a network."""
+    shapes = [_shape(text) for text in config.shape]
+    found, records = audit_user_code(code, shapes, config.dtypes, config.network.seed)
+    leaves = tuple(c.comparison for c in found.checks if c.at == AS_CALLED)
+    pictures = {}
+    for s in records[-1:]:
+        if pairs := _sample(s.got, s.want, leaves):
+            dots = partial(plots.scatter, pairs, dtype="float64")
+            pictures["scatter.png"] = dots
+    report = GradientReport(
+        leaves, found.findings, found.checks, found.kinks, found.waived,
+        as_one=found.as_one,
+    )  # fmt: skip
+    return report, records, {}, pictures
+
+
+def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
+    """Name and title of what is to be compared, and what compares it."""
     target = config.target
     if target is not None and ":" in target and not os.path.isdir(target):
         _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
-        code = load_user_code(target)
+        code, file = load_user_code(target), target.rpartition(":")[0]
         if code.inputs is not None and config.shape:
             raise JaxnnError(
-                f"compare: --shape has no effect here: {target.rpartition(':')[0]} has "
-                f"{code.name}_inputs"
+                f"compare: --shape has no effect here: {file} has {code.name}_inputs"
             )
-        return _UserCode(code.name, f"{code.name} of {target.rpartition(':')[0]}", code)
+        return code.name, f"{code.name} of {file}", partial(_compare_code, code)
     if target is not None and os.path.isdir(target):
         _check_flags(config, {"out", "quiet"}, "the run has its own settings")
         _check_no_shape(config)
-        return _of_run(config)
+        run = open_run(Path(target))  # of several seeds the first
+        data = load(run.config.data, validation=run.config.validation, say=note)
+        name, e = real_path(target).name, run.experiment._replace(data=data)
+        return _network(f"run {target}", name, e, *run.first())
     if target is not None and target.endswith(".py") and os.path.isfile(target):
         raise JaxnnError(
             f"compare: {target} is a file; say what in it: {target}:NAME, a Rule, a "
@@ -189,7 +166,13 @@ def _subject(config: CompareConfig):
         )
     _check_no_shape(config)
     _check_flags(config, USED, "nothing is trained")
-    return _of_model(config)
+    chosen = replace(RECIPES[target or "default"], **given(config.network))
+    check(chosen)
+    data = load(chosen.data, validation=0, say=note)
+    e = build(chosen, facts_of(data), data)
+    params, state, _ = e.net.init(jax.random.key(chosen.seed), e.facts.in_shape)
+    name = target or chosen.model
+    return _network(f"{name}, untrained", name, e, params, state)
 
 
 def _check_flags(config, used, why):
@@ -209,28 +192,7 @@ def _check_no_shape(config):
         )
 
 
-def _of_model(config) -> _Network:
-    """The untrained network that the settings describe."""
-    chosen = replace(RECIPES[config.target or "default"], **given(config.network))
-    check(chosen)
-    data = load(chosen.data, validation=0, say=note)
-    e = build(chosen, facts_of(data), data)
-    params, state, _ = e.net.init(jax.random.key(chosen.seed), e.facts.in_shape)
-    name = config.target or chosen.model
-    return _network(f"{name}, untrained", name, e, params, state)
-
-
-def _of_run(config) -> _Network:
-    """A trained network; of several seeds the first."""
-    run = open_run(config.target)
-    data = load(run.config.data, validation=run.config.validation, say=note)
-    e = run.experiment._replace(data=data)
-    return _network(
-        f"run {config.target}", real_path(config.target).name, e, *run.first()
-    )
-
-
-def _network(what, name, e: Experiment, params, state) -> _Network:
+def _network(what, name, e: Experiment, params, state) -> tuple[str, str, Callable]:
     c, train = e.config, e.data.train
     x, y, key = train.x[: c.batch], train.y[: c.batch], jax.random.key(c.seed)
     case = Comparison(
@@ -240,7 +202,7 @@ def _network(what, name, e: Experiment, params, state) -> _Network:
         f"{what}: {count_parameters(params):,} parameters, {c.loss}, {len(x)} images "
         f"of {e.data.name}"
     )
-    return _Network(name, title, case)
+    return name, title, partial(_compare_network, case)
 
 
 def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:

@@ -1,19 +1,13 @@
 """`jaxnn data`: which data sets are known and here, whether whole, downloads."""
 
-from collections.abc import Sequence
-
 from jaxnn.app.config import DataConfig
-from jaxnn.data.sources import SOURCES, FileStatus, fetch, locate, verify
+from jaxnn.data.sources import SOURCES, fetch, locate, verify
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.text import aligned
 
 
 def data_run(config: DataConfig) -> bool:
-    """Print a table; False if a file is missing or damaged.
-
-    Raises:
-      JaxnnError: no name, an unknown one, or no data.
-    """
+    """Print a table; False if a file is missing or damaged."""
     intact = True
     if config.action == "list":
         text = list_datasets()
@@ -46,40 +40,25 @@ def list_datasets() -> str:
 
 
 def verify_dataset(name: str) -> tuple[bool, str]:
-    """Check the files of a data set, given by name or folder.
-
-    Returns:
-      whether none is wrong or damaged, and a table with one line a file.
-
-    Raises:
-      JaxnnError: it is not on this machine.
-    """
-    statuses = verify(name)
-    rows = [("status", "file", "SHA-256")]
-    for status in statuses:
-        rows.append((status.status, str(status.file), status.found))
-        if status.status == "mismatch":
-            rows.append(("", "  expected", status.expected))
-    text = aligned(rows)
-    if any(status.status == "unknown" for status in statuses):
+    """Whether no file of a data set or folder is wrong; a line each."""
+    rows, found = [("status", "file", "SHA-256")], verify(name)
+    for file in found:
+        rows.append((file.status, str(file.file), file.found))
+        if file.status == "mismatch":
+            rows.append(("", "  expected", file.expected))
+    text, seen = aligned(rows), {file.status for file in found}
+    if "unknown" in seen:
         text += "\nunknown: readable, but no checksum is published to compare with."
-    if not _intact(statuses):
+    intact = seen <= {"ok", "unknown"}
+    if not intact:
         text += "\nTo put it right, delete the bad files and run: jaxnn data fetch NAME"
-    return _intact(statuses), text
+    return intact, text
 
 
 def fetch_dataset(name: str) -> str:
-    """Download a named data set, unless it is here and intact; say where it is.
-
-    Raises:
-      JaxnnError: unknown name, or every mirror failed.
-    """
+    """Download a named data set, unless it is here and intact; say where it is."""
     lookup("data set", name, SOURCES)
     place = locate(name)
-    if place is not None and _intact(verify(name)):
+    if place is not None and verify_dataset(name)[0]:
         return f"{name} is already here and intact: {place.folder}"
     return f"{name} is now in {fetch(name)}"
-
-
-def _intact(statuses: Sequence[FileStatus]) -> bool:
-    return all(status.status in ("ok", "unknown") for status in statuses)

@@ -11,41 +11,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import read_text
 from jaxnn.text import aligned
 
 TUTORIALS = (
-    "linear_recovery",
-    "autodiff",
-    "xor",
-    "separate",
-    "one_digit",
-    "design_choices",
-    "automobile",
-    "titanic",
-    "mnist_numpy",
-)
+    "linear_recovery", "autodiff", "xor", "separate", "one_digit", "design_choices",
+    "automobile", "titanic", "mnist_numpy",
+)  # fmt: skip
 """In the order in which to read them: each needs only what those before it explain."""
-
-
-class Tutorial(NamedTuple):
-    """One file: its name, its first line and how long it takes."""
-
-    name: str
-    summary: str
-    time: str
 
 
 def source_folder() -> Path:
     """The folder that holds `experiments/`: the one beside the package, and no other.
 
     What lies in the working folder may be anybody's, and would be run.
-
-    Raises:
-      JaxnnError: jaxnn was installed without its source folder.
     """
     folder = Path(__file__).resolve().parents[2]
     if all((folder / "experiments" / f"{t}.py").is_file() for t in TUTORIALS):
@@ -58,50 +39,37 @@ def source_folder() -> Path:
     )
 
 
-def tutorials() -> list[Tutorial]:
-    """All tutorials in reading order."""
+def tutorials() -> list[tuple[str, str, str]]:
+    """Name, time and first line of all tutorials in reading order."""
     found = []
     for name in TUTORIALS:
         text = read_text(source_folder() / "experiments" / f"{name}.py")
         words = ast.get_docstring(ast.parse(text)) or ""
         time = re.search(rf"python -m experiments\.{name} +about (.+)", words)
-        found.append(Tutorial(name, words.partition("\n")[0], time[1] if time else ""))
+        found.append((name, time[1] if time else "", words.partition("\n")[0]))
     return found
 
 
-def list_tutorials() -> str:
-    """The table that `jaxnn demo` prints."""
-    found = tutorials()
-    rows = [(str(i), t.name, t.time, t.summary) for i, t in enumerate(found, 1)]
-    example = found[0].name
-    return (
-        "Tutorials, in the order to read them; each is one file of experiments/:\n\n"
-        f"{aligned(rows, right=(2,))}\n\n"
-        f"jaxnn demo {example} runs one; read experiments/{example}.py beside it."
-    )
-
-
-def run_tutorial(name: str, words: Sequence[str] = ()) -> int:
-    """Run the tutorial `name` with its own flags `words`; returns its exit status.
+def demo(words: Sequence[str]) -> int:
+    """List the tutorials, or run the one that is named; returns the exit status.
 
     It runs in a process of its own, as `python -m experiments.NAME` does in the source
-    folder, and says itself where its pictures are.
-
-    Raises:
-      JaxnnError: unknown name (lists the valid ones), no source folder.
+    folder, with the flags after its name, and says itself where its pictures are.
     """
+    if words[:1] in ([], ["-h"], ["--help"]):
+        rows = [(str(i), *t) for i, t in enumerate(tutorials(), 1)]
+        name = TUTORIALS[0]
+        print(
+            "Tutorials, in the order to read them; each is one file of experiments/:\n"
+            f"\n{aligned(rows, right=(2,))}\n\n"
+            f"jaxnn demo {name} runs one; read experiments/{name}.py beside it."
+        )
+        return 0
+    name, *flags = words
     lookup("tutorial", name, dict.fromkeys(TUTORIALS))
     folder = source_folder()
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     # -P: nothing is imported from the working folder
-    command = [sys.executable, "-P", "-m", f"experiments.{name}", *words]
+    command = [sys.executable, "-P", "-m", f"experiments.{name}", *flags]
     print(f"reading matter: {folder / 'experiments' / f'{name}.py'}\n", flush=True)
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode
-
-
-def demo(words: Sequence[str]) -> int:
-    """List the tutorials, or run the one that is named; returns the exit status."""
-    if words[:1] in ([], ["-h"], ["--help"]):
-        print(list_tutorials())
-        return 0
-    return run_tutorial(words[0], words[1:])

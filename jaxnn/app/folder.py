@@ -17,12 +17,12 @@ import numpy as np
 from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import FREE, check, must_stay
 from jaxnn.app.config import TrainCommand, TrainConfig
-from jaxnn.app.settings import SMALLEST, flag, from_plain
+from jaxnn.app.settings import SMALLEST, flag, from_plain, saved_in
+from jaxnn.app.streams import note
 from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
-from jaxnn.streams import note
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.state import cast_floats
 
@@ -72,11 +72,7 @@ class Run(NamedTuple):
 
 
 def check_new(out: Path | None) -> None:
-    """Raise if `out` is no folder that a run may write to, before any work is done.
-
-    Raises:
-      JaxnnError: it exists and is not an empty folder.
-    """
+    """Raise if `out` is no folder that a run may write to, before any work is done."""
     if out is None or not os.path.exists(out):
         return
     if not os.path.isdir(out) or any(out.iterdir()):
@@ -91,12 +87,7 @@ def _taken(folder):
 
 
 def new_folder(out: Path | None, name: str) -> Path:
-    """Make the folder a run writes to: `out`, or runs/NAME-DATE-TIME.
-
-    Raises:
-      JaxnnError: `out` exists and is not empty (nothing is ever overwritten), or
-        cannot be made.
-    """
+    """Make the folder a run writes to: `out`, or runs/NAME-DATE-TIME."""
     stamp = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries = [out] if out else [Path(f"{stamp}{end}") for end in ("", "-2", "-3", "-4")]
     for folder in tries:
@@ -106,9 +97,8 @@ def new_folder(out: Path | None, name: str) -> Path:
                 return folder
         except (OSError, ValueError) as error:  # ValueError: a null byte in its name
             raise JaxnnError(
-                f"cannot make the run folder {str(folder)!r}: "
-                f"{reason(error)}; choose another with "
-                "--out"
+                f"cannot make the run folder {str(folder)!r}: {reason(error)}; choose "
+                "another with --out"
             ) from error
     raise _taken(tries[-1])
 
@@ -119,13 +109,9 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
 
     So the corrected command finds it free. What counts as no result is the plan alone:
     config.json or sweep.json.
-
-    Raises:
-      JaxnnError: as `new_folder`.
     """
-    missing = [
-        p for p in ((out or Path("runs")) / "x").parents if not os.path.exists(p)
-    ]
+    above = ((out or Path("runs")) / "x").parents
+    missing = [p for p in above if not os.path.exists(p)]
     folder = new_folder(out, name)
     try:
         yield folder
@@ -163,26 +149,6 @@ def _belonging(e) -> dict[str, Any]:
 # ---- read
 
 
-def _check_belonging(folder, e, say):
-    """Raise unless config.json has the settings that params.npz was saved with."""
-    saved = load_meta(folder / "params.npz").get("settings")
-    if saved is None:
-        say(
-            f"{folder / 'params.npz'} holds no settings, as of an earlier version of "
-            "jaxnn: config.json is taken as it is, edited or not"
-        )
-        return
-    here = _belonging(e)
-    for name in here:
-        if not isinstance(saved, dict) or saved.get(name) != here[name]:
-            there = saved.get(name) if isinstance(saved, dict) else saved
-            raise JaxnnError(
-                f"{folder / 'config.json'}: {name} is {here[name]}, but params.npz was "
-                f"trained with {there}; one of the two was edited or comes from "
-                "another run"
-            )
-
-
 def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> Run:
     """Read a run folder: settings, network and parameters.
 
@@ -200,17 +166,27 @@ def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> 
             "that `jaxnn train` wrote"
         )
     e = read_config(folder / "config.json")
-    _check_belonging(folder, e, say)
+    saved = load_meta(folder / "params.npz").get("settings")
+    if saved is None:
+        say(
+            f"{folder / 'params.npz'} holds no settings, as of an earlier version of "
+            "jaxnn: config.json is taken as it is, edited or not"
+        )
+    for name, here in _belonging(e).items() if saved is not None else ():
+        there = saved.get(name) if isinstance(saved, dict) else saved
+        if there != here:
+            raise JaxnnError(
+                f"{folder / 'config.json'}: {name} is {here}, but params.npz was "
+                f"trained with {there}; one of the two was edited or comes from "
+                "another run"
+            )
     dtype = use_dtype(e.config.dtype)
 
     def init():
         params, state, _ = e.net.init(jax.random.key(0), e.facts.in_shape)
         tree = cast_floats({"params": params, "state": state}, dtype)
-        if e.config.seeds == 1:
-            return tree
-        return jax.tree.map(
-            lambda a: jnp.broadcast_to(a, (e.config.seeds, *a.shape)), tree
-        )
+        seeds = (e.config.seeds,) if e.config.seeds > 1 else ()
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (*seeds, *a.shape)), tree)
 
     return Run(folder, e, **load_params(folder / "params.npz", jax.eval_shape(init)))
 
@@ -221,11 +197,7 @@ def open_run(folder: Path) -> Run:
 
 
 def data_of(run: Run, name: str | None) -> Dataset:
-    """The data set of that name, or the run's own, if its images fit the run.
-
-    Raises:
-      JaxnnError: no such data, images of another shape, classes it does not know.
-    """
+    """The data set of that name, or the run's own, if its images fit the run."""
     data = load(name or run.config.data, validation=0, say=note)
     if data.test.x.shape[1:] != run.facts.in_shape:
         raise JaxnnError(
@@ -248,11 +220,7 @@ def use_dtype(dtype: str) -> Any:
 
 
 def read_config(path: Path) -> Experiment:
-    """Read the settings and facts that `save_config` wrote.
-
-    Raises:
-      JaxnnError: missing, damaged, or something else.
-    """
+    """Read the settings and facts that `save_config` wrote."""
     settings = read_json(path)
     network = settings.pop("network", None) if isinstance(settings, dict) else None
     if not isinstance(network, dict):
@@ -276,15 +244,6 @@ def read_config(path: Path) -> Experiment:
         return build(config, facts)
 
 
-@contextmanager
-def saved_in(path: Path) -> Iterator[None]:
-    """What is wrong with settings is said of the file `path` that they came from."""
-    try:
-        yield
-    except JaxnnError as error:
-        raise JaxnnError(f"{path}: {error}; it was edited or damaged") from error
-
-
 def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Rows of a stratified sample of `count` labels; -1, or more than all: all."""
     if 0 < count < len(y):
@@ -302,11 +261,7 @@ def print_undrawn(failed: dict[str, str]) -> None:
 
 
 def saved_command(folder: Path) -> TrainCommand:
-    """The settings of the run in `folder`, as the defaults of a command that resumes.
-
-    Raises:
-      JaxnnError: not a run folder, or one whose run never began.
-    """
+    """The settings of the run in `folder`, as defaults of a command that resumes."""
     if not os.path.isfile(folder / "config.json"):
         raise JaxnnError(
             f"--resume: {folder} has no config.json, so there is nothing to continue; "

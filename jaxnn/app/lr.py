@@ -12,11 +12,11 @@ from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import LRConfig
 from jaxnn.app.folder import fresh_folder, print_undrawn
 from jaxnn.app.settings import flag, given
+from jaxnn.app.streams import note
 from jaxnn.data import load
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, write_json
-from jaxnn.streams import note
 from jaxnn.text import aligned
 from jaxnn.train.rates import find_lr
 

@@ -1,24 +1,31 @@
-"""The points of a sweep: read from words, crossed or drawn, and put into groups."""
+"""The points of a sweep: read from words, crossed or drawn, grouped, trained together.
+
+The points of a group are networks side by side in one program, in which settings that
+differ are arrays.
+"""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import amounts, check_point
 from jaxnn.app.config import NOISE_KIND, WIDTH, TrainConfig
-from jaxnn.app.settings import (
-    Row,
-    flag,
-    plain_types,
-    resolved,
-    rows,
-    without_effect,
-)
+from jaxnn.app.settings import Row, flag, plain_types, resolved, rows, without_effect
 from jaxnn.errors import JaxnnError, lookup
+from jaxnn.train import History, make_step
+from jaxnn.train.engine import scan_seeds
+from jaxnn.train.inputs import check_labels, sample_weights
+from jaxnn.train.run import Run
+from jaxnn.train.state import Weighted
 
 TRACED = ("lr", "l2", "dropout", "noise")
 """Settings that are arrays in the program where a group's points differ in them."""
@@ -48,23 +55,19 @@ class Point(NamedTuple):
 class Group(NamedTuple):
     """Points that one program trains.
 
-    `values` is what they share of the axes, `traced` which settings are arrays in the
-    program. A part of a group has its `traced`, whatever its own points differ in:
-    so one program serves all parts.
+    A part of a group has its `traced`, whatever its own points differ in: so one
+    program serves all parts.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Any]  # what they share of the axes
     points: list[Point]
-    traced: tuple[str, ...]
+    traced: tuple[str, ...]  # settings that are arrays in the program
 
 
 def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Interval]:
     """Axes from words: `lr=0.001,0.01`, and for random points `lr=1e-4:1e-1:log`.
 
     Names are those of `jaxnn train`'s flags, and `width`, of all hidden layers.
-
-    Raises:
-      JaxnnError: unknown names, values of the wrong type, a range in a grid.
     """
     axes: dict[str, list | Interval] = {}
     known = rows(TrainConfig) | {"width": Row(int, WIDTH)}
@@ -97,9 +100,6 @@ def sweep_points(
     """Every combination of the axes' values, or `draws` random ones, by `config.seed`.
 
     Each is trained with `config.seeds` seeds, which makes as many points.
-
-    Raises:
-      JaxnnError: settings that do not fit together.
     """
     count = math.prod(len(a) for a in axes.values()) if draws is None else draws
     if count * config.seeds > MOST_POINTS:
@@ -112,13 +112,23 @@ def sweep_points(
     else:
         rng = np.random.default_rng(config.seed)
         chosen = ([_draw(a, rng) for a in axes.values()] for _ in range(draws))
+    if "width" in axes and (
+        config.model == "linear" or not all(t.isdecimal() for t in config.layers)
+    ):
+        raise JaxnnError(
+            "sweep: width is of all hidden layers, which must be widths such as "
+            f"--layers 30 30; got model {config.model}, {' '.join(config.layers)}"
+        )
     points: list[Point] = []
     for row in chosen:
         values = dict(zip(axes, row, strict=True))
         first = int(values.get("seed", config.seed))
         for seed in range(first, first + config.seeds):
             full = values | ({"seed": seed} if config.seeds > 1 else {})
-            points.append(Point(len(points), full, _settings(config, full)))
+            change: dict[str, Any] = full | {"seeds": 1}
+            if "width" in change:
+                change["layers"] = (str(change.pop("width")),) * len(config.layers)
+            points.append(Point(len(points), full, replace(config, **change)))
     _check(points, config, axes)
     return [p._replace(config=resolved(p.config)) for p in points]
 
@@ -158,7 +168,11 @@ def _check(points, base, axes):
                   if k in lost}  # fmt: skip
         config = replace(point.config, **{name: defaults[name] for name in lost})
         check_point(config)
-        if (other := seen.setdefault(_explicit(config), point.number)) != point.number:
+        explicit = replace(  # the same for all settings of the same network
+            resolved(config), **amounts(config), ema=config.ema or None,
+            noise_kind=config.noise_kind or NOISE_KIND,
+        )  # fmt: skip
+        if (other := seen.setdefault(explicit, point.number)) != point.number:
             raise JaxnnError(
                 f"sweep: points {other} and {point.number} are the same network "
                 f"({_words(points[other].values)} and {_words(point.values)}); give "
@@ -170,28 +184,8 @@ def _check(points, base, axes):
         )
 
 
-def _explicit(config) -> TrainConfig:
-    """The same for all settings of the same network: `none` is what it stands for."""
-    return replace(
-        resolved(config), **amounts(config), ema=config.ema or None,
-        noise_kind=config.noise_kind or NOISE_KIND,
-    )  # fmt: skip
-
-
 def _words(values) -> str:
     return " ".join(f"{k}={v}" for k, v in values.items())
-
-
-def _settings(config, values) -> TrainConfig:
-    values = dict(values)
-    if "width" in values:
-        if config.model == "linear" or not all(t.isdecimal() for t in config.layers):
-            raise JaxnnError(
-                "sweep: width is of all hidden layers, which must be widths such as "
-                f"--layers 30 30; got model {config.model}, {' '.join(config.layers)}"
-            )
-        values["layers"] = (str(values.pop("width")),) * len(config.layers)
-    return replace(config, **values, seeds=1)
 
 
 def _draw(axis, rng):
@@ -239,3 +233,121 @@ def _value(name, text, kind) -> Any:
     except (ValueError, KeyError):
         names = " or ".join(getattr(t, "__name__", str(t)) for t in allowed)
         raise JaxnnError(f"sweep: {name}={text}, expected {names}") from None
+
+
+# ---- a group's points are trained as one program
+
+
+def group_experiment(
+    group: Group, facts: DataFacts, data: Any = None, point: int = 0, **traced: Any
+) -> Experiment:
+    """Build what the points of a group share, in the same trees for all of them.
+
+    Where they differ, the settings are those of one `point`, or `traced` numbers.
+    """
+    config = group.points[point].config
+    numbers = {name: getattr(config, name) for name in group.traced}
+    if "dropout" in numbers:
+        numbers["dropout"] = 0.5  # all have its layers, at rate 0 too
+    return build(config, facts, data, traced=numbers | traced)
+
+
+class SideBySide(Run):
+    """A run whose seeds are the points of a group.
+
+    Args:
+      group: points that differ in what runs side by side only.
+      data: the data set.
+      facts: what the networks know of it.
+      mesh: devices over which the points are divided, if their number allows it.
+      programs: compiled for another part of this group with as many points, or empty.
+    """
+
+    def __init__(self, group: Group, data, facts, mesh, programs):
+        points, first = group.points, group.points[0].config
+        self.group, self.facts, self.data_set = group, facts, data
+        self.experiment = group_experiment(group, facts, data)
+        validation = data.validation if len(data.validation.x) else None
+        y = data.train.y
+        if first.class_weights == "balanced":
+            y = Weighted(y, sample_weights(y, None, "balanced"))
+        super().__init__(
+            self._step, self.experiment.net, self.experiment.loss, (data.train.x, y),
+            validation, list(range(len(points))), first.batch,
+            # each point skips its own bad steps; one that diverges stops no other
+            policy="off",
+        )  # fmt: skip
+        self.takes_all = False
+        self.programs = programs
+        self.where: NamedSharding | None = None
+        if mesh is not None and len(points) % mesh.size == 0:
+            self.where = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._begin()
+
+    def _begin(self):
+        """States and keys, one a point; those of one kind of start are made at once."""
+        y = self.data_set.train.y
+        check_labels("fit", self.net, self.loss, self.x, y, self.validation)
+        configs = [point.config for point in self.group.points]
+        starts: dict[tuple[str, str], list[int]] = {}
+        for i, c in enumerate(configs):
+            starts.setdefault((c.init, c.bias_init), []).append(i)
+        keys = jnp.stack([jax.random.key(c.seed) for c in configs])
+        shape = (self.batch, *self.x.shape[1:])
+        dtype = jnp.dtype(self.experiment.config.dtype)
+        made = []
+        for mine in starts.values():
+            start = partial(self._made(mine[0]).start, shape, dtype=dtype)
+            made.append(jax.jit(jax.vmap(lambda key, start=start: start(key=key)))(
+                keys[np.array(mine)]
+            ))  # fmt: skip
+        back = np.argsort(np.concatenate([np.array(r) for r in starts.values()]))
+        self.ts = jax.tree.map(lambda *a: jnp.concatenate(a)[back], *made)
+        hyper = {
+            name: jnp.array([getattr(c, name) for c in configs], dtype)
+            for name in self.group.traced
+        }
+        self.keys = keys, hyper
+        if self.where is not None:
+            self.ts, self.keys = jax.device_put((self.ts, self.keys), self.where)
+            everywhere = NamedSharding(self.where.mesh, PartitionSpec())
+            self.x, self.y = jax.device_put((self.x, self.y), everywhere)
+
+    def _step(self, ts, x, y, key):
+        key, hyper = key
+        return self._made(0, **hyper)(ts, x, y, key)
+
+    def _made(self, point: int, **traced: Any):
+        """The step of a point, with `traced` numbers for its own."""
+        e = group_experiment(self.group, self.facts, self.data_set, point, **traced)
+        return make_step(
+            e.net, self.loss, e.optimizer, **e.options, guard="skip",
+            watch_update=False,
+        )  # fmt: skip
+
+    def _compiled(self, order):
+        # the step is made anew in each trace, from settings that are traced
+        run = partial(scan_seeds, self._step, layout=True)
+        if self.where is not None:  # each device runs its own points; nobody talks
+            mine, whole = self.where.spec, PartitionSpec()
+            run = jax.shard_map(
+                run, mesh=self.where.mesh, check_vma=False,
+                in_specs=(mine, whole, whole, whole, mine),
+                out_specs=(mine, PartitionSpec(None, *mine)),
+            )  # fmt: skip
+        given = self.ts, self.x, self.y, order, self.keys
+        return jax.jit(run, donate_argnums=0).lower(*given).compile()
+
+
+def train_group(
+    group: Group, data: Any, facts: DataFacts, mesh: Mesh | None = None,
+    programs: dict | None = None, **options: Any,
+) -> History:  # fmt: skip
+    """Train the points of a group; the history's seeds are the points, in order.
+
+    See `SideBySide`; `options` are `on_epoch` and `snapshots` of `jaxnn.fit`.
+    """
+    run = SideBySide(group, data, facts, mesh, {} if programs is None else programs)
+    config = group.points[0].config
+    choose = config.keep == "best" and run.validation is not None
+    return run.train(config.epochs, patience=config.patience, choose=choose, **options)

@@ -41,9 +41,6 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
 
     Returns:
       The path of the page.
-
-    Raises:
-      JaxnnError: the file cannot be written.
     """
     folder, r = Path(folder), result
     run = shlex.quote(str(folder))

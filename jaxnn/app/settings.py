@@ -12,7 +12,8 @@ import functools
 import importlib
 import math
 import types
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import (
@@ -153,10 +154,7 @@ def names(*tables: str, more: tuple[str, ...] = ()) -> Any:
 
 
 def resolved(config: Any) -> Any:
-    """`config` with what was left to a rule made explicit, so that the run says it.
-
-    What has no effect in it stays None.
-    """
+    """`config` with what was left to a rule made explicit; the rest stays None."""
     found = {}
     for name, row in rows(type(config)).items():
         if row.usual and getattr(config, name) is None:
@@ -190,11 +188,7 @@ def without_effect(config: Any, typed: Container[str] = ()) -> dict[str, str]:
 
 
 def check_needs(config: Any, typed: Container[str] = ()) -> None:
-    """Raise for a setting that changes nothing, see `without_effect`.
-
-    Raises:
-      JaxnnError: names it and what it needs.
-    """
+    """Raise for a setting that changes nothing, see `without_effect`."""
     for name, what in without_effect(config, typed).items():
         value = getattr(config, name)
         value = " ".join(value) if isinstance(value, tuple) else value
@@ -204,12 +198,7 @@ def check_needs(config: Any, typed: Container[str] = ()) -> None:
 def check_fields(config: Any, bounds: Mapping[str, Range] | None = None) -> None:
     """Raise unless each field by itself is right: its type and its bounds.
 
-    Args:
-      config: the configuration.
-      bounds: of fields that have no mark of their own.
-
-    Raises:
-      JaxnnError: names the field, what it holds and what it may hold.
+    `bounds` are of fields that have no mark of their own.
     """
     check_types(config)
     for name, row in rows(type(config)).items():
@@ -225,48 +214,45 @@ def check_fields(config: Any, bounds: Mapping[str, Range] | None = None) -> None
 
 
 def check_types(config: Any) -> None:
-    """Raise unless every field holds what its annotation says.
-
-    Raises:
-      JaxnnError: names the field, what it holds and what it may hold.
-    """
+    """Raise unless every field holds what its annotation says."""
     for name, row in rows(type(config)).items():
         value = getattr(config, name)
         if not dataclasses.is_dataclass(row.type) and not _fits(value, row.type):
-            text = repr(value)
-            text = text if len(text) <= 60 else f"{text[:57]}..."
-            raise JaxnnError(f"{flag(name)}: got {text}, expected {_words(row.type)}")
+            got = repr(value) if len(repr(value)) <= 60 else f"{value!r:.57}..."
+            raise JaxnnError(f"{flag(name)}: got {got}, expected {_words(row.type)}")
 
 
 def from_plain(
     kind: Callable[..., Any], settings: Mapping[str, Any], where: str
 ) -> Any:
-    """A configuration from what JSON makes of one; nothing is guessed or left out.
-
-    Raises:
-      JaxnnError: names that are missing or unknown, values of a wrong type; says
-        `where`.
-    """
+    """A configuration from what JSON makes of one; nothing is guessed or left out."""
     known = rows(kind)
     unknown, missing = settings.keys() - known.keys(), known.keys() - settings.keys()
-    if unknown or missing:
-        what = "unknown" if unknown else "no"
-        listed = ", ".join(sorted(unknown or missing))
-        raise JaxnnError(f"{where}: {what} setting {listed}; it was edited or damaged")
-    values = {}
-    for name, value in settings.items():
-        kinds = plain_types(known[name].type)
-        if isinstance(value, list) and any(get_origin(k) is tuple for k in kinds):
-            value = tuple(value)
-        elif isinstance(value, str) and Path in kinds:
-            value = Path(value)
-        values[name] = value
-    config = kind(**values)
-    try:
+    with saved_in(where):
+        if unknown or missing:
+            what = "unknown" if unknown else "no"
+            listed = ", ".join(sorted(unknown or missing))
+            raise JaxnnError(f"{what} setting {listed}")
+        values = {}
+        for name, value in settings.items():
+            kinds = plain_types(known[name].type)
+            if isinstance(value, list) and any(get_origin(k) is tuple for k in kinds):
+                value = tuple(value)
+            elif isinstance(value, str) and Path in kinds:
+                value = Path(value)
+            values[name] = value
+        config = kind(**values)
         check_types(config)
-    except JaxnnError as error:
-        raise JaxnnError(f"{where}: {error}; it was edited or damaged") from None
     return config
+
+
+@contextmanager
+def saved_in(where: str | Path) -> Iterator[None]:
+    """What is wrong with settings is said of the file that they came from."""
+    try:
+        yield
+    except JaxnnError as error:
+        raise JaxnnError(f"{where}: {error}; it was edited or damaged") from error
 
 
 def plain_types(kind: Any) -> tuple:

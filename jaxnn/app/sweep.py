@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,24 @@ from jaxnn.app.build import build, check_experiment, facts_of
 from jaxnn.app.checks import check, check_data
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import SweepConfig, TrainConfig
-from jaxnn.app.folder import fresh_folder, print_undrawn, saved_in, use_dtype
-from jaxnn.app.group import group_experiment, train_group
-from jaxnn.app.points import Group, grouped, parse_axes, sweep_points
-from jaxnn.app.settings import from_plain
+from jaxnn.app.folder import fresh_folder, print_undrawn, use_dtype
+from jaxnn.app.points import (
+    Group,
+    group_experiment,
+    grouped,
+    parse_axes,
+    sweep_points,
+    train_group,
+)
+from jaxnn.app.settings import from_plain, saved_in
+from jaxnn.app.streams import note
 from jaxnn.data import load
 from jaxnn.distributed.mesh import data_mesh
 from jaxnn.distributed.processes import show_cpu_devices
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
-from jaxnn.streams import note
+from jaxnn.text import aligned
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_params, save_params
 
@@ -37,14 +44,7 @@ MAX_PARALLEL = {"cpu": 8}
 
 
 def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
-    """Train all points of a sweep, and write table, sweep.json and picture.
-
-    Returns:
-      What sweep.json holds, and `folder`.
-
-    Raises:
-      JaxnnError: bad axes or settings, or a folder that holds no sweep.
-    """
+    """Train all points of a sweep; returns what sweep.json holds, and `folder`."""
     started = time.perf_counter() if started is None else started
     folder, done = config.resume, {}
     if folder is not None:
@@ -75,7 +75,9 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
-    failed = draw(folder, {"sweep.png": partial(_picture, result, list(axes))})
+    failed = draw(folder, {"sweep.png": lambda path: _plots().sweep(
+        result["settings_tried"], list(axes), path
+    )})  # fmt: skip
     print("\n".join(table(result)))
     print_undrawn(failed)
     print(f"saved to       {folder}  (sweep.json, sweep.png)")
@@ -87,12 +89,6 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
         error.history = None  # it failed at work, not at its settings
         raise error
     return result | {"folder": str(folder)}
-
-
-def _picture(result, axes, path):
-    from jaxnn.plots.run import sweep
-
-    sweep(result["settings_tried"], axes, path)
 
 
 class Sweep:
@@ -265,24 +261,18 @@ def _summary(rows: Sequence[dict]) -> dict:
     }  # fmt: skip
 
 
-def table(result: dict, most: int = 10) -> Iterable[str]:
+def table(result: dict, most: int = 10) -> Iterator[str]:
     """The best settings, a line each, and the test accuracy of the best."""
     tried = result["settings_tried"]
-    names = list(tried[0]["values"])
-    width = {
-        n: max(len(n), *(len(_short(s["values"][n])) for s in tried)) for n in names
-    }
-    yield (
-        "  ".join(f"{n:>{width[n]}}" for n in names) + "  validation      loss  skipped"
-    )
+    rows = [(*tried[0]["values"], "validation", "loss", "skipped", "")]
     for s in tried[:most]:
         spread = f" +-{100 * s['std']:.2f}" if s["n"] > 1 else ""
-        yield (
-            "  ".join(f"{_short(s['values'][n]):>{width[n]}}" for n in names)
-            + f"  {100 * s['validation_accuracy']:>9.2f}%{spread}"
-            + f"  {s['loss']:>8.4f}  {s['skipped']:>7,}"
-            + ("" if s["trained"] else "  NOT TRAINED")
-        )
+        rows.append((
+            *map(_short, s["values"].values()),
+            f"{100 * s['validation_accuracy']:.2f}%{spread}", f"{s['loss']:.4f}",
+            f"{s['skipped']:,}", "" if s["trained"] else "NOT TRAINED",
+        ))  # fmt: skip
+    yield aligned(rows, right=range(len(rows[0]) - 1))
     if len(tried) > most:
         yield f"... and {len(tried) - most} more settings, all in sweep.json"
     best = result["best"]
@@ -328,6 +318,12 @@ def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
         plan = SweepConfig(axes, *limits, network=network)
         check(plan)
     return plan, saved["groups"]
+
+
+def _plots():
+    from jaxnn.plots import run  # slow to import, and may fail: within `draw` only
+
+    return run
 
 
 def _short(value) -> str:

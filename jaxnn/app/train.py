@@ -26,6 +26,7 @@ from jaxnn.app.folder import (
     use_dtype,
 )
 from jaxnn.app.settings import resolved
+from jaxnn.app.streams import note
 from jaxnn.app.trained import Trained, accuracy_lines, attack_line, collapses
 from jaxnn.app.use import save_findings
 from jaxnn.costs import summary
@@ -34,7 +35,6 @@ from jaxnn.distributed.processes import distributed_run
 from jaxnn.environment import Processes, device
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
-from jaxnn.streams import note
 from jaxnn.train import Snapshots, TrainingError, describe, fit
 
 ALONE = Processes(detect=False)
@@ -42,9 +42,8 @@ ALONE = Processes(detect=False)
 
 def train_command(command: TrainCommand, started: float) -> dict:
     """Do what `jaxnn train` was asked for; see `train_run`."""
-    settings = vars(command).copy()
-    resume, ranks = settings.pop("resume"), settings.pop("ranks")
-    return train_run(TrainConfig(**settings), started, ranks, resume)
+    own = {k: v for k, v in vars(command).items() if k not in ("resume", "ranks")}
+    return train_run(TrainConfig(**own), started, command.ranks, command.resume)
 
 
 def train_run(
@@ -57,8 +56,7 @@ def train_run(
 
     Args:
       config: the settings.
-      started: `time.perf_counter()` when the program began, for the times reported;
-        None is now.
+      started: `time.perf_counter()` when the program began; None is now.
       ranks: which of several processes this is; all but the first only train.
       resume: run folder to continue, written with the same `config`.
 
@@ -99,26 +97,11 @@ def train_run(
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
-    seconds = {
-        "import": imported - started,
-        "compile": history.seconds["compile"],
-        "train": history.seconds["train"],
-        "to_first_step": history.seconds["first_step_at"] - started,
-    }
     result, trained = _measure(folder, e, history, trouble, table, log)
-    _write(folder, result, seconds, started)
-    result["not_drawn"] = draw(folder, trained.pictures())
-    from jaxnn.app.report import write_report
-
-    result["not_drawn"] |= draw(
-        folder, {"report.md": lambda _: write_report(folder, result)}
-    )
-    _write(folder, result, seconds, started)
-    print_undrawn(result["not_drawn"])
-    took = result["seconds"]
+    _keep(folder, result, trained, started, imported)
     log(
-        f"time           {took['total']:.1f} s: import {took['import']:.1f}, compile "
-        f"{took['compile']:.1f}, train {took['train']:.1f}"
+        "time           {total:.1f} s: import {import:.1f}, compile {compile:.1f}, "
+        "train {train:.1f}".format(**result["seconds"])
     )
     print(f"saved to       {folder}  (start with {folder / 'report.md'})")
     if trouble is None and result["problems"]:
@@ -126,6 +109,31 @@ def train_run(
     if trouble is not None:
         raise trouble
     return result | {"folder": str(folder)}
+
+
+def _keep(folder, result, trained, started, imported):
+    """Write result.json, before anything is drawn and after, pictures and page."""
+
+    def write():
+        times = trained.history.seconds
+        seconds = {
+            "import": imported - started,
+            "compile": times["compile"],
+            "train": times["train"],
+            "to_first_step": times["first_step_at"] - started,
+            "total": time.perf_counter() - started,
+        }
+        result["seconds"] = {k: round(v, 3) for k, v in seconds.items()}
+        write_json(folder / "result.json", result)
+
+    write()
+    result["not_drawn"] = draw(folder, trained.pictures())
+    from jaxnn.app.report import write_report
+
+    page = {"report.md": lambda _: write_report(folder, result)}
+    result["not_drawn"] |= draw(folder, page)
+    write()
+    print_undrawn(result["not_drawn"])
 
 
 def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
@@ -154,13 +162,6 @@ def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
     return result, trained
 
 
-def _write(folder, result, seconds, started):
-    """result.json, with the time until now; before anything is drawn, and after."""
-    seconds = seconds | {"total": time.perf_counter() - started}
-    result["seconds"] = {k: round(v, 3) for k, v in seconds.items()}
-    write_json(folder / "result.json", result)
-
-
 def _failed(problems, history=None) -> TrainingError:
     error = TrainingError("; ".join(problems))
     error.history = history
@@ -171,9 +172,7 @@ def _failed(problems, history=None) -> TrainingError:
 
 
 def train_in(folder, e: Experiment, mesh=None, resume: bool = False):
-    """Train and keep the run in `folder`.
-
-    With several processes all but the first write and print nothing.
+    """Train and keep the run in `folder`; of several processes the first writes.
 
     Returns:
       (history, None), or (history so far, the error) if training diverged.

@@ -112,11 +112,10 @@ class Trained:
             penalty=e.options["penalty"],
             audit=False,  # layer by layer if they differ; `jaxnn compare` always
         )
-        largest = {
-            f"{dtype}_max_relative": report.max_relative(dtype)
-            for dtype in ("float32", "float64")
-        }
-        return largest | report.to_json() | {"line": report.line()}
+        return {
+            "float32_max_relative": report.max_relative("float32"),
+            "float64_max_relative": report.max_relative("float64"),
+        } | report.to_json() | {"line": report.line()}  # fmt: skip
 
     def attack(self) -> dict[str, Any]:
         """Measure the worst case on test images, every seed on the same ones."""
@@ -159,10 +158,11 @@ class Trained:
         data, c = self.e.data, self.e.config
         test, loss = data.test, self.e.loss
         chance = loss.as_probabilities(self.outputs[0])
+        said = chance.argmax(-1)
         found = {
             "curves.png": lambda path: _plots().curves(self.history.epochs, path),
             "confusion.png": lambda path: _plots().confusion(
-                test.y, chance.argmax(-1), data.names or data.classes, path
+                test.y, said, data.names or data.classes, path
             ),
             "mistakes.png": lambda path: _plots().mistakes(
                 test.x, test.y, chance, path

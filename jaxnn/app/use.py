@@ -29,12 +29,7 @@ NAN_CAUSE = (
 
 
 def evaluate_run(config: EvalConfig) -> dict:
-    """Test loss and accuracy of a saved run on all test images; prints one line.
-
-    Raises:
-      JaxnnError: no run folder, damaged files, data of another shape, outputs that
-        are not finite.
-    """
+    """Test loss and accuracy of a saved run on all test images; prints one line."""
     enable_compile_cache()
     run = open_run(config.run)
     data = data_of(run, config.data)
@@ -42,12 +37,9 @@ def evaluate_run(config: EvalConfig) -> dict:
     found = evaluate(
         run.net, run.params, run.state, *data.test, loss=loss, seeds=run.multi_seed
     )
-    accuracy = np.atleast_1d(found.accuracy)
-    spread = (
-        f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)"
-        if run.multi_seed
-        else ""
-    )
+    accuracy, spread = np.atleast_1d(found.accuracy), ""
+    if run.multi_seed:
+        spread = f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)"
     if bad := int((~_finite_rows(found.outputs, run.multi_seed)).sum()):
         raise JaxnnError(
             f"{run.folder}: the network's outputs are not finite for {bad:,} of "
@@ -65,10 +57,6 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     """Class probabilities (images, classes) of picture files; prints a table.
 
     Several seeds vote with the mean of their probabilities.
-
-    Raises:
-      JaxnnError: no run folder or pictures; after the table, for those that could not
-        be read and those whose outputs are not finite.
     """
     if not config.images:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
@@ -79,7 +67,13 @@ def predict_run(config: PredictConfig) -> np.ndarray:
             f"{run.folder} was trained on inputs {run.facts.in_shape}; pictures can be "
             "read for 28x28 networks only"
         )
-    paths, pictures, bad = _read_all(config.images)
+    paths, pictures, bad = [], [], []
+    for path in config.images:
+        try:
+            pictures.append(read_digit(path))
+            paths.append(path)
+        except JaxnnError as error:
+            bad.append(str(error))
     if not pictures:
         raise JaxnnError("\n".join(bad))
     x = np.stack(pictures)
@@ -97,18 +91,6 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     if bad:
         raise JaxnnError("\n".join(bad))
     return chance
-
-
-def _read_all(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list[str]]:
-    """Those that can be read, their pictures, and what is wrong with the others."""
-    good, pictures, bad = [], [], []
-    for path in paths:
-        try:
-            pictures.append(read_digit(path))
-            good.append(path)
-        except JaxnnError as error:
-            bad.append(str(error))
-    return good, pictures, bad
 
 
 def _finite_rows(outputs: np.ndarray, multi_seed: bool) -> np.ndarray:
@@ -134,12 +116,9 @@ def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
 
 
 def save_findings(folder: Path, findings: Sequence[Finding], steps: int) -> None:
-    """Write repro.npz for the first finding and tell it the command.
+    """Write repro.npz for the first finding, and tell it the command.
 
-    Args:
-      folder: the run's.
-      findings: what the guard located.
-      steps: of the whole run, which schedules need.
+    Schedules need the steps of the whole run.
     """
     for finding in findings[:1]:
         if finding.case is not None:
@@ -148,11 +127,7 @@ def save_findings(folder: Path, findings: Sequence[Finding], steps: int) -> None
 
 
 def replay_run(config: ReplayConfig) -> Finding | None:
-    """Run the bad step again and print what is found; None if all is finite now.
-
-    Raises:
-      JaxnnError: no run folder, no repro.npz in it, or damaged files.
-    """
+    """Run the bad step again and print what is found; None if all is finite now."""
     path = config.run / REPRO
     run = open_run(config.run)
     if not os.path.isfile(path):
@@ -161,16 +136,10 @@ def replay_run(config: ReplayConfig) -> Finding | None:
         )
     e = build(run.config, run.facts, steps=load_meta(path).get("steps", 1))
     rollback = e.config.guard == "rollback"
-    step = make_step(
-        e.net,
-        e.loss,
-        slowable(e.optimizer) if rollback else e.optimizer,
-        half=is_half(jnp.dtype(e.config.dtype)),
-        **e.options,
-    )
-    finding = replay(path, step)
-    if finding is None:
-        print("every value of that step is finite now")
-    else:
-        print("\n".join(finding.lines()))
+    finding = replay(path, make_step(
+        e.net, e.loss, slowable(e.optimizer) if rollback else e.optimizer,
+        half=is_half(jnp.dtype(e.config.dtype)), **e.options,
+    ))  # fmt: skip
+    finite = ["every value of that step is finite now"]
+    print("\n".join(finding.lines() if finding else finite))
     return finding

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tyro._parsers import ParserSpecification
 
 from jaxnn.cli import main
 from jaxnn.data import write_idx
@@ -47,10 +48,32 @@ class Reached(Exception):  # noqa: N818
     """Raised in place of the work: all checks let the input through."""
 
 
+_make, _parsers = ParserSpecification.from_callable_or_type, {}
+
+
+def _parser_of(*args, **options):
+    """The parser of a command, made once: it takes longer than all checks of its words.
+
+    Only what is the whole command's: its parts are made with it.
+    """
+    if options["intern_prefix"]:
+        return _make(*args, **options)
+    key = *args, options["description"], options["default_instance"]
+    if key not in _parsers:
+        _parsers[key] = _make(*args, **options)
+    return _parsers[key]
+
+
 def run(*words: Any) -> Outcome:
     """`jaxnn WORDS` in this process; an exception other than an exit is a traceback."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):  # fmt: skip
+        if "--help" not in words:  # which says what is registered by then
+            name = "from_callable_or_type"
+            patch.setattr(ParserSpecification, name, staticmethod(_parser_of))
         try:
             status = main(list(map(str, words)))
         except Reached:
@@ -92,12 +115,10 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 
     Caches of compiled programs do not count.
     """
-    return {
-        str(p.relative_to(folder)): (p.lstat().st_size, p.lstat().st_mtime_ns)
-        for p in sorted(folder.rglob("*"))
-        if not p.is_dir() and "cache" not in p.relative_to(folder).parts
-    } | {
-        str(p.relative_to(folder)): (0, 0)
-        for p in folder.rglob("*")
-        if p.is_dir() and "cache" not in p.relative_to(folder).parts
-    }
+    found = {}
+    for path in folder.rglob("*"):
+        name, seen = path.relative_to(folder), path.lstat()
+        if "cache" not in name.parts:
+            whole = (seen.st_size, seen.st_mtime_ns)
+            found[str(name)] = (0, 0) if path.is_dir() else whole
+    return found

@@ -1,14 +1,18 @@
-"""What the tests of the command line share: data, an empty home, a finished run."""
+"""What the tests of the command line share: data, an empty home, finished runs.
 
+The runs are never written to: who changes one changes a copy.
+"""
+
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxnn.cli import main
-from tests.app.common import TINY, write_folder
+from tests.app.common import TINY, run, write_folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("digits"))
+    return write_folder(tmp_path_factory.mktemp("shared") / "digits")
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +21,29 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def run_folder(digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    words = ["train", *TINY, "--data", str(digits), "--out", str(folder)]
-    assert main([*words, "--attack-images", "30"]) == 0
+@pytest.fixture(scope="session")
+def run_folder(digits):
+    folder = digits.parent / "run"
+    words = ("train", *TINY, "--data", digits, "--out", folder)
+    found = run(*words, "--attack-images", "30")
+    assert found.status == 0, found.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def bad_run(digits):
+    """A run whose first step is bad, and what was said of it."""
+    words = ("--optimizer", "sgd", "--lr", "1e30", "--guard", "raise")
+    folder = digits.parent / "bad"
+    found = run("train", *TINY, "--data", digits, "--out", folder, *words)
+    assert found.status == 1, found.err
+    return folder, found
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture of a digit in the working folder."""
+    canvas = np.full((40, 40), 255, np.uint8)
+    canvas[8:32, 18:22] = 0
+    Image.fromarray(canvas).save(tmp_path / "digit.png")
+    return "digit.png"

@@ -19,7 +19,7 @@ from jaxnn.files import locked
 from jaxnn.layers import ACTIVATIONS, LAYERS
 from jaxnn.losses import LOSSES
 from jaxnn.optimizers import OPTIMIZERS
-from tests.app.common import TINY, refused, run, write_folder
+from tests.app.common import TINY, refused, run
 
 
 def test_a_run_leaves_everything_it_promises(run_folder):
@@ -101,33 +101,11 @@ def test_flags_train(digits, words):
     assert main(["train", *TINY, *words, *out]) == 0
 
 
-def test_a_folder_with_files_is_never_written_into(digits, tmp_path, capsys):
+def test_a_folder_with_files_is_never_written_into(digits, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "mine.txt").write_text("precious")
     text = refused("train", *TINY, "--data", digits, "--out", "x")
     assert "already holds files" in text
-    assert [p.name for p in (tmp_path / "x").iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"train-labels-idx1-ubyte.gz": np.zeros(239, np.uint8)}, ["240", "239"]),
-        (
-            {"t10k-labels-idx1-ubyte": np.full(80, 77, np.uint8)},
-            ["t10k-labels-idx1-ubyte", "77"],
-        ),
-        (
-            {"train-images-idx3-ubyte.gz": np.full((240, 28, 28), np.nan, np.float32)},
-            ["train-images-idx3-ubyte.gz", "188160"],
-        ),
-    ],
-)
-def test_bad_data_names_the_file_and_the_value(tmp_path, capsys, change, expected):
-    folder = write_folder(tmp_path / "bad", **change)
-    text = refused("train", *TINY, "--data", folder, "--out", "x")
-    for part in expected:
-        assert part in text.replace(",", "")
 
 
 def test_predict_names_a_picture_it_cannot_read(run_folder, tmp_path, capsys):
@@ -139,22 +117,14 @@ def test_predict_names_a_picture_it_cannot_read(run_folder, tmp_path, capsys):
     assert "no pictures" in refused("predict", run_folder)
 
 
-def _digit(path):
-    canvas = np.full((40, 40), 255, np.uint8)
-    canvas[8:32, 18:22] = 0
-    Image.fromarray(canvas).save(path)
-
-
-def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, capsys):
-    _digit(tmp_path / "good.png")
+def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, picture):
     (tmp_path / "text.png").write_text("no picture")
-    words = ["predict", run_folder, "text.png", "good.png", "absent.png", "good.png"]
-    assert main(list(map(str, words))) == 2
-    out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["good.png"] * 2
-    assert out.splitlines()[-1].endswith("%")
-    assert "text.png: got a file that is no image" in err
-    assert "absent.png: got no such file" in err
+    found = run("predict", run_folder, "text.png", picture, "absent.png", picture)
+    assert found.status == 2
+    assert [line.split()[0] for line in found.out.splitlines()[-2:]] == [picture] * 2
+    assert found.out.splitlines()[-1].endswith("%")
+    assert "text.png: got a file that is no image" in found.err
+    assert "absent.png: got no such file" in found.err
 
 
 def test_the_whole_help_loads_what_it_lists_and_jax_only_then():

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxnn.app.folder import finished, load_run, read_config
 from jaxnn.cli import main
@@ -28,7 +27,7 @@ from jaxnn.data import load, read_digit
 from jaxnn.data.table import read_csv
 from jaxnn.errors import JaxnnError
 from jaxnn.train.checkpoint import load_meta
-from tests.app.common import TINY, write_folder
+from tests.app.common import TINY
 
 SECONDS = 20  # a case takes far less, compiling included; a hang takes for ever
 
@@ -167,37 +166,23 @@ PASSES = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """One of each, and what is read of it undamaged."""
-    root = tmp_path_factory.mktemp("whole")
-    write_folder(root / "digits")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        common = ["--data", "digits", "--quiet", *TINY, "--epochs", "1"]
-        train = ["train", *common, "--attack-images", "0"]
-        assert main([*train, "--out", "run", "--keep-checkpoints", "1"]) == 0
-        bad = ["--optimizer", "sgd", "--lr", "1e30", "--guard", "raise"]
-        assert main([*train, *bad, "--out", "bad"]) == 1
-        assert main(["sweep", "lr=0.01,0.02", *common, "--out", "sweep"]) == 0
-    canvas = np.full((40, 40), 255, np.uint8)
-    canvas[8:32, 18:22] = 0
-    Image.fromarray(canvas).save(root / "digit.png")
-    (root / "own.py").write_text(OWN)
-    (root / "table.csv").write_text("age,sex\n1,a\n2,b\n,a\n")
-    return root
+def sweep_folder(digits):
+    folder = digits.parent / "sweep"
+    words = ["--data", str(digits), "--quiet", *TINY, "--epochs", "1"]
+    assert main(["sweep", "lr=0.01,0.02", *words, "--out", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture
-def place(whole, tmp_path, monkeypatch, capsys):
+def place(run_folder, bad_run, sweep_folder, picture, tmp_path, capsys):
     """A copy of what a kind of file needs, as the working folder."""
 
     def copy(kind):
-        for part in {"digits", "digit.png", kind.path.split("/")[0]}:
-            source, target = whole / part, tmp_path / part
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(whole / "cache"))
+        (tmp_path / "own.py").write_text(OWN)
+        (tmp_path / "table.csv").write_text("age,sex\n1,a\n2,b\n,a\n")
+        folder, _, file = kind.path.partition("/")
+        if file:
+            shutil.copytree(run_folder.parent / folder, tmp_path / folder)
         capsys.readouterr()
         return tmp_path / kind.path
 

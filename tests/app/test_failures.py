@@ -81,29 +81,24 @@ def test_a_test_set_of_one_class_is_measured_to_the_end(tmp_path):
     assert result()["not_drawn"] == {}
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"train-images-idx3-ubyte.gz": np.full((240, 28, 28), 7, np.uint8)}, "all 7"),
-        (
-            {
-                "train-labels-idx1-ubyte.gz": np.zeros(240, np.uint8),
-                "t10k-labels-idx1-ubyte": np.zeros(80, np.uint8),
-            },
-            "label 0 only",
-        ),
-    ],
-)
-def test_data_without_anything_to_learn_is_refused(tmp_path, change, said):
-    assert said in refused(*train(write_folder(tmp_path / "poor", **change)))
+X, Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+XT, YT = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+WRONG_DATA = [
+    # arrays in place of the right ones, and what is said of them
+    ({Y: np.zeros(239, np.uint8)}, f"{Y}: got 239 labels, expected 240"),
+    ({YT: np.full(80, 77, np.uint8)}, f"{YT}: got label 77"),
+    ({X: np.full((240, 28, 28), np.nan, np.float32)}, f"{X}: got 188160 NaN"),
+    ({X: np.full((240, 28, 28), 7, np.uint8)}, "all 7"),
+    ({Y: np.zeros(240, np.uint8), YT: np.zeros(80, np.uint8)}, "label 0 only"),
+    ({X: np.zeros((240, 8, 8, 3), np.uint8), XT: np.zeros((80, 8, 8, 3), np.uint8)},
+     "gray"),
+]  # fmt: skip
 
 
-def test_color_is_refused_before_anything_is_written(tmp_path):
-    color = {
-        f"{name}-images-idx3-ubyte{end}": np.zeros((n, 8, 8, 3), np.uint8)
-        for name, n, end in (("train", 240, ".gz"), ("t10k", 80, ""))
-    }
-    assert "gray" in refused(*train(write_folder(tmp_path / "color", **color)))
+def test_data_that_cannot_be_learned_are_named_before_anything_is_written(tmp_path):
+    for i, (change, said) in enumerate(WRONG_DATA):
+        folder = write_folder(tmp_path / f"wrong {i}", **change)
+        assert said in refused(*train(folder))
 
 
 def test_a_run_outlives_closed_streams_a_lost_reader_and_a_foreign_backend(digits):
@@ -180,12 +175,8 @@ def test_jax_notes_are_never_in_an_error(digits, capsys):
     assert "conv" in text
 
 
-def test_a_bad_run_reports_and_replays(digits, tmp_path, capsys):
-    folder = tmp_path / "run"
-    words = ["train", *TINY, "--data", str(digits), "--out", str(folder)]
-    words += ["--attack-images", "0", "--optimizer", "sgd", "--lr", "1e30"]
-    assert main([*words, "--guard", "raise"]) == 1
-    shown = capsys.readouterr()
+def test_a_bad_run_reports_and_replays(bad_run, capsys):
+    folder, shown = bad_run
     assert "first bad step  epoch 1, step 1, seed 0" in shown.err
     assert f"jaxnn replay {folder}" in shown.err
     assert "learning rate   1e+30" in shown.err

@@ -10,8 +10,7 @@ import pytest
 from jaxnn.app import sweep as sweeping
 from jaxnn.app.build import DataFacts, build
 from jaxnn.app.config import TrainConfig
-from jaxnn.app.group import train_group
-from jaxnn.app.points import grouped, parse_axes, sweep_points
+from jaxnn.app.points import grouped, parse_axes, sweep_points, train_group
 from jaxnn.app.settings import rows
 from jaxnn.app.train import train_in
 from jaxnn.cli import main
@@ -19,7 +18,7 @@ from jaxnn.data.datasets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.run import sweep as picture
 from jaxnn.train import fit
-from tests.app.common import write_folder
+from tests.app.common import TINY, run, write_folder
 from tests.train.problem import pixels
 
 BASE = TrainConfig(
@@ -114,30 +113,22 @@ def test_random_points_are_drawn_by_the_seed_and_in_range():
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "drawn", "message"),
-    [
-        ([], False, "no axes"),
-        (["lr"], False, "expected NAME=VALUE"),
-        (["lrr=1"], False, "Did you mean 'lr'"),
-        (["lr=a"], False, "lr=a, expected float"),
-        (["batch=1.5"], False, "batch=1.5, expected int"),
-        (["batch_norm=yes"], False, "batch_norm=yes"),
-        (["lr=1:2"], False, "a grid needs values"),
-        (["batch=1:2"], True, "is a range"),
-        (["lr=0:1:log"], True, "above 0 for log"),
-        (["lr=1", "lr=2"], False, "given twice"),
-        (["out=a,b"], False, "out cannot be an axis: a sweep has one folder"),
-    ],
-)
-def test_axes_that_cannot_be_met_are_named(words, drawn, message):
-    with pytest.raises(JaxnnError, match=message):
-        parse_axes(words, drawn)
+def test_axes_that_cannot_be_met_are_named():
+    for words, drawn, message in (
+        ("", False, "no axes"), ("lr", False, "expected NAME=VALUE"),
+        ("lrr=1", False, "Did you mean 'lr'"), ("lr=a", False, "lr=a, expected float"),
+        ("batch=1.5", False, "batch=1.5, expected int"),
+        ("batch_norm=yes", False, "batch_norm=yes"),
+        ("lr=1:2", False, "a grid needs values"), ("batch=1:2", True, "is a range"),
+        ("lr=0:1:log", True, "above 0 for log"), ("lr=1 lr=2", False, "given twice"),
+        ("out=a,b", False, "out cannot be an axis: a sweep has one folder"),
+    ):  # fmt: skip
+        with pytest.raises(JaxnnError, match=message):
+            parse_axes(words.split(), drawn)
 
 
 def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     write_folder(tmp_path / "digits", count=140)
-    monkeypatch.chdir(tmp_path)
     words = [
         "sweep", "lr=0.001,0.01", "width=4,6", "--data", "digits", "--epochs", "2",
         "--batch", "20", "--validation", "40", "--seeds", "2", "--quiet",
@@ -184,14 +175,10 @@ def test_values_that_are_none_beside_numbers_are_drawn(tmp_path):
     assert (tmp_path / "sweep.png").stat().st_size > 1000
 
 
-def test_a_sweep_in_which_nothing_trains_has_failed(tmp_path, monkeypatch, capsys):
-    write_folder(tmp_path / "digits", count=140)
-    monkeypatch.chdir(tmp_path)
-    words = ["sweep", "lr=1e30,1e31", "--optimizer", "sgd", "--data", "digits",
-             "--epochs", "1", "--batch", "20", "--validation", "40", "--layers", "4",
-             "--out", "x", "--quiet"]  # fmt: skip
-    assert main(words) == 1
-    found = capsys.readouterr()
+def test_a_sweep_in_which_nothing_trains_has_failed(digits):
+    found = run("sweep", "lr=1e30,1e31", "--optimizer", "sgd", "--data", digits, *TINY,
+                "--out", "x", "--quiet")  # fmt: skip
+    assert found.status == 1
     assert found.out.count("NOT TRAINED") == 2
     assert "no setting has trained" in found.err
 

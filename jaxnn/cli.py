@@ -80,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     started = time.perf_counter()
     with open_streams() as lost:
-        status = _run(list(sys.argv[1:] if argv is None else argv), started)
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv), started)
     if lost and status == 0:
         print(f"jaxnn: error: cannot write the output: {lost[0]}", file=sys.stderr)
         return 1
     return status
 
 
-def _run(words: list[str], started: float) -> int:
+def _dispatch(words: list[str], started: float) -> int:
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
         print(

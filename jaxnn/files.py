@@ -59,11 +59,10 @@ def open_file(path: str | Path, expected: str = "a file") -> Iterator[BufferedRe
     except FileNotFoundError as error:
         raise bad_file(path, "no such file", expected, "Check the path.") from error
     except OSError as error:
+        expected = "a readable file" if expected == "a file" else expected
+        fix = "Check the path, who owns the file and its permissions."
         raise bad_file(
-            path,
-            f"{reason(error)} from the system",
-            "a readable file" if expected == "a file" else expected,
-            "Check the path, who owns the file and its permissions.",
+            path, f"{reason(error)} from the system", expected, fix
         ) from error
 
 
@@ -224,6 +223,9 @@ def lock(number: int, path: Path) -> bool:
 
     Returns:
       whether it still is the file at `path`: its last holder may have removed it.
+
+    Raises:
+      BlockingIOError: another process holds it.
     """
     if fcntl is None:
         return True

@@ -122,36 +122,28 @@ def test_curves_state_the_best_epoch_and_the_ends(path, monkeypatch):
     assert any(t.startswith("Training: 3 epochs, 1 seed") for t in texts)
 
 
-def test_best_is_that_of_the_mean_over_seeds(path, monkeypatch):
-    rows = history(3, 2)
-    for row, accuracy in zip(
-        rows, ([0.90, 0.99], [0.95, 0.96], [0.5, 0.5]), strict=True
-    ):
-        row["validation_accuracy"] = accuracy
-    texts = titles(monkeypatch)
-    plots.curves(rows, path)
-    assert "Best mean validation accuracy 95.50% (epoch 2)" in texts
-
-
-def test_what_is_not_finite_is_marked_and_left_out_of_the_mean(path, monkeypatch):
+def test_over_seeds_the_mean_counts_and_what_is_not_finite_is_marked(path, monkeypatch):
     rows = history(4, 2)
+    for i, shares in enumerate(([0.90, 0.99], [0.95, 0.96], [0.5, 0.5], [0.4, 0.4])):
+        rows[i]["validation_accuracy"] = shares
     rows[0]["loss"] = [0.5, float("nan")]
     rows[3]["loss"] = [None, None]
     rows[2]["skipped"] = [3, 4]
     texts = titles(monkeypatch)
     plots.curves(rows, path)
+    assert "Best mean validation accuracy 95.50% (epoch 2)" in texts
     assert "Training loss 0.5 to not finite" in texts
     assert "not finite" in texts
     assert "steps skipped: 7 in all" in texts
 
 
-@pytest.mark.parametrize(("fall", "log"), [(19, False), (21, True)])
-def test_the_axis_is_logarithmic_beyond_a_factor_of_20(fall, log, path, monkeypatch):
+def test_the_axis_is_logarithmic_beyond_a_factor_of_20(path, monkeypatch):
     rows = history(2, validation=False)
-    rows[0]["loss"], rows[1]["loss"] = 1.0, 1 / fall
-    texts = titles(monkeypatch)
-    plots.curves(rows, path)
-    assert ("loss, log scale" in texts) == log
+    for fall, log in ((19, False), (21, True)):
+        rows[0]["loss"], rows[1]["loss"] = 1.0, 1 / fall
+        texts = titles(monkeypatch)
+        plots.curves(rows, path)
+        assert ("loss, log scale" in texts) == log
 
 
 # ---------------------------------------------------------------- confusion
@@ -306,22 +298,14 @@ def test_adversarial_is_drawn(case, path):
     opened(path)
 
 
-@pytest.mark.parametrize(
-    ("fooled", "options", "said"),
-    [
+def test_the_title_says_what_the_budget_is_and_who_survived(path, monkeypatch):
+    texts = titles(monkeypatch)
+    for fooled, options, said in (
         (0, {}, "images that were right: these survived"),
         (30, {"norm": "l2", "budget": False}, "(l2, at most 2.35) fools 30 of the 40"),
-    ],
-)
-def test_the_title_says_what_the_budget_is_and_who_survived(
-    path, monkeypatch, fooled, options, said
-):
-    texts = titles(monkeypatch)
-    plots.adversarial(*attacked(fooled), 2.34567, path, **options)
-    assert any(said in text for text in texts)
-
-
-def test_the_title_counts_the_fooled_among_the_right(path, monkeypatch):
+    ):
+        plots.adversarial(*attacked(fooled), 2.34567, path, **options)
+        assert any(said in text for text in texts)
     clean, moved, labels, before, after = attacked(30)
     before[0] = after[0]  # wrong from the start, so not fooled
     texts = titles(monkeypatch)
@@ -348,44 +332,25 @@ def test_no_change_is_white_and_a_rise_is_red(path):
 # ---------------------------------------------------------------- shared
 
 
-BAD = {
-    "shares": (
-        lambda p: robustness.curve([0.0, 0.1], {"PGD": [1.0]}, 5, p),
-        "PGD has 1 values for 2 budgets",
-    ),
-    "lengths": (
-        lambda p: plots.confusion(np.arange(3), np.arange(4), 10, p),
-        "labels 3, predictions 4",
-    ),
-    "a label too large": (
-        lambda p: plots.confusion(np.array([10]), np.array([1]), 10, p),
-        "labels run from 10 to 10, expected 0 to 9",
-    ),
-    "no images": (
-        lambda p: plots.mistakes(*(a[:0] for a in classified()), p),
-        "at least 1",
-    ),
-    "flat and not square": (
-        lambda p: plots.mistakes(*classified(shape=(30,)), p),
-        "reshape",
-    ),
-    "standardized": (
-        lambda p: plots.mistakes(classified()[0] / 25.0, *classified()[1:], p),
-        "undo the standardization",
-    ),
-    "sizes": (
-        lambda p: plots.adversarial(
-            attacked(9)[0], attacked(9, shape=(12, 30))[1], *attacked(9)[2:], 0.1, p
-        ),
-        "expected the same",
-    ),
-}
+BAD = [
+    # what draws, of what, and what is said
+    (robustness.curve, ([0.0, 0.1], {"PGD": [1.0]}, 5), "PGD has 1 values for 2 bud"),
+    (plots.confusion, (np.arange(3), np.arange(4), 10), "labels 3, predictions 4"),
+    (plots.confusion, (np.array([10]), np.array([1]), 10),
+     "labels run from 10 to 10, expected 0 to 9"),
+    (plots.mistakes, [a[:0] for a in classified()], "at least 1"),
+    (plots.mistakes, classified(shape=(30,)), "reshape"),
+    (plots.mistakes, (classified()[0] / 25.0, *classified()[1:]), "undo the standard"),
+    (plots.adversarial,
+     (attacked(9)[0], attacked(9, shape=(12, 30))[1], *attacked(9)[2:], 0.1),
+     "expected the same"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "message"), BAD.values(), ids=BAD)
-def test_what_does_not_fit_is_said_and_nothing_is_written(call, message, path):
-    with pytest.raises(JaxnnError, match=message):
-        call(path)
+def test_what_does_not_fit_is_said_and_nothing_is_written(path):
+    for draws, given, message in BAD:
+        with pytest.raises(JaxnnError, match=message):
+            draws(*given, path)
     assert not path.exists()
 
 

@@ -29,13 +29,7 @@ from jaxnn.check.measurements import (
 from jaxnn.check.methods import POLICY, compare_methods
 from jaxnn.check.points import AS_CALLED
 from jaxnn.check.recorder import named_leaves
-from jaxnn.check.report import (
-    GradientReport,
-    facts,
-    methods_table,
-    verdict,
-    write_page,
-)
+from jaxnn.check.report import GradientReport, facts, methods_table, verdict, write_page
 from jaxnn.check.user_code import UserCode, audit_user_code, load_user_code
 from jaxnn.costs import count_parameters
 from jaxnn.data import load

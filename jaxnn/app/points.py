@@ -6,7 +6,7 @@ differ are arrays.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,14 +34,7 @@ SIDE_BY_SIDE = (*TRACED, "init", "bias_init", "seed")
 """Settings whose values share one program. All others make groups that run in turn."""
 
 MOST_POINTS = 100_000
-
-
-class Interval(NamedTuple):
-    """Numbers from low to high, drawn evenly, or evenly in their logarithm."""
-
-    low: float
-    high: float
-    log: bool
+Draw = Callable[[np.random.Generator], float]
 
 
 class Point(NamedTuple):
@@ -64,12 +57,12 @@ class Group(NamedTuple):
     traced: tuple[str, ...]  # settings that are arrays in the program
 
 
-def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Interval]:
+def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Draw]:
     """Axes from words: `lr=0.001,0.01`, and for random points `lr=1e-4:1e-1:log`.
 
     Names are those of `jaxnn train`'s flags, and `width`, of all hidden layers.
     """
-    axes: dict[str, list | Interval] = {}
+    axes: dict[str, list | Draw] = {}
     known = rows(TrainConfig) | {"width": Row(int, WIDTH)}
     for word in words:
         name, equals, text = word.partition("=")
@@ -86,7 +79,7 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Interval]:
         if ":" in text:
             axes[name] = _interval(name, text, row, drawn)
         else:
-            axes[name] = [_value(name, part, row.type) for part in text.split(",")]
+            axes[name] = [_parsed(name, part, row.type) for part in text.split(",")]
     if "width" in axes and "layers" in axes:
         raise JaxnnError("sweep: width and layers set the same; give one of them")
     if not axes:
@@ -95,7 +88,7 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Interval]:
 
 
 def sweep_points(
-    config: TrainConfig, axes: Mapping[str, list | Interval], draws: int | None
+    config: TrainConfig, axes: Mapping[str, Any], draws: int | None
 ) -> list[Point]:
     """Every combination of the axes' values, or `draws` random ones, by `config.seed`.
 
@@ -111,7 +104,10 @@ def sweep_points(
         chosen = itertools.product(*(list(values) for values in axes.values()))
     else:
         rng = np.random.default_rng(config.seed)
-        chosen = ([_draw(a, rng) for a in axes.values()] for _ in range(draws))
+        chosen = (
+            [a(rng) if callable(a) else a[rng.integers(len(a))] for a in axes.values()]
+            for _ in range(draws)
+        )
     if "width" in axes and (
         config.model == "linear" or not all(t.isdecimal() for t in config.layers)
     ):
@@ -129,7 +125,7 @@ def sweep_points(
             if "width" in change:
                 change["layers"] = (str(change.pop("width")),) * len(config.layers)
             points.append(Point(len(points), full, replace(config, **change)))
-    _check(points, config, axes)
+    _check_points(points, config, axes)
     return [p._replace(config=resolved(p.config)) for p in points]
 
 
@@ -148,7 +144,7 @@ def grouped(points: Sequence[Point]) -> list[Group]:
     return found
 
 
-def _check(points, base, axes):
+def _check_points(points, base, axes):
     """Each axis must change each point, each flag some point, and no two be the same.
 
     A flag such as `--epsilon` beside `adversarial=none,pgd` is for the second alone.
@@ -188,22 +184,15 @@ def _words(values) -> str:
     return " ".join(f"{k}={v}" for k, v in values.items())
 
 
-def _draw(axis, rng):
-    if not isinstance(axis, Interval):
-        return axis[rng.integers(len(axis))]
-    if axis.log:
-        return float(np.exp(rng.uniform(np.log(axis.low), np.log(axis.high))))
-    return float(rng.uniform(axis.low, axis.high))
-
-
-def _interval(name, text, row, drawn) -> Interval:
+def _interval(name, text, row, drawn) -> Draw:
+    """Draws evenly from LOW:HIGH, or evenly in the logarithm."""
     parts = text.split(":")
     if not drawn or float not in plain_types(row.type):
         raise JaxnnError(
             f"sweep: {name}={text} is a range, which --random draws from for settings "
             "that are numbers with a point; a grid needs values, such as 0.001,0.01"
         )
-    low, high = (_value(name, part, float) for part in parts[:2])
+    low, high = (_parsed(name, part, float) for part in parts[:2])
     bounds = row.bounds
     if not bounds.low <= low <= high <= bounds.high:
         words = bounds.words(name, low if low < bounds.low else high)
@@ -214,10 +203,12 @@ def _interval(name, text, row, drawn) -> Interval:
             f"sweep: {name}={text}, expected LOW:HIGH or LOW:HIGH:log with LOW < HIGH, "
             "above 0 for log"
         )
-    return Interval(low, high, log)
+    if log:
+        return lambda rng: float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    return lambda rng: float(rng.uniform(low, high))
 
 
-def _value(name, text, kind) -> Any:
+def _parsed(name, text, kind) -> Any:
     allowed = plain_types(kind)
     try:
         if text == "none" and type(None) in allowed:

@@ -219,7 +219,7 @@ def check_types(config: Any) -> None:
         value = getattr(config, name)
         if not dataclasses.is_dataclass(row.type) and not _fits(value, row.type):
             got = repr(value) if len(repr(value)) <= 60 else f"{value!r:.57}..."
-            raise JaxnnError(f"{flag(name)}: got {got}, expected {_words(row.type)}")
+            raise JaxnnError(f"{flag(name)}: got {got}, expected {_expected(row.type)}")
 
 
 def from_plain(
@@ -276,13 +276,13 @@ def _fits(value, kind) -> bool:
     return isinstance(value, kind) and value != ""
 
 
-def _words(kind) -> str:
+def _expected(kind) -> str:
     if len(kinds := plain_types(kind)) > 1:
-        return " or ".join(map(_words, kinds))
+        return " or ".join(map(_expected, kinds))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list of {_words(get_args(kind)[0])}"
+        return f"a list of {_expected(get_args(kind)[0])}"
     words = {
         int: "a whole number", float: "a number", bool: "true or false", str: "a word",
         Path: "a path", dict: "an object", type(None): "none",

@@ -268,7 +268,7 @@ def table(result: dict, most: int = 10) -> Iterator[str]:
     for s in tried[:most]:
         spread = f" +-{100 * s['std']:.2f}" if s["n"] > 1 else ""
         rows.append((
-            *map(_short, s["values"].values()),
+            *map(_as_word, s["values"].values()),
             f"{100 * s['validation_accuracy']:.2f}%{spread}", f"{s['loss']:.4f}",
             f"{s['skipped']:,}", "" if s["trained"] else "NOT TRAINED",
         ))  # fmt: skip
@@ -326,7 +326,7 @@ def _plots():
     return run
 
 
-def _short(value) -> str:
+def _as_word(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "+".join(value) if isinstance(value, (list, tuple)) else str(value)

@@ -114,7 +114,7 @@ def load(
 
 
 def _from_idx(place, validation, split_seed, say):
-    parts = {part: _read(place, part) for part in PARTS}
+    parts = {part: _read_part(place, part) for part in PARTS}
     classes = None if place.source is None else place.source.classes
     validation = _fitting(validation, len(parts["train-labels"].array), say)
     return _assemble(parts, classes, validation, split_seed, place.name, place.folder)
@@ -264,7 +264,7 @@ class _Part(NamedTuple):
     where: str
 
 
-def _read(place: Located, part: str) -> _Part:
+def _read_part(place: Located, part: str) -> _Part:
     """One file: its checksum compared if one is published, its images upright.
 
     Color is refused here: what follows training shows images as gray ones.

@@ -66,10 +66,7 @@ def find_table(name: str) -> Path:
 
 
 def read_csv(
-    path: str | Path,
-    *,
-    text: Sequence[str] = (),
-    missing: Sequence[str] = MISSING,
+    path: str | Path, *, text: Sequence[str] = (), missing: Sequence[str] = MISSING
 ) -> Table:
     """Read a CSV file with a header line.
 
@@ -94,7 +91,7 @@ def read_csv(
     columns = {}
     for name, values in zip(header, zip(*rows, strict=True), strict=True):
         cleaned = ["" if v.strip() in missing else v.strip() for v in values]
-        numbers = None if name in text else _numbers(cleaned)
+        numbers = None if name in text else _as_numbers(cleaned)
         columns[name] = np.array(cleaned) if numbers is None else numbers
     return Table(path.name, columns)
 
@@ -124,7 +121,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, [row for _, row in lines[1:]]
 
 
-def _numbers(values: list[str]) -> np.ndarray | None:
+def _as_numbers(values: list[str]) -> np.ndarray | None:
     """The values as floats, NaN for missing; None if one is not a finite number."""
     if not any(values):
         return None

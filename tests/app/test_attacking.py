@@ -12,6 +12,7 @@ from PIL import Image
 from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
 from jaxnn.data import write_idx
+from jaxnn.robustness.context import Check
 from tests.app.common import refused, run, write_folder
 
 SETTINGS = {
@@ -69,46 +70,17 @@ def test_robustness_writes_its_page(run_folder, capsys):
         assert json.load(file)["threat"]["epsilon"] == 0.1
 
 
-def test_an_attack_of_a_file_of_ones_own_is_a_command(run_folder, tmp_path, capsys):
-    """One decorated function in a file: `attack`, `robustness` and --help know it."""
-    from jaxnn.robustness.worst import attack_suite
-
-    (tmp_path / "mine.py").write_text(
-        "from jaxnn.attacks import attack\n"
-        "@attack(norms=('linf',), in_suite=True)\n"
-        "def brighten(model, x, y, *, epsilon, box=(0.0, 1.0)):\n"
-        "    return (x + epsilon).clip(*box)\n"
-    )
-    use = ("--use", str(tmp_path / "mine.py"))
-    try:
-        found, text = attacked(run_folder, capsys, *use, "--attack", "brighten")
-        assert "under brighten, 80 images" in text
-        assert found["settings"]["epsilon"] == 0.1
-        assert attack_suite("fast", "linf", 10)[-1].name == "brighten"
-        with pytest.raises(SystemExit):
-            main(["attack", *use, "--help"])
-        assert "brighten" in capsys.readouterr().out
-    finally:
-        ATTACKS.pop("brighten", None)
-
-
 @pytest.mark.parametrize(("believable", "status"), [(True, 0), (False, 1)])
-def test_a_failed_check_is_an_exit_status(
-    believable, status, run_folder, monkeypatch, capsys
-):
-    import importlib
-
-    from jaxnn.robustness.context import Check
-
+def test_a_failed_check_is_an_exit_status(believable, status, run_folder, monkeypatch):
     checks = {"K1": lambda e: Check("K1", "a check", "pass", 0.0, "")}
     if not believable:
         checks["K2"] = lambda e: Check("K2", "another", "fail", 1.0, "")
     monkeypatch.setattr(
         importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", checks
     )
-    words = ["robustness", str(run_folder), "--images", "10", "--out", "judged"]
-    assert main(words) == status
-    assert ("DO NOT BELIEVE" in capsys.readouterr().out) != believable
+    found = run("robustness", run_folder, "--images", "10", "--out", "judged")
+    assert found.status == status
+    assert ("DO NOT BELIEVE" in found.out) != believable
 
 
 def test_settings_that_an_attack_has_not_are_named(run_folder):
@@ -183,10 +155,10 @@ def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["contrast", "blur"])
-def test_every_kind_of_corruption_has_an_amount_of_its_own(kind, run_folder, capsys):
-    found, _ = attacked(run_folder, capsys, "--attack", "corruptions", "--kind", kind)
-    assert found["settings"]["amount"] in (0.5, 1.0)
+def test_every_kind_of_corruption_has_an_amount_of_its_own(run_folder, capsys):
+    for kind, amount in (("contrast", 0.5), ("blur", 1.0)):
+        words = ("--attack", "corruptions", "--kind", kind)
+        assert attacked(run_folder, capsys, *words)[0]["settings"]["amount"] == amount
 
 
 @pytest.mark.slow

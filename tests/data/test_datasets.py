@@ -1,6 +1,5 @@
 """Splits and samples are seeded and exact; data that does not fit together is named."""
 
-import hashlib
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from jaxnn.data import (
     write_idx,
 )
 from jaxnn.data.idx import content_sha256
-from jaxnn.data.sources import SOURCES, Source
+from jaxnn.data.sources import PARTS, SOURCES, Source
 from jaxnn.errors import JaxnnError
 
 
@@ -43,12 +42,7 @@ def _arrays(n=12, tests=4, dtype=np.uint8):
 
 
 X, Y, XT, YT = _arrays()
-NAMES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+NAMES = tuple(PARTS.values())
 
 
 def _folder(path, arrays):
@@ -194,44 +188,41 @@ def test_arrays_and_files_that_do_not_fit_are_named(name, tmp_path):
     assert str(caught.value).startswith(f"{tmp_path / NAMES[part]}: got ")
 
 
-@pytest.mark.parametrize("rows", [12, -1, 1.5, True, "5"])
-def test_validation_rows_must_leave_some_for_training(rows):
-    with pytest.raises(
-        JaxnnError, match=r"validation: got .* expected (0 to 11|a who)"
-    ):
-        from_arrays(*_arrays(), validation=rows)
-
-
 def _register(monkeypatch, tmp_path, name="tiny", **settings):
     files = _folder(tmp_path / "store" / name, _arrays())
     sums = [content_sha256(files / n) for n in NAMES]
-    parts = ("train-images", "train-labels", "test-images", "test-labels")
-    source = Source(3, 12, 4, "none", (), dict(zip(parts, sums, strict=True)))
+    source = Source(3, 12, 4, "none", (), dict(zip(PARTS, sums, strict=True)))
     monkeypatch.setitem(SOURCES, name, source._replace(**settings))
     monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "store"))
     return files
 
 
-def test_a_named_set_with_wrong_bytes_names_file_hashes_and_fix(tmp_path, monkeypatch):
-    files = _register(monkeypatch, tmp_path)
-    expected = content_sha256(files / NAMES[1])
-    write_idx(files / NAMES[1], np.zeros(12, np.uint8))
-    found = hashlib.sha256((files / NAMES[1]).read_bytes()).hexdigest()
-    with pytest.raises(JaxnnError) as caught:
-        load("tiny", validation=2)
-    message = str(caught.value)
-    assert message.startswith(
-        f"{files / NAMES[1]}: got SHA-256 {found}, expected {expected}"
-    )
-    assert "unset JAXNN_DATA" in message
+WRONG = {
+    # of a named set: its settings, which file is written anew and how, what is said
+    "bytes": ({}, 1, np.zeros(12, np.uint8), r"got SHA-256 [0-9a-f]{64}, expected "
+              r"[0-9a-f]{64}.*unset JAXNN_DATA"),
+    "bytes as served": ({"of_content": False}, 2, np.zeros((4, 5, 6), np.uint8),
+                        "got SHA-256"),
+    "a number for images": ({"transposed": True, "sha256": {}}, 0,
+                            np.zeros((), np.uint8), "got an array of shape"),
+    "labels for images": ({"transposed": True, "sha256": {}}, 0,
+                          np.zeros(12, np.uint8), "got an array of shape"),
+    "a label": ({"classes": 2, "sha256": {}}, 1, Y,
+                r"got label 2 at index 2 .* expected 0 to 1\."),
+    "the number of rows": ({"train": 99, "sha256": {}}, 0, X,
+                           "got 12 images, expected 99 as in tiny"),
+}  # fmt: skip
 
 
-def test_a_hash_of_the_file_as_served_is_checked_too(tmp_path, monkeypatch):
-    files = _register(monkeypatch, tmp_path, of_content=False)
-    assert load("tiny", validation=2).classes == 3
-    write_idx(files / NAMES[2], np.zeros((4, 5, 6), np.uint8))
-    with pytest.raises(JaxnnError, match="t10k-images-idx3-ubyte: got SHA-256"):
-        load("tiny", validation=2)
+@pytest.mark.parametrize("name", WRONG)
+def test_a_named_set_that_is_another_is_refused(name, tmp_path, monkeypatch):
+    settings, part, array, said = WRONG[name]
+    files = _register(monkeypatch, tmp_path, **settings)
+    if "sha256" not in settings:
+        assert load("tiny", validation=2).classes == 3
+    write_idx(files / NAMES[part], array)
+    with pytest.raises(JaxnnError, match=f"{NAMES[part]}: {said}"):
+        load("tiny", validation=0)
 
 
 def test_transposed_images_are_turned_upright(tmp_path, monkeypatch):
@@ -241,39 +232,12 @@ def test_transposed_images_are_turned_upright(tmp_path, monkeypatch):
     assert data.train.x.flags.c_contiguous
 
 
-@pytest.mark.parametrize("shape", [(), (12,)])
-def test_labels_in_place_of_transposed_images_are_named(tmp_path, monkeypatch, shape):
-    files = _register(monkeypatch, tmp_path, transposed=True, sha256={})
-    write_idx(files / NAMES[0], np.zeros(shape, np.uint8))
-    with pytest.raises(JaxnnError, match=r"train-images.*got an array of shape"):
-        load("tiny", validation=0)
-
-
 def test_labels_that_start_at_one_are_moved_to_zero(tmp_path, monkeypatch):
     arrays = _arrays()
     arrays[1], arrays[3] = arrays[1] + 1, arrays[3] + 1
     _register(monkeypatch, tmp_path, first_label=1, sha256={})
     _folder(tmp_path / "store" / "tiny", arrays)
     assert set(load("tiny", validation=0).train.y) == {0, 1, 2}
-
-
-def test_labels_outside_a_known_sets_classes_are_refused(tmp_path, monkeypatch):
-    _register(monkeypatch, tmp_path, classes=2, sha256={})
-    with pytest.raises(
-        JaxnnError, match=r"got label 2 at index 2 .* expected 0 to 1\."
-    ):
-        load("tiny", validation=0)
-
-
-def test_another_set_under_a_known_name_is_refused(tmp_path, monkeypatch):
-    _register(monkeypatch, tmp_path, train=99, sha256={})
-    with pytest.raises(JaxnnError, match=r"got 12 images, expected 99 as in tiny"):
-        load("tiny", validation=0)
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(JaxnnError, match=r"'mnits'. Did you mean 'mnist'\?.*a folder"):
-        load("mnits")
 
 
 @given(
@@ -308,22 +272,22 @@ def test_seeds_give_different_samples(mnist):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n", [-1, 4])
-def test_a_sample_larger_than_the_data_is_refused(n):
-    with pytest.raises(JaxnnError, match=rf"got n={n} and labels of shape \(3,\)"):
-        stratified_sample(np.array([0, 1, 1]), n, 0)
-
-
-@pytest.mark.parametrize("seed", [-1, 1.5, None, True, "0", float("nan")])
-def test_a_seed_of_the_split_is_a_whole_number(seed):
-    with pytest.raises(JaxnnError, match="split_seed: got "):
-        from_arrays(X, Y, XT, YT, validation=1, split_seed=seed)
-
-
-@pytest.mark.parametrize("data", [None, 3, ("mnist",), b"mnist", "a\0b", "~nobody/x"])
-def test_what_is_no_name_and_no_folder_is_said(data):
-    with pytest.raises(JaxnnError, match=r"expected|knows no home"):
-        load(data)
+def test_arguments_of_a_wrong_kind_are_named():
+    for n in (-1, 4):
+        with pytest.raises(JaxnnError, match=rf"got n={n} and labels of shape \(3,\)"):
+            stratified_sample(np.array([0, 1, 1]), n, 0)
+    for seed in (-1, 1.5, None, True, "0", float("nan")):
+        with pytest.raises(JaxnnError, match="split_seed: got "):
+            from_arrays(X, Y, XT, YT, validation=1, split_seed=seed)
+    for rows in (12, -1, 1.5, True, "5"):
+        said = r"validation: got .* expected (0 to 11|a who)"
+        with pytest.raises(JaxnnError, match=said):
+            from_arrays(X, Y, XT, YT, validation=rows)
+    for data in (None, 3, ("mnist",), b"mnist", "a\0b", "~nobody/x"):
+        with pytest.raises(JaxnnError, match=r"expected|knows no home"):
+            load(data)
+    with pytest.raises(JaxnnError, match=r"'mnits'. Did you mean 'mnist'\?.*a folder"):
+        load("mnits")
 
 
 def test_a_label_alone_makes_no_thousand_classes():

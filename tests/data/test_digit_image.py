@@ -107,11 +107,7 @@ def test_a_digit_survives_its_form(tmp_path, digits, form):
 
 @pytest.mark.parametrize(
     ("times", "size", "at"),
-    [
-        (1, (28, 61), (0, 30)),
-        (3, (84, 84), (0, 0)),
-        (7, (196, 900), (0, 700)),
-    ],
+    [(1, (28, 61), (0, 30)), (3, (84, 84), (0, 0)), (7, (196, 900), (0, 700))],
 )
 def test_size_and_place_do_not_matter(tmp_path, digits, times, size, at):
     scenes = (_scene(d, times, size, at, Image.Resampling.NEAREST) for d in digits)

@@ -82,14 +82,15 @@ def build(
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs
         steps *= config.free_replays or 1
     loss: Any = loss_by_name(config.loss, config.label_smoothing or 0.0)
-    return Experiment(
-        config, facts, data,
-        network(replace(config, dropout=traced.get("dropout", config.dropout)), facts),
-        loss,
-        _optimizer(config, steps, traced),
-        steps,
-        step_options(config, facts.classes, steps, traced),
+    optimizer = optimizer_by_name(
+        config.optimizer, 1.0 if "lr" in traced else config.lr, config.schedule, steps,
+        config.weight_decay,
     )  # fmt: skip
+    if "lr" in traced:
+        optimizer = optax.chain(optimizer, optax.scale(traced["lr"]))
+    net = network(replace(config, dropout=traced.get("dropout", config.dropout)), facts)
+    options = step_options(config, facts.classes, steps, traced)
+    return Experiment(config, facts, data, net, loss, optimizer, steps, options)
 
 
 def build_for_data(config: TrainConfig) -> Experiment:
@@ -139,17 +140,6 @@ def check_experiment(e: Experiment) -> None:
 # ---- the step
 
 
-def _optimizer(config, steps, traced):
-    def of_rate(lr):
-        return optimizer_by_name(
-            config.optimizer, lr, config.schedule, steps, config.weight_decay
-        )
-
-    if "lr" in traced:
-        return optax.chain(of_rate(1.0), optax.scale(traced["lr"]))
-    return of_rate(config.lr)
-
-
 def step_options(
     config: TrainConfig,
     classes: int,
@@ -165,7 +155,8 @@ def step_options(
     )
     penalties = [make(strength) for make, strength in pairs if strength]
     if "l2" in traced:
-        penalties.append(_times(r.l2(1.0), traced["l2"]))
+        unit, l2 = r.l2(1.0), traced["l2"]  # its value and gradients are linear in l2
+        penalties.append(lambda p: jax.tree.map(lambda a: l2 * a, unit(p)))
     limits = (r.max_spectral_norm, c.max_spectral_norm), (r.max_norm, c.max_norm)
     projections = [make(limit) for make, limit in limits if limit is not None]
     return {
@@ -215,16 +206,6 @@ def _augment(config, traced) -> Callable | None:
     elif c.noise or c.noise_shift:
         parts.append(kind(c.noise, c.noise_shift))
     return chain_augments(*parts) if parts else None
-
-
-def _times(penalty, strength):
-    """A penalty whose strength may be traced."""
-
-    def scaled(params):
-        value, grads = penalty(params)
-        return strength * value, jax.tree.map(lambda g: strength * g, grads)
-
-    return scaled
 
 
 # ---- the network

@@ -15,7 +15,7 @@ from jaxnn.app.build import Experiment, build, facts_of
 from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
-from jaxnn.app.folder import check_new, new_folder, open_run, print_undrawn
+from jaxnn.app.folder import fresh_folder, open_run, print_undrawn
 from jaxnn.app.settings import flag, given
 from jaxnn.app.streams import note
 from jaxnn.check.compare import Comparison
@@ -57,27 +57,25 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     started = time.perf_counter() if started is None else started
     enable_compile_cache()
     say = (lambda *_: None) if config.network.quiet else print
-    check_new(config.network.out)
     name, title, compare = _subject(config)
     say(f"comparing      {title}\ndevice         {device()}\n")
-    report, records, result, pictures = compare(config)
-    say(report.table())
-    result = {
-        "title": title, "passed": report.passed, "gradients": report.to_json(),
-        "evaluation": None,
-    } | result  # fmt: skip
-    if records:
-        rows = [dataclasses.asdict(row) for row in compare_methods(records)]
-        pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
-        result |= {"methods": rows, "policy": POLICY}
-        say(f"\n{methods_table(result)}\n")
-    for what, sentence in facts(result):
-        say(f"{what:<14} {sentence}")
-    result |= surroundings()
-    result["seconds"] = round(time.perf_counter() - started, 3)
-    # not before all else is known: what cannot be compared leaves no folder
-    folder = new_folder(config.network.out, f"compare-{name}")
-    write_json(folder / "gradients.json", result)
+    with fresh_folder(config.network.out, f"compare-{name}") as folder:
+        report, records, result, pictures = compare(config)
+        say(report.table())
+        result = {
+            "title": title, "passed": report.passed, "gradients": report.to_json(),
+            "evaluation": None,
+        } | result  # fmt: skip
+        if records:
+            rows = [dataclasses.asdict(row) for row in compare_methods(records)]
+            pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
+            result |= {"methods": rows, "policy": POLICY}
+            say(f"\n{methods_table(result)}\n")
+        for what, sentence in facts(result):
+            say(f"{what:<14} {sentence}")
+        result |= surroundings()
+        result["seconds"] = round(time.perf_counter() - started, 3)
+        write_json(folder / "gradients.json", result)
     print_undrawn(draw(folder, pictures))
     page = write_page(folder, result)
     print(f"verdict        {verdict(result)}")

@@ -71,23 +71,7 @@ class Run(NamedTuple):
 # ---- made
 
 
-def check_new(out: Path | None) -> None:
-    """Raise if `out` is no folder that a run may write to, before any work is done."""
-    if out is None or not os.path.exists(out):
-        return
-    if not os.path.isdir(out) or any(out.iterdir()):
-        raise _taken(out)
-
-
-def _taken(folder):
-    return JaxnnError(
-        f"the run folder {folder} already holds files, expected a new or empty one; "
-        "choose another with --out, or remove it first"
-    )
-
-
-def new_folder(out: Path | None, name: str) -> Path:
-    """Make the folder a run writes to: `out`, or runs/NAME-DATE-TIME."""
+def _new_folder(out: Path | None, name: str) -> Path:
     stamp = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     tries = [out] if out else [Path(f"{stamp}{end}") for end in ("", "-2", "-3", "-4")]
     for folder in tries:
@@ -100,19 +84,22 @@ def new_folder(out: Path | None, name: str) -> Path:
                 f"cannot make the run folder {str(folder)!r}: {reason(error)}; choose "
                 "another with --out"
             ) from error
-    raise _taken(tries[-1])
+    raise JaxnnError(
+        f"the run folder {tries[-1]} already holds files, expected a new or empty one; "
+        "choose another with --out, or remove it first"
+    )
 
 
 @contextmanager
 def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """Make `new_folder`; it is taken away again if an error comes before a result.
+    """Make the folder a command writes to: `out`, or runs/NAME-DATE-TIME.
 
-    So the corrected command finds it free. What counts as no result is the plan alone:
-    config.json or sweep.json.
+    It is taken away again if an error comes before a result, so that the corrected
+    command finds it free. No result is the plan alone: config.json or sweep.json.
     """
     above = ((out or Path("runs")) / "x").parents
     missing = [p for p in above if not os.path.exists(p)]
-    folder = new_folder(out, name)
+    folder = _new_folder(out, name)
     try:
         yield folder
     except BaseException:

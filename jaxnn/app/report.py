@@ -33,14 +33,11 @@ _ATTACK = re.compile(r"([a-z][a-z_]*?)_?(\d*)_(\d*\.?\d+(?:e-?\d+)?)")
 
 
 def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write `report.md` in the folder of a run, whole or not at all.
+    """Write `report.md` in the folder of a run, whole or not at all; returns its path.
 
     Args:
       folder: the run's folder; the pictures in it (`PICTURES`) are shown.
       result: what `result.json` holds. Accuracies are shares in [0, 1].
-
-    Returns:
-      The path of the page.
     """
     folder, r = Path(folder), result
     run = shlex.quote(str(folder))
@@ -49,7 +46,11 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         f"jaxnn predict {run} IMAGE.png   # which class is this picture?"
     )
     names = dict.fromkeys(("jaxnn", "python", "jax", "jaxlib", "numpy", "optax"))
-    versions = [(escaped(n), _text(r["versions"][n])) for n in names | r["versions"]]
+    made_with = [("device", _text(r["device"])), ("git", _text(r["git"]))]
+    made_with += [(escaped(n), _text(r["versions"][n])) for n in names | r["versions"]]
+    settings = [(code(k), _text(v, none="none")) for k, v in r["config"].items()]
+    parts = TIMES | {k: k.replace("_", " ") for k in r["seconds"] if k not in TIMES}
+    times = [(escaped(name), f"{r['seconds'][k]:.2f}") for k, name in parts.items()]
     sections = [
         _headline(r),
         _pictures(folder, r),
@@ -57,17 +58,9 @@ def write_report(folder: str | Path, result: Mapping[str, Any]) -> Path:
         _guard(r["guard"]),
         _gradients(r["gradients"] or {}),
         _adversarial(r),
-        _table("## Time", ("part", "seconds"), _times(r["seconds"])),
-        _table(
-            "## Made with",
-            ("fact", "value"),
-            [("device", _text(r["device"])), ("git", _text(r["git"])), *versions],
-        ),
-        _table(
-            "## Configuration",
-            ("setting", "value"),
-            [(code(k), _text(v, none="none")) for k, v in r["config"].items()],
-        ),
+        _table("## Time", ("part", "seconds"), times),
+        _table("## Made with", ("fact", "value"), made_with),
+        _table("## Configuration", ("setting", "value"), settings),
         ["## Go on from here", "", *fenced(commands, "sh")],
     ]
     write_text(folder / "report.md", document(sections))
@@ -80,12 +73,8 @@ def _table(title, head, rows) -> list[str]:
 
 def _headline(r) -> list[str]:
     accuracies = r["test_accuracy"]
-    lines = (
-        ["# Failed"]
-        if r["problems"]
-        else [f"# Test accuracy {_spread_or_none(accuracies)}"]
-    )
-    lines.append("")
+    accuracy = f"Test accuracy {_spread_or_none(accuracies)}"
+    lines = ["# Failed" if r["problems"] else f"# {accuracy}", ""]
     for problem in r["problems"]:
         lines += [f"**{escaped(problem)}.**", ""]
     lines.append(
@@ -104,11 +93,9 @@ def _headline(r) -> list[str]:
         (f"epoch of the parameters ({how})", _text(r["best_epoch"])),
         ("why training ended", _text(r["stopped"])),
         ("parameters", _text(r["parameters"], "{:,}")),
-        (
-            "steps skipped (loss or gradient not finite)",
-            _text(r["steps_skipped"], "{:,}"),
-        ),
-    ]
+        ("steps skipped (loss or gradient not finite)",
+         _text(r["steps_skipped"], "{:,}")),
+    ]  # fmt: skip
     return [*lines, "", *table(("fact", "value"), rows)]
 
 
@@ -141,13 +128,10 @@ def _gradients(gradients) -> list[str]:
     if lost := gradients.get("not_finite"):
         verdict = f"**Not finite, so neither right nor wrong:** {escaped(lost)}."
     rows = [
-        (
-            name,
-            _text(gradients.get(f"{name}_max_relative"), "{:.1e}"),
-            _text(_worst(gradients.get("leaves", ()), name)),
-        )
+        (name, _text(gradients.get(f"{name}_max_relative"), "{:.1e}"),
+         _text(_worst(gradients.get("leaves", ()), name)))
         for name in ("float32", "float64")
-    ]
+    ]  # fmt: skip
     return [
         "## Gradients",
         "",
@@ -162,13 +146,12 @@ def _gradients(gradients) -> list[str]:
 
 def _worst(leaves, dtype):
     """The array that differs most; a difference that is not finite is the worst."""
-
-    def size(leaf):
-        value = leaf["max_relative"]
-        return value if value is not None and math.isfinite(value) else math.inf
-
-    mine = [leaf for leaf in leaves if leaf["dtype"] == dtype]
-    return max(mine, key=size)["leaf"] if mine else None
+    sizes = {
+        leaf["leaf"]: value if value is not None and math.isfinite(value) else math.inf
+        for leaf in leaves if leaf["dtype"] == dtype
+        for value in [leaf["max_relative"]]
+    }  # fmt: skip
+    return max(sizes, key=lambda name: sizes[name], default=None)
 
 
 def _adversarial(r) -> list[str]:
@@ -203,11 +186,6 @@ def _adversarial(r) -> list[str]:
 
 def _all_images(r) -> str:
     return f"all {r['test_images']:,} test images"
-
-
-def _times(seconds) -> list[tuple[str, str]]:
-    names = TIMES | {k: k.replace("_", " ") for k in seconds if k not in TIMES}
-    return [(escaped(what), f"{seconds[k]:.2f}") for k, what in names.items()]
 
 
 def _spread_or_none(shares) -> str:

@@ -79,7 +79,7 @@ def train_run(
             raise _failed(done["problems"])
         return done | {"folder": str(resume)}
     with distributed_run(ranks, config.devices) as mesh:
-        first = jax.process_index() == 0 if mesh else True
+        first = mesh is None or jax.process_index() == 0
         enable_compile_cache()
         e = build_for_data(config)
         check_experiment(e)
@@ -98,12 +98,7 @@ def train_run(
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
     result, trained = _measure(folder, e, history, trouble, table, log)
-    _keep(folder, result, trained, started, imported)
-    log(
-        "time           {total:.1f} s: import {import:.1f}, compile {compile:.1f}, "
-        "train {train:.1f}".format(**result["seconds"])
-    )
-    print(f"saved to       {folder}  (start with {folder / 'report.md'})")
+    _keep(folder, result, trained, started, imported, log)
     if trouble is None and result["problems"]:
         trouble = _failed(result["problems"], history)
     if trouble is not None:
@@ -111,18 +106,16 @@ def train_run(
     return result | {"folder": str(folder)}
 
 
-def _keep(folder, result, trained, started, imported):
+def _keep(folder, result, trained, started, imported, log):
     """Write result.json, before anything is drawn and after, pictures and page."""
 
     def write():
         times = trained.history.seconds
         seconds = {
-            "import": imported - started,
-            "compile": times["compile"],
-            "train": times["train"],
-            "to_first_step": times["first_step_at"] - started,
+            "import": imported - started, "compile": times["compile"],
+            "train": times["train"], "to_first_step": times["first_step_at"] - started,
             "total": time.perf_counter() - started,
-        }
+        }  # fmt: skip
         result["seconds"] = {k: round(v, 3) for k, v in seconds.items()}
         write_json(folder / "result.json", result)
 
@@ -134,6 +127,11 @@ def _keep(folder, result, trained, started, imported):
     result["not_drawn"] |= draw(folder, page)
     write()
     print_undrawn(result["not_drawn"])
+    log(
+        "time           {total:.1f} s: import {import:.1f}, compile {compile:.1f}, "
+        "train {train:.1f}".format(**result["seconds"])
+    )
+    print(f"saved to       {folder}  (start with {folder / 'report.md'})")
 
 
 def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:

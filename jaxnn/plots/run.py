@@ -204,28 +204,28 @@ def confusion(
     most, right = int(errors.filled(0).max()), int(counts.trace())
 
     annotated = size <= ANNOTATED
-    shares = [
-        f"   {100 * c / n:.1f}%" if n else "   none"
-        for c, n in zip(counts.diagonal(), total, strict=True)
-    ]
-    beside = [n + s for n, s in zip(names, shares, strict=True)] if annotated else names
-    texts = np.where(counts, [[f"{c:,}" for c in row] for row in counts], "")
-    fontsize = 9 if annotated else 6
+    beside, texts, fontsize = names, None, 6
+    if annotated:
+        right_of = counts.diagonal() / np.maximum(total, 1)
+        shares = np.where(total, [f"{100 * share:.1f}%" for share in right_of], "none")
+        beside = [f"{n}   {s}" for n, s in zip(names, shares, strict=True)]
+        texts = np.where(counts, [[f"{c:,}" for c in row] for row in counts], "")
+        fontsize = 9
     side = float(np.clip(0.46 * size, 2.4, 9.0))
     upright = max(map(len, names)) > 3
-    left, below = text_width(beside, fontsize) + 0.4, text_width(names, fontsize) + 0.45
-    margins = (left, 0.3, below if upright else 0.5, 0.55)
-    width = left + side / 0.8 + 0.3  # a fifth is the color bar's
+    left, below = text_width(beside, fontsize) + 0.4, 0.5
+    if upright:
+        below = text_width(names, fontsize) + 0.45
     figure, (ax,) = panels(
-        1, width=width, height=margins[2] + side + 0.55, margins=margins
-    )
+        1, width=left + side / 0.8 + 0.3, height=below + side + 0.55,
+        margins=(left, 0.3, below, 0.55),  # a fifth of the panel is the color bar's
+    )  # fmt: skip
     image = cells(
-        ax, errors, texts if annotated else None, beside, names,
-        fontsize=fontsize, cmap=ERRORS, vmin=0.5, vmax=max(most, 1),
+        ax, errors, texts, beside, names, fontsize=fontsize, cmap=ERRORS, vmin=0.5,
+        vmax=max(most, 1),
     )  # fmt: skip
     ax.set_aspect("equal")
-    if upright:
-        ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="x", rotation=90 * upright)
     title = f"{right:,} of {total.sum():,} right ({100 * right / total.sum():.2f}%)"
     if most:
         i, j = np.unravel_index(errors.argmax(), counts.shape)

@@ -21,7 +21,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn.app.config import SweepConfig
 from jaxnn.app.folder import finished, load_run, read_config
+from jaxnn.app.sweep import sweep_run
 from jaxnn.cli import main
 from jaxnn.data import load, read_digit
 from jaxnn.data.table import read_csv
@@ -277,7 +279,7 @@ def _edits(value, at=()):
 
 READ = {
     "config": lambda: read_config(Path("run/config.json")),
-    "sweep": lambda: main(["sweep", "--resume", "sweep"]),
+    "sweep": lambda: sweep_run(SweepConfig(resume=Path("sweep"))),
 }
 SET_ANEW = {"points", "compiles", "settings_tried", "best", "seconds", "versions",
             "device", "git"}  # fmt: skip
@@ -285,8 +287,7 @@ SET_ANEW = {"points", "compiles", "settings_tried", "best", "seconds", "versions
 
 
 @pytest.mark.parametrize("name", READ)
-def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys, monkeypatch):
-    monkeypatch.setenv("JAXNN_TRACEBACK", "1")  # the error, not its line
+def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys):
     path = place(KINDS[name])
     whole = json.loads(path.read_text(encoding="utf-8"))
     kept = {k: v for k, v in whole.items() if k not in SET_ANEW}

@@ -191,38 +191,29 @@ def test_a_cut_picture_is_named(tmp_path, digits, suffix, share):
         read_digit(path)
 
 
-@pytest.mark.parametrize(
-    "picture",
-    [
-        np.zeros((28, 28)),
-        np.full((90, 60), 255),
-        np.full((1, 1), 7),
-        np.full((50, 50), 128) + np.arange(50) % 3,
-        np.random.default_rng(0).normal(200, 8, (100, 100)),
-        np.zeros((40, 40, 4)),
-    ],
-    ids=["black", "white", "one pixel", "faint stripes", "only noise", "transparent"],
-)
-def test_a_picture_without_ink_is_refused(tmp_path, picture):
-    path = _save(tmp_path / "blank.png", picture)
+BLANK = {
+    "black": np.zeros((28, 28)), "white": np.full((90, 60), 255),
+    "one pixel": np.full((1, 1), 7),
+    "faint stripes": np.full((50, 50), 128) + np.arange(50) % 3,
+    "only noise": np.random.default_rng(0).normal(200, 8, (100, 100)),
+    "transparent": np.zeros((40, 40, 4)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLANK)
+def test_a_picture_without_ink_is_refused(tmp_path, name):
+    path = _save(tmp_path / "blank.png", BLANK[name])
     with pytest.raises(JaxnnError, match=r"blank\.png: got a blank picture .*expected"):
         read_digit(path)
 
 
-def _film(picture):
-    def save(path):
-        pages = [Image.fromarray(p.astype(np.uint8)) for p in (picture, 255 - picture)]
-        pages[0].save(path, save_all=True, append_images=pages[1:])
-
-    return save
-
-
 @pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
 def test_a_film_is_not_one_picture(tmp_path, digits, kind):
-    path = tmp_path / f"film.{kind}"
-    _film(np.kron(digits[0], np.ones((4, 4))))(path)
+    page = np.kron(digits[0], np.ones((4, 4))).astype(np.uint8)
+    first, second = Image.fromarray(page), Image.fromarray(255 - page)
+    first.save(tmp_path / f"film.{kind}", save_all=True, append_images=[second])
     with pytest.raises(JaxnnError, match="got a film or several pages, expected one"):
-        read_digit(path)
+        read_digit(tmp_path / f"film.{kind}")
 
 
 def test_cmyk_is_read_and_a_program_is_not_started(tmp_path, digits):

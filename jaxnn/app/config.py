@@ -3,7 +3,7 @@
 Imports nothing heavy; the lists of names in the help are loaded when it is shown.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -309,48 +309,27 @@ class TrainCommand(TrainConfig):
     ] = field(default_factory=Processes)  # fmt: skip
 
 
+CNN = TrainConfig(
+    model="cnn",
+    layers=("16x3", "max_pool:2", "32x3", "32x3", "max_pool:2", "64x3", "64x3",
+            "global_avg_pool"),
+    batch_norm=True, augment="digits", ema=0.99, schedule="onecycle", lr=0.01, epochs=4,
+)  # fmt: skip
 RECIPES: dict[str, TrainConfig] = {
     "default": TrainConfig(),
     "nielsen": TrainConfig(
-        layers=("30",),
-        activation="sigmoid",
-        output="sigmoid",
+        layers=("30",), activation="sigmoid", output="sigmoid",
         # N(0, 1/inputs) as in the book's chapter 3: with the N(0, 1) of chapter 1
         # a seed now and then never learns one of the digits (experiments/mnist.py).
-        init="lecun",
-        bias_init="normal",
-        standardize=False,
-        loss="quadratic",
-        optimizer="sgd",
-        lr=3.0,
-        schedule="constant",
-        batch=10,
-        epochs=30,
-        keep="last",
-        seeds=5,
-        validation=10000,
+        init="lecun", bias_init="normal", standardize=False, loss="quadratic",
+        optimizer="sgd", lr=3.0, schedule="constant", batch=10, epochs=30, keep="last",
+        seeds=5, validation=10000,
     ),
-    "cnn": TrainConfig(
-        model="cnn",
-        layers=("16x3", "max_pool:2", "32x3", "32x3", "max_pool:2", "64x3", "64x3",
-                "global_avg_pool"),
-        batch_norm=True,
-        augment="digits",
-        ema=0.99,
-        schedule="onecycle",
-        lr=0.01,
-        epochs=4,
-    ),
-    "cnn-large": TrainConfig(
-        model="cnn",
+    "cnn": CNN,
+    "cnn-large": replace(
+        CNN, ema=0.999, epochs=12,
         layers=("32x3", "max_pool:2", "32x3", "64x3", "max_pool:2", "96x3", "96x3",
                 "global_avg_pool"),
-        batch_norm=True,
-        augment="digits",
-        ema=0.999,
-        schedule="onecycle",
-        lr=0.01,
-        epochs=12,
     ),
 }  # fmt: skip
 """Named settings: `jaxnn train --recipe nielsen`; other flags still override."""

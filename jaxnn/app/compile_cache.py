@@ -26,8 +26,12 @@ def enable_compile_cache(name: str = "xla") -> Path | None:
     chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]
     if chosen:
         return Path(chosen)
+    features = cpu_fact("flags", "Features")
+    if features is None:
+        features = platform.processor() + platform.machine() + platform.version()
+    short = hashlib.sha256(features.encode()).hexdigest()[:12]
     try:
-        folder = cache_folder().parent / name / _machine()
+        folder = cache_folder().parent / name / f"jaxlib-{jaxlib.__version__}-{short}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, JaxnnError):
         return None  # no home, or a read-only one, costs compile time, nothing else
@@ -37,12 +41,3 @@ def enable_compile_cache(name: str = "xla") -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
-
-
-def _machine() -> str:
-    """jaxlib version and a hash of what the processor can do."""
-    features = cpu_fact("flags", "Features")
-    if features is None:
-        features = platform.processor() + platform.machine() + platform.version()
-    short = hashlib.sha256(features.encode()).hexdigest()[:12]
-    return f"jaxlib-{jaxlib.__version__}-{short}"

@@ -155,32 +155,32 @@ class Trained:
 
     def pictures(self) -> dict[str, Any]:
         """Name -> function that draws to a path; the first seed's, of several."""
-        data, c = self.e.data, self.e.config
-        test, loss = data.test, self.e.loss
+        data, loss = self.e.data, self.e.loss
+        test, names = data.test, data.names or data.classes
         chance = loss.as_probabilities(self.outputs[0])
-        said = chance.argmax(-1)
         found = {
-            "curves.png": lambda path: _plots().curves(self.history.epochs, path),
-            "confusion.png": lambda path: _plots().confusion(
-                test.y, said, data.names or data.classes, path
-            ),
-            "mistakes.png": lambda path: _plots().mistakes(
-                test.x, test.y, chance, path
-            ),
+            "curves.png": _drawn("curves", self.history.epochs),
+            "confusion.png": _drawn("confusion", test.y, chance.argmax(-1), names),
+            "mistakes.png": _drawn("mistakes", test.x, test.y, chance),
         }
         if hasattr(self, "attacked"):
             rows, x, y, x_adv, outputs = self.attacked
-            found["adversarial.png"] = lambda path: _plots().adversarial(
-                x, x_adv, y, chance[rows], loss.as_probabilities(outputs),
-                threat_of(c).epsilon, path, count=10, attack=f"PGD, {STEPS} steps",
+            budget = threat_of(self.e.config).epsilon
+            after = loss.as_probabilities(outputs)
+            found["adversarial.png"] = _drawn(
+                "adversarial", x, x_adv, y, chance[rows], after, budget, count=10,
+                attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
         return found
 
 
-def _plots():
-    from jaxnn import plots  # slow to import, and may fail: within `draw` only
+def _drawn(name, *given, **options):
+    def draws(path):
+        from jaxnn import plots  # slow to import, and may fail: within `draw` only
 
-    return plots
+        getattr(plots, name)(*given, path, **options)
+
+    return draws
 
 
 def threat_of(config: TrainConfig) -> Threat:

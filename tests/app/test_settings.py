@@ -133,11 +133,15 @@ def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_pa
 
 
 def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):
-    for words in (
+    for flag, value in (
         ("--recipe", "cnn"), ("--out", "elsewhere"), ("--lr", "1"), ("--seeds", "2"),
-        ("--attack-images", "-2"), ("--keep-checkpoints", "-1"),
+        ("--epochs", "9"),
     ):  # fmt: skip
+        text = refused("train", "--resume", run_folder, flag, value)
+        assert f"{flag} would make it another run" in text
+    for words in ("--attack-images", "-2"), ("--keep-checkpoints", "-1"):
         refused("train", "--resume", run_folder, *words)
+    assert "has no config.json" in refused("train", "--resume", "nowhere")
     assert run("train", "--resume", run_folder).status == 0
     Path("sweep").mkdir()
     Path("sweep/sweep.json").write_text("{}")

@@ -383,23 +383,21 @@ class LRConfig:
 
 
 @dataclass(frozen=True)
-class _OfRun:
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder that jaxnn train wrote."""
-
-
-@dataclass(frozen=True)
-class EvalConfig(_OfRun):
+class EvalConfig:
     """Measure a saved run on all test images."""
 
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
 
 
 @dataclass(frozen=True)
-class PredictConfig(_OfRun):
+class PredictConfig:
     """Read digits from picture files: any size, light on dark or dark on light."""
 
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional] = field()
     """Picture files (PNG, JPEG ...), one digit each."""
 
@@ -417,8 +415,11 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ReplayConfig(_OfRun):
-    """Run the first bad step of a run (its repro.npz) again, say where it began."""
+class ReplayConfig:
+    """Run the first bad step of a run again, and say where it began."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote, with a repro.npz in it."""
 
 
 @dataclass(frozen=True)
@@ -446,9 +447,11 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class AttackConfig(_OfRun):
+class AttackConfig:
     """Attack the test images of a saved run; writes JSON and a picture beside it."""
 
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
     attack: Annotated[str, names("jaxnn.attacks:ATTACKS")] = "pgd"
     """Which one."""
     epsilon: Annotated[float | None, NOT_NEGATIVE] = None
@@ -481,12 +484,14 @@ class AttackConfig(_OfRun):
 
 
 @dataclass(frozen=True)
-class RobustnessConfig(_OfRun):
+class RobustnessConfig:
     """Worst case over a suite of attacks, with the attack's own checks K1 to K20.
 
     Exits with 1 if a check fails, so that the accuracy cannot be believed.
     """
 
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder that jaxnn train wrote."""
     epsilon: Annotated[float, NOT_NEGATIVE] = EPSILON
     """Budget, pixels in [0, 1]."""
     norm: Literal["linf", "l2", "l1"] = "linf"

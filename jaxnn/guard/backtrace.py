@@ -63,13 +63,21 @@ class Replay:
         structure = jax.tree.structure(shape)
         self.numbers = jax.tree.unflatten(structure, self.program.outputs)
 
-    def run(self, *args: Any, exact: bool = False) -> Any:
+    def run(
+        self, *args: Any, pick: Callable = lambda out: out, exact: bool = False
+    ) -> Any:
         """What the function gives; the search is through this run from then on.
 
-        With `exact`, every operation is left to JAX, which takes longer.
+        Args:
+          args: as those it was traced with.
+          pick: takes, from the function's output, what is to be computed.
+          exact: leave every operation to JAX, which takes longer.
         """
-        self.frame = Frame(self.program, jax.tree.leaves(args), exact=exact)
-        return jax.tree.map(self.frame.values.__getitem__, self.numbers)
+        picked = pick(self.numbers)
+        needed = None if picked is self.numbers else self.program.needed(picked)
+        leaves = jax.tree.leaves(args)
+        self.frame = Frame(self.program, leaves, exact=exact, needed=needed)
+        return jax.tree.map(self.frame.values.__getitem__, picked)
 
     def origin(self, pick: Callable = lambda out: out) -> Origin | None:
         """Where the first bad output comes from, None if all are finite.
@@ -175,6 +183,16 @@ class Program:
             known |= dict(zip(eqn.outvars, made, strict=True))
         return list(map(number, jaxpr.outvars))
 
+    def needed(self, numbers: Any) -> set[int]:
+        """Which operations a tree of values depends on."""
+        todo, found = jax.tree.leaves(numbers), set()
+        while todo:
+            at, _ = self.producer.get(todo.pop(), (None, None))
+            if at is not None and at not in found:
+                found.add(at)
+                todo += self.ops[at].inputs
+        return found
+
     def inside(self, closed: Any) -> "Program":
         """The program of a scan's, loop's or branch's jaxpr."""
         jaxpr = getattr(closed, "jaxpr", closed)
@@ -218,6 +236,7 @@ class Frame:
       scope: named scopes around it.
       turn: where in scans and loops, such as "scan step 3, loop turn 5".
       exact: leave every operation to JAX.
+      needed: which operations are run; None: all.
 
     Attributes:
       values: number -> value.
@@ -227,6 +246,7 @@ class Frame:
     def __init__(
         self, program: Program, args: Sequence[Any], constants: Sequence[bool] = (),
         scope: str = "", turn: str = "", exact: bool = False,
+        needed: set[int] | None = None,
     ):  # fmt: skip
         self.program, self.scope, self.turn, self.exact = program, scope, turn, exact
         pairs = zip(program.inputs, constants, strict=False)
@@ -235,7 +255,8 @@ class Frame:
         self.values |= program.constants
         self.inner: dict[int, Frame | Iterations] = {}
         ways = {"scan": self._scan, "while": self._loop, "cond": self._branch}
-        for at, op in enumerate(program.ops):
+        for at in range(len(program.ops)) if needed is None else sorted(needed):
+            op = program.ops[at]
             name, given = op.eqn.primitive.name, self.given(op)
             if name == "debug_callback":
                 op.eqn.params["callback"](*given)

@@ -5,7 +5,7 @@ or structure of a traced program is read. It tells the layer and the direction;
 `jaxnn.guard.backtrace`, which searches the same program, the operation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -82,16 +82,20 @@ class NotedStep:
             self._program: Callable = partial(self.replay.run, exact=exact)
             self.made = self.run(*args)
         except MOVED:
-            self.replay, self._program = None, jax.jit(program, compiler_options=QUICK)
+            compiled = jax.jit(program, compiler_options=QUICK)
+            self.replay = None
+            self._program = lambda *args, pick=tuple: pick(compiled(*args))
             self.made = self.run(*args)
         self.culprit = first_culprit(self.notes)
 
-    def run(self, *args: Any) -> dict[str, Any]:
-        """What the step makes without guard or branch, by the names of `STEP`."""
+    def run(self, *args: Any, names: Sequence[str] = STEP) -> dict[str, Any]:
+        """What the step makes without guard or branch, by those names."""
+        at = [STEP.index(name) for name in names]
+        options = {} if names == STEP else {"pick": lambda out: [out[i] for i in at]}
         self.notes.clear()
-        made = jax.block_until_ready(self._program(*args))
+        made = jax.block_until_ready(self._program(*args, **options))
         jax.effects_barrier()
-        return dict(zip(STEP, made, strict=True))
+        return dict(zip(names, made, strict=True))
 
     def _note(self, part, layer, given, own, made):
         """Have the program write down these trees when it runs."""

@@ -342,9 +342,11 @@ def _by_experiment(value, noted, args):
 
     def is_finite(x, y, key=key):
         """Whether loss, gradients and statistics are, and the gradients' squares."""
-        made = noted.run(ts, x, y, key)
-        bad = any(is_bad(a) for a in jax.tree.leaves([made[name] for name in names]))
-        return not bad and _too_large(ts, made, part) is None
+        made = noted.run(ts, x, y, key, names=names)
+        return (
+            not any(map(is_bad, jax.tree.leaves(made)))
+            and _too_large(ts, made, part) is None
+        )
 
     guilty = guilty_rows(is_finite, x, y, suspects)
     if guilty is not None:

@@ -165,11 +165,17 @@ def measured(layer, in_shape):
         want_params, want = pull(dy)
         return (dx, dparams), (want, want_params)
 
-    found = {}
-    for dtype in ("float32", "float64"):
-        *arrays, x, scale = boxes(layer, in_shape, dtype)
-        found[dtype] = int(jax.jit(functools.partial(outside, layer, twin))(*arrays, x))
-    return found, jax.jit(gradients)(*arrays, scale)
+    @jax.jit
+    def program(drawn, scale):
+        found = {
+            dtype: outside(layer, twin, *arrays) for dtype, arrays in drawn.items()
+        }
+        return found, gradients(*drawn["float64"][:-1], scale)
+
+    drawn = {dtype: boxes(layer, in_shape, dtype) for dtype in ("float32", "float64")}
+    scale = drawn["float64"][-1]
+    found, grads = program({dtype: a[:-1] for dtype, a in drawn.items()}, scale)
+    return {dtype: int(n) for dtype, n in found.items()}, grads
 
 
 @pytest.mark.parametrize(("layer", "in_shape"), ALL)

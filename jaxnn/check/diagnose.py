@@ -7,7 +7,7 @@ is said that does not.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -17,13 +17,16 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.check.mutants import Mutants
-from jaxnn.check.permutations import permuted, reshaped, shape_words, wrong_part
 from jaxnn.check.points import cast
 from jaxnn.check.recorder import LayerInputs, arguments, named_leaves
 
 MOST_PATHS = 30  # of which two at once may be left out
 MOST = 400  # entries of an output of which each one's derivative is taken
-Prediction = tuple[str, Callable[["Evidence"], Any]]
+
+Predict = Callable[["Evidence"], Any]
+Hypotheses = Callable[["Evidence"], Iterator[tuple[str, Predict]]]
+"""Of the evidence at one point: causes in words, and for each the gradient that would
+be returned at a point if it were true; None where it says nothing."""
 
 
 class Tools:
@@ -93,15 +96,36 @@ class Evidence(NamedTuple):
             return False
         return np.abs(a - b).max(initial=0) <= self.tolerance * np.abs(b).max(initial=0)
 
-    def mine(self) -> tuple[np.ndarray, np.ndarray]:
-        """(got, want) of the argument."""
-        got, want = self.got[self.argument], self.want[self.argument]
-        return np.asarray(got, np.float64), np.asarray(want, np.float64)
+    @property
+    def returned(self) -> np.ndarray:
+        """The gradient under test."""
+        return np.asarray(self.got[self.argument], np.float64)
+
+    @property
+    def right(self) -> np.ndarray:
+        """What it should be."""
+        return np.asarray(self.want[self.argument], np.float64)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """Which entries differ."""
+        want = self.right
+        limit = self.tolerance * np.abs(want).max(initial=0)
+        return np.abs(self.returned - want) > limit
 
     def differs(self) -> bool:
         """Whether it is wrong here, in numbers alone."""
-        got, want = self.mine()
+        got, want = self.returned, self.right
         return got.shape == want.shape and not self.same(got, want)
+
+    def bears_out(self, predict: Predict) -> bool:
+        """Whether a prediction holds here."""
+        predicted = predict(self)
+        return predicted is not None and self.same(self.returned, predicted)
+
+    def cotangents(self) -> list[np.ndarray]:
+        """The arrays of dy."""
+        return [np.asarray(a, np.float64) for a in jax.tree.leaves(self.given.dy)]
 
     def arrays(self) -> dict[str, Any]:
         """Argument -> its array, whole numbers too."""
@@ -131,81 +155,91 @@ def diagnose(several: Iterable[Evidence]) -> str:
     Args:
       several: the evidence at one point or more, the most telling first.
     """
-    first, *others = several
+    here, *others = several
     others = [o for o in others if o.argument in o.got]
-    return "guess: " + _likeliest(first, others)
+    return "guess: " + _likeliest(here, others)
 
 
 def _likeliest(here, others) -> str:
-    got, want = here.mine()
+    got, want = here.returned, here.right
     if got.shape != want.shape:
-        for name, other in here.want.items():
-            if name != here.argument and here.same(got, other):
-                return f"it is the gradient of d{name}: leaves are swapped"
-        found = next(reshaped(here, got, want), None)
-        found = found or _predicted(here, [], (_sums,))
-        return found or f"its shape is wrong{shape_words(got, want)}"
+        found = _first(OF_SHAPE, here)
+        return found or f"its shape is wrong{_shape_words(got, want)}"
     if not np.isfinite(got).all():
         bad = ~np.isfinite(got)
         what = "NaN" if np.isnan(got).any() else "infinite"
         return f"{what} in {bad.sum():,} of {got.size:,} entries"
     if got.any() and any(
-        o.same(o.mine()[0], got) and not o.same(o.mine()[1], want) for o in others
+        o.same(o.returned, got) and not o.same(o.right, want) for o in others
     ):
         return "a constant: it is the same for other inputs and another dy"
     others = [o for o in others if o.differs()]
-    return (
-        _related(here, others, FIRST)
-        or _predicted(here, others, PREDICTIONS)
-        or _related(here, others, LAST)
-        or _direction(got, want)
-    )
+    return _first(OF_NUMBERS, here, others) or _direction(got, want)
 
 
-def _related(here, others, relations) -> str | None:
-    """The first relation of got to want that holds here and at the other points."""
-    for relation in relations:
-        found = relation(here, *here.mine())
-        if found and all(relation(o, *o.mine()) == found for o in others):
-            return found
-    return None
-
-
-def _predicted(here, others, predictions) -> str | None:
-    """The first prediction that holds in all digits, here and at the other points."""
-    if here.tools is None:
-        return None
-    right = here.asked(here.given)
-    if right is None or not here.same(here.mine()[1], right):
-        return None  # the forward's steps were not found
-
-    def holds(one, make):
-        predicted = make(one)
-        return predicted is not None and one.same(one.mine()[0], predicted)
-
-    for prediction in predictions:
-        for words, make in prediction(here):
-            if all(holds(one, make) for one in (here, *others)):
+def _first(table: Sequence[Hypotheses], here, others=()) -> str | None:
+    """The first cause whose prediction holds in all digits, here and elsewhere."""
+    for hypotheses in table:
+        for words, predict in hypotheses(here):
+            if all(one.bears_out(predict) for one in (here, *others)):
                 return words
     return None
 
 
-# ---- relations of got to want
+def _if(holds: Callable[[Evidence], Any]) -> Predict:
+    """A prediction of whatever was returned, where a condition holds."""
+    return lambda one: one.returned if holds(one) else None
 
 
-def _simple(here, got, want) -> str | None:
+def _said_alike(relation: Callable[[Evidence], str | None]) -> Hypotheses:
+    """A relation that is told in words, and has to be the same elsewhere."""
+
+    def hypotheses(here):
+        words = relation(here)
+        if words is not None:
+            yield words, _if(lambda one: relation(one) == words)
+
+    return hypotheses
+
+
+def _asking_the_forward(*table: Hypotheses) -> Hypotheses:
+    """Hypotheses that need the forward's steps; none where they were not found."""
+
+    def hypotheses(here):
+        right = None if here.tools is None else here.asked(here.given)
+        if right is not None and here.same(here.right, right):
+            for some in table:
+                yield from some(here)
+
+    return hypotheses
+
+
+# ---- of the numbers alone
+
+
+def _simple(here):
     """One number explains it all: 0, -1, the batch size, 1.01."""
-    if not got.any():
-        return "zero: a branch is cut off, or a cached value was never filled in"
-    if here.tolerance < 1e-7 and np.abs(got - want).max() < 1e-6 * np.abs(want).max():
-        rounded = want.astype(np.float32).astype(np.float64)
-        near = np.abs(got - want) <= 16 * np.abs(rounded - want).max()
-        if near.all():
-            return "right to 7 digits only: something is computed in float32"
+    got, want = here.returned, here.right
+    zero = "zero: a branch is cut off, or a cached value was never filled in"
+    yield zero, lambda one: np.zeros_like(one.right)
+    words = "right to 7 digits only: something is computed in float32"
+    yield words, _if(_right_to_7_digits)
     size = float(np.square(want).sum())
     factor = float((got * want).sum()) / size if size else 0.0
-    if not factor or not here.same(got, factor * want):
-        return None
+    if factor:
+        yield _factor_words(here, factor), lambda one: factor * one.right
+
+
+def _right_to_7_digits(one) -> bool:
+    got, want = one.returned, one.right
+    gap = np.abs(got - want)
+    if one.tolerance >= 1e-7 or gap.max() >= 1e-6 * np.abs(want).max():
+        return False
+    rounded = want.astype(np.float32).astype(np.float64)
+    return bool((gap <= 16 * np.abs(rounded - want).max()).all())
+
+
+def _factor_words(here, factor) -> str:
     if abs(factor + 1) < 1e-6:
         return "the sign is wrong (got = -expected)"
     sign = "the sign is wrong and it is " if factor < 0 else "it is "
@@ -240,80 +274,115 @@ def _counts(here) -> Iterator[tuple[int, str]]:
             yield from ((n, name) for n, name in found if n > 2)  # 2: likelier causes
 
 
-def _mode(here, got, want) -> str | None:
-    del want
-    other = here.other_mode()
-    if other is None or not here.same(got, other[here.argument]):
-        return None
-    return (
-        "it is the derivative of the other mode: training and evaluation are mixed up"
-    )
+def _mode(here):
+    def other(one):
+        found = one.other_mode()
+        return None if found is None else found[one.argument]
+
+    words = "it is the derivative of the other mode: training and evaluation are mixed"
+    yield f"{words} up", other
 
 
-def _swapped(here, got, want) -> str | None:
+def _swapped(here):
     for name, other in here.want.items():
-        if name == here.argument or here.same(want, other):
-            continue
-        if here.same(got, other):
+        if name != here.argument and not here.same(here.right, other):
             back = here.got.get(name)
-            both = back is not None and here.same(back, want)
-            return f"{'swapped with' if both else 'it is the gradient of'} d{name}"
-    return None
+            both = back is not None and here.same(back, here.right)
+            words = f"{'swapped with' if both else 'it is the gradient of'} d{name}"
+            yield words, lambda one, name=name: one.want[name]
 
 
-def _cotangent(here, got, want) -> str | None:
+def _permuted(here):
+    """The right numbers in the wrong places."""
+    shape = here.right.shape
+    for words, change in _rearranged(shape):
+        yield words, lambda one, change=change: change(one.right)
+    for axis, step in itertools.product(range(len(shape)), (1, -1)):
+        if shape[axis] > 2:
+            words = f"shifted by {step} along axis {axis} (off by one, as in padding)"
+            yield words, partial(_shifted, axis=axis, step=step)
+
+
+def _rearranged(shape):
+    """In words, and as a function of an array of that shape."""
+    for order in list(itertools.permutations(range(len(shape))))[1:]:
+        words = f"transposed (with axes in the order {list(order)})"
+        yield words, partial(np.transpose, axes=order)
+    for axes in _some_axes(len(shape)):
+        words = f"reversed along axes {list(axes)} (a kernel not flipped?)"
+        yield words, partial(np.flip, axis=axes)
+    for axis, count in itertools.product(range(len(shape)), (2, 3, 4)):
+        if shape[axis] % count == 0 and shape[axis] > count:
+            for order in list(itertools.permutations(range(count)))[1:]:
+                words = f"parts of axis {axis} exchanged: in the order {list(order)}"
+                yield words, partial(_parts_in_order, axis=axis, order=order)
+
+
+def _parts_in_order(a, axis, order):
+    parts = np.split(a, len(order), axis)
+    return np.concatenate([parts[i] for i in order], axis)
+
+
+def _shifted(one, axis, step):
+    """Whatever stands at the edge."""
+    shifted, edge = np.roll(one.right, step, axis), 0 if step > 0 else -1
+    np.moveaxis(shifted, axis, 0)[edge] = np.moveaxis(one.returned, axis, 0)[edge]
+    return shifted
+
+
+def _cotangent(here):
     """dy in the place of the derivative, or a path for dy left out or counted twice."""
+    got, want = here.returned, here.right
+    for i, dy in enumerate(here.cotangents()):
 
-    def explained(a, b):  # relative to the terms of the sum too
-        return np.abs(a - b).max() <= here.tolerance * max(
-            np.abs(a).max(), np.abs(b).max()
-        )
+        def sent(one, i=i):
+            return one.cotangents()[i]
 
-    def near(b):
-        return np.abs(want - b) <= here.tolerance * np.abs(want).max(initial=0)
-
-    for _, dy in named_leaves(here.given.dy):
-        dy = np.asarray(dy, np.float64)
         if dy.shape == got.shape:
-            if here.same(got, dy):
-                return "it is dy itself: the local derivative is missing"
-            if explained(got + dy, want):
-                return "dy is missing from it: one path, a skip connection, is left out"
-            if explained(got - dy, want):
-                return "dy is in it once too often: a path is counted twice"
-            if explained(dy - got, want):
-                if (near(0) | near(dy)).all():
-                    return "it is dy where it should be 0: a mask the wrong way round?"
-                return "1 minus the local derivative stands in its place"
-        if dy.ndim == got.ndim and dy.shape != got.shape:
+            limit = here.tolerance * np.abs(want).max(initial=0)
+            mask = ((np.abs(want) <= limit) | (np.abs(want - dy) <= limit)).all()
+            words = "1 minus the local derivative stands in its place"
+            if mask:
+                words = "it is dy where it should be 0: a mask the wrong way round?"
+            for said, of in (
+                ("it is dy itself: the local derivative is missing", lambda w, d: d),
+                ("dy is missing from it: one path, a skip connection, is left out",
+                 lambda w, d: w - d),
+                ("dy is in it once too often: a path is counted twice",
+                 lambda w, d: w + d),
+                (words, lambda w, d: d - w),
+            ):  # fmt: skip
+                yield said, lambda one, of=of, dy=sent: of(one.right, dy(one))
+        elif dy.ndim == got.ndim:
             steps = [-(-n // m) for n, m in zip(dy.shape, got.shape, strict=True)]
-            if here.same(got, dy[tuple(slice(None, None, step) for step in steps)]):
-                return (
-                    f"dy at every {steps}th place alone: a sum over windows is missing"
-                )
-        if dy.ndim > got.ndim and dy.shape[1:] == got.shape:
+            every = tuple(slice(None, None, step) for step in steps)
+            words = f"dy at every {steps}th place alone: a sum over windows is missing"
+            yield words, lambda one, at=every, dy=sent: dy(one)[at]
+        elif dy.shape[1:] == got.shape:
             for row in (0, -1):
-                if here.same(got, dy[row]):
-                    return f"row {row} of dy alone: a missing reduction over the batch"
-    return None
+                words = f"row {row} of dy alone: a missing reduction over the batch"
+                yield words, lambda one, row=row, dy=sent: dy(one)[row]
 
 
-def _without_transpose(here, got, want) -> str | None:
+def _without_transpose(here):
     """A product with w in the place of one with w^T; only a square w lets that pass."""
-    for name, w in (*named_leaves(here.given.params), *named_leaves(here.given.x)):
-        w = np.asarray(w, np.float64)
+    for name, w in here.arrays().items():
+        w = np.asarray(w)
         if w.ndim != 2 or w.shape[0] != w.shape[1] or np.array_equal(w, w.T):
             continue
-        label = name or "x"
-        for a, used, right, what in (
-            (w, label, f"{label}^T", "is missing"),
-            (w.T, f"{label}^T", label, "too many"),
+        for turned, words in (
+            (False, f"is missing: it is a product with {name}, not with {name}^T"),
+            (True, f"too many: it is a product with {name}^T, not with {name}"),
         ):
-            if _is_product(here, got, want, a) or _is_product(here, got.T, want.T, a.T):
-                return (
-                    f"a transpose {what}: it is a product with {used}, not with {right}"
+
+            def holds(one, name=name, turned=turned):
+                w = np.asarray(one.arrays()[name], np.float64)
+                a, got, want = w.T if turned else w, one.returned, one.right
+                return _is_product(one, got, want, a) or _is_product(
+                    one, got.T, want.T, a.T
                 )
-    return None
+
+            yield f"a transpose {words}", _if(holds)
 
 
 def _is_product(here, got, want, w) -> bool:
@@ -327,21 +396,20 @@ def _is_product(here, got, want, w) -> bool:
     return here._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w)
 
 
-def _beyond(here, got, want):
-    return np.abs(got - want) > here.tolerance * np.abs(want).max(initial=0)
-
-
-def _partly_simple(here, got, want) -> str | None:
+def _partly_simple(here) -> str | None:
     """Right but for some places, and simply wrong there."""
-    wrong = _beyond(here, got, want)
-    if wrong.all() or (part := _simple(here, got[wrong], want[wrong])) is None:
+    wrong = here.wrong
+    if wrong.all() or not wrong.any():
         return None
-    part_of = wrong_part(wrong) or f"{wrong.sum():,} of {wrong.size:,} entries"
-    return f"right but for {part_of}; there {part}"
+    got, want = ({here.argument: a[wrong]} for a in (here.returned, here.right))
+    simple = _first([_simple], here._replace(got=got, want=want))
+    part = _wrong_part(wrong) or f"{wrong.sum():,} of {wrong.size:,} entries"
+    return simple and f"right but for {part}; there {simple}"
 
 
-def _channelwise(here, got, want) -> str | None:
+def _channelwise(here) -> str | None:
     """A factor for each channel: which parameter is it?"""
+    got, want = here.returned, here.right
     if not want.ndim or want.shape[-1] < 2:
         return None
     got, want = (a.reshape(-1, a.shape[-1]) for a in (got, want))
@@ -363,10 +431,33 @@ def _channelwise(here, got, want) -> str | None:
     return "a factor that differs from channel to channel: is a scale left out?"
 
 
-def _partly(here, got, want) -> str | None:
+def _partly(here) -> str | None:
     """Right but for some places."""
-    part_of = wrong_part(_beyond(here, got, want))
-    return None if part_of is None else f"right but for {part_of}"
+    part = _wrong_part(here.wrong)
+    return None if part is None else f"right but for {part}"
+
+
+def _wrong_part(wrong: np.ndarray) -> str | None:
+    """The part of an array that is wrong, in words; None if there is no pattern."""
+    if not wrong.any() or wrong.all():
+        return None
+    if wrong.sum() == 1:
+        return f"one entry, {np.argwhere(wrong)[0].tolist()}"
+    for axis in range(wrong.ndim):
+        others = tuple(i for i in range(wrong.ndim) if i != axis)
+        hit = np.flatnonzero(wrong.any(others))
+        if len(hit) < wrong.shape[axis]:
+            edge = [0, wrong.shape[axis] - 1]
+            if len(hit) == 1:
+                last = " (the last)" if hit[0] == edge[1] else ""
+                return f"index {hit[0]}{last} of axis {axis}"
+            if hit.tolist() == edge:
+                return f"the border of axis {axis}"
+            if hit[-1] - hit[0] == len(hit) - 1:
+                return f"indices {hit[0]} to {hit[-1]} of axis {axis}"
+            return f"{len(hit)} of {wrong.shape[axis]} indices of axis {axis}"
+    share = wrong.mean()
+    return f"{share:.0%} of the entries" if share < 0.5 else None
 
 
 def _direction(got, want) -> str:
@@ -383,26 +474,71 @@ def _direction(got, want) -> str:
     )
 
 
-# ---- predictions: words, and the gradient that would be returned if they were true
+# ---- of a wrong shape
 
 
-def _sums(here: Evidence) -> Iterator[Prediction]:
+def _leaves_swapped(here):
+    for name in here.want:
+        if name != here.argument:
+            words = f"it is the gradient of d{name}: leaves are swapped"
+            yield words, lambda one, name=name: one.want[name]
+
+
+def _reshaped(here):
+    got, want = here.returned, here.right
+
+    def total(axes):
+        return _if(lambda one: one.same(one.returned.sum(axes), one.right))
+
+    if np.squeeze(got).shape == np.squeeze(want).shape != ():
+        many = "many" if got.ndim > want.ndim else "few"
+        words = f"an axis of length 1 too {many}: keepdims? reshape it"
+        yield words, lambda one: one.right.reshape(got.shape)
+    yield "transposed: a transpose is missing", lambda one: one.right.T
+    for axes in _some_axes(got.ndim):
+        yield f"a missing reduction: sum it over {_axes(axes)}", total(axes)
+    for axes, keep in itertools.product(_some_axes(want.ndim), (True, False)):
+        words = f"one reduction too many: it is summed over {_axes(axes)}"
+        yield words, lambda one, a=axes, k=keep: one.right.sum(a, keepdims=k)
+    if got.size == want.size:
+        words = "the right entries in another shape: reshape it"
+        yield words, lambda one: one.right.reshape(got.shape)
+
+
+def _shape_words(got: np.ndarray, want: np.ndarray) -> str:
+    """What a shape alone tells, "" if nothing."""
+    if got.shape == want.shape[::-1]:
+        return ": it is that of the transpose"
+    if got.ndim > want.ndim and got.shape[-want.ndim or got.ndim :] == want.shape:
+        return ": a missing reduction, it has the batch axis still"
+    return ""
+
+
+def _axes(axes) -> str:
+    words = [f"axis {a}" + (" (the batch)" if a == 0 else "") for a in axes]
+    return " and ".join(words)
+
+
+def _some_axes(count: int) -> Iterator[tuple[int, ...]]:
+    """One axis or more, of so many."""
+    for few in range(1, count + 1):
+        yield from itertools.combinations(range(count), few)
+
+
+# ---- of the forward: the gradient that it has in another place, or in a mutant
+
+
+def _sums(here):
     """Summed over other axes than those it was broadcast along, or over none."""
-    dy, (got, _) = here.given.dy, here.mine()
+    dy, got = here.given.dy, here.returned
     if not isinstance(dy, np.ndarray | jax.Array):
         return
-    for count in range(dy.ndim + 1):
-        for axes in itertools.combinations(range(dy.ndim), count):
-            for keep in (False, True):
-                if np.zeros(dy.shape).sum(axes, keepdims=keep).shape != got.shape:
-                    continue
-                over = f"axis {' and '.join(map(str, axes))}" if axes else "no axis"
-                also = ", and keepdims leaves axes of length 1" if keep else ""
-                yield (
-                    f"it is summed over {over}, which is not where it was "
-                    f"broadcast{also}",
-                    partial(_summed, axes=axes, keep=keep),
-                )
+    for axes, keep in itertools.product([(), *_some_axes(dy.ndim)], (False, True)):
+        if np.zeros(dy.shape).sum(axes, keepdims=keep).shape == got.shape:
+            over = f"axis {' and '.join(map(str, axes))}" if axes else "no axis"
+            words = f"it is summed over {over}, which is not where it was broadcast"
+            words += ", and keepdims leaves axes of length 1" if keep else ""
+            yield words, partial(_summed, axes=axes, keep=keep)
 
 
 def _summed(here, axes, keep):
@@ -417,7 +553,7 @@ def _summed(here, axes, keep):
     return np.asarray(every).sum(axes, keepdims=keep)
 
 
-def _inputs(here: Evidence) -> Iterator[Prediction]:
+def _inputs(here):
     """The right formula at other values: labels off by one, arguments exchanged."""
 
     def other(name, change, one):
@@ -452,7 +588,7 @@ def _inputs(here: Evidence) -> Iterator[Prediction]:
 
 def _assigned(here, name):
     rows, dy = np.asarray(here.arrays()[name]), np.asarray(here.given.dy)
-    want = here.mine()[1]
+    want = here.right
     if dy.shape != rows.shape + want.shape[1:] or rows.max() >= len(want):
         return None
     found = np.zeros_like(want)
@@ -460,12 +596,15 @@ def _assigned(here, name):
     return found
 
 
-def _cotangents(here: Evidence) -> Iterator[Prediction]:
+def _cotangents(here):
     """dy ignored, or another one in its place."""
     for words, change in _other_cotangents(np.shape(jax.tree.leaves(here.given.dy)[0])):
 
         def make(one, change=change):
-            dy = jax.tree.map(lambda a: change(np.asarray(a)), one.given.dy)
+            try:
+                dy = jax.tree.map(lambda a: change(np.asarray(a)), one.given.dy)
+            except ValueError:  # of several outputs, one has fewer axes
+                return None
             return one.asked(one.given._replace(dy=dy))
 
         yield words, make
@@ -479,30 +618,22 @@ def _other_cotangents(shape):
         if size < 2:
             continue
         at = f"along axis {axis}"
-        for step in (1, -1):
-            edge = 0 if step > 0 else -1
-
-            def shifted(a, step=step, axis=axis, edge=edge):
-                return _without(np.roll(a, step, axis), edge, axis)
-
-            yield f"dy is shifted by {step} {at}: off by one", shifted
+        for step, edge in ((1, 0), (-1, -1)):
             rolled = partial(np.roll, shift=step, axis=axis)
             yield f"dy is rolled by {step} {at}: off by one", rolled
-        yield f"dy is reversed {at}", partial(np.flip, axis=axis)
+            yield (
+                f"dy is shifted by {step} {at}: off by one",
+                lambda a, f=rolled, i=edge, k=axis: _without(f(a), i, k),
+            )
         for index, name in ((0, "first"), (-1, "last")):
-
-            def without(a, index=index, axis=axis):
-                return _without(a, index, axis)
-
-            def alone(a, without=without):
-                return a - without(a)
-
-            yield f"only the {name} index of axis {axis} of dy is used", alone
+            without = partial(_without, index=index, axis=axis)
             yield f"the {name} index of axis {axis} of dy is left out", without
-    for a, b in itertools.combinations(range(len(shape)), 2):
-        if shape[a] == shape[b] > 1:
-            words = f"dy is transposed: axes {a} and {b} are exchanged"
-            yield words, partial(np.swapaxes, axis1=a, axis2=b)
+            yield (
+                f"only the {name} index of axis {axis} of dy is used",
+                lambda a, without=without: a - without(a),
+            )
+    for words, change in _rearranged(shape):
+        yield f"dy is {words}", change
 
 
 def _without(a, index, axis):
@@ -512,30 +643,25 @@ def _without(a, index, axis):
     return out
 
 
-def _mutants(here: Evidence) -> Iterator[Prediction]:
-    """One step of the forward with another derivative."""
-    assert here.tools is not None
-    for mutant in here.tools.every(here.given):
+def _mutants(here):
+    """One step of the forward with another derivative, or one of its numbers left out.
+
+    Such a number is an eps or a scale.
+    """
+    every = here.tools.every(here.given)
+    for mutant in itertools.chain(every, here.tools.mutants.literals()):
         yield mutant.words, lambda one, m=mutant: one.asked(one.given, m)
 
 
-def _constants(here: Evidence) -> Iterator[Prediction]:
-    """A number of the forward left out on the way back: an eps, a scale."""
-    assert here.tools is not None
-    for mutant in here.tools.mutants.literals():
-        yield mutant.words, lambda one, m=mutant: one.asked(one.given, m)
-
-
-def _pairs(here: Evidence) -> Iterator[Prediction]:
+def _pairs(here):
     """Two paths left out at once."""
-    assert here.tools is not None
     ways = [m for m in here.tools.every(here.given) if m.change == 1]
     for a, b in itertools.combinations(ways[:MOST_PATHS], 2):
         words = f"{a.words}, and so is that through {b.what}"
         yield words, lambda one, a=a, b=b: one.asked(one.given, a, b)
 
 
-def _the_diagonal(here: Evidence) -> Iterator[Prediction]:
+def _the_diagonal(here):
     """Each output by its own input alone, as if the others did not matter."""
     x, dy = here.given.x, here.given.dy
     if (set(x) if isinstance(x, dict) else {"x"}) != {here.argument}:
@@ -547,7 +673,7 @@ def _the_diagonal(here: Evidence) -> Iterator[Prediction]:
         yield f"only the diagonal {what} is left out (a softmax?)", _diagonal
         yield (
             f"the diagonal {what} alone is in it",
-            lambda one: one.mine()[1] - _diagonal(one),
+            lambda one: one.right - _diagonal(one),
         )
 
 
@@ -557,7 +683,7 @@ def _diagonal(here):
     return np.diagonal(np.reshape(found, (dy.size, dy.size))).reshape(dy.shape) * dy
 
 
-def _terms(here: Evidence) -> Iterator[Prediction]:
+def _terms(here):
     """Something added to the right gradient, or the output in its place."""
 
     def output(one):
@@ -565,25 +691,28 @@ def _terms(here: Evidence) -> Iterator[Prediction]:
         return one.given.dy * y if np.shape(y) == np.shape(one.given.dy) else None
 
     def plus_a_multiple(name, one):
-        got, want = one.mine()
+        got, want = one.returned, one.right
         a = np.asarray((one.arrays() | {"dy": one.given.dy})[name], np.float64)
         factor = ((got - want) * a).sum() / max(np.square(a).sum(), 1e-300)
         return want + factor * a
 
     def plus_a_constant(one):
-        got, want = one.mine()
+        got, want = one.returned, one.right
         return want + (got - want).mean() if got.size > 2 else None
 
     for name, a in [*here.arrays().items(), ("dy", here.given.dy)]:
-        if np.shape(a) == np.shape(here.mine()[1]) and np.size(a) > 2:
+        if np.shape(a) == np.shape(here.right) and np.size(a) > 2:
             yield f"a multiple of {name} is added to it", partial(plus_a_multiple, name)
     yield "a constant is added to it", plus_a_constant
     yield "the output stands in the place of its derivative: it is dy * y", output
 
 
-FIRST = (_simple, _mode, _swapped, permuted, _cotangent, _without_transpose)
-PREDICTIONS = (
-    _sums, _inputs, _cotangents, _mutants, _the_diagonal, _constants, _terms, _pairs,
+OF_SHAPE = _leaves_swapped, _reshaped, _asking_the_forward(_sums)
+OF_NUMBERS = (
+    _simple, _mode, _swapped, _permuted, _cotangent, _without_transpose,
+    _asking_the_forward(
+        _sums, _inputs, _cotangents, _mutants, _the_diagonal, _terms, _pairs
+    ),
+    *map(_said_alike, (_partly_simple, _channelwise, _partly)),
 )  # fmt: skip
-LAST = (_partly_simple, _channelwise, _partly)
 """In the order in which they are asked: the simplest first."""

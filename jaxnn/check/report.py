@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.check.points import AS_CALLED
 from jaxnn.check.tolerance import LIMITS, LeafComparison
 from jaxnn.files import write_text
-from jaxnn.text import document, escaped, table
+from jaxnn.text import aligned, document, escaped, table
 
 
 @dataclass(frozen=True)
@@ -166,23 +166,16 @@ class GradientReport:
 
     def table(self) -> str:
         """The comparison as text, a line a leaf, failures marked, then the blame."""
-        width = max([16, *(len(c.leaf) + 1 for c in self.leaves)])
-        lines = [
-            f"{'leaf':<{width}}{'shape':<18}{'dtype':<9}{'max abs':>10}{'relative':>10}"
-            f"{'max ulp':>10}{'<=4 ulp':>9}{'cosine':>12}"
-        ]
+        rows = [[*COLUMNS, ""]]
         for c in self.leaves:
-            mark = f"  ({c.note})" if c.note else ""
+            mark = f"({c.note})" if c.note else ""
             if not c.passed:
-                mark = f"  FAIL: {c.note}" if c.note else (
-                    f"  FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
+                mark = f"FAIL: {c.note}" if c.note else (
+                    f"FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
                     f"jax.grad {c.automatic:.6g}"
                 )  # fmt: skip
-            lines.append(
-                f"{c.leaf:<{width}}{c.shape!s:<18}{c.dtype:<9}{c.max_abs:>10.1e}"
-                f"{c.max_relative:>10.1e}{c.ulp_max:>10.3g}{c.ulp_within[1]:>9.1%}"
-                f"{c.cosine:>12.9f}{mark}"
-            )
+            rows.append([*_cells(asdict(c)), mark])
+        lines = [aligned(rows, right=range(3, len(COLUMNS)))]
         if self.error:
             lines.append(f"the whole backward pass raised {self.error}")
         lines += [f"BLAME {finding.line()}" for finding in self.findings]
@@ -249,14 +242,12 @@ METHODS = {
 
 def methods_table(result: Mapping[str, Any]) -> str:
     """Layers down, methods across: errors against reverse mode in float64."""
-    lines, rows = [], _methods(result)
-    width = max(len(layer) for layer, *_ in rows)
-    for layer, *errors, kinks, note in rows:
-        cells = "".join(f"{error:>14}" for error in errors)
-        notes = [f"{kinks} kinks"] * (kinks not in ("", "0")) + [note]
-        said = "; ".join(filter(None, notes)) if lines else ""
-        lines.append(f"{layer:<{width}}{cells}" + (f"  ({said})" if said else ""))
-    return "\n".join(lines)
+    head, *rows = _methods(result)
+    for row in rows:
+        *_, kinks, note = row
+        said = "; ".join(filter(None, [f"{kinks} kinks" * (kinks > "0"), note]))
+        row[-2:] = [f"({said})" if said else ""]
+    return aligned([[*head[:-2], ""], *rows], right=range(1, len(head) - 2))
 
 
 def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -358,21 +349,27 @@ def _all_findings(result) -> list[Mapping[str, Any]]:
     return [*result["gradients"]["findings"], *other["findings"]]
 
 
+COLUMNS = ("leaf", "shape", "dtype", "max abs", "relative", "max ulp", "within 4 ulp",
+           "cosine")  # fmt: skip
+
+
+def _cells(c: Mapping[str, Any]) -> list[str]:
+    """A comparison, as plain values, in those columns."""
+    shape = "x".join(map(str, c["shape"])) or "()"
+    return [
+        c["leaf"], shape, c["dtype"], f"{c['max_abs']:.1e}", f"{c['max_relative']:.1e}",
+        f"{c['ulp_max']:.3g}", f"{c['ulp_within'][1]:.1%}", f"{c['cosine']:.9f}",
+    ]  # fmt: skip
+
+
 def _leaves(leaves) -> str:
-    head = ["leaf", "shape", "dtype", "max abs", "relative", "max ulp", "within 4 ulp",
-            "cosine", "other sign", "verdict"]  # fmt: skip
-    rows = []
-    for c in leaves:
-        shape = "x".join(map(str, c["shape"])) or "()"
+    def ends(c):
         verdict = "ok" if c["passed"] else f"WRONG at {list(c['index'])}"
         note = f" ({c['note']})" if c["note"] else ""
-        rows.append([
-            c["leaf"], shape, c["dtype"], f"{c['max_abs']:.1e}",
-            f"{c['max_relative']:.1e}", f"{c['ulp_max']:.3g}",
-            f"{c['ulp_within'][1]:.1%}", f"{c['cosine']:.9f}",
-            str(c["sign_disagreements"]), verdict + note,
-        ])  # fmt: skip
-    return _markdown(head, rows)
+        return [str(c["sign_disagreements"]), verdict + note]
+
+    rows = [[*_cells(c), *ends(c)] for c in leaves]
+    return _markdown([*COLUMNS, "other sign", "verdict"], rows)
 
 
 def _methods(result) -> list[list[str]]:
@@ -395,12 +392,12 @@ def _cost(cost) -> str:
         f"{1e3 * cost['seconds']:.2f} ms a gradient",
         f"compiled in {cost['compile_seconds']:.2f} s",
     ]
-    if cost["flops"] is not None:
-        parts.append(f"{cost['flops'] / 1e6:,.1f} MFLOP")
-    if cost["peak_bytes"] is not None:
-        parts.append(f"{cost['peak_bytes'] / 1e6:,.2f} MB at its peak")
-    if cost["residual_bytes"] is not None:
-        parts.append(f"{cost['residual_bytes'] / 1e6:,.2f} MB kept for the way back")
+    for name, form, unit in (
+        ("flops", ",.1f", "MFLOP"), ("peak_bytes", ",.2f", "MB at its peak"),
+        ("residual_bytes", ",.2f", "MB kept for the way back"),
+    ):  # fmt: skip
+        if cost[name] is not None:
+            parts.append(f"{cost[name] / 1e6:{form}} {unit}")
     return ", ".join(parts)
 
 

@@ -13,6 +13,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -386,20 +387,17 @@ class _Differences:
         return value, 2 * gap
 
 
-class _moved:  # noqa: N801 - reads as a statement
+@contextmanager
+def _moved(a: np.ndarray, moves: Mapping[tuple, float]):
     """Entries of an array moved for a while."""
-
-    def __init__(self, a: np.ndarray, moves: Mapping[tuple, float]):
-        self.a, self.moves = a, moves
-
-    def __enter__(self):
-        self.old = {i: self.a[i] for i in self.moves}
-        for i, move in self.moves.items():
-            self.a[i] += move
-
-    def __exit__(self, *error):
-        for i, value in self.old.items():
-            self.a[i] = value
+    before = {index: a[index] for index in moves}
+    for index, move in moves.items():
+        a[index] += move
+    try:
+        yield
+    finally:
+        for index, value in before.items():
+            a[index] = value
 
 
 def _tools(pair, given) -> Tools | None:

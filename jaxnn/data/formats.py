@@ -1,5 +1,6 @@
 """Data in the forms that people have: .npz, CSV of pixels, folders of pictures, zip."""
 
+import os
 import tempfile
 import warnings
 import zipfile
@@ -41,9 +42,9 @@ def read_other(path: Path, say: Callable[[str], Any]) -> Arrays | None:
       JaxnnError: a file that cannot be read, or whose arrays do not fit.
     """
     kind = path.suffix.lower()
-    if path.is_file() and kind in (".npz", ".csv"):
+    if os.path.isfile(path) and kind in (".npz", ".csv"):
         found = _read_npz(path) if kind == ".npz" else _read_csvs(path, None, say)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         folder, found = path, None
         tables = {f.name.lower(): f for f in folder.glob("*.csv")}
         if "train.csv" in tables:
@@ -62,8 +63,8 @@ def unpacked(path: Path) -> Iterator[Path]:
     Raises:
       JaxnnError: not a zip file, or a damaged one.
     """
-    if not (path.is_file() and path.suffix.lower() == ".zip"):
-        yield _entered(path) if path.is_dir() else path
+    if not (os.path.isfile(path) and path.suffix.lower() == ".zip"):
+        yield _entered(path) if os.path.isdir(path) else path
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -82,7 +83,7 @@ def _entered(folder: Path) -> Path:
     if len(inside) != 1:
         return folder
     only = inside[0]
-    if only.is_dir():
+    if os.path.isdir(only):
         return _entered(only)
     return only if only.suffix.lower() in (".npz", ".csv") else folder
 
@@ -161,7 +162,7 @@ def _is_number(word: str) -> bool:
 
 def _classes(folder: Path) -> list[Path]:
     """The folders in it that hold pictures, in the order of their names."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     return [p for p in inside if any(f.suffix.lower() in PICTURES for f in p.iterdir())]

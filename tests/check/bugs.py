@@ -1,4 +1,7 @@
-"""Wrong backward passes: correct layers, each with one mistake that people make."""
+"""Wrong backward passes: correct layers, each with one mistake that people make.
+
+Combinators too: their own wiring is spoilt then, and their parts are right.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn import parallel, residual, serial, stack
 from jaxnn.layers import (
     Layer,
     avg_pool,
@@ -105,6 +109,10 @@ def _forget_gamma(dx, grads, cache, dy):
 def _only_batches(dx, grads, cache, dy):
     """Right for one sample; that is how it was tested."""
     return dx, {**grads, "b": dy[0]}
+
+
+def block():
+    return serial(dense(4), tanh)
 
 
 FAMILIES: dict[str, tuple[tuple[int, ...], list]] = {
@@ -207,6 +215,23 @@ FAMILIES: dict[str, tuple[tuple[int, ...], list]] = {
             bug("attention: scale left out of the queries", multi_head_attention(2),
                 "w_in", on("w_in", lambda d: d.at[:, :4].mul(2**0.5))),
             bug("rnn: dw of the last step only", rnn(4), "w", times("w", 0.25)),
+            dense(3),
+        ],
+    ),
+    "wiring": (
+        (4,),
+        [
+            dense(4),
+            bug("residual without its skip", residual(block()), "x",
+                lambda dx, g, c, dy: (dx - dy, g)),
+            bug("parallel counts a branch twice", parallel(block(), dense(4)),
+                "1/b 1/w", lambda dx, g, c, dy: (
+                    dx, (g[0], jax.tree.map(lambda a: 2 * a, g[1])))),
+            bug("serial mixes its layers up", serial(dense(4), dense(4)),
+                "0/b 0/w 1/b 1/w", lambda dx, g, c, dy: (dx, (g[1], g[0]))),
+            bug("stack gives all copies the gradient of the first", stack(dense(4), 3),
+                "stacked/b stacked/w", lambda dx, g, c, dy: (
+                    dx, jax.tree.map(lambda a: a[:1] + 0 * a, g))),
             dense(3),
         ],
     ),

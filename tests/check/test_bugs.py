@@ -9,9 +9,15 @@ from jaxnn import Layer, compare_gradients, mlp, residual, serial
 from jaxnn.combine import freeze, parallel, remat, repeat, share, stack
 from jaxnn.layers import batch_norm, dense, layer_norm, sigmoid, tanh
 from jaxnn.losses import softmax_cross_entropy
-from tests.check.bugs import FAMILIES, LOSS_BUGS, PENALTY_BUGS, Bug
+from tests.check.bugs import FAMILIES, LOSS_BUGS, PENALTY_BUGS, Bug, bug
 
 KEY = jax.random.key(1)
+
+
+@pytest.fixture(autouse=True)
+def no_causes(monkeypatch):
+    """Where it is wrong is asked here, not why: that compiles each layer's mutants."""
+    monkeypatch.setattr("jaxnn.check.audit.diagnose", lambda several: "guess: none")
 
 
 def compared(net, in_shape, loss=softmax_cross_entropy, **options):
@@ -37,11 +43,11 @@ def family(name, only=None):
     return serial(*layers), in_shape, expected
 
 
-def assert_found(report, expected):
+def assert_found(report, expected, dtypes=("float32", "float64")):
     assert not report.passed
     assert {(f.layer, f.argument) for f in report.findings} == expected, report.table()
     for finding in report.findings:
-        assert {"float32", "float64"} <= set(finding.dtypes), finding.line()
+        assert set(dtypes) <= set(finding.dtypes), finding.line()
 
 
 def count_bugs():
@@ -56,7 +62,8 @@ def test_there_are_forty_bugs_or_more():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_bugs_of_a_network_are_found_at_once(name):
     net, in_shape, expected = family(name)
-    assert_found(compared(net, in_shape), expected)
+    dtypes = ("float64",) if name == "wiring" else ("float32", "float64")
+    assert_found(compared(net, in_shape, dtypes=dtypes), expected, dtypes)
 
 
 @pytest.mark.slow
@@ -78,51 +85,6 @@ def test_a_wrong_loss_is_blamed_on_the_loss(name):
 def test_a_wrong_penalty_is_blamed_on_the_penalty(name):
     report = compared(mlp([4, 5, 3]), (4,), penalty=PENALTY_BUGS[name])
     assert_found(report, {("penalty", "1/w"), ("penalty", "3/w")})
-
-
-def wired_wrong(layer, change, name=None):
-    """A combinator whose own wiring is spoilt; its parts are right."""
-    return layer._replace(
-        backward=lambda cache, dy: change(*layer.backward(cache, dy), dy),
-        name=name or layer.name,
-    )
-
-
-def block():
-    return serial(dense(4), tanh)
-
-
-COMBINED = {  # name -> combinator, arguments to be found
-    "residual without its skip": (
-        wired_wrong(residual(block()), lambda dx, g, dy: (dx - dy, g)), {"x"}
-    ),
-    "parallel counts a branch twice": (
-        wired_wrong(
-            parallel(block(), dense(4)), lambda dx, g, dy: (dx, (g[0], jax.tree.map(
-                lambda a: 2 * a, g[1])))
-        ), {"1/b", "1/w"},
-    ),
-    "serial mixes its layers up": (
-        wired_wrong(
-            serial(dense(4), dense(4)), lambda dx, g, dy: (dx, (g[1], g[0]))
-        ), {"0/b", "0/w", "1/b", "1/w"},
-    ),
-    "stack gives all copies the gradient of the first": (
-        wired_wrong(
-            stack(dense(4), 3),
-            lambda dx, g, dy: (dx, jax.tree.map(lambda a: a[:1] + 0 * a, g)),
-        ), {"stacked/b", "stacked/w"},
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", COMBINED)
-def test_wrong_wiring_is_blamed_on_the_combinator_and_not_on_its_parts(name):
-    combinator, wrong = COMBINED[name]
-    net = serial(dense(4), combinator, dense(3))
-    report = compared(net, (4,), dtypes=("float64",))
-    found = {(f.layer, f.argument) for f in report.findings}
-    assert found == {(f"1 {combinator.name}", a) for a in wrong}, report.table()
 
 
 def test_a_bug_deep_inside_combinators_is_found_where_it_is():
@@ -176,27 +138,19 @@ def test_a_combinator_that_calls_its_layers_by_itself_is_judged_as_one_and_says_
     assert "judged as one layer: 1 own calls its layers past" in report.table()
 
 
-HIDDEN = {  # right as called: nothing is there to be seen
-    "gamma is 1": (batch_norm(), lambda dx, g, c, dy: (dx / c.gamma[None], g), "x"),
-    "beta is 0": (
-        layer_norm(),
-        lambda dx, g, c, dy: (dx, {**g, "beta": g["beta"] + 0 * dx[0]}),
-        None,
-    ),
-    "only large inputs": (
-        sigmoid, lambda dx, g, y, dy: (jnp.where(y > 0.99, 0, dx), g), "x"
-    ),
-    "a pixel that is always 0": (
-        dense(4), lambda dx, g, c, dy: (dx, {**g, "w": g["w"].at[1].mul(2)}), "w"
-    ),
-}  # fmt: skip
+HIDDEN = [  # right as called: nothing is there to be seen
+    bug("a pixel that is always 0", dense(4), "w",
+        lambda dx, g, c, dy: (dx, {**g, "w": g["w"].at[1].mul(2)})),
+    bug("gamma is 1", batch_norm(), "x", lambda dx, g, c, dy: (dx / c.gamma[None], g)),
+    bug("beta is 0: no bug", layer_norm(), "",
+        lambda dx, g, c, dy: (dx, {**g, "beta": g["beta"] + 0 * dx[0]})),
+    bug("only large inputs", sigmoid, "x",
+        lambda dx, g, y, dy: (jnp.where(y > 0.99, 0, dx), g)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HIDDEN)
-def test_a_bug_that_these_values_hide_is_found_at_others(name):
-    layer, change, argument = HIDDEN[name]
-    bad = Bug("", layer, change, {argument}).spoilt()
-    net = serial(bad, dense(3))
+def test_bugs_that_these_values_hide_are_found_at_others():
+    net = serial(*(b.spoilt() for b in HIDDEN), dense(3))
     params, state, _ = net.init(KEY, (4,))
     x = np.random.default_rng(0).standard_normal((8, 4))
     x[:, 1] = 0
@@ -206,6 +160,7 @@ def test_a_bug_that_these_values_hide_is_found_at_others(name):
     )  # fmt: skip
     assert all(leaf.passed for leaf in report.leaves)
     found = {(f.layer, f.argument) for f in report.findings}
-    assert found == ({(f"0 {layer.name}", argument)} if argument else set())
-    if argument:
-        assert "only" in report.findings[0].line()
+    assert found == {
+        (f"{i} {b.layer.name}", a) for i, b in enumerate(HIDDEN) for a in b.wrong
+    }
+    assert all("only" in f.line() for f in report.findings)

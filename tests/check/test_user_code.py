@@ -189,6 +189,15 @@ def own_forward(x):
     return y, x
 def own_backward(x, dy): return np.cos(x) * dy
 own_inputs = (np.arange(4.0),)
+? layers in numpy, compared with differences
+def own_forward(x, w):
+    h = np.tanh(np.asarray(x) @ np.asarray(w))
+    return np.maximum(h, 0), (x, w, h)
+def own_backward(cache, dy):
+    x, w, h = cache
+    g = np.where(h > 0, dy, 0) * (1 - h * h)
+    return g @ w.T, x.T @ g
+own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(3, 2))
 ? plain lists of numbers
 def own_forward(x): return x * x, x
 def own_backward(x, dy): return 2 * x * dy
@@ -203,6 +212,15 @@ def test_a_right_pair_is_not_blamed_however_it_is_written(file, name):
 
 
 WRONG_PAIRS = pairs(r"""
+? layers in numpy, compared with differences -> constant factor 1.001
+def own_forward(x, w):
+    h = np.tanh(np.asarray(x) @ np.asarray(w))
+    return np.maximum(h, 0), (x, w, h)
+def own_backward(cache, dy):
+    x, w, h = cache
+    g = np.where(h > 0, dy, 0) * (1 - h * h)
+    return g @ w.T, 1.001 * x.T @ g
+own_inputs = draw.normal(size=(4, 3)), draw.normal(size=(3, 2))
 ? gamma forgotten where it is 1 -> left out
 def own_forward(x, g, b):
     m, s = x.mean(-1, keepdims=True), np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -317,6 +335,7 @@ BAD_INPUTS = {  # what is given as inputs -> words of the error
     "(np.array(['a']),)": "got ndarray where numbers are expected",
     "(np.array([1, 2]),)": "y of int64, expected floating-point",
     "(np.ones((0, 3)),)": "no argument holds floating-point numbers",
+    "(np.array([[1.0, np.nan, 2.0]]),)": "own_inputs: got NaN",
     "(object(),)": "got object where numbers are expected",
     "(np.ones((2, 2)), np.ones(3))": "its forward fails on inputs of shapes (2, 2), (3",
 }
@@ -365,24 +384,6 @@ own_inputs = np.array([[-1.0, 0.0, 2.0]])
     assert found.waived == ("own",)
 
 
-def test_numpy_code_is_compared_with_differences(file):
-    text = """
-def own_forward(x, w):
-    h = np.tanh(np.asarray(x) @ np.asarray(w))
-    return np.maximum(h, 0), (x, w, h)
-
-def own_backward(cache, dy):
-    x, w, h = cache
-    g = np.where(h > 0, dy, 0) * (1 - h * h)
-    return g @ w.T, FACTOR * x.T @ g
-"""
-    shapes = [(4, 3), (3, 2)]
-    assert file(text.replace("FACTOR", "1"), shapes=shapes).findings == ()
-    (finding,) = file(text.replace("FACTOR", "1.001"), shapes=shapes).findings
-    assert finding.argument == "w"
-    assert "constant factor 1.001" in finding.line()
-
-
 @pytest.mark.parametrize(
     ("text", "name", "shapes", "words"),
     [
@@ -393,16 +394,12 @@ def own_backward(cache, dy):
             "own = (jnp.sin, jnp.cos)", "own", [], "own_inputs = (x)", marks=GAP
         ),
         ("own = (lambda x: x, lambda c, dy: dy)", "own", [(2,)], "the pair (y, cache)"),
-        (affine(), "own", [], None),
         ("own = dense(3)", "own", [], "expected one, without the batch axis"),
         ("own = (lambda x: (x @ x, x), None)", "own", [], "is tuple"),
         ("1 / 0", "own", [], "ZeroDivisionError"),
     ],
 )
 def test_what_is_no_rule_is_told_what_to_do(file, text, name, shapes, words):
-    if words is None:
-        assert file(text, name, shapes).findings == ()
-        return
     with pytest.raises(JaxnnError) as error:
         file(text, name, shapes)
     assert words in str(error.value).replace("\n", " ")
@@ -488,9 +485,3 @@ def test_inputs_need_not_be_arrays_of_float64(file):
     assert found.findings == ()
     assert {c.comparison.dtype for c in found.checks} == {"float64", "float32"}
     assert np.all([c.comparison.passed for c in found.checks])
-
-
-def test_nothing_agrees_at_inputs_that_are_nan(file):
-    inputs = "\nown_inputs = (np.array([[1.0, np.nan, 2.0]]), np.eye(3), np.ones(3))\n"
-    with pytest.raises(JaxnnError, match="own_inputs: got NaN"):
-        file(AFFINE.format(name="own", **RIGHT) + inputs)

@@ -107,7 +107,11 @@ def load(
                 return _from_idx(place, validation, split_seed, say)
     place = locate(data)
     if place is None:
-        fetch(str(data))
+        try:
+            fetch(str(data))
+        except JaxnnError as error:
+            error.add_note("mnist-small is inside jaxnn: no download, 7,000 digits")
+            raise
         place = locate(data)
         assert place is not None, "fetch fills the folder in which locate looks"
     return _from_idx(place, validation, split_seed, say)

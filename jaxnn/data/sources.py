@@ -3,7 +3,8 @@
 A name is looked for in this order, and the first folder that has it wins:
 
 1. `$JAXNN_DATA/NAME`, then `$JAXNN_DATA` itself;
-2. `data/NAME` beside the package (a checkout; MNIST is committed there);
+2. `data/NAME` beside the package (a checkout; MNIST is committed there), or in it
+   (mnist-small, 6,000 + 1,000 of MNIST's digits, goes with every installation);
 3. `jaxnn/data/NAME` in the user's cache directory;
 4. the mirrors, which fill 3.
 
@@ -76,6 +77,15 @@ SOURCES = {
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+    ),
+    "mnist-small": Source(  # inside the package; data/README.md tells which rows
+        10, 6_000, 1_000, license="CC BY-SA 3.0", mirrors=(),
+        sha256=_sums(
+            "9c921389f7b68e3fbe58b7a59ec7b8857d9110fc8a7033fb866f7a13695daeb7",
+            "1e24aa298fca0688130ece98907d5eeabe333fcfe5fd5a650f02eb7ed0c2261e",
+            "b20ed9128f4ddda08a440e2380f23dbacc08259b8b6969e24986ca61ad54196b",
+            "8a25f201ac53797897cd312f4440dc4ca6e23af2f6bbc36b28379fc11fddbfee",
         ),
     ),
     "fashion-mnist": Source(
@@ -257,7 +267,8 @@ def _folders(name: str) -> Iterator[tuple[Path, bool]]:
                 f"{name}/ or four IDX files. Correct the variable or unset it."
             )
         yield from ((folder / name, True), (folder, True))
-    yield Path(__file__).resolve().parents[2] / "data" / name, False
+    for base in (Path(__file__).resolve().parents[2] / "data", Path(__file__).parent):
+        yield base.resolve() / name, False
     with suppress(JaxnnError):  # without a home there is no such folder
         yield cache_folder() / name, False
 

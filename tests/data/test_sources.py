@@ -20,7 +20,16 @@ import numpy as np
 import pytest
 
 from jaxnn.app.datasets import fetch_dataset, list_datasets, verify_dataset
-from jaxnn.data import download, fetch, load, sources, verify, write_idx
+from jaxnn.data import (
+    download,
+    fetch,
+    load,
+    read_idx,
+    sources,
+    stratified_sample,
+    verify,
+    write_idx,
+)
 from jaxnn.data.idx import content_sha256
 from jaxnn.data.sources import PARTS, SOURCES, Source, cache_folder, find_parts, locate
 from jaxnn.errors import JaxnnError
@@ -461,6 +470,21 @@ def test_the_published_checksums_are_whole():
         sums = [*source.sha256.values()] or [(source.archive or ("", ""))[1]]
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in sums), name
         assert all(base.startswith("https://") for base in source.mirrors)
+
+
+def test_the_set_in_the_package_is_the_rows_that_are_told(monkeypatch):
+    monkeypatch.delenv("JAXNN_DATA", raising=False)
+    assert [s.status for s in verify("mnist-small")] == ["ok"] * 4
+    place, whole = locate("mnist-small"), locate("mnist")
+    assert place is not None
+    assert place.folder.parent.name == "data"
+    assert place.folder.parent.parent.name == "jaxnn"
+    for part, count in (("train", 6000), ("test", 1000)):
+        y = read_idx(whole.files[f"{part}-labels"])
+        rows = stratified_sample(y, count, 0)
+        assert (read_idx(place.files[f"{part}-labels"]) == y[rows]).all()
+        x = read_idx(whole.files[f"{part}-images"])[rows]
+        assert (read_idx(place.files[f"{part}-images"]) == x).all()
 
 
 def test_the_tables_say_what_is_where_and_what_to_do(mirror):

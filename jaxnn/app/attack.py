@@ -15,7 +15,14 @@ import numpy as np
 from jaxnn import attacks, plots
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EPSILON, AttackConfig, RobustnessConfig
-from jaxnn.app.folder import Run, data_of, open_run, print_undrawn, sample_rows
+from jaxnn.app.folder import (
+    Run,
+    data_of,
+    first_of,
+    open_run,
+    print_undrawn,
+    sample_rows,
+)
 from jaxnn.app.settings import flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
@@ -177,6 +184,7 @@ def _record(name: str, config: Any, run: Run) -> dict[str, Any]:
         "run": str(run.folder),
         "command": shlex.join(words),
         "data": config.data or run.config.data,
+        "network_seed": run.config.seed,
     } | surroundings()
 
 
@@ -252,7 +260,7 @@ def _opened(config):
 
 def _first(run: Run) -> Classifier:
     """The run's first network."""
-    return Classifier(run.net, *jax.tree.map(jnp.asarray, run.first()))
+    return Classifier(run.net, *jax.tree.map(jnp.asarray, first_of(run)))
 
 
 def _options(config, attack: Attack):

@@ -15,7 +15,7 @@ from jaxnn.app.build import Experiment, build, facts_of
 from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import RECIPES, CompareConfig
-from jaxnn.app.folder import fresh_folder, open_run, print_undrawn
+from jaxnn.app.folder import first_of, fresh_folder, open_run, print_undrawn
 from jaxnn.app.settings import flag, given
 from jaxnn.app.streams import note
 from jaxnn.check.compare import Comparison
@@ -145,7 +145,7 @@ def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
         run = open_run(Path(target))  # of several seeds the first
         data = load(run.config.data, validation=run.config.validation, say=note)
         name, e = real_path(target).name, run.experiment._replace(data=data)
-        return _network(f"run {target}", name, e, *run.first())
+        return _network(f"run {target}", name, e, *first_of(run))
     if target is not None and target.endswith(".py") and os.path.isfile(target):
         raise JaxnnError(
             f"compare: {target} is a file; say what in it: {target}:NAME, a Rule, a "

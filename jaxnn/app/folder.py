@@ -183,6 +183,16 @@ def open_run(folder: Path) -> Run:
     return load_run(folder, note)
 
 
+def first_of(run: Run) -> tuple[Any, Any]:
+    """Parameters and state of the run's network; of several the first, as is noted."""
+    if run.multi_seed:
+        note(
+            f"{run.folder} holds {run.config.seeds} networks, of which this is the "
+            f"first: seed {run.config.seed}"
+        )
+    return run.first()
+
+
 def data_of(run: Run, name: str | None) -> Dataset:
     """The data set of that name, or the run's own, if its images fit the run."""
     data = load(name or run.config.data, validation=0, say=note)

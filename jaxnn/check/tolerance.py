@@ -52,7 +52,7 @@ class LeafComparison:
       leaf: path in the params tree such as "1/w", or "input".
       dtype: "float32", "float64" or "bfloat16".
       shape: of the array.
-      max_abs: largest |manual - automatic|.
+      max_abs: largest |manual - automatic|; infinite if nothing could be compared.
       max_relative: `max_abs` over the largest entry of either; 0 if both are all 0,
         infinite if an entry is not finite in one or in both.
       index: where `max_abs` is.
@@ -123,7 +123,10 @@ def compare_arrays(
     beyond = gap > allowed
     info = jnp.finfo(DTYPES[dtype])
     exponent = np.frexp(np.maximum(size, float(info.tiny)))[1]
-    ulps = gap / np.ldexp(float(info.eps), exponent - 1)
+    # both NaN are not equal to the last digit
+    ulps = np.where(
+        np.isfinite(a), gap / np.ldexp(float(info.eps), exponent - 1), np.inf
+    )
     opposite = (np.sign(a) * np.sign(b) < 0) & (np.abs(a) > allowed)
     lost = int((~np.isfinite(a) & (gap == 0)).sum())
     relative = worst and (worst / largest if largest else float("inf"))
@@ -143,7 +146,10 @@ def compare_arrays(
 def no_numbers(leaf: str, dtype: str, note: str) -> LeafComparison:
     """A comparison that failed before any number was compared; `note` says why."""
     nan, inf = float("nan"), float("inf")
-    return LeafComparison(leaf, dtype, (), inf, inf, (), nan, nan, False, note=note)
+    return LeafComparison(
+        leaf, dtype, (), inf, inf, (), nan, nan, False, inf, (0.0, 0.0, 0.0), nan,
+        note=note,
+    )  # fmt: skip
 
 
 def limit_for(dtype: str, scale: float) -> float:

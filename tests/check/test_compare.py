@@ -115,6 +115,7 @@ def test_what_is_not_finite_neither_agrees_nor_passes(lost):
         assert not found.passed
         assert found.line().startswith("NOT FINITE")
         assert found.max_relative("float64") == np.inf
+        assert all(c.ulp_max == np.inf for c in found.leaves if c.not_finite)
         plain = found.to_json()
         assert plain["passed"] is False
         assert "the loss is nan" in plain["not_finite"]
@@ -124,6 +125,10 @@ def test_a_wrong_structure_or_shape_is_reported_with_its_layer():
     found = report(broken(lambda dx, g: (dx, {"w": g["w"]})))
     assert not found.passed
     assert "2 spoilt: db (2/b): it returns no gradient for it" in found.table()
+    (none,) = (c for c in found.leaves if c.leaf == "2/b" and c.dtype == "float64")
+    assert not any(none.ulp_within)
+    assert none.ulp_max == np.inf
+    assert np.isnan(none.cosine)
     found = report(broken(lambda dx, g: (dx, {**g, "w": g["w"].T})))
     assert "2 spoilt: dw (2/w): dw has shape (5, 6), not (6, 5)" in found.line()
     assert "a transpose is missing" in found.line()

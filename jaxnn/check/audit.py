@@ -29,6 +29,7 @@ from jaxnn.check.recorder import (
     named_leaves,
     one_line,
 )
+from jaxnn.check.repairs import backward_at
 from jaxnn.check.report import Audit, Check, Finding
 from jaxnn.check.tolerance import (
     DTYPES,
@@ -247,7 +248,8 @@ class _Auditor:
 
             size = sum(np.size(a) for a in jax.tree.leaves((s.given.x, s.want)))
             small = size <= SMALL
-            self.tools[path] = Tools(forward, s.given) if small else None
+            back = partial(backward_at, layer, train=train)
+            self.tools[path] = Tools(forward, s.given, back) if small else None
         return self.tools[path]
 
     def _kinks(self) -> dict[str, int]:

@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import programs
+from jaxnn.arrays import is_float
 from jaxnn.check.mutants import Mutants
 from jaxnn.check.points import cast
 from jaxnn.check.recorder import LayerInputs, arguments, named_leaves
+from jaxnn.check.repairs import Repairs
 
 MOST_PATHS = 30  # of which two at once may be left out
 MOST = 400  # entries of an output of which each one's derivative is taken
@@ -35,10 +37,13 @@ class Tools:
     Args:
       forward: `(params, state, x, key) -> y`.
       given: what it was given, for the shapes.
+      backward: as `Repairs` takes it, None if there is none for JAX.
     """
 
-    def __init__(self, forward: Callable, given: LayerInputs):
-        self.forward, self.given = forward, given
+    def __init__(
+        self, forward: Callable, given: LayerInputs, backward: Callable | None = None
+    ):
+        self.forward, self.given, self.backward = forward, given, backward
         self.mutants = Mutants(self.run, _tree(given))
 
     def run(self, tree: Any) -> Any:
@@ -53,6 +58,15 @@ class Tools:
     def every(self, given: LayerInputs) -> Iterator[Any]:
         """Every mutant."""
         return self.mutants.all(_tree(given), cast(given.dy, np.float64))
+
+    def repairs(self, argument: str) -> Repairs | None:
+        """Changes of the backward, None if it is no function of JAX."""
+        if self.backward is None:
+            return None
+        try:
+            return Repairs(self.backward, self.given, argument)
+        except Exception:  # whatever a user's code raises while it is traced
+            return None
 
     @cached_property
     def jacobian(self) -> Callable:
@@ -653,6 +667,48 @@ def _mutants(here):
         yield mutant.words, lambda one, m=mutant: one.asked(one.given, m)
 
 
+def _scaled(here):
+    """One step of the forward whose path has a constant factor."""
+    got, want = here.returned, here.right
+    if got.size < 3:
+        return  # one number always explains two
+    for mutant in here.tools.every(here.given):
+        without = here.asked(here.given, mutant) if mutant.change == 1 else None
+        if without is None or not (part := want - without).any():
+            continue
+        factor = float(((got - without) * part).sum() / np.square(part).sum())
+
+        def predict(one, mutant=mutant, factor=factor):
+            without = one.asked(one.given, mutant)
+            return without + factor * (one.right - without)
+
+        yield (
+            f"the path through {mutant.what} has a constant factor {factor:.6g}",
+            predict,
+        )
+
+
+def _repaired(here):
+    """One change of the backward that makes it right."""
+    repairs = here.tools and here.tools.repairs(here.argument)
+    if not repairs:
+        return
+
+    def floats(one):
+        named = one.arrays() | {"dy": one.given.dy}
+        return {name: a for name, a in named.items() if is_float(a)}
+
+    def makes_right(one, make):
+        try:
+            found = make(one.given, floats(one))
+        except (TypeError, ValueError):  # no such values or shapes
+            return False
+        return found is not None and one.same(found, one.right)
+
+    for words, make in repairs.all(floats(here)):
+        yield f"in its backward {words}", _if(partial(makes_right, make=make))
+
+
 def _pairs(here):
     """Two paths left out at once."""
     ways = [m for m in here.tools.every(here.given) if m.change == 1]
@@ -711,8 +767,9 @@ OF_SHAPE = _leaves_swapped, _reshaped, _asking_the_forward(_sums)
 OF_NUMBERS = (
     _simple, _mode, _swapped, _permuted, _cotangent, _without_transpose,
     _asking_the_forward(
-        _sums, _inputs, _cotangents, _mutants, _the_diagonal, _terms, _pairs
+        _sums, _inputs, _cotangents, _mutants, _the_diagonal, _scaled, _terms, _pairs
     ),
+    _repaired,
     *map(_said_alike, (_partly_simple, _channelwise, _partly)),
 )  # fmt: skip
 """In the order in which they are asked: the simplest first."""

@@ -60,6 +60,7 @@ softmax: x 4,5
   ? softmax: diagonal only; x; dy * y * (1 - y); diagonal
   ? softmax: as if elementwise; x; dy * y; left out|missing
   ? softmax: sum over the batch; x; y * (dy - (dy * y).sum(0, keepdims=True));
+    axis 0 of .4, 5., not 1
 logsoftmax: x 4,5
   y = jax.nn.log_softmax(x, -1)
   dx = dy - jnp.exp(y) * dy.sum(-1, keepdims=True)
@@ -201,6 +202,7 @@ recurrent: x 5,3  u 3,3
   ? recurrent: no time; u; back(x, u, y, dy, 0.0)[1]; left out
   ? recurrent: derivative; x; back(x, u, y, dy, 1.0, 0)[0]; derivative of tanh
   ? recurrent: state off by one; u; back(x, u, y, dy, 1.0, 1, 1)[1];
+    too late by one along axis 0
   ? recurrent: transpose; x; back(x, u.T, y, dy)[0]; transpose
 table: t 5,3  i @
   y = t[i]
@@ -290,6 +292,7 @@ lse: x 4,3
   dx = jax.nn.softmax(x, 1) * dy[:, None]
   ? lse: dy; x; jax.nn.softmax(x, 1); dy is ignored
   ? lse: wrong axis; x; jax.nn.softmax(x, 0) * dy[:, None];
+    axis 0 of .4, 3., not 1
 """
 FRESH = r"""
 softplus: x 4,3
@@ -304,6 +307,7 @@ rms: x 5,4  g 4
   dx = r * (dy * g[None] - h * (dy * g[None] * h).mean(-1, keepdims=True))
   dg = (dy * h).sum(0)
   ? rms: x, h3; x; r * (dy * g[None] - h * (dy * h).mean(-1, keepdims=True));
+    factor g is left out
   ? rms: x, h4; x; r * dy * g[None]; left out
   ? rms: g, h5; g; (dy * x).sum(0); x|left out
 mlp: x 5,3  a 3,4  b 4,2
@@ -369,6 +373,12 @@ variance: x 6,3
   dx = 2 * c * dy[None] / 5
   ? variance: x, h23; x; 2 * c * dy[None] / 6; factor
   ? variance: x, h24; x; c * dy[None] / 5; factor|2
+  ? variance: x, h29; x; 2 * (x - x.mean(1)[:, None]) * dy[None] / 5; axis 1
+gelu: x 4,3
+  p = (1 + lax.erf(x / jnp.sqrt(2.0))) / 2
+  y = x * p
+  dx = dy * (p + x * jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi))
+  ? gelu: x, h30; x; dy * (p + x * jnp.exp(-x * x / 2)); constant factor 2.5066
 spread: x 4,5
   y = x.max(1) - x.min(1)
   dx =

@@ -135,6 +135,11 @@ REFUSED = {
     **{f"fit y: {k}": fitted((X, y)) for k, y in LABELS.items()},
     **{f"evaluate y: {k}": evaluated(y=y) for k, y in LABELS.items()},
     **{f"validation y: {k}": fitted(validation=(X, y)) for k, y in LABELS.items()},
+    "nll on logits": fitted(loss="nll"),
+    "cross-entropy on probabilities": fitted(net=mlp([6, 4, 3], output="softmax")),
+    "two classes, sigmoid twice": fitted(
+        (X, Y % 2), mlp([6, 1], output="sigmoid"), loss=sigmoid_cross_entropy
+    ),
     **{
         f"one output: {k}": fitted((X, y), ONE, loss=loss)
         for k, (y, loss) in ONE_OUTPUT.items()

@@ -14,6 +14,7 @@ from jaxnn.train.inputs import (
     MANY,
     as_loss,
     check_arguments,
+    check_ending,
     check_labels,
     check_net,
     check_step_functions,
@@ -151,6 +152,7 @@ def fit(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,
         **of_step, half=half, guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
+    check_ending("fit", net, loss)
     check_labels("fit", net, loss, x, y, validation)
     each = sample_weights(y, weights, class_weights)
     if each is not None:

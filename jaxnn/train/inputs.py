@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxnn.arrays import as_array, as_rows, is_float, is_whole
+from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line, require
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, dense, sigmoid, softmax
 from jaxnn.losses import Loss, RegisteredLoss, loss_by_name
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
@@ -250,6 +251,25 @@ def check_net(where: str, net: Any) -> None:
         raise JaxnnError(
             f"{where}: got a network of type {type(net).__name__}, expected a Layer "
             "such as mlp([784, 10])"
+        )
+
+
+def check_ending(where: str, net: Layer, loss: Any) -> None:
+    """Raise where the loss is one for another output than the network's last layer.
+
+    Where it cannot be known, as of a layer of one's own, nothing is said.
+    """
+    while parts := chained(net):
+        net = parts[-1]
+    known = {"softmax": net == softmax, "sigmoid": net == sigmoid}
+    known["dense"] = net.made is not None and net.made.constructor is dense
+    ending = next((name for name, so in known.items() if so), None)
+    allowed = getattr(loss, "outputs", None)
+    if ending and allowed and (None if ending == "dense" else ending) not in allowed:
+        takes = " or ".join("logits" if end is None else end for end in allowed)
+        raise JaxnnError(
+            f"{where}: the loss {loss.__name__} takes {takes}, but the network ends in "
+            f"{net.name}; change its last layer, or the loss"
         )
 
 

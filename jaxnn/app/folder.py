@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import time
 import warnings
@@ -288,6 +289,21 @@ def check_resumed(
             "only --devices, --attack-images, --keep-checkpoints and --quiet may "
             "change, and with a constant schedule more --epochs"
         )
+
+
+def check_facts(folder: Path, e: Experiment) -> None:
+    """Raise unless config.json says of the data what it is; rounding is no edit."""
+    path = folder / "config.json"
+    saved = read_config(path).facts._asdict()
+    for name, value in e.facts._asdict().items():
+        rounded = isinstance(value, float) and math.isclose(
+            saved[name], value, rel_tol=1e-6
+        )
+        if saved[name] != value and not rounded:
+            raise JaxnnError(
+                f"--resume: {path}: network {name} is {saved[name]}, but of the data "
+                f"it is {value}; it was edited, or the data is another"
+            )
 
 
 def finished(folder: Path, config: TrainConfig) -> dict | None:

@@ -17,6 +17,7 @@ from jaxnn.app.checks import check, must_stay
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import TrainCommand, TrainConfig
 from jaxnn.app.folder import (
+    check_facts,
     check_free,
     finished,
     fresh_folder,
@@ -83,6 +84,8 @@ def train_run(
         enable_compile_cache()
         e = build_for_data(config)
         check_experiment(e)
+        if resume is not None:
+            check_facts(resume, e)
         if mesh is not None:
             DataParallel(mesh, config.batch)  # is checked before any file
         log = (lambda *_: None) if config.quiet or not first else print

@@ -121,6 +121,19 @@ def test_every_command_refuses_an_edited_config(run_folder, tmp_path, picture):
                 assert said in refused(*words)
 
 
+def test_a_resumed_run_has_the_facts_of_its_data(run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
+    (copy / "result.json").unlink()
+    saved = json.loads((copy / "config.json").read_text())
+    saved["network"]["mean"] *= 1 + 1e-9  # as another machine may sum it
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert run("train", "--resume", copy, "--attack-images", "0").status == 0
+    (copy / "result.json").unlink()
+    saved["network"]["mean"] = 0.2
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert "network mean is 0.2, but" in refused("train", "--resume", copy)
+
+
 def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "old"))
     loaded = load_run(copy)

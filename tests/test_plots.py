@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from jaxnn import plots
+from jaxnn import fit, mlp, plots
 from jaxnn.errors import JaxnnError
 from jaxnn.plots import panels, robustness
 from jaxnn.plots.panels import new_figure, save
@@ -385,3 +385,26 @@ def test_names_are_drawn_as_they_are_written(tmp_path):
         plots.confusion(y, y, names, tmp_path / "a.png")
         transfer(np.zeros((len(names),) * 2), names, tmp_path / "b.png")
         assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+ROWS = [{"epoch": e, "loss": 1 / e, "grad_norm": 1.0, "skipped": 0} for e in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("end", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_picture_is_what_its_name_says(end, head, tmp_path):
+    plots.curves(ROWS, tmp_path / f"a.{end}")
+    assert (tmp_path / f"a.{end}").read_bytes().startswith(head)
+
+
+def test_without_a_path_the_figure_is_given_and_a_notebook_can_show_it(tmp_path):
+    figure = plots.curves(ROWS)
+    assert len(figure.axes) == 2
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    labels, chance = np.array([0, 1, 2]), np.eye(3)
+    assert plots.confusion(labels, labels, 3).axes
+    assert plots.mistakes(np.zeros((3, 4, 4)), labels, chance).texts
+    history = fit(mlp([4, 2]), np.eye(4, dtype=np.float32), [0, 1, 0, 1], batch=2)
+    assert history.plot().axes
+    with pytest.raises(JaxnnError, match=r"expected .png, .svg or .pdf"):
+        plots.curves(ROWS, tmp_path / "a.bmp")
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
@@ -43,8 +44,10 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 
 
 def errors_by_layer(
-    rows: Sequence[Mapping[str, Any]], policy: Mapping[str, float], path: str | Path
-) -> None:
+    rows: Sequence[Mapping[str, Any]],
+    policy: Mapping[str, float],
+    path: str | Path | None = None,
+) -> Figure:
     """A table of colors: layers down, methods across, each error written in its cell.
 
     Args:
@@ -79,14 +82,14 @@ def errors_by_layer(
     )
     ax.set_xlabel(note, fontsize=8, color=INK)
     ax.xaxis.set_label_position("bottom")
-    save(figure, path)
+    return save(figure, path)
 
 
 def scatter(
     leaves: Mapping[str, tuple[np.ndarray, np.ndarray, bool]],
-    path: str | Path,
+    path: str | Path | None = None,
     dtype: str = "float32",
-) -> None:
+) -> Figure:
     """Each gradient entry by hand over the same by `jax.grad`, and their difference.
 
     Args:
@@ -126,14 +129,14 @@ def scatter(
     right.set_ylim(EXACT / 3, 3)
     title = f"the difference; exactly 0 is drawn at {EXACT:.0e}"
     name_axes(right, "|entry|, largest = 1", "|difference|, largest entry = 1", title)
-    save(figure, path)
+    return save(figure, path)
 
 
 def step_errors(
     steps: Sequence[float],
     errors: Mapping[str, Sequence[float | None]],
-    path: str | Path,
-) -> None:
+    path: str | Path | None = None,
+) -> Figure:
     """The V of finite differences: error over step size h, log-log.
 
     `errors` are those of each step, by method and precision; None throughout where a
@@ -161,10 +164,10 @@ def step_errors(
         ax.lines[i].set_label(label)
     ax.set_ylim(EXACT / 3, 30)
     show_legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.42))
-    save(figure, path)
+    return save(figure, path)
 
 
-def taylor(found: Mapping[str, Any], path: str | Path) -> None:
+def taylor(found: Mapping[str, Any], path: str | Path | None = None) -> Figure:
     """Taylor remainders over step size: slope 2 if the gradient is right, 1 if wrong.
 
     `found` is what `jaxnn.check.measurements.taylor_errors` returns.
@@ -186,7 +189,7 @@ def taylor(found: Mapping[str, Any], path: str | Path) -> None:
         style = {"textcoords": "offset points", "fontsize": 8.5, "color": INK}
         ax.annotate(f"h^{order}", (steps[-1], guide[-1]), (6, -8), **style)
     show_legend(ax, loc="upper left")
-    save(figure, path)
+    return save(figure, path)
 
 
 def _cell(value) -> str:

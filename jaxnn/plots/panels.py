@@ -10,7 +10,9 @@ figure is composed of calls. Colors are taken in the order of `COLORS`; where co
 says something, so does a line's dash, a mark or a word.
 """
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,18 @@ ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 # ---- figures
 
 
+class _Shown(Figure):
+    """A figure that a notebook shows, whatever matplotlib's backend."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure of so many inches, with its own canvas."""
-    figure = Figure((width, height), dpi=DPI, facecolor="white", **options)
+    figure = _Shown((width, height), dpi=DPI, facecolor="white", **options)
     FigureCanvasAgg(figure)
     return figure
 
@@ -91,16 +102,29 @@ def panels(
     return figure, list(grid.flat)
 
 
-def save(figure: Any, path: Any) -> None:
-    """Write the figure as a PNG, whole or not at all."""
-    write_with(path, figure.canvas.print_png)  # `savefig` would draw it twice
+def save(figure: Any, path: str | Path | None) -> Figure:
+    """Write the figure, whole or not at all, as its name says; None: do not.
+
+    Raises:
+      JaxnnError: a name that ends neither in .png nor in .svg or .pdf.
+    """
+    if path is None:
+        return figure
+    kind = Path(path).suffix.lower()
+    if kind not in (".png", ".svg", ".pdf"):
+        raise JaxnnError(f"{path}: got a picture {kind!r}, expected .png, .svg or .pdf")
+    if kind == ".png":  # `savefig` would draw it twice
+        write_with(path, figure.canvas.print_png)  # type: ignore[attr-defined]
+    else:
+        write_with(path, lambda file: figure.savefig(file, format=kind[1:]))
+    return figure
 
 
-def draw_words(text: str, path: Any) -> None:
+def draw_words(text: str, path: str | Path | None) -> Figure:
     """A picture of one sentence, so that a report has something to show."""
     figure = new_figure(6, 1.2)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
-    save(figure, path)
+    return save(figure, path)
 
 
 # ---- one panel

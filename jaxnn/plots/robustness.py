@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.panels import (
@@ -25,19 +26,19 @@ def curve(
     epsilons: Any,
     accuracy: Mapping[str, Any],
     images: int,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     budget: float | None = None,
     norm: str = "linf",
     title: str = "Accuracy over the attacker's budget",
-) -> None:
+) -> Figure:
     """One line an attack: how accuracy falls as the budget grows.
 
     Args:
       epsilons: budgets (E,), in `norm`.
       accuracy: name of an attack -> shares (E,) in [0, 1].
       images: how many images the shares are of.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
       budget: the threat model's, marked by a line; None marks none.
       norm: of the budgets.
       title: above the picture.
@@ -57,16 +58,16 @@ def curve(
         ax.axvline(budget, color=GRAY, lw=1, ls="--")
         ax.text(budget, 103, f"budget {budget:g}", ha="center", color=GRAY, fontsize=9)
     ax.set(ylim=(-2, 102), xlim=(min(epsilons), max(epsilons)))
-    save(figure, path)
+    return save(figure, path)
 
 
 def transfer(
     matrix: np.ndarray,
     names: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str = "Accuracy under examples made on another network",
-) -> None:
+) -> Figure:
     """Accuracies (N, N) in [0, 1] of the named networks on each other's examples.
 
     Rows made the examples, columns are attacked by them; `path` is the PNG file.
@@ -87,4 +88,4 @@ def transfer(
     note = "row: made on, column: attacked; percent right; bold: white-box"
     name_axes(ax, note, "")
     ax.xaxis.set_label_position("bottom")
-    save(figure, path)
+    return save(figure, path)

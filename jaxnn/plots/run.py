@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -46,7 +47,7 @@ TILE, GAP, CAPTION, HEAD = 1.27, 0.13, 0.165, 0.4
 # ---- curves
 
 
-def curves(rows: Sequence[dict], path: str | Path) -> None:
+def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     """Loss, validation accuracy and gradient norm over the epochs.
 
     With several seeds the line is their mean and the band reaches from the smallest to
@@ -59,7 +60,7 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
         `validation_loss` and `validation_accuracy` (a share in [0, 1]); each value a
         number, None for not finite, or a list of them, one a seed. No rows give a
         picture that says so.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
     """
     if not rows:
         return draw_words("No epoch was finished: there is nothing to draw.", path)
@@ -87,7 +88,7 @@ def curves(rows: Sequence[dict], path: str | Path) -> None:
         _mark(axes[-1], epoch[skipped.any(1)], "^", 0.09, label)
     name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
     _label(axes[-1], epoch, [norm], title, name)
-    save(figure, path)
+    return save(figure, path)
 
 
 def _accuracy(ax, epoch, error):
@@ -186,15 +187,15 @@ def confusion(
     labels: np.ndarray,
     predictions: np.ndarray,
     classes: int | Sequence[Any],
-    path: str | Path,
-) -> None:
+    path: str | Path | None = None,
+) -> Figure:
     """How often each class was taken for which; only the errors have color.
 
     Args:
       labels: (N,) the true classes, integers 0 .. C - 1.
       predictions: (N,) the network's.
       classes: C, or C names.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
     """
     given = range(classes) if isinstance(classes, int) else classes
     names = [as_written(str(name)) for name in given]
@@ -239,7 +240,7 @@ def confusion(
     said = "true class" + " and its share right" * annotated
     name_axes(ax, "class the network said", said)
     figure.suptitle(title, fontsize=10, color=INK)
-    save(figure, path)
+    return save(figure, path)
 
 
 def _confused(labels, predictions, size):
@@ -263,9 +264,9 @@ def mistakes(
     images: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     count: int = 25,
-) -> None:
+) -> Figure:
     """The wrongly classified images of highest loss -log p[label], worst first.
 
     Args:
@@ -273,7 +274,7 @@ def mistakes(
         or float in [0, 1].
       labels: (N,) integers.
       probabilities: (N, C), rows that sum to 1.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
       count: how many at most; if there are no mistakes the picture says so.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -302,7 +303,7 @@ def mistakes(
         line, column = divmod(place, columns)
         caption, _ = _verdict(labels[i], probabilities[i])
         _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GRAYS)
-    save(ax.figure, path)
+    return save(ax.figure, path)
 
 
 def adversarial(
@@ -312,13 +313,13 @@ def adversarial(
     before: np.ndarray,
     after: np.ndarray,
     epsilon: float,
-    path: str | Path,
+    path: str | Path | None = None,
     count: int = 8,
     *,
     norm: str = "linf",
     attack: str = "The attack",
     budget: bool = True,
-) -> None:
+) -> Figure:
     """Images before and after an attack, and what it added.
 
     Shown are images that were right before and wrong after, the first of each class,
@@ -332,7 +333,7 @@ def adversarial(
       before: probabilities (N, C) of the clean images.
       after: of the attacked ones.
       epsilon: the budget, in [0, 1] pixel units.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
       count: how many images at most.
       norm: of the budget. For "linf" the colors reach from -epsilon to +epsilon, for
         others to the largest change that is shown.
@@ -364,7 +365,7 @@ def adversarial(
     )
     captions = [[_verdict(labels[i], p[i]) for i in shown] for p in (before, after)]
     most = "" if norm != "linf" else "±epsilon" if budget else "±most"
-    _rows_of_tiles(title, {
+    return _rows_of_tiles(title, {
         "clean": (tiles[0], captions[0], GRAYS),
         "change\n= attacked\n   - clean": (change, [("", INK)] * len(shown), signed),
         "attacked": (tiles[1], captions[1], GRAYS),
@@ -391,7 +392,7 @@ def _rows_of_tiles(title, rows, key, signed, path):
     for share, text in ((0, f"+{limit:.3g}"), (0.5, "0"), (1, f"-{limit:.3g}")):
         ax.text(across + 0.17, top + share * height, text, va="center", **style)
     ax.text(across, top - 0.09, key, va="bottom", **style)
-    save(ax.figure, path)
+    return save(ax.figure, path)
 
 
 def _verdict(label, probabilities):
@@ -467,12 +468,12 @@ def _tile(ax, x, y, image, caption, color, **colors):
 # ---- sweeps
 
 
-def rates(found: Any, path: str | Path) -> None:
+def rates(found: Any, path: str | Path | None = None) -> Figure:
     """Loss after a few steps over the learning rate, and which is suggested.
 
     Args:
       found: a `jaxnn.train.rates.RateSearch`.
-      path: the PNG file.
+      path: the file, .png, .svg or .pdf; None: the figure is returned only.
     """
     left, _, below, above = MARGINS
     margins = left, 2.3, below, above  # the legend stands beside the panel
@@ -500,10 +501,12 @@ def rates(found: Any, path: str | Path) -> None:
     title = f"Suggested learning rate {found.suggestion:.3g}"
     name_axes(ax, "learning rate", "training loss, last fifth of the steps", title)
     show_legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    save(figure, path)
+    return save(figure, path)
 
 
-def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> None:
+def sweep(
+    settings: Sequence[dict], axes: Sequence[str], path: str | Path | None = None
+) -> Figure:
     """One panel an axis: a dot a setting, a line through the best at each value.
 
     `settings` have `values` and `validation_accuracy`; the axis "seed" is left out.
@@ -531,7 +534,7 @@ def sweep(settings: Sequence[dict], axes: Sequence[str], path: str | Path) -> No
             ax.set_xticks(range(len(ticks)), ticks)
         ax.set_ylim(bottom=low, top=min(accuracy.max() + 1, 100.5))
         name_axes(ax, name, "validation accuracy (%)")
-    save(figure, path)
+    return save(figure, path)
 
 
 def _positions(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:

@@ -58,11 +58,11 @@ class RateSearch:
     def __repr__(self) -> str:
         return f"<RateSearch: {self.why}>"
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the losses over the rates."""
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the losses over the rates: the figure, which `path` keeps."""
         from jaxnn.plots.run import rates  # matplotlib, only where something is drawn
 
-        rates(self, path)
+        return rates(self, path)
 
 
 def find_lr(

@@ -60,6 +60,12 @@ class History:
         names = {key: key for row in self.epochs for key in row}
         return [row[lookup("curve", name, names)] for row in self.epochs]
 
+    def plot(self, path: Any = None) -> Any:
+        """Draw loss, accuracy and gradient norm: the figure, which `path` keeps."""
+        from jaxnn.plots.run import curves  # matplotlib, only where one is drawn
+
+        return curves(self.epochs, path)
+
     def __repr__(self) -> str:
         last = describe(self.epochs[-1]) if self.epochs else "nothing trained"
         best = f"; parameters of epoch {self.best_epoch}" if self.epochs else ""

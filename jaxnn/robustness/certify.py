@@ -19,6 +19,7 @@ from jaxnn.attacks.arguments import (
 from jaxnn.attacks.core import Box
 from jaxnn.defenses.interval import margins
 from jaxnn.layers.bounds import spacing
+from jaxnn.losses import yes_above
 from jaxnn.train.state import float_type, to_unit
 from jaxnn.tree import map_batches
 
@@ -71,13 +72,15 @@ def _as_floats(x, box, dtype):
 def _proven(box, model, epsilon, x, y):
     """Whether the upper bounds of z_j - z_y are below 0 for all wrong classes j: (B,).
 
-    Of one output, whether its bound is on the side of y; at 0 the network says no.
+    Of one output, whether its bound is on the side of y; from where it says yes, such
+    as one half behind a sigmoid, `yes_above` knows.
     """
     bounds = margins(model.net, box)
     epsilon = jnp.asarray(epsilon, x.dtype)
     worst, _ = bounds.forward(model.params, model.state, x, y, epsilon, train=False)
     if worst.shape[-1] == 1:
-        return jnp.where(y > 0, worst[:, 0] > 0, worst[:, 0] <= 0)
+        most = yes_above(model.net)
+        return jnp.where(y > 0, worst[:, 0] > most, worst[:, 0] <= most)
     own = jax.nn.one_hot(y, worst.shape[-1], dtype=bool)
     # NaN is not below 0: it proves nothing, whichever class it is of
     return ((worst < 0) | (own & ~jnp.isnan(worst))).all(-1)

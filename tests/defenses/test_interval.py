@@ -23,6 +23,7 @@ from jaxnn.layers import (
     softplus,
     standardize,
 )
+from jaxnn.losses import yes_above
 from jaxnn.robustness import certify
 from tests.rules.common import assert_close, assert_trees_close, normal
 
@@ -138,7 +139,7 @@ def images(net, shape, count=200, scale=1.0, seed=0):
     params = jax.tree.map(lambda a: scale * jnp.asarray(normal(*a.shape)), params)
     x = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (count, *shape)))
     z = net.forward(params, state, x, train=False)[0]
-    y = z.argmax(-1) if z.shape[-1] > 1 else (z[:, 0] > 0).astype(int)
+    y = z.argmax(-1) if z.shape[-1] > 1 else (z[:, 0] > yes_above(net)).astype(int)
     return params, state, x, y
 
 
@@ -190,20 +191,22 @@ def test_no_attack_breaks_what_is_proven(net):
         by_pgd = pgd(Classifier(net, params, state), x, y, epsilon=epsilon, key=KEY)
         x_adv = jnp.concatenate([x_adv, by_pgd[None]])
     z = np.asarray(jax.jit(jax.vmap(outputs))(x_adv))
-    said = z.argmax(-1) if z.shape[-1] > 1 else z[..., 0] > 0
+    said = z.argmax(-1) if z.shape[-1] > 1 else z[..., 0] > yes_above(net)
     assert not (proven & (said != np.asarray(y)[None]).any(0)).any()
 
 
-def test_one_output_is_proven_on_its_side_of_0():
-    net = dense(1)
+@pytest.mark.parametrize("end", [(), (sigmoid,)], ids=["score", "sigmoid"])
+def test_one_output_is_proven_on_its_side_of_where_it_says_yes(end):
     params = {"w": jnp.ones((1, 1)), "b": jnp.full(1, -0.5)}
+    empty = ((),) * len(end)
+    model = Classifier(serial(dense(1), *end), (params, *empty), ((), *empty))
     x = jnp.array([[0.1], [0.38], [0.45], [0.55], [0.62], [0.9]])
     for no in (0, -1):
         y = jnp.where(x[:, 0] > 0.5, 1, no)
-        found = certify.verify(Classifier(net, params), x, y, epsilon=0.1)
+        found = certify.verify(model, x, y, epsilon=0.1)
         assert found.tolist() == [True, True, False, False, True, True]
         wrong = jnp.where(y > 0, no, 1)
-        assert not certify.verify(Classifier(net, params), x, wrong, epsilon=0.1).any()
+        assert not certify.verify(model, x, wrong, epsilon=0.1).any()
 
 
 def test_bounds_of_float32_hold_for_what_rounds():

@@ -13,7 +13,7 @@ from jaxnn.layers import dense, flatten
 from jaxnn.losses import mse, quadratic, softmax_cross_entropy
 from jaxnn.tree import map_batches
 from tests.attacks.problem import model
-from tests.rules.cases import normal
+from tests.rules.common import normal
 
 KEY = jax.random.key(3)
 FEW = {"steps": 6}

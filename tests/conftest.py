@@ -7,6 +7,8 @@ written does not match its checksum, so that its program is compiled as if there
 none.
 """
 
+import ctypes
+import gc
 import os
 import random
 import zlib
@@ -30,6 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little; this halves their time. Whole runs of the
 # command line in a process of its own (tests/app) have all optimizations on.
 jax.config.update("jax_disable_most_optimizations", True)
+
+libc = ctypes.CDLL(None) if os.name == "posix" else None
 
 kept = enable_compile_cache("tests")
 if kept is not None:  # for the processes that tests start
@@ -72,6 +76,9 @@ def few_programs():
     if crowded():
         programs.release()
         jax.clear_caches()
+        gc.collect()
+        if hasattr(libc, "malloc_trim"):  # glibc keeps what was freed
+            libc.malloc_trim(0)
 
 
 def pytest_configure(config):

@@ -174,9 +174,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         check_flags(name, kind, words)
 
     def parse(**default):
-        return tyro.cli(
-            kind, args=words, prog=f"jaxnn {name}", description=about, **default
-        )
+        return tyro.cli(kind, args=words, prog=f"jaxnn {name}", **default)
 
     found = parse(**default)
     if name == "train" and found.resume is not None:

@@ -96,6 +96,16 @@ class Network(BaseEstimator):
         X, y = self._read(X, y, reset=True)
         return self._train(X, self._targets(y), sample_weight, self.max_iter)
 
+    def _read_part(self, X, y):
+        """Rows of `partial_fit`, and the history that it goes on from, if any."""
+        if self.early_stopping:
+            raise JaxnnError(
+                f"{type(self).__name__}.partial_fit: got early_stopping=True, expected "
+                "False: it would keep other rows apart in every call"
+            )
+        start = getattr(self, "history_", None)
+        return *self._read(X, y, reset=start is None), start
+
     def _read(self, X, y, reset):
         many = isinstance(self, RegressorMixin)
         return validate_data(
@@ -119,7 +129,7 @@ class Network(BaseEstimator):
                 )
             X, y, weights = X[rows], y[rows], weights[rows] / weights[rows].mean()
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if self.early_stopping and start is None:
+        if self.early_stopping:
             parts = [X, y] if weights is None else [X, y, weights]
             split = train_test_split(
                 *parts, test_size=self.validation_fraction, random_state=seed
@@ -171,9 +181,8 @@ class JaxnnClassifier(ClassifierMixin, Network):
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> Self:
         """Train one more epoch; the first call names all `classes` there will be."""
-        first = not hasattr(self, "history_")
-        X, y = self._read(X, y, reset=first)
-        if first:
+        X, y, start = self._read_part(X, y)
+        if start is None:
             self._targets(np.asarray(y if classes is None else classes))
         unknown = sorted(set(np.unique(y)) - set(self.classes_))
         if unknown:
@@ -182,7 +191,7 @@ class JaxnnClassifier(ClassifierMixin, Network):
                 f"of {self.classes_[:20]}"
             )
         y = np.searchsorted(self.classes_, y).astype(np.int32)
-        return self._train(X, y, sample_weight, 1, None if first else self.history_)
+        return self._train(X, y, sample_weight, 1, start)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, (n, classes), in their order."""
@@ -207,9 +216,7 @@ class JaxnnRegressor(RegressorMixin, Network):
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train one more epoch."""
-        first = not hasattr(self, "history_")
-        X, y = self._read(X, y, reset=first)
-        start = None if first else self.history_
+        X, y, start = self._read_part(X, y)
         return self._train(X, self._targets(y), sample_weight, 1, start)
 
     def predict(self, X: Any) -> np.ndarray:

@@ -80,6 +80,8 @@ def test_early_stopping_and_partial_fit(digits):
     whole = JaxnnClassifier((32,), random_state=0, max_iter=3).fit(x, y)
     leaves_equal(steps.history_.params, whole.history_.params)
     assert steps.loss_curve_ == whole.loss_curve_
+    with pytest.raises(JaxnnError, match="keep other rows apart"):
+        model.partial_fit(x, y)
     with pytest.raises(JaxnnError, match="got labels"):
         steps.partial_fit(x[:1], ["ten"])
 

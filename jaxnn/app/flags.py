@@ -47,7 +47,6 @@ OTHER_WORDS = {
 }  # fmt: skip
 """What other libraries call a setting -> what it is called here."""
 
-
 COLUMN = 32  # at which a line of the short help tells what its flag does
 MANY = 20  # flags from which on a command has a short help, in groups
 
@@ -62,12 +61,16 @@ class Flag(NamedTuple):
     default: Any
 
 
-def flags_of(kind: Any, default: Any = None) -> Iterator[Flag]:
-    """The flags of a configuration, those of the configurations in it among them."""
-    hints, docs = inspect.get_annotations(kind), _docs(kind)
-    for base in kind.__mro__[1:-1]:
-        hints = inspect.get_annotations(base) | hints
-        docs = _docs(base) | docs
+def flags_of(kind: Any, default: Any = None, told: bool = True) -> Iterator[Flag]:
+    """The flags of a configuration, those of the configurations in it among them.
+
+    Unless `told` they come without documentation, which is read from the source.
+    """
+    hints: dict[str, Any] = {}
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        hints |= inspect.get_annotations(base)
+        docs |= _docs(base) if told else {}
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
         annotated = get_origin(hint) is Annotated
@@ -76,7 +79,7 @@ def flags_of(kind: Any, default: Any = None) -> Iterator[Flag]:
         if dataclasses.is_dataclass(hint):
             if value is dataclasses.MISSING:
                 value = field.default_factory()  # type: ignore[misc]
-            yield from flags_of(hint, value)
+            yield from flags_of(hint, value, told)
         elif tyro.conf.Positional not in marks:
             doc = docs.get(field.name, "")
             yield Flag(field.name, hint, tuple(marks), doc, value)
@@ -100,7 +103,7 @@ def check_flags(command: str, kind: Any, words: Sequence[str]) -> None:
     Raises:
       JaxnnError: names both.
     """
-    flags = list(flags_of(kind))
+    flags = list(flags_of(kind, told=False))
     names = sorted(flag(f.name).removeprefix("--") for f in flags)
     known = set(names)
     for mark in (mark for f in flags for mark in f.marks):

@@ -70,7 +70,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
             seeds=range(c.seed, c.seed + c.seeds), **e.options,
         )  # fmt: skip
         result = plain({
-            **vars(found), "config": plain(asdict(config)),
+            **vars(found), "config": asdict(config),
             "seconds": round(time.perf_counter() - started, 2), **surroundings(),
         })  # fmt: skip
         write_json(folder / "lr.json", result)

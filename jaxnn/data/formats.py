@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn.data.digit_image import read_gray
 from jaxnn.errors import JaxnnError, first_line
-from jaxnn.files import bad_file, open_file
+from jaxnn.files import bad_file, open_file, reason
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 LABELS = ("label", "class", "target", "y")
@@ -45,12 +45,12 @@ def read_other(path: Path, say: Callable[[str], Any]) -> Arrays | None:
     if os.path.isfile(path) and kind in (".npz", ".csv"):
         found = _read_npz(path) if kind == ".npz" else _read_csvs(path, None, say)
     elif os.path.isdir(path):
-        folder, found = path, None
-        tables = {f.name.lower(): f for f in folder.glob("*.csv")}
+        found = None
+        tables = {f.name.lower(): f for f in _listed(path)}
         if "train.csv" in tables:
             found = _read_csvs(tables["train.csv"], tables.get("test.csv"), say)
-        elif _classes(folder) or _classes(folder / "train"):
-            found = _read_pictures(folder, say)
+        elif _classes(path) or _classes(path / "train"):
+            found = _read_pictures(path, say)
     else:
         found = None
     return None if found is None else _named(found)
@@ -79,13 +79,21 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 def _entered(folder: Path) -> Path:
     """`folder`, or the only folder or file in it if there is nothing else."""
-    inside = [p for p in folder.iterdir() if p.name[0] not in "._"]
+    inside = [p for p in _listed(folder) if p.name[0] not in "._"]
     if len(inside) != 1:
         return folder
     only = inside[0]
     if os.path.isdir(only):
         return _entered(only)
     return only if only.suffix.lower() in (".npz", ".csv") else folder
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        fix = "Check whose it is."
+        raise bad_file(folder, reason(error), "a folder to read", fix) from error
 
 
 def _read_npz(path: Path) -> Arrays:
@@ -164,8 +172,8 @@ def _classes(folder: Path) -> list[Path]:
     """The folders in it that hold pictures, in the order of their names."""
     if not os.path.isdir(folder):
         return []
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    return [p for p in inside if any(f.suffix.lower() in PICTURES for f in p.iterdir())]
+    inside = [p for p in _listed(folder) if os.path.isdir(p) and p.name[0] != "."]
+    return [p for p in inside if any(f.suffix.lower() in PICTURES for f in _listed(p))]
 
 
 def _read_pictures(folder: Path, say) -> Arrays:
@@ -181,7 +189,7 @@ def _read_pictures(folder: Path, say) -> Arrays:
                     f"{place}: got a class that {parts[0]} has not, expected some of "
                     f"{', '.join(names[:20])}"
                 )
-            for path in sorted(place.iterdir()):
+            for path in _listed(place):
                 if path.suffix.lower() not in PICTURES:
                     continue
                 try:

@@ -169,6 +169,8 @@ class Snapshots:
                 "only; are the settings and data of all the same?"
             )
         if errors and found is None:
+            for error in errors[1:]:
+                errors[0].add_note(f"nor can an older one be resumed: {error}")
             raise errors[0]
         for at, error in zip(there, errors, strict=False):
             self._put_aside(self.path(*at), error)

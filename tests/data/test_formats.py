@@ -181,3 +181,12 @@ def test_the_command_line_trains_on_pictures(tmp_path, monkeypatch, capsys):
     assert "note: mine: no test images" in err
     assert "a tenth, 5, are taken" in err
     assert main(["eval", "run"]) == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(JaxnnError, match="Permission denied, expected a folder"):
+        read(tmp_path)

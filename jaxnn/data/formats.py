@@ -138,7 +138,7 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Any]:
     with open_file(path, "a CSV file") as file:
         first = file.readline().decode("utf-8-sig", "replace").strip().split(",")
     header = [name.strip().strip('"').lower() for name in first]
-    names = not all(_is_number(name) for name in header)
+    names = not all(_reads_as_number(name) for name in header)
     column = next((header.index(n) for n in LABELS if n in header), None)
     if column is None and not (names and header[0].startswith("pixel")):
         column = 0
@@ -160,7 +160,7 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, Any]:
     return pixels.reshape(len(pixels), *shape), labels
 
 
-def _is_number(word: str) -> bool:
+def _reads_as_number(word: str) -> bool:
     try:
         float(word)
     except ValueError:

@@ -17,8 +17,10 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.train.engine import batch_order, scan_steps
 from jaxnn.train.inputs import (
+    OPTIONAL,
     as_loss,
     check_arguments,
+    check_ending,
     check_labels,
     data_pair,
     seed_list,
@@ -99,7 +101,10 @@ def find_lr(
     """
     x, y = data_pair(data if targets is None else (data, targets), "find_lr", "data")
     loss, seeds = as_loss("find_lr", loss), seed_list(seeds)
-    check_arguments("find_lr", steps=steps, batch=batch)
+    for name in options:
+        lookup("option of find_lr", name, OPTIONAL)
+    check_arguments("find_lr", steps=steps, batch=batch, **options)
+    check_ending("find_lr", net, loss)
     check_labels("find_lr", net, loss, x, y, None)
     tried = np.unique(np.asarray(rates, np.float32))
     if len(tried) < 2 or not 0 < tried[0] <= tried[-1] < np.inf:

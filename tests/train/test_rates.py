@@ -58,6 +58,9 @@ def test_a_step_that_is_not_finite_is_a_failure_and_an_edge_is_said():
         ({"optimizer": "adm"}, "Did you mean 'adam'"),
         ({"batch": 1000}, "only 256 rows"),
         ({"steps": 0}, "steps"),
+        ({"penalti": None}, "Did you mean 'penalty'"),
+        ({"penalty": 3}, "penalty=3, expected a function"),
+        ({"loss": "nll"}, "nll takes"),
         ({"optimizer": lambda lr: optax.sgd(0 * lr)}, "lowers the loss"),
     ],
 )

@@ -4,12 +4,10 @@ Nothing heavy is imported until a command is known to be well-formed.
 """
 
 import importlib
-import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnn import __version__
@@ -135,6 +133,8 @@ def _dispatch(words: list[str], started: float) -> int:
 
 def settings(name: str, command: Command, words: list[str]) -> Any:
     """The settings in `words`, found right before anything heavy is imported."""
+    from inspect import getdoc  # not above: `jaxnn --help` is there at once
+
     import tyro
 
     from jaxnn.app import config
@@ -146,7 +146,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         _use(target)
     kind = getattr(config, command.settings)
     about = (
-        f"{inspect.getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
+        f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
         "it first: what it registers (attacks, losses, layers) is known then."
     )
     default, recipes = {}, []
@@ -191,6 +191,8 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
 
 def _use(target: str) -> None:
     """Run a file, or import a module, for the tables that it adds to."""
+    from pathlib import Path
+
     from jaxnn.check.user_code import run_file
 
     if target.endswith(".py") or os.sep in target:

@@ -270,7 +270,7 @@ def _packed(run, facts, epoch, first, parts):
         "run": facts,
         "epoch": epoch,
         "first": first,
-        "rows": run.history.epochs,
+        "rows": list(run.history.epochs),  # it grows while the thread writes
         "metrics": {k: (v.dtype.name, v.tolist()) for k, v in metrics.items()},
         "best": {name: getattr(run.stopping, name).tolist() for name in COUNTED},
         "guard": run.guard.saved(),

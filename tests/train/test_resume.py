@@ -210,6 +210,19 @@ def test_a_damaged_newest_snapshot_gives_way_to_an_older_one(tmp_path, whole):
     assert (tmp_path / "snapshot-000003-0000000.npz.damaged").exists()
 
 
+def test_a_snapshot_written_late_is_of_its_own_epoch(tmp_path, monkeypatch, whole):
+    """The run goes on while a slow disk writes; each file holds its own history."""
+
+    def late(*of):
+        time.sleep(0.3)  # an epoch takes milliseconds
+        save_params(*of)
+
+    monkeypatch.setattr("jaxnn.train.snapshots.save_params", late)
+    train(3, tmp_path)
+    (tmp_path / "snapshot-000003-0000000.npz").unlink()
+    same(train(6, tmp_path, resume=True), whole)
+
+
 def test_a_whole_snapshot_of_another_run_is_not_called_damaged(tmp_path):
     other = tmp_path / "other"
     train(1, tmp_path)

@@ -122,6 +122,12 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return whole and int(value) >= least
 
 
+def first_true(mask: Any) -> Any:
+    """The index of the first True on the host: a number, of several axes a tuple."""
+    first = tuple(map(int, np.argwhere(mask)[0]))
+    return first[0] if len(first) == 1 else first
+
+
 def is_traced(setting: Any) -> bool:
     """Whether a setting is known only when the program runs: a sweep's, an array.
 

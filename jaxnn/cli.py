@@ -135,57 +135,40 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     """The settings in `words`, found right before anything heavy is imported."""
     from inspect import getdoc  # not above: `jaxnn --help` is there at once
 
-    import tyro
-
     from jaxnn.app import config
     from jaxnn.app.checks import check
-    from jaxnn.app.settings import check_needs
+    from jaxnn.app.flags import help_text, made, read_words, usual
 
     used, words = _take("--use", words)
     for target in used:
         _use(target)
-    kind = getattr(config, command.settings)
+    kind, base, recipes = getattr(config, command.settings), None, []
     about = (
         f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
         "it first: what it registers (attacks, losses, layers) is known then."
     )
-    default, recipes = {}, []
     if name in ("train", "sweep"):
         recipes, words = _take("--recipe", words)
         if len(recipes) > 1:
             raise JaxnnError(f"--recipe: got {' and '.join(recipes)}, expected one")
         recipe = lookup("recipe", ["default", *recipes][-1], config.RECIPES)
-        settings = vars(recipe) if name == "train" else {"network": recipe}
-        default = {"default": kind(**settings)}
+        base = recipe if name == "train" else kind(network=recipe)
         about += (
             f"\n\n--recipe NAME starts from named settings ({', '.join(config.RECIPES)}"
             "); the other flags still override."
         )
-
     if {"-h", "--help", "--help-all"} & set(words):
-        from jaxnn.app.flags import help_text
-
-        whole = "--help-all" in words
-        print(help_text(name, kind, about, whole, default.get("default")))
+        print(help_text(name, kind, about, "--help-all" in words, base))
         raise SystemExit(0)
-    if any(word.startswith("--") for word in words):
-        from jaxnn.app.flags import check_flags
-
-        check_flags(name, kind, words)
-
-    def parse(**default):
-        return tyro.cli(kind, args=words, prog=f"jaxnn {name}", **default)
-
-    found = parse(**default)
+    typed = read_words(name, kind, words)
+    found = made(kind, usual(kind, base) | typed)
     if name == "train" and found.resume is not None:
-        from jaxnn.app.folder import check_resumed, saved_command
+        from jaxnn.app.folder import check_resumed, read_config
 
-        saved = saved_command(found.resume)
-        found = parse(default=saved)
+        saved = read_config(found.resume / "config.json").config
+        found = made(kind, usual(kind, saved) | typed)
         check_resumed(saved, found, bool(recipes))
-    check(found)
-    if name == "train":
-        check_needs(found, {w.partition("=")[0].replace("_", "-") for w in words})
+    check(found, typed)
     return found
 
 

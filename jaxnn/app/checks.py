@@ -5,6 +5,7 @@ obeyed or refused, and never left out in silence.
 """
 
 import re
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,11 @@ OUTPUTS = (
 _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
 
-def check(config: Any) -> None:
+def check(config: Any, typed: Container[str] = ()) -> None:
     """Raise unless every setting of `config` (of `jaxnn.app.config`) can be obeyed.
+
+    What has no effect is refused where it differs from the default; what was `typed` at
+    its default too, but for a sweep, in which it may have one at some points.
 
     Raises:
       JaxnnError: a wrong type, a number out of its bounds, a setting that has no effect
@@ -33,11 +37,11 @@ def check(config: Any) -> None:
     check_fields(config)
     if isinstance(config, TrainConfig):
         _check_layers(config)
-        check_needs(config)
+        check_needs(config, typed)
         _check_output(config)
         _check_pairs(config)
     if isinstance(config, SweepConfig):
-        _check_sweep(config)
+        _check_sweep(config, typed)
     if getattr(config, "images", None) == 0:
         raise JaxnnError("--images: got 0, expected -1 (all) or at least 1")
     epsilon = getattr(config, "epsilon", None)
@@ -109,10 +113,13 @@ def _check_output(config):
     if output in allowed or output not in OUTPUTS:
         return
     losses = [name for name, found in LOSSES.items() if output in found.outputs]
-    words = " or ".join("no --output (logits)" if o is None else o for o in allowed)
+    words = " or ".join(
+        f"--output {o}" if o else "no --output (logits)" for o in allowed
+    )
+    has = f"has {where} {output}" if output else "puts out logits: it has no --output"
     raise JaxnnError(
-        f"--loss {config.loss} does not fit {where} {output}: it takes {words}. Losses "
-        f"for the output {output}: {', '.join(losses) or 'none'}"
+        f"--loss {config.loss} needs {words}, but the network {has}. Losses for that: "
+        f"{', '.join(losses) or 'none'}"
     )
 
 
@@ -173,17 +180,17 @@ def check_point(config: TrainConfig) -> None:
             )
 
 
-def _check_alone(config):
+def _check_alone(config, typed=()):
     """No setting of a run alone, for which a sweep has no use."""
-    for name in given(config):
+    for name in given(config, typed):
         told = rows(TrainConfig)[name].no_axis
         if told is not None and told.alone:
             raise JaxnnError(f"sweep: {flag(name)} has no effect here: {told.why}")
 
 
-def _check_sweep(config):
+def _check_sweep(config, typed):
     network = config.network
-    _check_alone(network)
+    _check_alone(network, typed)
     if not network.validation:
         raise JaxnnError("sweep: --validation 0 leaves nothing to choose by")
     alone = replace(SweepConfig(network=network), resume=config.resume)
@@ -193,7 +200,7 @@ def _check_sweep(config):
         )
 
 
-FREE = ("devices", "quiet", "attack_images", "keep_checkpoints", "resume", "ranks")
+FREE = ("devices", "quiet", "attack_images", "keep_checkpoints")
 """Settings that do not change what is learned."""
 
 

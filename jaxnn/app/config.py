@@ -3,19 +3,17 @@
 Imports nothing heavy; the lists of names in the help are loaded when it is shown.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from jaxnn.app.settings import (
-    Inner,
+    Names,
     Needs,
     NoAxis,
     Range,
+    Typed,
     Usual,
-    names,
     only_above,
     only_with,
 )
@@ -25,7 +23,7 @@ MODELS = ("linear", "mlp", "cnn", "serial")
 NOISE_KIND = "gaussian"
 """The usual kind: left open in the settings, as points of a sweep without noise share
 the program of those with."""
-EPSILON, EPS = 0.1, tyro.conf.arg(aliases=["--eps"])
+EPSILON, EPS, PLACE = 0.1, Typed(alias="--eps"), Typed(by_place=True)
 """The usual budget of attacks and defenses, pixels being in [0, 1]."""
 
 POSITIVE, NOT_NEGATIVE = Range(0, ends="(]"), Range(0)
@@ -94,19 +92,17 @@ class TrainConfig:
     layers: Annotated[
         tuple[str, ...],
         Needs(lambda c: c.model != "linear", "a model with hidden layers"),
-        names("jaxnn.layers:LAYERS"),
+        Names("jaxnn.layers:LAYERS"),
     ] = ("512", "512")
     """Hidden layers: a number is dense + batch norm if on + activation + dropout if on,
     32x5 is a convolution to 32 channels by 5x5 + batch norm if on + activation, a name
     is that layer (relu, dropout:0.2, dense:64, batch_norm ...). Input and output sizes
     come from the data."""
-    activation: Annotated[str, HIDDEN, names(ACTIVATIONS)] = "relu"
+    activation: Annotated[str, HIDDEN, Names(ACTIVATIONS)] = "relu"
     """Of the hidden layers."""
-    output: Annotated[
-        str | None, names(ACTIVATIONS, more=("softmax", "log_softmax"))
-    ] = None
+    output: Annotated[str | None, Names(ACTIVATIONS, ("softmax", "log_softmax"))] = None
     """After the last layer; none: logits. nll needs log_softmax."""
-    init: Annotated[str, INITIAL, names("jaxnn.layers:INITIALIZERS")] = "he"
+    init: Annotated[str, INITIAL, Names("jaxnn.layers:INITIALIZERS")] = "he"
     """Initial weights."""
     bias_init: Annotated[str, INITIAL] = "zeros"
     """Initial biases: zeros or normal."""
@@ -114,14 +110,14 @@ class TrainConfig:
     """Batch norm between each hidden dense layer and its activation."""
     standardize: bool = True
     """First layer subtracts the training pixels' mean and divides by their std."""
-    loss: Annotated[str, names("jaxnn.losses:LOSSES")] = "softmax_cross_entropy"
+    loss: Annotated[str, Names("jaxnn.losses:LOSSES")] = "softmax_cross_entropy"
     """What is minimized."""
     label_smoothing: Annotated[
         float | None, BELOW_1, SMOOTHED, Usual(lambda c: 0.1, otherwise=0.0)
     ] = None
     """Share of the target spread over all classes; none: 0.1 with
     softmax_cross_entropy, 0 with the other losses."""
-    optimizer: Annotated[str, names("jaxnn.optimizers:OPTIMIZERS")] = "adam"
+    optimizer: Annotated[str, Names("jaxnn.optimizers:OPTIMIZERS")] = "adam"
     """How gradients move parameters."""
     lr: Annotated[float | None, POSITIVE, Usual(_usual_rate)] = None
     """Learning rate (the peak, if scheduled); none: the optimizer's usual one."""
@@ -130,7 +126,7 @@ class TrainConfig:
     ] = None
     """Of adamw, lamb and lion: share of each weight taken off a step, times the
     learning rate; none: the optimizer's usual one. Biases, gammas, betas: never."""
-    schedule: Annotated[str, names("jaxnn.optimizers:SCHEDULES")] = "cosine"
+    schedule: Annotated[str, Names("jaxnn.optimizers:SCHEDULES")] = "cosine"
     """Of the learning rate, over the whole run."""
     batch: Annotated[int, COUNT] = 128
     """Images a step."""
@@ -254,7 +250,7 @@ class TrainConfig:
     """Batch norm's statistics: over the whole batch, or over each device's part."""
     data: Annotated[
         str,
-        names("jaxnn.data.sources:SOURCES"),
+        Names("jaxnn.data.sources:SOURCES"),
         NoAxis("points are compared on the same images; sweep each data set by itself"),
     ] = "mnist"
     """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, a folder
@@ -293,20 +289,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TrainCommand(TrainConfig):
+class TrainCommand(TrainConfig, Processes):
     """Train a network with hand-written backward passes, compare, attack, picture."""
 
+    processes: Annotated[int | None, Range(1, 10**6)] = None
+    process: Annotated[int | None, Range(0, 10**6)] = None
+    local_device_ids: Annotated[tuple[int, ...], Range(0, 1024)] = ()
+    rank_timeout: Annotated[float, Range(0, 10**6, "(]")] = 30.0
     resume: Path | None = None
     """Run folder to continue, bit for bit, after a kill; its settings hold."""
-    ranks: Annotated[
-        Processes,
-        tyro.conf.arg(name=""),
-        Inner((
-            ("processes", Range(1, 10**6)), ("process", Range(0, 10**6)),
-            ("local_device_ids", Range(0, 1024)),
-            ("rank_timeout", Range(0, 10**6, "(]")),
-        )),
-    ] = field(default_factory=Processes)  # fmt: skip
 
 
 CNN = TrainConfig(
@@ -347,7 +338,7 @@ class SweepConfig:
     compiled program; the others run in turn.
     """
 
-    axes: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    axes: Annotated[tuple[str, ...], PLACE] = ()
     """NAME=VALUE,VALUE...: any flag of jaxnn train, or width (of all hidden layers);
     layers=30+30,100; with --random also NAME=LOW:HIGH and NAME=LOW:HIGH:log."""
     random: Annotated[int | None, Range(1, 10**5)] = None
@@ -356,9 +347,7 @@ class SweepConfig:
     """Most points in one program; none: 8 a device on a CPU, else all."""
     resume: Path | None = None
     """Folder of a sweep to continue after a kill; no other flag is needed."""
-    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
-        default_factory=TrainConfig
-    )
+    network: TrainConfig = TrainConfig()
 
 
 @dataclass(frozen=True)
@@ -377,16 +366,14 @@ class LRConfig:
     """Largest."""
     count: Annotated[int, Range(2, 1000)] = 25
     """How many, evenly on a logarithmic scale."""
-    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: TrainConfig(seeds=5)
-    )
+    network: TrainConfig = TrainConfig(seeds=5)
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """Measure a saved run on all test images."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote."""
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
@@ -396,9 +383,9 @@ class EvalConfig:
 class PredictConfig:
     """Read digits from picture files: any size, light on dark or dark on light."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = field()
+    images: Annotated[tuple[Path, ...], PLACE] = ()
     """Picture files (PNG, JPEG ...), one digit each."""
 
 
@@ -406,11 +393,9 @@ class PredictConfig:
 class DataConfig:
     """Look for, check or download data sets."""
 
-    action: Annotated[Literal["list", "verify", "fetch"], tyro.conf.Positional]
+    action: Annotated[Literal["list", "verify", "fetch"], PLACE]
     """list: what is known and here; verify: compare checksums; fetch: download."""
-    name: Annotated[
-        str | None, tyro.conf.Positional, names("jaxnn.data.sources:SOURCES")
-    ] = None
+    name: Annotated[str | None, PLACE, Names("jaxnn.data.sources:SOURCES")] = None
     """Data set (verify: or a folder)."""
 
 
@@ -418,7 +403,7 @@ class DataConfig:
 class ReplayConfig:
     """Run the first bad step of a run again, and say where it began."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote, with a repro.npz in it."""
 
 
@@ -430,7 +415,7 @@ class CompareConfig:
     the flags below, those of jaxnn train that describe network, loss and data.
     """
 
-    target: Annotated[str | None, tyro.conf.Positional] = None
+    target: Annotated[str | None, PLACE] = None
     """Run folder, recipe, or FILE.py:name with your own Rule, Layer or pair (forward,
     backward); none: the network of the flags, untrained."""
     dtypes: tuple[Literal["float32", "float64", "bfloat16"], ...] = (
@@ -441,18 +426,16 @@ class CompareConfig:
     shape: tuple[str, ...] = ()
     """Shapes of the arguments of your own function, such as 4,3 3,5 5; of a layer one,
     without the batch axis. Not needed if the file has name_inputs."""
-    network: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
-        default_factory=TrainConfig
-    )
+    network: TrainConfig = TrainConfig()
 
 
 @dataclass(frozen=True)
 class AttackConfig:
     """Attack the test images of a saved run; writes JSON and a picture beside it."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote."""
-    attack: Annotated[str, names("jaxnn.attacks:ATTACKS")] = "pgd"
+    attack: Annotated[str, Names("jaxnn.attacks:ATTACKS")] = "pgd"
     """Which one."""
     epsilon: Annotated[float | None, NOT_NEGATIVE] = None
     """Budget, pixels in [0, 1]; none: 0.1 for the attacks that have one."""
@@ -490,7 +473,7 @@ class RobustnessConfig:
     Exits with 1 if a check fails, so that the accuracy cannot be believed.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote."""
     epsilon: Annotated[float, NOT_NEGATIVE] = EPSILON
     """Budget, pixels in [0, 1]."""

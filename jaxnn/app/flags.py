@@ -1,4 +1,4 @@
-"""The flags of a command: its help, and which one was meant by one that is none."""
+"""The flags of a command: read, explained, and what was meant by one that is none."""
 
 import ast
 import dataclasses
@@ -7,12 +7,10 @@ import inspect
 import itertools
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
-import tyro
-
-from jaxnn.app.settings import flag
+from jaxnn.app.settings import Row, flag, in_words, plain_types, read, rows
 from jaxnn.errors import JaxnnError
 
 GROUPS = {
@@ -51,80 +49,112 @@ COLUMN = 32  # at which a line of the short help tells what its flag does
 MANY = 20  # flags from which on a command has a short help, in groups
 
 
-class Flag(NamedTuple):
-    """One setting of a command: its field, type, marks, documentation, default."""
-
-    name: str
-    type: Any
-    marks: tuple
-    doc: str
-    default: Any
-
-
-def flags_of(kind: Any, default: Any = None, told: bool = True) -> Iterator[Flag]:
-    """The flags of a configuration, those of the configurations in it among them.
-
-    Unless `told` they come without documentation, which is read from the source.
-    """
-    hints: dict[str, Any] = {}
-    docs: dict[str, str] = {}
-    for base in reversed(kind.__mro__[:-1]):
-        hints |= inspect.get_annotations(base)
-        docs |= _docs(base) if told else {}
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        annotated = get_origin(hint) is Annotated
-        hint, *marks = get_args(hint) if annotated else (hint,)
-        value = getattr(default, field.name, field.default)
-        if dataclasses.is_dataclass(hint):
-            if value is dataclasses.MISSING:
-                value = field.default_factory()  # type: ignore[misc]
-            yield from flags_of(hint, value, told)
-        elif tyro.conf.Positional not in marks:
-            doc = docs.get(field.name, "")
-            yield Flag(field.name, hint, tuple(marks), doc, value)
-
-
-def _docs(kind) -> dict[str, str]:
-    """The documentation that follows each field of a class, in one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    found = {}
-    for node, after in itertools.pairwise(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
-            found[ast.unparse(node.target)] = " ".join(
-                str(ast.literal_eval(after.value)).split()
-            )
+def flat(kind: Any) -> dict[str, Row]:
+    """The settings of a command, those of the configuration in it among them."""
+    found: dict[str, Row] = {}
+    for name, row in rows(kind).items():
+        inner = dataclasses.is_dataclass(row.type)
+        found |= flat(row.type) if inner else {name: row}
     return found
 
 
-def check_flags(command: str, kind: Any, words: Sequence[str]) -> None:
-    """Raise for a flag that the command has not, with the one that was meant.
+def usual(kind: Any, base: Any = None) -> dict[str, Any]:
+    """The values of these settings in `base`, or their defaults where it has none."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        value = getattr(base, field.name, field.default)
+        inner = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        found |= usual(type(value), value) if inner else {field.name: value}
+    return found
+
+
+def made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The configuration of these values.
 
     Raises:
-      JaxnnError: names both.
+      JaxnnError: one that has no default is missing.
     """
-    flags = list(flags_of(kind, told=False))
-    names = sorted(flag(f.name).removeprefix("--") for f in flags)
-    known = set(names)
-    for mark in (mark for f in flags for mark in f.marks):
-        known |= {a.removeprefix("--") for a in getattr(mark, "aliases", None) or ()}
-    for word in words:
-        name = word.partition("=")[0].removeprefix("--").replace("_", "-")
-        if not word.startswith("--") or name in known or word in ("--", "--help"):
-            continue
-        if name.removeprefix("no-") in known:
-            continue
-        meant = flag(OTHER_WORDS.get(name, "")).removeprefix("--")
-        near = difflib.get_close_matches(name, names, n=1)
-        best = meant if meant in known else near[0] if near else None
-        hint = f"; did you mean --{best}?" if best else ";"
-        raise JaxnnError(
-            f"{command}: there is no flag --{name}{hint} `jaxnn {command} --help` "
-            "lists them"
-        )
+    found = {}
+    for name, row in rows(kind).items():
+        inner = dataclasses.is_dataclass(row.type)
+        found[name] = made(row.type, values) if inner else values[name]
+        if found[name] is dataclasses.MISSING:
+            raise JaxnnError(f"got no {name.upper()}, expected {in_words(row.type)}")
+    return kind(**found)
 
 
-def help_text(command: str, kind: Any, about: str, whole: bool, default: Any) -> str:
+def read_words(command: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that the words after `jaxnn COMMAND` give, by name.
+
+    Raises:
+      JaxnnError: a flag that the command has not (with the one that was meant), a value
+        that is none of its type, a word too many.
+    """
+    known, left, found = flat(kind), list(words), {}
+    places = [name for name, row in known.items() if row.typed.by_place]
+    flags = {flag(name): name for name in known.keys() - set(places)}
+    flags |= {row.typed.alias: name for name, row in known.items() if row.typed.alias}
+    flags |= {flag(f"no_{n}"): n for n, row in known.items() if row.type is bool}
+    while left:
+        word = left.pop(0)
+        typed, equals, text = word.partition("=")
+        typed, by_place = typed.replace("_", "-"), places and not word.startswith("--")
+        name = places[0] if by_place else flags.get(typed)
+        if name is None:
+            raise JaxnnError(f"{command}: {_unknown(typed, command, flags)}")
+        type_ = known[name].type
+        many = get_origin(type_) is tuple
+        if by_place:
+            texts, typed = [word], name.upper()
+        elif equals:
+            texts = [text]
+        elif type_ is bool:
+            texts = [str(not typed.startswith("--no-"))]
+        else:
+            texts = [*itertools.takewhile(lambda w: w[:2] != "--", left)][
+                : None if many else 1
+            ]
+            del left[: len(texts)]
+        try:
+            values = tuple(
+                read(t, get_args(type_)[0] if many else type_) for t in texts
+            )
+            earlier = found.get(name, ()) if by_place else ()  # the last flag counts
+            found[name] = (*earlier, *values) if many else values[0]
+        except (ValueError, IndexError):
+            got, wanted = " ".join(texts) or "nothing", in_words(type_)
+            raise JaxnnError(f"{typed}: got {got}, expected {wanted}") from None
+        if by_place and not many:
+            places.pop(0)
+    return found
+
+
+def _unknown(word, command, flags) -> str:
+    """What is wrong with a word that is no flag, and which one was meant."""
+    if not word.startswith("--"):
+        return f"got {word}, where no word is expected"
+    meant = flag(OTHER_WORDS.get(word.removeprefix("--"), ""))
+    near = difflib.get_close_matches(word, map(flag, flags.values()), n=1)
+    best = meant if meant in flags else near[0] if near else None
+    hint = f"; did you mean {best}?" if best else ";"
+    return f"there is no flag {word}{hint} `jaxnn {command} --help` lists them"
+
+
+def docs_of(kind: Any) -> dict[str, str]:
+    """The documentation that follows each setting in the source, in one line."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for node, after in itertools.pairwise(body):
+            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+                words = str(ast.literal_eval(after.value)).split()
+                found[ast.unparse(node.target)] = " ".join(words)
+    for row in rows(kind).values():
+        found |= docs_of(row.type) if dataclasses.is_dataclass(row.type) else {}
+    return found
+
+
+def help_text(command: str, kind: Any, about: str, whole: bool, base: Any) -> str:
     """The help of a command: a line a flag, or with `whole` all that is known of it.
 
     Args:
@@ -132,65 +162,63 @@ def help_text(command: str, kind: Any, about: str, whole: bool, default: Any) ->
       kind: its configuration.
       about: what it does.
       whole: whether to tell documentation, names and defaults in full.
-      default: the configuration that flags override, or None.
+      base: the configuration that flags override, or None.
     """
     width = min(shutil.get_terminal_size((88, 24)).columns, 100)
-    flags = {f.name: f for f in flags_of(kind, default)}
-    hints, docs = inspect.get_annotations(kind), _docs(kind)
-    others = [n for n, h in hints.items() if tyro.conf.Positional in get_args(h)]
-    positional = [
-        f"{n.upper()} ..." if "tuple" in str(hints[n]) else n.upper() for n in others
+    known, docs, values = flat(kind), docs_of(kind), usual(kind, base)
+    places = [name for name, row in known.items() if row.typed.by_place]
+    shown = [
+        f"{name.upper()}{' ...' * (get_origin(known[name].type) is tuple)}"
+        for name in places
     ]
-    lines = [f"usage: {' '.join(['jaxnn', command, *positional, '[FLAGS]'])}", ""]
+    lines = [f"usage: {' '.join(['jaxnn', command, *shown, '[FLAGS]'])}", ""]
     for paragraph in about.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), width), ""]
-    for n in others:
-        lines += textwrap.wrap(
-            f"  {n.upper():<{COLUMN - 2}}{docs[n]}",
-            width,
-            subsequent_indent=" " * COLUMN,
-        )
-    lines += [""] if others else []
+    for name in places:
+        text, gap = f"  {name.upper():<{COLUMN - 2}}{docs[name]}", " " * COLUMN
+        lines += textwrap.wrap(text, width, subsequent_indent=gap)
+    lines += [""] if places else []
     groups = {title: names.split() for title, names in GROUPS.items()}
-    if len(flags) < MANY:
+    if len(known) - len(places) < MANY:
         groups, whole = {}, True
-    grouped = {name for names in groups.values() for name in names}
-    own = [name for name in flags if name not in grouped]
+    others = known.keys() - {*places, *itertools.chain(*groups.values())}
+    own = [name for name in known if name in others]
     for title, names in ({"flags": own} | groups).items():
-        shown = [flags[name] for name in names if name in flags]
-        lines += [title, *(_line(f, whole, width) for f in shown), ""] if shown else []
+        told = [
+            _line(name, known[name], docs[name], values[name], whole, width)
+            for name in names if name in known
+        ]  # fmt: skip
+        lines += [title, *told, ""] if told else []
     if not whole:
         lines.append(f"`jaxnn {command} --help-all` tells all names and defaults.")
     return "\n".join(lines)
 
 
-def _line(f: Flag, whole: bool, width: int) -> str:
-    head = f"  {flag(f.name)} {_metavar(f.type)}".rstrip()
-    usual = " ".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
-    if usual in (None, "", False, dataclasses.MISSING):
-        usual = ""
-    if not whole:
-        ending = f" ({textwrap.shorten(str(usual), 24, placeholder=' ..')})"
-        ending = ending if usual != "" else ""
-        room = max(width - COLUMN - len(ending), 20)
-        text = textwrap.shorten(f.doc, room, placeholder=" ..") + ending
-        gap = "\n" + " " * COLUMN if len(head) >= COLUMN else ""
-        return head.ljust(COLUMN) + gap + text
-    text = f"{f.doc} (default: {usual})" if usual != "" else f.doc
-    for mark in f.marks:
-        if hint := getattr(mark, "help_behavior_hint", None):
-            text = f"{f.doc} {hint(str(usual)) if callable(hint) else hint}"
-    body = textwrap.wrap(text, width - 8)
-    return "\n".join([head, *(" " * 8 + line for line in body)])
+def _line(name, row, doc, value, whole, width) -> str:
+    head = f"  {flag(name)} {_metavar(row.type)}".rstrip()
+    default = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    default = "" if value in (None, False) else default
+    if whole:
+        more = [f"default: {default or None}"] if default or row.names else []
+        more += [str(row.names)] if row.names else []
+        text = f"{doc} ({'; '.join(more)})" if more else doc
+        return "\n".join([head, *(" " * 8 + w for w in textwrap.wrap(text, width - 8))])
+    ending = f" ({textwrap.shorten(default, 24, placeholder=' ..')})" if default else ""
+    gap = "\n" + " " * COLUMN if len(head) >= COLUMN else ""
+    room = max(width - COLUMN - len(ending), 20)
+    return (
+        head.ljust(COLUMN)
+        + gap
+        + textwrap.shorten(doc, room, placeholder=" ..")
+        + ending
+    )
 
 
 def _metavar(kind: Any) -> str:
     """What follows the flag, as in `--lr NUMBER`."""
+    kind = plain_types(kind)[0]
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
-    inner = [a for a in get_args(kind) if a is not type(None) and a is not Ellipsis]
-    if inner:
-        return _metavar(inner[0]) + (" ..." if get_origin(kind) is tuple else "")
-    if kind is bool:
-        return ""
-    return {"int": "N", "float": "NUMBER", "str": "NAME"}.get(kind.__name__, "PATH")
+    if get_origin(kind) is tuple:
+        return f"{_metavar(get_args(kind)[0])} ..."
+    return {int: "N", float: "NUMBER", str: "NAME", bool: ""}.get(kind, "PATH")

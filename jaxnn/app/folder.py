@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import pkgutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import FREE, check, must_stay
-from jaxnn.app.config import TrainCommand, TrainConfig
+from jaxnn.app.config import TrainConfig
 from jaxnn.app.settings import SMALLEST, flag, from_plain, saved_in
 from jaxnn.app.streams import note
 from jaxnn.data import Dataset, load, stratified_sample
@@ -25,7 +25,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
 from jaxnn.layers import Layer
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
-from jaxnn.train.state import cast_floats
+from jaxnn.train.inputs import init_shapes
 
 
 class Run(NamedTuple):
@@ -148,11 +148,6 @@ def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> 
       JaxnnError: not a run folder, or files missing, damaged or of another network.
     """
     folder = Path(folder)
-    if not os.path.isfile(folder / "config.json"):  # which never raises
-        raise JaxnnError(
-            f"{folder} is not a run folder: it has no config.json; expected a folder "
-            "that `jaxnn train` wrote"
-        )
     e = read_config(folder / "config.json")
     saved = load_meta(folder / "params.npz").get("settings")
     if saved is None:
@@ -168,15 +163,18 @@ def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> 
                 f"trained with {there}; one of the two was edited or comes from "
                 "another run"
             )
-    dtype = use_dtype(e.config.dtype)
+    use_dtype(e.config.dtype)
+    seeds = (e.config.seeds,) if e.config.seeds > 1 else ()
+    return Run(folder, e, **load_params(folder / "params.npz", shapes_of(e, *seeds)))
 
-    def init():
-        params, state, _ = e.net.init(jax.random.key(0), e.facts.in_shape)
-        tree = cast_floats({"params": params, "state": state}, dtype)
-        seeds = (e.config.seeds,) if e.config.seeds > 1 else ()
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (*seeds, *a.shape)), tree)
 
-    return Run(folder, e, **load_params(folder / "params.npz", jax.eval_shape(init)))
+def shapes_of(e: Experiment, *seeds: int) -> dict[str, Any]:
+    """Shapes of parameters and state, with an axis of so many `seeds` in front."""
+    params, state, _ = init_shapes(e.net, e.facts.in_shape)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((*seeds, *a.shape), a.dtype),
+        {"params": params, "state": state},
+    )
 
 
 def open_run(folder: Path) -> Run:
@@ -210,22 +208,26 @@ def data_of(run: Run, name: str | None) -> Dataset:
     return data
 
 
-def use_dtype(dtype: str) -> Any:
-    """The JAX type of that name; float64 switches JAX's 64-bit mode on."""
+def use_dtype(dtype: str) -> None:
+    """Switch JAX's 64-bit mode on for the type float64."""
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    return jnp.dtype(dtype)
 
 
 def read_config(path: Path) -> Experiment:
     """Read the settings and facts that `save_config` wrote."""
+    if not os.path.isfile(path):  # which never raises
+        raise JaxnnError(
+            f"{path.parent} is not a run folder: it has no {path.name}; expected a "
+            "folder that `jaxnn train` wrote"
+        )
     settings = read_json(path)
     network = settings.pop("network", None) if isinstance(settings, dict) else None
     if not isinstance(network, dict):
         raise JaxnnError(
             f"{path} is not a jaxnn run's configuration: expected settings and network"
         )
-    config = from_plain(TrainConfig, settings, str(path))
+    config = from_plain(TrainConfig, settings, path)
     facts = from_plain(DataFacts, network, f"{path}, network")
     with saved_in(path):
         check(config)
@@ -249,6 +251,14 @@ def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.arange(len(y))
 
 
+def drawn(place: str, *given: Any, **options: Any) -> Callable[[Path], Any]:
+    """A call of MODULE:FUNCTION with a path, for `draw`: all that fails, fails there.
+
+    So does the import of matplotlib, which is slow.
+    """
+    return lambda path: pkgutil.resolve_name(place)(*given, path, **options)
+
+
 def print_undrawn(failed: dict[str, str]) -> None:
     """Say which pictures could not be drawn, and why."""
     for name, why in failed.items():
@@ -258,24 +268,12 @@ def print_undrawn(failed: dict[str, str]) -> None:
 # ---- continued
 
 
-def saved_command(folder: Path) -> TrainCommand:
-    """The settings of the run in `folder`, as defaults of a command that resumes."""
-    if not os.path.isfile(folder / "config.json"):
-        raise JaxnnError(
-            f"--resume: {folder} has no config.json, so there is nothing to continue; "
-            f"start the run with --out {folder}"
-        )
-    return TrainCommand(**vars(read_config(folder / "config.json").config))
-
-
-def check_resumed(
-    saved: TrainCommand, asked: TrainCommand, recipe: bool = False
-) -> None:
+def check_resumed(saved: TrainConfig, asked: TrainConfig, recipe: bool = False) -> None:
     """Raise if a flag beside --resume would make it another run."""
     changed = ["recipe"] * recipe + [
         name
-        for name in vars(TrainConfig())
-        if name not in FREE and getattr(saved, name) != getattr(asked, name)
+        for name, value in vars(saved).items()
+        if name not in FREE and value != getattr(asked, name)
     ]
     longer = asked.schedule == "constant" and asked.epochs > saved.epochs
     if changed == ["epochs"] and longer:

@@ -19,7 +19,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import amounts, check_point
 from jaxnn.app.config import NOISE_KIND, WIDTH, TrainConfig
-from jaxnn.app.settings import Row, flag, plain_types, resolved, rows, without_effect
+from jaxnn.app.settings import (
+    Row,
+    flag,
+    in_words,
+    plain_types,
+    read,
+    resolved,
+    rows,
+    without_effect,
+)
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.train import History, make_step
 from jaxnn.train.engine import scan_seeds
@@ -209,21 +218,10 @@ def _interval(name, text, row, drawn) -> Draw:
 
 
 def _parsed(name, text, kind) -> Any:
-    allowed = plain_types(kind)
     try:
-        if text == "none" and type(None) in allowed:
-            return None
-        if bool in allowed:
-            return {"true": True, "false": False}[text.lower()]
-        for one in (int, float):
-            if one in allowed:
-                return one(text)
-        if name == "layers":
-            return tuple(text.split("+"))
-        return text
-    except (ValueError, KeyError):
-        names = " or ".join(getattr(t, "__name__", str(t)) for t in allowed)
-        raise JaxnnError(f"sweep: {name}={text}, expected {names}") from None
+        return read(text, kind)
+    except ValueError:
+        raise JaxnnError(f"sweep: {name}={text}, expected {in_words(kind)}") from None
 
 
 # ---- a group's points are trained as one program

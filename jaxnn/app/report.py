@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxnn.files import write_text
 from jaxnn.text import code, document, escaped, fenced, table
 
@@ -73,8 +75,8 @@ def _table(title, head, rows) -> list[str]:
 
 def _headline(r) -> list[str]:
     accuracies = r["test_accuracy"]
-    accuracy = f"Test accuracy {_spread_or_none(accuracies)}"
-    lines = ["# Failed" if r["problems"] else f"# {accuracy}", ""]
+    accuracy = f"# Test accuracy {_spread_or_none(r)}"
+    lines = ["# Failed" if r["problems"] else accuracy, ""]
     for problem in r["problems"]:
         lines += [f"**{escaped(problem)}.**", ""]
     lines.append(
@@ -161,13 +163,13 @@ def _adversarial(r) -> list[str]:
     epsilon, whole = _text(found["epsilon"]), found["sample"] == "all"
     images = f"{escaped(found['sample'])} of {found['images']:,}"
     images = _all_images(r) if whole else images
-    rows = [("none", "0", _all_images(r), _spread_or_none(r["test_accuracy"]))]
+    rows = [("none", "0", _all_images(r), _spread_or_none(r))]
     for name, accuracy in found.items():
         if match := _ATTACK.fullmatch(name):
             kind, steps, size = match.groups()
             label = kind.upper().replace("_", " ") + f", {steps} steps" * bool(steps)
-            rows.append((label, size, images, _spread(accuracy)))
-    rows.append(("worst case per image", epsilon, images, _spread(found["worst"])))
+            rows.append((label, size, images, spread(accuracy)))
+    rows.append(("worst case per image", epsilon, images, spread(found["worst"])))
     return [
         "## Under attack",
         "",
@@ -188,14 +190,14 @@ def _all_images(r) -> str:
     return f"all {r['test_images']:,} test images"
 
 
-def _spread_or_none(shares) -> str:
-    """As `_spread`; of one seed it is said that there is none."""
-    return _spread(shares) + " (1 seed, so no spread)" * (len(shares) == 1)
+def _spread_or_none(r) -> str:
+    """The test accuracy; of one seed it is said that there is no spread."""
+    return spread(r["test_accuracy"]) + " (1 seed, so no spread)" * (r["n"] == 1)
 
 
-def _spread(value) -> str:
+def spread(value: Any) -> str:
     """Shares, one a seed: "98.12% +- 0.08 (5 seeds)", in percentage points."""
-    shares = value if isinstance(value, list) else [value]
+    shares = [value] if np.ndim(value) == 0 else list(value)
     mean = _text(sum(shares) / len(shares), "{:.2%}")
     if len(shares) == 1:
         return mean

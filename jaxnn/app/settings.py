@@ -3,14 +3,14 @@
     ema: Annotated[float | None, Range(0, 1, "[)")] = None
 
 `Range` bounds its numbers, `Needs` says without what it has no effect, `Usual` what
-None stands for, `NoAxis` why a sweep has no use for it, `names` lists a table in the
-help. Nothing heavy is imported.
+None stands for, `NoAxis` why a sweep has no use for it, `Names` lists tables in the
+help, `Typed` is for what is not typed as `--name VALUE`. Nothing heavy is imported.
 """
 
 import dataclasses
 import functools
-import importlib
 import math
+import pkgutil
 import types
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +26,6 @@ from typing import (
     get_origin,
     get_type_hints,
 )
-
-import tyro
 
 from jaxnn.errors import JaxnnError
 
@@ -86,10 +84,21 @@ class NoAxis(NamedTuple):
     alone: bool = False
 
 
-class Inner(NamedTuple):
-    """The bounds of numbers in a record that the setting holds."""
+class Names(NamedTuple):
+    """A table, such as `jaxnn.losses:LOSSES`, whose names its help lists, and more."""
 
-    bounds: tuple[tuple[str, Range], ...]
+    table: str
+    more: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join([*self.more, *pkgutil.resolve_name(self.table)])
+
+
+class Typed(NamedTuple):
+    """It is typed by its place, without a flag, or also by another one."""
+
+    by_place: bool = False
+    alias: str = ""
 
 
 class Row(NamedTuple):
@@ -100,11 +109,13 @@ class Row(NamedTuple):
     needs: Needs | None = None
     usual: Usual | None = None
     no_axis: NoAxis | None = None
-    inner: Inner = Inner(())
+    names: Names | None = None
+    typed: Typed = Typed()
 
 
 MARKS = {
-    Range: "bounds", Needs: "needs", Usual: "usual", NoAxis: "no_axis", Inner: "inner",
+    Range: "bounds", Needs: "needs", Usual: "usual", NoAxis: "no_axis", Names: "names",
+    Typed: "typed",
 }  # fmt: skip
 
 
@@ -115,8 +126,7 @@ def rows(kind: Callable[..., Any]) -> dict[str, Row]:
     for name, hint in get_type_hints(kind, include_extras=True).items():
         annotated = get_origin(hint) is Annotated
         base, *marks = get_args(hint) if annotated else (hint,)
-        told = {MARKS[type(m)]: m for m in marks if type(m) in MARKS}
-        found[name] = Row(base, **told)
+        found[name] = Row(base, **{MARKS[type(mark)]: mark for mark in marks})
     return found
 
 
@@ -137,19 +147,6 @@ def only_above(number: int, name: str) -> Needs:
     return Needs(lambda c: getattr(c, name) > number, f"{flag(name)} above {number}")
 
 
-def names(*tables: str, more: tuple[str, ...] = ()) -> Any:
-    """List the names of tables, such as `jaxnn.losses:LOSSES`, in the help."""
-
-    def hint(default: str) -> str:
-        found = [*more]
-        for table in tables:
-            module, _, name = table.partition(":")
-            found += getattr(importlib.import_module(module), name)
-        return f"(default: {default}; {', '.join(dict.fromkeys(found))})"
-
-    return tyro.conf.arg(help_behavior_hint=hint)
-
-
 # ---- what is asked of any configuration
 
 
@@ -163,24 +160,23 @@ def resolved(config: Any) -> Any:
     return dataclasses.replace(config, **found)
 
 
-def given(config: Any) -> dict[str, Any]:
-    """The settings that differ from the defaults."""
+def given(config: Any, typed: Container[str] = ()) -> dict[str, Any]:
+    """The settings that differ from the defaults, or were `typed`."""
     return {
-        f.name: getattr(config, f.name)
+        f.name: value
         for f in dataclasses.fields(config)
-        if getattr(config, f.name) != f.default
+        if (value := getattr(config, f.name)) != f.default or f.name in typed
     }
 
 
 def without_effect(config: Any, typed: Container[str] = ()) -> dict[str, str]:
     """The settings of `config` that change nothing in it, each with what it needs.
 
-    Of those at their defaults only what was `typed`, by its flag.
+    Of those at their defaults only what was `typed`.
     """
-    asked = {n: getattr(config, n) for n in rows(type(config)) if flag(n) in typed}
     return {
         name: needs.what
-        for name, value in (given(config) | asked).items()
+        for name, value in given(config, typed).items()
         if value not in (None, False, 0, ())
         and (needs := rows(type(config))[name].needs)
         and not needs.met(config)
@@ -195,35 +191,25 @@ def check_needs(config: Any, typed: Container[str] = ()) -> None:
         raise JaxnnError(f"{flag(name)} {value} has no effect here: it needs {what}")
 
 
-def check_fields(config: Any, bounds: Mapping[str, Range] | None = None) -> None:
-    """Raise unless each field by itself is right: its type and its bounds.
-
-    `bounds` are of fields that have no mark of their own.
-    """
-    check_types(config)
+def check_fields(config: Any) -> None:
+    """Raise unless each field by itself is right: its type and its bounds."""
     for name, row in rows(type(config)).items():
-        value, known = getattr(config, name), row.bounds or (bounds or {}).get(name)
+        value = getattr(config, name)
+        if not _fits(value, row.type):
+            got = repr(value) if len(repr(value)) <= 60 else f"{value!r:.57}..."
+            raise JaxnnError(f"{flag(name)}: got {got}, expected {in_words(row.type)}")
         if dataclasses.is_dataclass(value):
-            check_fields(value, dict(row.inner.bounds))
+            check_fields(value)
         for number in value if isinstance(value, tuple) else (value,):
-            if known and number is not None and not known.holds(number):
+            if row.bounds and number is not None and not row.bounds.holds(number):
+                words = row.bounds.words(name, number)
                 raise JaxnnError(
-                    f"{flag(name)}: got {name}={number:g}, expected "
-                    + known.words(name, number)
+                    f"{flag(name)}: got {name}={number:g}, expected {words}"
                 )
 
 
-def check_types(config: Any) -> None:
-    """Raise unless every field holds what its annotation says."""
-    for name, row in rows(type(config)).items():
-        value = getattr(config, name)
-        if not dataclasses.is_dataclass(row.type) and not _fits(value, row.type):
-            got = repr(value) if len(repr(value)) <= 60 else f"{value!r:.57}..."
-            raise JaxnnError(f"{flag(name)}: got {got}, expected {_expected(row.type)}")
-
-
 def from_plain(
-    kind: Callable[..., Any], settings: Mapping[str, Any], where: str
+    kind: Callable[..., Any], settings: Mapping[str, Any], where: str | Path
 ) -> Any:
     """A configuration from what JSON makes of one; nothing is guessed or left out."""
     known = rows(kind)
@@ -242,7 +228,7 @@ def from_plain(
                 value = Path(value)
             values[name] = value
         config = kind(**values)
-        check_types(config)
+        check_fields(config)
     return config
 
 
@@ -255,11 +241,35 @@ def saved_in(where: str | Path) -> Iterator[None]:
         raise JaxnnError(f"{where}: {error}; it was edited or damaged") from error
 
 
+# ---- the types of settings
+
+
 def plain_types(kind: Any) -> tuple:
     """The types among a field's: `float | None` gives (float, NoneType)."""
     if get_origin(kind) in (types.UnionType, Union):
         return get_args(kind)
     return (kind,)
+
+
+def read(text: str, kind: Any) -> Any:
+    """A setting from its text, a word each of a tuple's.
+
+    Raises:
+      ValueError: it is none of that type.
+    """
+    for one in plain_types(kind):
+        if get_origin(one) is tuple:
+            return tuple(read(part, get_args(one)[0]) for part in text.split("+"))
+        if one is type(None) and text.lower() == "none":
+            return None
+        if get_origin(one) is Literal and text in get_args(one):
+            return text
+    for one in plain_types(kind):
+        if one is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if one in (int, float, str, Path):
+            return one(text)
+    raise ValueError(f"{text!r} is not {in_words(kind)}")
 
 
 def _fits(value, kind) -> bool:
@@ -276,15 +286,16 @@ def _fits(value, kind) -> bool:
     return isinstance(value, kind) and value != ""
 
 
-def _expected(kind) -> str:
+def in_words(kind: Any) -> str:
+    """What values of a type are called."""
     if len(kinds := plain_types(kind)) > 1:
-        return " or ".join(map(_expected, kinds))
+        return " or ".join(map(in_words, kinds))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list of {_expected(get_args(kind)[0])}"
+        return f"a list of {in_words(get_args(kind)[0])}"
     words = {
         int: "a whole number", float: "a number", bool: "true or false", str: "a word",
         Path: "a path", dict: "an object", type(None): "none",
     }  # fmt: skip
-    return words[kind]
+    return words.get(kind) or kind.__name__

@@ -5,19 +5,17 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.app.build import build, check_experiment, facts_of
 from jaxnn.app.checks import check, check_data
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import SweepConfig, TrainConfig
-from jaxnn.app.folder import fresh_folder, print_undrawn, use_dtype
+from jaxnn.app.folder import drawn, fresh_folder, print_undrawn, shapes_of, use_dtype
 from jaxnn.app.points import (
     Group,
     group_experiment,
@@ -36,19 +34,29 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
 from jaxnn.text import aligned
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
-from jaxnn.train.checkpoint import load_params, save_params
+from jaxnn.train.checkpoint import load_meta, load_params, save_params
 
 FILE, FORMAT = "sweep.json", 1
 MAX_PARALLEL = {"cpu": 8}
 """Points in one program: more do not fit the caches; elsewhere all that share one."""
 
 
+class Plan(NamedTuple):
+    """What sweep.json must say for a sweep to go on."""
+
+    format: int
+    axes: tuple[str, ...]
+    random: int | None
+    max_parallel: int | None
+    settings: dict
+
+
 def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     """Train all points of a sweep; returns what sweep.json holds, and `folder`."""
     started = time.perf_counter() if started is None else started
-    folder, done = config.resume, {}
+    folder = config.resume
     if folder is not None:
-        config, done = _read_plan(folder)
+        config = _read_plan(folder)
     base = config.network
     show_cpu_devices(base.devices or 1)
     use_dtype(base.dtype)
@@ -65,19 +73,29 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
             check_data(group.points[0].config, data)
             made = [build(point.config, facts, data) for point in group.points]
             check_experiment(made[-1])
-        _check_done(groups, done)
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
     with fresh if folder is None else nullcontext(folder) as folder:
-        sweep = Sweep(config, groups, data, facts, mesh, folder, done)
-        sweep.train()
-        sweep.finish()
-    result = sweep.result
+        sweep = Sweep(groups, data, facts, mesh, folder, base.quiet)
+        plan = Plan(
+            FORMAT, config.axes, config.random, config.max_parallel, plain(vars(base))
+        )
+        result = plan._asdict() | {"points": [], "groups": {}, "compiles": 0}
+        sweep.train(result)
+        rows = [row for part in result["groups"].values() for row in part]
+        result["points"] = sorted(rows, key=lambda row: row["point"])
+        result["settings_tried"] = tried = _settings_tried(result["points"])
+        accuracies = [sweep.test(number) for number in tried[0]["points"]]
+        result["best"] = tried[0] | {
+            "test_accuracy": float(np.mean(accuracies)),
+            "test_accuracies": accuracies,
+            "test_images": len(data.test.y),
+        }
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
-    failed = draw(folder, {"sweep.png": lambda path: _plots().sweep(
-        result["settings_tried"], list(axes), path
-    )})  # fmt: skip
+    failed = draw(
+        folder, {"sweep.png": drawn("jaxnn.plots.run:sweep", tried, list(axes))}
+    )
     print("\n".join(table(result)))
     print_undrawn(failed)
     print(f"saved to       {folder}  (sweep.json, sweep.png)")
@@ -91,22 +109,23 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     return result | {"folder": str(folder)}
 
 
-class Sweep:
-    """A sweep under way in its folder; `result` is what sweep.json holds."""
+class Sweep(NamedTuple):
+    """A sweep under way in its folder."""
 
-    def __init__(self, config: SweepConfig, groups, data, facts, mesh, folder, done):
-        self.groups, self.data, self.facts = groups, data, facts
-        self.mesh, self.folder, self.quiet = mesh, folder, config.network.quiet
-        self.result: dict[str, Any] = {
-            "format": FORMAT, "axes": list(config.axes), "random": config.random,
-            "max_parallel": config.max_parallel,
-            "settings": plain(vars(config.network)), "points": [], "groups": done,
-            "compiles": 0,
-        }  # fmt: skip
+    groups: list[Group]
+    data: Any
+    facts: Any
+    mesh: Any
+    folder: Path
+    quiet: bool
 
-    def train(self) -> None:
-        """Train all groups that are not done yet; sweep.json is whole after each."""
-        result, programs = self.result, defaultdict(dict)
+    def params(self, number: int) -> Path:
+        """The file of a group's networks; what became of them is written in it, too."""
+        return self.folder / f"group-{number:03d}" / "params.npz"
+
+    def train(self, result: dict) -> None:
+        """Train all groups that are not done yet; `result` is written after each."""
+        programs = defaultdict(dict)
         write_json(self.folder / FILE, result)
         print(
             f"{sum(len(group.points) for group in self.groups)} points in "
@@ -114,47 +133,46 @@ class Sweep:
             f"devices: {' '.join(result['axes'])}"
         )
         for number, group in enumerate(self.groups):
-            if str(number) in result["groups"]:
-                continue
-            where = self._folder_of(number)
             shared = programs[str(group.values), len(group.points)]
-            size = len(shared)
-            history = train_group(
-                group, self.data, self.facts, mesh=self.mesh, programs=shared,
-                snapshots=Snapshots(where / "snapshots", 1, resume=True),
-                on_epoch=partial(self._print_epoch, number),
-            )  # fmt: skip
-            if history.stopped == "interrupted":
-                raise KeyboardInterrupt
-            tree = jax.tree.map(np.asarray, (history.params, history.state))
-            save_params(where / "params.npz", {"params": tree[0], "state": tree[1]})
-            result["groups"][str(number)] = _rows(group, history)
-            result["compiles"] += len(shared) - size
+            before, rows = len(shared), self._done(number)
+            if rows is None:
+                rows = self._train_group(number, shared)
+            result["groups"][str(number)] = rows
+            result["compiles"] += len(shared) - before
             write_json(self.folder / FILE, result)
-            shutil.rmtree(where / "snapshots", ignore_errors=True)
 
-    def finish(self) -> None:
-        """Put the points together by setting, and test the best setting's networks."""
-        result = self.result
-        rows = [row for part in result["groups"].values() for row in part]
-        result["points"] = sorted(rows, key=lambda row: row["point"])
-        tried: dict[str, list[dict]] = defaultdict(list)
-        for row in result["points"]:
-            name = str({k: v for k, v in row["values"].items() if k != "seed"})
-            tried[name].append(row)
-        result["settings_tried"] = sorted(
-            map(_summary, tried.values()),
-            key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
-        )
-        best = result["settings_tried"][0]
-        found = [self._test(number) for number in best["points"]]
-        result["best"] = best | {
-            "test_accuracy": float(np.mean(found)),
-            "test_accuracies": found,
-            "test_images": len(self.data.test.y),
-        }
+    def _train_group(self, number, programs) -> list[dict]:
+        def print_epoch(row):
+            at = f"group {number + 1}/{len(self.groups)}  epoch {row['epoch']:>3}"
+            print(f"{at}  {describe(row)}", flush=True)
 
-    def _test(self, number: int) -> float:
+        path, group = self.params(number), self.groups[number]
+        history = train_group(
+            group, self.data, self.facts, mesh=self.mesh, programs=programs,
+            snapshots=Snapshots(path.parent / "snapshots", 1, resume=True),
+            on_epoch=None if self.quiet else print_epoch,
+        )  # fmt: skip
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        tree = {"params": history.params, "state": history.state}
+        rows = plain([*_rows(group, history)])
+        save_params(path, jax.tree.map(np.asarray, tree), {"rows": rows})
+        shutil.rmtree(path.parent / "snapshots", ignore_errors=True)
+        return rows
+
+    def _done(self, number) -> list[dict] | None:
+        """What became of the points of a group; None if they are not trained yet."""
+        path = self.params(number)
+        rows = load_meta(path).get("rows") if path.exists() else None
+        wanted = [(p.number, plain(p.values)) for p in self.groups[number].points]
+        if rows is not None and [(r["point"], r["values"]) for r in rows] != wanted:
+            raise JaxnnError(
+                f"{path} holds other points than {self.folder / FILE} says; it was "
+                "edited or damaged"
+            )
+        return rows
+
+    def test(self, number: int) -> float:
         """Test accuracy of one point, from the parameters its group left."""
         i, row = next(
             (i, row)
@@ -162,85 +180,44 @@ class Sweep:
             for row, point in enumerate(group.points)
             if point.number == number
         )
-        net = group_experiment(self.groups[i], self.facts, point=row).net
-        keys = jnp.stack([jax.random.key(0)] * len(self.groups[i].points))
-        init = jax.vmap(lambda key: net.init(key, self.facts.in_shape)[:2])
-        params, state = jax.eval_shape(init, keys)
-        path = self._folder_of(i) / "params.npz"
-        tree = load_params(path, {"params": params, "state": state})
+        e = group_experiment(self.groups[i], self.facts, point=row)
+        shapes = shapes_of(e, len(self.groups[i].points))
+        tree = load_params(self.params(i), shapes)
         mine = jax.tree.map(lambda a: a[row], tree)
-        found = evaluate(net, mine["params"], mine["state"], *self.data.test)
+        found = evaluate(e.net, mine["params"], mine["state"], *self.data.test)
         return float(found.accuracy)
 
-    def _folder_of(self, number: int) -> Path:
-        return self.folder / f"group-{number:03d}"
 
-    def _print_epoch(self, number: int, row: dict) -> None:
-        if not self.quiet:
-            at = f"group {number + 1}/{len(self.groups)}  epoch {row['epoch']:>3}"
-            print(f"{at}  {describe(row)}", flush=True)
-
-
-class _Row(NamedTuple):
-    """What became of one point."""
-
-    point: int
-    values: dict
-    epoch: int
-    loss: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-    skipped: int
-    trained: bool
-
-
-def _check_done(groups, done):
-    """Raise unless what a folder says is done is of these groups."""
-    for number, rows in done.items():
-        where = f"groups, {number}"
-        if number not in map(str, range(len(groups))) or not isinstance(rows, list):
-            raise JaxnnError(
-                f"{where}: got {rows!r:.60}, expected a list for each of the "
-                f"{len(groups)} groups that are done"
-            )
-        found = [
-            from_plain(_Row, row if isinstance(row, dict) else {}, where)
-            for row in rows
-        ]
-        for row in found:
-            if not (0 <= (row.validation_accuracy or 0) <= 1 and row.epoch >= 0
-                    and row.skipped >= 0):  # fmt: skip
-                raise JaxnnError(f"{where}: got {row}, expected counts and a share")
-        wanted = [(p.number, plain(p.values)) for p in groups[int(number)].points]
-        if [(row.point, row.values) for row in found] != wanted:
-            raise JaxnnError(
-                f"{where}: got points {[row.point for row in found]}, expected "
-                f"{[point for point, _ in wanted]}, with the values of these axes"
-            )
-
-
-def _rows(group: Group, history) -> list[dict]:
+def _rows(group: Group, history) -> Iterator[dict]:
     """What became of each point: of the epoch whose parameters are kept."""
-    rows = []
-    for i, point in enumerate(group.points):
-        at = np.atleast_1d(history.best_epoch)
-        epoch = int(at[i] if len(at) > 1 else at[0])
-        row = history.epochs[max(epoch, 1) - 1]
-        found = _Row(
-            point=point.number,
-            values=plain(point.values),
-            epoch=epoch,
-            loss=row["loss"][i],
-            validation_loss=row["validation_loss"][i],
-            validation_accuracy=row["validation_accuracy"][i],
-            skipped=int(sum(r["skipped"][i] for r in history.epochs)),
-            trained=bool(
+    best = np.broadcast_to(history.best_epoch, len(group.points))
+    for i, (point, epoch) in enumerate(zip(group.points, best, strict=True)):
+        row = history.epochs[max(int(epoch), 1) - 1]
+        yield {
+            "point": point.number,
+            "values": point.values,
+            "epoch": int(epoch),
+            **{
+                k: row[k][i] for k in ("loss", "validation_loss", "validation_accuracy")
+            },
+            "skipped": int(sum(r["skipped"][i] for r in history.epochs)),
+            "trained": bool(
                 np.isfinite(row["validation_loss"][i])
                 and history.last.skipped[i] < history.last.step[i]
             ),
-        )
-        rows.append(found._asdict())
-    return rows
+        }
+
+
+def _settings_tried(points: Sequence[dict]) -> list[dict]:
+    """The points put together by setting, their seeds being one, best first."""
+    tried: dict[str, list[dict]] = defaultdict(list)
+    for row in points:
+        name = str({k: v for k, v in row["values"].items() if k != "seed"})
+        tried[name].append(row)
+    return sorted(
+        map(_summary, tried.values()),
+        key=lambda s: (not s["trained"], -np.nan_to_num(s["validation_accuracy"])),
+    )
 
 
 def _summary(rows: Sequence[dict]) -> dict:
@@ -258,7 +235,7 @@ def _summary(rows: Sequence[dict]) -> dict:
         "skipped": sum(row["skipped"] for row in rows),
         "trained": all(row["trained"] for row in rows),
         "points": [row["point"] for row in rows],
-    }  # fmt: skip
+    }
 
 
 def table(result: dict, most: int = 10) -> Iterator[str]:
@@ -283,6 +260,12 @@ def table(result: dict, most: int = 10) -> Iterator[str]:
     )
 
 
+def _as_word(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "+".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _parts(groups, max_parallel, mesh) -> list[Group]:
     """Groups cut into parts of one size where they are too large for one program."""
     usual = MAX_PARALLEL.get(jax.default_backend(), 10**9)
@@ -294,39 +277,21 @@ def _parts(groups, max_parallel, mesh) -> list[Group]:
     ]
 
 
-def _read_plan(folder: Path) -> tuple[SweepConfig, dict]:
-    """The sweep that `folder` holds, and what is done of it."""
+def _read_plan(folder: Path) -> SweepConfig:
+    """The sweep that `folder` holds."""
     path = folder / FILE
     saved = read_json(path)
-    names = ("format", "settings", "axes", "random", "max_parallel", "groups")
-    kinds = (int, dict, list, object, object, dict)
-    if not isinstance(saved, dict) or not all(
-        name in saved and isinstance(saved[name], kind)
-        for name, kind in zip(names, kinds, strict=True)
-    ):
-        raise JaxnnError(f"{path} is not a sweep's: expected {', '.join(names)} in it")
-    if saved["format"] is True or saved["format"] != FORMAT:
+    known = saved if isinstance(saved, dict) else {}
+    plan = from_plain(Plan, {k: known[k] for k in Plan._fields if k in known}, path)
+    if plan.format != FORMAT:
         raise JaxnnError(
-            f"{path} has format {saved['format']}, this version reads {FORMAT}; update "
+            f"{path} has format {plan.format}, this version reads {FORMAT}; update "
             "jaxnn"
         )
-    settings = {**saved["settings"], "out": str(folder)}
-    network = from_plain(TrainConfig, settings, str(path))
-    axes = tuple(saved["axes"])
+    settings = {**plan.settings, "out": str(folder)}
+    network = from_plain(TrainConfig, settings, path)
     with saved_in(path):
-        limits = saved["random"], saved["max_parallel"]
-        plan = SweepConfig(axes, *limits, network=network)
-        check(plan)
-    return plan, saved["groups"]
-
-
-def _plots():
-    from jaxnn.plots import run  # slow to import, and may fail: within `draw` only
-
-    return run
-
-
-def _as_word(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "+".join(value) if isinstance(value, (list, tuple)) else str(value)
+        limits = plan.random, plan.max_parallel
+        config = SweepConfig(plan.axes, *limits, network=network)
+        check(config)
+    return config

@@ -4,7 +4,7 @@ import sys
 import time
 import zlib
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import __version__
+from jaxnn.app import report
 from jaxnn.app.build import Experiment, build_for_data, check_experiment
 from jaxnn.app.checks import check, must_stay
 from jaxnn.app.compile_cache import enable_compile_cache
@@ -43,8 +44,8 @@ ALONE = Processes(detect=False)
 
 def train_command(command: TrainCommand, started: float) -> dict:
     """Do what `jaxnn train` was asked for; see `train_run`."""
-    own = {k: v for k, v in vars(command).items() if k not in ("resume", "ranks")}
-    return train_run(TrainConfig(**own), started, command.ranks, command.resume)
+    own = {field.name: getattr(command, field.name) for field in fields(TrainConfig)}
+    return train_run(TrainConfig(**own), started, command, command.resume)
 
 
 def train_run(
@@ -124,9 +125,7 @@ def _keep(folder, result, trained, started, imported, log):
 
     write()
     result["not_drawn"] = draw(folder, trained.pictures())
-    from jaxnn.app.report import write_report
-
-    page = {"report.md": lambda _: write_report(folder, result)}
+    page = {"report.md": lambda _: report.write_report(folder, result)}
     result["not_drawn"] |= draw(folder, page)
     write()
     print_undrawn(result["not_drawn"])
@@ -192,27 +191,15 @@ def train_in(folder, e: Experiment, mesh=None, resume: bool = False):
 
     try:
         return fit(
-            e.net,
-            e.data.train,
+            e.net, e.data.train, loss=e.loss, optimizer=e.optimizer, epochs=c.epochs,
             validation=e.data.validation if len(e.data.validation.x) else None,
-            loss=e.loss,
-            optimizer=e.optimizer,
-            epochs=c.epochs,
-            batch=c.batch,
+            batch=c.batch, shuffle=c.shuffle, patience=c.patience, keep=c.keep,
+            guard=c.guard, dtype=jnp.dtype(c.dtype), mesh=mesh, **e.options,
             seeds=list(range(c.seed, c.seed + c.seeds)) if c.seeds > 1 else c.seed,
-            shuffle=c.shuffle,
-            **e.options,
             class_weights="balanced" if c.class_weights == "balanced" else None,
-            patience=c.patience,
-            keep=c.keep,
-            guard=c.guard,
-            dtype=jnp.dtype(c.dtype),
-            progress=terminal,
-            on_epoch=on_epoch,
-            steps_per_call=c.checkpoint_steps,
-            mesh=mesh,
+            steps_per_call=c.checkpoint_steps, progress=terminal, on_epoch=on_epoch,
             snapshots=_snapshots(folder, c, resume, first),
-        ), None
+        ), None  # fmt: skip
     except TrainingError as error:
         return error.history, error
 

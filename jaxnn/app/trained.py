@@ -7,7 +7,8 @@ import numpy as np
 
 from jaxnn.app.build import Experiment
 from jaxnn.app.config import EPSILON, TrainConfig
-from jaxnn.app.folder import sample_rows
+from jaxnn.app.folder import drawn, sample_rows
+from jaxnn.app.report import spread
 from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters
@@ -101,17 +102,13 @@ class Trained:
     def compare(self) -> dict[str, Any]:
         """Compare hand-written with automatic gradients of the first seed's network."""
         e, train = self.e, self.e.data.train
+        params, state = self.member((self.history.params, self.history.state), 0)
+        x, y = (a[: e.config.batch] for a in train)
         report = compare_gradients(
-            e.net,
-            e.loss,
-            self.member(self.history.params, 0),
-            self.member(self.history.state, 0),
-            train.x[: e.config.batch],
-            train.y[: e.config.batch],
-            key=jax.random.key(e.config.seed),
+            e.net, e.loss, params, state, x, y, key=jax.random.key(e.config.seed),
             penalty=e.options["penalty"],
             audit=False,  # layer by layer if they differ; `jaxnn compare` always
-        )
+        )  # fmt: skip
         return {
             "float32_max_relative": report.max_relative("float32"),
             "float64_max_relative": report.max_relative("float64"),
@@ -124,10 +121,8 @@ class Trained:
         x, y, threat = unit_images(test.x[rows]), test.y[rows], threat_of(c)
         keys, right = attack_keys(threat.epsilon), {}
         for i in range(c.seeds):
-            params, state = self.history.params, self.history.state
-            model = Classifier(
-                self.e.net, self.member(params, i), self.member(state, i)
-            )
+            kept = self.history.params, self.history.state
+            model = Classifier(self.e.net, *self.member(kept, i))
             key = jax.random.key(c.seed)
             found = worst_case(model, x, y, threat=threat, key=key)
             for name, stands in zip(keys, found.correct.values(), strict=True):
@@ -159,28 +154,21 @@ class Trained:
         test, names = data.test, data.names or data.classes
         chance = loss.as_probabilities(self.outputs[0])
         found = {
-            "curves.png": _drawn("curves", self.history.epochs),
-            "confusion.png": _drawn("confusion", test.y, chance.argmax(-1), names),
-            "mistakes.png": _drawn("mistakes", test.x, test.y, chance),
+            "curves.png": drawn("jaxnn.plots:curves", self.history.epochs),
+            "confusion.png": drawn(
+                "jaxnn.plots:confusion", test.y, chance.argmax(-1), names
+            ),
+            "mistakes.png": drawn("jaxnn.plots:mistakes", test.x, test.y, chance),
         }
         if hasattr(self, "attacked"):
             rows, x, y, x_adv, outputs = self.attacked
             budget = threat_of(self.e.config).epsilon
             after = loss.as_probabilities(outputs)
-            found["adversarial.png"] = _drawn(
-                "adversarial", x, x_adv, y, chance[rows], after, budget, count=10,
-                attack=f"PGD, {STEPS} steps",
+            found["adversarial.png"] = drawn(
+                "jaxnn.plots:adversarial", x, x_adv, y, chance[rows], after, budget,
+                count=10, attack=f"PGD, {STEPS} steps",
             )  # fmt: skip
         return found
-
-
-def _drawn(name, *given, **options):
-    def draws(path):
-        from jaxnn import plots  # slow to import, and may fail: within `draw` only
-
-        getattr(plots, name)(*given, path, **options)
-
-    return draws
 
 
 def threat_of(config: TrainConfig) -> Threat:
@@ -217,15 +205,13 @@ def collapses(
 def accuracy_lines(result) -> str:
     """The test accuracy and which parameters it is of; what spoils it comes first."""
     lines = [f"FAILED         {problem}" for problem in result["problems"]]
-    n, config = result["n"], result["config"]
-    seeds = f" +- {100 * result['std']:.2f} ({n} seeds)" if n > 1 else ""
-    epochs = sorted(set(np.atleast_1d(result["best_epoch"]).tolist()))
+    config, epochs = result["config"], np.unique(result["best_epoch"]).tolist()
     which = f"of epoch {epochs[0]}" if len(epochs) == 1 else f"of epochs {epochs}"
     selected = config["validation"] and config["keep"] == "best"
     chosen = ", best on validation" if selected else ""
     stopped = "" if result["stopped"] == "finished" else f"; {result['stopped']}"
     lines.append(
-        f"test accuracy  {100 * result['mean']:.2f}%{seeds} of all "
+        f"test accuracy  {spread(result['test_accuracy'])} of all "
         f"{result['test_images']:,} test images (parameters {which}{chosen}{stopped})"
     )
     return "\n".join(lines)

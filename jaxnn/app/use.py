@@ -12,6 +12,7 @@ from jaxnn.app.build import build
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
 from jaxnn.app.folder import data_of, open_run
+from jaxnn.app.report import spread
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.report import Finding
@@ -37,20 +38,17 @@ def evaluate_run(config: EvalConfig) -> dict:
     found = evaluate(
         run.net, run.params, run.state, *data.test, loss=loss, seeds=run.multi_seed
     )
-    accuracy, spread = np.atleast_1d(found.accuracy), ""
-    if run.multi_seed:
-        spread = f" +- {100 * accuracy.std(ddof=1):.2f} ({accuracy.size} seeds)"
     if bad := int((~_finite_rows(found.outputs, run.multi_seed)).sum()):
         raise JaxnnError(
             f"{run.folder}: the network's outputs are not finite for {bad:,} of "
             f"{len(data.test.y):,} test images, so it has no accuracy; {NAN_CAUSE}"
         )
     print(
-        f"test accuracy  {100 * accuracy.mean():.2f}%{spread}, loss "
-        f"{np.mean(found.loss):.4f}, on all {len(data.test.y):,} test images of "
-        f"{data.name}"
+        f"test accuracy  {spread(found.accuracy)}, loss {np.mean(found.loss):.4f}, on "
+        f"all {len(data.test.y):,} test images of {data.name}"
     )
-    return {"test_accuracy": accuracy.tolist(), "loss": found.loss.tolist()}
+    accuracy = np.atleast_1d(found.accuracy).tolist()
+    return {"test_accuracy": accuracy, "loss": found.loss.tolist()}
 
 
 def predict_run(config: PredictConfig) -> np.ndarray:

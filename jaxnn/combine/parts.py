@@ -1,7 +1,8 @@
 """How a combinator calls the layers it is made of, and how these calls are observed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partialmethod
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jaxnn.layers import Layer
 # Pairs (observer, the call that it is in). A user context is part of jit's key: no
 # observed program is ever taken for the network's own, nor the other way round.
 _observers = jax.make_user_context(())
+SCOPES = {"forward": "fwd", "backward": "bwd"}  # as profiles name them
 
 
 class Parts:
@@ -53,20 +55,24 @@ class Parts:
         self.times, self.tied = times, tied
         self.frozen, self.recomputed, self.shared = frozen, recomputed, shared
 
-    def init(self, i: int, key, in_shape) -> tuple[Any, Any, tuple[int, ...]]:
-        """`init` of layer i."""
-        with self._at(i) as layer:
-            return layer.init(key, tuple(in_shape))
+    def _call(self, way: str, i: int, *given: Any, **more: Any) -> Any:
+        """Run a function of layer i; an error is told where it arose."""
+        layer, scope = self.layers[i], nullcontext()
+        try:
+            if way in SCOPES:
+                layer = self._observed(i) if _observers.value else layer
+                scope = jax.named_scope(f"{SCOPES[way]}/{i}_{layer.name}")
+            with scope:
+                return getattr(layer, way)(*given, **more)
+        except BaseException as error:
+            error.add_note(f"in layer {i} of {self.kind}: {self.layers[i].name}")
+            raise
 
-    def forward(self, i: int, params, state, x, *, key, train: bool):
-        """`forward` of layer i."""
-        with self._at(i, "fwd") as layer:
-            return layer.forward(params, state, x, key=key, train=train)
-
-    def backward(self, i: int, cache, dy):
-        """`backward` of layer i."""
-        with self._at(i, "bwd") as layer:
-            return layer.backward(cache, dy)
+    # of layer i: init(i, key, in_shape), forward(i, params, state, x, key=, train=),
+    # backward(i, cache, dy)
+    init = partialmethod(_call, "init")
+    forward = partialmethod(_call, "forward")
+    backward = partialmethod(_call, "backward")
 
     def check_counts(self, params: Any, state: Any) -> None:
         """Raise unless each is a tuple with an entry for each layer."""
@@ -77,18 +83,6 @@ class Parts:
                     f"{self.kind}: got {what} for {count} layers, expected "
                     f"{len(self.layers)}; were they made by another network?"
                 )
-
-    @contextmanager
-    def _at(self, i: int, way: str = "") -> Iterator[Layer]:
-        """Layer i at work on its `way`; an error is told where it arose."""
-        layer = self._observed(i) if way and _observers.value else self.layers[i]
-        try:
-            scope = jax.named_scope(f"{way}/{i}_{layer.name}")
-            with scope if way else nullcontext():
-                yield layer
-        except BaseException as error:
-            error.add_note(f"in layer {i} of {self.kind}: {self.layers[i].name}")
-            raise
 
     def _observed(self, i: int) -> Layer:
         layer, (_, outer) = self.layers[i], _observers.value[0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.arrays import as_array, as_floats, is_traced
+from jaxnn.arrays import as_array, as_floats, first_true, is_traced
 from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, sigmoid
@@ -199,10 +199,9 @@ class RegisteredLoss:
                 inside |= rows == -1
             wrong, expected = ~inside.all(-1), "answers between 0 and 1"
         if wrong.any():
-            first = tuple(map(int, np.argwhere(wrong)[0]))
-            at = first[0] if len(first) == 1 else first
             raise JaxnnError(
-                f"{where} has the row {rows[first].tolist()} at index {at}, but rows "
+                f"{where} has the row {rows[wrong][0].tolist()} at index "
+                f"{first_true(wrong)}, but rows "
                 f"of {self.__name__} are {expected}; for real values take mse, and "
                 "weigh samples by weights="
             )

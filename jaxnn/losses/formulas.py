@@ -38,11 +38,11 @@ def softmax_cross_entropy(
 
     Source: Bridle 1990; label smoothing, Szegedy et al. 2016.
     """
-    check_setting(
-        "softmax_cross_entropy", "label_smoothing", label_smoothing,
-        lambda share: 0 <= share <= 1, "a share in [0, 1]",
-    )  # fmt: skip
     if is_traced(label_smoothing) or label_smoothing:
+        check_setting(
+            "softmax_cross_entropy", "label_smoothing", label_smoothing,
+            lambda share: 0 <= share <= 1, "a share in [0, 1]",
+        )  # fmt: skip
         # a masked class, of logit -inf, gets no share, or every loss would be infinite
         share = jnp.where(logits == -jnp.inf, 0, label_smoothing / logits.shape[-1])
         t = t * (1 - label_smoothing) + share

@@ -18,7 +18,6 @@ from jaxnn.train.inputs import (
     check_labels,
     check_net,
     check_step_functions,
-    check_takes_weights,
     data_pair,
     same_scale,
     sample_weights,
@@ -156,7 +155,6 @@ def fit(
     check_labels("fit", net, loss, x, y, validation)
     each = sample_weights(y, weights, class_weights)
     if each is not None:
-        check_takes_weights(loss)
         y = Weighted(y, each)
     dtype = None if half else dtype
     check_step_functions(step, x, y, batch, dtype)

@@ -33,27 +33,30 @@ class Transposed:
 
 def to_layout(tree: Any) -> Any:
     """Transpose every dense weight of few outputs (`rules.products.few_outputs`)."""
-
-    def keep(path, a):
-        few = path[-1:] == DENSE and a.ndim == 2 and few_outputs(*a.shape)
-        return Transposed(a.T) if few else a
-
-    return jax.tree.map_with_path(keep, tree)
+    return jax.tree.map_with_path(
+        lambda path, a: (
+            Transposed(a.T)
+            if path[-1:] == DENSE and a.ndim == 2 and few_outputs(*a.shape)
+            else a
+        ),
+        tree,
+    )
 
 
 def from_layout(tree: Any) -> Any:
     """Return every `Transposed` of `tree` as the matrix it stands for."""
     return jax.tree.map(
-        lambda a: a.transpose.T if _is_transposed(a) else a,
+        lambda a: a.transpose.T if isinstance(a, Transposed) else a,
         tree,
-        is_leaf=_is_transposed,
+        is_leaf=lambda a: isinstance(a, Transposed),
     )
 
 
 def layout_of(like: Any, tree: Any) -> Any:
     """Bring `tree` into the layout that the state `like` is in."""
-    leaves = jax.tree.leaves(like, is_leaf=_is_transposed)
-    return to_layout(tree) if any(map(_is_transposed, leaves)) else tree
+    leaves = jax.tree.leaves(like, is_leaf=lambda a: isinstance(a, Transposed))
+    turned = any(isinstance(a, Transposed) for a in leaves)
+    return to_layout(tree) if turned else tree
 
 
 def state_to_layout(ts: TrainState) -> TrainState:
@@ -71,7 +74,3 @@ def seed_axes(stacked: Any) -> Any:
     return jax.tree.map_with_path(
         lambda path, a: 1 if path[-1:] == DENSE and a.ndim == 3 else 0, stacked
     )
-
-
-def _is_transposed(a):
-    return isinstance(a, Transposed)

@@ -1,7 +1,7 @@
 """Which learning rate? Many rates side by side, a few steps each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.train.engine import batch_order, scan_steps
 from jaxnn.train.inputs import (
-    OPTIONAL,
+    FORMS,
     as_loss,
     check_arguments,
     check_ending,
@@ -25,10 +25,12 @@ from jaxnn.train.inputs import (
     data_pair,
     seed_list,
 )
-from jaxnn.train.step import make_step
+from jaxnn.train.step import Step, make_step
 
 RATES = tuple(float(f"{r:.3g}") for r in np.geomspace(1e-5, 10, 25))
 """The rates that are tried: four a decade."""
+SETTINGS = {f.name: f for f in fields(Step) if f"{f.name}?" in FORMS}
+"""Those of a step that a search can have."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def find_lr(
     x, y = data_pair(data if targets is None else (data, targets), "find_lr", "data")
     loss, seeds = as_loss("find_lr", loss), seed_list(seeds)
     for name in options:
-        lookup("option of find_lr", name, OPTIONAL)
+        lookup("option of find_lr", name, SETTINGS)
     check_arguments("find_lr", steps=steps, batch=batch, **options)
     check_ending("find_lr", net, loss)
     check_labels("find_lr", net, loss, x, y, None)

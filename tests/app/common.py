@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tyro._parsers import ParserSpecification
 
 from jaxnn.cli import main
 from jaxnn.data import write_idx
@@ -48,38 +47,16 @@ class Reached(Exception):  # noqa: N818
     """Raised in place of the work: all checks let the input through."""
 
 
-_make, _parsers = ParserSpecification.from_callable_or_type, {}
-
-
-def _parser_of(*args, **options):
-    """The parser of a command, made once: it takes longer than all checks of its words.
-
-    Only what is the whole command's: its parts are made with it.
-    """
-    if options["intern_prefix"]:
-        return _make(*args, **options)
-    key = *args, options["description"], options["default_instance"]
-    if key not in _parsers:
-        _parsers[key] = _make(*args, **options)
-    return _parsers[key]
-
-
 def run(*words: Any) -> Outcome:
     """`jaxnn WORDS` in this process; an exception other than an exit is a traceback."""
     out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):  # fmt: skip
-        if "--help" not in words:  # which says what is registered by then
-            name = "from_callable_or_type"
-            patch.setattr(ParserSpecification, name, staticmethod(_parser_of))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = main(list(map(str, words)))
         except Reached:
             status = 0
-        except SystemExit as end:  # of the parser of flags
-            status = end.code if isinstance(end.code, int) else 1
+        except SystemExit as end:  # of --help
+            status = end.code
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from jaxnn.app import config
-from jaxnn.app.flags import GROUPS, OTHER_WORDS, flags_of, help_text
+from jaxnn.app.flags import GROUPS, OTHER_WORDS, docs_of, flat, help_text
+from jaxnn.app.settings import flag
 from jaxnn.cli import COMMANDS, main
 
 KINDS = {
@@ -17,18 +18,18 @@ KINDS = {
 
 
 def test_every_setting_of_train_stands_in_one_group_and_is_told():
-    names = [f.name for f in flags_of(config.TrainCommand)]
     grouped = " ".join(GROUPS.values()).split()
-    assert sorted(grouped) == sorted(names)
-    assert all(f.doc for kind in KINDS.values() for f in flags_of(kind))
+    assert sorted(grouped) == sorted(flat(config.TrainCommand))
+    assert all(docs_of(kind)[name] for kind in KINDS.values() for name in flat(kind))
 
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_help_of_a_command_names_its_flags_and_fits(name, whole):
     text = help_text(name, KINDS[name], "About.\n\nMore.", whole, None)
-    for f in flags_of(KINDS[name]):
-        assert f"  --{f.name.replace('_', '-')}" in text
+    for setting, row in flat(KINDS[name]).items():
+        shown = setting.upper() if row.typed.by_place else f"  {flag(setting)}"
+        assert shown in text
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -63,6 +64,6 @@ def test_a_flag_that_is_none_is_told_what_was_meant(words, meant, capsys):
 
 
 def test_the_words_of_others_are_none_of_ours_and_mean_flags():
-    ours = {f.name for kind in KINDS.values() for f in flags_of(kind)}
+    ours = {name for kind in KINDS.values() for name in flat(kind)}
     assert set(OTHER_WORDS.values()) <= ours
     assert not {word.replace("-", "_") for word in OTHER_WORDS} & ours

@@ -36,7 +36,8 @@ def test_each_loss_takes_the_outputs_that_fit_and_names_them(loss):
             continue
         words = refused_in_python(check, config)
         for fitting in LOSSES[loss].outputs:
-            assert ("no --output (logits)" if fitting is None else fitting) in words
+            wanted = f"--output {fitting}" if fitting else "no --output (logits)"
+            assert wanted in words
         for other in (name for name in LOSSES if output in FITS[name]):
             assert other in words.partition("Losses for")[2]
 

@@ -116,8 +116,9 @@ def test_random_points_are_drawn_by_the_seed_and_in_range():
 def test_axes_that_cannot_be_met_are_named():
     for words, drawn, message in (
         ("", False, "no axes"), ("lr", False, "expected NAME=VALUE"),
-        ("lrr=1", False, "Did you mean 'lr'"), ("lr=a", False, "lr=a, expected float"),
-        ("batch=1.5", False, "batch=1.5, expected int"),
+        ("lrr=1", False, "Did you mean 'lr'"),
+        ("lr=a", False, "lr=a, expected a number"),
+        ("batch=1.5", False, "batch=1.5, expected a whole number"),
         ("batch_norm=yes", False, "batch_norm=yes"),
         ("lr=1:2", False, "a grid needs values"), ("batch=1:2", True, "is a range"),
         ("lr=0:1:log", True, "above 0 for log"), ("lr=1 lr=2", False, "given twice"),

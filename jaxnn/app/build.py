@@ -62,12 +62,9 @@ class Experiment(NamedTuple):
 
 
 def build(
-    config: TrainConfig,
-    facts: DataFacts,
-    data: Dataset | None = None,
-    steps: int = 1,
+    config: TrainConfig, facts: DataFacts, data: Dataset | None = None, steps: int = 1,
     traced: Mapping[str, Any] | None = None,
-) -> Experiment:
+) -> Experiment:  # fmt: skip
     """Make the objects that the settings, found right by `check`, describe.
 
     Args:

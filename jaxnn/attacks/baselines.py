@@ -43,17 +43,10 @@ def _known_noise(settings, x):
 
 @attack(norms=("linf",), gradients=False, check=_known_noise)
 def noise(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    key: Array,
-    kind: str = "uniform",
-    draws: int = 1,
-    targeted: bool = False,
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    kind: str = "uniform", draws: int = 1, targeted: bool = False,
     box: Box = (0.0, 1.0),
-) -> Array:
+) -> Array:  # fmt: skip
     """The worst of `draws` random perturbations: the floor of any attack.
 
     Args:
@@ -174,15 +167,9 @@ def _known_corruption(settings, x):
     check=_known_corruption,
 )  # fmt: skip
 def corruptions(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    kind: str,
-    amount: float,
-    tries: int = 11,
+    model: Classifier, x: Array, y: Array, *, kind: str, amount: float, tries: int = 11,
     targeted: bool = False,
-) -> Array:
+) -> Array:  # fmt: skip
     """The worst contrast, blur, rotation or translation up to `amount`, by a grid.
 
     Args:

@@ -24,17 +24,10 @@ from jaxnn.losses import Loss
 
 @attack(norms=("linf",), gradients=False, limits={"first_share": (0.0, 1.0)})
 def square(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    key: Array,
-    queries: int = 1000,
-    first_share: float = 0.8,
-    targeted: bool = False,
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    queries: int = 1000, first_share: float = 0.8, targeted: bool = False,
     box: Box = (0.0, 1.0),
-) -> Array:
+) -> Array:  # fmt: skip
     """Square attack (linf): random squares of +-epsilon, kept where they help.
 
     Starts with vertical stripes of +-epsilon; each query recolors one square an image,
@@ -116,21 +109,10 @@ def _below(key, count, limit):
 
 @attack(gradients=False, traced=("width",), limits={"width": (1e-6, 1.0)})
 def spsa(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    key: Array,
-    steps: int = 40,
-    directions: int = 32,
-    width: Any = 0.01,
-    step_size: Any = None,
-    norm: str = "linf",
-    loss: Loss = margin,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array, steps: int = 40,
+    directions: int = 32, width: Any = 0.01, step_size: Any = None, norm: str = "linf",
+    loss: Loss = margin, targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """PGD on a gradient that is estimated from outputs: SPSA.
 
     Along random directions v of +-1, the loss's central difference

@@ -132,12 +132,9 @@ class Classifier:
         return right & ~np.isnan(out).any(-1)
 
     def gradient(
-        self,
-        x: Any,
-        y: Any,
-        loss: Loss = softmax_cross_entropy,
+        self, x: Any, y: Any, loss: Loss = softmax_cross_entropy,
         batch: int | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Loss of each image (N,) and its gradient for x, by the hand-written rules."""
         return map_batches(partial(_gradient, loss, self.keyed(x)), x, y, batch=batch)
 

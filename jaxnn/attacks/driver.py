@@ -101,14 +101,11 @@ ATTACKS: dict[str, Attack] = {}
 
 
 def attack(
-    *,
-    norms: tuple[str, ...] = NORMS,
-    gradients: bool = True,
+    *, norms: tuple[str, ...] = NORMS, gradients: bool = True,
     traced: tuple[str, ...] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
-    check: Callable[[dict[str, Any], Any], None] | None = None,
-    in_suite: bool = False,
-) -> Callable[[F], F]:
+    check: Callable[[dict[str, Any], Any], None] | None = None, in_suite: bool = False,
+) -> Callable[[F], F]:  # fmt: skip
     """Make an attack of a function `(model, x, y, *, ...)` of traced arrays.
 
     Whole numbers must be at least 1, other numbers at least 0 unless `limits` says

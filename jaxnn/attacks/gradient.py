@@ -26,16 +26,9 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 
 @attack()
 def fgsm(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    norm: str = "linf",
-    loss: Loss = softmax_cross_entropy,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, norm: str = "linf",
+    loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Fast gradient sign method: one step of size `epsilon` up the loss, one program.
 
     Args:
@@ -77,22 +70,11 @@ def _one_start_needs_no_key(settings, x):
 
 @attack(check=_one_start_needs_no_key)
 def pgd(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    steps: int = 40,
-    step_size: Any = None,
-    norm: str = "linf",
-    key: Array | None = None,
-    restarts: int = 1,
-    loss: Loss = softmax_cross_entropy,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-    early_stop: bool = False,
-    lanes: int = 256,
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 40,
+    step_size: Any = None, norm: str = "linf", key: Array | None = None,
+    restarts: int = 1, loss: Loss = softmax_cross_entropy, targeted: bool = False,
+    box: Box = (0.0, 1.0), early_stop: bool = False, lanes: int = 256,
+) -> Array:  # fmt: skip
     """Projected gradient descent: `steps` small steps, projected after each one.
 
     Of all points seen (x itself, the FGSM point, every iterate of every restart) each
@@ -132,18 +114,10 @@ def pgd(
 
 @attack()
 def bim(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    steps: int = 10,
-    step_size: Any = None,
-    norm: str = "linf",
-    loss: Loss = softmax_cross_entropy,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 10,
+    step_size: Any = None, norm: str = "linf", loss: Loss = softmax_cross_entropy,
+    targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Basic iterative method: `pgd` from x itself, without randomness.
 
     Arguments as in `pgd`; None as `step_size` is 2 * epsilon / steps.
@@ -158,19 +132,10 @@ def bim(
 
 @attack()
 def mifgsm(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    steps: int = 10,
-    step_size: Any = None,
-    decay: float = 1.0,
-    norm: str = "linf",
-    loss: Loss = softmax_cross_entropy,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 10,
+    step_size: Any = None, decay: float = 1.0, norm: str = "linf",
+    loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Momentum iterative FGSM: steps along a running sum of normalized gradients.
 
     g <- decay * g + gradient / |gradient|_1; the other arguments as in `pgd`; None as
@@ -232,19 +197,10 @@ class _Walk(NamedTuple):
 
 @attack(norms=("linf", "l2"))
 def apgd(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilon: Any,
-    key: Array,
-    steps: int = 100,
-    restarts: int = 1,
-    norm: str = "linf",
-    loss: Loss = softmax_cross_entropy,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    steps: int = 100, restarts: int = 1, norm: str = "linf",
+    loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Auto-PGD: momentum, and a step halved for each image when it stops helping.
 
     Starts with steps of 2 * epsilon. At checkpoints that come closer and closer, an

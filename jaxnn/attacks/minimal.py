@@ -30,15 +30,9 @@ from jaxnn.losses import softmax_cross_entropy
 
 @attack(norms=("l2", "linf"))
 def deepfool(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    norm: str = "l2",
-    steps: int = 50,
-    overshoot: float = 0.02,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, norm: str = "l2", steps: int = 50,
+    overshoot: float = 0.02, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """DeepFool: walk to the nearest class boundary as if the network were linear there.
 
     Args:
@@ -105,16 +99,9 @@ def _to_nearest_boundary(z: Array, gradients: Array, y: Array, norm: str) -> Arr
 
 @attack(norms=("l2",), limits={"gamma": (0.0, 1.0), "first_norm": (1e-6, math.inf)})
 def ddn(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    steps: int = 100,
-    gamma: float = 0.05,
-    first_norm: float = 1.0,
-    targeted: bool = False,
-    box: Box = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, steps: int = 100, gamma: float = 0.05,
+    first_norm: float = 1.0, targeted: bool = False, box: Box = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Decoupled direction and norm: the cheap strong L2 attack.
 
     Each step follows the cross-entropy's gradient, then the perturbation's norm is set
@@ -156,18 +143,10 @@ def ddn(
 
 @attack(norms=("l2",), limits={"lr": (1e-6, math.inf), "first_constant": (1e-30, 1e10)})
 def carlini_wagner(
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    steps: int = 200,
-    searches: int = 6,
-    first_constant: float = 1e-2,
-    confidence: float = 0.0,
-    lr: float = 0.05,
-    targeted: bool = False,
-    box: tuple[float, float] = (0.0, 1.0),
-) -> Array:
+    model: Classifier, x: Array, y: Array, *, steps: int = 200, searches: int = 6,
+    first_constant: float = 1e-2, confidence: float = 0.0, lr: float = 0.05,
+    targeted: bool = False, box: tuple[float, float] = (0.0, 1.0),
+) -> Array:  # fmt: skip
     """Carlini and Wagner's L2 attack: Adam on |delta|^2 + c * max(margin, -confidence).
 
     x = low + (high - low) (1 + tanh w) / 2 keeps every pixel in the box. The constant c

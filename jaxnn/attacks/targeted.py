@@ -17,17 +17,10 @@ from jaxnn.losses import Loss, quadratic
 
 @partial(programs.jit, static_argnames=("loss", "steps", "box"))
 def targeted_descent(
-    model: Classifier,
-    x: Array,
-    goal: Array,
-    *,
-    reference: Array | None = None,
-    proximity: float = 0.05,
-    step_size: float = 1.0,
-    steps: int = 100,
-    loss: Loss = quadratic,
-    box: Box = None,
-) -> Array:
+    model: Classifier, x: Array, goal: Array, *, reference: Array | None = None,
+    proximity: float = 0.05, step_size: float = 1.0, steps: int = 100,
+    loss: Loss = quadratic, box: Box = None,
+) -> Array:  # fmt: skip
     """Plain gradient descent on the input until the network says `goal`.
 
     Minimizes loss(f(x), goal) + proximity / 2 * |x - reference|^2; no budget. From
@@ -95,14 +88,9 @@ def least_likely(model: Classifier, x: Array) -> Array:
 
 
 def every_target(
-    attack: Callable[..., Array],
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    classes: int,
-    **options: Any,
-) -> Array:
+    attack: Callable[..., Array], model: Classifier, x: Array, y: Array, *,
+    classes: int, **options: Any,
+) -> Array:  # fmt: skip
     """The worst of a targeted attack on each wrong class, image by image.
 
     Args:
@@ -143,14 +131,9 @@ def _keep_worst(model, best, x_adv, y):
 
 
 def sweep(
-    attack: Callable[..., Array],
-    model: Classifier,
-    x: Array,
-    y: Array,
-    *,
-    epsilons: Any,
-    **options: Any,
-) -> Array:
+    attack: Callable[..., Array], model: Classifier, x: Array, y: Array, *,
+    epsilons: Any, **options: Any,
+) -> Array:  # fmt: skip
     """A fixed-budget attack at every budget of `epsilons` (E,): images (E, B, ...).
 
     The budget is an argument of the compiled program, so all budgets run the same one,

@@ -25,14 +25,9 @@ from jaxnn.tree import map_batches
 
 
 def verify(
-    model: Classifier,
-    x: Any,
-    y: Any,
-    *,
-    epsilon: float,
-    box: Box = (0.0, 1.0),
+    model: Classifier, x: Any, y: Any, *, epsilon: float, box: Box = (0.0, 1.0),
     batch: int | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Which images (N,) are proven right for every change of each pixel by `epsilon`.
 
     True is a proof, rounding included: no image within the budget, as float32 or

@@ -65,18 +65,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: Classifier,
-    x: Any,
-    y: Any,
-    *,
-    threat: Threat | None = None,
-    level: str = "fast",
-    seed: int = 0,
-    sample: int = 500,
-    others: Mapping[str, Classifier] | None = None,
-    certified: Any = None,
+    model: Classifier, x: Any, y: Any, *, threat: Threat | None = None,
+    level: str = "fast", seed: int = 0, sample: int = 500,
+    others: Mapping[str, Classifier] | None = None, certified: Any = None,
     log: Callable[[str], None] | None = None,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Attack every image by a suite, keep the worst case, and check the attack.
 
     On the level "fast" all images see the first three attacks, as in `worst_case`;

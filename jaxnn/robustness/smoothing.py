@@ -48,16 +48,9 @@ class Certified(NamedTuple):
 
 
 def certify(
-    model: Classifier,
-    x: Any,
-    *,
-    sigma: float,
-    key: Array,
-    n: int = 10_000,
-    n0: int = 100,
-    alpha: float = 0.001,
-    log: Callable[[int], None] | None = None,
-) -> Certified:
+    model: Classifier, x: Any, *, sigma: float, key: Array, n: int = 10_000,
+    n0: int = 100, alpha: float = 0.001, log: Callable[[int], None] | None = None,
+) -> Certified:  # fmt: skip
     """The smoothed network's answer for each image, and how far it holds.
 
     Args:
@@ -91,14 +84,9 @@ def certify(
 
 
 def predict(
-    model: Classifier,
-    x: Any,
-    *,
-    sigma: float,
-    key: Array,
-    n: int = 1000,
+    model: Classifier, x: Any, *, sigma: float, key: Array, n: int = 1000,
     alpha: float = 0.001,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """The smoothed network's answers (N,); `ABSTAIN` where the vote is too close.
 
     An answer differs from that of infinitely many copies with probability alpha at

@@ -25,15 +25,9 @@ class Transfer(NamedTuple):
 
 
 def transfer_matrix(
-    networks: Mapping[str, Classifier],
-    x: Any,
-    y: Any,
-    *,
-    threat: Threat | None = None,
-    attack: Callable = attacks.pgd,
-    seed: int = 0,
-    **options: Any,
-) -> Transfer:
+    networks: Mapping[str, Classifier], x: Any, y: Any, *, threat: Threat | None = None,
+    attack: Callable = attacks.pgd, seed: int = 0, **options: Any,
+) -> Transfer:  # fmt: skip
     """Accuracy of every network under the examples made on every network.
 
     An attacker who sees the network does at least as much harm as one who sees another:

@@ -22,16 +22,9 @@ from jaxnn.tree import map_batches
 
 
 def under(
-    threat: Threat,
-    attack: Callable,
-    model: Classifier,
-    x: Any,
-    y: Any,
-    *,
-    key: jax.Array | None = None,
-    batch: int | None = None,
-    **options: Any,
-) -> np.ndarray:
+    threat: Threat, attack: Callable, model: Classifier, x: Any, y: Any, *,
+    key: jax.Array | None = None, batch: int | None = None, **options: Any,
+) -> np.ndarray:  # fmt: skip
     """All of x (N, ...) after one attack within a threat model, batch by batch.
 
     Args:
@@ -151,15 +144,9 @@ class WorstCase(NamedTuple):
 
 
 def worst_case(
-    model: Classifier,
-    x: Any,
-    y: Any,
-    *,
-    threat: Threat,
-    key: jax.Array,
-    steps: int = 40,
-    log: Callable[[str], None] | None = None,
-) -> WorstCase:
+    model: Classifier, x: Any, y: Any, *, threat: Threat, key: jax.Array,
+    steps: int = 40, log: Callable[[str], None] | None = None,
+) -> WorstCase:  # fmt: skip
     """Attack all images by FGSM, PGD on cross-entropy and PGD on the margin.
 
     Plain cross-entropy and margin, whatever the network was trained with. The commands

@@ -45,15 +45,9 @@ class Evaluation(NamedTuple):
 
 
 def predict(
-    net: Layer,
-    params: Any,
-    state: Any,
-    x: Any,
-    *,
-    batch: int = 1000,
-    seeds: bool = False,
-    parallel: DataParallel | None = None,
-) -> np.ndarray:
+    net: Layer, params: Any, state: Any, x: Any, *, batch: int = 1000,
+    seeds: bool = False, parallel: DataParallel | None = None,
+) -> np.ndarray:  # fmt: skip
     """Outputs of `net` in evaluation mode, (N, classes), or (S, N, classes) for seeds.
 
     Args:
@@ -86,17 +80,10 @@ def predict(
 
 
 def evaluate(
-    net: Layer,
-    params: Any,
-    state: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: Loss | str = softmax_cross_entropy,
-    batch: int = 1000,
-    seeds: bool = False,
+    net: Layer, params: Any, state: Any, x: Any, y: Any, *,
+    loss: Loss | str = softmax_cross_entropy, batch: int = 1000, seeds: bool = False,
     parallel: DataParallel | None = None,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Mean loss and accuracy of `net` on x (N, ...), y (N,) labels or (N, classes).
 
     Arguments as in `predict`.

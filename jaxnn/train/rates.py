@@ -70,18 +70,12 @@ class RateSearch:
 
 
 def find_lr(
-    net: Layer,
-    data: Any,
-    targets: Any = None,
-    *,
+    net: Layer, data: Any, targets: Any = None, *,
     optimizer: str | Callable[[Any], Any] = "adam",
-    loss: Loss | str = softmax_cross_entropy,
-    rates: Sequence[float] = RATES,
-    seeds: int | Sequence[int] = (0, 1, 2, 3, 4),
-    steps: int = 100,
-    batch: int = 128,
+    loss: Loss | str = softmax_cross_entropy, rates: Sequence[float] = RATES,
+    seeds: int | Sequence[int] = (0, 1, 2, 3, 4), steps: int = 100, batch: int = 128,
     **options: Any,
-) -> RateSearch:
+) -> RateSearch:  # fmt: skip
     """Train a network `steps` steps at each rate, all in one program; suggest a rate.
 
     A short run flatters large rates a little: where the rate is not lowered during

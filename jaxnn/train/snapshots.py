@@ -62,15 +62,11 @@ class Snapshots:
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        keep: int = 2,
-        every: int | None = None,
-        resume: bool = False,
-        settings: Mapping[str, Any] | None = None,
+        self, folder: str | Path, keep: int = 2, every: int | None = None,
+        resume: bool = False, settings: Mapping[str, Any] | None = None,
         restored: Callable[[list[dict]], None] | None = None,
         log: Callable[[str], None] | None = None,
-    ):
+    ):  # fmt: skip
         self.folder, self.keep, self.every = Path(folder), keep, every
         self.resume, self.restored = resume, restored
         # as JSON gives them back

@@ -240,7 +240,8 @@ def weight_noise(std: float, mask: Mask = None) -> Callable[[Array, Any], Any]:
     training that looks for weights whose neighbors are good too. Source: Murray,
     Edwards 1994; Graves 2011.
     """
-    require(std >= 0, "weight_noise", "std", std, ">= 0")
+    most = float(jnp.finfo(jnp.float32).max)
+    require(0 <= std <= most, "weight_noise", "std", std, f"0 <= std <= {most:.3g}")
 
     def perturb(key, params):
         def one(w, _, i):

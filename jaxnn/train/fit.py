@@ -30,6 +30,8 @@ from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
 from jaxnn.train.step import Defense, make_step
 
+MOST_BAD = 10  # steps in a row
+
 
 def fit(
     net: Layer,
@@ -57,7 +59,7 @@ def fit(
     patience: int | None = None,
     keep: str | None = None,
     guard: str = "skip",
-    max_bad_steps: int = 10,
+    max_bad_steps: int = MOST_BAD,
     steps_per_call: int | None = None,
     dtype: Any = None,
     progress: bool = False,
@@ -118,6 +120,8 @@ def fit(
         or params, or (params, state), with which a new training begins. `epochs` are
         further ones, and the new history has their rows only.
 
+    A setting without effect is refused, if it is not the default.
+
     Ctrl-C ends training after the running call; the history so far is returned with
     `stopped = "interrupted"`. A second Ctrl-C interrupts at once.
 
@@ -146,6 +150,11 @@ def fit(
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
     lookup("guard", guard, POLICIES)
+    if guard != "skip" and max_bad_steps != MOST_BAD:
+        raise JaxnnError(
+            f'fit: max_bad_steps={max_bad_steps} has no effect with guard="{guard}", '
+            'which ends the run in its own way; expected guard="skip"'
+        )
     half = is_half(dtype)
     step = make_step(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,

@@ -195,6 +195,7 @@ REFUSED = [
     (lambda: spectral_norm(1.0, steps=0)({"w": jnp.ones((2, 2))}), "got steps=0"),
     *((lambda f=f: f(-0.1), r"_noise: got \w+=-0\.1, expected")
       for f in (*NOISES.values(), weight_noise)),
+    (lambda: weight_noise(1e39), r"std=1e\+39, expected 0 <= std <= 3\.4e\+38"),
     *((lambda a=a: mixup(a, 3), "mixup: got alpha") for a in (0, -1.0, NAN)),
     (lambda: mixup(0.2, 3)(jax.random.key(0), normal(7, 3), np.ones((7, 4))),
      r"got targets \(7, 4\), expected .*\(B, 3\)"),

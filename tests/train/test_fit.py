@@ -219,6 +219,7 @@ REFUSED = [
     ({"keep": "first"}, "valid: best, last"),
     ({"patience": 3}, "patience=3 has no effect without validation"),
     ({"keep": "best"}, 'keep="best" has no effect without validation'),
+    ({"max_bad_steps": 3, "guard": "stop"}, 'has no effect with guard="stop"'),
     ({"patience": 0, "validation": HELD}, "patience=0, expected at least 1"),
     ({"data": (DATA[0], DATA[1][:-1])}, "256 inputs and 255 targets"),
     ({"data": spoilt(64, 6, (5, 2), np.nan)}, r"1 non-finite values.*\(5, 2\)"),

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import attacks, plots
+from jaxnn import attacks
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EPSILON, AttackConfig, RobustnessConfig
 from jaxnn.app.folder import (
     Run,
     data_of,
+    drawn,
     first_of,
     open_run,
     print_undrawn,
@@ -45,18 +45,16 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     attack = lookup("attack", config.attack, ATTACKS)
     options = _options(config, attack)
     folder = _folder(config, "attacks")
-    run, x, y, rows = _opened(config)
-    network = _first(run)
+    run, network, x, y, record = _opened("attack", config)
     done = _attacked(attack, options, network, x, y)
-    settings = attack.takes | options
-    if "loss" in attack.takes:
-        settings["loss"] = attack.takes["loss"].__name__
+    settings = attack.takes | options | {"seed": config.seed}
     settings.pop("key", None)
-    found = _record("attack", config, run) | {
+    if "loss" in settings:
+        settings["loss"] = settings["loss"].__name__
+    found = record | {
         "attack": config.attack,
-        "settings": settings | {"seed": config.seed},
+        "settings": settings,
         "images": len(y),
-        "rows": rows.tolist() if config.images > 0 else "all",
         "accuracy_before": done.before.value,
         "accuracy_after": done.after.value,
         "distance_norm": done.norm,
@@ -67,12 +65,11 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     }
     path = _unused(folder, _name(config, options), ".json", found)
     write_json(path, found)
-    picture = path.with_suffix(".png").name
-    failed = draw(path.parent, {picture: lambda file: plots.adversarial(
-        x, done.x_adv, y, run.probabilities(network.outputs(x)),
-        run.probabilities(network.outputs(done.x_adv)),
-        options.get("epsilon", float(done.size.max())), file, count=10,
-        norm=done.norm, attack=config.attack, budget="epsilon" in options,
+    failed = draw(path.parent, {path.with_suffix(".png").name: drawn(
+        "jaxnn.plots:adversarial", x, done.x_adv, y,
+        *(run.probabilities(network.outputs(a)) for a in (x, done.x_adv)),
+        options.get("epsilon", float(done.size.max())), count=10, norm=done.norm,
+        attack=config.attack, budget="epsilon" in options,
     )})  # fmt: skip
     for line in report.warnings(len(y), len(done.lost), int(done.blind.sum())):
         print(line)
@@ -80,7 +77,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         f"accuracy       {done.before} before, {done.after} under {config.attack}, "
         f"{len(y):,} images"
     )
-    if done.fooled.any():
+    if done.median is not None:
         print(
             f"distance       median {done.median:.4g} in {done.norm} of the "
             f"{done.fooled.sum():,} fooled"
@@ -130,8 +127,7 @@ def robustness_run(config: RobustnessConfig) -> Any:
     """Evaluate a saved run by the whole suite and its checks; writes a folder."""
     enable_compile_cache()
     folder = _folder(config, "robustness")
-    run, x, y, rows = _opened(config)
-    model = _first(run)
+    run, model, x, y, record = _opened("robustness", config)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
     name, others = _others(config, run)
@@ -141,21 +137,16 @@ def robustness_run(config: RobustnessConfig) -> Any:
             f"  {line}", flush=True
         ),
     )  # fmt: skip
-
     transfer = None
     if others:
         sample = x[found.sample], y[found.sample]
         named = {name: model} | others
         transfer = transfer_matrix(named, *sample, threat=threat, seed=config.seed)
         print(f"transfer       {transfer.check.verdict}: {transfer.check.message}")
-    record = _record("robustness", config, run) | {
-        "rows": rows.tolist() if config.images > 0 else "all"
-    }
     folder = _unused(folder.parent, folder.name, "", record, "robustness.json")
-    title = f"Robustness of {run.folder}"
     written = report.write(
         folder, found, x, y, lambda images: run.probabilities(model.outputs(images)),
-        title, transfer, record,
+        f"Robustness of {run.folder}", transfer, record,
     )  # fmt: skip
     print("\n".join(report.lines(found)))
     print(f"saved to       {written}")
@@ -171,21 +162,26 @@ def _folder(config, name):
     return folder
 
 
-def _record(name: str, config: Any, run: Run) -> dict[str, Any]:
-    """What a result depends on."""
+def _opened(name: str, config: Any) -> tuple[Run, Classifier, Any, Any, dict[str, Any]]:
+    """The run, its first network, test images in [0, 1] and labels (all, or a sample),
+    and what a result depends on."""
+    run = open_run(config.run)
+    test = data_of(run, config.data).test
+    rows = sample_rows(test.y, config.images, config.seed)
     words = ["jaxnn", name, str(config.run)]
     for setting, value in given(config).items():
-        if setting in ("run", "out"):
-            continue
-        words.append(flag(setting))
-        if value is not True:
-            words += map(str, value if isinstance(value, tuple) else (value,))
-    return {
+        if setting not in ("run", "out"):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag(setting), *map(str, () if value is True else values)]
+    record = {
         "run": str(run.folder),
         "command": shlex.join(words),
         "data": config.data or run.config.data,
         "network_seed": run.config.seed,
+        "rows": rows.tolist() if config.images > 0 else "all",
     } | surroundings()
+    network = Classifier(run.net, *first_of(run))
+    return run, network, unit_images(test.x[rows]), test.y[rows], record
 
 
 def _unused(folder: Path, name: str, ending: str, found: dict, inside="") -> Path:
@@ -204,11 +200,11 @@ def _unused(folder: Path, name: str, ending: str, found: dict, inside="") -> Pat
 def _name(config, options):
     """The attack, and every setting that is not its own."""
     parts = [config.attack]
-    parts += [f"{options['epsilon']:g}"] if "epsilon" in options else []
-    for name in ("norm", "kind", "amount", "steps", "step_size", "restarts", "queries"):
-        if name in options:
-            value = options[name]
-            shown = value if isinstance(value, str) else f"{name}{value:g}"
+    for name in ("epsilon", "norm", "kind", "amount", "steps", "step_size", "restarts",
+                 "queries"):  # fmt: skip
+        if (value := options.get(name)) is not None:
+            told = "" if name == "epsilon" else name
+            shown = value if isinstance(value, str) else f"{told}{value:g}"
             parts.append(shown.replace("_", "-"))
     parts += ["early-stop"] if options.get("early_stop") else []
     parts += [f"images{config.images}"] if config.images > 0 else []
@@ -246,21 +242,8 @@ def _others(config, run) -> tuple[str, dict[str, Classifier]]:
                 f"--transfer-from {path}: trained on images {opened.facts.in_shape}, "
                 f"but {run.folder} on {run.facts.in_shape}"
             )
-        found[other] = _first(opened)
+        found[other] = Classifier(opened.net, *first_of(opened))
     return name, found
-
-
-def _opened(config):
-    """The run, its test images in [0, 1] (all, or a stratified sample), their rows."""
-    run = open_run(config.run)
-    test = data_of(run, config.data).test
-    rows = sample_rows(test.y, config.images, config.seed)
-    return run, unit_images(test.x[rows]), test.y[rows], rows
-
-
-def _first(run: Run) -> Classifier:
-    """The run's first network."""
-    return Classifier(run.net, *jax.tree.map(jnp.asarray, first_of(run)))
 
 
 def _options(config, attack: Attack):

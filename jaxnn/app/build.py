@@ -24,18 +24,22 @@ from jaxnn.defenses.interval import margins
 from jaxnn.environment import memory
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
+    ACTIVATIONS,
     LAYERS,
     Layer,
     batch_norm,
     conv,
     dense,
     flatten,
+    log_softmax,
     reshape,
+    softmax,
     standardize,
 )
 from jaxnn.losses import RegisteredLoss, loss_by_name
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train import make_step
+from jaxnn.train.inputs import check_ending
 from jaxnn.train.step import Defense
 
 
@@ -86,6 +90,9 @@ def build(
     if "lr" in traced:
         optimizer = optax.chain(optimizer, optax.scale(traced["lr"]))
     net = network(replace(config, dropout=traced.get("dropout", config.dropout)), facts)
+    endings = {name: activation_layer(name) for name in ACTIVATIONS}
+    endings |= {"softmax": softmax, "log_softmax": log_softmax}
+    check_ending("--loss, --output", net, loss, endings)
     options = step_options(config, facts.classes, steps, traced)
     return Experiment(config, facts, data, net, loss, optimizer, steps, options)
 

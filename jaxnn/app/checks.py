@@ -15,12 +15,6 @@ from jaxnn.errors import JaxnnError
 
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
 
-OUTPUTS = (
-    None, "relu", "leaky_relu", "elu", "selu", "gelu", "swish", "tanh", "sigmoid",
-    "softplus", "softmax", "log_softmax",
-)  # fmt: skip
-"""What may stand after the last layer; None are logits."""
-
 _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
 
@@ -38,7 +32,6 @@ def check(config: Any, typed: Container[str] = ()) -> None:
     if isinstance(config, TrainConfig):
         _check_layers(config)
         check_needs(config, typed)
-        _check_output(config)
         _check_pairs(config)
     if isinstance(config, SweepConfig):
         _check_sweep(config, typed)
@@ -96,31 +89,6 @@ def _check_layers(config):
                     f"--layers {token}: got {text}, expected a number from {least} to "
                     f"{WIDTH.high:,}; a width must be at least 1"
                 )
-
-
-def _check_output(config):
-    """The loss must be one for what the network puts out."""
-    from jaxnn.losses import LOSSES  # late, as it imports jax
-
-    if config.loss not in LOSSES:
-        return  # the tables of names will say so
-    output, where = config.output, "--output"
-    if output is None and config.model == "serial" and config.layers:
-        last = config.layers[-1].partition(":")[0]
-        if last in OUTPUTS:
-            output, where = last, "--layers ..."
-    allowed = LOSSES[config.loss].outputs
-    if output in allowed or output not in OUTPUTS:
-        return
-    losses = [name for name, found in LOSSES.items() if output in found.outputs]
-    words = " or ".join(
-        f"--output {o}" if o else "no --output (logits)" for o in allowed
-    )
-    has = f"has {where} {output}" if output else "puts out logits: it has no --output"
-    raise JaxnnError(
-        f"--loss {config.loss} needs {words}, but the network {has}. Losses for that: "
-        f"{', '.join(losses) or 'none'}"
-    )
 
 
 def _check_pairs(config):

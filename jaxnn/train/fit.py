@@ -137,7 +137,16 @@ def fit(
     if optimizer is None or isinstance(optimizer, str):
         optimizer = optimizer_by_name(optimizer or "adam")
     data = data if targets is None else (data, targets)
-    x, y, validation = _checked_data(net, data, validation, batch)
+    check_net("fit", net)
+    x, y = data_pair(data, "fit", "data")
+    if validation is not None:
+        validation = data_pair(validation, "fit", "validation")
+        same_scale(x, validation[0], "fit")
+    if is_whole(batch) and batch > len(x):
+        raise JaxnnError(
+            f"fit: got batch={batch} but only {len(x)} training rows; "
+            f"expected 1 <= batch <= {len(x)}"
+        )
     loss, found = as_loss("fit", loss), seed_list(seeds)
     seeds = found if isinstance(seeds, MANY) else found[0]
     check_arguments(
@@ -178,18 +187,3 @@ def fit(
         steps_per_call=steps_per_call, progress=progress, on_epoch=on_epoch,
         snapshots=snapshots,
     )  # fmt: skip
-
-
-def _checked_data(net, data, validation, batch):
-    """(x, y, validation), arrays that fit one another."""
-    check_net("fit", net)
-    x, y = data_pair(data, "fit", "data")
-    if validation is not None:
-        validation = data_pair(validation, "fit", "validation")
-        same_scale(x, validation[0], "fit")
-    if is_whole(batch) and batch > len(x):
-        raise JaxnnError(
-            f"fit: got batch={batch} but only {len(x)} training rows; "
-            f"expected 1 <= batch <= {len(x)}"
-        )
-    return x, y, validation

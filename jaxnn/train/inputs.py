@@ -1,6 +1,6 @@
 """What `fit`, `evaluate` and `predict` are given, checked before they compile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from numbers import Real
 from typing import Any
@@ -14,7 +14,7 @@ from jaxnn.arrays import as_array, as_rows, first_true, is_float, is_whole
 from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line, require
 from jaxnn.layers import Layer, dense, sigmoid, softmax
-from jaxnn.losses import Loss, RegisteredLoss, loss_by_name
+from jaxnn.losses import LOSSES, Loss, RegisteredLoss, loss_by_name
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
 from jaxnn.train.step import Defense
@@ -198,22 +198,28 @@ def check_params(
             )
 
 
-def check_ending(where: str, net: Layer, loss: Any) -> None:
+ENDINGS = {"softmax": softmax, "sigmoid": sigmoid}
+
+
+def check_ending(
+    where: str, net: Layer, loss: Any, known: Mapping[str, Layer] = ENDINGS
+) -> None:
     """Raise where the loss is one for another output than the network's last layer.
 
-    Where it cannot be known, as of a layer of one's own, nothing is said.
+    Where it is neither dense nor one of the `known`, nothing is said.
     """
     while parts := chained(net):
         net = parts[-1]
     is_dense = net.made is not None and net.made.constructor is dense
-    if not (is_dense or net in (softmax, sigmoid)):
-        return
+    ending = next((name for name, layer in known.items() if layer == net), None)
     allowed = getattr(loss, "outputs", None)
-    if allowed and (None if is_dense else net.name) not in allowed:
-        takes = " or ".join("logits" if end is None else end for end in allowed)
+    if allowed and (ending or is_dense) and ending not in allowed:
+        words = " or ".join(end or "a dense layer (logits)" for end in allowed)
+        fitting = [name for name, one in LOSSES.items() if ending in one.outputs]
         raise JaxnnError(
-            f"{where}: the loss {loss.__name__} takes {takes}, but the network ends in "
-            f"{net.name}; change its last layer, or the loss"
+            f"{where}: the loss {loss.__name__} takes a network that ends in {words}, "
+            f"got one that ends in {net.name}; change its output, or the loss to one "
+            f"of {', '.join(fitting)}"
         )
 
 

@@ -10,12 +10,9 @@ import pytest
 from jaxnn.app import config as settings
 from jaxnn.app import sweep as sweeping
 from jaxnn.app import train as training
-from jaxnn.app.checks import OUTPUTS
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.settings import FINITE, flag, plain_types, rows
-from jaxnn.combine.mlp import ACTIVATIONS
 from jaxnn.environment import Processes
-from jaxnn.losses import LOSSES
 from tests.app.common import TINY, Reached, refused, run
 
 NO_NUMBER = (
@@ -344,10 +341,3 @@ def test_every_number_of_every_command_has_bounds():
         for name, row in rows(kind).items():
             if {int, float, tuple[int, ...]} & set(plain_types(row.type)):
                 assert row.bounds or kind is Processes, name
-
-
-def test_every_loss_says_which_outputs_fit():
-    assert set(OUTPUTS) == {None, "softmax", "log_softmax", *ACTIVATIONS}
-    assert {output for loss in LOSSES.values() for output in loss.outputs} <= set(
-        OUTPUTS
-    )

@@ -60,7 +60,7 @@ def test_a_step_that_is_not_finite_is_a_failure_and_an_edge_is_said():
         ({"steps": 0}, "steps"),
         ({"penalti": None}, "Did you mean 'penalty'"),
         ({"penalty": 3}, "penalty=3, expected a function"),
-        ({"loss": "nll"}, "nll takes"),
+        ({"loss": "nll"}, "the loss nll takes"),
         ({"optimizer": lambda lr: optax.sgd(0 * lr)}, "lowers the loss"),
     ],
 )

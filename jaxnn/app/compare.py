@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -132,7 +133,8 @@ def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
     """Name and title of what is to be compared, and what compares it."""
     target = config.target
     if target is not None and ":" in target and not os.path.isdir(target):
-        _check_flags(config, {"seed", "out", "quiet"}, "your own code has no network")
+        used = {"seed", "out", "quiet"}
+        _check_flags(config, used, "your own code has no network", shape=True)
         code, file = load_user_code(target), target.rpartition(":")[0]
         if code.inputs is not None and config.shape:
             raise JaxnnError(
@@ -141,7 +143,6 @@ def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
         return code.name, f"{code.name} of {file}", partial(_compare_code, code)
     if target is not None and os.path.isdir(target):
         _check_flags(config, {"out", "quiet"}, "the run has its own settings")
-        _check_no_shape(config)
         run = open_run(Path(target))  # of several seeds the first
         data = load(run.config.data, validation=run.config.validation, say=note)
         name, e = real_path(target).name, run.experiment._replace(data=data)
@@ -156,7 +157,6 @@ def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
             f"compare: {target!r} is no run folder; expected one that `jaxnn train` "
             f"wrote, a recipe ({', '.join(RECIPES)}), or FILE.py:name"
         )
-    _check_no_shape(config)
     _check_flags(config, USED, "nothing is trained")
     chosen = replace(RECIPES[target or "default"], **given(config.network))
     check(chosen)
@@ -167,17 +167,14 @@ def _subject(config: CompareConfig) -> tuple[str, str, Callable]:
     return _network(f"{name}, untrained", name, e, params, state)
 
 
-def _check_flags(config, used, why):
-    """Raise unless all settings of a network that are given are among those `used`."""
+def _check_flags(config, used, why, shape=False):
+    """Raise unless all that is given is among the settings `used`, or a `shape`."""
     for name in given(config.network).keys() - used:
         raise JaxnnError(
             f"compare: {flag(name)} has no effect here: {why}. Flags that have: "
             + ", ".join(map(flag, sorted(used)))
         )
-
-
-def _check_no_shape(config):
-    if config.shape:
+    if config.shape and not shape:
         raise JaxnnError(
             "compare: --shape has no effect here: a network's images have their own; "
             "it is for FILE.py:name"
@@ -214,11 +211,10 @@ def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, 
 
 def _shape(text: str) -> tuple[int, ...]:
     """ "4,3" as (4, 3); "()" or "" as a number's."""
-    words = [w.strip() for w in text.strip("()").split(",") if w.strip()]
-    # up to nine digits: int() takes the digits of all scripts, and any number of them
-    if not all(w.isascii() and w.isdigit() and 0 < len(w) < 10 for w in words):
+    # up to nine digits, as int() takes any number of them
+    if not re.fullmatch(r"\(?(\s*\d{1,9}\s*,)*(\s*\d{1,9}\s*)?\)?", text, re.ASCII):
         raise JaxnnError(f"--shape {text}: expected whole numbers such as 4,3")
-    shape = tuple(map(int, words))
+    shape = tuple(map(int, re.findall(r"\d+", text)))
     if 0 in shape:
         raise JaxnnError(f"--shape {text}: nothing can be compared in an empty array")
     return shape

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.app.build import build, check_experiment, facts_of
-from jaxnn.app.checks import check_data
+from jaxnn.app.build import build, build_for_data, check_experiment
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import LRConfig
 from jaxnn.app.folder import fresh_folder, print_undrawn
 from jaxnn.app.settings import flag, given
-from jaxnn.app.streams import note
-from jaxnn.data import load
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, write_json
@@ -55,17 +52,16 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
             "expected a range that rises"
         )
     enable_compile_cache()
-    data = load(c.data, validation=c.validation, say=note)
-    check_data(c, data)
-    facts = facts_of(data)
-    e = build(c, facts, data)
+    e = build_for_data(c)
     check_experiment(e)
     say = (lambda *_: None) if c.quiet else print
     say(f"{config.count} rates x {c.seeds} seeds x {config.steps} steps")
-    with fresh_folder(c.out, f"lr-{Path(data.name).name}") as folder:
+    with fresh_folder(c.out, f"lr-{Path(e.data.name).name}") as folder:
         found = find_lr(
-            e.net, data.train, loss=e.loss, batch=c.batch, steps=config.steps,
-            optimizer=lambda lr: build(c, facts, data, traced={"lr": lr}).optimizer,
+            e.net, e.data.train, loss=e.loss, batch=c.batch, steps=config.steps,
+            optimizer=lambda lr: build(
+                c, e.facts, e.data, traced={"lr": lr}
+            ).optimizer,
             rates=np.geomspace(config.lowest, config.highest, config.count).tolist(),
             seeds=range(c.seed, c.seed + c.seeds), **e.options,
         )  # fmt: skip

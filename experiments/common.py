@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-import tyro
-
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 
@@ -25,11 +23,14 @@ Args = TypeVar("Args")
 def main(args: type[Args], run: Callable[[Args], Any]) -> None:
     """Parse the command line into the dataclass `args` and run the experiment."""
     from jaxnn.app.compile_cache import enable_compile_cache
+    from jaxnn.app.flags import parsed
     from jaxnn.errors import JaxnnError
 
-    settings = tyro.cli(args, description=sys.modules["__main__"].__doc__)
-    enable_compile_cache()
+    here = sys.modules["__main__"]
+    program = f"python -m {here.__spec__.name if here.__spec__ else here.__file__}"
     try:
+        settings = parsed(program, args, sys.argv[1:], here.__doc__ or "")
+        enable_compile_cache()
         run(settings)
     except JaxnnError as error:
         sys.exit(f"error: {error}")

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments.common import RESULTS
+from jaxnn.app.flags import parsed
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json, write_text
 
@@ -115,6 +114,9 @@ def run(args: Args) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run(tyro.cli(Args, description=__doc__)))
+        words = sys.argv[1:]
+        sys.exit(
+            run(parsed("python -m experiments.report", Args, words, __doc__ or ""))
+        )
     except JaxnnError as error:
         sys.exit(f"error: {error}")

@@ -158,9 +158,9 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
             "); the other flags still override."
         )
     if {"-h", "--help", "--help-all"} & set(words):
-        print(help_text(name, kind, about, "--help-all" in words, base))
+        print(help_text(f"jaxnn {name}", kind, about, "--help-all" in words, base))
         raise SystemExit(0)
-    typed = read_words(name, kind, words)
+    typed = read_words(f"jaxnn {name}", kind, words)
     found = made(kind, usual(kind, base) | typed)
     if name == "train" and found.resume is not None:
         from jaxnn.app.folder import check_resumed, read_config

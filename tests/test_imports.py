@@ -62,18 +62,12 @@ def loaded(statement):
 
 # code -> most modules of jaxnn, what must not be loaded
 DOORS = {
-    "import jaxnn": (1, ("jax", "tyro", "numpy")),
+    "import jaxnn": (1, ("jax", "numpy")),
     "from jaxnn import fit": (
         60,
-        (
-            "jaxnn.guard",
-            "jaxnn.check",
-            "jaxnn.app",
-            "jaxnn.distributed.processes",
-            "tyro",
-        ),
+        ("jaxnn.guard", "jaxnn.check", "jaxnn.app", "jaxnn.distributed.processes"),
     ),
-    "import jaxnn.attacks": (60, ("jaxnn.train", "jaxnn.app", "tyro")),
+    "import jaxnn.attacks": (60, ("jaxnn.train", "jaxnn.app")),
 }
 
 

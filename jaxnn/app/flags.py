@@ -83,8 +83,16 @@ def made(kind: Any, values: Mapping[str, Any]) -> Any:
     return kind(**found)
 
 
-def read_words(command: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
-    """The settings that the words after `jaxnn COMMAND` give, by name.
+def parsed(program: str, kind: Any, words: Sequence[str], about: str) -> Any:
+    """The settings of a program; `--help` among the words explains them and ends it."""
+    if {"-h", "--help"} & set(words):
+        print(help_text(program, kind, about, True, None))
+        raise SystemExit(0)
+    return made(kind, usual(kind) | read_words(program, kind, words))
+
+
+def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that the words after `program`, such as `jaxnn train`, give by name.
 
     Raises:
       JaxnnError: a flag that the command has not (with the one that was meant), a value
@@ -101,7 +109,7 @@ def read_words(command: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
         typed, by_place = typed.replace("_", "-"), places and not word.startswith("--")
         name = places[0] if by_place else flags.get(typed)
         if name is None:
-            raise JaxnnError(f"{command}: {_unknown(typed, command, flags)}")
+            raise JaxnnError(f"{program}: {_unknown(typed, program, flags)}")
         type_ = known[name].type
         many = get_origin(type_) is tuple
         if by_place:
@@ -129,7 +137,7 @@ def read_words(command: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _unknown(word, command, flags) -> str:
+def _unknown(word, program, flags) -> str:
     """What is wrong with a word that is no flag, and which one was meant."""
     if not word.startswith("--"):
         return f"got {word}, where no word is expected"
@@ -137,7 +145,7 @@ def _unknown(word, command, flags) -> str:
     near = difflib.get_close_matches(word, map(flag, flags.values()), n=1)
     best = meant if meant in flags else near[0] if near else None
     hint = f"; did you mean {best}?" if best else ";"
-    return f"there is no flag {word}{hint} `jaxnn {command} --help` lists them"
+    return f"there is no flag {word}{hint} `{program} --help` lists them"
 
 
 def docs_of(kind: Any) -> dict[str, str]:
@@ -154,11 +162,11 @@ def docs_of(kind: Any) -> dict[str, str]:
     return found
 
 
-def help_text(command: str, kind: Any, about: str, whole: bool, base: Any) -> str:
-    """The help of a command: a line a flag, or with `whole` all that is known of it.
+def help_text(program: str, kind: Any, about: str, whole: bool, base: Any) -> str:
+    """The help of a program: a line a flag, or with `whole` all that is known of it.
 
     Args:
-      command: its name.
+      program: such as `jaxnn train`.
       kind: its configuration.
       about: what it does.
       whole: whether to tell documentation, names and defaults in full.
@@ -171,7 +179,7 @@ def help_text(command: str, kind: Any, about: str, whole: bool, base: Any) -> st
         f"{name.upper()}{' ...' * (get_origin(known[name].type) is tuple)}"
         for name in places
     ]
-    lines = [f"usage: {' '.join(['jaxnn', command, *shown, '[FLAGS]'])}", ""]
+    lines = [f"usage: {' '.join([program, *shown, '[FLAGS]'])}", ""]
     for paragraph in about.split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), width), ""]
     for name in places:
@@ -190,7 +198,7 @@ def help_text(command: str, kind: Any, about: str, whole: bool, base: Any) -> st
         ]  # fmt: skip
         lines += [title, *told, ""] if told else []
     if not whole:
-        lines.append(f"`jaxnn {command} --help-all` tells all names and defaults.")
+        lines.append(f"`{program} --help-all` tells all names and defaults.")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ def test_every_setting_of_train_stands_in_one_group_and_is_told():
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_help_of_a_command_names_its_flags_and_fits(name, whole):
-    text = help_text(name, KINDS[name], "About.\n\nMore.", whole, None)
+    text = help_text(f"jaxnn {name}", KINDS[name], "About.\n\nMore.", whole, None)
     for setting, row in flat(KINDS[name]).items():
         shown = setting.upper() if row.typed.by_place else f"  {flag(setting)}"
         assert shown in text

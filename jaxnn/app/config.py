@@ -370,21 +370,23 @@ class LRConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """Measure a saved run on all test images."""
-
+class _OfRun:
     run: Annotated[Path, PLACE]
     """Run folder that jaxnn train wrote."""
+
+
+@dataclass(frozen=True)
+class EvalConfig(_OfRun):
+    """Measure a saved run on all test images."""
+
     data: str | None = None
     """Another data set or folder of the same shape; none: the run's own."""
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(_OfRun):
     """Read digits from picture files: any size, light on dark or dark on light."""
 
-    run: Annotated[Path, PLACE]
-    """Run folder that jaxnn train wrote."""
     images: Annotated[tuple[Path, ...], PLACE] = ()
     """Picture files (PNG, JPEG ...), one digit each."""
 
@@ -400,11 +402,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
-    """Run the first bad step of a run again, and say where it began."""
-
-    run: Annotated[Path, PLACE]
-    """Run folder that jaxnn train wrote, with a repro.npz in it."""
+class ReplayConfig(_OfRun):
+    """Run the first bad step of a run, which repro.npz in it holds, again."""
 
 
 @dataclass(frozen=True)
@@ -430,11 +429,19 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class AttackConfig:
+class _OnImages(EvalConfig):
+    images: Annotated[int, IMAGES] = -1
+    """Test images: -1 takes all, else a seeded stratified sample."""
+    seed: Annotated[int, SEED] = 0
+    """Of random starts and samples."""
+    out: Path | None = None
+    """Folder to write; none: attacks/ or robustness/ in the run's."""
+
+
+@dataclass(frozen=True)
+class AttackConfig(_OnImages):
     """Attack the test images of a saved run; writes JSON and a picture beside it."""
 
-    run: Annotated[Path, PLACE]
-    """Run folder that jaxnn train wrote."""
     attack: Annotated[str, Names("jaxnn.attacks:ATTACKS")] = "pgd"
     """Which one."""
     epsilon: Annotated[float | None, NOT_NEGATIVE] = None
@@ -456,25 +463,15 @@ class AttackConfig:
     translation, blur, contrast."""
     amount: Annotated[float | None, NOT_NEGATIVE] = None
     """Of corruptions; none: 15 degrees, 3 pixels, a sigma of 1, .5 of the contrast."""
-    images: Annotated[int, IMAGES] = -1
-    """Test images: -1 takes all, else a seeded stratified sample."""
-    data: str | None = None
-    """Another data set or folder of the same shape; none: the run's own."""
-    seed: Annotated[int, SEED] = 0
-    """Of random starts and samples."""
-    out: Path | None = None
-    """Folder to write; none: attacks/ in the run's."""
 
 
 @dataclass(frozen=True)
-class RobustnessConfig:
+class RobustnessConfig(_OnImages):
     """Worst case over a suite of attacks, with the attack's own checks K1 to K20.
 
     Exits with 1 if a check fails, so that the accuracy cannot be believed.
     """
 
-    run: Annotated[Path, PLACE]
-    """Run folder that jaxnn train wrote."""
     epsilon: Annotated[float, NOT_NEGATIVE] = EPSILON
     """Budget, pixels in [0, 1]."""
     norm: Literal["linf", "l2", "l1"] = "linf"
@@ -483,13 +480,5 @@ class RobustnessConfig:
     """Other run folders: who fools whom (transfer.png), and K9."""
     level: Literal["fast", "full"] = "fast"
     """fast: about a minute for a small network; full: 10 restarts, 100 steps."""
-    images: Annotated[int, IMAGES] = -1
-    """Test images: -1 takes all, else a seeded stratified sample."""
-    data: str | None = None
-    """Another data set or folder of the same shape; none: the run's own."""
-    seed: Annotated[int, SEED] = 0
-    """Of random starts and samples."""
-    out: Path | None = None
-    """Folder to write; none: robustness/ in the run's."""
     quiet: bool = False
     """Print the results only."""

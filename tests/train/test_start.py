@@ -1,5 +1,7 @@
 """`fit(start=...)`: training that goes on from another one."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -12,8 +14,13 @@ from tests.train.problem import blobs, leaves_equal
 
 NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
 DATA, HELD = blobs(256), blobs(64, seed=1)
-OTHER, ONE = mlp([6, 9, 3], normalize=True, drop_rate=0.1), fit(NET, DATA, epochs=1)
+OTHER = mlp([6, 9, 3], normalize=True, drop_rate=0.1)
 OPTIONS = {"batch": 32, "validation": HELD}
+
+
+@functools.cache
+def one():
+    return fit(NET, DATA, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +63,13 @@ def test_a_continued_run_that_was_cut_goes_on_from_its_snapshot(tmp_path):
 @pytest.mark.parametrize(
     ("start", "options", "words"),
     [
-        (3, {}, "start of type int, expected a History"),
-        (OTHER.init(jax.random.key(0), (6,))[0], {}, "params of another form"),
-        (ONE, {"optimizer": optax.sgd(0.1)}, "opt of another form"),
-        (ONE, {"seeds": [0, 1]}, "params of another form"),
-        (ONE, {"ema": 0.9}, "ema of another form"),
+        (lambda: 3, {}, "start of type int, expected a History"),
+        (lambda: OTHER.init(jax.random.key(0), (6,))[0], {}, "params of another form"),
+        (one, {"optimizer": optax.sgd(0.1)}, "opt of another form"),
+        (one, {"seeds": [0, 1]}, "params of another form"),
+        (one, {"ema": 0.9}, "ema of another form"),
     ],
 )
 def test_a_start_that_does_not_fit_is_named(start, options, words):
     with pytest.raises(JaxnnError, match=words):
-        fit(NET, DATA, epochs=1, start=start, **options)
+        fit(NET, DATA, epochs=1, start=start(), **options)

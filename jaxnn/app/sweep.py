@@ -81,20 +81,17 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
         )
         result = plan._asdict() | {"points": [], "groups": {}, "compiles": 0}
         sweep.train(result)
-        rows = [row for part in result["groups"].values() for row in part]
-        result["points"] = sorted(rows, key=lambda row: row["point"])
-        result["settings_tried"] = tried = _settings_tried(result["points"])
-        accuracies = [sweep.test(number) for number in tried[0]["points"]]
-        result["best"] = tried[0] | {
-            "test_accuracy": float(np.mean(accuracies)),
-            "test_accuracies": accuracies,
-            "test_images": len(data.test.y),
-        }
+        sweep.finish(result)
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
     failed = draw(
-        folder, {"sweep.png": drawn("jaxnn.plots.run:sweep", tried, list(axes))}
+        folder,
+        {
+            "sweep.png": drawn(
+                "jaxnn.plots.run:sweep", result["settings_tried"], list(axes)
+            )
+        },
     )
     print("\n".join(table(result)))
     print_undrawn(failed)
@@ -172,7 +169,19 @@ class Sweep(NamedTuple):
             )
         return rows
 
-    def test(self, number: int) -> float:
+    def finish(self, result: dict) -> None:
+        """Put the points together by setting, and test the best setting's networks."""
+        rows = [row for part in result["groups"].values() for row in part]
+        result["points"] = sorted(rows, key=lambda row: row["point"])
+        result["settings_tried"] = tried = _settings_tried(result["points"])
+        accuracies = [self._test(number) for number in tried[0]["points"]]
+        result["best"] = tried[0] | {
+            "test_accuracy": float(np.mean(accuracies)),
+            "test_accuracies": accuracies,
+            "test_images": len(self.data.test.y),
+        }
+
+    def _test(self, number: int) -> float:
         """Test accuracy of one point, from the parameters its group left."""
         i, row = next(
             (i, row)

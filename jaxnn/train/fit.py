@@ -5,7 +5,6 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.arrays import is_whole
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
@@ -14,12 +13,8 @@ from jaxnn.train.inputs import (
     MANY,
     as_loss,
     check_arguments,
-    check_ending,
-    check_labels,
-    check_net,
     check_step_functions,
-    data_pair,
-    same_scale,
+    checked_data,
     sample_weights,
     seed_list,
 )
@@ -137,23 +132,13 @@ def fit(
     if optimizer is None or isinstance(optimizer, str):
         optimizer = optimizer_by_name(optimizer or "adam")
     data = data if targets is None else (data, targets)
-    check_net("fit", net)
-    x, y = data_pair(data, "fit", "data")
-    if validation is not None:
-        validation = data_pair(validation, "fit", "validation")
-        same_scale(x, validation[0], "fit")
-    if is_whole(batch) and batch > len(x):
-        raise JaxnnError(
-            f"fit: got batch={batch} but only {len(x)} training rows; "
-            f"expected 1 <= batch <= {len(x)}"
-        )
     loss, found = as_loss("fit", loss), seed_list(seeds)
     seeds = found if isinstance(seeds, MANY) else found[0]
+    x, y, validation = checked_data("fit", net, loss, data, validation, batch)
     check_arguments(
-        "fit", epochs=epochs, batch=batch, max_bad_steps=max_bad_steps,
-        patience=patience, steps_per_call=steps_per_call, snapshots=snapshots,
-        mesh=mesh, on_epoch=on_epoch, dtype=dtype, shuffle=shuffle,
-        keep=keep, optimizer=optimizer, **of_step,
+        "fit", epochs=epochs, max_bad_steps=max_bad_steps, patience=patience,
+        steps_per_call=steps_per_call, snapshots=snapshots, mesh=mesh, dtype=dtype,
+        on_epoch=on_epoch, shuffle=shuffle, keep=keep, optimizer=optimizer, **of_step,
     )  # fmt: skip
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
@@ -169,8 +154,6 @@ def fit(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,
         **of_step, half=half, guard=step_guard(guard), watch_update=False,
     )  # fmt: skip
-    check_ending("fit", net, loss)
-    check_labels("fit", net, loss, x, y, validation)
     each = sample_weights(y, weights, class_weights)
     if each is not None:
         y = Weighted(y, each)

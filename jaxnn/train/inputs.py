@@ -159,6 +159,26 @@ def same_scale(x: Any, held: Any, where: str) -> None:
             )
 
 
+def checked_data(
+    where: str, net: Any, loss: Any, data: Any, held: Any, batch: Any
+) -> tuple[Any, Any, Any]:
+    """(x, y, held): arrays that fit one another, the network and the loss."""
+    check_net(where, net)
+    check_arguments(where, batch=batch)
+    x, y = data_pair(data, where, "data")
+    if held is not None:
+        held = data_pair(held, where, "validation")
+        same_scale(x, held[0], where)
+    if batch > len(x):
+        raise JaxnnError(
+            f"{where}: got batch={batch} but only {len(x)} training rows; expected "
+            f"1 <= batch <= {len(x)}"
+        )
+    check_ending(where, net, loss)
+    check_labels(where, net, loss, x, y, held)
+    return x, y, held
+
+
 # ---- data, parameters and loss beside the network
 
 

@@ -20,9 +20,7 @@ from jaxnn.train.inputs import (
     FORMS,
     as_loss,
     check_arguments,
-    check_ending,
-    check_labels,
-    data_pair,
+    checked_data,
     seed_list,
 )
 from jaxnn.train.step import Step, make_step
@@ -95,13 +93,12 @@ def find_lr(
     Raises:
       JaxnnError: what `fit` refuses; rates that are not positive, or fewer than two.
     """
-    x, y = data_pair(data if targets is None else (data, targets), "find_lr", "data")
+    data = data if targets is None else (data, targets)
     loss, seeds = as_loss("find_lr", loss), seed_list(seeds)
+    x, y, _ = checked_data("find_lr", net, loss, data, None, batch)
     for name in options:
         lookup("option of find_lr", name, SETTINGS)
-    check_arguments("find_lr", steps=steps, batch=batch, **options)
-    check_ending("find_lr", net, loss)
-    check_labels("find_lr", net, loss, x, y, None)
+    check_arguments("find_lr", steps=steps, **options)
     tried = np.unique(np.asarray(rates, np.float32))
     if len(tried) < 2 or not 0 < tried[0] <= tried[-1] < np.inf:
         raise JaxnnError(
@@ -109,13 +106,8 @@ def find_lr(
         )
     if isinstance(optimizer, str):
         optimizer = lookup("optimizer", optimizer, OPTIMIZERS)[0]
-    epochs = range(-(-steps // max(len(x) // batch, 1)))
+    epochs = range(-(-steps // (len(x) // batch)))
     order = np.concatenate([batch_order(len(x), batch, e) for e in epochs])[:steps]
-    if not len(order):
-        raise JaxnnError(
-            f"find_lr: got batch={batch} but only {len(x)} rows; expected "
-            f"1 <= batch <= {len(x)}"
-        )
     make = partial(make_step, net, loss, watch_update=False, **options)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     found = _train(make, optimizer, jnp.asarray(x), jnp.asarray(y), order, tried, keys)

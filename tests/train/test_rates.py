@@ -56,7 +56,7 @@ def test_a_step_that_is_not_finite_is_a_failure_and_an_edge_is_said():
         ({"rates": [0.1]}, "at least two"),
         ({"rates": [0.0, 0.1]}, "finite ones > 0"),
         ({"optimizer": "adm"}, "Did you mean 'adam'"),
-        ({"batch": 1000}, "only 256 rows"),
+        ({"batch": 1000}, "only 256 training rows"),
         ({"steps": 0}, "steps"),
         ({"penalti": None}, "Did you mean 'penalty'"),
         ({"penalty": 3}, "penalty=3, expected a function"),

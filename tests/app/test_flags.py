@@ -2,13 +2,22 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxnn.app import config
-from jaxnn.app.flags import GROUPS, OTHER_WORDS, docs_of, flat, help_text
+from jaxnn.app.flags import (
+    GROUPS,
+    OTHER_WORDS,
+    docs_of,
+    flat,
+    help_text,
+    read_words,
+)
 from jaxnn.app.settings import flag
 from jaxnn.cli import COMMANDS, main
+from jaxnn.errors import JaxnnError
 
 KINDS = {
     name: getattr(config, command.settings)
@@ -31,6 +40,28 @@ def test_the_help_of_a_command_names_its_flags_and_fits(name, whole):
         shown = setting.upper() if row.typed.by_place else f"  {flag(setting)}"
         assert shown in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_words_are_read_by_the_types_of_settings_and_the_last_flag_counts():
+    words = (
+        "--lr=.1 --lr .2 --layers 3 --layers 4 dropout:.1 --no-standardize --batch_norm "
+        "--eps .3 --output none --noise-shift -1e-1 --local-device-ids 0 1 --seed=7"
+    )
+    assert read_words("jaxnn train", config.TrainCommand, words.split()) == {
+        "lr": 0.2, "layers": ("4", "dropout:.1"), "standardize": False,
+        "batch_norm": True, "epsilon": 0.3, "output": None, "noise_shift": -0.1,
+        "local_device_ids": (0, 1), "seed": 7,
+    }  # fmt: skip
+    found = read_words("jaxnn predict", config.PredictConfig, ["run", "a", "b=c"])
+    assert found == {"run": Path("run"), "images": (Path("a"), Path("b=c"))}
+    for words, said in (
+        ("--lr", "--lr: got nothing, expected a number or none"),
+        ("--epochs 1.5", "--epochs: got 1.5, expected a whole number"),
+        ("--guard x", "--guard: got x, expected skip, raise"),
+        ("mnist", "got mnist, where no word is expected"),
+    ):
+        with pytest.raises(JaxnnError, match=said):
+            read_words("jaxnn train", config.TrainCommand, words.split())
 
 
 def test_a_short_help_loads_no_jax():

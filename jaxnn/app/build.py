@@ -31,9 +31,7 @@ from jaxnn.layers import (
     conv,
     dense,
     flatten,
-    log_softmax,
     reshape,
-    softmax,
     standardize,
 )
 from jaxnn.losses import RegisteredLoss, loss_by_name
@@ -90,9 +88,9 @@ def build(
     if "lr" in traced:
         optimizer = optax.chain(optimizer, optax.scale(traced["lr"]))
     net = network(replace(config, dropout=traced.get("dropout", config.dropout)), facts)
-    endings = {name: activation_layer(name) for name in ACTIVATIONS}
-    endings |= {"softmax": softmax, "log_softmax": log_softmax}
-    check_ending("--loss, --output", net, loss, endings)
+    named = {*ACTIVATIONS, "softmax", "log_softmax"}
+    ends = {config.output, *config.layers[-1:]} & named
+    check_ending("--loss, --output", net, loss, {n: output_layer(n) for n in ends})
     options = step_options(config, facts.classes, steps, traced)
     return Experiment(config, facts, data, net, loss, optimizer, steps, options)
 

@@ -44,8 +44,8 @@ def test_the_help_of_a_command_names_its_flags_and_fits(name, whole):
 
 def test_words_are_read_by_the_types_of_settings_and_the_last_flag_counts():
     words = (
-        "--lr=.1 --lr .2 --layers 3 --layers 4 dropout:.1 --no-standardize --batch_norm "
-        "--eps .3 --output none --noise-shift -1e-1 --local-device-ids 0 1 --seed=7"
+        "--lr=.1 --lr .2 --layers 3 --layers 4 dropout:.1 --no-standardize --eps .3 "
+        "--batch_norm --output none --noise-shift -1e-1 --local-device-ids 0 1 --seed=7"
     )
     assert read_words("jaxnn train", config.TrainCommand, words.split()) == {
         "lr": 0.2, "layers": ("4", "dropout:.1"), "standardize": False,

@@ -5,84 +5,24 @@
 
 Both trees run the program below on the same machine, once with most of XLA's
 optimizations off and once with all of them. Each array must have the same bits, or be
-printed by name and within 1e-6 of its size; whole numbers, texts and keys are equal. A
-tree that names a thing otherwise is asked by `SYNONYMS`: the newest name comes first.
+printed by name and within 1e-6 of its size; whole numbers, texts and keys are equal.
 """
 
 import argparse
 import hashlib
-import importlib
 import importlib.metadata
-import inspect
 import json
 import os
-import pkgutil
 import struct
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import numpy as np
 
-SYNONYMS = {  # in this order; a tree has one of each
-    "augment": ("augment", "data.augment"),
-    "binarize": ("binarize", "binarise"),
-    "chain": ("chain", "in_turn"),
-    "checkpoint_steps": ("checkpoint_steps", "snapshot_steps"),
-    "corruptions": ("corruptions", "camera"),
-    "defense": ("defense", "defence"),
-    "defenses": ("defenses", "defences"),
-    "epochs": ("epochs", "rows"),
-    "free_replays": ("free_replays", "replays"),
-    "keep_checkpoints": ("keep_checkpoints", "snapshots"),
-    "lanes": ("lanes", "slots"),
-    "optimizer": ("optimizer", "optimiser"),
-    "optimizer_by_name": ("optimizer_by_name", "optimiser_by_name"),
-    "per-seed": ("per-seed", "own"),
-    "proximity": ("proximity", "stay"),
-    "reference": ("reference", "like"),
-    "shuffle": ("shuffle", "order"),
-    "sum_penalties": ("sum_penalties", "combined"),
-    "targeted_descent": ("targeted_descent", "towards"),
-}
 VOLATILE = {"seconds", "versions", "git", "device", "out", "jaxnn", "when", "command"}
 LIMIT = 1e-6
-
-
-def thing(room, name):
-    """`name` of the package `room`, or of a module in it, or of any module."""
-    rooms, names = SYNONYMS.get(room, (room,)), SYNONYMS.get(name, (name,))
-    for module in [f"jaxnn.{r}" for r in rooms if r] + _modules(rooms):
-        try:
-            found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if not error.name.startswith("jaxnn"):
-                raise
-            continue
-        for spelling in names:
-            if hasattr(found, spelling):
-                return getattr(found, spelling)
-    raise LookupError(f"no {' or '.join(names)} in {rooms}: add it to SYNONYMS")
-
-
-def _modules(rooms):
-    import jaxnn
-
-    found = [m.name for m in pkgutil.walk_packages(jaxnn.__path__, "jaxnn.")]
-    near = [m for m in found if m.split(".")[1] in rooms]
-    return near + [m for m in found if m not in near]
-
-
-def call(function, *args, **given):
-    """`function` with its keywords as this tree spells them."""
-    takes = inspect.signature(function).parameters
-    spelled = {}
-    for name, value in given.items():
-        names = SYNONYMS.get(name, (name,))
-        spelled[next((n for n in names if n in takes), name)] = value
-    return function(*args, **spelled)
 
 
 # ---- the program, run in each tree -----------------------------------------------
@@ -133,16 +73,16 @@ LAYERS = [  # a constructor's call, the shape of one sample
 
 def made(text):
     """The layer that `text` says."""
-    names = {}
-    for room in ("layers", "combine"):
-        package = importlib.import_module(f"jaxnn.{room}")
-        names |= {n: v for n, v in vars(package).items() if not n.startswith("_")}
-    return eval(text, names)  # of the tables of this file
+    from jaxnn import combine, layers
+
+    return eval(text, vars(layers) | vars(combine))  # of the tables of this file
 
 
 def draws():
     """Initial parameters and states of every layer, and every initializer."""
     import jax
+
+    from jaxnn.layers import INITIALIZERS, initializer
 
     key = jax.random.key(3)
     for text, shape in LAYERS:
@@ -150,8 +90,8 @@ def draws():
         yield text, {"params": params, "state": state, "shape": out}
     params, _, _ = made("embedding(5, 3)").init(key, (4,))
     yield "embedding(5, 3)", params
-    for name in sorted(thing("layers", "INITIALIZERS")):
-        yield name, thing("layers", "initializer")(name)(key, (5, 4), np.float32)
+    for name in sorted(INITIALIZERS):
+        yield name, initializer(name)(key, (5, 4), np.float32)
 
 
 def layers():
@@ -178,9 +118,10 @@ def losses():
     """Values and gradients of every loss, by label and by distribution."""
     import jax
 
-    table = thing("losses", "LOSSES")
+    from jaxnn.losses import LOSSES, loss_by_name
+
     pred, labels = 3 * rows(6, 4) - 1.5, np.arange(6) % 4
-    for name, loss in sorted(table.items()):
+    for name, loss in sorted(LOSSES.items()):
         target = rows(6, 4, seed=1)
         target = target / target.sum(-1, keepdims=True)
         given = pred if name not in ("nll", "kl") else jax.nn.log_softmax(pred)
@@ -194,7 +135,7 @@ def losses():
                 except ValueError as error:
                     found = type(error).__name__
                 yield f"{name} {kind} {reduction}", found
-    smooth = thing("losses", "loss_by_name")("softmax_cross_entropy", 0.1)
+    smooth = loss_by_name("softmax_cross_entropy", 0.1)
     yield "label smoothing", smooth(pred, labels)
 
 
@@ -202,43 +143,37 @@ def pieces():
     """Penalties, projections, noise, augmentations, optimizers, one by one."""
     import jax
 
+    from jaxnn import augment
+    from jaxnn import regularize as r
+    from jaxnn.optimizers import optimizer_by_name
+
     key, params = jax.random.key(1), {"w": rows(5, 4) - 0.5, "b": rows(4) - 0.5}
     x, images = rows(6, 5), rows(6, 9, 9, seed=4)
-
-    def of(name, *args):
-        return call(thing("regularize", name), *args)
-
-    both = thing("regularize", "sum_penalties")(of("l1", 0.1), of("l2", 0.2))
     for name, penalty in {
-        "l1": of("l1", 0.1), "l2": of("l2", 0.1), "elastic_net": of("elastic_net", 0.1),
-        "spectral_norm": of("spectral_norm", 0.1), "sum_penalties": both,
+        "l1": r.l1(0.1), "l2": r.l2(0.1), "elastic_net": r.elastic_net(0.1),
+        "spectral_norm": r.spectral_norm(0.1),
+        "sum_penalties": r.sum_penalties(r.l1(0.1), r.l2(0.2)),
+        "max_norm": r.max_norm(0.3), "max_spectral_norm": r.max_spectral_norm(0.3),
     }.items():  # fmt: skip
         yield name, jax.jit(penalty)(params)
-    for name in ("max_norm", "max_spectral_norm"):
-        yield name, jax.jit(of(name, 0.3))(params)
-    yield "clip_gradient", of("clip_gradient", 0.1)(params, np.float32(2))
+    yield "clip_gradient", r.clip_gradient(0.1)(params, np.float32(2))
     for name in ("input_noise", "uniform_noise", "sign_noise"):
-        yield name, jax.jit(of(name, 0.2, 0.1))(key, x)
-    yield "weight_noise", jax.jit(of("weight_noise", 0.2))(key, params)
-    yield "mixup", jax.jit(of("mixup", 0.4, 4))(key, x, np.arange(6) % 4, rows(6))
-    warp = thing("augment", "random_warp")(rotate=10, elastic=1.0)
-    for name, augment in {
-        "random_shift": thing("augment", "random_shift")(2),
-        "random_flip": thing("augment", "random_flip")(),
-        "random_erase": thing("augment", "random_erase")(3),
-        "random_warp": thing("augment", "random_warp")(
-            rotate=20, scale=0.1, shear=0.2, shift=2
-        ),
-    }.items():
-        yield name, jax.jit(augment)(key, images)
-    chain = thing("augment", "chain")(thing("augment", "random_flip")(), warp)
-    yield "chain", jax.jit(chain)(key, images)
-    by_name = thing("train", "optimizer_by_name")
+        yield name, jax.jit(getattr(r, name)(0.2, 0.1))(key, x)
+    yield "weight_noise", jax.jit(r.weight_noise(0.2))(key, params)
+    yield "mixup", jax.jit(r.mixup(0.4, 4))(key, x, np.arange(6) % 4, rows(6))
+    warp = augment.random_warp(rotate=10, elastic=1.0)
+    for name, changed in {
+        "random_shift": augment.random_shift(2), "random_flip": augment.random_flip(),
+        "random_erase": augment.random_erase(3),
+        "random_warp": augment.random_warp(rotate=20, scale=0.1, shear=0.2, shift=2),
+        "chain": augment.chain(augment.random_flip(), warp),
+    }.items():  # fmt: skip
+        yield name, jax.jit(changed)(key, images)
     for name in (
         "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam",
         "adamw", "nadam", "lamb", "lion",
     ):  # fmt: skip
-        optimizer = by_name(name, None, "onecycle", 8)
+        optimizer = optimizer_by_name(name, None, "onecycle", 8)
 
         def steps(params, optimizer=optimizer):
             state = optimizer.init(params)
@@ -261,21 +196,16 @@ def problem(*shape, count=200, classes=3):
 def trainings():
     """name -> (network, data, settings of `fit`): 20 steps each."""
 
-    def defense(name, *args):
-        return thing("defenses", name)(*args)
-
-    def optimizer(*args, **given):
-        return thing("train", "optimizer_by_name")(*args, **given)
+    from jaxnn import augment, defenses, regularize
+    from jaxnn.losses import loss_by_name
+    from jaxnn.optimizers import optimizer_by_name as optimizer
 
     image, color = problem(8, 8), problem(8, 8, 2)
     bad = image[0] / np.float32(255)
     bad[7] = 3e38  # one step in five overflows
     sequence = (problem(6, 4)[0] / np.float32(255), problem(6, 4)[1])
-    l2, noise = thing("regularize", "l2"), thing("regularize", "weight_noise")
-    shift = thing("augment", "random_shift")(1)
-    erase = thing("augment", "random_erase")(2)
-    chain, mixup = thing("augment", "chain"), thing("regularize", "mixup")
-    smooth = thing("losses", "loss_by_name")("softmax_cross_entropy", 0.1)
+    l2, shift = regularize.l2, augment.random_shift(1)
+    smooth = loss_by_name("softmax_cross_entropy", 0.1)
     small = "serial(standardize(.4, .2), flatten, mlp([64, 12, 3]))"
     return {
         "mlp": (small, image, {
@@ -285,12 +215,15 @@ def trainings():
         }),
         "cnn": (
             "serial(conv(4), relu, max_pool(2), conv(6, 3, 2), relu, flatten,"
-            " dense(3))", color, {"augment": chain(shift, erase), "weights": rows(200)},
+            " dense(3))", color, {
+                "augment": augment.chain(shift, augment.random_erase(2)),
+                "weights": rows(200),
+            },
         ),
         "norms": (
             "serial(flatten, dense(12), batch_norm(), relu, dropout(.2), dense(3))",
-            image, {"loss": smooth, "mixup": mixup(0.4, 3),
-                    "project": thing("regularize", "max_norm")(1.0)},
+            image, {"loss": smooth, "mixup": regularize.mixup(0.4, 3),
+                    "project": regularize.max_norm(1.0)},
         ),
         "residual": (
             "serial(flatten, dense(8), stack(residual(remat(serial(dense(8),"
@@ -298,39 +231,33 @@ def trainings():
             image, {"class_weights": "balanced"},
         ),
         "lstm": ("serial(lstm(5), dense(3))", sequence, {
-            "weight_noise": noise(0.05), "clip_value": 0.1,
+            "weight_noise": regularize.weight_noise(0.05), "clip_value": 0.1,
             "optimizer": optimizer("nesterov", 0.1, "cosine", 20),
         }),
         "seeds shared": (small, image, {"seeds": [3, 4, 5], "augment": shift}),
         "seeds apart": (
             "serial(flatten, dense(12), batch_norm(), relu, dropout(.2), dense(3))",
-            image, {"seeds": [3, 4], "shuffle": SYNONYMS["per-seed"],
-                    "penalty": l2(0.01)},
+            image, {"seeds": [3, 4], "shuffle": "per-seed", "penalty": l2(0.01)},
         ),
         "float16": (small, image, {"dtype": "float16"}),
         "bad steps": (small, (bad, image[1]), {}),
-        "pgd": (small, image, {"defense": defense("pgd", 0.1, 3)}),
-        "fgsm_rs": (small, image, {"defense": defense("fgsm_rs", 0.1)}),
-        "fgsm_mix": (small, image, {"defense": defense("fgsm_mix", 0.1)}),
-        "trades": (small, image, {"defense": defense("trades", 0.1)}),
-        "free": (small, image, {"defense": defense("free", 0.1, 2)}),
-        "ibp": (small, image, {"defense": defense("ibp", 0.1)}),
+        "pgd": (small, image, {"defense": defenses.pgd(0.1, 3)}),
+        "fgsm_rs": (small, image, {"defense": defenses.fgsm_rs(0.1)}),
+        "fgsm_mix": (small, image, {"defense": defenses.fgsm_mix(0.1)}),
+        "trades": (small, image, {"defense": defenses.trades(0.1)}),
+        "free": (small, image, {"defense": defenses.free(0.1, 2)}),
+        "ibp": (small, image, {"defense": defenses.ibp(0.1)}),
     }  # fmt: skip
 
 
 def training():
     """Parameters, state and numbers of every epoch after 20 steps."""
-    fit = thing("train", "fit")
+    from jaxnn.train import fit
+
     for name, (net, data, given) in trainings().items():
-        given = dict(given)
-        if "shuffle" in given:  # the word of this tree
-            takes = inspect.signature(fit).parameters
-            given["shuffle"] = given["shuffle"]["shuffle" not in takes]
-        history = call(fit, made(net), data, epochs=4, batch=40, **given)
-        found = next(
-            getattr(history, n) for n in SYNONYMS["epochs"] if hasattr(history, n)
-        )
-        numbers = [{k: v for k, v in e.items() if k != "seconds"} for e in found]
+        history = fit(made(net), data, epochs=4, batch=40, **given)
+        numbers = [{k: v for k, v in e.items() if k != "seconds"}
+                   for e in history.epochs]  # fmt: skip
         yield name, (history.params, history.state, numbers, history.stopped)
 
 
@@ -353,32 +280,30 @@ def attacks():
     """Every attack x norm with a key, on a small network."""
     import jax
 
+    from jaxnn import attacks as module
+    from jaxnn.attacks import ATTACKS, Classifier
+
     net = made("serial(standardize(.4, .2), flatten, mlp([64, 12, 3]))")
     params, state, _ = net.init(jax.random.key(2), (8, 8))
-    model = thing("attacks", "Classifier")(net, params, state)
+    model = Classifier(net, params, state)
     x = rows(24, 8, 8, seed=6)
     y = np.where(np.arange(24) % 6, np.asarray(model.logits(x)).argmax(-1), 0)
-    for name, attack in sorted(thing("attacks", "ATTACKS").items()):
+    for name, attack in sorted(ATTACKS.items()):
         usual = {
             "epsilon": 0.1, "key": jax.random.key(4), "kind": "uniform", "steps": 6,
             "queries": 20, "directions": 8, "searches": 3,
         }  # fmt: skip
-        if name in SYNONYMS["corruptions"]:
+        if name == "corruptions":
             usual |= {"kind": "contrast", "amount": 0.5, "tries": 3}
         usual = {k: v for k, v in usual.items() if k in attack.takes}
-        newest = next((new for new, all in SYNONYMS.items() if name in all), name)
         norms = attack.norms if "norm" in attack.takes else [None]
         cases = [{} if norm is None else {"norm": norm} for norm in sorted(norms)]
-        for case in cases + MORE_ATTACKS.get(newest, []):
+        for case in cases + MORE_ATTACKS.get(name, []):
             given = usual | case
             if "loss" in case:
-                given["loss"] = thing("attacks", case["loss"])
-            spelled = {}
-            for k, v in given.items():
-                words = SYNONYMS.get(k, (k,))
-                spelled[next(w for w in words if w in attack.takes)] = v
+                given["loss"] = getattr(module, case["loss"])
             words = " ".join(f"{k}={v}" for k, v in case.items())
-            yield f"{newest} {words}".strip(), attack.run(model, x, y, **spelled)
+            yield f"{name} {words}".strip(), attack.run(model, x, y, **given)
 
 
 def write_digits(folder):
@@ -395,14 +320,11 @@ def write_digits(folder):
 
 def commands():
     """What the commands save: keys, texts and numbers of their JSON, and weights."""
-    script = tomllib.loads(Path("pyproject.toml").read_text())["project"]["scripts"]
-    module, _, function = script["jaxnn"].partition(":")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "data").mkdir()
         write_digits(folder / "data")
         home = os.environ | {"XDG_CACHE_HOME": f"{scratch}/cache"}
-        code = f"import sys; from {module} import {function}; sys.exit({function}())"
         where = f"--data {folder}/data --quiet"
         for words in (
             f"train --layers 8 --epochs 2 --batch 20 --validation 40 {where} "
@@ -412,7 +334,7 @@ def commands():
             f"attack {folder}/run --images 40 --attack pgd --steps 5",
             f"attack {folder}/run --images 40 --attack fgsm --norm l2 --epsilon 1",
         ):
-            given = [sys.executable, "-c", code, *words.split()]
+            given = [sys.executable, "-m", "jaxnn.cli", *words.split()]
             subprocess.run(given, check=True, env=home, stdout=subprocess.DEVNULL)
         for path in sorted(folder.glob("[rt]*/**/*.json")):
             name = str(path.relative_to(folder))
@@ -441,8 +363,7 @@ def flat(tree, name):
         tree = tree._asdict()
     if isinstance(tree, dict):
         for key in sorted(tree):
-            newest = next((new for new, all in SYNONYMS.items() if key in all), key)
-            yield from flat(tree[key], f"{name}.{newest}")
+            yield from flat(tree[key], f"{name}.{key}")
     elif isinstance(tree, (tuple, list)):
         for i, each in enumerate(tree):
             yield from flat(each, f"{name}[{i}]")

@@ -4,8 +4,9 @@
 
 Each target is a file or folder of `jaxnn/`; its mutants are drawn by the seed. A mutant
 is one changed operator, comparison, number, truth value or condition; the tests of its
-room run until one fails. What survives is printed with its place: a test is missing, or
-the change makes no difference. The exit status is 1 if more than a tenth survive.
+room run until one fails, those named after its file first. What survives is printed
+with its place: a test is missing, or the change makes no difference. What ends only by
+the timeout is counted apart. The exit status is 1 if more than a tenth survive.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -96,14 +98,15 @@ def mutants(path: Path) -> list[Mutant]:
 
 
 def tests_of(path: Path) -> list[str]:
-    """The tests of the room that the file is in."""
+    """The tests of the room that the file is in: named after it, after the room, rest."""
     room = path.relative_to(ROOT / "jaxnn").parts[0].removesuffix(".py")
-    folder = ROOT / "tests" / room
-    return [f"tests/{room}"] if folder.is_dir() else [f"tests/test_{room}.py"]
+    files = (ROOT / "tests" / room).glob("test_*.py")
+    order = sorted(files, key=lambda f: (path.stem not in f.stem, room not in f.stem, f))
+    return [str(f.relative_to(ROOT)) for f in order] or [f"tests/test_{room}.py"]
 
 
-def survives(mutant: Mutant, tree: Path, timeout: float) -> bool:
-    """Whether all tests of its room pass in `tree`, a copy, with the mutant in it."""
+def outcome(mutant: Mutant, tree: Path, timeout: float) -> str:
+    """What the tests of its room say in `tree`, a copy, with the mutant in it."""
     path = tree / mutant.path.relative_to(ROOT)
     whole = path.read_bytes()
     path.write_bytes(
@@ -117,12 +120,12 @@ def survives(mutant: Mutant, tree: Path, timeout: float) -> bool:
             capture_output=True, timeout=timeout,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return False  # a loop that does not end is noticed
+        return "timed out"
     finally:
         path.write_bytes(whole)
     if run.returncode not in (0, 1, 2):  # all pass, one fails, one cannot be imported
         sys.exit(f"pytest: {run.stdout.decode()[-500:]}{run.stderr.decode()[-500:]}")
-    return run.returncode == 0
+    return "killed" if run.returncode else "survives"
 
 
 def main() -> int:
@@ -140,17 +143,18 @@ def main() -> int:
             parser.error(f"no file or folder {path}")
         found += [m for p in paths for m in mutants(p)]
     chosen = random.Random(given.seed).sample(found, min(given.count, len(found)))
-    alive = []
+    ends = []
     with tempfile.TemporaryDirectory() as folder:
         leave = shutil.ignore_patterns(".*", "__pycache__", "results", "runs")
         shutil.copytree(ROOT, folder, ignore=leave, dirs_exist_ok=True)
         for i, mutant in enumerate(chosen, 1):
-            alive += [mutant] if survives(mutant, Path(folder), given.timeout) else []
-            print(f"{i} of {len(chosen)}: {len(alive)} alive", file=sys.stderr)
-    print(
-        f"{len(chosen)} of {len(found)} mutants, {len(alive)} survive", *alive, sep="\n"
-    )
-    return int(len(alive) > len(chosen) / 10)
+            ends.append(outcome(mutant, Path(folder), given.timeout))
+            print(f"{i} of {len(chosen)}: {ends[-1]}: {mutant}", file=sys.stderr)
+    counts = ", ".join(f"{n} {end}" for end, n in Counter(ends).most_common())
+    print(f"{len(chosen)} of {len(found)} mutants: {counts}")
+    left = [(e, m) for e, m in zip(ends, chosen, strict=True) if e != "killed"]
+    print(*(f"{end}: {mutant}" for end, mutant in left), sep="\n")
+    return int(ends.count("survives") > len(chosen) / 10)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_the_time_step_of_a_recurrent_layer_is_named():
 
 
 def test_guilty_rows_are_those_that_spoil_alone():
-    bad = {3, 11, 12}
+    bad = {0, 11, 12}  # the first is the first donor, too
     x = np.arange(16)
     found = guilty_rows(lambda x, y: not bad & set(x.tolist()), x, x, None)
     assert sorted(found) == sorted(bad)

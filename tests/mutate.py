@@ -98,10 +98,12 @@ def mutants(path: Path) -> list[Mutant]:
 
 
 def tests_of(path: Path) -> list[str]:
-    """The tests of the room that the file is in: named after it, after the room, rest."""
+    """The tests of its room, those named after the file or the room first."""
     room = path.relative_to(ROOT / "jaxnn").parts[0].removesuffix(".py")
     files = (ROOT / "tests" / room).glob("test_*.py")
-    order = sorted(files, key=lambda f: (path.stem not in f.stem, room not in f.stem, f))
+    order = sorted(
+        files, key=lambda f: (path.stem not in f.stem, room not in f.stem, f)
+    )
     return [str(f.relative_to(ROOT)) for f in order] or [f"tests/test_{room}.py"]
 
 

@@ -14,30 +14,10 @@ import optax
 import pytest
 
 from jaxnn import evaluate, fit, mlp, parallel, predict, residual, serial
+from jaxnn import layers as nn
 from jaxnn.arrays import as_array
 from jaxnn.errors import JaxnnError
 from jaxnn.interop import as_jax, from_jax, layer_from_jax
-from jaxnn.layers import (
-    avg_pool,
-    batch_norm,
-    conv,
-    conv1d,
-    conv_transpose,
-    crop,
-    dense,
-    depthwise_conv,
-    dropout,
-    embedding,
-    gaussian_noise,
-    group_norm,
-    lstm,
-    max_pool,
-    multi_head_attention,
-    pad,
-    relu,
-    reshape,
-    upsample,
-)
 from jaxnn.losses import LOSSES, mse, sigmoid_cross_entropy
 from tests.train.problem import blobs
 
@@ -124,7 +104,7 @@ ONE_OUTPUT = {
     "floats without their axis": (Y * 0.5, mse),
 }
 COUNTS = [0, -1, 1.5, "3", None, True, float("nan"), [2]]
-NO_LAYERS = [3, "dense", dense, [dense(3)], None, lambda x: x, jnp.ones(3)]
+NO_LAYERS = [3, "dense", nn.dense, [nn.dense(3)], None, lambda x: x, jnp.ones(3)]
 
 PRED = X32[:, :3]
 
@@ -157,8 +137,8 @@ REFUSED = {
         f"fit seeds={s!r}": fitted(seeds=s)
         for s in ([], -1, 2**32, 1e9, "0", None, [0, -1], [0.5], True, [[0]], {0})
     },
-    **{f"fit net={n!r}": fitted(net=n) for n in (3, "mlp", mlp, None, [dense(3)])},
-    **{f"evaluate net={n!r}": evaluated(net=n) for n in (3, None, dense)},
+    **{f"fit net={n!r}": fitted(net=n) for n in (3, "mlp", mlp, None, [nn.dense(3)])},
+    **{f"evaluate net={n!r}": evaluated(net=n) for n in (3, None, nn.dense)},
     **{
         f"fit {name}={value!r}": fitted(**{name: value})
         for name, value in {
@@ -208,38 +188,39 @@ REFUSED = {
     ),
     "predict another network's state": predicted(given=lambda: (trained()[0], {})),
     **{f"serial({n!r})": lambda n=n: serial(n) for n in NO_LAYERS},
-    **{f"parallel({n!r})": lambda n=n: parallel(dense(2), n) for n in NO_LAYERS},
+    **{f"parallel({n!r})": lambda n=n: parallel(nn.dense(2), n) for n in NO_LAYERS},
     **{f"residual({n!r})": lambda n=n: residual(n) for n in NO_LAYERS},
     **{
         f"{make.__name__}({n!r})": lambda make=make, n=n: make(n)
-        for make in (dense, conv, lstm, group_norm)
+        for make in (nn.dense, nn.conv, nn.lstm, nn.group_norm)
         for n in (0, -3, 2.5, "8", None, True, float("nan"))
     },
     **{
         f"{make.__name__}({n!r})": lambda make=make, n=n: make(n)
-        for make in (dropout, gaussian_noise, avg_pool)
+        for make in (nn.dropout, nn.gaussian_noise, nn.avg_pool)
         for n in (-0.1, float("nan"), "half", None, [0.1])
     },
     **{
         f"{name} of {n!r}": lambda make=make, n=n: make(n).init(KEY, (4, 4, 3))
         for name, make in {
-            "max_pool": max_pool, "upsample": upsample, "pad": pad, "crop": crop,
-            "conv kernel": lambda n: conv(2, n), "conv stride": lambda n: conv(2, 3, n),
-            "depthwise": depthwise_conv, "conv1d": lambda n: conv1d(2, n),
-            "conv_transpose": lambda n: conv_transpose(2, n),
+            "max_pool": nn.max_pool, "upsample": nn.upsample, "pad": nn.pad,
+            "crop": nn.crop, "conv kernel": lambda n: nn.conv(2, n),
+            "conv stride": lambda n: nn.conv(2, 3, n),
+            "depthwise": nn.depthwise_conv, "conv1d": lambda n: nn.conv1d(2, n),
+            "conv_transpose": lambda n: nn.conv_transpose(2, n),
         }.items()
         for n in (-1, 0.5, None, "two", (1, 2, 3, 4), float("nan"))
     },
     **{
         f"{make.__name__}{args!r}": lambda make=make, args=args: make(*args)
-        for make in (embedding, multi_head_attention)
+        for make in (nn.embedding, nn.multi_head_attention)
         for args in ((0, 3), (3, 0), (2.5, 3), ("3", 3), (3, -1), (True, 2))
     },
     **{
-        f"reshape({n!r})": lambda n=n: reshape(n).init(KEY, (4, 3))
+        f"reshape({n!r})": lambda n=n: nn.reshape(n).init(KEY, (4, 3))
         for n in (5, -2, 2.5, "12", None, float("nan"))
     },
-    **{f"as_jax({n!r})": lambda n=n: as_jax(n) for n in (3, dense, None, "relu")},
+    **{f"as_jax({n!r})": lambda n=n: as_jax(n) for n in (3, nn.dense, None, "relu")},
     **{f"from_jax({n!r})": lambda n=n: from_jax(n) for n in (3, None, "sinc")},
     "layer_from_jax(3)": lambda: layer_from_jax(3),
     "layer_from_jax init no function": lambda: layer_from_jax(jnp.sin, init=3),
@@ -258,7 +239,7 @@ REFUSED = {
         f"{layer.name} key={k!r}": lambda layer=layer, k=k: layer.forward(
             (), (), X, key=k, train=True
         )
-        for layer in (dropout(0.5), gaussian_noise(0.1))
+        for layer in (nn.dropout(0.5), nn.gaussian_noise(0.1))
         for k in (0, None, "key")
     },
     **{
@@ -342,7 +323,7 @@ def test_bools_are_the_labels_0_and_1():
 
 
 def test_outputs_of_every_step_are_all_there():
-    net = serial(lstm(4, True), dense(3))
+    net = serial(nn.lstm(4, True), nn.dense(3))
     x, y = X.reshape(12, 2, 6), Y.reshape(12, 2)
     params, state, _ = net.init(KEY, (2, 6))
     whole = predict(net, params, state, x)
@@ -358,7 +339,7 @@ def test_outputs_of_every_step_are_all_there():
 
 
 def test_a_masked_class_of_a_normalized_network_still_runs():
-    net = serial(dense(4), batch_norm(), relu, dense(3))
+    net = serial(nn.dense(4), nn.batch_norm(), nn.relu, nn.dense(3))
     params, state, _ = net.init(KEY, (6,))
     assert predict(net, params, state, X.tolist()).shape == (24, 3)
 

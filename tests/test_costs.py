@@ -1,9 +1,11 @@
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxnn import layers as nn
 from jaxnn.combine import (
     freeze,
     mlp,
@@ -18,17 +20,6 @@ from jaxnn.combine import (
 from jaxnn.costs import count_flops, count_parameters, layer_costs, summary
 from jaxnn.errors import JaxnnError
 from jaxnn.interop import layer_from_jax
-from jaxnn.layers import (
-    batch_norm,
-    conv,
-    dense,
-    dropout,
-    embedding,
-    flatten,
-    lstm,
-    relu,
-    tanh,
-)
 from tests.combine.cases import NETWORKS
 from tests.combine.test_networks import lenet
 from tests.layers.cases import traced_init
@@ -72,28 +63,19 @@ def test_parameters_add_up_however_nested(name):
     whole = layer_costs(net, in_shape, None)[0]
     params, state = traced_init(net, in_shape)
     assert whole.parameters == count_parameters(params)
-    assert (
-        whole.out_shape
-        == jax.eval_shape(
-            lambda p, s: net.forward(p, s, jnp.ones((2, *in_shape)), train=False)[0],
-            params,
-            state,
-        ).shape[1:]
-    )
+    x = jnp.ones((2, *in_shape))
+    y, *_ = jax.eval_shape(partial(net.forward, train=False), params, state, x)
+    assert whole.out_shape == y.shape[1:]
 
 
 def test_parts_are_indented_and_counted_in_their_network():
-    net = serial(residual(serial(dense(3), tanh), dense(3)), dense(2))
+    net = serial(residual(serial(nn.dense(3), nn.tanh), nn.dense(3)), nn.dense(2))
     costs = layer_costs(net, (4,), 8)
     assert [(c.depth, c.name) for c in costs] == [
-        (0, "serial(2 layers)"),
-        (1, "residual(serial(2 layers), dense(3))"),
-        (2, "serial(2 layers)"),
-        (3, "dense(3)"),
-        (3, "tanh"),
-        (2, "dense(3)"),
+        (0, "serial(2 layers)"), (1, "residual(serial(2 layers), dense(3))"),
+        (2, "serial(2 layers)"), (3, "dense(3)"), (3, "tanh"), (2, "dense(3)"),
         (1, "dense(2)"),
-    ]
+    ]  # fmt: skip
     whole, block, inner, first, _, skip, last = costs
     assert whole.parameters == block.parameters + last.parameters == 38
     assert block.parameters == first.parameters + skip.parameters
@@ -103,7 +85,7 @@ def test_parts_are_indented_and_counted_in_their_network():
 
 
 def test_flops_of_dense_are_those_of_its_products():
-    net = dense(5, bias=False)
+    net = nn.dense(5, bias=False)
     cost = layer_costs(net, (7,), 16)[0]
     assert cost.forward_flops == 2 * 16 * 7 * 5
     assert cost.backward_flops == 2 * cost.forward_flops
@@ -122,7 +104,7 @@ def test_flops_are_those_of_the_compiled_network():
 
 
 def test_a_scan_counts_as_often_as_it_runs():
-    block = serial(dense(6, bias=False), dense(6, bias=False))
+    block = serial(nn.dense(6, bias=False), nn.dense(6, bias=False))
     one = layer_costs(block, (6,), 8)[0]
     five = layer_costs(stack(stack(block, 5), 3), (6,), 8)
     for cost in five[:3]:  # the whole, 3 x stack, 5 x block
@@ -136,27 +118,29 @@ def test_a_scan_counts_as_often_as_it_runs():
 
 
 def test_a_recurrent_layer_counts_every_step():
-    short, long = (layer_costs(lstm(4), (steps, 3), 2)[0] for steps in (5, 50))
+    short, long = (layer_costs(nn.lstm(4), (steps, 3), 2)[0] for steps in (5, 50))
     assert long.forward_flops / short.forward_flops == pytest.approx(10, rel=0.05)
     assert long.backward_flops / short.backward_flops == pytest.approx(10, rel=0.05)
 
 
 def test_a_repeated_layer_has_one_set_of_parameters():
-    whole, each = layer_costs(repeat(dense(3), 4), (3,), 8)
+    whole, each = layer_costs(repeat(nn.dense(3), 4), (3,), 8)
     assert whole.parameters == each.parameters == 12
     assert each.name == "4 x dense(3)"
     assert each.forward_flops == 4 * (2 * 8 * 9 + 8 * 3)
 
 
 def test_cache_counts_an_array_once():
-    whole, first, act, second = layer_costs(serial(dense(5), tanh, dense(3)), (4,), 8)
+    whole, first, act, second = layer_costs(
+        serial(nn.dense(5), nn.tanh, nn.dense(3)), (4,), 8
+    )
     # x, tanh's output, which the next layer keeps too; the weights are kept anyway
     sizes = [cost.cache_bytes // itemsize() for cost in (whole, first, act, second)]
     assert sizes == [8 * (4 + 5), 8 * 4, 8 * 5, 0]
 
 
 def test_cache_of_remat_is_its_input():
-    net = remat(serial(dense(5), tanh, dense(4), tanh))
+    net = remat(serial(nn.dense(5), nn.tanh, nn.dense(4), nn.tanh))
     costs = layer_costs(net, (4,), 8)
     assert costs[0].cache_bytes == 8 * 4 * itemsize()
     assert all(cost.cache_bytes == 0 for cost in costs[1:])
@@ -166,7 +150,7 @@ def test_cache_of_remat_is_its_input():
 
 
 def test_cache_bytes_are_those_of_the_cache():
-    net = serial(dense(5), batch_norm(), relu, dropout(0.3), dense(2))
+    net = serial(nn.dense(5), nn.batch_norm(), nn.relu, nn.dropout(0.3), nn.dense(2))
     found = layer_costs(net, (4,), 8)[0].cache_bytes
     params, state = traced_init(net, (4,))
 
@@ -183,14 +167,14 @@ def test_cache_bytes_are_those_of_the_cache():
 
 
 def test_frozen_parameters_are_counted_apart():
-    net = serial(freeze(mlp([4, 3, 3])), stack(freeze(dense(3)), 2), dense(2))
+    net = serial(freeze(mlp([4, 3, 3])), stack(freeze(nn.dense(3)), 2), nn.dense(2))
     whole = layer_costs(net, (4,), 8)[0]
     assert (whole.parameters, whole.frozen) == (8, 27 + 2 * 12)
     by_name = rows(net, (4,))
     assert by_name["2 x freeze(dense(3))"].frozen == 24
     # x, not w, has a gradient
-    plain = layer_costs(dense(3, bias=False), (4,), 8)[0]
-    frozen = layer_costs(freeze(dense(3, bias=False)), (4,), 8)[0]
+    plain = layer_costs(nn.dense(3, bias=False), (4,), 8)[0]
+    frozen = layer_costs(freeze(nn.dense(3, bias=False)), (4,), 8)[0]
     assert frozen.backward_flops == plain.backward_flops / 2
     text = summary(net, (4,))
     assert re.search(r"total +8 \+ 51 frozen", text)
@@ -199,29 +183,23 @@ def test_frozen_parameters_are_counted_apart():
 
 def test_shared_parameters_count_where_they_are_shared():
     def network(d):
-        return serial(d, stack(serial(d, tanh, dense(3)), 2), d)
+        return serial(d, stack(serial(d, nn.tanh, nn.dense(3)), 2), d)
 
-    costs = layer_costs(serial(share(dense(3), network), dense(2)), (3,), 8)
+    costs = layer_costs(serial(share(nn.dense(3), network), nn.dense(2)), (3,), 8)
     assert costs[0].parameters == 12 + 2 * 12 + 8
     shown = [(c.name, c.parameters, c.shared) for c in costs[1:]]
     assert shown == [
-        ("share(dense(3))", 36, False),
-        ("serial(3 layers)", 24, False),
-        ("dense(3)", 0, True),
-        ("stack(serial(3 layers), 2)", 24, False),
-        ("2 x serial(3 layers)", 24, False),
-        ("dense(3)", 0, True),
-        ("tanh", 0, False),
-        ("dense(3)", 24, False),
-        ("dense(3)", 0, True),
-        ("dense(2)", 8, False),
-    ]
-    text = summary(share(dense(3), lambda d: d), (3,), batch=None)
+        ("share(dense(3))", 36, False), ("serial(3 layers)", 24, False),
+        ("dense(3)", 0, True), ("stack(serial(3 layers), 2)", 24, False),
+        ("2 x serial(3 layers)", 24, False), ("dense(3)", 0, True), ("tanh", 0, False),
+        ("dense(3)", 24, False), ("dense(3)", 0, True), ("dense(2)", 8, False),
+    ]  # fmt: skip
+    text = summary(share(nn.dense(3), lambda d: d), (3,), batch=None)
     assert re.search(r"dense\(3\) +\(B, 3\) +shared", text)
 
 
 def test_layers_by_vjp_say_so():
-    net = serial(layer_from_jax(jnp.sinc), parallel(layer_from_jax(jnp.cos), relu))
+    net = serial(layer_from_jax(jnp.sinc), parallel(layer_from_jax(jnp.cos), nn.relu))
     text = summary(net, (3,))
     assert "sinc by jax.vjp" in text
     assert "  cos by jax.vjp" in text
@@ -229,12 +207,12 @@ def test_layers_by_vjp_say_so():
 
 
 def test_inputs_may_be_whole_numbers():
-    net = serial(embedding(10, 3), flatten, dense(2))
+    net = serial(nn.embedding(10, 3), nn.flatten, nn.dense(2))
     assert layer_costs(net, (4,), 8, "int32")[0].parameters == 30 + 26
 
 
 def test_it_computes_nothing_and_is_quick():
-    huge = serial(dense(10**5), relu, dense(10**5))  # 80 GB of weights
+    huge = serial(nn.dense(10**5), nn.relu, nn.dense(10**5))  # 80 GB of weights
     assert layer_costs(huge, (10**5,), 4)[0].parameters == 2 * 10**10 + 2 * 10**5
 
 
@@ -246,7 +224,7 @@ def test_images():
 
 
 def test_numbers_have_three_digits():
-    text = summary(conv(8, 3), (28, 28, 1), batch=128)
+    text = summary(nn.conv(8, 3), (28, 28, 1), batch=128)
     assert re.search(r"80 +14\.6 M +\d+(\.\d)? M +803 kB", text)
 
 

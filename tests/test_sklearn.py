@@ -21,17 +21,8 @@ from jaxnn.sklearn import JaxnnClassifier, JaxnnRegressor
 from tests.train.problem import leaves_equal
 
 NAMES = [
-    "nought",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-]
+    "nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -97,28 +97,30 @@ def groups(cases, names):
 
 
 def run_layers(cases, shared, batch, dtype, tolerance, names):
+    key = jax.random.key_data(KEY)  # another member's is another
     for few in groups({name: LayerCase(*case) for name, case in cases.items()}, names):
         params, state, x, dy = {}, {}, {}, {}
         for name, case in few.items():
             s = setup(*case._replace(batch=max(case.batch, 2)))
             given = cast((s.params, s.state, rows_of(s.x, batch)), dtype)
             params[name], state[name], x[name] = given
-            y = jax.eval_shape(partial(forward, case.layer), *given)[0]
+            y = jax.eval_shape(partial(forward, case.layer), *given, key)[0]
             dy[name] = jnp.asarray(normal(*y.shape, seed=6), y.dtype)
 
-        def run(params, state, x, dy, few=few):
+        def run(params, state, x, dy, key, few=few):
             found = {}
             for name, case in few.items():
-                given = params[name], state[name], x[name]
+                given = params[name], state[name], x[name], key
                 y, after, cache = forward(case.layer, *given)
                 found[name] = y, after, case.layer.backward(cache, dy[name])
             return found
 
-        compare(run, [params, state, x, dy], shared, tolerance)
+        compare(run, [params, state, x, dy, key], shared, tolerance)
 
 
-def forward(layer, params, state, x):
-    return layer.forward(params, state, x, key=KEY, train=True)
+def forward(layer, params, state, x, key):
+    key = jax.random.wrap_key_data(key)
+    return layer.forward(params, state, x, key=key, train=True)
 
 
 def run_rules(batch, dtype, tolerance, names):

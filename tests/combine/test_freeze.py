@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn.combine import freeze, mlp, remat, serial, stack
+from jaxnn.combine import freeze, mlp, serial, stack
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, dropout, tanh
 from jaxnn.regularize import l1, l2, max_norm, sum_penalties
@@ -27,15 +27,10 @@ def trained():
     before = jax.tree.map(np.asarray, (params, state))
     start = jax.jit(lambda: net.init(jax.random.key(0), (4,)))
     history = fit(
-        net,
-        (X, Y),
-        epochs=3,
-        batch=8,
+        net, (X, Y), epochs=3, batch=8, project=max_norm(0.5), dtype=jnp.float32,
         optimizer=optax.adamw(0.1, weight_decay=0.1),
         penalty=sum_penalties(l1(0.1), l2(0.1)),
-        project=max_norm(0.5),
-        dtype=jnp.float32,
-    )
+    )  # fmt: skip
     return net, start, before, history
 
 
@@ -101,37 +96,6 @@ def test_frozen_draws_are_those_of_the_layer():
     params, _, _ = dense(3).init(KEY, (4,))
     _, state, _ = freeze(dense(3)).init(KEY, (4,))
     assert_trees_close(state["params"], params, 0)
-
-
-def test_freeze_in_remat():
-    net = remat(serial(freeze(dense(3)), tanh))
-    params, state, _ = net.init(KEY, (4,))
-    y, _, cache = net.forward(params, state, jnp.asarray(normal(2, 4)), train=True)
-    dx, grads = net.backward(cache, y)
-    assert dx.shape == (2, 4)
-    assert grads == ((), ())
-
-
-PARAMS = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
-GIVEN = {
-    "other width": (dense(2), PARAMS, None, r"freeze\(dense\(2\)\): got params of"),
-    "no bias": (dense(3, bias=False), PARAMS, None, r"got params of shapes"),
-    "statistics missing": (
-        batch_norm(),
-        {"gamma": jnp.ones(4), "beta": jnp.ones(4)},
-        None,
-        r"freeze\(batch_norm\): got state of shapes \(\), expected .*mean",
-    ),
-    "params missing": (dense(3), None, (), r"got params of shapes \(\), expected"),
-}
-
-
-@pytest.mark.parametrize(
-    ("layer", "params", "state", "message"), GIVEN.values(), ids=GIVEN
-)
-def test_values_of_another_network_are_refused(layer, params, state, message):
-    with pytest.raises(JaxnnError, match=message):
-        freeze(layer, params, state).init(KEY, (4,))
 
 
 def test_parameters_not_yet_frozen_are_refused():

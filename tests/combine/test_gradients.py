@@ -7,7 +7,6 @@ import pytest
 
 from jaxnn.combine import parallel, remat, repeat, residual, serial, share, stack
 from jaxnn.layers import dense, relu
-from jaxnn.rules import Rule
 from tests.combine.cases import NETWORKS
 from tests.layers.cases import KEY, by_hand, by_vjp, cotangent, setup, traced_init
 from tests.rules.common import assert_trees_close
@@ -100,42 +99,24 @@ def assert_same_avals(got, want):
         assert (g.shape, g.dtype) == (w.shape, w.dtype)
 
 
-def test_residual_sums_both_paths():
-    net = residual(dense(2))
-    x, params = jnp.ones((1, 2)), {"w": 3 * jnp.eye(2), "b": jnp.zeros(2)}
-    y, _, cache = net.forward(params, (), x, train=True)
-    dx, _ = net.backward(cache, jnp.ones((1, 2)))
-    assert y.tolist() == [[4, 4]]
-    assert dx.tolist() == [[4, 4]]
+SAME = serial()
+VALUES = {  # network of layers without parameters, x -> y, dy -> dx
+    "residual": (residual(relu), [1.0, -2], [2, -2], [1.0, 1], [2, 1]),
+    # x * x * x by three branches that do nothing: at 0 no division will do
+    "multiply": (parallel(SAME, SAME, SAME, merge="multiply"),
+        [2.0, -3, 0], [8, -27, 0], [1.0, 1, 1], [12, 27, 0]),
+    "concatenate": (parallel(SAME, relu, merge="concatenate"),
+        [1.0, -2], [1, -2, 1, 0], [1.0, 10, 100, 1000], [101, 10]),
+}  # fmt: skip
 
 
-def test_parallel_sums_the_cotangents_of_every_branch():
-    # y = x * x * x by three branches that do nothing
-    same = serial()
-    net = parallel(same, same, same, merge="multiply")
-    x = jnp.asarray([[2.0, -3.0, 0.0]])  # at 0 no division will do
-    y, _, cache = net.forward(((),) * 3, ((),) * 3, x, train=True)
-    dx, _ = net.backward(cache, jnp.ones((1, 3)))
-    assert y.tolist() == [[8, -27, 0]]
-    assert dx.tolist() == [[12, 27, 0]]
-
-
-def test_concatenate_joins_in_the_order_of_the_branches():
-    net = parallel(serial(), relu, merge="concatenate")
-    x = jnp.asarray([[1.0, -2.0]])
-    y, _, cache = net.forward(((), ()), ((), ()), x, train=True)
-    dx, _ = net.backward(cache, jnp.asarray([[1.0, 10.0, 100.0, 1000.0]]))
-    assert y.tolist() == [[1, -2, 1, 0]]
-    assert dx.tolist() == [[101, 10]]
-
-
-def test_merge_may_be_a_rule_of_the_users():
-    average = Rule("average", lambda a, b: ((a + b) / 2, ()), lambda _, d: (d / 2,) * 2)
-    case = setup(parallel(dense(3), relu, merge=average), (3,), 4)
-    dy = cotangent(case)
-    assert_trees_close(
-        by_hand(case, case.x, dy, True)[2], by_vjp(case, case.x, dy, True)
-    )
+@pytest.mark.parametrize("name", VALUES)
+def test_paths_are_joined_and_their_cotangents_summed(name):
+    net, x, want_y, dy, want_dx = VALUES[name]
+    params, state, _ = net.init(KEY, (len(x),))
+    y, _, cache = net.forward(params, state, jnp.array([x]), train=True)
+    assert y.tolist() == [want_y]
+    assert net.backward(cache, jnp.array([dy]))[0].tolist() == [want_dx]
 
 
 @pytest.mark.parametrize("make", [stack, repeat, remat, residual, share])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import layers as nn
 from jaxnn.check import compare_gradients
 from jaxnn.combine import (
     dense_block,
@@ -12,26 +13,9 @@ from jaxnn.combine import (
     parallel,
     residual,
     serial,
-    share,
-    siamese,
     stack,
 )
-from jaxnn.layers import (
-    avg_pool,
-    batch_norm,
-    conv,
-    dense,
-    dropout,
-    flatten,
-    global_avg_pool,
-    log_softmax,
-    max_pool,
-    relu,
-    sigmoid,
-    tanh,
-)
-from jaxnn.losses import mse, softmax_cross_entropy
-from jaxnn.rules import sub
+from jaxnn.losses import softmax_cross_entropy
 from tests.layers.cases import KEY, drawn, traced_init
 from tests.rules.common import assert_trees_close, normal
 
@@ -39,9 +23,9 @@ from tests.rules.common import assert_trees_close, normal
 def lenet():
     """LeCun et al. 1998."""
     return serial(
-        *(conv(6, 5), tanh, avg_pool(2)),
-        *(conv(16, 5, padding="VALID"), tanh, avg_pool(2)),
-        *(flatten, dense(120), tanh, dense(84), tanh, dense(10)),
+        *(nn.conv(6, 5), nn.tanh, nn.avg_pool(2)),
+        *(nn.conv(16, 5, padding="VALID"), nn.tanh, nn.avg_pool(2)),
+        *(nn.flatten, nn.dense(120), nn.tanh, nn.dense(84), nn.tanh, nn.dense(10)),
     )
 
 
@@ -49,52 +33,35 @@ def resnet(width=4, blocks=2):
     """He et al. 2016: two stages, the second at half the resolution."""
 
     def block(width, stride=1):
-        first = (conv(width, 3, stride, bias=False), batch_norm(), relu)
-        inner = serial(*first, conv(width, 3, bias=False), batch_norm())
-        shortcut = serial(conv(width, 1, stride, bias=False), batch_norm())
-        return serial(residual(inner, None if stride == 1 else shortcut), relu)
+        first = (nn.conv(width, 3, stride, bias=False), nn.batch_norm(), nn.relu)
+        inner = serial(*first, nn.conv(width, 3, bias=False), nn.batch_norm())
+        shortcut = serial(nn.conv(width, 1, stride, bias=False), nn.batch_norm())
+        return serial(residual(inner, None if stride == 1 else shortcut), nn.relu)
 
-    stem = (conv(width, 3, bias=False), batch_norm(), relu)
+    stem = (nn.conv(width, 3, bias=False), nn.batch_norm(), nn.relu)
     stages = (stack(block(width), blocks), block(2 * width, stride=2))
-    return serial(*stem, *stages, global_avg_pool, dense(10))
+    return serial(*stem, *stages, nn.global_avg_pool, nn.dense(10))
 
 
 def inception(width=2):
     """Szegedy et al. 2015: branches of different reach, joined along the channels."""
 
     def module():
-        pointwise = serial(conv(width, 1), relu)
-        three = serial(conv(width, 1), relu, conv(width, 3), relu)
-        five = serial(conv(width, 1), relu, conv(width, 5), relu)
-        pooled = serial(max_pool(3, 1, "SAME"), conv(width, 1), relu)
+        pointwise = serial(nn.conv(width, 1), nn.relu)
+        three = serial(nn.conv(width, 1), nn.relu, nn.conv(width, 3), nn.relu)
+        five = serial(nn.conv(width, 1), nn.relu, nn.conv(width, 5), nn.relu)
+        pooled = serial(nn.max_pool(3, 1, "SAME"), nn.conv(width, 1), nn.relu)
         return parallel(pointwise, three, five, pooled, merge="concatenate")
 
-    return serial(module(), max_pool(2), conv(width), global_avg_pool, dense(10))
-
-
-def twins():
-    """Koch et al. 2015: are the two images of a pair of one class?"""
-    trunk = serial(conv(3, 3), relu, max_pool(2), flatten, dense(8), sigmoid)
-    return serial(siamese(trunk, merge=sub), dense(2))
-
-
-def refiner():
-    """An autoencoder whose code is refined by one layer in three places."""
-
-    def network(shared):
-        encoder = serial(flatten, dense(8), tanh, shared, tanh)
-        decoder = serial(dropout(0.2), residual(serial(shared, tanh)), dense(12))
-        return serial(encoder, shared, decoder)
-
-    return share(dense(8), network)
+    return serial(
+        module(), nn.max_pool(2), nn.conv(width), nn.global_avg_pool, nn.dense(10)
+    )
 
 
 NETWORKS = {  # network, shape of an input, loss, targets
     lenet: ((14, 14, 1), softmax_cross_entropy, np.array([3, 0, 9])),
     resnet: ((5, 6, 2), softmax_cross_entropy, np.array([3, 0, 9])),
     inception: ((6, 4, 1), softmax_cross_entropy, np.array([3, 0, 9])),
-    twins: ((2, 5, 4, 1), softmax_cross_entropy, np.array([1, 0, 1])),
-    refiner: ((3, 4), mse, normal(3, 12)),
 }
 
 
@@ -114,16 +81,10 @@ def test_gradients_of_a_classical_network(build):
     assert report.passed, report.table()
 
 
-def test_shared_parameters_of_the_refiner_are_one_set():
-    params, _ = traced_init(refiner(), (3, 4))
-    shapes = sorted(a.shape for a in jax.tree.leaves(params))
-    assert shapes == [(8,), (8,), (8, 8), (8, 12), (12,), (12, 8)]
-
-
 def test_appending_a_layer_leaves_earlier_draws():
-    hidden = dense(4, "xavier_uniform")
-    first = (hidden, dropout(0.5), hidden, dropout(0.5))
-    nets = serial(*first), serial(*first, dropout(0.5), dense(3, "zeros"))
+    hidden = nn.dense(4, "xavier_uniform")
+    first = (hidden, nn.dropout(0.5), hidden, nn.dropout(0.5))
+    nets = serial(*first), serial(*first, nn.dropout(0.5), nn.dense(3, "zeros"))
 
     @jax.jit
     def draws():
@@ -175,7 +136,7 @@ def test_backward_costs_no_more_than_autodiff():
 
 
 def test_mlp_can_end_in_the_log_softmax_that_nll_wants():
-    assert mlp([3, 2], output=log_softmax).parts[-1] is log_softmax
+    assert mlp([3, 2], output=nn.log_softmax).parts[-1] is nn.log_softmax
     assert mlp([3, 2], output="log_softmax").parts[-1].name == "log_softmax"
 
 

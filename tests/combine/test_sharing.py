@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.combine import freeze, parallel, serial, share, siamese, stack
+from jaxnn.combine import freeze, serial, share, siamese, stack
 from jaxnn.layers import batch_norm, dense, relu, tanh
 from jaxnn.train import fit
 from jaxnn.train.checkpoint import load_params, save_params
-from tests.layers.cases import KEY, cotangent, setup, traced_init
+from tests.layers.cases import KEY, setup, traced_init
 from tests.rules.common import assert_trees_close, normal
 
 
@@ -60,9 +60,7 @@ def test_a_frozen_layer_may_be_shared():
     assert jax.tree.leaves(params) == []
     first, _, (stacked, _) = state
     assert_trees_close(
-        stacked["params"],
-        jax.tree.map(lambda a: jnp.stack([a, a]), first["params"]),
-        0,
+        stacked["params"], jax.tree.map(lambda a: jnp.stack([a, a]), first["params"]), 0
     )
 
 
@@ -76,36 +74,12 @@ def test_shared_network_trains_saves_and_loads(tmp_path):
     assert_trees_close(load_params(tmp_path / "p.npz", params), history.params, 0)
 
 
-def test_siamese_is_shared_branches_of_a_pair():
-    """What `siamese` does in one batch, by `share` and `parallel` in two."""
-
-    def pick(i):
-        def backward(shape, dy):
-            dx = jnp.zeros((dy.shape[0], *shape.shape[1:]), dy.dtype)
-            return dx.at[:, i].set(dy), ()
-
-        return relu._replace(
-            init=lambda key, shape: ((), (), shape[1:]),
-            forward=lambda p, s, x, *, key=None, train: (x[:, i], s, x[:0]),
-            backward=backward,
-        )
-
-    def pair(d):
-        branches = (serial(pick(i), d) for i in range(2))
-        return parallel(*branches, merge="concatenate")
-
-    net, by_share = siamese(serial(dense(3), tanh)), share(serial(dense(3), tanh), pair)
-    case = setup(net, (2, 4), 5)
-    dy = cotangent(case)
-
-    @jax.jit
-    def both():
-        y, _, cache = case.forward(case.params, case.x, True)
-        dx, grads = net.backward(cache, dy)
-        params, state, _ = by_share.init(KEY, (2, 4))
-        params["shared"] = case.params
-        want, _, cache = by_share.forward(params, state, case.x, train=True)
-        want_dx, want_grads = by_share.backward(cache, dy)
-        return (y, dx, grads), (want, want_dx, want_grads["shared"])
-
-    assert_trees_close(*both())
+def test_siamese_joins_what_one_layer_makes_of_each():
+    inner = serial(dense(3), tanh)
+    case = setup(siamese(inner), (2, 4), 5)
+    y, _, _ = case.forward(case.params, case.x, True)
+    each = [
+        inner.forward(case.params, ((), ()), case.x[:, i], train=True)[0]
+        for i in range(2)
+    ]
+    assert_trees_close(y, jnp.concatenate(each, -1))

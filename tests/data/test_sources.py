@@ -258,17 +258,14 @@ def test_any_part_file_ends_in_a_right_file(mirror, tmp_path, how, left):
 
 
 def test_when_every_mirror_fails_each_is_listed_and_nothing_is_left(mirror, tmp_path):
-    folder = tmp_path / "x"
     bases = [f"{mirror.url}/gone", f"{mirror.url}/wrong", "http://127.0.0.1:9"]
     with pytest.raises(JaxnnError) as caught:
-        fetch("tiny", folder=folder, mirrors=bases)
+        fetch("tiny", folder=tmp_path / "x", mirrors=bases)
     message = str(caught.value)
     assert message.startswith(f"could not download {FIRST}; every mirror failed:")
-    assert f"{mirror.url}/gone/" in message
-    assert f"{mirror.url}/wrong/" in message
-    assert "http://127.0.0.1:9/" in message
+    assert all(f"{base}/" in message for base in bases)
     assert "Connection refused" in message
-    assert _names(folder) == []
+    assert _names(tmp_path / "x") == []
 
 
 def test_an_earlier_file_survives_a_failed_fetch(mirror, tmp_path):
@@ -369,9 +366,8 @@ def test_places_are_searched_in_the_documented_order(mirror, tmp_path, monkeypat
 def test_a_folder_that_was_chosen_is_not_passed_over(mirror, tmp_path, monkeypatch):
     folder = fetch("tiny")
     (folder / FIRST).unlink()
-    assert (
-        load("tiny", validation=0).folder == folder
-    )  # an unfinished fetch is finished
+    # an unfinished fetch is finished
+    assert load("tiny", validation=0).folder == folder
     monkeypatch.setenv("JAXNN_DATA", str(tmp_path / "typo"))
     with pytest.raises(JaxnnError, match=r"JAXNN_DATA=.*typo: got no such folder"):
         locate("tiny")

@@ -43,21 +43,19 @@ def test_an_infinite_number_is_not_a_number(write, word):
     assert read_csv(write(f"a\n1\n{word}\n"))["a"].dtype.kind == "U"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"\xef\xbb\xbfa,b\r\n1,x\r\n\r\n2,y\r\n",  # byte-order mark, CRLF, blank line
-        b'"a","b"\n"1","x"\n2,y',  # quotes, no newline at the end
-    ],
-)
-def test_what_spreadsheets_write_is_read(write, text):
+READ = [
+    # byte-order mark, CRLF, blank line; quotes, no newline at the end
+    (b"\xef\xbb\xbfa,b\r\n1,x\r\n\r\n2,y\r\n", [1, 2], ["x", "y"]),
+    (b'"a","b"\n"1","x"\n2,y', [1, 2], ["x", "y"]),
+    ('a,b\n"1,5","x\ny"\n', ["1,5"], ["x\ny"]),  # within quotes
+    ("a,b\n1,x\n1,\n", [1, 1], ["x", ""]),
+]
+
+
+@pytest.mark.parametrize(("text", "a", "b"), READ)
+def test_what_spreadsheets_write_is_read(write, text, a, b):
     table = read_csv(write(text))
-    assert table["a"].tolist() == [1, 2]
-    assert table["b"].tolist() == ["x", "y"]
-
-
-def test_commas_and_newlines_inside_quotes_stay(write):
-    assert read_csv(write('a,b\n"1,5","x\ny"\n'))["b"].tolist() == ["x\ny"]
+    assert (table["a"].tolist(), table["b"].tolist()) == (a, b)
 
 
 def test_a_row_of_gaps_is_a_row(write):

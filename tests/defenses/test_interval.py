@@ -5,24 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import layers as nn
 from jaxnn import mlp, serial
 from jaxnn.attacks import Classifier, pgd
 from jaxnn.defenses.interval import margins
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import (
-    avg_pool,
-    conv,
-    dense,
-    elu,
-    flatten,
-    interval,
-    leaky_relu,
-    max_pool,
-    reshape,
-    sigmoid,
-    softplus,
-    standardize,
-)
+from jaxnn.layers import dense, interval, sigmoid
 from jaxnn.losses import yes_above
 from jaxnn.robustness import certify
 from tests.rules.common import assert_close, assert_trees_close, normal
@@ -32,71 +20,47 @@ NETS = {
     "mlp": (mlp([6, 5, 4, 3], "relu", bias="normal"), (6,)),
     "conv": (
         serial(
-            standardize(0.4, 0.2), reshape(6, 6, 1), conv(3, 3, 2), leaky_relu(0.1),
-            serial(conv(2, 2, bias=False), sigmoid, max_pool(2, 1), avg_pool(2, 1)),
-            flatten, dense(4), softplus, dense(3, bias=False),
+            nn.standardize(0.4, 0.2), nn.reshape(6, 6, 1), nn.conv(3, 3, 2),
+            nn.leaky_relu(0.1), nn.max_pool(2, 1), nn.flatten, dense(4), nn.softplus,
+            dense(3, bias=False),
         ),
         (6, 6),
     ),
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=NETS)
-def case(request):
-    """Pictures, a network, its interval twin and margins: everything in one program."""
-    net, shape = NETS[request.param]
+@pytest.mark.parametrize("name", NETS)
+def test_no_point_of_the_box_leaves_the_margins_and_their_backward_is_jaxs(name):
+    """What the bounds of every layer promise, tests/layers/test_bounds.py asks."""
+    net, shape = NETS[name]
     params, state, _ = net.init(jax.random.key(3), shape)
     params = jax.tree.map(lambda a: a + 0.1, params)  # no zeros: |w| has no kink there
     x = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (8, *shape)))
-    y, e = jnp.arange(8) % 3, 0.1
-    twin, joined = interval(net), margins(net)
-    ends = x - e, x + e
-    dy = jnp.asarray(normal(8, 3)), jnp.asarray(normal(8, 3, seed=1))
+    y, e, dy = jnp.arange(8) % 3, 0.1, jnp.asarray(normal(8, 3))
 
     @jax.jit
     def run(params):
-        out, _, cache = twin.forward(params, state, ends, train=False)
-        hand = twin.backward(cache, dy)
-        auto = jax.vjp(
-            lambda p, ends: twin.forward(p, state, ends, train=False)[0], params, ends
-        )[1](dy)
-        worst, kept = joined.forward(params, state, x, y, e, train=True)
-        back = joined.backward(kept, dy[0])
-        automatically = jax.vjp(
-            lambda p: joined.forward(p, state, x, y, e, train=True)[0], params
-        )[1](dy[0])[0]
+        def forward(params):
+            return margins(net).forward(params, state, x, y, e, train=True)
+
+        worst, kept = forward(params)
+        by_jax = jax.vjp(lambda p: forward(p)[0], params)[1](dy)[0]
+        lower, upper = interval(net).forward(
+            params, state, (x - e, x + e), train=False
+        )[0]
         noise = jax.random.uniform(KEY, (200, *x.shape), x.dtype, -1, 1)
-        corners = jnp.sign(noise[:100]) * e
-        near = x[None] + jnp.concatenate([corners, noise[100:] * e])
-        points = jnp.clip(near, 0, 1).reshape(-1, *shape)
+        noise = jnp.concatenate([jnp.sign(noise[:100]), noise[100:]])
+        points = jnp.clip(x[None] + e * noise, 0, 1).reshape(-1, *shape)
         z = net.forward(params, state, points, train=False)[0].reshape(200, 8, 3)
-        z_near = net.forward(params, state, near.reshape(-1, *shape), train=False)[0]
-        return {
-            "out": out, "hand": hand, "auto": auto, "worst": worst, "back": back,
-            "automatic": automatically, "z": z, "z_near": z_near.reshape(200, 8, 3),
-        }  # fmt: skip
+        return worst, margins(net).backward(kept, dy), by_jax, z, lower, upper
 
-    return net, params, state, x, y, e, jax.device_get(run(params))
-
-
-def test_no_point_of_the_box_leaves_the_bounds(case):
-    *_, y, _, found = case
-    lower, upper = found["out"]
-    assert (found["z_near"] >= lower - 1e-9).all()
-    assert (found["z_near"] <= upper + 1e-9).all()
-    own = np.take_along_axis(found["z"], np.asarray(y)[None, :, None], -1)
-    assert (found["z"] - own <= found["worst"] + 1e-9).all()
+    worst, by_hand, by_jax, z, lower, upper = jax.device_get(run(params))
+    own = np.take_along_axis(z, np.asarray(y)[None, :, None], -1)
+    assert (z - own <= worst + 1e-9).all()
     apart = upper - np.take_along_axis(lower, np.asarray(y)[:, None], 1)
     wrong = np.arange(3)[None] != np.asarray(y)[:, None]
-    assert (found["worst"] <= apart + 1e-9)[wrong].all()
-
-
-def test_backward_by_hand_is_that_of_jax(case):
-    found = case[-1]
-    (dx, dparams), (want_dparams, want_dx) = found["hand"], found["auto"]
-    assert_trees_close(dparams, want_dparams)
-    assert_trees_close(dx, want_dx)
-    assert_trees_close(found["back"], found["automatic"])
+    assert (worst <= apart + 1e-9)[wrong].all()
+    assert_trees_close(by_hand, by_jax)
 
 
 def test_a_budget_of_nothing_gives_the_outputs_themselves():
@@ -133,10 +97,10 @@ def test_nan_proves_nothing():
     assert proven.tolist() == [True, False]
 
 
-def images(net, shape, count=200, scale=1.0, seed=0):
+def images(net, shape, count=200):
     """Random parameters, images within [0, 1] and the labels the network gives them."""
-    params, state, _ = net.init(jax.random.key(seed), shape)
-    params = jax.tree.map(lambda a: scale * jnp.asarray(normal(*a.shape)), params)
+    params, state, _ = net.init(KEY, shape)
+    params = jax.tree.map(lambda a: jnp.asarray(normal(*a.shape)), params)
     x = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (count, *shape)))
     z = net.forward(params, state, x, train=False)[0]
     y = z.argmax(-1) if z.shape[-1] > 1 else (z[:, 0] > yes_above(net)).astype(int)
@@ -146,11 +110,11 @@ def images(net, shape, count=200, scale=1.0, seed=0):
 @pytest.mark.parametrize(
     "net",
     [
-        mlp([6, 8, 3], leaky_relu(-1.0)),
+        mlp([6, 8, 3], nn.leaky_relu(-1.0)),
         mlp([6, 8, 3], "gelu", normalize=True),
         mlp([6, 8, 1], "tanh"),
         mlp([6, 8, 3], "swish", output="tanh"),
-        mlp([6, 8, 1], elu(-1.0), output="sigmoid"),
+        mlp([6, 8, 1], nn.elu(-1.0), output="sigmoid"),
     ],
     ids=repr,
 )

@@ -32,15 +32,10 @@ from jaxnn.losses import softmax_cross_entropy
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
-    "numpy_twin": "numpy",
-    "jax_grad_scan": "optax",
-    "jax_grad_loop": "optax",
-    "torch_eager": "torch",
-    "torch_compiled": "torch",
-    "flax_nnx": "flax",
-    "equinox_loop": "equinox",
-    "sklearn_mlp": "sklearn",
-}
+    "numpy_twin": "numpy", "jax_grad_scan": "optax", "jax_grad_loop": "optax",
+    "torch_eager": "torch", "torch_compiled": "torch", "flax_nnx": "flax",
+    "equinox_loop": "equinox", "sklearn_mlp": "sklearn",
+}  # fmt: skip
 CASES = [
     pytest.param(name, marks=pytest.mark.slow if name == "torch_compiled" else ())
     for name in RIVALS

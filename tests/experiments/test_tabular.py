@@ -96,12 +96,9 @@ def test_bad_settings_are_named(options, message):
         fit_encoder(train, **options)
 
 
-def test_no_rows_to_learn_from():
+def test_no_rows_and_no_column_are_named():
     with pytest.raises(JaxnnError, match="no rows"):
         fit_encoder(table(a=[1.0]).take([]), numbers=["a"])
-
-
-def test_a_column_missing_when_encoding_is_named():
     encode = fit_encoder(table(a=[1, 2], b=[1, 2]), numbers=["a", "b"])
     with pytest.raises(JaxnnError, match="unknown column of t 'b'"):
         encode(table(a=[1, 2]))

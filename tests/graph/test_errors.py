@@ -19,10 +19,8 @@ def fails(*words):
 
 
 X, N, W = graph.feed("x"), graph.feed("n"), graph.parameter(1.0, "w")
-SHAPED, PARAMS = (
-    graph.feed("s", (None, 3)),
-    {"w": graph.feed("w"), "b": graph.feed("b")},
-)
+SHAPED = graph.feed("s", (None, 3))
+PARAMS = {"w": graph.feed("w"), "b": graph.feed("b")}
 H, Y, ROOT = graph.relu(X, name="h"), graph.relu(X, name="y"), X * W
 F = graph.function(X * PARAMS["w"] + PARAMS["b"], PARAMS, (PARAMS, X))
 TWO = np.ones(2)

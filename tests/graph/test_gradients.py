@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jaxnn import graph
 from jaxnn.errors import JaxnnError
@@ -105,78 +103,3 @@ def test_checker_fails_a_mutant_of_the_backward_pass(mutant, monkeypatch):
     monkeypatch.setattr(evaluate, "_backward", changed["_backward"])
     with pytest.raises((AssertionError, JaxnnError)):
         check(*SHARED["diamond in a diamond"])
-
-
-BINARY = ["add", "sub", "mul", "maximum", "matmul"]
-UNARY = ["tanh", "sigmoid", "softplus", "neg", "transpose", "sum", "mean", "row"]
-SQUARE = [(3, 3), (1, 3), (3, 1), ()]  # all broadcast with one another
-
-
-def combine(op, a, b, ns):
-    """One step of a random graph, for nodes (ns = graph) and arrays (ns = None)."""
-    if op == "matmul":  # of matrices, whatever came
-        a, b = a + np.zeros((3, 3)), b + np.zeros((3, 3))
-        return a @ b / 3
-    if op in ("tanh", "sigmoid", "softplus"):
-        return getattr(ns or ARRAYS, op)(a)
-    if op == "maximum":
-        return getattr(ns or ARRAYS, op)(a, b)
-    return {
-        "add": lambda: a + b,
-        "sub": lambda: a - b,
-        "mul": lambda: a * b,
-        "neg": lambda: -a,
-        "transpose": lambda: a.T,
-        "sum": lambda: a.sum(keepdims=True),
-        "mean": lambda: (a + np.zeros((3, 3))).mean(0, keepdims=True),
-        "row": lambda: (a + np.zeros((3, 3)))[1:2],
-    }[op]()
-
-
-class ARRAYS:  # stands where the module `graph` stands
-    tanh, maximum = jnp.tanh, jnp.maximum
-    sigmoid, softplus = jax.nn.sigmoid, jax.nn.softplus
-
-
-@st.composite
-def programs(draw):
-    """Shapes of the leaves, steps (op, operands), and what to differentiate by."""
-    shapes = draw(st.lists(st.sampled_from(SQUARE), min_size=1, max_size=4))
-    steps, count = [], len(shapes)
-    for _ in range(draw(st.integers(1, 9))):
-        known = st.integers(0, count - 1)
-        op = draw(st.sampled_from(BINARY + UNARY))
-        steps.append((op, draw(known), draw(known)))
-        count += 1
-    wrt = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=4, unique=True))
-    return shapes, steps, wrt
-
-
-def value(leaves, steps, deltas, ns):
-    """The mean of the last step; `deltas` are added to some of the values."""
-    values = [v + deltas[i] if i in deltas else v for i, v in enumerate(leaves)]
-    for op, a, b in steps:
-        y = combine(op, values[a], values[b], ns)
-        values.append(y + deltas[len(values)] if len(values) in deltas else y)
-    return values[-1].mean(), values
-
-
-@settings(max_examples=20)
-@given(program=programs())
-def test_random_graphs_equal_jax_grad(program):
-    shapes, steps, wrt = program
-    arrays = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
-    leaves = [graph.feed(f"x{i}") for i in range(len(shapes))]
-    root, nodes = value(leaves, steps, {}, graph)
-    used = {n for n in graph.order(root, *(nodes[i] for i in wrt)) if n.kind == "feed"}
-    fed = {n: a for n, a in zip(leaves, arrays, strict=True) if n in used}
-    got = graph.bprop(root, [nodes[i] for i in wrt], fed)
-
-    with jax.numpy_rank_promotion("allow"):
-        arrays = [jnp.asarray(a) for a in arrays]
-        _, values = value(arrays, steps, {}, None)
-        deltas = {i: jnp.zeros(values[i].shape) for i in wrt}
-        want = jax.value_and_grad(lambda d: value(arrays, steps, d, None)[0])(deltas)
-    close(got[0], want[0])
-    for d, i in zip(got[1], wrt, strict=True):
-        close(d, want[1][i])

@@ -67,16 +67,6 @@ def test_dense_network_by_hand_equals_layers_in_gradients_and_flops(activation):
     assert flops[0] == flops[1] > 0
 
 
-def test_vmap_over_seeds_equals_loop():
-    members = [by_layers(params_of=seed)[0] for seed in range(3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    step = jax.jit(graph_step())
-    together = jax.jit(jax.vmap(step, (0, None, None)))(stacked, X, LABELS)
-    for i, params in enumerate(members):
-        member = jax.tree.map(lambda a, i=i: a[i], together)
-        assert_trees_close(member, step(params, X, LABELS))
-
-
 def test_training_in_scan_equals_a_loop_and_leaks_nothing():
     params, _ = by_layers()
     step = graph_step()
@@ -102,20 +92,6 @@ def test_any_name_goes_through_jit_and_is_seen_in_profiles():
     lowered = jax.jit(graph.function(y, x, (x,))).lower(1.0)
     assert "fwd/squash it" in lowered.as_text(debug_info=True)
     assert lowered.compile()(0.0) == (0, 1)
-
-
-def test_one_trace_serves_all_later_calls():
-    calls = []
-
-    def fwd(x):
-        calls.append(x)
-        return x, ()
-
-    counting = jaxnn.Rule("counting", fwd, lambda _, dy: (dy,))
-    x = graph.feed("x")
-    f = jax.jit(graph.function(graph.apply(counting, x) * 2.0, x, (x,)))
-    assert [float(f(v)[0]) for v in (1.0, 2.0, 3.0)] == [2, 4, 6]
-    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -208,13 +184,9 @@ def test_settings_reach_the_rule():
         graph.reshape(x, (4, 1)),
     ]
     got = graph.run(nodes, {x: [[-2.0, 1.0], [4.0, -8.0]]})
-    assert [v.tolist() for v in got] == [
-        [[-1.0, 1.0], [4.0, -4.0]],
-        [[-1.0, 1.0], [4.0, -4.0]],
-        [[2.0, -7.0]],
-        [[-1.0], [-4.0]],
-        [[-2.0], [1.0], [4.0], [-8.0]],
-    ]
+    half = [[-1, 1], [4, -4]]
+    wants = half, half, [[2, -7]], [[-1], [-4]], [[-2], [1], [4], [-8]]
+    assert [v.tolist() for v in got] == list(wants)
 
 
 MODULES = sorted(

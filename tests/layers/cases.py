@@ -7,54 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.layers import (
-    ACTIVATIONS,
-    Layer,
-    avg_pool,
-    batch_norm,
-    conv,
-    conv1d,
-    conv_transpose,
-    crop,
-    dense,
-    depthwise_conv,
-    dropout,
-    elu,
-    embedding,
-    flatten,
-    gaussian_noise,
-    gelu,
-    global_avg_pool,
-    global_max_pool,
-    group_norm,
-    gru,
-    layer_norm,
-    leaky_relu,
-    log_softmax,
-    lstm,
-    max_pool,
-    multi_head_attention,
-    pad,
-    positional_embedding,
-    relu,
-    reshape,
-    rnn,
-    softmax,
-    spatial_dropout,
-    standardize,
-    swish,
-    transpose,
-    upsample,
-)
+from jaxnn import layers as nn
 from tests.rules.common import normal
 
 KEY = jax.random.key(7)
 
 
 class LayerCase(NamedTuple):
-    """One layer and what to feed it; a plain tuple of the first three will do."""
+    """One layer and what to feed it."""
 
-    layer: Layer
+    layer: nn.Layer
     in_shape: tuple[int, ...]
     batch: int
     make_x: Callable | None = None
@@ -73,121 +35,75 @@ def indices():
     return np.array([[0, 4, 4], [2, 0, 1]], np.int32)
 
 
-# name in LAYERS -> [(layer, in_shape, batch), or with `make_x`]
-LAYER_CASES: dict[str, list] = {
-    "batch_norm": [(batch_norm(), (3,), 5), (batch_norm(0.5, 1e-3), (2, 3, 1), 2)],
-    "dense": [
-        (dense(3), (4,), 5),
-        (dense(1), (1,), 1),
-        (dense(2, "xavier", bias=False), (3,), 2),
-        (dense(2, "lecun", bias="normal"), (3, 1, 5), 2),
-    ],
-    "dropout": [(dropout(0.3), (7,), 3), (dropout(0.0), (3,), 2)],
-    "gaussian_noise": [(gaussian_noise(0.3), (7,), 3), (gaussian_noise(0), (3,), 2)],
-    "spatial_dropout": [
-        (spatial_dropout(0.5), (3, 2, 4), 3),
-        (spatial_dropout(0.3), (5,), 2),
-        (spatial_dropout(0.0), (3,), 2),
-    ],
-    "standardize": [(standardize(0.1307, 0.3081), (2, 3, 1), 3)],
-    "elu": [(elu(), (5,), 3), (elu(0.3), (3, 1, 2), 1)],
-    "gelu": [(gelu(), (5,), 3), (gelu(approximate=True), (5,), 3)],
-    "leaky_relu": [(leaky_relu(), (5,), 3), (leaky_relu(0.2), (5,), 3)],
-    "log_softmax": [(log_softmax, (5,), 3)],
-    "relu": [(relu, (5,), 3), (relu, (3, 1, 2), 1)],
-    "softmax": [(softmax, (5,), 3), (softmax, (2, 1), 1)],
-    "swish": [(swish(), (5,), 3), (swish(2.0), (5,), 3)],
-    "crop": [
-        (crop(), (4, 3, 2), 2),
-        (crop([(0, 1), (2, 0)]), (2, 3), 1),
-        (crop([0]), (1,), 1),
-    ],
-    "flatten": [(flatten, (3, 1, 2), 2), (flatten, (4,), 1), (flatten, (), 3)],
-    "pad": [
-        (pad(), (2, 3, 1), 2),
-        (pad([(0, 1), 2], "edge"), (2, 3), 1),
-        (pad(2, "reflect"), (4, 3, 2), 2),
-        (pad(3, "reflect"), (2, 1), 1),
-        (pad([(1, 2)]), (1,), 1),
-    ],
-    "reshape": [
-        (reshape(2, 3, 1), (6,), 2),
-        (reshape(-1, 2), (3, 4), 1),
-        (reshape(), (1, 1), 3),
-    ],
-    "transpose": [
-        (transpose(2, 0, 1), (2, 3, 4), 2),
-        (transpose(), (2, 3), 1),
-        (transpose(-1, 0), (2, 3), 3),
-        (transpose(), (), 2),
-    ],
-    "upsample": [
-        (upsample(), (2, 3, 1), 2),
-        (upsample((1, 3)), (2, 1, 2), 1),
-        (upsample(2, "linear"), (3, 2, 2), 2),
-        (upsample(3, "linear"), (4, 1), 1),
-    ],
-    "embedding": [
-        (embedding(5, 3), (3,), 2, indices),
-        (embedding(5, 2, padding=0), (3,), 2, indices),
-        (embedding(5, 2), (3,), 2, lambda: indices().astype(float)),
-        (embedding(3, 1), (), 2, lambda: np.array([2, 0])),
-    ],
-    "group_norm": [(group_norm(2), (2, 3, 4), 2), (group_norm(), (3,), 1)],
-    "gru": [(gru(3), (4, 2), 3), (gru(2, True, mask_value=-1), (4, 2), 3, padded)],
-    "layer_norm": [(layer_norm(), (5,), 3), (layer_norm(1e-3), (2, 1, 4), 1)],
-    "lstm": [
-        (lstm(3), (4, 2), 3),
-        (lstm(1, True), (1, 1), 1),
-        (lstm(2, go_backwards=True, mask_value=-1), (4, 2), 3, padded),
-    ],
-    "multi_head_attention": [
-        (multi_head_attention(2), (3, 4), 2),
-        (multi_head_attention(3, 2, causal=True, bias=False), (4, 5), 2),
-        (multi_head_attention(1), (1, 1), 1),
-    ],
-    "positional_embedding": [
-        (positional_embedding(), (3, 2), 2),
-        (positional_embedding("normal"), (3, 2), 2, lambda: jnp.ones((2, 1, 2))),
-    ],
-    "rnn": [
-        (rnn(3), (4, 2), 3),
-        (rnn(2, True, activation="relu"), (2, 3), 2),
-    ],
-    "avg_pool": [(avg_pool(2), (4, 5, 2), 2), (avg_pool(3, 2, "SAME"), (4, 4, 1), 1)],
-    "conv": [
-        (conv(3), (5, 4, 2), 2),
-        (conv(1, 1), (1, 1, 1), 1),
-        (conv(4, (3, 2), 2, "VALID", groups=2, bias=False), (5, 6, 2), 3),
-        (conv(2, (3,), bias="normal", dilation=2), (6, 3), 2),
-    ],
-    "conv1d": [(conv1d(3), (5, 2), 2), (conv1d(2, 4, 2, "VALID"), (7, 1), 1)],
-    "conv_transpose": [
-        (conv_transpose(2, 3, 2), (3, 2, 2), 2),
-        (conv_transpose(3, (2,), 3, "VALID", bias=False), (4, 2), 1),
-    ],
-    "depthwise_conv": [
-        (depthwise_conv(3), (4, 5, 3), 2),
-        (depthwise_conv((2,), 2, multiplier=2), (5, 2), 1),
-    ],
-    "global_avg_pool": [(global_avg_pool, (3, 2, 4), 2), (global_avg_pool, (1, 1), 1)],
-    "global_max_pool": [(global_max_pool, (3, 2, 4), 2), (global_max_pool, (5, 2), 1)],
-    "max_pool": [
-        (max_pool(2), (4, 5, 2), 2),
-        (max_pool((3, 2), 1, "SAME"), (4, 3, 2), 2),
-        (max_pool((2,)), (6, 3), 1),
-    ],
-}
+FLAT: list[tuple] = [  # (layer, in_shape, batch), or with `make_x`
+    (nn.batch_norm(), (3,), 5), (nn.batch_norm(0.5, 1e-3), (2, 3, 1), 2),
+    (nn.dense(3), (4,), 5), (nn.dense(1), (1,), 1),
+    (nn.dense(2, "xavier", bias=False), (3,), 2),
+    (nn.dense(2, "lecun", bias="normal"), (3, 1, 5), 2),
+    (nn.dropout(0.3), (7,), 3), (nn.dropout(0.0), (3,), 2),
+    (nn.gaussian_noise(0.3), (7,), 3), (nn.gaussian_noise(0), (3,), 2),
+    (nn.spatial_dropout(0.5), (3, 2, 4), 3), (nn.spatial_dropout(0.3), (5,), 2),
+    (nn.spatial_dropout(0.0), (3,), 2), (nn.standardize(0.1307, 0.3081), (2, 3, 1), 3),
+    (nn.elu(), (5,), 3), (nn.elu(0.3), (3, 1, 2), 1),
+    (nn.gelu(), (5,), 3), (nn.gelu(approximate=True), (5,), 3),
+    (nn.leaky_relu(), (5,), 3), (nn.leaky_relu(0.2), (5,), 3),
+    (nn.log_softmax, (5,), 3), (nn.relu, (5,), 3), (nn.relu, (3, 1, 2), 1),
+    (nn.softmax, (5,), 3), (nn.softmax, (2, 1), 1),
+    (nn.swish(), (5,), 3), (nn.swish(2.0), (5,), 3),
+    (nn.crop(), (4, 3, 2), 2), (nn.crop([(0, 1), (2, 0)]), (2, 3), 1),
+    (nn.crop([0]), (1,), 1),
+    (nn.flatten, (3, 1, 2), 2), (nn.flatten, (4,), 1), (nn.flatten, (), 3),
+    (nn.pad(), (2, 3, 1), 2), (nn.pad([(0, 1), 2], "edge"), (2, 3), 1),
+    (nn.pad(2, "reflect"), (4, 3, 2), 2), (nn.pad(3, "reflect"), (2, 1), 1),
+    (nn.pad([(1, 2)]), (1,), 1),
+    (nn.reshape(2, 3, 1), (6,), 2), (nn.reshape(-1, 2), (3, 4), 1),
+    (nn.reshape(), (1, 1), 3),
+    (nn.transpose(2, 0, 1), (2, 3, 4), 2), (nn.transpose(), (2, 3), 1),
+    (nn.transpose(-1, 0), (2, 3), 3), (nn.transpose(), (), 2),
+    (nn.upsample(), (2, 3, 1), 2), (nn.upsample((1, 3)), (2, 1, 2), 1),
+    (nn.upsample(2, "linear"), (3, 2, 2), 2), (nn.upsample(3, "linear"), (4, 1), 1),
+    (nn.embedding(5, 3), (3,), 2, indices),
+    (nn.embedding(5, 2, padding=0), (3,), 2, indices),
+    (nn.embedding(5, 2), (3,), 2, lambda: indices().astype(float)),
+    (nn.embedding(3, 1), (), 2, lambda: np.array([2, 0])),
+    (nn.group_norm(2), (2, 3, 4), 2), (nn.group_norm(), (3,), 1),
+    (nn.gru(3), (4, 2), 3), (nn.gru(2, True, mask_value=-1), (4, 2), 3, padded),
+    (nn.layer_norm(), (5,), 3), (nn.layer_norm(1e-3), (2, 1, 4), 1),
+    (nn.lstm(3), (4, 2), 3), (nn.lstm(1, True), (1, 1), 1),
+    (nn.lstm(2, go_backwards=True, mask_value=-1), (4, 2), 3, padded),
+    (nn.multi_head_attention(2), (3, 4), 2), (nn.multi_head_attention(1), (1, 1), 1),
+    (nn.multi_head_attention(3, 2, causal=True, bias=False), (4, 5), 2),
+    (nn.positional_embedding(), (3, 2), 2),
+    (nn.positional_embedding("normal"), (3, 2), 2, lambda: jnp.ones((2, 1, 2))),
+    (nn.rnn(3), (4, 2), 3), (nn.rnn(2, True, activation="relu"), (2, 3), 2),
+    (nn.avg_pool(2), (4, 5, 2), 2), (nn.avg_pool(3, 2, "SAME"), (4, 4, 1), 1),
+    (nn.conv(3), (5, 4, 2), 2), (nn.conv(1, 1), (1, 1, 1), 1),
+    (nn.conv(4, (3, 2), 2, "VALID", groups=2, bias=False), (5, 6, 2), 3),
+    (nn.conv(2, (3,), bias="normal", dilation=2), (6, 3), 2),
+    (nn.conv1d(3), (5, 2), 2), (nn.conv1d(2, 4, 2, "VALID"), (7, 1), 1),
+    (nn.conv_transpose(2, 3, 2), (3, 2, 2), 2),
+    (nn.conv_transpose(3, (2,), 3, "VALID", bias=False), (4, 2), 1),
+    (nn.depthwise_conv(3), (4, 5, 3), 2),
+    (nn.depthwise_conv((2,), 2, multiplier=2), (5, 2), 1),
+    (nn.global_avg_pool, (3, 2, 4), 2), (nn.global_avg_pool, (1, 1), 1),
+    (nn.global_max_pool, (3, 2, 4), 2), (nn.global_max_pool, (5, 2), 1),
+    (nn.max_pool(2), (4, 5, 2), 2), (nn.max_pool((3, 2), 1, "SAME"), (4, 3, 2), 2),
+    (nn.max_pool((2,)), (6, 3), 1),
+]  # fmt: skip
+LAYER_CASES: dict[str, list[LayerCase]] = {}
+"""Name in LAYERS -> its cases, the first of which is of the least settings."""
+for case in FLAT:
+    LAYER_CASES.setdefault(case[0].name.split("(")[0], []).append(LayerCase(*case))
 # a new activation needs no row
-for name, make in ACTIVATIONS.items():
-    LAYER_CASES.setdefault(name, [(make(), (5,), 3)])
-ALL = [LayerCase(*case) for cases in LAYER_CASES.values() for case in cases]
+for name, make in nn.ACTIVATIONS.items():
+    LAYER_CASES.setdefault(name, [LayerCase(make(), (5,), 3)])
+ALL = [case for cases in LAYER_CASES.values() for case in cases]
 
 
 class Setup(NamedTuple):
     """A layer, and what its forward takes, all leaves drawn so that none is special."""
 
-    layer: Layer
+    layer: nn.Layer
     params: object
     state: object
     x: jax.Array

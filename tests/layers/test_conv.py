@@ -3,29 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import layers as nn
 from jaxnn.combine import serial
-from jaxnn.layers import (
-    avg_pool,
-    conv,
-    conv1d,
-    conv_transpose,
-    dense,
-    depthwise_conv,
-    flatten,
-    global_avg_pool,
-    max_pool,
-    relu,
-)
 from tests.layers.cases import KEY
 
 ONES = {  # how many elements of the input the first element of the output sums
-    "same": (conv(1, 3), (5, 5, 1), 4),
-    "lower case": (conv(1, 3, padding="valid"), (5, 5, 1), 9),
-    "numbers": (conv(1, 3, padding=(0, 2)), (5, 5, 1), 3),
-    "groups": (conv(2, 3, padding="VALID", groups=2), (5, 5, 4), 18),
-    "depthwise": (depthwise_conv(3, padding="VALID"), (5, 5, 4), 9),
-    "sequence": (conv1d(1, 4, padding="VALID"), (5, 2), 8),
-    "transposed": (conv_transpose(1, 3, 2, "VALID"), (5, 5, 2), 2),
+    "same": (nn.conv(1, 3), (5, 5, 1), 4),
+    "lower case": (nn.conv(1, 3, padding="valid"), (5, 5, 1), 9),
+    "numbers": (nn.conv(1, 3, padding=(0, 2)), (5, 5, 1), 3),
+    "groups": (nn.conv(2, 3, padding="VALID", groups=2), (5, 5, 4), 18),
+    "depthwise": (nn.depthwise_conv(3, padding="VALID"), (5, 5, 4), 9),
+    "sequence": (nn.conv1d(1, 4, padding="VALID"), (5, 2), 8),
+    "transposed": (nn.conv_transpose(1, 3, 2, "VALID"), (5, 5, 2), 2),
 }
 
 
@@ -40,21 +29,21 @@ def test_sum_over_the_window(name):
 
 
 SHAPES = {  # layer, in_shape -> out_shape
-    "stride 2 rounds up": (conv(4, 3, 2), (7, 8, 2), (4, 4, 4)),
-    "stride for each axis": (conv(4, 3, (1, 3)), (7, 8, 2), (7, 3, 4)),
-    "valid": (conv(4, (3, 5), padding="VALID"), (7, 8, 2), (5, 4, 4)),
-    "dilation": (conv(4, 3, padding="VALID", dilation=3), (7, 8, 2), (1, 2, 4)),
-    "sequence": (conv(4, (3,), 2), (7, 2), (4, 4)),
-    "volume": (conv(4, (3, 3, 3), 2), (4, 5, 6, 2), (2, 3, 3, 4)),
-    "multiplier": (depthwise_conv(3, multiplier=3), (7, 8, 2), (7, 8, 6)),
-    "transposed": (conv_transpose(4, 3, 2), (7, 8, 2), (14, 16, 4)),
-    "transposed, valid": (conv_transpose(4, 3, 2, "VALID"), (7, 8, 2), (15, 17, 4)),
-    "pool leaves out a row": (max_pool(), (7, 8, 2), (3, 4, 2)),
-    "mean of four": (avg_pool(), (7, 8, 2), (3, 4, 2)),
-    "pool keeps it": (max_pool(2, padding="SAME"), (7, 8, 2), (4, 4, 2)),
-    "overlapping pool": (max_pool(3, 2), (7, 8, 2), (3, 3, 2)),
-    "pool of sequences": (avg_pool((2,)), (7, 2), (3, 2)),
-    "global": (global_avg_pool, (7, 8, 2), (2,)),
+    "stride 2 rounds up": (nn.conv(4, 3, 2), (7, 8, 2), (4, 4, 4)),
+    "stride for each axis": (nn.conv(4, 3, (1, 3)), (7, 8, 2), (7, 3, 4)),
+    "valid": (nn.conv(4, (3, 5), padding="VALID"), (7, 8, 2), (5, 4, 4)),
+    "dilation": (nn.conv(4, 3, padding="VALID", dilation=3), (7, 8, 2), (1, 2, 4)),
+    "sequence": (nn.conv(4, (3,), 2), (7, 2), (4, 4)),
+    "volume": (nn.conv(4, (3, 3, 3), 2), (4, 5, 6, 2), (2, 3, 3, 4)),
+    "multiplier": (nn.depthwise_conv(3, multiplier=3), (7, 8, 2), (7, 8, 6)),
+    "transposed": (nn.conv_transpose(4, 3, 2), (7, 8, 2), (14, 16, 4)),
+    "transposed, valid": (nn.conv_transpose(4, 3, 2, "VALID"), (7, 8, 2), (15, 17, 4)),
+    "pool leaves out a row": (nn.max_pool(), (7, 8, 2), (3, 4, 2)),
+    "mean of four": (nn.avg_pool(), (7, 8, 2), (3, 4, 2)),
+    "pool keeps it": (nn.max_pool(2, padding="SAME"), (7, 8, 2), (4, 4, 2)),
+    "overlapping pool": (nn.max_pool(3, 2), (7, 8, 2), (3, 3, 2)),
+    "pool of sequences": (nn.avg_pool((2,)), (7, 2), (3, 2)),
+    "global": (nn.global_avg_pool, (7, 8, 2), (2,)),
 }
 
 
@@ -73,11 +62,11 @@ def test_shape_of_the_output(name):
 @pytest.mark.parametrize(
     ("layer", "channels", "fan_in"),
     [
-        (conv(200, (3, 5)), 4, 60),
-        (conv(200, 3, groups=4), 8, 18),
-        (depthwise_conv(5, multiplier=50), 4, 25),
-        (conv1d(300, 7), 5, 35),
-        (conv_transpose(200, 3), 6, 54),
+        (nn.conv(200, (3, 5)), 4, 60),
+        (nn.conv(200, 3, groups=4), 8, 18),
+        (nn.depthwise_conv(5, multiplier=50), 4, 25),
+        (nn.conv1d(300, 7), 5, 35),
+        (nn.conv_transpose(200, 3), 6, 54),
     ],
 )
 def test_he_divides_by_what_an_output_sums(layer, channels, fan_in):
@@ -87,18 +76,11 @@ def test_he_divides_by_what_an_output_sums(layer, channels, fan_in):
     assert abs(w.std() - std) < 4.5 * std / np.sqrt(2 * w.size)
 
 
-def test_conv_sees_the_same_wherever_it_is():
-    net = serial(conv(4, 3, padding="VALID"), relu, max_pool(2), global_avg_pool)
-    image = np.zeros((2, 12, 12, 1))
-    image[0, 2:5, 2:5] = image[1, 6:9, 4:7] = np.arange(9).reshape(3, 3, 1)
-    params, state, _ = net.init(KEY, (12, 12, 1))
-    first, second = net.forward(params, state, jnp.asarray(image), train=False)[0]
-    np.testing.assert_allclose(first, second, rtol=1e-12)
-
-
 def test_training_step_of_a_network_computes_no_input_gradient():
     # the first layer's dx is a third of a convolution's work, and nobody reads it
-    net = serial(conv(8, 3), relu, max_pool(2), conv(8, 3), flatten, dense(3))
+    net = serial(
+        nn.conv(8, 3), nn.relu, nn.max_pool(2), nn.conv(8, 3), nn.flatten, nn.dense(3)
+    )
     params, state, _ = net.init(KEY, (6, 6, 8))
     x = jnp.ones((2, 6, 6, 8))
 

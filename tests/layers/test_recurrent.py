@@ -7,7 +7,6 @@ import pytest
 
 from jaxnn.combine import serial
 from jaxnn.layers import dense, embedding, gru, lstm, rnn
-from jaxnn.train import fit
 from tests.layers.cases import KEY, drawn, traced_init
 from tests.rules.common import assert_close, assert_trees_close, normal
 
@@ -93,18 +92,3 @@ def test_step_counts_unless_all_its_features_are_the_mask_value():
     assert np.all(y[0, 0])
     assert not np.any(y[0, 1])
     assert np.isnan(y[0, 2]).all()
-
-
-@pytest.mark.slow
-def test_fit_learns_which_of_two_words_came_first():
-    rng = np.random.default_rng(0)
-    x = np.zeros((400, 6), np.int32)  # 0 pads; words 1 and 2 count, 3 to 6 do not
-    x[:, :5] = rng.integers(3, 7, (400, 5))
-    y = rng.integers(0, 2, 400)
-    places = np.sort([rng.choice(5, 2, replace=False) for _ in y], 1)
-    x[np.arange(400), places[:, 0]] = 1 + y
-    x[np.arange(400), places[:, 1]] = 2 - y
-    net = serial(embedding(7, 8, padding=0), gru(12, mask_value=0), dense(2))
-    history = fit(net, (x, y), validation=(x, y), epochs=25, batch=40)
-    assert history.epochs[-1]["validation_accuracy"] > 0.98
-    assert history.epochs[-1]["skipped"] == 0

@@ -3,20 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import layers as nn
 from jaxnn.app.build import DataFacts, network
 from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import (
-    crop,
-    dense,
-    flatten,
-    pad,
-    reshape,
-    softmax,
-    transpose,
-    upsample,
-)
 from tests.layers.cases import KEY
 from tests.rules.common import assert_close, normal
 
@@ -27,22 +18,22 @@ def output(layer, x):
 
 X = normal(2, 3, 4, 5)
 VALUES = {
-    "reshape": (reshape(5, -1), X.reshape(2, 5, 12)),
-    "reshape to pixels": (reshape(-1), X.reshape(2, 60)),
-    "transpose": (transpose(2, 0, 1), X.transpose(0, 3, 1, 2)),
-    "transpose reversed": (transpose(), X.transpose(0, 3, 2, 1)),
-    "pad": (pad(2), np.pad(X, [(0, 0), (2, 2), (2, 2), (0, 0)])),
+    "reshape": (nn.reshape(5, -1), X.reshape(2, 5, 12)),
+    "reshape to pixels": (nn.reshape(-1), X.reshape(2, 60)),
+    "transpose": (nn.transpose(2, 0, 1), X.transpose(0, 3, 1, 2)),
+    "transpose reversed": (nn.transpose(), X.transpose(0, 3, 2, 1)),
+    "pad": (nn.pad(2), np.pad(X, [(0, 0), (2, 2), (2, 2), (0, 0)])),
     "pad edge": (
-        pad([(1, 0), 0, 2], "edge"),
+        nn.pad([(1, 0), 0, 2], "edge"),
         np.pad(X, [(0, 0), (1, 0), (0, 0), (2, 2)], "edge"),
     ),
     "pad reflect": (
-        pad(1, "reflect"),
+        nn.pad(1, "reflect"),
         np.pad(X, [(0, 0), (1, 1), (1, 1), (0, 0)], "reflect"),
     ),
-    "crop": (crop(1), X[:, 1:-1, 1:-1]),
-    "crop sides": (crop([(0, 2), 1, 0]), X[:, :1, 1:-1]),
-    "upsample": (upsample((1, 3)), X.repeat(3, 2)),
+    "crop": (nn.crop(1), X[:, 1:-1, 1:-1]),
+    "crop sides": (nn.crop([(0, 2), 1, 0]), X[:, :1, 1:-1]),
+    "upsample": (nn.upsample((1, 3)), X.repeat(3, 2)),
 }
 
 
@@ -69,7 +60,7 @@ def test_a_batch_may_be_empty(name):
 @pytest.mark.parametrize("widths", [1, [(2, 0), (0, 1), 3]])
 @pytest.mark.parametrize("mode", ["zero", "edge", "reflect"])
 def test_crop_undoes_pad(widths, mode):
-    assert_close(output(crop(widths), output(pad(widths, mode), X)), X, 0)
+    assert_close(output(nn.crop(widths), output(nn.pad(widths, mode), X)), X, 0)
 
 
 def test_softmax_ends_a_network_in_probabilities():
@@ -77,7 +68,7 @@ def test_softmax_ends_a_network_in_probabilities():
     params, state, _ = net.init(KEY, (4,))
     y, _, _ = net.forward(params, state, jnp.ones((2, 4)), train=False)
     assert_close(y.sum(-1), np.ones(2))
-    assert net.parts[-1] is softmax
+    assert net.parts[-1] is nn.softmax
 
 
 def built(*tokens):
@@ -114,7 +105,7 @@ def test_layers_are_made_from_words_of_the_command_line(tokens, shape):
 
 
 def test_an_input_of_another_size_is_refused_where_it_enters():
-    net = serial(reshape(2, 3, 1), pad(1), flatten, dense(2))
+    net = serial(nn.reshape(2, 3, 1), nn.pad(1), nn.flatten, nn.dense(2))
     params, state, _ = net.init(KEY, (6,))
     with pytest.raises(JaxnnError, match="7 elements") as caught:
         jax.eval_shape(

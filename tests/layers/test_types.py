@@ -7,10 +7,10 @@ import pytest
 
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import dense, embedding, flatten, relu, reshape
-from tests.layers.cases import KEY, LAYER_CASES, LayerCase, is_one_mode, setup
+from tests.layers.cases import KEY, LAYER_CASES, is_one_mode, setup
 
 CASES = {
-    f"{name} {i}": (name, LayerCase(*case))
+    f"{name} {i}": (name, case)
     for name, cases in LAYER_CASES.items()
     for i, case in enumerate(cases)
 }

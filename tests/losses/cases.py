@@ -98,19 +98,11 @@ def huber(pred, t, delta=1.0):
 
 
 REFERENCES = {
-    "hinge": hinge,
-    "huber": huber,
-    "kl": kl,
-    "mae": mae,
-    "margin": margin,
-    "mse": mse,
-    "nll": nll,
-    "quadratic": quadratic,
-    "sigmoid_cross_entropy": sigmoid_cross_entropy,
-    "sigmoid_focal": sigmoid_focal,
-    "softmax_cross_entropy": cross_entropy,
+    "hinge": hinge, "huber": huber, "kl": kl, "mae": mae, "margin": margin, "mse": mse,
+    "nll": nll, "quadratic": quadratic, "sigmoid_cross_entropy": sigmoid_cross_entropy,
+    "sigmoid_focal": sigmoid_focal, "softmax_cross_entropy": cross_entropy,
     "softmax_focal": softmax_focal,
-}
+}  # fmt: skip
 # one loss of each kind of targets: what is done with them is the same for all
 KINDS = ("softmax_cross_entropy", "sigmoid_cross_entropy", "hinge", "mse")
 YES_NO = ("hinge", "sigmoid_cross_entropy", "sigmoid_focal")
@@ -145,19 +137,13 @@ def settings():
         "sigmoid_focal": [{"gamma": 0.0}, {"gamma": 0.5, "alpha": 0.25}],
         "huber": [{"delta": 0.3}, {"delta": 50.0}],
         "hinge": [{"margin": 0.0}, {"margin": 0.3}],
-        "margin": [
-            {"margin": 0.3},
-            {"margin": 0.7, "form": "weston_watkins"},
-        ],
+        "margin": [{"margin": 0.3}, {"margin": 0.7, "form": "weston_watkins"}],
     }
     for name, options in table.items():
         for given in options:
             words = " ".join(f"{k}={v}" for k, v in given.items())
-            yield (
-                f"{name} {words}",
-                partial(LOSSES[name], **given),
-                partial(REFERENCES[name], **given),
-            )
+            reference = partial(REFERENCES[name], **given)
+            yield f"{name} {words}", partial(LOSSES[name], **given), reference
     for share in (0.1, 1.0):
         loss = loss_by_name("softmax_cross_entropy", share)
         yield f"label smoothing {share}", loss, smoothed(share)

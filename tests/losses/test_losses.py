@@ -10,13 +10,7 @@ import pytest
 
 from jaxnn import fit, mlp, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.losses import (
-    LOSSES,
-    is_correct,
-    loss_by_name,
-    softmax_cross_entropy,
-    yes_above,
-)
+from jaxnn.losses import LOSSES, is_correct, loss_by_name, yes_above
 from tests.losses.cases import CASES, KINDS, LABELS, REFERENCES, rows
 from tests.rules.common import assert_close, normal
 
@@ -121,60 +115,31 @@ def test_nan_in_pred_reaches_value_and_gradient(name):
         assert np.isnan(dpred[1, 0])
 
 
-def test_right_and_certain_costs_nothing():
-    pred = jnp.array([[0.0, 1e4]])
-    value, dlogits = softmax_cross_entropy(pred, jnp.array([1]))
-    assert value == 0
-    assert dlogits.tolist() == [[0, 0]]
-
-
-def test_impossible_logit_of_sigmoid_costs_nothing_if_not_wanted():
-    # the limits of both terms: -log(1 - 0) and -log(1)
-    logits, target = jnp.array([[-jnp.inf, jnp.inf]]), jnp.array([[0.0, 1.0]])
-    value, dlogits = LOSSES["sigmoid_cross_entropy"](logits, target)
-    assert dlogits.tolist() == [[0, 0]]
-    assert value == 0
-
-
-ERRORS = {
-    "fewer targets": (
-        lambda loss: loss(jnp.ones((3, 2)), jnp.zeros(2, int)),
+ERRORS = {  # shape of pred, target, options -> message
+    "fewer targets": ((3, 2), np.zeros(2, int), {},
         r": got predictions \(3, 2\) and targets \(2,\); expected labels \(3,\) or "
-        r"rows \(3, 2\)",
-    ),
-    "other classes": (
-        lambda loss: loss(jnp.ones((3, 2)), jnp.ones((3, 5))),
-        r": got predictions \(3, 2\) and targets \(3, 5\)",
-    ),
-    "column of labels": (
-        lambda loss: loss(jnp.ones((3, 2)), jnp.ones((3, 1), int)),
-        r": got predictions \(3, 2\) and targets \(3, 1\)",
-    ),
-    "real labels": (
-        lambda loss: loss(jnp.ones((3, 2)), jnp.ones(3)),
-        r": labels of shape \(3,\) must be integers, got float64",
-    ),
-    "scalar": (
-        lambda loss: loss(jnp.ones(()), jnp.zeros(3, int)),
-        r": got predictions \(\) and targets \(3,\)",
-    ),
-    "unknown reduction": (
-        lambda loss: loss(jnp.ones((3, 2)), jnp.zeros(3, int), reduction="sum"),
-        r"reduction 'sum' is unknown; valid: mean, none",
-    ),
-    "no samples": (
-        lambda loss: loss(jnp.ones((0, 2)), jnp.zeros(0, int)),
-        r"the mean loss of no samples: predictions \(0, 2\)",
-    ),
-}
+        r"rows \(3, 2\)"),
+    "other classes": ((3, 2), np.ones((3, 5)), {},
+        r": got predictions \(3, 2\) and targets \(3, 5\)"),
+    "column of labels": ((3, 2), np.ones((3, 1), int), {},
+        r": got predictions \(3, 2\) and targets \(3, 1\)"),
+    "real labels": ((3, 2), np.ones(3), {},
+        r": labels of shape \(3,\) must be integers, got float64"),
+    "scalar": ((), np.zeros(3, int), {}, r": got predictions \(\) and targets \(3,\)"),
+    "unknown reduction": ((3, 2), np.zeros(3, int), {"reduction": "sum"},
+        r"reduction 'sum' is unknown; valid: mean, none"),
+    "no samples": ((0, 2), np.zeros(0, int), {},
+        r"the mean loss of no samples: predictions \(0, 2\)"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("case", ERRORS)
 @pytest.mark.parametrize("name", KINDS)
-def test_error_says_got_and_expected(name, call, message):
+def test_error_says_got_and_expected(name, case):
+    shape, target, options, message = ERRORS[case]
     message = name + message if message.startswith(":") else message
     with pytest.raises(JaxnnError, match=f"^{message}"):
-        jax.eval_shape(lambda: call(LOSSES[name]))
+        jax.eval_shape(LOSSES[name].having(**options), jnp.ones(shape), target)
 
 
 def test_no_samples_have_no_losses():

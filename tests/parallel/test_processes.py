@@ -42,13 +42,11 @@ def start(then, devices=4, folder=""):
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.parallel.rank", str(rank), *words],
-            env=environment | FLAGS,
-            stdout=subprocess.PIPE,
+            env=environment | FLAGS, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in (0, 1)
-    ]
+    ]  # fmt: skip
 
 
 def printed(text):
@@ -159,9 +157,7 @@ def test_a_jax_that_keeps_its_store_elsewhere_leaves_the_end_to_its_own_heartbea
 
 def test_a_late_heartbeat_is_told_from_a_process_that_hangs(monkeypatch):
     store, monitor = Store(monkeypatch), HeartbeatMonitor(30.0)
-    for beat in range(
-        100
-    ):  # a hundred steps a second; the other's heartbeat is one late
+    for beat in range(100):  # a hundred steps a second; the other's beat is one late
         store.now, processes.mesh.ticks = 2.0 * beat, 200 * beat
         store.other = f"{beat} {max(200 * (beat - 1), 0)}"
         monitor._beat("")
@@ -174,10 +170,9 @@ def test_a_late_heartbeat_is_told_from_a_process_that_hangs(monkeypatch):
 
 
 SLURM = {
-    "SLURM_STEP_NODELIST": "node[1-2]",
-    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_STEP_NUM_TASKS": "2",
     "SLURM_PROCID": "1",
-}
+}  # fmt: skip
 MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}
 MPI5 = MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
 MPI4 = MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
@@ -220,14 +215,14 @@ def test_the_environment_is_looked_through_unless_told_not_to(environ, expected)
     assert cluster(given, environ) == "flags"
 
 
+PORT = {"JAX_COORDINATOR_PORT": "7777"}
+
+
 @pytest.mark.parametrize(
     ("environ", "address", "ranks"),
-    [
-        (MPI5, "127.0.0.1", (4, 0)),
-        (PMI, "127.0.0.1", (2, 1)),
-        (PMI | {"JAX_COORDINATOR_PORT": "7777"}, "127.0.0.1:7777", (2, 1)),
-    ],
-)
+    [(MPI5, "127.0.0.1", (4, 0)), (PMI, "127.0.0.1", (2, 1)),
+     (PMI | PORT, "127.0.0.1:7777", (2, 1))],
+)  # fmt: skip
 def test_what_mpi_leaves_open_is_filled_in(environ, address, ranks):
     found = filled_in(Processes(), "mpi", environ)
     assert found.coordinator.startswith(address)
@@ -276,17 +271,14 @@ def test_flags_that_do_not_fit_are_named(change, message):
         cluster(replace(Processes("host:70", 2, 0), **change), {})
 
 
-@pytest.mark.parametrize(
-    ("ranks", "name"),
-    [
-        (Processes(local_device_ids=(0,), detect=False), "--local-device-ids"),
-        (Processes(rank_timeout=5.0, detect=False), "--rank-timeout"),
-    ],
-)
-def test_flags_that_one_process_would_ignore_are_refused(ranks, name):
-    message = f"{name}: got .* by itself"
-    with pytest.raises(JaxnnError, match=message), distributed_run(ranks, None):
-        pass
+def test_flags_that_one_process_would_ignore_are_refused():
+    for given, name in (
+        ({"local_device_ids": (0,)}, "--local-device-ids"),
+        ({"rank_timeout": 5.0}, "--rank-timeout"),
+    ):
+        ranks, message = Processes(detect=False, **given), f"{name}: got .* by itself"
+        with pytest.raises(JaxnnError, match=message), distributed_run(ranks, None):
+            pass
 
 
 def test_the_command_line_names_what_is_missing(capsys, tmp_path, monkeypatch):

@@ -97,12 +97,3 @@ def test_jax_grad_of_the_value_is_the_gradient_even_before_it_converged():
     penalty = spectral_norm(0.4, steps=3)
     by_jax = jax.grad(lambda p: penalty(p)[0])(params)
     assert_close(penalty(params)[1]["w"], by_jax["w"])
-
-
-def test_one_network_of_several_under_vmap_is_as_alone():
-    w = jnp.asarray(normal(3, 6, 4))
-    together = jax.vmap(spectral_norm(0.3))({"w": w})
-    for i in range(3):
-        value, dw = spectral_norm(0.3)({"w": w[i]})
-        assert_close(together[0][i], value)
-        assert_close(together[1]["w"][i], dw["w"])

@@ -161,6 +161,6 @@ CASES = {
             rules.einsum("...ij,...jk->...ik"),
             (normal(2, 1, 3, 4), normal(5, 4, 2)),
             stretched,
-        ),
+        )
     ],
 }

@@ -1,7 +1,5 @@
 """What the table of cases cannot say of the recurrent rules."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +25,6 @@ def made(name, shape, mask=None, **how):
     return make(**how), [jnp.asarray(a) for a in args]
 
 
-def start_of(name, args):
-    """Position of h0."""
-    return 5 if name == "gru" else 4
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_padding_is_not_read_whatever_it_holds(name):
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
@@ -55,57 +48,6 @@ def test_nan_of_a_step_that_counts_reaches_its_row_alone(name):
     assert np.isnan(dx[1]).all()
     assert np.isfinite(dx[0]).all()
     assert np.isnan(dw).all()
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("name", KINDS)
-def test_row_without_steps_ends_where_it_started(name, backwards):
-    mask = np.array([[False] * 3])
-    rule, args = made(name, (1, 3, 2, 2), mask, every_step=False, backwards=backwards)
-    dy = jnp.asarray(normal(1, 2))
-    y, cotangents = run(rule, args, dy)
-    at = start_of(name, args)
-    assert_close(y, args[at], 0)
-    assert_close(cotangents[at], dy, 0)
-    assert not any(np.any(d) for i, d in enumerate(cotangents) if i != at)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_last_step_is_the_last_of_every_step(name):
-    for backwards, at in ((False, -1), (True, 0)):
-        every, args = made(name, (2, 3, 2, 3), backwards=backwards)
-        last, _ = made(name, (2, 3, 2, 3), backwards=backwards, every_step=False)
-        assert_close(last.fwd(*args)[0], every.fwd(*args)[0][:, at], 0)
-
-
-@functools.cache
-def compiled(name):
-    """Gradients of the last step: eager, each call would compile its loops anew."""
-    rule = KINDS[name][0](every_step=False)
-    return jax.jit(lambda args, dy: run(rule, args, dy))
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_masked_batch_equals_each_sequence_alone(name):
-    lengths = [3, 0, 2]
-    mask = rules.length_mask(jnp.array(lengths), 3)
-    np.testing.assert_array_equal(mask.sum(1), lengths)
-    _, args = made(name, (3, 3, 2, 2), np.asarray(mask))
-    dy = jnp.asarray(normal(3, 2))
-    y, together = compiled(name)(args, dy)
-    *args, _ = args
-    at = start_of(name, args)
-    sums = [jnp.zeros_like(a) for a in args[1:at]]
-    for b, n in enumerate(lengths):
-        rest = [a[b : b + 1] for a in args[at:]]
-        alone = [args[0][b : b + 1, :n], *args[1:at], *rest]
-        y_alone, cotangents = compiled(name)(alone, dy[b : b + 1])
-        assert_close(y[b : b + 1], y_alone)
-        assert_close(together[0][b : b + 1, :n], cotangents[0])
-        assert not np.any(together[0][b, n:])
-        sums = [s + d for s, d in zip(sums, cotangents[1:at], strict=True)]
-    for got, want in zip(together[1:at], sums, strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30])

@@ -9,6 +9,7 @@ import pytest
 
 from jaxnn import rules
 from jaxnn.rules import RULES
+from jaxnn.rules.products import few_outputs
 from tests.rules.cases import CASES
 from tests.rules.cases_elementwise import PAIRS
 from tests.rules.common import (
@@ -198,3 +199,8 @@ def test_cache_holds_no_more_than_documented(name):
     case = CASES[name][0]
     _, cache = jax.eval_shape(case.rule.fwd, *(jnp.asarray(a) for a in case.args))
     assert [(str(a.dtype), a.size) for a in jax.tree.leaves(cache)] == KEPT[name]
+
+
+def test_weights_of_up_to_64_outputs_lie_transposed_if_they_have_more_inputs():
+    sizes = (100, 64), (100, 65), (64, 64), (65, 64)
+    assert [few_outputs(*size) for size in sizes] == [True, False, False, True]

@@ -30,24 +30,8 @@ def _scene(digit, times=5, size=(200, 300), at=(20, 90), how=Image.Resampling.BI
     return scene
 
 
-def _noisy(scene, rng):
-    return (220 - 0.7 * scene + rng.normal(0, 10, scene.shape)).clip(0, 255)
-
-
-def _shaded(scene):
-    return np.linspace(250, 170, scene.shape[1])[None] * (1 - 0.9 * scene / 255.0)
-
-
 def _rgba(scene, gray):
     return np.dstack([np.full((*scene.shape, 3), gray, np.uint8), scene])
-
-
-def _specks(scene, rng):
-    return np.maximum(scene, np.where(rng.random(scene.shape) < 3e-4, 255, 0))
-
-
-def _palette(scene):
-    return Image.fromarray(255 - scene).convert("P")
 
 
 def _sixteen(scene):
@@ -63,7 +47,7 @@ FORMS = {
     "dark on white": ("png", lambda s, _: 255 - s),
     "jpeg": ("jpg", lambda s, _: 255 - s),
     "blue ink, jpeg": ("jpg", lambda s, _: _color(s)),
-    "palette": ("gif", lambda s, _: _palette(s)),
+    "palette": ("gif", lambda s, _: Image.fromarray(255 - s).convert("P")),
     "16 bit": ("png", lambda s, _: _sixteen(s)),
     "16 bit tiff": ("tiff", lambda s, _: _sixteen(s)),
     "float tiff": ("tiff", lambda s, _: Image.fromarray(s.astype(np.float32) / 255)),
@@ -71,10 +55,14 @@ FORMS = {
     "white on transparent": ("png", lambda s, _: _rgba(s, 255)),
     "opaque alpha": ("png", lambda s, _: Image.fromarray(255 - s).convert("RGBA")),
     "1 bit": ("png", lambda s, _: Image.fromarray((255 - s) // 128 * 255).convert("1")),
-    "noisy paper": ("png", _noisy),
-    "uneven light": ("png", lambda s, _: _shaded(s)),
+    "noisy paper": (
+        "png",
+        lambda s, rng: (220 - 0.7 * s + rng.normal(0, 10, s.shape)).clip(0, 255)),
+    "uneven light": (
+        "png", lambda s, _: np.linspace(250, 170, s.shape[1]) * (1 - 0.9 * s / 255)),
     "low contrast": ("png", lambda s, _: 200 - 0.2 * s),
-    "specks of dust": ("png", _specks),
+    "specks of dust": (
+        "png", lambda s, rng: np.maximum(s, 255 * (rng.random(s.shape) < 3e-4))),
 }  # fmt: skip
 
 

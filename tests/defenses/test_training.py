@@ -14,15 +14,16 @@ from jaxnn.defenses.interval import margins
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import init_state, make_step, standard_training
+from tests.layers.cases import drawn, traced_init
 from tests.rules.common import assert_close, assert_trees_close, normal
 from tests.train.problem import blobs
 
 NET = mlp([6, 5, 3], "tanh")
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (12, 6)))
-Y = jnp.arange(12) % 3
+Y = jnp.asarray(np.arange(12) % 3)
 E = 0.2
-PARAMS, STATE, _ = NET.init(jax.random.key(5), (6,))
+PARAMS, STATE = drawn(traced_init(NET, (6,)), 5)
 
 
 def loss_of(params, x):

@@ -10,7 +10,7 @@ from jaxnn.attacks.core import Ball, ascent_direction, l1_norm, l2_norm
 from jaxnn.errors import JaxnnError
 from tests.rules.common import assert_close, normal
 
-COUNT = 40_000
+COUNT = 20_000
 
 
 @pytest.mark.parametrize("objective", [attacks.margin, attacks.dlr])
@@ -53,19 +53,20 @@ SHARES = {"l2": 2, "l1": 1}  # power of a coordinate whose shares add up to 1
 VARIANCE = {"l2": 4 / 45, "l1": 1 / 18}  # of a share, evenly over all directions
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (3, 3)], ids=str)
 @pytest.mark.parametrize("norm", SHARES)
-def test_a_draw_fills_the_ball_evenly(norm):
-    x = jnp.zeros((COUNT, 3))
-    ball = Ball.around(x, 2.0, norm, None)
-    delta = np.asarray(jax.jit(ball.draw)(jax.random.key(0)))
+def test_a_draw_fills_the_ball_evenly(norm, shape):
+    ball = Ball.around(jnp.zeros(shape), 2.0, norm, None)
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    delta = np.asarray(jax.jit(jax.vmap(ball.draw))(keys)).reshape(-1, shape[1])
     size = np.asarray({"l2": l2_norm, "l1": l1_norm}[norm](delta))
-    inside = (size / 2) ** 3  # the share of the ball that is nearer
+    inside = (size / 2) ** shape[1]  # the share of the ball that is nearer
     assert inside.max() <= 1 + 1e-12
-    np.testing.assert_allclose(
-        np.quantile(inside, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.01
-    )
+    tenths = [0.1, 0.5, 0.9]
+    np.testing.assert_allclose(np.quantile(inside, tenths), tenths, atol=0.015)
     shares = (abs(delta) / size[:, None]) ** SHARES[norm]
-    np.testing.assert_allclose(shares.var(), VARIANCE[norm], rtol=0.03)
+    if shape[1] == 3:
+        np.testing.assert_allclose(shares.var(), VARIANCE[norm], rtol=0.03)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

@@ -89,6 +89,19 @@ def test_mean_and_none_differ_by_the_batch(name):
     check((value, dpred), (values.mean(), rows / 5))
 
 
+def test_every_loss_of_a_sequence_is_that_of_its_steps():
+    labels = np.array([[0, 1, 3], [2, 2, 0]])
+
+    @jax.jit
+    def both(pred):
+        each = [loss.having(reduction="none") for loss in LOSSES.values()]
+        steps = pred.reshape(6, 4), labels.reshape(6)
+        return [(loss(pred, labels), loss(*steps)) for loss in each]
+
+    for (values, dpred), of_steps in both(jnp.asarray(normal(2, 3, 4))):
+        check((values.reshape(6), dpred.reshape(6, 4)), of_steps)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_is_float32_and_gradient_as_narrow_as_pred(name, dtype):

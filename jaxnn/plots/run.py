@@ -57,7 +57,8 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     Args:
       rows: the rows of `jaxnn.train.fit`'s history: dicts with `epoch`, `loss`,
         `grad_norm`, `skipped`, and where there was a validation set
-        `validation_loss` and `validation_accuracy` (a share in [0, 1]); each value a
+        `validation_loss` and `validation_accuracy` (a share in [0, 1]), of a sample of
+        the training set `training_accuracy`; each value a
         number, None for not finite, or a list of them, one a seed. No rows give a
         picture that says so.
       path: the file, .png, .svg or .pdf; None: the figure is returned only.
@@ -67,6 +68,7 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     epoch = np.array([row["epoch"] for row in rows])  # (E,)
     loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (E, S)
     error = 100 - 100 * _series(rows, "validation_accuracy")
+    fitted = 100 - 100 * _series(rows, "training_accuracy")
     measured, seeds = bool(np.isfinite(error).any()), loss.shape[1]
     over = f" (line: mean, band: smallest to largest of {seeds})" if seeds > 1 else ""
     title = f"Training: {counted(len(rows), 'epoch')}, {counted(seeds, 'seed')}{over}"
@@ -80,7 +82,7 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     title = f"Training loss {_ends(loss)}"
     _label(axes[0], epoch, [loss, validation], title, "loss")
     if measured:
-        _accuracy(axes[1], epoch, error)
+        _accuracy(axes[1], epoch, error, fitted)
     _line(axes[-1], epoch, norm, GREEN, "o", None)
     skipped = np.nan_to_num(_series(rows, "skipped"))
     if skipped.any():
@@ -91,9 +93,12 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     return save(figure, path)
 
 
-def _accuracy(ax, epoch, error):
+def _accuracy(ax, epoch, error, fitted):
     """The error upside down: where that spans decades, so does the axis."""
-    _line(ax, epoch, error, RED, "s", None)
+    both = bool(np.isfinite(fitted).any())
+    if both:
+        _line(ax, epoch, fitted, BLUE, "o", "training, a sample")
+    _line(ax, epoch, error, RED, "s", "validation" if both else None)
     mean = _over_seeds(error)[0]
     best = int(np.nanargmin(mean))
     ax.axhline(mean[best], color=GRAY, lw=0.8, ls=":")
@@ -103,7 +108,8 @@ def _accuracy(ax, epoch, error):
         f"Best {'mean ' * (error.shape[1] > 1)}validation accuracy "
         f"{100 - mean[best]:.2f}% (epoch {epoch[best]})"
     )
-    _label(ax, epoch, [error], title, "accuracy (%)", "log scale of the error")
+    series = [error, fitted]
+    _label(ax, epoch, series, title, "accuracy (%)", "log scale of the error")
     ax.invert_yaxis()
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 - v:.6g}"))
 

@@ -1,5 +1,6 @@
 """Training: state, step, engine, fit, evaluate."""
 
+from jaxnn.train.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluate import Evaluation, evaluate, predict
 from jaxnn.train.fit import fit
@@ -19,8 +20,9 @@ from jaxnn.train.state import (
 from jaxnn.train.step import Defense, Step, make_step, standard_training
 
 __all__ = [
-    "Defense", "Evaluation", "History", "Snapshots", "Step", "TrainState",
-    "TrainingError", "Weighted", "balanced_class_weights", "batch_order", "cast_floats",
+    "CSVLog", "Callback", "Checkpoint", "Defense", "EarlyStopping", "Evaluation",
+    "History", "Snapshots", "Step", "TrainState", "TrainingError",
+    "Weighted", "balanced_class_weights", "batch_order", "cast_floats",
     "describe", "evaluate", "evaluated", "fit", "float_type", "init_state", "make_step",
     "predict", "scan_seeds", "scan_steps", "standard_training", "take_rows", "to_unit",
 ]  # fmt: skip

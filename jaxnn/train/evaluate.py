@@ -30,18 +30,26 @@ class Evaluation(NamedTuple):
     `loss` is the mean over samples, `accuracy` the share of right labels (NaN where
     the targets are not labels; a single output says yes above 0, that of a sigmoid
     above 0.5; an output that is NaN is no answer), `outputs` the network's outputs
-    (N, classes).
+    (N, classes). Of values, in a regression: `mae`, the mean absolute error, and `r2`,
+    the share of their variance that is explained, mean over the outputs; else None.
     """
 
     loss: Any
     accuracy: Any
     outputs: np.ndarray
+    mae: Any = None
+    r2: Any = None
+
+    def measures(self) -> dict[str, Any]:
+        """What it says beside the loss: accuracy, or MAE and R2."""
+        if self.mae is None:
+            return {"accuracy": self.accuracy}
+        return {"mae": self.mae, "r2": self.r2}
 
     def __repr__(self) -> str:
-        loss, accuracy = (np.round(a, 4).tolist() for a in self[:2])
-        return (
-            f"<Evaluation: loss {loss}, accuracy {accuracy}, outputs {self[2].shape}>"
-        )
+        told = {"loss": self.loss, **self.measures()}
+        words = [f"{name} {np.round(a, 4).tolist()}" for name, a in told.items()]
+        return f"<Evaluation: {', '.join(words)}, outputs {self.outputs.shape}>"
 
 
 def predict(
@@ -103,12 +111,24 @@ def evaluate(
     losses = _values(loss, outputs, jnp.asarray(target), seeds)
     samples = tuple(range(int(seeds), outputs.ndim - 1))
     labels = target.shape == outputs.shape[int(seeds) : -1]
+    mae = r2 = None
     if labels and np.issubdtype(target.dtype, np.integer):
         right = is_correct(outputs, target, yes_above(net)) & ~np.isnan(outputs).any(-1)
         accuracy = right.mean(samples)
     else:
         accuracy = np.full(outputs.shape[: int(seeds)], np.nan)
-    return Evaluation(np.asarray(losses, np.float64), accuracy, outputs)
+        if getattr(loss, "targets", None) == "values":
+            mae, r2 = _of_values(outputs, target.reshape(outputs.shape[int(seeds) :]))
+    return Evaluation(np.asarray(losses, np.float64), accuracy, outputs, mae, r2)
+
+
+def _of_values(outputs, target):
+    """Mean absolute error and R2 of outputs (..., N, K) for values (N, K)."""
+    outputs, target = outputs.astype(np.float64), target.astype(np.float64)
+    rest = ((outputs - target) ** 2).sum(-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r2 = 1 - rest / ((target - target.mean(0)) ** 2).sum(0)
+    return np.abs(outputs - target).mean((-2, -1)), r2.mean(-1)
 
 
 @partial(programs.jit, static_argnames=("net", "seeds"))

@@ -1,6 +1,6 @@
 """Training from start to finish: epochs, validation, early stopping, interruption."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
@@ -9,6 +9,7 @@ from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
+from jaxnn.train.callbacks import Callback
 from jaxnn.train.inputs import (
     MANY,
     as_loss,
@@ -62,6 +63,9 @@ def fit(
     mesh: Mesh | AbstractMesh | None = None,
     snapshots: Snapshots | None = None,
     start: Any = None,
+    callbacks: Sequence[Any] = (),
+    metrics: Mapping[str, Callable] | None = None,
+    train_sample: int = 0,
 ) -> History:
     """Train `net` on `data`, one compiled program scanning over the batches.
 
@@ -114,6 +118,12 @@ def fit(
         optimizer's moments and counts, so that 2 epochs and 3 more are 5, bit for bit;
         or params, or (params, state), with which a new training begins. `epochs` are
         further ones, and the new history has their rows only.
+      callbacks: objects that are called at the start, after every epoch and at the
+        end, see params, and can stop: see `jaxnn.train.callbacks`.
+      metrics: name -> `(outputs, y) -> number`, NumPy arrays of all validation rows: a
+        curve `validation_NAME` of the history.
+      train_sample: so many training samples, the same after every epoch, are measured
+        as validation is: `training_accuracy` beside `validation_accuracy`.
 
     A setting without effect is refused, if it is not the default.
 
@@ -138,11 +148,20 @@ def fit(
     check_arguments(
         "fit", epochs=epochs, max_bad_steps=max_bad_steps, patience=patience,
         steps_per_call=steps_per_call, snapshots=snapshots, mesh=mesh, dtype=dtype,
-        on_epoch=on_epoch, shuffle=shuffle, keep=keep, optimizer=optimizer, **of_step,
+        on_epoch=on_epoch, shuffle=shuffle, keep=keep, optimizer=optimizer,
+        train_sample=train_sample, **of_step,
     )  # fmt: skip
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
+    if metrics and validation is None and not train_sample:
+        raise JaxnnError("fit: metrics have no effect without validation=(x, y)")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise JaxnnError(
+                f"fit: got {type(callback).__name__} in callbacks, expected a "
+                "jaxnn.train.Callback; a function goes to on_epoch="
+            )
     lookup("guard", guard, POLICIES)
     if guard != "skip" and max_bad_steps != MOST_BAD:
         raise JaxnnError(
@@ -162,7 +181,8 @@ def fit(
     run = Run(
         step, net, loss, (x, y), validation, seeds, batch,
         own_order=shuffle == "per-seed", policy=guard, max_bad=max_bad_steps, mesh=mesh,
-        replays=1 if defense is None else defense.replays,
+        replays=1 if defense is None else defense.replays, metrics=metrics,
+        train_sample=train_sample, callbacks=callbacks,
     )  # fmt: skip
     run.start(dtype, start)
     return run.train(

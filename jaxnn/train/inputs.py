@@ -46,6 +46,10 @@ FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
             "epochs batch steps max_bad_steps patience? steps_per_call?",
             is_whole, ", expected at least 1, a whole number",
         ),
+        (
+            "train_sample", lambda n: is_whole(n, 0),
+            ", expected a whole number, 0 for none",
+        ),
         ("clip_norm? clip_value? ema?", _is_number, ", expected a number"),
         (
             "penalty? project? augment? mixup? weight_noise? on_epoch?",

@@ -20,7 +20,7 @@ from jaxnn.errors import lookup
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
 from jaxnn.train.evaluate import evaluate
 from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
-from jaxnn.train.state import TrainState, continued, evaluated
+from jaxnn.train.state import TrainState, Weighted, continued, evaluated
 
 
 @dataclass(repr=False)
@@ -33,13 +33,15 @@ class History:
       epochs: one dict each: `epoch`, `loss` and `grad_norm` (means over the steps
         that were finite), `skipped` (bad steps left out), without a guard `taken` (bad
         steps all the same taken), `seconds`, and `validation_loss`,
-        `validation_accuracy` where there is a validation set.
+        `validation_accuracy` (of a regression `validation_mae`, `validation_r2`) where
+        there is a validation set, `training_accuracy` where it was asked for.
       params: the best parameters by validation, the last ones without; those of the
         moving average where one is kept (`fit(ema=...)`).
       state: the network state that belongs to `params`.
       last: the whole `TrainState` at the end.
       best_epoch: epoch of `params`, counted from 1.
-      stopped: "finished", "early stopping", "interrupted", "diverged" or "guard".
+      stopped: "finished", "early stopping", "interrupted", "diverged" or "guard", or
+        why a callback stopped it.
       findings: what the guard located, see `jaxnn.guard.Finding`.
       seconds: `compile` (tracing and compiling the programs that initialize and
         train), `train`, and `first_step_at`, the `time.perf_counter()` of the moment
@@ -79,7 +81,7 @@ class History:
         return html(names, rows)
 
 
-class EarlyStopping:
+class BestEpoch:
     """The best parameters so far (of their moving average, if there is one), for each
     seed by itself, and whether it has run out of patience."""
 
@@ -95,7 +97,7 @@ class EarlyStopping:
         if "validation_loss" not in row:
             return
         loss = np.atleast_1d(row["validation_loss"])
-        accuracy = np.atleast_1d(row["validation_accuracy"])
+        accuracy = np.atleast_1d(row.get("validation_accuracy", np.nan))
         score = np.where(np.isnan(accuracy), -loss, accuracy)
         # outputs that are NaN have a label all the same, and may hit it
         score = np.where(np.isnan(loss), -np.inf, score)
@@ -134,16 +136,26 @@ class Run:
       max_bad: so many bad steps in a row end a run.
       mesh: devices that divide each batch, or None.
       replays: how often each batch is used in a row.
+      metrics: name -> function (outputs, y) -> number, of what is measured.
+      train_sample: so many training samples are measured after every epoch.
+      callbacks: of `jaxnn.train.callbacks`.
     """
 
     def __init__(
         self, step, net, loss, data, validation, seeds, batch, *, own_order=False,
-        policy="skip", max_bad=10, mesh=None, replays=1,
+        policy="skip", max_bad=10, mesh=None, replays=1, metrics=None, train_sample=0,
+        callbacks=(),
     ):  # fmt: skip
         self.step, self.net, self.loss = step, net, loss
         self.parallel = None if mesh is None else DataParallel(mesh, batch)
         where = jnp.asarray if mesh is None else host_array
         self.x, self.y = jax.tree.map(where, tuple(data))
+        self.metrics, self.callbacks = metrics or {}, tuple(callbacks)
+        x, y = data
+        y = y.target if isinstance(y, Weighted) else y
+        rows = np.random.default_rng(0).permutation(len(x))[:train_sample]
+        self.sample = (np.asarray(x)[rows], np.asarray(y)[rows]) if len(rows) else None
+        self.why = ""  # a callback wants it to stop
         self.validation = validation
         self.multi_seed = not isinstance(seeds, (int, np.integer))
         self.seeds = list(seeds) if self.multi_seed else [seeds]
@@ -181,6 +193,20 @@ class Run:
         else:
             order = batch_order(len(self.x), self.batch, epoch)
         return np.repeat(order, self.replays, 0)
+
+    @property
+    def params(self) -> Any:
+        """The parameters as they are now; of the moving average, if one is kept."""
+        return evaluated(self.parallel.local(self.ts) if self.parallel else self.ts)[0]
+
+    @property
+    def state(self) -> Any:
+        """The network's state that belongs to `params`."""
+        return evaluated(self.parallel.local(self.ts) if self.parallel else self.ts)[1]
+
+    def stop(self, why: str = "stopped by a callback") -> None:
+        """End training after this epoch; the history's `stopped` says why."""
+        self.why = why
 
     @property
     def all_or_nothing(self) -> bool:
@@ -222,9 +248,7 @@ class Run:
 
         With `choose` the history has the best parameters by validation, else the last.
         """
-        self.stopping = EarlyStopping(
-            self.ts, len(self.seeds), self.multi_seed, patience
-        )
+        self.stopping = BestEpoch(self.ts, len(self.seeds), self.multi_seed, patience)
         self.history = History(*evaluated(self.ts), self.ts, 0)
         self.snapshots, self.steps_per_call = snapshots, steps_per_call
         with snapshots or nullcontext():  # entered first: it is locked for others
@@ -233,6 +257,8 @@ class Run:
                 done = self.first_epoch
             epochs += self.first_epoch
             self.begun: tuple[int, list] = at, parts
+            for callback in self.callbacks:
+                callback.on_train_start(self)
             start, compiled = time.perf_counter(), self.compile_seconds
             with (
                 _interruptible() as interrupted,
@@ -266,6 +292,11 @@ class Run:
                 bar.set_postfix_str(describe(row))
                 if on_epoch is not None:
                     on_epoch(row)
+                for callback in self.callbacks:
+                    callback.on_epoch(row, self)
+            if self.why:
+                history.stopped = self.why
+                return
             if row is None or agreed(interrupted.is_set()):
                 history.stopped = "interrupted"
                 return
@@ -288,6 +319,8 @@ class Run:
             "train": time.perf_counter() - start - compiling,
             "first_step_at": self.first_step_at or start,
         }
+        for callback in self.callbacks:
+            callback.on_train_end(history)
 
     def epoch(self, epoch: int, interrupted: threading.Event) -> dict | None:
         """Run one epoch; None if it was interrupted before its end."""
@@ -336,14 +369,23 @@ class Run:
             row["taken"] = bad.tolist()
         if "rescaled" in metrics:
             row["rescaled"] = metrics["rescaled"].sum(0).tolist()
-        if self.validation is not None:
-            found = evaluate(
-                self.net, *evaluated(self.ts), *self.validation, loss=self.loss,
-                seeds=self.multi_seed, parallel=self.parallel,
-            )  # fmt: skip
-            row["validation_loss"] = found.loss.tolist()
-            row["validation_accuracy"] = found.accuracy.tolist()
+        for name, data in ("validation", self.validation), ("training", self.sample):
+            if data is not None:
+                row |= self._measured(name, data)
         return row | {"seconds": round(seconds, 4)}
+
+    def _measured(self, name, data):
+        found = evaluate(
+            self.net, *evaluated(self.ts), *data, loss=self.loss,
+            seeds=self.multi_seed, parallel=self.parallel,
+        )  # fmt: skip
+        told = {"loss": found.loss} if name == "validation" else {}  # "loss" is there
+        told |= found.measures()
+        for metric, function in self.metrics.items():
+            outputs = found.outputs if self.multi_seed else found.outputs[None]
+            values = np.array([float(function(o, data[1])) for o in outputs])
+            told[metric] = values if self.multi_seed else values[0]
+        return {f"{name}_{key}": value.tolist() for key, value in told.items()}
 
 
 @contextmanager
@@ -373,13 +415,14 @@ def _interruptible() -> Iterator[threading.Event]:
 def describe(row: dict) -> str:
     """One short line about an epoch, means over seeds."""
     text = f"loss {np.mean(row['loss']):.4f}"
-    if "validation_loss" in row:
-        accuracy = float(np.mean(row["validation_accuracy"]))
-        text += (
-            f"  validation {np.mean(row['validation_loss']):.4f}"
-            if np.isnan(accuracy)
-            else f"  validation {100 * accuracy:.2f}%"
-        )
+    for name in ("training", "validation"):
+        if f"{name}_mae" in row:
+            mae, r2 = (np.mean(row[f"{name}_{key}"]) for key in ("mae", "r2"))
+            text += f"  {name} MAE {mae:.4g}, R2 {r2:.4f}"
+        elif not np.isnan(accuracy := np.mean(row.get(f"{name}_accuracy", np.nan))):
+            text += f"  {name} {100 * accuracy:.2f}%"
+        elif f"{name}_loss" in row:
+            text += f"  {name} {np.mean(row[f'{name}_loss']):.4f}"
     text += f"  gradient norm {np.mean(row['grad_norm']):.3f}"
     for what in ("skipped", "taken"):
         if count := int(np.sum(row.get(what, 0))):

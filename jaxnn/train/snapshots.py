@@ -349,6 +349,6 @@ def _best_epoch(rows) -> int:
     """The epoch with the best mean validation, the last one without validation."""
     if not rows or "validation_loss" not in rows[-1]:
         return len(rows)
-    accuracy = np.array([np.mean(row["validation_accuracy"]) for row in rows])
+    accuracy = [np.mean(row.get("validation_accuracy", np.nan)) for row in rows]
     loss = np.array([np.mean(row["validation_loss"]) for row in rows])
     return rows[int(np.argmax(np.where(np.isnan(accuracy), -loss, accuracy)))]["epoch"]

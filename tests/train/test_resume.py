@@ -22,7 +22,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import locked
 from jaxnn.train import Snapshots, fit
 from jaxnn.train.checkpoint import save_params
-from jaxnn.train.run import EarlyStopping, History, Run
+from jaxnn.train.run import BestEpoch, History, Run
 from tests.train.problem import blobs
 
 NET = mlp([6, 8, 3], normalize=True, drop_rate=0.1)
@@ -266,7 +266,7 @@ def waiting():
         patch.setattr(Run, "train", lambda self, *_, **__: caught.append(self))
         train(1)
     (run,) = caught
-    run.stopping = EarlyStopping(run.ts, 1, False, None)
+    run.stopping = BestEpoch(run.ts, 1, False, None)
     run.history = History(run.ts.params, run.ts.state, run.ts, 0)
     return run
 

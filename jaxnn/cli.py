@@ -58,6 +58,14 @@ COMMANDS = {
         "CompareConfig", "compare:compare_run", lambda found: 1 - found["passed"],
         timed=True,
     ),
+    "export": Command(
+        "write a saved run's network as ONNX, for PyTorch, as safetensors",
+        "ExportConfig", "exchange:export_run",
+    ),
+    "import": Command(
+        "make a run of a network from elsewhere",
+        "ImportConfig", "exchange:import_run",
+    ),
     "replay": Command(
         "run the bad step of a run again, name the culprit",
         "ReplayConfig", "use:replay_run", lambda found: 0 if found is None else 1,
@@ -65,6 +73,10 @@ COMMANDS = {
     "data": Command(
         "list, verify or fetch data sets",
         "DataConfig", "datasets:data_run", lambda intact: 1 - intact,
+    ),
+    "completion": Command(
+        "complete commands and flags in a shell: bash, zsh, fish",
+        "CompletionConfig", "completion:completion_run",
     ),
     "demo": Command("list the tutorials, or run one: jaxnn demo NAME", "", ""),
 }  # fmt: skip
@@ -105,7 +117,12 @@ def _dispatch(words: list[str], started: float) -> int:
             from jaxnn.app.demo import demo
 
             return demo(words[1:])
+        devices, words = _take("--device", words)
         config = settings(words[0], command, words[1:])
+        if devices:
+            from jaxnn.environment import use_device
+
+            use_device(devices[-1])
         module, _, name = command.function.partition(":")
         function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
         found = function(config, started) if command.timed else function(config)
@@ -137,7 +154,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
 
     from jaxnn.app import config
     from jaxnn.app.checks import check
-    from jaxnn.app.flags import help_text, made, read_words, usual
+    from jaxnn.app.flags import help_text, made, read_file, read_words, usual
 
     used, words = _take("--use", words)
     for target in used:
@@ -145,8 +162,11 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     kind, base, recipes = getattr(config, command.settings), None, []
     about = (
         f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
-        "it first: what it registers (attacks, losses, layers) is known then."
+        "it first: what it registers (attacks, losses, layers) is known then. --config "
+        "FILE.json or .toml has settings, such as a run's config.json; flags override. "
+        "--device cpu, gpu or cuda:1 says where to compute."
     )
+    files, words = _take("--config", words)
     if name in ("train", "sweep"):
         recipes, words = _take("--recipe", words)
         if len(recipes) > 1:
@@ -160,13 +180,15 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     if {"-h", "--help", "--help-all"} & set(words):
         print(help_text(f"jaxnn {name}", kind, about, "--help-all" in words, base))
         raise SystemExit(0)
-    typed = read_words(f"jaxnn {name}", kind, words)
-    found = made(kind, usual(kind, base) | typed)
+    typed, told = read_words(f"jaxnn {name}", kind, words), {}
+    for file in files:
+        told |= read_file(f"jaxnn {name}", kind, file)
+    found = made(kind, usual(kind, base) | told | typed)
     if name == "train" and found.resume is not None:
         from jaxnn.app.folder import check_resumed, read_config
 
         saved = read_config(found.resume / "config.json").config
-        found = made(kind, usual(kind, saved) | typed)
+        found = made(kind, usual(kind, saved) | told | typed)
         check_resumed(saved, found, bool(recipes))
     check(found, typed)
     return found

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jaxnn.errors import JaxnnError
+
 
 def versions(*more: str) -> dict[str, str]:
     """Versions of Python, jaxnn, its numerical libraries and the packages in `more`."""
@@ -35,6 +37,29 @@ def device() -> str:
         mine = getattr(os, "sched_getaffinity", None)
         return f"cpu, {name}, {len(mine(0)) if mine else os.cpu_count()} cores"
     return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
+
+
+def use_device(name: str) -> None:
+    """Compute on that device from here on: cpu, gpu, or one of several, cuda:1.
+
+    Raises:
+      JaxnnError: there is none such; says which are.
+    """
+    import jax
+
+    kind, _, number = name.partition(":")
+    if kind == "cpu":  # no other is started; not asked for, as it may yet be divided
+        jax.config.update("jax_platforms", kind)
+        if not number:
+            return
+    try:
+        found = jax.devices(kind)[int(number or 0)]
+        jax.config.update("jax_default_device", found)
+    except (RuntimeError, ValueError, IndexError) as error:
+        here = ", ".join(f"{d.platform}:{d.id}" for d in jax.devices())
+        raise JaxnnError(
+            f"--device: got {name}, expected one that is here: {here}"
+        ) from error
 
 
 def no_device() -> str | None:

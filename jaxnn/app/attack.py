@@ -2,14 +2,16 @@
 
 import itertools
 import os
-import shlex
+import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxnn import attacks
 from jaxnn.app.compile_cache import enable_compile_cache
@@ -23,15 +25,15 @@ from jaxnn.app.folder import (
     print_undrawn,
     sample_rows,
 )
-from jaxnn.app.settings import flag, given
+from jaxnn.app.settings import as_command, flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.data import unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import check_folder, draw, read_json, real_path, write_json
+from jaxnn.files import check_folder, draw, plain, read_json, real_path, write_json
 from jaxnn.robustness import Proportion, Threat, evaluate, report, transfer_matrix
-from jaxnn.robustness.worst import not_attacked
+from jaxnn.robustness.worst import attack_suite, not_attacked
 from jaxnn.tree import map_batches
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
@@ -45,8 +47,17 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     attack = lookup("attack", config.attack, ATTACKS)
     options = _options(config, attack)
     folder = _folder(config, "attacks")
-    run, network, x, y, record = _opened("attack", config)
-    done = _attacked(attack, options, network, x, y)
+    run, networks, x, y, record = _opened("attack", config, every=True)
+    total = len(x) * len(networks)
+    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
+        each = [_attacked(attack, options, n, x, y, bar.update) for n in networks]
+    network, done = networks[0], each[0]  # whose picture is drawn
+
+    def told(values):
+        """A value, of several seeds a list."""
+        values = [plain(v) for v in values]
+        return values if run.multi_seed else values[0]
+
     settings = attack.takes | options | {"seed": config.seed}
     settings.pop("key", None)
     if "loss" in settings:
@@ -55,12 +66,12 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         "attack": config.attack,
         "settings": settings,
         "images": len(y),
-        "accuracy_before": done.before.value,
-        "accuracy_after": done.after.value,
+        "accuracy_before": told(d.before.value for d in each),
+        "accuracy_after": told(d.after.value for d in each),
         "distance_norm": done.norm,
-        "median_distance_of_fooled": done.median,
-        "not_finite_images": done.lost.tolist(),
-        "not_attacked_images": np.flatnonzero(done.blind).tolist(),
+        "median_distance_of_fooled": told(d.median for d in each),
+        "not_finite_images": told(d.lost for d in each),
+        "not_attacked_images": told(np.flatnonzero(d.blind) for d in each),
         "seconds": time.perf_counter() - started,
     }
     path = _unused(folder, _name(config, options), ".json", found)
@@ -71,12 +82,20 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         options.get("epsilon", float(done.size.max())), count=10, norm=done.norm,
         attack=config.attack, budget="epsilon" in options,
     )})  # fmt: skip
-    for line in report.warnings(len(y), len(done.lost), int(done.blind.sum())):
-        print(line)
-    print(
-        f"accuracy       {done.before} before, {done.after} under {config.attack}, "
-        f"{len(y):,} images"
-    )
+    for i, d in enumerate(each):
+        for line in report.warnings(len(y), len(d.lost), int(d.blind.sum())):
+            print(line)
+        of_seed = f", seed {run.config.seed + i}" if run.multi_seed else ""
+        print(
+            f"accuracy       {d.before} before, {d.after} under {config.attack}, "
+            f"{len(y):,} images{of_seed}"
+        )
+    if run.multi_seed:
+        after = 100 * np.array([d.after.value for d in each])
+        print(
+            f"accuracy       {after.mean():.2f}% +- {after.std(ddof=1):.2f} under "
+            f"{config.attack}, mean of {len(each)} seeds"
+        )
     if done.median is not None:
         print(
             f"distance       median {done.median:.4g} in {done.norm} of the "
@@ -106,12 +125,19 @@ class _Attacked(NamedTuple):
         return float(np.median(self.size[self.fooled])) if self.fooled.any() else None
 
 
-def _attacked(attack: Attack, options: dict, network: Classifier, x, y) -> _Attacked:
+def _attacked(
+    attack: Attack, options: dict, network: Classifier, x, y, tick: Callable
+) -> _Attacked:
+    """Attack all images; `tick` is told how many more are done."""
     model, y = to_logits(network, x, y)
-    x_adv = map_batches(
-        lambda a, b: attack.run(model, a, b, **options), x, y,
-        batch=len(x) if options.get("early_stop") else None,
-    )  # fmt: skip
+
+    def batch(a, b):
+        found = jax.block_until_ready(attack.run(model, a, b, **options))
+        tick(len(a))
+        return found
+
+    whole = len(x) if options.get("early_stop") else None
+    x_adv = map_batches(batch, x, y, batch=whole)
     right, still = model.correct(x, y), model.correct(x_adv, y)
     lost = np.flatnonzero(~np.isfinite(model.outputs(x)).all(-1))
     blind = np.zeros(len(y), bool)
@@ -127,16 +153,24 @@ def robustness_run(config: RobustnessConfig) -> Any:
     """Evaluate a saved run by the whole suite and its checks; writes a folder."""
     enable_compile_cache()
     folder = _folder(config, "robustness")
-    run, model, x, y, record = _opened("robustness", config)
+    run, (model,), x, y, record = _opened("robustness", config)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
     name, others = _others(config, run)
-    found = evaluate(
-        model, x, y, threat=threat, level=config.level, others=others,
-        seed=config.seed, log=None if config.quiet else lambda line: print(
-            f"  {line}", flush=True
-        ),
-    )  # fmt: skip
+    suite = attack_suite(config.level, config.norm, run.facts.classes, True)
+    shown = sys.stderr.isatty() and not config.quiet
+    with tqdm(total=len(suite) + 1, unit="attack", disable=not shown) as bar:
+
+        def log(line):
+            bar.update()
+            if not config.quiet:
+                bar.write(f"  {line}")
+                sys.stdout.flush()
+
+        found = evaluate(
+            model, x, y, threat=threat, level=config.level, others=others,
+            seed=config.seed, log=log,
+        )  # fmt: skip
     transfer = None
     if others:
         sample = x[found.sample], y[found.sample]
@@ -162,26 +196,25 @@ def _folder(config, name):
     return folder
 
 
-def _opened(name: str, config: Any) -> tuple[Run, Classifier, Any, Any, dict[str, Any]]:
-    """The run, its first network, test images in [0, 1] and labels (all, or a sample),
-    and what a result depends on."""
+def _opened(
+    name: str, config: Any, every: bool = False
+) -> tuple[Run, list[Classifier], Any, Any, dict[str, Any]]:
+    """The run, its first network or `every` one, test images in [0, 1] and labels (all,
+    or a sample), and what a result depends on."""
     run = open_run(config.run)
     test = data_of(run, config.data).test
     rows = sample_rows(test.y, config.images, config.seed)
-    words = ["jaxnn", name, str(config.run)]
-    for setting, value in given(config).items():
-        if setting not in ("run", "out"):
-            values = value if isinstance(value, tuple) else (value,)
-            words += [flag(setting), *map(str, () if value is True else values)]
+    settings = {k: v for k, v in given(config).items() if k != "out"}
     record = {
         "run": str(run.folder),
-        "command": shlex.join(words),
+        "command": as_command(name, settings),
         "data": config.data or run.config.data,
         "network_seed": run.config.seed,
         "rows": rows.tolist() if config.images > 0 else "all",
     } | surroundings()
-    network = Classifier(run.net, *first_of(run))
-    return run, network, unit_images(test.x[rows]), test.y[rows], record
+    members = run.members() if every else [first_of(run)]
+    networks = [Classifier(run.net, *member) for member in members]
+    return run, networks, unit_images(test.x[rows]), test.y[rows], record
 
 
 def _unused(folder: Path, name: str, ending: str, found: dict, inside="") -> Path:

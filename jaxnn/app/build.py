@@ -65,7 +65,7 @@ class Experiment(NamedTuple):
 
 def build(
     config: TrainConfig, facts: DataFacts, data: Dataset | None = None, steps: int = 1,
-    traced: Mapping[str, Any] | None = None,
+    traced: Mapping[str, Any] | None = None, net: Layer | None = None,
 ) -> Experiment:  # fmt: skip
     """Make the objects that the settings, found right by `check`, describe.
 
@@ -75,6 +75,7 @@ def build(
       data: what is trained on, if anything is; tells the steps of the run.
       steps: of the whole run, where `data` is None.
       traced: numbers for lr, l2, noise or dropout that may be traced (a sweep's).
+      net: the network, where it is not the settings that describe it.
     """
     config, traced = resolved(config), traced or {}
     if data is not None:
@@ -87,7 +88,9 @@ def build(
     )  # fmt: skip
     if "lr" in traced:
         optimizer = optax.chain(optimizer, optax.scale(traced["lr"]))
-    net = network(replace(config, dropout=traced.get("dropout", config.dropout)), facts)
+    if net is None:
+        dropout = traced.get("dropout", config.dropout)
+        net = network(replace(config, dropout=dropout), facts)
     named = {*ACTIVATIONS, "softmax", "log_softmax"}
     ends = {config.output, *config.layers[-1:]} & named
     check_ending("--loss, --output", net, loss, {n: output_layer(n) for n in ends})
@@ -95,10 +98,16 @@ def build(
     return Experiment(config, facts, data, net, loss, optimizer, steps, options)
 
 
-def build_for_data(config: TrainConfig) -> Experiment:
-    """Load the data and `build`."""
+def load_for(config: TrainConfig) -> Dataset:
+    """Load the data, if `config` can be obeyed with it."""
     data = load(config.data, validation=config.validation, say=note)
     check_data(config, data)
+    return data
+
+
+def build_for_data(config: TrainConfig) -> Experiment:
+    """Load the data and `build`."""
+    data = load_for(config)
     return build(config, facts_of(data), data)
 
 

@@ -175,8 +175,8 @@ FREE = ("devices", "quiet", "attack_images", "keep_checkpoints")
 def must_stay(config: TrainConfig) -> dict[str, Any]:
     """The settings that what was trained belongs to, so that an edit since is found.
 
-    With a constant schedule the number of epochs may grow.
+    The number of epochs may grow: the schedule then goes over all of them.
     """
-    free = set(FREE) | ({"epochs"} if config.schedule == "constant" else set())
+    free = {*FREE, "epochs"}
     free -= {"devices"} if config.batch_stats == "ghost" else set()
     return {name: v for name, v in vars(config).items() if name not in free}

@@ -20,6 +20,8 @@ from jaxnn.app.settings import (
 from jaxnn.environment import Processes
 
 MODELS = ("linear", "mlp", "cnn", "serial")
+SAVED = "saved"
+"""The model of a run whose network its folder says, layer by layer: network.json."""
 NOISE_KIND = "gaussian"
 """The usual kind: left open in the settings, as points of a sweep without noise share
 the program of those with."""
@@ -64,7 +66,7 @@ def _usual_decay(c) -> float | None:
 
 SEED = Range(0, 2**32 - 1)
 HIDDEN = Needs(has_sizes, "hidden layers given by size, such as --layers 128 or 32x5")
-INITIAL = Needs(lambda c: c.model != "serial" or has_sizes(c), NAMED_LAYER)
+INITIAL = Needs(lambda c: c.model not in ("serial", SAVED) or has_sizes(c), NAMED_LAYER)
 ATTACKED = Needs(lambda c: c.adversarial != "none", "--adversarial")
 SMOOTHED = only_with("loss", "softmax_cross_entropy")
 STEPS = only_with("adversarial", "pgd", "trades")
@@ -297,7 +299,15 @@ class TrainCommand(TrainConfig, Processes):
     local_device_ids: Annotated[tuple[int, ...], Range(0, 1024)] = ()
     rank_timeout: Annotated[float, Range(0, 10**6, "(]")] = 30.0
     resume: Path | None = None
-    """Run folder to continue, bit for bit, after a kill; its settings hold."""
+    """Run folder to continue, bit for bit, after a kill; its settings hold. With more
+    --epochs the schedule goes over all of them from here on."""
+    from_: Path | None = None
+    """What to start from: a run folder or FILE.onnx, whose network is taken as it is,
+    or a file of arrays (.npz, .safetensors, .pt) for the network of the flags."""
+    freeze: Annotated[
+        tuple[int, ...], Range(0, 10**6), Needs(lambda c: c.from_ is not None, "--from")
+    ] = ()
+    """Layers of that network that stay as they are, by number, the first being 0."""
 
 
 CNN = TrainConfig(
@@ -392,6 +402,49 @@ class PredictConfig(_OfRun):
 
 
 @dataclass(frozen=True)
+class ExportConfig(_OfRun):
+    """Write a saved run's network for another program; both must give the same outputs.
+
+    onnx: the graph; torch: a state dict, and beside it a .py with the nn.Sequential;
+    safetensors: parameters and layers as jaxnn has them. Of several seeds the first.
+    """
+
+    to: Literal["onnx", "safetensors", "torch"] = "onnx"
+    """Which form."""
+    data: str | None = None
+    """Data whose test images are compared on; none: the run's own."""
+    out: Path | None = None
+    """File to write; none: model.onnx, .safetensors or .pt in the run's folder."""
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Make a run folder of a network from elsewhere, for eval, attack, robustness ...
+
+    The folder is made only if the network does what it should: an ONNX graph gives the
+    outputs that onnxruntime gives, all have an accuracy that no wrong order would.
+    """
+
+    file: Annotated[Path, PLACE]
+    """FILE.onnx, .safetensors, .pt or .pth (a state dict); no code in it is run."""
+    net: str | None = None
+    """FILE.py:name of a layer, such as serial(flatten, dense(10)): the network of a
+    file that holds arrays only, PyTorch's, in the order of its layers."""
+    data: Annotated[str, Names("jaxnn.data.sources:SOURCES")] = "mnist"
+    """Data set that the network is for, as jaxnn train takes it."""
+    mean: Annotated[float | None, Range(-1000, 1000)] = None
+    """Subtracted from pixels in [0, 1] before the network, as it was in training."""
+    std: Annotated[float | None, POSITIVE] = None
+    """Divided by after that; 0.00392157 (1/255) gives pixels from 0 to 255."""
+    accuracy: Annotated[float | None, SHARE] = None
+    """What it reaches on the test images; half a point less is an error. None: 0.5."""
+    logits: Path | None = None
+    """An .npz with x and logits that it must give, images channels last."""
+    out: Path | None = None
+    """Folder to write, new or empty; none: runs/ and a name made of file and time."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Look for, check or download data sets."""
 
@@ -399,6 +452,18 @@ class DataConfig:
     """list: what is known and here; verify: compare checksums; fetch: download."""
     name: Annotated[str | None, PLACE, Names("jaxnn.data.sources:SOURCES")] = None
     """Data set (verify: or a folder)."""
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """Print a script by which a shell completes commands and flags.
+
+    eval "$(jaxnn completion bash)" in ~/.bashrc, likewise in zsh; in fish
+    jaxnn completion fish | source.
+    """
+
+    shell: Annotated[Literal["bash", "zsh", "fish"], PLACE]
+    """Which shell."""
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,26 @@ import inspect
 import itertools
 import shutil
 import textwrap
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnn.app.settings import Row, flag, in_words, plain_types, read, rows
+from jaxnn.app.settings import (
+    Row,
+    flag,
+    from_json,
+    in_words,
+    plain_types,
+    read,
+    rows,
+)
 from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json, read_text
 
 GROUPS = {
     "network": "model layers activation output init bias_init batch_norm standardize",
     "training": "loss label_smoothing optimizer lr weight_decay schedule batch epochs "
-    "patience keep guard dtype",
+    "patience keep guard dtype from_ freeze",
     "seeds": "seeds seed shuffle",
     "regularization": "l1 l2 max_norm spectral_norm max_spectral_norm weight_noise "
     "clip_norm clip_value ema dropout mixup class_weights",
@@ -134,6 +144,30 @@ def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
             raise JaxnnError(f"{typed}: got {got}, expected {wanted}") from None
         if by_place and not many:
             places.pop(0)
+    return found
+
+
+def read_file(program: str, kind: Any, path: str) -> dict[str, Any]:
+    """The settings in a .json or .toml file, such as a run's config.json.
+
+    Raises:
+      JaxnnError: no such file, settings that the command has not.
+    """
+    known, found = flat(kind), {}
+    try:
+        toml = path.endswith(".toml")
+        told = tomllib.loads(read_text(path)) if toml else read_json(path)
+        told = told.get("config", told)
+        items = {k.replace("-", "_"): v for k, v in told.items()}
+    except (ValueError, AttributeError) as error:
+        raise JaxnnError(f"--config {path}: expected settings ({error})") from error
+    items.pop("network", None)  # of a run's: what is known of its data
+    for name, value in items.items():
+        name = "from_" if name == "from" else name
+        if name not in known:
+            flags = {flag(n): n for n in known}
+            raise JaxnnError(f"--config {path}: {_unknown(flag(name), program, flags)}")
+        found[name] = from_json(value, known[name].type)
     return found
 
 

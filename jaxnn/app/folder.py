@@ -15,17 +15,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn import layers
 from jaxnn.app.build import DataFacts, Experiment, build
 from jaxnn.app.checks import FREE, check, must_stay
-from jaxnn.app.config import TrainConfig
+from jaxnn.app.config import SAVED, TrainConfig
 from jaxnn.app.settings import SMALLEST, flag, from_plain, saved_in
 from jaxnn.app.streams import note
 from jaxnn.data import Dataset, load, stratified_sample
 from jaxnn.errors import JaxnnError
 from jaxnn.files import locked, plain, read_json, reason, write_json
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, to_plain
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
 from jaxnn.train.inputs import init_shapes
+
+NETWORK = "network.json"
 
 
 class Run(NamedTuple):
@@ -63,10 +66,16 @@ class Run(NamedTuple):
         """Outputs (..., N) as probabilities, by the loss it was trained on."""
         return self.experiment.loss.as_probabilities(outputs)
 
+    def members(self) -> list[tuple[Any, Any]]:
+        """Parameters and state of each seed."""
+        tree, count = (self.params, self.state), self.config.seeds
+        if not self.multi_seed:
+            return [tree]
+        return [jax.tree.map(lambda a, i=i: a[i], tree) for i in range(count)]
+
     def first(self) -> tuple[Any, Any]:
         """Parameters and state of the first seed."""
-        tree = self.params, self.state
-        return jax.tree.map(lambda a: a[0], tree) if self.multi_seed else tree
+        return self.members()[0]
 
 
 # ---- made
@@ -105,7 +114,7 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
         yield folder
     except BaseException:
         files = [p for p in folder.rglob("*") if not p.is_dir()]
-        if {p.name for p in files} <= {"config.json", "sweep.json"}:
+        if {p.name for p in files} <= {"config.json", NETWORK, "sweep.json"}:
             made = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
             for path in files:
                 path.unlink()
@@ -116,7 +125,12 @@ def fresh_folder(out: Path | None, name: str) -> Iterator[Path]:
 
 
 def save_config(folder: Path, e: Experiment) -> None:
-    """Write config.json: the settings and what the network knows of its data."""
+    """Write config.json: the settings and what the network knows of its data.
+
+    Where the settings do not describe the network, network.json does.
+    """
+    if e.config.model == SAVED:
+        write_json(folder / NETWORK, to_plain(e.net))
     write_json(
         folder / "config.json",
         dataclasses.asdict(e.config) | {"network": e.facts._asdict()},
@@ -131,6 +145,7 @@ def save_network(folder: Path, tree: Any, e: Experiment) -> None:
 def _belonging(e) -> dict[str, Any]:
     """The settings that parameters belong to, as JSON gives them back."""
     facts = {f"network {k}": v for k, v in e.facts._asdict().items()}
+    facts |= {NETWORK: to_plain(e.net)} if e.config.model == SAVED else {}
     return json.loads(json.dumps(plain(must_stay(e.config) | facts)))
 
 
@@ -241,7 +256,13 @@ def read_config(path: Path) -> Experiment:
             raise JaxnnError(
                 f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1]"
             )
-        return build(config, facts)
+        net = saved_network(path.parent) if config.model == SAVED else None
+        return build(config, facts, net=net)
+
+
+def saved_network(folder: Path) -> Layer:
+    """The network that network.json in a run's folder tells, layer by layer."""
+    return layers.from_plain(read_json(folder / NETWORK))
 
 
 def sample_rows(y: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -275,9 +296,8 @@ def check_resumed(saved: TrainConfig, asked: TrainConfig, recipe: bool = False) 
         for name, value in vars(saved).items()
         if name not in FREE and value != getattr(asked, name)
     ]
-    longer = asked.schedule == "constant" and asked.epochs > saved.epochs
-    if changed == ["epochs"] and longer:
-        return  # the steps so far are those of the longer run
+    if changed == ["epochs"] and asked.epochs > saved.epochs:
+        return
     if saved.batch_stats == "ghost" and saved.devices != asked.devices:
         changed.append("devices")
     if changed:
@@ -285,14 +305,19 @@ def check_resumed(saved: TrainConfig, asked: TrainConfig, recipe: bool = False) 
         raise JaxnnError(
             f"--resume: {flags} would make it another run than the one to continue; "
             "only --devices, --attack-images, --keep-checkpoints and --quiet may "
-            "change, and with a constant schedule more --epochs"
+            "change, and --epochs grow"
         )
 
 
-def check_facts(folder: Path, e: Experiment) -> None:
-    """Raise unless config.json says of the data what it is; rounding is no edit."""
+def check_facts(folder: Path, e: Experiment) -> TrainConfig:
+    """Raise unless config.json says of the data what it is; rounding is no edit.
+
+    Returns:
+      Its settings.
+    """
     path = folder / "config.json"
-    saved = read_config(path).facts._asdict()
+    config, facts = read_config(path)[:2]
+    saved = facts._asdict()
     for name, value in e.facts._asdict().items():
         rounded = isinstance(value, float) and math.isclose(
             saved[name], value, rel_tol=1e-6
@@ -302,6 +327,7 @@ def check_facts(folder: Path, e: Experiment) -> None:
                 f"--resume: {path}: network {name} is {saved[name]}, but of the data "
                 f"it is {value}; it was edited, or the data is another"
             )
+    return config
 
 
 def finished(folder: Path, config: TrainConfig) -> dict | None:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import pkgutil
+import shlex
 import types
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -131,8 +132,8 @@ def rows(kind: Callable[..., Any]) -> dict[str, Row]:
 
 
 def flag(name: str) -> str:
-    """The name of a setting as it is typed: `--noise-kind`."""
-    return "--" + name.replace("_", "-")
+    """The name of a setting as it is typed: `--noise-kind`, of `from_` `--from`."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def only_with(name: str, *values: str, also: str = "") -> Needs:
@@ -187,7 +188,7 @@ def check_needs(config: Any, typed: Container[str] = ()) -> None:
     """Raise for a setting that changes nothing, see `without_effect`."""
     for name, what in without_effect(config, typed).items():
         value = getattr(config, name)
-        value = " ".join(value) if isinstance(value, tuple) else value
+        value = " ".join(map(str, value)) if isinstance(value, tuple) else value
         raise JaxnnError(f"{flag(name)} {value} has no effect here: it needs {what}")
 
 
@@ -219,17 +220,29 @@ def from_plain(
             what = "unknown" if unknown else "no"
             listed = ", ".join(sorted(unknown or missing))
             raise JaxnnError(f"{what} setting {listed}")
-        values = {}
-        for name, value in settings.items():
-            kinds = plain_types(known[name].type)
-            if isinstance(value, list) and any(get_origin(k) is tuple for k in kinds):
-                value = tuple(value)
-            elif isinstance(value, str) and Path in kinds:
-                value = Path(value)
-            values[name] = value
-        config = kind(**values)
+        config = kind(**{k: from_json(v, known[k].type) for k, v in settings.items()})
         check_fields(config)
     return config
+
+
+def from_json(value: Any, kind: Any) -> Any:
+    """A value that JSON or TOML gave, as a setting of that type has it."""
+    kinds = plain_types(kind)
+    if isinstance(value, list) and any(get_origin(k) is tuple for k in kinds):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in kinds else value
+
+
+def as_command(name: str, settings: Mapping[str, Any]) -> str:
+    """The words `jaxnn NAME ...` that give these settings."""
+    words = ["jaxnn", name]
+    for setting, value in settings.items():
+        words += [] if setting == "run" else [flag(setting)]
+        if value is False:
+            words[-1] = flag(f"no_{setting}")
+        elif value is not True:
+            words += map(str, value if isinstance(value, tuple) else (value,))
+    return shlex.join(words)
 
 
 @contextmanager

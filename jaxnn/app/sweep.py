@@ -11,11 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.app.build import build, check_experiment, facts_of
+from jaxnn.app.build import Experiment, build, check_experiment, facts_of
 from jaxnn.app.checks import check, check_data
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import SweepConfig, TrainConfig
-from jaxnn.app.folder import drawn, fresh_folder, print_undrawn, shapes_of, use_dtype
+from jaxnn.app.folder import (
+    drawn,
+    fresh_folder,
+    print_undrawn,
+    save_config,
+    save_network,
+    shapes_of,
+    use_dtype,
+)
 from jaxnn.app.points import (
     Group,
     group_experiment,
@@ -95,7 +103,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     )
     print("\n".join(table(result)))
     print_undrawn(failed)
-    print(f"saved to       {folder}  (sweep.json, sweep.png)")
+    print(f"saved to       {folder}  (sweep.json, sweep.png; best is a run)")
     if not result["best"]["trained"]:
         error = TrainingError(
             "sweep: no setting has trained: in each a network left out all its steps "
@@ -175,14 +183,15 @@ class Sweep(NamedTuple):
         result["points"] = sorted(rows, key=lambda row: row["point"])
         result["settings_tried"] = tried = _settings_tried(result["points"])
         accuracies = [self._test(number) for number in tried[0]["points"]]
+        self._save(tried[0]["points"][0])
         result["best"] = tried[0] | {
             "test_accuracy": float(np.mean(accuracies)),
             "test_accuracies": accuracies,
             "test_images": len(self.data.test.y),
         }
 
-    def _test(self, number: int) -> float:
-        """Test accuracy of one point, from the parameters its group left."""
+    def _network(self, number: int) -> tuple[Experiment, dict]:
+        """The network of one point, as its group left it."""
         i, row = next(
             (i, row)
             for i, group in enumerate(self.groups)
@@ -192,9 +201,25 @@ class Sweep(NamedTuple):
         e = group_experiment(self.groups[i], self.facts, point=row)
         shapes = shapes_of(e, len(self.groups[i].points))
         tree = load_params(self.params(i), shapes)
-        mine = jax.tree.map(lambda a: a[row], tree)
-        found = evaluate(e.net, mine["params"], mine["state"], *self.data.test)
+        return e, jax.tree.map(lambda a: a[row], tree)
+
+    def _test(self, number: int) -> float:
+        """Test accuracy of one point."""
+        e, tree = self._network(number)
+        found = evaluate(e.net, tree["params"], tree["state"], *self.data.test)
         return float(found.accuracy)
+
+    def _save(self, number: int) -> None:
+        """Make a run of one point's network, in the folder `best`."""
+        e, tree = self._network(number)
+        e = build(e.config, self.facts)  # without layers that only others of it have
+        tree = jax.tree.unflatten(
+            jax.tree.structure(shapes_of(e)), jax.tree.leaves(tree)
+        )
+        folder = self.folder / "best"
+        folder.mkdir(exist_ok=True)
+        save_config(folder, e)
+        save_network(folder, tree, e)
 
 
 def _rows(group: Group, history) -> Iterator[dict]:

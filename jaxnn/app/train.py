@@ -6,6 +6,7 @@ import zlib
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,10 @@ import numpy as np
 
 from jaxnn import __version__
 from jaxnn.app import report
-from jaxnn.app.build import Experiment, build_for_data, check_experiment
+from jaxnn.app.build import Experiment, build, check_experiment, facts_of, load_for
 from jaxnn.app.checks import check, must_stay
 from jaxnn.app.compile_cache import enable_compile_cache
-from jaxnn.app.config import TrainCommand, TrainConfig
+from jaxnn.app.config import SAVED, TrainCommand, TrainConfig
 from jaxnn.app.folder import (
     check_facts,
     check_free,
@@ -25,9 +26,10 @@ from jaxnn.app.folder import (
     print_undrawn,
     save_config,
     save_network,
+    saved_network,
     use_dtype,
 )
-from jaxnn.app.settings import resolved
+from jaxnn.app.settings import as_command, given, resolved
 from jaxnn.app.streams import note
 from jaxnn.app.trained import Trained, accuracy_lines, attack_line, collapses
 from jaxnn.app.use import save_findings
@@ -37,15 +39,20 @@ from jaxnn.distributed.processes import distributed_run
 from jaxnn.environment import Processes, device
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
+from jaxnn.optimizers import SCHEDULES
 from jaxnn.train import Snapshots, TrainingError, describe, fit
 
 ALONE = Processes(detect=False)
+TRAIN_SAMPLE = 1000  # training images measured after each epoch, beside validation
 
 
 def train_command(command: TrainCommand, started: float) -> dict:
     """Do what `jaxnn train` was asked for; see `train_run`."""
     own = {field.name: getattr(command, field.name) for field in fields(TrainConfig)}
-    return train_run(TrainConfig(**own), started, command, command.resume)
+    return train_run(
+        TrainConfig(**own), started, command, command.resume, command.from_,
+        command.freeze,
+    )  # fmt: skip
 
 
 def train_run(
@@ -53,6 +60,8 @@ def train_run(
     started: float | None = None,
     ranks: Processes = ALONE,
     resume: Path | None = None,
+    start: Path | None = None,
+    frozen: tuple[int, ...] = (),
 ) -> dict:
     """Do the main job and write the run folder.
 
@@ -61,6 +70,7 @@ def train_run(
       started: `time.perf_counter()` when the program began; None is now.
       ranks: which of several processes this is; all but the first only train.
       resume: run folder to continue, written with the same `config`.
+      start, frozen: what to begin from instead, see `jaxnn.app.start`.
 
     Returns:
       What result.json holds, and `folder`.
@@ -73,6 +83,10 @@ def train_run(
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
     check(config)
+    if resume is not None and start is not None:
+        raise JaxnnError("--from and --resume: got both, expected one of them")
+    more = {"from_": start, "freeze": frozen} if start is not None else {}
+    command = as_command("train", given(config) | {k: v for k, v in more.items() if v})
     config = resolved(config)
     use_dtype(config.dtype)
     if resume is not None and (done := finished(resume, config)) is not None:
@@ -83,10 +97,11 @@ def train_run(
     with distributed_run(ranks, config.devices) as mesh:
         first = mesh is None or jax.process_index() == 0
         enable_compile_cache()
-        e = build_for_data(config)
+        e, begin = _experiment(config, resume, start, frozen)
         check_experiment(e)
+        longer = ""
         if resume is not None:
-            check_facts(resume, e)
+            longer = _longer(e, check_facts(resume, e).epochs)
         if mesh is not None:
             DataParallel(mesh, config.batch)  # is checked before any file
         log = (lambda *_: None) if config.quiet or not first else print
@@ -96,18 +111,48 @@ def train_run(
             if first and folder is not None:
                 check_free(folder)
                 save_config(folder, e)
-            log(f"{_heading(e, mesh)}\n{table}\n")
-            history, trouble = train_in(folder, e, mesh, resume is not None)
+            log(f"{_heading(e, mesh)}{longer}\n{table}\n")
+            history, trouble = train_in(folder, e, mesh, resume is not None, begin)
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
     result, trained = _measure(folder, e, history, trouble, table, log)
+    result |= {"command": command} | ({"from": str(start)} if start else {})
     _keep(folder, result, trained, started, imported, log)
     if trouble is None and result["problems"]:
         trouble = _failed(result["problems"], history)
     if trouble is not None:
         raise trouble
     return result | {"folder": str(folder)}
+
+
+def _experiment(config, resume, start, frozen) -> tuple[Experiment, Any]:
+    """What is trained, and the (params, state) it starts from, if not at random."""
+    data = load_for(config)
+    facts, net, begin = facts_of(data), None, None
+    if start is not None:
+        from jaxnn.app.start import start_from  # with importers of all kinds
+
+        config, found = start_from(start, frozen, config, facts)
+        net, begin = found.net, (found.params, found.state)
+        if config.seeds > 1:
+            begin = jax.tree.map(lambda a: jnp.stack([a] * config.seeds), begin)
+    elif resume is not None and config.model == SAVED:
+        net = saved_network(resume)
+    return build(config, facts, data, net=net), begin
+
+
+def _longer(e, before) -> str:
+    """How the learning rate goes on in a run that is made longer; "" if it is not."""
+    c, schedule = e.config, SCHEDULES[e.config.schedule]
+    if c.epochs <= before or c.schedule == "constant":
+        return ""
+    at = e.steps * before // c.epochs
+    new, old = (float(schedule(c.lr, n)(at)) for n in (e.steps, at))
+    return (
+        f"schedule       {c.schedule}, now over all {c.epochs} epochs: it goes on from "
+        f"epoch {before} with a rate of {new:.3g}, where it had ended at {old:.3g}\n"
+    )
 
 
 def _keep(folder, result, trained, started, imported, log):
@@ -171,7 +216,7 @@ def _failed(problems, history=None) -> TrainingError:
 # ---- training
 
 
-def train_in(folder, e: Experiment, mesh=None, resume: bool = False):
+def train_in(folder, e: Experiment, mesh=None, resume: bool = False, start=None):
     """Train and keep the run in `folder`; of several processes the first writes.
 
     Returns:
@@ -198,7 +243,8 @@ def train_in(folder, e: Experiment, mesh=None, resume: bool = False):
             seeds=list(range(c.seed, c.seed + c.seeds)) if c.seeds > 1 else c.seed,
             class_weights="balanced" if c.class_weights == "balanced" else None,
             steps_per_call=c.checkpoint_steps, progress=terminal, on_epoch=on_epoch,
-            snapshots=_snapshots(folder, c, resume, first),
+            snapshots=_snapshots(folder, c, resume, first), start=start,
+            train_sample=TRAIN_SAMPLE,
         ), None  # fmt: skip
     except TrainingError as error:
         return error.history, error

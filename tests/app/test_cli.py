@@ -67,8 +67,9 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path):
     assert result["mean"] == pytest.approx(np.mean(result["test_accuracy"]))
     assert result["adversarial"] is None
     assert "2 seeds" in run("eval", "s").out
-    said = run("attack", "s", "--attack", "fgsm", "--images", "9").err
-    assert "s holds 2 networks, of which this is the first: seed 0" in said
+    said = run("attack", "s", "--attack", "fgsm", "--images", "9").out
+    assert "images, seed 1" in said
+    assert "under fgsm, mean of 2 seeds" in said
 
 
 @pytest.mark.parametrize(

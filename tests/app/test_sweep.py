@@ -161,8 +161,12 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     assert [len(r["points"]) for r in results] == [8, 8]
     assert results[0]["compiles"] == 2  # one a shape
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
-        "sweep.json", "sweep.png", "group-000", "group-001",
+        "sweep.json", "sweep.png", "group-000", "group-001", "best",
     }  # fmt: skip
+    capsys.readouterr()
+    assert main(["eval", "killed/best"]) == 0  # the first of its seeds
+    accuracy = f"{100 * results[0]['best']['test_accuracies'][0]:.2f}%"
+    assert f"test accuracy  {accuracy}" in capsys.readouterr().out
     assert main(["sweep", "--resume", "digits"]) == 2
     assert "got no such file" in capsys.readouterr().err
 

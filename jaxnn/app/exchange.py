@@ -1,0 +1,241 @@
+"""`jaxnn export` and `jaxnn import`: networks to and from other programs, checked."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxnn.app.build import Experiment, build, facts_of
+from jaxnn.app.compile_cache import enable_compile_cache
+from jaxnn.app.config import SAVED, ExportConfig, ImportConfig, TrainConfig
+from jaxnn.app.folder import (
+    data_of,
+    first_of,
+    fresh_folder,
+    open_run,
+    save_config,
+    save_network,
+)
+from jaxnn.app.streams import note
+from jaxnn.check.user_code import load_user_code
+from jaxnn.combine import chained, serial
+from jaxnn.data import load, unit_images
+from jaxnn.environment import surroundings
+from jaxnn.errors import JaxnnError
+from jaxnn.files import open_file, write_json, write_text, write_with
+from jaxnn.interop.onnx_in import Imported, from_onnx
+from jaxnn.interop.onnx_out import out_shape, to_onnx
+from jaxnn.interop.weights import load_weights, save_safetensors, to_torch
+from jaxnn.layers import Layer, standardize
+from jaxnn.losses import LOSSES
+from jaxnn.train import evaluate, predict
+
+SAMPLE = 1000  # test images on which both programs are compared
+CLOSE = 1e-5  # of outputs of size 1: what another order of summation may change
+SURE = 0.5  # least accuracy, where nothing else says that a file was read right
+ENDINGS = {"onnx": "onnx", "safetensors": "safetensors", "torch": "pt"}
+
+
+def need(extra: str, *modules: str) -> None:
+    """Raise unless the packages of an extra, or the one of its name, are installed."""
+    for module in modules or (extra,):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise JaxnnError(
+                f"{extra}: the package {module} is not installed; "
+                f"pip install 'jaxnn[{extra}]'"
+            ) from error
+
+
+def export_run(config: ExportConfig) -> dict[str, Any]:
+    """Write a run's network for another program, which must give the same outputs."""
+    need(config.to, *(("onnx", "onnxruntime") if config.to == "onnx" else ()))
+    enable_compile_cache()
+    run = open_run(config.run)
+    network = Imported(run.net, *first_of(run), run.facts.in_shape)
+    x = unit_images(data_of(run, config.data).test.x[:SAMPLE])
+    path = config.out or run.folder / f"model.{ENDINGS[config.to]}"
+    write = {"onnx": _to_onnx, "safetensors": _to_safetensors, "torch": _to_torch}
+    got = write[config.to](path, network, x)
+    difference = _compared(network, x, got, str(path))
+    print(
+        f"checked        outputs for {len(x):,} test images: largest relative "
+        f"difference {difference:.1e}\nsaved to       {path}"
+    )
+    return {"path": str(path), "images": len(x), "difference": difference}
+
+
+def _to_onnx(path, network, x) -> np.ndarray:
+    model = to_onnx(*network).SerializeToString()
+    got = _run_onnx(model, x)
+    write_with(path, lambda file: file.write(model))
+    return got
+
+
+def _to_safetensors(path, network, x) -> np.ndarray:
+    save_safetensors(path, network)
+    again = load_weights(path)
+    return predict(again.net, again.params, again.state, x)
+
+
+def _to_torch(path, network, x) -> np.ndarray:
+    import torch
+
+    source, arrays = to_torch(network)
+    tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+    made: dict[str, Any] = {}
+    exec(compile(source, "model.py", "exec"), made)  # ours, written just now
+    made["model"].load_state_dict(tensors)
+    images = np.moveaxis(x, -1, 1) if x.ndim > 3 else x
+    with torch.no_grad():
+        got = made["model"].eval()(torch.from_numpy(np.ascontiguousarray(images)))
+    write_with(path, lambda file: torch.save(tensors, file))
+    write_text(path.with_suffix(".py"), source)
+    return got.numpy()
+
+
+def _run_onnx(model: bytes | str, x: np.ndarray) -> np.ndarray:
+    """The outputs that onnxruntime gives; in batches of one where the file says so."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model)
+    given, size = session.get_inputs()[0], len(x)
+    kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
+    shape = [d if isinstance(d, int) else -1 for d in given.shape]
+    rows = shape[0] if shape[0] > 0 else size
+    x = x.astype(kind.get(given.type, np.float32)).reshape(-1, *shape[1:])
+    parts = [
+        session.run(None, {given.name: x[i : i + rows]})[0].reshape(rows, -1)
+        for i in range(0, size - rows + 1, rows)
+    ]
+    return np.concatenate(parts)
+
+
+def _compared(network: Imported, x, got, where: str, close: float = CLOSE) -> float:
+    """The largest difference of outputs, relative to those above 1.
+
+    Raises:
+      JaxnnError: it is more than rounding.
+    """
+    want = predict(network.net, network.params, network.state, x)
+    got = np.asarray(got, np.float64).reshape(len(got), -1)
+    if got.shape != want[: len(got)].shape:
+        raise JaxnnError(f"{where}: outputs {got.shape}, expected {want.shape}")
+    error = np.abs(got - want[: len(got)]) / np.maximum(np.abs(got), 1)
+    if not error.max() <= close:
+        raise JaxnnError(
+            f"{where}: its outputs for {len(got)} images differ from the network's by "
+            f"up to {error.max():.2g}, expected at most {close:g}: something in it is "
+            "read otherwise here, and nothing was written"
+        )
+    return float(error.max())
+
+
+# ---- in
+
+
+def import_run(config: ImportConfig) -> dict[str, Any]:
+    """Make a run folder of a network from elsewhere, if it does what it should."""
+    kind = config.file.suffix.removeprefix(".")
+    kind = {"pt": "torch", "pth": "torch"}.get(kind, kind)
+    if kind not in ENDINGS:
+        raise JaxnnError(
+            f"import: got {config.file}, expected FILE.onnx, .safetensors, .pt or .pth"
+        )
+    with open_file(config.file, "a network"):
+        need(kind, *(("onnx", "onnxruntime") if kind == "onnx" else ()))
+    enable_compile_cache()
+    data = load(config.data, validation=0, say=note)
+    facts, x = facts_of(data), unit_images(data.test.x)
+    network = _read(config, kind, facts.in_shape)
+    checks: dict[str, Any] = {}
+    if kind == "onnx":
+        got = _run_onnx(str(config.file), x[:SAMPLE])
+        checks["onnxruntime"] = _compared(network, x[:SAMPLE], got, str(config.file))
+    if config.logits is not None:
+        given, logits = _given_logits(config.logits)
+        checks["logits"] = _compared(network, given, logits, str(config.logits), 1e-4)
+    if config.mean is not None or config.std is not None:
+        net = serial(standardize(config.mean or 0.0, config.std or 1.0), network.net)
+        network = Imported(
+            net, ((), network.params), ((), network.state), network.in_shape
+        )
+    e = _experiment(network.net, config.data, facts)
+    found = evaluate(e.net, *network[1:3], *data.test, loss=e.loss)
+    checks["accuracy"] = float(found.accuracy)
+    _check_accuracy(config, checks)
+    with fresh_folder(config.out, config.file.stem) as folder:
+        save_config(folder, e)
+        save_network(folder, {"params": network.params, "state": network.state}, e)
+        result = {"file": str(config.file), "checked": checks, **surroundings()}
+        write_json(folder / "import.json", result)
+    for name, value in checks.items():
+        shown = f"{100 * value:.2f}%" if name == "accuracy" else f"within {value:.1e}"
+        print(f"checked        {name} {shown}, {data.name}")
+    print(f"saved to       {folder}")
+    return result | {"folder": str(folder)}
+
+
+def _read(config, kind, in_shape) -> Imported:
+    if kind == "onnx":
+        if config.net is not None:
+            raise JaxnnError("--net has no effect here: an ONNX file says its network")
+        return from_onnx(config.file, in_shape)
+    net: Any = None
+    if config.net is not None:
+        net = load_user_code(config.net).what
+        if not isinstance(net, Layer):
+            raise JaxnnError(f"--net {config.net}: got a rule, expected a layer")
+    network = load_weights(config.file, net, in_shape)
+    if network.in_shape != in_shape:
+        raise JaxnnError(
+            f"{config.file}: takes {network.in_shape}, but {config.data} has images "
+            f"{in_shape}; give others with --data"
+        )
+    return network
+
+
+def _given_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with open_file(path, "an .npz with x and logits") as file:
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            return np.asarray(arrays["x"], np.float32), np.asarray(arrays["logits"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise JaxnnError(
+                f"{path}: expected an .npz with x, images as the network takes them, "
+                f"and logits ({error})"
+            ) from error
+
+
+def _check_accuracy(config, checks):
+    """Raise where the accuracy says that the file was read wrong."""
+    accuracy, told = checks["accuracy"], config.accuracy
+    least = SURE if told is None else told - 0.005
+    if accuracy < least:
+        raise JaxnnError(
+            f"{config.file}: its accuracy on {config.data} is {100 * accuracy:.2f}%, "
+            f"expected at least {100 * least:.1f}%. Its inputs may be scaled otherwise "
+            "(--mean 0.1307 --std 0.3081), its layers or arrays in another order; "
+            "nothing was written. --accuracy says what it should reach"
+        )
+
+
+def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
+    """What a run of a network from elsewhere is: its training is not known."""
+    output = ending(net)
+    names = ("softmax_cross_entropy", "nll", "quadratic")
+    loss = next(name for name in names if output in LOSSES[name].outputs)
+    config = TrainConfig(
+        model=SAVED, layers=(), standardize=False, data=data, output=output, loss=loss
+    )
+    facts = facts._replace(classes=out_shape(net, facts.in_shape)[-1])
+    return build(config, facts, net=net)
+
+
+def ending(net: Layer) -> str | None:
+    """The setting `output` of a network: what it ends in."""
+    while chained(net):
+        net = chained(net)[-1]
+    return net.name if net.name in ("softmax", "log_softmax", "sigmoid") else None

@@ -1,0 +1,96 @@
+"""What `jaxnn train --from` starts from: the network of a run, or arrays in a file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxnn.app.build import DataFacts, build
+from jaxnn.app.checks import check
+from jaxnn.app.config import SAVED, TrainConfig
+from jaxnn.app.exchange import ending, need
+from jaxnn.app.folder import first_of, open_run
+from jaxnn.app.settings import flag, given
+from jaxnn.combine import chained, freeze, serial
+from jaxnn.errors import JaxnnError
+from jaxnn.interop.onnx_in import Imported, from_onnx
+from jaxnn.interop.weights import load_weights
+from jaxnn.train.checkpoint import load_params
+from jaxnn.train.inputs import init_shapes
+
+OF_NETWORK = ("model", "layers", "standardize", "output", "binarize")
+
+
+def start_from(
+    path: Path, frozen: tuple[int, ...], config: TrainConfig, facts: DataFacts
+) -> tuple[TrainConfig, Imported]:
+    """The settings for a network that begins as it is there, and that network.
+
+    Args:
+      path: a run's folder or an .onnx file, whose network is taken; or a file of arrays
+        for the network of the settings.
+      frozen: numbers of the layers that training leaves alone.
+      config: the settings.
+      facts: of the data.
+
+    Raises:
+      JaxnnError: settings that describe a network where one is taken as it is, images
+        of another shape, no such layers.
+    """
+    if path.is_dir() or path.suffix == ".onnx":
+        for name in set(given(config)) & set(OF_NETWORK):
+            raise JaxnnError(
+                f"--from {path}: its network is taken as it is, so {flag(name)} has no "
+                "effect; leave it out"
+            )
+        found = _whole(path, facts)
+        config = replace(config, model=SAVED)
+    else:
+        found = _arrays(path, build(config, facts).net, facts)
+    if found.in_shape != facts.in_shape:
+        raise JaxnnError(
+            f"--from {path}: its network takes images {found.in_shape}, but those of "
+            f"the data are {facts.in_shape}"
+        )
+    if frozen:
+        found, config = _frozen(found, frozen), replace(config, model=SAVED)
+    if config.model == SAVED:
+        config = replace(
+            config, layers=(), standardize=False, binarize=None,
+            output=ending(found.net),
+        )  # fmt: skip
+        check(config)
+    return config, found
+
+
+def _whole(path, facts) -> Imported:
+    if path.is_dir():
+        run = open_run(path)
+        return Imported(run.net, *first_of(run), run.facts.in_shape)
+    need("onnx", "onnx")
+    return from_onnx(path, facts.in_shape)
+
+
+def _arrays(path, net, facts) -> Imported:
+    if path.suffix != ".npz":
+        need("safetensors" if path.suffix == ".safetensors" else "torch")
+        return load_weights(path, net, facts.in_shape)
+    params, state, _ = init_shapes(net, facts.in_shape)
+    found = load_params(path, {"params": params, "state": state})
+    return Imported(net, found["params"], found["state"], facts.in_shape)
+
+
+def _frozen(network: Imported, numbers: tuple[int, ...]) -> Imported:
+    """The network with those layers as constants."""
+    net, params, state, in_shape = network
+    layers: list[Any] = list(chained(net))
+    if not layers or max(numbers) >= len(layers) - 1:
+        names = ", ".join(f"{i} {layer.name}" for i, layer in enumerate(layers))
+        raise JaxnnError(
+            f"--freeze: got {' '.join(map(str, numbers))}, expected layers before the "
+            f"last of: {names or net.name}"
+        )
+    params, state = list(params), list(state)
+    for i in set(numbers):
+        layers[i] = freeze(layers[i])
+        params[i], state[i] = (), {"params": params[i], "state": state[i]}
+    return Imported(serial(*layers), tuple(params), tuple(state), in_shape)

@@ -1,0 +1,146 @@
+"""Training that goes on from a run or a file, settings from a file, and the device."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxnn import load_run
+from jaxnn.files import read_json
+from tests.app.common import TINY, refused, run
+
+SHORT = ("--batch", "20", "--validation", "40", "--attack-images", "0")
+
+
+def test_a_run_starts_another_and_frozen_layers_stay(run_folder, digits):
+    words = ("train", "--from", run_folder, "--epochs", "1", *SHORT, "--out", "new")
+    found = run(*words, "--data", digits, "--freeze", "0", "1", "2")
+    assert found.status == 0, found.err
+    first, new = load_run(run_folder), load_run("new")
+    frozen = new.state[2]["params"]
+    np.testing.assert_array_equal(frozen["w"], first.params[2]["w"])
+    assert new.params[2] == ()
+    assert not np.array_equal(new.params[-1]["w"], first.params[-1]["w"])
+    assert run("eval", "new").status == 0
+    result = read_json("new/result.json")
+    assert result["from"] == str(run_folder)
+    assert result["command"].startswith("jaxnn train ")
+    assert f"--from {run_folder} --freeze 0 1 2" in result["command"]
+    # and such a run is made longer, too
+    found = run("train", "--resume", "new", "--epochs", "2")
+    assert found.status == 0, found.err
+    np.testing.assert_array_equal(load_run("new").state[2]["params"]["w"], frozen["w"])
+
+
+def test_arrays_of_a_file_start_the_network_of_the_flags(run_folder, digits):
+    words = ("train", *TINY, "--attack-images", "0", "--data", digits, "--out", "new")
+    path = run_folder / "params.npz"
+    found = run(*words, "--from", path, "--lr", "1e-30", "--seeds", "2")
+    assert found.status == 0, found.err
+    first, new = load_run(run_folder), load_run("new")
+    for i in range(2):
+        np.testing.assert_array_equal(new.params[2]["w"][i], first.params[2]["w"])
+    found = run("attack", "new", "--attack", "fgsm", "--images", "20")
+    assert found.status == 0, found.err
+    assert "mean of 2 seeds" in found.out
+    after = read_json("new/attacks/fgsm_0.1_images20.json")["accuracy_after"]
+    assert len(after) == 2
+    words = (*words[:-1], "other", "--from", path, "--layers", "9")
+    assert "holds another network" in refused(*words)
+
+
+def test_what_cannot_be_started_from_is_refused(run_folder, digits):
+    words = ("train", "--data", digits, *SHORT, "--from", run_folder)
+    assert "so --layers has no effect" in refused(*words, "--layers", "30")
+    assert "--dropout 0.2 has no effect" in refused(*words, "--dropout", "0.2")
+    assert "expected layers before the last" in refused(*words, "--freeze", "9")
+    assert "it needs --from" in refused("train", "--data", digits, "--freeze", "0")
+    text = refused("train", "--resume", run_folder, "--from", run_folder)
+    assert "got both" in text
+
+
+def test_a_finished_run_goes_on_with_its_schedule_over_more_epochs(run_folder):
+    shutil.copytree(run_folder, "longer")
+    found = run("train", "--resume", "longer", "--epochs", "4")
+    assert found.status == 0, found.err
+    words = (
+        "cosine, now over all 4 epochs: it goes on from epoch 2 with a rate of 0.0005"
+    )
+    assert words in found.out
+    assert "it had ended at 0" in found.out
+    lines = Path("longer/metrics.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert 0 <= rows[-1]["training_accuracy"] <= 1
+    assert load_run("longer").config.epochs == 4
+    assert "would make it another run" in refused(
+        "train", "--resume", "longer", "--epochs", "3"
+    )
+
+
+def test_settings_come_from_a_file_and_flags_override(run_folder, digits):
+    with open("a.toml", "w", encoding="utf-8") as file:
+        file.write(f'layers = ["8"]\nepochs = 1\ndata = "{digits}"\nbatch = 20\n')
+        file.write('validation = 40\n"attack-images" = 0\nkeep = "last"\n')
+    found = run("train", "--config", "a.toml", "--keep", "best", "--out", "one")
+    assert found.status == 0, found.err
+    config = load_run("one").config
+    assert (config.layers, config.epochs, config.keep) == (("8",), 1, "best")
+    # a run's own files say how to make it again
+    for name in ("config.json", "result.json"):
+        words = ("train", "--config", run_folder / name, "--out", run_folder)
+        assert "already holds files" in refused(*words)
+    with open("b.json", "w", encoding="utf-8") as file:
+        file.write('{"learning_rate": 1}')
+    assert "b.json: there is no flag --learning-rate; did you mean --lr?" in refused(
+        "train", "--config", "b.json"
+    )
+    with open("b.json", "w", encoding="utf-8") as file:
+        file.write('{"epochs": "many"}')
+    assert "--epochs: got 'many'" in refused("train", "--config", "b.json")
+
+
+@pytest.mark.parametrize("name", ["cpu:99", "gpu", "thing"])
+def test_a_device_that_is_not_here_is_named(name, run_folder):
+    text = refused("eval", run_folder, "--device", name)
+    assert f"--device: got {name}, expected one that is here: cpu:0" in text
+
+
+def test_a_device_that_is_here_is_taken(run_folder):
+    assert run("eval", run_folder, "--device", "cpu").status == 0
+
+
+COMPLETE = """
+source ./jaxnn.sh
+COMP_WORDS=(jaxnn "$@") COMP_CWORD=$#
+_jaxnn
+echo "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (("rob",), "robustness"),
+        (("train", "--la"), "--layers --label-smoothing"),
+        (("train", "--use", "jax"), "jaxnn.sh"),
+    ],
+)
+def test_bash_completes_commands_and_flags(words, completed):
+    Path("jaxnn.sh").write_text(run("completion", "bash").out, "utf-8")
+    got = subprocess.run(
+        ["bash", "-c", COMPLETE, "bash", *words], capture_output=True, text=True
+    )
+    assert (got.stdout.strip(), got.stderr) == (completed, "")
+
+
+def test_every_shell_knows_every_flag():
+    for shell, flag in (("zsh", "--transfer-from"), ("fish", "-l transfer-from")):
+        text = run("completion", shell).out
+        assert flag in text
+        assert "bashcompinit" in text or shell == "fish"
+    assert "bash, zsh, fish" in refused("completion", "csh")

@@ -9,11 +9,25 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
-from jaxnn.app.config import WIDTH, SweepConfig, TrainConfig
+from jaxnn.app.config import WIDTH, LRConfig, SweepConfig, TrainConfig
 from jaxnn.app.settings import check_fields, check_needs, flag, given, rows
 from jaxnn.errors import JaxnnError
 
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
+
+NO_PART_IN_LR = {
+    "lr": "it is what is looked for",
+    "schedule": "each network trains a few steps at one rate",
+    "epochs": "--steps says how long",
+    "epsilon_ramp": "each network trains a few steps",
+    **dict.fromkeys(("patience", "keep"), "nothing is validated"),
+    "guard": "a step that is not finite counts as a failure",
+    "shuffle": "all see the same batches",
+    **dict.fromkeys(("devices", "batch_stats"), "one device trains them"),
+    **dict.fromkeys(("dtype", "class_weights", "attack_images"), "no run is made"),
+    **dict.fromkeys(("keep_checkpoints", "checkpoint_steps"), "no run is made"),
+}
+"""Settings of `jaxnn train` that `jaxnn lr` refuses, and why."""
 
 _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
@@ -35,6 +49,8 @@ def check(config: Any, typed: Container[str] = ()) -> None:
         _check_pairs(config)
     if isinstance(config, SweepConfig):
         _check_sweep(config, typed)
+    if isinstance(config, LRConfig):
+        _check_lr(config, typed)
     if getattr(config, "images", None) == 0:
         raise JaxnnError("--images: got 0, expected -1 (all) or at least 1")
     epsilon = getattr(config, "epsilon", None)
@@ -165,6 +181,19 @@ def _check_sweep(config, typed):
     if config.resume is not None and (config != alone or given(network)):
         raise JaxnnError(
             "sweep: --resume takes no other flag or axis; the sweep's own settings hold"
+        )
+
+
+def _check_lr(config, typed):
+    for name in given(config.network, typed):
+        if name in NO_PART_IN_LR:
+            why = NO_PART_IN_LR[name]
+            raise JaxnnError(f"lr: {flag(name)} has no part here: {why}")
+    check(config.network, typed)
+    if config.lowest >= config.highest:
+        raise JaxnnError(
+            f"--lowest: got {config.lowest:g} to --highest {config.highest:g}, "
+            "expected a range that rises"
         )
 
 

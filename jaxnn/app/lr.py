@@ -7,29 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from jaxnn.app.build import build, build_for_data, check_experiment
+from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import LRConfig
 from jaxnn.app.folder import fresh_folder, print_undrawn
-from jaxnn.app.settings import flag, given
 from jaxnn.environment import surroundings
-from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, write_json
 from jaxnn.text import aligned
 from jaxnn.train.rates import find_lr
-
-NO_PART = {
-    "lr": "it is what is looked for",
-    "schedule": "each network trains a few steps at one rate",
-    "epochs": "--steps says how long",
-    "epsilon_ramp": "each network trains a few steps",
-    **dict.fromkeys(("patience", "keep"), "nothing is validated"),
-    "guard": "a step that is not finite counts as a failure",
-    "shuffle": "all see the same batches",
-    **dict.fromkeys(("devices", "batch_stats"), "one device trains them"),
-    **dict.fromkeys(("dtype", "class_weights", "attack_images"), "no run is made"),
-    **dict.fromkeys(("keep_checkpoints", "checkpoint_steps"), "no run is made"),
-}
-"""Settings of `jaxnn train` that are refused here, and why."""
 
 
 def lr_run(config: LRConfig, started: float | None = None) -> dict:
@@ -43,14 +28,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
     """
     started = time.perf_counter() if started is None else started
     c = config.network
-    for name in given(c):
-        if name in NO_PART:
-            raise JaxnnError(f"lr: {flag(name)} has no part here: {NO_PART[name]}")
-    if config.lowest >= config.highest:
-        raise JaxnnError(
-            f"--lowest: got {config.lowest:g} to --highest {config.highest:g}, "
-            "expected a range that rises"
-        )
+    check(config)
     enable_compile_cache()
     e = build_for_data(c)
     check_experiment(e)

@@ -17,6 +17,7 @@ from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.report import Finding
 from jaxnn.guard.repro import replay, save_case
+from jaxnn.text import aligned
 from jaxnn.train import evaluate, make_step, predict
 from jaxnn.train.checkpoint import load_meta
 from jaxnn.train.loss_scale import is_half
@@ -98,16 +99,12 @@ def _finite_rows(outputs: np.ndarray, multi_seed: bool) -> np.ndarray:
 
 
 def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
-    width = max(len("picture"), *(len(str(p)) for p in paths))
-    classes = "".join(f"{c:>7}" for c in range(chance.shape[-1]))
-    lines = [f"{'picture':<{width}}  reads  {classes}"]
+    rows = [["picture", "reads", *map(str, range(chance.shape[-1]))]]
     for path, row in zip(paths, chance, strict=True):
-        if not np.isfinite(row).all():
-            lines.append(f"{path!s:<{width}}  nothing: outputs that are not finite")
-            continue
-        shares = "".join(f"{100 * p:6.1f}%" for p in row)
-        lines.append(f"{path!s:<{width}}  {row.argmax():>5}  {shares}")
-    return "\n".join(lines)
+        finite = np.isfinite(row).all()
+        shares = [f"{100 * p:.1f}%" if finite else "not finite" for p in row]
+        rows.append([str(path), str(row.argmax()) if finite else "nothing", *shares])
+    return aligned(rows, right=range(1, len(rows[0])))
 
 
 # ---- the bad step of a run

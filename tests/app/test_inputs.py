@@ -174,6 +174,7 @@ SWEEPS = [
     ("width=4,8", "--layers", "2x3"), ("seed=0,1", "--seeds", "2"),
     ("lr=.1,.2", "--guard", "raise"), ("lr=.1,.2", "--guard", "off"),
     ("lr=.1,.2", "--shuffle", "per-seed"), ("lr=.1,.2", "--attack-images", "3"),
+    ("lr=.1,.2", "--shuffle", "shared"), ("lr=.1,.2", "--guard", "skip"),
     ("lr=.1,.2", "--keep-checkpoints", "5"), ("lr=.1,.2", "--checkpoint-steps", "2"),
     ("lr=.1,.2", "--dtype", "float16"), ("lr=.1,.2", "--adversarial", "free"),
     ("lr=.1,.2", "--validation", "0"), ("lr=.1,.2", "--epsilon", ".3"),

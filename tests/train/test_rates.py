@@ -77,7 +77,9 @@ def test_the_command_writes_its_numbers_and_a_picture(tmp_path, monkeypatch, cap
     assert np.shape(result["losses"]) == (3, 2)
     assert f"--lr {result['suggestion']:.3g}" in capsys.readouterr().out
     assert (tmp_path / "lr" / "lr.png").exists()
-    assert main(["lr", "--lr", "0.1"]) == 2
-    assert "no part here" in capsys.readouterr().err
-    assert main(["lr", "--lowest", "1", "--highest", "1"]) == 2
+    for words in ("--lr", "0.1"), ("--epochs", "8"):  # typed, though the default
+        assert main(["lr", *words]) == 2
+        assert "no part here" in capsys.readouterr().err
+    for words in ("--lowest", "1", "--highest", "1"), ("--alpha", "0.3"):
+        assert main(["lr", *words]) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["lr"]

@@ -145,7 +145,7 @@ def _attacked(
         blind = still & not_attacked(model, x, y)
     norm = options.get("norm", "linf" if "epsilon" in options else "l2")
     size = np.asarray(attacks.distance(x_adv, x, norm))
-    before, after = (Proportion(int(m.sum()), len(y)) for m in (right, still & ~blind))
+    before, after = map(Proportion.of, (right, still & ~blind))
     return _Attacked(x_adv, norm, size, right & ~still, blind, lost, before, after)
 
 

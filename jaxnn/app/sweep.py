@@ -105,12 +105,10 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     print_undrawn(failed)
     print(f"saved to       {folder}  (sweep.json, sweep.png; best is a run)")
     if not result["best"]["trained"]:
-        error = TrainingError(
+        raise TrainingError(
             "sweep: no setting has trained: in each a network left out all its steps "
             "or gives values that are not finite"
         )
-        error.history = None  # it failed at work, not at its settings
-        raise error
     return result | {"folder": str(folder)}
 
 

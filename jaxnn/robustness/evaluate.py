@@ -120,8 +120,8 @@ def evaluate(
     return Evaluation(
         threat=threat,
         level=level,
-        clean=Proportion(int(clean.sum()), len(y)),
-        robust=Proportion(int(correct.sum()), len(y)),
+        clean=Proportion.of(clean),
+        robust=Proportion.of(correct),
         rounds=rounds,
         targeted=_targeted(context),
         curve={name: found.mean(1) for name, found in context.curve.items()},
@@ -154,16 +154,13 @@ def _attacked(context, x, y, clean, to_all, log):
                 key=context.key, batch=context.batch, **spec.options,
             )  # fmt: skip
             left[shown] = context.model.correct(found, y[shown], context.batch)
-            broken = correct & ~left
-            x_adv[broken] = found[broken[shown]]
+            lost = correct & ~left
+            x_adv[lost] = found[lost[shown]]
         alone = left if spec.name in to_all else context.left[spec.name]
-        share = Proportion(int(alone.sum()), len(alone))
-        rounds.append(Round(spec.name, tried, int((correct & ~left).sum()), share))
+        broken = int((correct & ~left).sum())
+        rounds.append(Round(spec.name, tried, broken, Proportion.of(alone)))
         correct &= left
-        log(
-            f"{spec.name}: {rounds[-1].broken:,} of {tried:,} broken, "
-            f"{correct.sum():,} stand"
-        )
+        log(f"{spec.name}: {broken:,} of {tried:,} broken, {correct.sum():,} stand")
     return correct, rounds, x_adv
 
 
@@ -187,7 +184,7 @@ def _targeted(context):
     )
     attack = attacks.pgd if context.model.gradients else attacks.spsa
     x_adv = context.attack(attack, goal, steps=context.steps, targeted=True)
-    return Proportion(int(context.correct(x_adv, goal).sum()), len(goal))
+    return Proportion.of(context.correct(x_adv, goal))
 
 
 def judge(results: list[Check], e: CheckContext) -> str:

@@ -34,6 +34,11 @@ class Proportion(NamedTuple):
     count: int
     total: int
 
+    @staticmethod
+    def of(images: Any) -> "Proportion":
+        """The share of the images (N,) that are True."""
+        return Proportion(int(images.sum()), len(images))
+
     @property
     def value(self) -> float:
         """The share in [0, 1]; NaN of no images."""

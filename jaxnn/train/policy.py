@@ -81,7 +81,7 @@ def chosen(mask: Any, new: Any, old: Any) -> Any:
 class TrainingError(JaxnnError):
     """Training could not go on; `history` holds what was learned until then."""
 
-    history: Any
+    history: Any = None
 
 
 COUNTED = ("step", "skipped", "limit")  # of a state: these go on, wherever it is from

@@ -110,37 +110,36 @@ def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
     """
     known, left, found = flat(kind), list(words), {}
     places = [name for name, row in known.items() if row.typed.by_place]
-    flags = {flag(name): name for name in known.keys() - set(places)}
+    flags = {flag(name): name for name in known if name not in places}
     flags |= {row.typed.alias: name for name, row in known.items() if row.typed.alias}
-    flags |= {flag(f"no_{n}"): n for n, row in known.items() if row.type is bool}
+    off = {flag(f"no_{n}"): n for n, row in known.items() if row.type is bool}
     while left:
         word = left.pop(0)
         typed, equals, text = word.partition("=")
         typed, by_place = typed.replace("_", "-"), places and not word.startswith("--")
-        name = places[0] if by_place else flags.get(typed)
-        if name is None:
+        name = places[0] if by_place else (flags | off).get(typed)
+        if name is None or (typed in off and equals):
             raise JaxnnError(f"{program}: {_unknown(typed, program, flags)}")
-        type_ = known[name].type
-        many = get_origin(type_) is tuple
+        item, many = known[name].type, get_origin(known[name].type) is tuple
+        item = get_args(item)[0] if many else item
         if by_place:
             texts, typed = [word], name.upper()
         elif equals:
             texts = [text]
-        elif type_ is bool:
-            texts = [str(not typed.startswith("--no-"))]
+        elif item is bool:
+            texts = [str(typed not in off)]
         else:
-            texts = [*itertools.takewhile(lambda w: w[:2] != "--", left)][
-                : None if many else 1
-            ]
-            del left[: len(texts)]
-        try:
-            values = tuple(
-                read(t, get_args(type_)[0] if many else type_) for t in texts
+            ends = (
+                [i for i, w in enumerate(left) if w.startswith("--")] if many else [1]
             )
+            end = min(ends, default=len(left))
+            texts, left = left[:end], left[end:]
+        try:
+            values = tuple(read(part, item) for part in texts)
             earlier = found.get(name, ()) if by_place else ()  # the last flag counts
             found[name] = (*earlier, *values) if many else values[0]
         except (ValueError, IndexError):
-            got, wanted = " ".join(texts) or "nothing", in_words(type_)
+            got, wanted = " ".join(texts) or "nothing", in_words(known[name].type)
             raise JaxnnError(f"{typed}: got {got}, expected {wanted}") from None
         if by_place and not many:
             places.pop(0)

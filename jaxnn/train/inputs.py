@@ -39,6 +39,10 @@ def _is_floating(value):
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
 
 
+def _of(*kinds):
+    return lambda value: isinstance(value, kinds)
+
+
 FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
     name: (fits, but)
     for names, fits, but in (
@@ -62,14 +66,9 @@ FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
         ("dtype?", _is_floating, ", expected a floating type, for example float32"),
         ("shuffle", ("shared", "per-seed").__contains__, "; valid: shared, per-seed"),
         ("keep?", ("best", "last").__contains__, "; valid: best, last"),
-        *(
-            (name, lambda a, kind=kind: isinstance(a, kind), f", expected a {words}")
-            for name, kind, words in (
-                ("defense?", Defense, "Defense"),
-                ("snapshots?", Snapshots, "Snapshots"),
-                ("mesh?", Mesh | AbstractMesh, "Mesh or AbstractMesh"),
-            )
-        ),
+        ("defense?", _of(Defense), ", expected a Defense"),
+        ("snapshots?", _of(Snapshots), ", expected Snapshots"),
+        ("mesh?", _of(Mesh, AbstractMesh), ", expected a Mesh"),
     )
     for name in names.split()
 }  # fmt: skip

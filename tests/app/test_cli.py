@@ -14,12 +14,10 @@ import pytest
 from PIL import Image
 
 from jaxnn import attacks
-from jaxnn.app.config import RECIPES
 from jaxnn.cli import main
 from jaxnn.files import locked
-from jaxnn.layers import ACTIVATIONS, LAYERS
+from jaxnn.layers import LAYERS
 from jaxnn.losses import LOSSES
-from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.robustness.worst import attack_suite
 from tests.app.common import TINY, refused, run
 
@@ -116,20 +114,6 @@ def test_a_bad_picture_does_not_silence_the_others(run_folder, tmp_path, picture
     assert found.out.splitlines()[-1].endswith("%")
     assert "text.png: got a file that is no image" in found.err
     assert "absent.png: got no such file" in found.err
-
-
-def test_the_whole_help_loads_what_it_lists_and_jax_only_then():
-    code = (
-        "import sys\nfrom jaxnn.cli import main\nmain(['--help'])\n"
-        "from jaxnn.app import checks, config\n"
-        "heavy = {'jax', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy\nmain(['train', '--help-all'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    listed = done.stdout.replace("│", "").split()
-    for table in LOSSES, OPTIMIZERS, ACTIVATIONS, LAYERS, RECIPES:
-        assert {*table} <= {word.strip(",.();") for word in listed}
 
 
 OWN = """

@@ -167,14 +167,6 @@ def test_a_folder_without_a_result_is_taken_away(tmp_path, there):
         assert there is False or len(list(out.iterdir())) == (2 if kept else 0)
 
 
-def test_jax_notes_are_never_in_an_error(digits, capsys):
-    words = train(digits, "--layers", "4", "conv:3:3")
-    assert main(words) == 2
-    text = capsys.readouterr().err
-    assert "JAX" not in text
-    assert "conv" in text
-
-
 def test_a_bad_run_reports_and_replays(bad_run, capsys):
     folder, shown = bad_run
     assert "first bad step  epoch 1, step 1, seed 0" in shown.err

@@ -64,18 +64,11 @@ def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
 def check_labels(attack: str, y: Any, count: int) -> Any:
     """y as an array of integers (B,); raises a `JaxnnError` for anything else."""
     y = as_array(y, attack, "labels")
-    if y.ndim == 2 and len(y) == count:
+    if y.shape != (count,) or not jnp.issubdtype(y.dtype, jnp.integer):
+        hint = "; of one-hot rows take y.argmax(-1)" if y.ndim == 2 else ""
         raise JaxnnError(
-            f"{attack}: got labels of shape {y.shape}, expected integers ({count},); "
-            "of one-hot rows take y.argmax(-1)"
-        )
-    if len(y) != count if y.ndim else True:
-        raise JaxnnError(
-            f"{attack}: got {count} images and {len(y) if y.ndim else 'no'} labels"
-        )
-    if y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
-        raise JaxnnError(
-            f"{attack}: got labels {y.dtype} {y.shape}, expected integers ({count},)"
+            f"{attack}: got labels {y.dtype} {y.shape} of {count} images, expected "
+            f"integers ({count},){hint}"
         )
     return y
 

@@ -47,20 +47,15 @@ def verify(
         pixels that are neither floats nor uint8 or lie outside the box, labels that
         the network has no output for, parameters narrower than float32.
     """
-    x = _as_floats(x, box, float_type(model.params))
+    dtype = float_type(model.params)
+    spacing(dtype)  # raises for types too narrow
+    x = to_unit(jnp.asarray(x), dtype) if np.asarray(x).dtype == np.uint8 else x
+    x = np.asarray(as_images("verify", x), dtype)
+    x = np.asarray(within_box("verify", x, box))  # NaN stays
     y = np.asarray(check_labels("verify", y, len(x)))
     check_epsilon("verify", epsilon, x, "linf", box)
     check_classes("verify", y, model.facts(x).classes)
     return map_batches(partial(_proven, box, model, epsilon), x, y, batch=batch)
-
-
-def _as_floats(x, box, dtype):
-    """Pixels within the box, in the network's type; NaN stays."""
-    spacing(dtype)  # raises for types too narrow
-    if (x := np.asarray(x)).dtype == np.uint8:
-        x = to_unit(jnp.asarray(x), dtype)
-    x = np.asarray(as_images("verify", x), dtype)
-    return np.asarray(within_box("verify", x, box))
 
 
 @partial(programs.jit, static_argnums=0)

@@ -23,7 +23,7 @@ PARAMS = {
     "beta": jnp.asarray(normal(3, seed=2)),
 }
 MASK = {"w": True, "b": False, "gamma": False, "beta": False}
-GRADS = jax.tree.map(lambda a: jnp.cos(a), PARAMS)
+GRADS = jax.tree.map(np.cos, PARAMS)
 OPTAX = {"adamw": optax.adamw, "lamb": optax.lamb, "lion": optax.lion}
 
 

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnn.combine import (
@@ -45,7 +46,7 @@ def frozen(layer, params, state=None):
     return lambda: freeze(layer, params, state).init(KEY, (4,))
 
 
-PARAMS = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+PARAMS = {"w": np.ones((4, 3)), "b": np.ones(3)}
 ONE_SIDED = Rule("first", lambda a, b: (a, ()), lambda _, dy: (dy, None))
 ERRORS = {
     "serial: not a layer": (lambda: serial(relu, dense),
@@ -108,7 +109,7 @@ ERRORS = {
         r"freeze\(dense\(2\)\): got params of"),
     "freeze: no bias": (frozen(dense(3, bias=False), PARAMS), r"got params of shapes"),
     "freeze: statistics missing": (
-        frozen(batch_norm(), {"gamma": jnp.ones(4), "beta": jnp.ones(4)}),
+        frozen(batch_norm(), {"gamma": np.ones(4), "beta": np.ones(4)}),
         r"freeze\(batch_norm\): got state of shapes \(\), expected .*mean"),
     "freeze: params missing": (frozen(dense(3), None, ()),
         r"got params of shapes \(\), expected"),

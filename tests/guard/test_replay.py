@@ -85,11 +85,11 @@ def test_the_turn_of_a_loop_is_named():
     )  # fmt: skip
     assert (back.op, back.turn) == ("div", "scan step 1")
 
-    def loop(x):
-        return jax.lax.while_loop(lambda v: v[0] < 9, lambda v: (v[0] + 1, v[1] * 1e60),
+    def loop(x, end, by):  # with constants of the test and of the body
+        return jax.lax.while_loop(lambda v: v[0] < end, lambda v: (v[0] + 1, v[1] * by),
                                   (0, x))  # fmt: skip
 
-    found = locate_in(loop, jnp.ones(2))
+    found = locate_in(loop, jnp.ones(2), jnp.array(9), jnp.array(1e60))
     assert (found.op, found.turn) == ("mul", "loop turn 5")
 
 

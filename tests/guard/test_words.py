@@ -1,15 +1,19 @@
 """What the guard says of values it is given: no program is run here."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
+from jaxnn.combine import serial
 from jaxnn.guard.backtrace import Origin
 from jaxnn.guard.causes import PARTS, likely_cause
 from jaxnn.guard.layers import Culprit, Note, first_culprit
-from jaxnn.guard.locate import _too_large, bad_rows
+from jaxnn.guard.locate import _owner, _too_large, argument_name, bad_rows
 from jaxnn.guard.report import Finding, counts, value_range
+from jaxnn.layers import dense, relu
 
 INF, NAN = np.inf, np.nan
 
@@ -85,6 +89,9 @@ def test_a_report_lists_samples_and_norms_in_rows_that_can_be_read():
         "note            the two ways of looking name different layers",
         "replay          how",
     ]
+    found.case = np.arange(3)  # what is written for a replay is no part of the report
+    assert "array" not in repr(found)
+    assert Finding(**found.to_json()) == found
     found.epoch = 0
     assert found.lines()[0] == "first bad step  a single call"
     for count, end in ((8, "7"), (9, "7 and 1 more")):
@@ -138,3 +145,30 @@ def test_what_is_too_large_is_the_largest_and_whole_numbers_never_are():
         moved = {"params": {"count": params["count"] + 1, "w": params["w"] * new}}
         large = _too_large(SimpleNamespace(params=params), moved, "update")
         assert (large and large[0]) == found
+
+
+class Before(NamedTuple):
+    """As a `TrainState` names its parts."""
+
+    params: dict
+    state: dict
+    opt: dict
+
+
+def test_what_was_bad_before_the_step_is_named_by_its_place():
+    args = Before({"w": 1.0}, {"mean": 1.0}, {"mu": {"w": 1.0}}), 2.0, 3.0, 4.0
+    origin = Origin("log", "", "", (), np.ones(1))
+    found = [argument_name(args, origin._replace(argument=i)) for i in range(6)]
+    assert found == [
+        "parameter w", "running statistic mean", "optimizer state mu/w", "input",
+        "target or weight", "3",
+    ]  # fmt: skip
+    assert argument_name(args, origin) == argument_name(args, None) == ""
+
+
+def test_a_parameter_belongs_to_the_innermost_layer():
+    net = serial(relu, serial(dense(3), relu))
+    tree = ((), ({"w": 1.0}, ()))
+    ((path, _),) = jax.tree_util.tree_leaves_with_path(tree)
+    assert _owner(net, path) == "1 serial(2 layers) > 0 dense(3)"
+    assert _owner(dense(3), path[2:]) == "parameter w"

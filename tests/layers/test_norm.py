@@ -8,14 +8,17 @@ from tests.layers.cases import KEY, setup
 from tests.rules.common import assert_close, assert_trees_close
 
 
-@pytest.mark.parametrize(("momentum", "shape"), [(0.9, (5, 3)), (0.25, (2, 3, 1, 3))])
-def test_batch_norm_averages_with_unbiased_variance(momentum, shape):
-    case = setup(batch_norm(momentum), shape[1:], shape[0])
+@pytest.mark.parametrize(
+    ("momentum", "shape", "groups"),
+    [(0.9, (5, 3), 1), (0.25, (2, 3, 1, 3), 1), (0.9, (8, 2, 3), 4)],
+)
+def test_batch_norm_averages_with_unbiased_variance(momentum, shape, groups):
+    case = setup(batch_norm(momentum, groups=groups), shape[1:], shape[0])
     _, new, _ = case.forward(case.params, case.x, True)
-    rows = np.asarray(case.x).reshape(-1, 3)
+    rows = np.asarray(case.x).reshape(groups, -1, 3)
     old = case.state
-    mean = momentum * old["mean"] + (1 - momentum) * rows.mean(0)
-    var = momentum * old["var"] + (1 - momentum) * rows.var(0, ddof=1)
+    mean = momentum * old["mean"] + (1 - momentum) * rows.mean((0, 1))
+    var = momentum * old["var"] + (1 - momentum) * rows.var(1, ddof=1).mean(0)
     assert_trees_close(new, {"mean": mean, "var": var})
 
 

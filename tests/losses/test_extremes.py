@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnn.losses import LOSSES, margin, softmax_cross_entropy
-from jaxnn.rules import group_norm, layer_norm, log_softmax, softplus
+from jaxnn.rules import group_norm, layer_norm
 
 TABLE = LOSSES | {
     "smoothed": softmax_cross_entropy.having(label_smoothing=0.1),
@@ -84,18 +84,3 @@ def test_a_norm_of_numbers_whose_squares_overflow_is_not_beta(rule):
     assert np.isnan(rule.fwd(x, ones, ones)[0]).all()
     tiny, _ = rule.fwd(x * 1e-50, ones, ones)
     np.testing.assert_array_equal(tiny, 1)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_far_logits_saturate_without_overflow(dtype):
-    x = jnp.asarray([[-1e4, 0, 1e4]], dtype)
-    y, cache = softplus.fwd(x)
-    assert y[0].astype(float).tolist() == pytest.approx(
-        [0, np.log(2), float(x[0, 2])], rel=1e-2
-    )
-    (d,) = softplus.bwd(cache, jnp.ones_like(y))
-    assert d.astype(float).tolist() == [[0, 0.5, 1]]
-    y, cache = log_softmax.fwd(x)
-    assert np.isfinite(y.astype(float)).all()
-    assert y[0, 2] == 0
-    assert np.isfinite(log_softmax.bwd(cache, jnp.ones_like(y))[0].astype(float)).all()

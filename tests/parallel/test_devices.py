@@ -14,7 +14,6 @@ from experiments.collectives import collectives
 from jaxnn import mlp, rules
 from jaxnn.distributed import data_mesh
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import batch_norm
 from jaxnn.train import fit
 from tests.train.problem import blobs
 
@@ -79,41 +78,6 @@ def test_sync_batch_norm_under_shard_map_has_the_gradient_of_the_synced_forward(
     assert len(measured["sync_batch_norm"]) == 2
     for case, gap in measured["sync_batch_norm"].items():
         assert gap <= 1e-12, case
-
-
-def test_ghost_batch_norm_is_batch_norm_on_each_part():
-    groups, rng = 4, np.random.default_rng(0)
-    x, dy = rng.normal(size=(2, 8, 3, 2)) * 2 + 1
-    gamma, beta = rng.normal(size=(2, 2))
-    rule = rules.batch_norm(groups=groups)
-
-    def reference(x, gamma, beta):
-        parts = []
-        for part in jnp.split(x, groups):
-            mean, var = part.mean((0, 1)), part.var((0, 1))
-            shape = part.shape
-            scale = jnp.broadcast_to(gamma / jnp.sqrt(var + 1e-5), shape)
-            y = (part - jnp.broadcast_to(mean, shape)) * scale
-            parts.append(y + jnp.broadcast_to(beta, shape))
-        return jnp.concatenate(parts)
-
-    net = batch_norm(groups=groups)
-    params, state, _ = net.init(jax.random.key(0), x.shape[1:])
-
-    @jax.jit
-    def both(x, gamma, beta, dy):
-        y, cache = rule.fwd(x, gamma, beta)
-        expected, pull = jax.vjp(reference, x, gamma, beta)
-        _, new, _ = net.forward(params, state, x, train=True)
-        return (y, *rule.bwd(cache, dy)), (expected, *pull(dy)), new
-
-    mine, theirs, new = both(x, gamma, beta, dy)
-    for a, b in zip(mine, theirs, strict=True):
-        assert abs(a - b).max() / abs(b).max() <= 1e-12
-    rows = np.stack(np.split(x, groups)).reshape(groups, -1, 2)
-    np.testing.assert_allclose(new["mean"], 0.1 * rows.mean(1).mean(0), rtol=1e-12)
-    unbiased = rows.var(1, ddof=1).mean(0)
-    np.testing.assert_allclose(new["var"], 0.9 + 0.1 * unbiased, rtol=1e-12)
 
 
 def test_what_does_not_divide_is_named():

@@ -52,27 +52,20 @@ def largest_singular_values(params):
     )
 
 
+def mixed(l1, l2):
+    """Shares of both: the reference of every sum."""
+    return lambda params: l1 * sum_of_sizes(params) + l2 * half_sum_of_squares(params)
+
+
 PENALTIES = {
-    "l2": (l2(0.3), lambda params: 0.3 * half_sum_of_squares(params)),
-    "l2 of nothing": (l2(0.0), lambda params: 0 * half_sum_of_squares(params)),
-    "l1": (l1(0.2), lambda params: 0.2 * sum_of_sizes(params)),
-    "sum": (
-        sum_penalties(l1(0.2), l2(0.3)),
-        lambda params: 0.2 * sum_of_sizes(params) + 0.3 * half_sum_of_squares(params),
-    ),
-    "sum of three": (
-        sum_penalties(l2(0.1), l2(0.1), l2(0.1)),
-        lambda params: 0.3 * half_sum_of_squares(params),
-    ),
-    "elastic net": (
-        elastic_net(0.5, l1_share=0.4),
-        lambda params: 0.2 * sum_of_sizes(params) + 0.3 * half_sum_of_squares(params),
-    ),
-    "spectral norm": (
-        spectral_norm(0.7),
-        lambda params: 0.7 * largest_singular_values(params),
-    ),
-    "sum of one": (sum_penalties(l1(0.2)), lambda params: 0.2 * sum_of_sizes(params)),
+    "l2": (l2(0.3), mixed(0, 0.3)),
+    "l2 of nothing": (l2(0.0), mixed(0, 0.0)),
+    "l1": (l1(0.2), mixed(0.2, 0)),
+    "sum": (sum_penalties(l1(0.2), l2(0.3)), mixed(0.2, 0.3)),
+    "sum of three": (sum_penalties(l2(0.1), l2(0.1), l2(0.1)), mixed(0, 0.3)),
+    "elastic net": (elastic_net(0.5, l1_share=0.4), mixed(0.2, 0.3)),
+    "spectral norm": (spectral_norm(0.7), lambda p: 0.7 * largest_singular_values(p)),
+    "sum of one": (sum_penalties(l1(0.2)), mixed(0.2, 0)),
 }
 
 

@@ -173,6 +173,11 @@ def with_whole_power(a, b):
     return jnp.where(b < 0, 1 / up, up)
 
 
+def arithmetic(rule, reference, at_extremes=None, table=FEW):
+    cases = pairs(rule, reference, table=table)
+    return [*cases, extreme(rule, at_extremes or reference)]
+
+
 CASES = {
     "abs": elementwise(rules.abs, lambda x: jnp.maximum(x, -x)),
     "elu": elementwise(rules.elu(), elu(1.0))
@@ -180,8 +185,7 @@ CASES = {
     "exp": elementwise(rules.exp, lambda x: jnp.exp2(x / np.log(2))),
     "gelu": elementwise(rules.gelu(), gelu)
     + with_setting({"approximate": (rules.gelu(approximate=True), gelu_tanh)}),
-    "leaky_relu": elementwise(rules.leaky_relu(), leaky_relu(0.01))
-    + with_setting(
+    "leaky_relu": elementwise(rules.leaky_relu(), leaky_relu(0.01)) + with_setting(
         {f"slope {s}": (rules.leaky_relu(s), leaky_relu(s)) for s in (0.2, 0.0, -1.0)}
     ),
     "log": from_zero(rules.log, lambda x: jnp.log2(x) * np.log(2)),
@@ -198,48 +202,25 @@ CASES = {
     "tanh": elementwise(rules.tanh, jnp.tanh),
     "dropout": dropout_cases(),
     "standardize": elementwise(rules.standardize(0.5, 0.25), standardize(0.5, 0.25)),
-    "add": [
-        *pairs(rules.add, lambda a, b: a + b),
-        extreme(rules.add, lambda a, b: a + b),
-    ],
-    "sub": [
-        *pairs(rules.sub, lambda a, b: a + -1 * b),
-        extreme(rules.sub, lambda a, b: a + -1 * b),
-    ],
-    "mul": [
-        *pairs(rules.mul, lambda a, b: ((a + b) ** 2 - (a - b) ** 2) / 4, table=PAIRS),
-        extreme(rules.mul, lambda a, b: a * b),
-    ],
+    "add": arithmetic(rules.add, lambda a, b: a + b),
+    "sub": arithmetic(rules.sub, lambda a, b: a + -1 * b),
+    "mul": arithmetic(rules.mul, lambda a, b: ((a + b) ** 2 - (a - b) ** 2) / 4,
+                      lambda a, b: a * b, PAIRS),
     "div": [
         *pairs(rules.div, lambda a, b: a * b**-1, away_from_zero),
-        Case(
-            "poles",
-            rules.div,
-            (np.array([1.0, -1, 0, 2, 0]), np.array([0.0, 0, 0, -0.0, 3])),
-            lambda a, b: a * b**-1,
-        ),
+        Case("poles", rules.div,
+             (np.array([1.0, -1, 0, 2, 0]), np.array([0.0, 0, 0, -0.0, 3])),
+             lambda a, b: a * b**-1),
     ],
     "power": [
         *pairs(rules.power, lambda a, b: jnp.exp(b * jnp.log(a)), positive),
-        Case(
-            "whole powers of any number",
-            rules.power,
-            (
-                np.array([[-2.0, -0.5, 3], [-2, 1.5, -1]]),
-                np.array([[3, 2, 1], [-2, -1, 0]]),
-            ),
-            with_whole_power,
-        ),
+        Case("whole powers of any number", rules.power,
+             (np.array([[-2.0, -0.5, 3], [-2, 1.5, -1]]),
+              np.array([[3, 2, 1], [-2, -1, 0]])), with_whole_power),
     ],
-    "maximum": [
-        *pairs(rules.maximum, larger),
-        extreme(rules.maximum, jnp.maximum),
-        Case("ties", rules.maximum, TIES, jnp.maximum),
-    ],
-    "minimum": [
-        *pairs(rules.minimum, smaller),
-        extreme(rules.minimum, jnp.minimum),
-        Case("ties", rules.minimum, TIES, jnp.minimum),
-    ],
+    "maximum": [*arithmetic(rules.maximum, larger, jnp.maximum),
+                Case("ties", rules.maximum, TIES, jnp.maximum)],
+    "minimum": [*arithmetic(rules.minimum, smaller, jnp.minimum),
+                Case("ties", rules.minimum, TIES, jnp.minimum)],
     "where": where_cases(),
-}
+}  # fmt: skip

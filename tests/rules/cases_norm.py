@@ -19,6 +19,16 @@ def batch_norm(epsilon):
     return reference
 
 
+def in_groups(reference, groups):
+    """Ghost batch norm: each part of the batch by its own statistics."""
+
+    def apart(x, gamma, beta):
+        parts = [reference(part, gamma, beta) for part in jnp.split(x, groups)]
+        return jnp.concatenate(parts)
+
+    return apart
+
+
 def batch_norm_fixed(epsilon):
     def reference(x, gamma, beta, mean, var):
         gamma, beta, mean, var = (
@@ -128,7 +138,15 @@ def group_rule(groups, epsilon):
 
 
 CASES = {
-    "batch_norm": batch_norm_cases(fixed=False),
+    "batch_norm": [
+        *batch_norm_cases(fixed=False),
+        case(
+            "groups",
+            rules.batch_norm(groups=4),
+            1 + 2 * normal(8, 3, 2),
+            in_groups(batch_norm(1e-5), 4),
+        ),
+    ],
     "batch_norm_fixed": batch_norm_cases(fixed=True),
     "layer_norm": [
         case(name, rules.layer_norm(epsilon), x, layer_norm(epsilon))

@@ -124,6 +124,11 @@ EDGES = {
         rules.softmax, [[-INF] * 2], [1, 2], [NAN] * 2, [[NAN] * 2]),
     "log_softmax, all masked": (
         rules.log_softmax, [[-INF] * 2], [1, 2], [NAN] * 2, [[NAN] * 2]),
+    "log_softmax, far apart": (rules.log_softmax, [[-1e4, 0, 1e4]], [1, 1, 1],
+        [-2e4, -1e4, 0], [[1, 1, -2]]),
+    "softplus far below": (rules.softplus, [-1e4], 2, 0, [0]),
+    "softplus at 0": (rules.softplus, [0], 2, np.log(2), [1]),
+    "softplus far above": (rules.softplus, [1e4], 2, 1e4, [2]),
     "elu at 0": (rules.elu(0.25), [0], 2, 0, [0.5]),
     "elu far below": (rules.elu(0.25), [-800], 2, -0.25, [0]),
     "elu far above": (rules.elu(0.25), [800], 2, 800, [2]),

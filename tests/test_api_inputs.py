@@ -67,36 +67,19 @@ class Sparse:
 
 # what cannot be data, whoever asks
 NO_NUMBERS = {
-    "text": "no data",
-    "texts": np.array([["a"] * 6] * 24),
-    "objects": np.array([[None] * 6] * 24),
-    "ragged": [[1.0, 2.0]] * 23 + [[1.0]],
-    "complex": X + 1j,
-    "dates": np.full((24, 6), "2020-01-01", "datetime64[D]"),
-    "none": None,
-    "dict": {"x": X},
-    "set": {1.0, 2.0},
-    "generator": (row for row in X),
-    "number": 3.0,
-    "masked": np.ma.masked_array(X, X > 0),
-    "sparse": Sparse(),
-    "no rows": X[:0],
-    "key": jax.random.split(KEY, 24),
-    "function": len,
-}
+    "text": "no data", "texts": np.array([["a"] * 6] * 24),
+    "objects": np.array([[None] * 6] * 24), "ragged": [[1.0, 2.0]] * 23 + [[1.0]],
+    "complex": X + 1j, "dates": np.full((24, 6), "2020-01-01", "datetime64[D]"),
+    "none": None, "dict": {"x": X}, "set": {1.0, 2.0}, "generator": (row for row in X),
+    "number": 3.0, "masked": np.ma.masked_array(X, X > 0), "sparse": Sparse(),
+    "no rows": X[:0], "key": jax.random.split(KEY, 24), "function": len,
+}  # fmt: skip
 LABELS = {
-    "text": ["a"] * 24,
-    "floats": Y.astype(float),
-    "too large": Y + 1,
-    "negative": Y - 1,
-    "column": Y[:, None],
-    "other length": Y[:-1],
-    "one-hot of others": np.eye(5)[Y],
-    "objects": np.array([None] * 24),
-    "no rows": Y[:0],
-    "number": 3,
-    "none": None,
-}
+    "text": ["a"] * 24, "floats": Y.astype(float), "too large": Y + 1,
+    "negative": Y - 1, "column": Y[:, None], "other length": Y[:-1],
+    "one-hot of others": np.eye(5)[Y], "objects": np.array([None] * 24),
+    "no rows": Y[:0], "number": 3, "none": None,
+}  # fmt: skip
 ONE_OUTPUT = {
     "labels 0 to 2": (Y, sigmoid_cross_entropy),
     "labels -1 and 1": (np.where(Y > 0, 1, -1), sigmoid_cross_entropy),

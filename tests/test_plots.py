@@ -198,16 +198,12 @@ def classified(n=60, classes=10, wrong=40, shape=(28, 28), seed=0):
 
 
 MISTAKES = {
-    "uint8 images": classified(),
-    "flat": classified(shape=(784,)),
-    "with a channel": classified(shape=(28, 28, 1)),
-    "wide": classified(shape=(12, 30)),
-    "tall": classified(shape=(30, 12)),
-    "fewer than a page": classified(wrong=3),
-    "one": classified(wrong=1),
-    "none": classified(wrong=0),
+    "uint8 images": classified(), "flat": classified(shape=(784,)),
+    "with a channel": classified(shape=(28, 28, 1)), "wide": classified(shape=(12, 30)),
+    "tall": classified(shape=(30, 12)), "fewer than a page": classified(wrong=3),
+    "one": classified(wrong=1), "none": classified(wrong=0),
     "a single image": classified(n=1, wrong=1),
-}
+}  # fmt: skip
 
 
 def test_the_worst_mistake_comes_first(path, monkeypatch):
@@ -256,14 +252,10 @@ def attacked(fooled, n=40, classes=10, shape=(28, 28), right=True):
 
 
 ADVERSARIAL = {
-    "many": attacked(30),
-    "fewer than a row": attacked(3),
-    "one": attacked(1, n=1),
-    "none": attacked(0),
-    "none was right": attacked(0, right=False),
-    "flat": attacked(30, shape=(784,)),
-    "wide": attacked(30, shape=(12, 30)),
-}
+    "many": attacked(30), "fewer than a row": attacked(3), "one": attacked(1, n=1),
+    "none": attacked(0), "none was right": attacked(0, right=False),
+    "flat": attacked(30, shape=(784,)), "wide": attacked(30, shape=(12, 30)),
+}  # fmt: skip
 
 
 DRAWN = {  # what draws, of what

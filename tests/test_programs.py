@@ -62,12 +62,10 @@ def test_an_equal_network_compiles_nothing(options):
 
 OTHERS = {
     "lr": {"optimizer": optimizer_by_name("adam", 0.1)},
-    "penalty": {"penalty": l2(1.0)},
-    "batch": {"batch": 4},
+    "penalty": {"penalty": l2(1.0)}, "batch": {"batch": 4},
     "guard": {"guard": "rollback", "optimizer": optimizer_by_name("sgd", 0.1)},
-    "dtype": {"dtype": "float32"},
-    "seeds": {"seeds": [0, 1]},
-}
+    "dtype": {"dtype": "float32"}, "seeds": {"seeds": [0, 1]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHERS)

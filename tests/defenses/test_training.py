@@ -238,15 +238,11 @@ def test_collapse_is_told_from_a_bad_network():
 
 
 STEPS = {
-    "standard_training": (standard_training, None),
-    "ibp": (defenses.ibp(0.1), 0),
-    "fgsm_mix": (defenses.fgsm_mix(0.1), 1),
-    "fgsm_rs": (defenses.fgsm_rs(0.1), 1),
-    "free": (defenses.free(0.1), 1),
-    "pgd, one step": (defenses.pgd(0.1, 1), 1),
-    "pgd": (defenses.pgd(0.1), 7),
-    "trades": (defenses.trades(0.1), 10),
-}
+    "standard_training": (standard_training, None), "ibp": (defenses.ibp(0.1), 0),
+    "fgsm_mix": (defenses.fgsm_mix(0.1), 1), "fgsm_rs": (defenses.fgsm_rs(0.1), 1),
+    "free": (defenses.free(0.1), 1), "pgd, one step": (defenses.pgd(0.1, 1), 1),
+    "pgd": (defenses.pgd(0.1), 7), "trades": (defenses.trades(0.1), 10),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", STEPS)

@@ -15,7 +15,7 @@ ONES = {  # how many elements of the input the first element of the output sums
     "depthwise": (nn.depthwise_conv(3, padding="VALID"), (5, 5, 4), 9),
     "sequence": (nn.conv1d(1, 4, padding="VALID"), (5, 2), 8),
     "transposed": (nn.conv_transpose(1, 3, 2, "VALID"), (5, 5, 2), 2),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ONES)
@@ -44,7 +44,7 @@ SHAPES = {  # layer, in_shape -> out_shape
     "overlapping pool": (nn.max_pool(3, 2), (7, 8, 2), (3, 3, 2)),
     "pool of sequences": (nn.avg_pool((2,)), (7, 2), (3, 2)),
     "global": (nn.global_avg_pool, (7, 8, 2), (2,)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHAPES)

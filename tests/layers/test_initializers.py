@@ -18,12 +18,9 @@ def test_bias_leaves_the_draw_of_w():
 
 SIZES = (200, 50)  # I, O
 STD = {
-    "normal": 1,
-    "he": math.sqrt(2 / 200),
-    "lecun": math.sqrt(1 / 200),
-    "xavier": math.sqrt(2 / 250),
-    "zeros": 0,
-}
+    "normal": 1, "he": math.sqrt(2 / 200), "lecun": math.sqrt(1 / 200),
+    "xavier": math.sqrt(2 / 250), "zeros": 0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set(INITIALIZERS) - {"orthogonal"}))

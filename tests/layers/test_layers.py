@@ -10,21 +10,11 @@ from tests.rules.common import assert_trees_close
 
 # what the command line must give the layers that cannot do without, `dense:3`
 SETTINGS = {
-    "conv": (32, 5),
-    "conv1d": (8,),
-    "conv_transpose": (4, 3, 2),
-    "dense": (3,),
-    "dropout": (0.3,),
-    "embedding": (5, 3),
-    "gaussian_noise": (0.1,),
-    "group_norm": (2,),
-    "gru": (3,),
-    "lstm": (3,),
-    "multi_head_attention": (2,),
-    "rnn": (3,),
-    "spatial_dropout": (0.3,),
-    "standardize": (0.5, 0.2),
-}
+    "conv": (32, 5), "conv1d": (8,), "conv_transpose": (4, 3, 2), "dense": (3,),
+    "dropout": (0.3,), "embedding": (5, 3), "gaussian_noise": (0.1,),
+    "group_norm": (2,), "gru": (3,), "lstm": (3,), "multi_head_attention": (2,),
+    "rnn": (3,), "spatial_dropout": (0.3,), "standardize": (0.5, 0.2),
+}  # fmt: skip
 
 
 @functools.cache

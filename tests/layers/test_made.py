@@ -40,16 +40,14 @@ def cube(x):
 
 
 ALIKE = {
-    "dense": lambda: dense(3),
-    "defaults": lambda: conv(3, 3, 1, "SAME"),
+    "dense": lambda: dense(3), "defaults": lambda: conv(3, 3, 1, "SAME"),
     "mlp": lambda: mlp([4, 3, 2], normalize=True, drop_rate=0.5, output="softmax"),
     "branches": lambda: residual(parallel(dense(3), relu, merge="sum"), dense(3)),
-    "stack": lambda: stack(serial(flatten, dense(3)), 2),
-    "share": shared,
+    "stack": lambda: stack(serial(flatten, dense(3)), 2), "share": shared,
     "siamese": lambda: siamese(leaky_relu(0.2)),
     "a function of JAX": lambda: serial(layer_from_jax(cube), dense(3)),
     "partial": lambda: dense(3, partial(jax.nn.initializers.normal, 0.1)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALIKE)

@@ -77,22 +77,14 @@ def built(*tokens):
 
 
 WORDS = {
-    "reshape:28:28:1": (28, 28, 1),
-    "reshape:-1:4": (196, 4),
-    "transpose:1:0": (28, 28),
-    "elu:0.5": (28, 28),
-    "gelu:1": (28, 28),
-    "swish:1.5": (28, 28),
-    "selu": (28, 28),
+    "reshape:28:28:1": (28, 28, 1), "reshape:-1:4": (196, 4), "transpose:1:0": (28, 28),
+    "elu:0.5": (28, 28), "gelu:1": (28, 28), "swish:1.5": (28, 28), "selu": (28, 28),
     "softmax": (28, 28),
-}
+}  # fmt: skip
 IMAGE_WORDS = {
-    "pad:2": (32, 32, 1),
-    "pad:2:reflect": (32, 32, 1),
-    "crop:4": (20, 20, 1),
-    "upsample:2": (56, 56, 1),
-    "upsample:2:linear": (56, 56, 1),
-}
+    "pad:2": (32, 32, 1), "pad:2:reflect": (32, 32, 1), "crop:4": (20, 20, 1),
+    "upsample:2": (56, 56, 1), "upsample:2:linear": (56, 56, 1),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,12 @@ def with_singular_values(rows, columns, values):
 
 MATRICES = {
     "larger than the basis": with_singular_values(50, 40, [3, 2.9, *np.ones(20)]),
-    "tall": normal(7, 3),
-    "wide": normal(3, 7),
-    "one entry": normal(1, 1),
-    "a row": normal(1, 5),
-    "a column": normal(5, 1),
-    "rank one": with_singular_values(6, 4, [2.0]),
-    "huge": 1e150 * normal(4, 3),
-    "tiny": 1e-150 * normal(4, 3),
-    "negative": -np.ones((3, 3)),
+    "tall": normal(7, 3), "wide": normal(3, 7), "one entry": normal(1, 1),
+    "a row": normal(1, 5), "a column": normal(5, 1),
+    "rank one": with_singular_values(6, 4, [2.0]), "huge": 1e150 * normal(4, 3),
+    "tiny": 1e-150 * normal(4, 3), "negative": -np.ones((3, 3)),
     "diagonal": np.diag([1.0, 3.0, 2.0]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("w", MATRICES.values(), ids=MATRICES)

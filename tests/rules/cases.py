@@ -15,13 +15,8 @@ from tests.rules import (
 )
 from tests.rules.common import Case
 
-CASES: dict[str, list[Case]] = {
-    **cases_elementwise.CASES,
-    **cases_linear.CASES,
-    **cases_conv.CASES,
-    **cases_reduce.CASES,
-    **cases_shape.CASES,
-    **cases_norm.CASES,
-    **cases_recurrent.CASES,
-    **cases_attention.CASES,
-}
+FAMILIES = (
+    cases_elementwise, cases_linear, cases_conv, cases_reduce, cases_shape, cases_norm,
+    cases_recurrent, cases_attention,
+)  # fmt: skip
+CASES: dict[str, list[Case]] = {k: v for f in FAMILIES for k, v in f.CASES.items()}

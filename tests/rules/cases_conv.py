@@ -142,7 +142,7 @@ TRANSPOSE = {
     "dilation": ((2, 4, 3, 2), (3, 2), 2, {"dilation": 2, "stride": 2}),
     "no images": ((0, 3, 3, 2), (3, 3), 2, {}),
     "sequence": ((2, 5, 3), (4,), 2, {"stride": 2}),
-}
+}  # fmt: skip
 
 POOL = {  # x, size, stride, padding
     "2x2": ((2, 4, 6, 3), (2, 2), None, "VALID"),
@@ -158,7 +158,7 @@ POOL = {  # x, size, stride, padding
     "sequence": ((2, 7, 3), (3,), 2, "SAME"),
     "volume": ((1, 4, 4, 2, 2), (2, 2, 2), None, "VALID"),
     "more than 256 elements": ((1, 34, 17, 1), (17, 17), None, "SAME"),
-}
+}  # fmt: skip
 
 
 def products(rule, reference, table):

@@ -107,28 +107,24 @@ def case(name, rule, x, reference):
 
 
 LAYER = {
-    "batch": (normal(3, 5), 1e-5),
-    "one channel": (normal(3, 1), 1e-5),
-    "two channels": (normal(2, 2), 1.0),
-    "batch of one": (normal(1, 4), 1e-5),
-    "images": (normal(2, 1, 3, 4), 1e-3),
-    "no batch axis": (normal(6), 1e-5),
+    "batch": (normal(3, 5), 1e-5), "one channel": (normal(3, 1), 1e-5),
+    "two channels": (normal(2, 2), 1.0), "batch of one": (normal(1, 4), 1e-5),
+    "images": (normal(2, 1, 3, 4), 1e-3), "no batch axis": (normal(6), 1e-5),
     "large mean": (100 + normal(3, 6), 1e-5),
     "spread below epsilon": (normal(3, 6) * 1e-6, 1e-5),
     "a constant row": (normal(3, 4) * np.array([[1.0], [0], [1]]) + 0.5, 1e-5),
     "no rows": (normal(0, 3), 1e-5),
-}
+}  # fmt: skip
 GROUP = {
     "one group": (normal(2, 3, 2, 4), 1, 1e-5),
     "two groups": (normal(2, 3, 2, 4), 2, 1e-5),
     "each channel alone": (normal(2, 3, 2, 3), 3, 1e-3),
     "one value a group": (normal(2, 3), 3, 1e-5),
-    "no positions": (normal(3, 6), 2, 1e-5),
-    "batch of one": (normal(1, 5, 2), 1, 1e-5),
+    "no positions": (normal(3, 6), 2, 1e-5), "batch of one": (normal(1, 5, 2), 1, 1e-5),
     "all of size one": (normal(1, 1, 1), 1, 1e-5),
     "large mean": (100 + normal(2, 3, 4), 2, 1e-5),
     "no rows": (normal(0, 3, 4), 2, 1e-5),
-}
+}  # fmt: skip
 
 
 def group_rule(groups, epsilon):

@@ -39,18 +39,11 @@ FORMS = {
     "depthwise": (conv_cpu.depthwise_convolve, conv_cpu.depthwise_gradients),
 }
 SOME = {  # compiling all of them takes long, and test_rules.py has them all
-    "even kernel",
-    "kernel as large as the image",
-    "1x1, stride 2",
-    "stride larger than the kernel",
-    "explicit pairs",
-    "dilation, stride, padding",
-    "2 groups",
-    "depthwise, multiplier 2, stride 2",
-    "one channel",
-    "sequence, groups",
+    "even kernel", "kernel as large as the image", "1x1, stride 2",
+    "stride larger than the kernel", "explicit pairs", "dilation, stride, padding",
+    "2 groups", "depthwise, multiplier 2, stride 2", "one channel", "sequence, groups",
     "volume",
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 For those who go through a program's operations: the guard and the gradient check.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Literal
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options of XLA for a program that runs a few times only."""
@@ -45,3 +46,42 @@ def scan_counts(params: Any) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(list(consts.vals)), len(list(carry.vals))
+
+
+def operations(jaxpr: Any, scans: bool = True) -> Iterator[Any]:
+    """The operations of a program that call no other; `scans`: look inside of them."""
+    for eqn in jaxpr.eqns:
+        inner = inner_program(eqn)
+        if inner is None or (eqn.primitive.name == "scan" and not scans):
+            yield eqn
+        else:
+            yield from operations(inner.jaxpr, scans)
+
+
+def evaluate(program: ClosedJaxpr, args: Sequence[Any], step: Callable) -> list[Any]:
+    """Run a traced program one operation at a time, the functions it calls too.
+
+    `step(eqn, values, known)` gives what an operation, or a scan, makes of values;
+    `known` holds, by variable, those of the program that are there already.
+    """
+    jaxpr = program.jaxpr
+    given = zip(
+        [*jaxpr.constvars, *jaxpr.invars], [*program.consts, *args], strict=True
+    )
+    known: dict[Any, Any] = dict(given)
+    for eqn in jaxpr.eqns:
+        values = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
+        inner = None if eqn.primitive.name == "scan" else inner_program(eqn)
+        if inner is None:
+            made = step(eqn, values, known)
+        else:
+            made = evaluate(inner, values, step)
+        known |= dict(zip(eqn.outvars, made, strict=True))
+    return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
+
+
+def run_operation(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """What an operation of a program makes of values."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    made = eqn.primitive.bind(*values, **params)
+    return made if eqn.primitive.multiple_results else [made]

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxnn import programs
-from jaxnn.check.diagnose import Evidence, Tools, diagnose
+from jaxnn.check.diagnose import Evidence, diagnose
+from jaxnn.check.mutants import Forward
 from jaxnn.check.points import (
     AS_CALLED,
     DRAWN,
@@ -86,7 +87,7 @@ class _Auditor:
         self.checks: list[Check] = []
         self.failed: dict[tuple, list[tuple[LayerRecord, Check]]] = {}
         self.at_kinks: dict[str, None] = {}
-        self.tools: dict[tuple, Tools | None] = {}
+        self.forwards: dict[tuple, Forward] = {}
 
     def run(self, dtypes, elsewhere) -> Audit:
         """All checks, those as called and in float64 first."""
@@ -229,28 +230,26 @@ class _Auditor:
         exactly = [one for one in several if one[1].comparison.dtype == "float64"]
         # at random inputs first: nothing is by chance 0, 1, or the same there
         exactly.sort(key=lambda one: one[1].at not in (DRAWN, SHUFFLED))
+        forward = self._forward(s)
         return diagnose(
             Evidence(
                 check.argument, s.got, s.want, s.given, 1e-9, partial(_other_mode, s),
-                tools=self._tools(s),
+                forward, partial(backward_at, s.where.layer, train=s.where.train),
             )
             for s, _ in exactly[:3]
         )  # fmt: skip
 
-    def _tools(self, s) -> Tools | None:
-        """What the layer's forward can be asked, made once; None where it is large."""
-        path = s.where.path
-        if path not in self.tools:
-            layer, train = s.where.layer, s.where.train
+    def _forward(self, s) -> Forward | None:
+        """The layer's forward to be asked, made once; None where it is large."""
+        path, layer, train = s.where.path, s.where.layer, s.where.train
+        size = sum(np.size(a) for a in jax.tree.leaves((s.given.x, s.want)))
+        if path not in self.forwards and size <= SMALL:
 
-            def forward(params, state, x, key):
+            def run(params, state, x, key):
                 return layer.forward(params, state, x, key=key, train=train)[0]
 
-            size = sum(np.size(a) for a in jax.tree.leaves((s.given.x, s.want)))
-            small = size <= SMALL
-            back = partial(backward_at, layer, train=train)
-            self.tools[path] = Tools(forward, s.given, back) if small else None
-        return self.tools[path]
+            self.forwards[path] = Forward(run, s.given)
+        return self.forwards.get(path)
 
     def _kinks(self) -> dict[str, int]:
         """Layers at a kink -> entries of its gradients that jump within a hair."""

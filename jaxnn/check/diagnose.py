@@ -8,17 +8,15 @@ is said that does not.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import programs
 from jaxnn.arrays import is_float
-from jaxnn.check.mutants import Mutants
-from jaxnn.check.points import cast
+from jaxnn.check.mutants import Forward, as_tree
 from jaxnn.check.recorder import LayerInputs, arguments, named_leaves
 from jaxnn.check.repairs import Repairs
 
@@ -29,56 +27,6 @@ Predict = Callable[["Evidence"], Any]
 Hypotheses = Callable[["Evidence"], Iterator[tuple[str, Predict]]]
 """Of the evidence at one point: causes in words, and for each the gradient that would
 be returned at a point if it were true; None where it says nothing."""
-
-
-class Tools:
-    """What the forward of a layer can be asked: its gradient, right and in mutants.
-
-    Args:
-      forward: `(params, state, x, key) -> y`.
-      given: what it was given, for the shapes.
-      backward: as `Repairs` takes it, None if there is none for JAX.
-    """
-
-    def __init__(
-        self, forward: Callable, given: LayerInputs, backward: Callable | None = None
-    ):
-        self.forward, self.given, self.backward = forward, given, backward
-        self.mutants = Mutants(self.run, _tree(given))
-
-    def run(self, tree: Any) -> Any:
-        """The forward at a tree of all that it is given."""
-        return self.forward(tree["params"], tree["state"], tree["x"], tree["key"])
-
-    def gradient(self, given: LayerInputs, *mutants: Any) -> dict[str, np.ndarray]:
-        """Argument -> gradient, spoilt by the mutants."""
-        found = self.mutants(mutants, _tree(given), cast(given.dy, np.float64))
-        return jax.device_get(arguments((found["x"], found["params"])))
-
-    def every(self, given: LayerInputs) -> Iterator[Any]:
-        """Every mutant."""
-        return self.mutants.all(_tree(given), cast(given.dy, np.float64))
-
-    def repairs(self, argument: str) -> Repairs | None:
-        """Changes of the backward, None if it is no function of JAX."""
-        if self.backward is None:
-            return None
-        try:
-            return Repairs(self.backward, self.given, argument)
-        except Exception:  # whatever a user's code raises while it is traced
-            return None
-
-    @cached_property
-    def jacobian(self) -> Callable:
-        """`(x, tree) -> ` the derivative of each output by each entry of x."""
-        derivative = jax.jacrev(lambda x, tree: self.run(tree | {"x": x}))
-        tree = _tree(self.given)
-        return programs.ahead(None, derivative, tree["x"], tree)
-
-
-def _tree(given):
-    tree = {"params": given.params, "state": given.state, "x": given.x}
-    return cast(tree, np.float64) | {"key": given.key}
 
 
 class Evidence(NamedTuple):
@@ -92,7 +40,8 @@ class Evidence(NamedTuple):
       tolerance: relative difference up to which a prediction holds.
       other_mode: gradients, as `want`, with `train` the other way; None if it makes no
         difference or cannot be run.
-      tools: what the forward can be asked, None if JAX cannot trace it.
+      forward: what can be asked for gradients, None if JAX cannot trace it.
+      backward: as `Repairs` takes it, None if JAX cannot trace it.
     """
 
     argument: str
@@ -101,7 +50,8 @@ class Evidence(NamedTuple):
     given: LayerInputs
     tolerance: float
     other_mode: Callable[[], Mapping[str, np.ndarray] | None] = lambda: None
-    tools: Tools | None = None
+    forward: Forward | None = None
+    backward: Callable | None = None
 
     def same(self, a: Any, b: Any) -> bool:
         """Whether two arrays agree in all the digits there are."""
@@ -149,9 +99,9 @@ class Evidence(NamedTuple):
 
     def asked(self, given: LayerInputs, *mutants: Any) -> Any:
         """The argument's gradient at another point, or of mutants; None if none is."""
-        assert self.tools is not None
+        assert self.forward is not None
         try:
-            return self.tools.gradient(given, *mutants).get(self.argument)
+            return self.forward.gradient(given, *mutants).get(self.argument)
         except (TypeError, ValueError, NotImplementedError):  # no such values or shapes
             return None
 
@@ -220,7 +170,7 @@ def _asking_the_forward(*table: Hypotheses) -> Hypotheses:
     """Hypotheses that need the forward's steps; none where they were not found."""
 
     def hypotheses(here):
-        right = None if here.tools is None else here.asked(here.given)
+        right = None if here.forward is None else here.asked(here.given)
         if right is not None and here.same(here.right, right):
             for some in table:
                 yield from some(here)
@@ -388,26 +338,26 @@ def _without_transpose(here):
             (False, f"is missing: it is a product with {name}, not with {name}^T"),
             (True, f"too many: it is a product with {name}^T, not with {name}"),
         ):
-
-            def holds(one, name=name, turned=turned):
-                w = np.asarray(one.arrays()[name], np.float64)
-                a, got, want = w.T if turned else w, one.returned, one.right
-                return _is_product(one, got, want, a) or _is_product(
-                    one, got.T, want.T, a.T
-                )
-
+            holds = partial(_is_product, name=name, turned=turned)
             yield f"a transpose {words}", _if(holds)
 
 
-def _is_product(here, got, want, w) -> bool:
-    """Whether there is a z with want = z w^T and got = z w."""
-    if want.ndim == 0 or want.shape[-1] != len(w) or not np.isfinite(w).all():
-        return False
-    lost = here.tolerance * np.linalg.cond(w)
-    if not lost < 1e-3:
-        return False
-    z = np.linalg.solve(w, want.reshape(-1, len(w)).T).T
-    return here._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w)
+def _is_product(one, name, turned) -> bool:
+    """Whether there is a z with want = z w^T and got = z w, or the same from the left.
+
+    w^T, where it is `turned`.
+    """
+    w = np.asarray(one.arrays()[name], np.float64)
+    arrays = one.returned, one.right, w.T if turned else w
+    for got, want, w in (arrays, [a.T for a in arrays]):
+        if not want.ndim or want.shape[-1] != len(w) or not np.isfinite(w).all():
+            continue
+        lost = one.tolerance * np.linalg.cond(w)
+        if lost < 1e-3:
+            z = np.linalg.solve(w, want.reshape(-1, len(w)).T).T
+            if one._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w):
+                return True
+    return False
 
 
 def _partly_simple(here) -> str | None:
@@ -558,13 +508,13 @@ def _sums(here):
 def _summed(here, axes, keep):
     dy, a = np.asarray(here.given.dy), np.asarray(here.arrays()[here.argument])
     try:
-        wide = {here.argument: np.broadcast_to(a, dy.shape)}
-        y, pull_back = jax.vjp(here.tools.run, _tree(here.changed(wide)))
-        found = pull_back(jnp.asarray(dy, y.dtype).reshape(y.shape))[0]
-        every = arguments((found["x"], found["params"]))[here.argument]
+        wide = here.changed({here.argument: np.broadcast_to(a, dy.shape)})
+        y, pull_back = jax.vjp(here.forward.run, as_tree(wide))
+        (found,) = pull_back(jnp.asarray(dy, y.dtype).reshape(y.shape))
     except Exception:  # the forward takes no argument of that shape
         return None
-    return np.asarray(every).sum(axes, keepdims=keep)
+    every = arguments((found["x"], found["params"]))
+    return np.asarray(every[here.argument]).sum(axes, keepdims=keep)
 
 
 def _inputs(here):
@@ -662,18 +612,20 @@ def _mutants(here):
 
     Such a number is an eps or a scale.
     """
-    every = here.tools.every(here.given)
-    for mutant in itertools.chain(every, here.tools.mutants.literals()):
+    paths = here.forward.paths(here.given)
+    for mutant in itertools.chain(paths, here.forward.literals()):
         yield mutant.words, lambda one, m=mutant: one.asked(one.given, m)
+
+
+def _left_out(here) -> Iterator[Any]:
+    return (m for m in here.forward.paths(here.given) if m.change == 1)
 
 
 def _scaled(here):
     """One step of the forward whose path has a constant factor."""
     got, want = here.returned, here.right
-    if got.size < 3:
-        return  # one number always explains two
-    for mutant in here.tools.every(here.given):
-        without = here.asked(here.given, mutant) if mutant.change == 1 else None
+    for mutant in _left_out(here) if got.size > 2 else ():  # one number explains two
+        without = here.asked(here.given, mutant)
         if without is None or not (part := want - without).any():
             continue
         factor = float(((got - without) * part).sum() / np.square(part).sum())
@@ -688,10 +640,22 @@ def _scaled(here):
         )
 
 
+def _pairs(here):
+    """Two paths left out at once."""
+    for a, b in itertools.combinations(
+        itertools.islice(_left_out(here), MOST_PATHS), 2
+    ):
+        words = f"{a.words}, and so is that through {b.what}"
+        yield words, lambda one, a=a, b=b: one.asked(one.given, a, b)
+
+
 def _repaired(here):
     """One change of the backward that makes it right."""
-    repairs = here.tools and here.tools.repairs(here.argument)
-    if not repairs:
+    if here.forward is None or here.backward is None:
+        return
+    try:
+        repairs = Repairs(here.backward, here.given, here.argument)
+    except Exception:  # whatever a user's code raises while it is traced
         return
 
     def floats(one):
@@ -707,14 +671,6 @@ def _repaired(here):
 
     for words, make in repairs.all(floats(here)):
         yield f"in its backward {words}", _if(partial(makes_right, make=make))
-
-
-def _pairs(here):
-    """Two paths left out at once."""
-    ways = [m for m in here.tools.every(here.given) if m.change == 1]
-    for a, b in itertools.combinations(ways[:MOST_PATHS], 2):
-        words = f"{a.words}, and so is that through {b.what}"
-        yield words, lambda one, a=a, b=b: one.asked(one.given, a, b)
 
 
 def _the_diagonal(here):
@@ -734,8 +690,8 @@ def _the_diagonal(here):
 
 
 def _diagonal(here):
-    tree, dy = _tree(here.given), np.asarray(here.given.dy)
-    found = jax.tree.leaves(here.tools.jacobian(tree["x"], tree))[0]
+    found, dy = here.forward.jacobian(here.given), np.asarray(here.given.dy)
+    (found,) = jax.tree.leaves(found)
     return np.diagonal(np.reshape(found, (dy.size, dy.size))).reshape(dy.shape) * dy
 
 
@@ -743,7 +699,7 @@ def _terms(here):
     """Something added to the right gradient, or the output in its place."""
 
     def output(one):
-        y = one.tools.run(_tree(one.given))
+        y = one.forward.run(as_tree(one.given))
         return one.given.dy * y if np.shape(y) == np.shape(one.given.dy) else None
 
     def plus_a_multiple(name, one):

@@ -7,8 +7,8 @@ explained by it.
 """
 
 import linecache
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,16 @@ from jax.extend.core import Literal
 
 from jaxnn import programs
 from jaxnn.arrays import is_float
-from jaxnn.traced import QUICK, inner_program, scan_counts, source_place
+from jaxnn.check.points import cast
+from jaxnn.check.recorder import LayerInputs, arguments
+from jaxnn.traced import (
+    QUICK,
+    evaluate,
+    operations,
+    run_operation,
+    scan_counts,
+    source_place,
+)
 
 BESIDE = 8  # arrays that are tried in the place of an operand
 LARGE = 1_000_000  # entries of an operand beyond which nothing is tried
@@ -36,139 +45,144 @@ SMOOTH = {
     *("expm1", "integer_pow", "square", "abs", "atan", "tan", "asinh", "cbrt", "pow"),
 }
 ELEMENTWISE = {"mul", "div", "add", "sub", "max", "min", "select_n"}
+INSTEAD = "{} stands in the place of the other factor of {{}}"
+ITSELF = "the factors of {} are exchanged: it is multiplied by itself"
+MEAN = "a mean where {{}} needs a sum: divided by {:g}"
 
 
 class Mutant(NamedTuple):
-    """One way to be wrong: which cotangent, the how-manieth change, in words.
+    """One way to be wrong, in words: which cotangent, the how-manieth change.
 
     Or which number of the forward, and the value it has on the way back.
     """
 
-    edge: int
-    change: int
     words: str
+    edge: int = -1
+    change: int = 0
     what: str = ""
-    number: int | None = None
+    number: int = -1
     value: float = 0.0
 
 
-class Mutants:
-    """All mutants of the gradient of a function at arguments such as `args`.
+class Forward:
+    """The forward of a layer, to be asked for its gradient, right and in mutants.
 
     Args:
-      function: `args -> y`, JAX's alone.
-      args: a tree of arrays.
+      run: `(params, state, x, key) -> y`, JAX's alone.
+      given: what it was given, for the shapes.
     """
 
-    def __init__(self, function: Callable, args: Any):
-        self.traced, self.out = jax.make_jaxpr(function, return_shape=True)(args)
-        self.structure = jax.tree.structure(args)
+    def __init__(self, run: Callable, given: LayerInputs):
+        tree = as_tree(given)
+        self.run = lambda tree: run(*(tree[n] for n in ("params", "state", "x", "key")))
+        self.like = tree
+        self.traced = jax.make_jaxpr(self.run)(tree)
         self.names: dict[int, str] = {}  # of a variable: the argument or step it is
-        paths = [path for path, _ in jax.tree.leaves_with_path(args)]
-        for path, v in zip(paths, self.traced.jaxpr.invars, strict=True):
+        paths = jax.tree.leaves_with_path(tree)
+        for (path, _), v in zip(paths, self.traced.jaxpr.invars, strict=True):
             # without "x/" or "params/", which stand for the kind of argument
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             self.names[id(v)] = name.partition("/")[2] or name
-        self.edges: dict[tuple[int, int], int] = {}
-        self.words: dict[int, list[str]] = {}
-        self.whats: dict[int, str] = {}
-        self.numbers: dict[tuple[int, int], int] = {}
-        self.values: list[float] = []
-        self.steps: list[Any] = []  # that each of the numbers stands in
+        self.edges: dict[tuple[int, int], int] = {}  # operands that take a cotangent
+        self.words: dict[int, tuple[str, list[str]]] = {}  # of each: step, its changes
+        self.numbers: dict[tuple[int, int], int] = {}  # operands that are plain numbers
+        self.values: list[tuple[float, Any]] = []  # each one's value and step
         self.program: Callable | None = None
-        self._count(self.traced.jaxpr)
+        for eqn in operations(self.traced.jaxpr):
+            self._count(eqn)
 
-    def __call__(self, mutants: Sequence[Mutant], args: Any, dy: Any) -> Any:
-        """The gradient of sum(dy y), spoilt by all those mutants at once."""
-        codes = np.zeros(max(len(self.edges), 1), np.int32)
-        numbers = np.array([*self.values, 0.0])
+    def _count(self, eqn):
+        self.names |= {id(v): describe(eqn) for v in eqn.outvars}
+        if len(eqn.outvars) > 1 or not is_float(eqn.outvars[0].aval):
+            return
+        for i, v in enumerate(eqn.invars):
+            if not is_float(v.aval):
+                continue
+            if not isinstance(v, Literal) and v.aval.size <= LARGE:
+                self.edges[id(eqn), i] = len(self.edges)
+            elif isinstance(v, Literal) and not np.shape(v.val):
+                self.numbers[id(eqn), i] = len(self.values)
+                self.values.append((float(v.val), eqn))
+
+    def gradient(self, given: LayerInputs, *mutants: Mutant) -> dict[str, np.ndarray]:
+        """Argument -> gradient of sum(dy y), spoilt by all those mutants at once."""
+        changes = np.zeros(len(self.edges), np.int32)
+        numbers = np.array([value for value, _ in self.values])
         for mutant in mutants:
-            if mutant.number is not None:
+            if mutant.number >= 0:
                 numbers[mutant.number] = mutant.value
             else:
-                codes[mutant.edge] = mutant.change
-        every = (codes, numbers), args, dy
+                changes[mutant.edge] = mutant.change
+        every = changes, numbers, as_tree(given), cast(given.dy, np.float64)
         if self.program is None:
             quick = {"compiler_options": QUICK}
             self.program = programs.ahead(None, self._gradient, *every, **quick)
-        return self.program(*every)
+        return jax.device_get(self.program(*every))
+
+    def paths(self, given: LayerInputs) -> Iterator[Mutant]:
+        """Every mutant of a cotangent, the plain ones first."""
+        self.gradient(given)  # traces, which finds the words
+        for change in range(max((len(ws) for _, ws in self.words.values()), default=0)):
+            for edge, (what, words) in self.words.items():
+                if change < len(words):
+                    yield Mutant(words[change], edge, change + 1, what)
 
     def literals(self) -> Iterator[Mutant]:
         """The forward's numbers left out, or taken as one minus themselves."""
-        for i, (value, eqn) in enumerate(zip(self.values, self.steps, strict=True)):
+        for i, (value, eqn) in enumerate(self.values):
             where = f"{value:g} in {describe(eqn)}"
             neutral = 1.0 if eqn.primitive.name in ("mul", "div") else 0.0
             words = f"the constant {where} is left out on the way back"
-            yield Mutant(-1, 0, words, "", i, neutral)
+            yield Mutant(words, number=i, value=neutral)
             if 0 < value < 1 and value != 0.5:
                 words = f"1 - {value:g} stands in the place of {where}"
-                yield Mutant(-1, 0, words, "", i, 1 - value)
+                yield Mutant(words, number=i, value=1 - value)
 
-    def all(self, args: Any, dy: Any) -> Iterator[Mutant]:
-        """Every mutant, the plain ones first."""
-        self((), args, dy)  # traces, which finds the words
-        most = max(map(len, self.words.values()), default=0)
-        for change in range(most):
-            for edge, words in self.words.items():
-                if change < len(words):
-                    what = self.whats[edge]
-                    yield Mutant(edge, change + 1, words[change], what)
+    @cached_property
+    def jacobian(self) -> Callable:
+        """`given -> ` the derivative of each output by each entry of x."""
+        derivative = jax.jacrev(lambda x, tree: self.run(tree | {"x": x}))
+        program = programs.ahead(None, derivative, self.like["x"], self.like)
+        return lambda given: program((tree := as_tree(given))["x"], tree)
 
-    def _count(self, jaxpr):
-        """Number the edges, operands that take a cotangent, and the plain numbers."""
-        for eqn in jaxpr.eqns:
-            inner = inner_program(eqn)
-            if inner is not None:
-                self._count(inner.jaxpr)
-                continue
-            self.names |= {id(v): describe(eqn) for v in eqn.outvars}
-            if len(eqn.outvars) > 1 or not is_float(eqn.outvars[0].aval):
-                continue
-            for i, v in enumerate(eqn.invars):
-                if not is_float(v.aval):
-                    continue
-                if not isinstance(v, Literal) and v.aval.size <= LARGE:
-                    self.edges[id(eqn), i] = len(self.edges)
-                elif isinstance(v, Literal) and not np.shape(v.val):
-                    self.numbers[id(eqn), i] = len(self.values)
-                    self.values.append(float(v.val))
-                    self.steps.append(eqn)
+    def _gradient(self, changes, numbers, tree, dy):
+        step = partial(self._step, changes, numbers)
 
-    def _gradient(self, codes, args, dy):
-        flat = jax.tree.leaves(args)
-        real = [i for i, a in enumerate(flat) if is_float(a)]
+        def run(tree):
+            return evaluate(self.traced, jax.tree.leaves(tree), step)
 
-        def run(*some):
-            every = list(flat)
-            for i, a in zip(real, some, strict=True):
-                every[i] = a
-            return self._run(self.traced.jaxpr, self.traced.consts, every, codes)
-
-        y, pull_back = jax.vjp(run, *(flat[i] for i in real))
+        y, pull_back = jax.vjp(run, tree)
         dys = zip(jax.tree.leaves(dy), y, strict=True)
-        cotangents = pull_back([d.astype(a.dtype) for d, a in dys])
-        found = [None] * len(flat)
-        for i, d in zip(real, cotangents, strict=True):
-            found[i] = d
-        return jax.tree.unflatten(self.structure, found)
+        (found,) = pull_back([d.astype(a.dtype) for d, a in dys])
+        return arguments((found["x"], found["params"]))
 
-    def _run(self, jaxpr, consts, args, codes):
-        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-        known |= dict(zip(jaxpr.invars, args, strict=True))
+    def _step(self, changes, numbers, eqn, values, known):
+        if eqn.primitive.name == "scan":
+            return self._scan(changes, numbers, eqn, values)
+        values = list(values)
+        for i, v in enumerate(eqn.invars):
+            if (number := self.numbers.get((id(eqn), i))) is not None:
+                values[i] = numbers[number].astype(v.aval.dtype)
+        edges = [self.edges.get((id(eqn), i)) for i in range(len(values))]
+        if all(edge is None for edge in edges):
+            return run_operation(eqn, values)
+        own = jnp.array([0 if e is None else changes[e] for e in edges])
+        beside = self._beside(eqn, known)
+        names, arrays = [n for n, _ in beside], [a for _, a in beside]
+        return [self._mutable(eqn, edges, names)(own, arrays, *values)]
 
-        def read(v):
-            return v.val if isinstance(v, Literal) else known[v]
+    def _scan(self, changes, numbers, eqn, values):
+        p = eqn.params
+        n, carried = scan_counts(p)
+        consts, start, rows = values[:n], values[n : n + carried], values[n + carried :]
 
-        for eqn in jaxpr.eqns:
-            operands = [read(v) for v in eqn.invars]
-            beside = self._beside(eqn, known)
-            for i, v in enumerate(eqn.invars):
-                if (id(eqn), i) in self.numbers:
-                    number = codes[1][self.numbers[id(eqn), i]]
-                    operands[i] = number.astype(v.aval.dtype)
-            out = self._step(eqn, operands, codes, beside)
-            known |= dict(zip(eqn.outvars, out, strict=True))
-        return [read(v) for v in jaxpr.outvars]
+        def turn(carry, row):
+            step = partial(self._step, changes, numbers)
+            out = evaluate(p["jaxpr"], [*consts, *carry, *row], step)
+            return out[:carried], out[carried:]
+
+        last, out = lax.scan(turn, start, rows, p["length"], p["reverse"])
+        return [*last, *out]
 
     def _beside(self, eqn, known):
         """Arrays that could be mistaken for an operand of a product: (words, array)."""
@@ -182,88 +196,61 @@ class Mutants:
         ]
         return found[:BESIDE]
 
-    def _step(self, eqn, operands, codes, beside):
-        inner = inner_program(eqn)
-        if inner is not None and eqn.primitive.name == "scan":
-            return self._scan(eqn, inner, operands, codes)
-        if inner is not None:
-            return self._run(inner.jaxpr, inner.consts, operands, codes)
-        edges = [self.edges.get((id(eqn), i)) for i in range(len(operands))]
-        if all(edge is None for edge in edges):
-            out = eqn.primitive.bind(*operands, **eqn.params)
-        else:
-            own = jnp.array([codes[0][e] if e is not None else 0 for e in edges])
-            names, arrays = [n for n, _ in beside], [a for _, a in beside]
-            out = self._mutable(eqn, edges, names)(own, arrays, *operands)
-        return out if eqn.primitive.multiple_results else [out]
-
-    def _scan(self, eqn, inner, operands, codes):
-        p = eqn.params
-        n, carried = scan_counts(p)
-        m = n + carried
-        consts, start, rows = operands[:n], operands[n:m], operands[m:]
-
-        def body(carry, row):
-            every = [*consts, *carry, *row]
-            out = self._run(inner.jaxpr, inner.consts, every, codes)
-            return out[:carried], out[carried:]
-
-        last, out = lax.scan(body, start, rows, p["length"], p["reverse"])
-        return [*last, *out]
-
     def _mutable(self, eqn, edges, names):
-        """The step with a backward pass that its code can spoil."""
-        bind = partial(eqn.primitive.bind, **eqn.params)
+        """The step with a backward pass that its changes can spoil."""
 
         @jax.custom_vjp
         def step(own, arrays, *operands):
             del own, arrays
-            return bind(*operands)
+            return run_operation(eqn, operands)[0]
 
         def forward(own, arrays, *operands):
-            out = bind(*operands)
+            out = run_operation(eqn, operands)[0]
             return out, (own, arrays, operands, out)
 
         def backward(kept, ct):
             own, arrays, operands, out = kept
             found: list[Any] = [None, None]
-            for i, (edge, a) in enumerate(zip(edges, operands, strict=True)):
-                if edge is not None:
-                    beside = list(zip(names, arrays, strict=True))
-                    way = _Way(eqn, i, operands, out, ct, bind, beside)
-                    changes = list(way.changes())
-                    self.whats[edge] = way.what
-                    self.words[edge] = [words for words, _ in changes]
-                    several = jnp.stack([way.right, *(a for _, a in changes)])
-                    found.append(several[own[i]])
-                elif is_float(jnp.asarray(a)):
-                    found.append(jnp.zeros_like(a))
-                else:
-                    found.append(np.zeros(jnp.shape(a), jax.dtypes.float0))
+            for i, edge in enumerate(edges):
+                if edge is None:
+                    found.append(None)
+                    continue
+                beside = list(zip(names, arrays, strict=True))
+                way = _Way(eqn, i, operands, out, ct, beside)
+                changes = list(way.changes())
+                self.words[edge] = way.what, [words for words, _ in changes]
+                several = jnp.stack([way.right, *(a for _, a in changes)])
+                found.append(several[own[i]])
             return tuple(found)
 
         step.defvjp(forward, backward)
         return step
 
 
+def as_tree(given: LayerInputs) -> dict[str, Any]:
+    """All that a forward is given, in float64."""
+    tree = {"params": given.params, "state": given.state, "x": given.x}
+    return cast(tree, np.float64) | {"key": given.key}
+
+
 class _Way:
     """The cotangent that one step hands to one of its operands, and wrong ones."""
 
-    def __init__(self, eqn, i, operands, out, ct, bind, beside=()):
+    def __init__(self, eqn, i, operands, out, ct, beside):
         self.eqn, self.i, self.operands, self.out, self.ct = eqn, i, operands, out, ct
-        self.x, self.name, self.bind = operands[i], eqn.primitive.name, bind
+        self.x, self.name, self.params = operands[i], eqn.primitive.name, eqn.params
         self.beside, self.what = beside, describe(eqn)
         self.right = self.pull(self.x, ct)
 
-    def pull(self, x: Array, ct: Array, **others: Array) -> Array:
-        """The right cotangent, with the operand at x."""
+    def pull(self, x: Array, ct: Array, other: Array | None = None) -> Array:
+        """The right cotangent, with the operand at x, and the other one elsewhere."""
         operands = list(self.operands)
-        if "other" in others:
-            operands[1 - self.i] = others["other"]
+        if other is not None:
+            operands[1 - self.i] = other
 
         def along(x):
             operands[self.i] = x
-            return self.bind(*operands)
+            return run_operation(self.eqn, operands)[0]
 
         return jax.vjp(along, x)[1](ct)[0]
 
@@ -276,18 +263,17 @@ class _Way:
         yield f"{path} is counted half: is a factor 2 missing?", t / 2
         count = self.ct.size // max(t.size, 1)
         if self.ct.ndim == t.ndim and count > 1 and self.name in ELEMENTWISE:
-            words = f"a mean where {self.what} needs a sum: divided by {count}"
-            yield words, t / count
+            yield MEAN.format(count).format(self.what), t / count
         special = {
             "mul": self._product, "div": self._quotient, "reduce_sum": self._sum,
             "max": self._choice, "min": self._choice, "select_n": self._choice,
             "clamp": self._choice, "reduce_max": self._maximum,
             "broadcast_in_dim": self._broadcast, "dot_general": self._matrix,
             "conv_general_dilated": self._convolution, "cumsum": self._running,
-            "transpose": self._transpose, "slice": self._shifted,
-            "pad": self._shifted, "dynamic_slice": self._shifted,
-            "concatenate": self._shifted, "gather": self._shifted,
-        } | dict.fromkeys(SMOOTH, self._smooth)  # fmt: skip
+            "transpose": lambda: [("{} is not undone", self.ct)],
+        } | dict.fromkeys(SMOOTH, self._smooth) | dict.fromkeys(
+            ("slice", "pad", "dynamic_slice", "concatenate", "gather"), self._shifted
+        )  # fmt: skip
         for words, a in special.get(self.name, tuple)():
             a = _fitted(a, t.shape)
             if a is not None:
@@ -323,7 +309,7 @@ class _Way:
             for n in (-2, -1, 1, 2):
                 yield f"{it} has a power of it too many or too few", self.right * y**n
         if self.name == "integer_pow":
-            n = self.eqn.params["y"]
+            n = self.params["y"]
             yield f"the factor {n} of {it} is left out", c * x ** (n - 1)
             yield "the exponent of {} is not lowered by one", c * n * x**n
             yield "the exponent of {} is lowered by two", c * n * x ** (n - 2)
@@ -331,16 +317,12 @@ class _Way:
     def _product(self):
         other, it = self.operands[1 - self.i], "the other factor of {}"
         yield f"{it} is left out", self.ct
-        words = "the factors of {} are exchanged: it is multiplied by itself"
-        yield words, self.ct * self.x
+        yield ITSELF, self.ct * self.x
         yield f"it is divided by {it}", self.ct / other
         yield f"{it} is in it twice", self.right * other
         for name, array in self.beside:
             if array.shape == jnp.shape(other):
-                yield self._instead(name), self.ct * array
-
-    def _instead(self, name):
-        return f"{name} stands in the place of the other factor of {{}}"
+                yield INSTEAD.format(name), self.ct * array
 
     def _quotient(self):
         a, b = self.operands
@@ -352,10 +334,9 @@ class _Way:
             yield "the dividend of {} is left out", -self.ct / b**2
 
     def _sum(self):
-        count, axes = self.x.size / max(self.out.size, 1), self.eqn.params["axes"]
+        count, axes = self.x.size / max(self.out.size, 1), self.params["axes"]
         if count != 1:
-            words = f"a mean where {{}} needs a sum: divided by {count:g}"
-            yield words, self.right / count
+            yield MEAN.format(count), self.right / count
             words = f"a sum where {{}} is a mean: {count:g} times too large"
             yield words, self.right * count
         for axis in range(self.x.ndim if len(axes) == 1 else 0):
@@ -371,7 +352,7 @@ class _Way:
         yield "the mask of {} is left out: dy passes everywhere", self.ct
 
     def _maximum(self):
-        axes = self.eqn.params["axes"]
+        axes = self.params["axes"]
         c, y = (jnp.expand_dims(a, axes) for a in (self.ct, self.out))
         c = jnp.broadcast_to(c, self.x.shape)
         words = "every entry that equals {} gets all of dy"
@@ -379,12 +360,11 @@ class _Way:
         yield "every entry under {} gets dy, not the largest alone", c
 
     def _broadcast(self):
-        kept, ct = self.eqn.params["broadcast_dimensions"], self.ct
+        kept, ct = self.params["broadcast_dimensions"], self.ct
         count = self.out.size / max(self.x.size, 1)
         if count == 1:
             return
-        words = f"a mean where {{}} needs a sum: divided by {count:g}"
-        yield words, self.right / count
+        yield MEAN.format(count), self.right / count
         for axis in [a for a in range(self.out.ndim) if a not in kept][:1]:
             for row, name in ((0, "first"), (-1, "last")):
                 at = (*[slice(None)] * axis, row)
@@ -401,18 +381,17 @@ class _Way:
 
     def _matrix(self):
         other = self.operands[1 - self.i]
-        mistaken = [(self._instead(name), a) for name, a in self.beside]
+        mistaken = [(INSTEAD.format(name), a) for name, a in self.beside]
         if other.ndim == 2 and other.shape[0] == other.shape[1]:
             mistaken += [("a transpose in {} is missing or too many", other.T)]
-        itself = "the factors of {} are exchanged: it is multiplied by itself"
-        mistaken += [(itself, self.x), (itself, self.x.T)]
+        mistaken += [(ITSELF, self.x), (ITSELF, self.x.T)]
         stale = "{} is with rows of another batch: a stale cache?"
         for words, changed in [*mistaken, (stale, jnp.roll(other, 1, 0))]:
             if changed.shape == other.shape:
                 yield words, self.pull(self.x, self.ct, other=changed)
 
     def _convolution(self):
-        kernel = list(self.eqn.params["dimension_numbers"].rhs_spec[2:])
+        kernel = list(self.params["dimension_numbers"].rhs_spec[2:])
         if self.i == 1:
             yield "the kernel of {} is flipped", jnp.flip(self.right, kernel)
         else:
@@ -422,14 +401,11 @@ class _Way:
         yield from self._shifted()
 
     def _running(self):
-        forwards = jnp.cumsum(self.ct, self.eqn.params["axis"])
+        forwards = jnp.cumsum(self.ct, self.params["axis"])
         yield "the gradient of {} runs forwards, not backwards", forwards
 
-    def _transpose(self):
-        yield "{} is not undone", self.ct
-
     def _shifted(self):
-        strides = self.eqn.params.get("strides") or ()
+        strides = self.params.get("strides") or ()
         if self.name == "slice" and len(strides) == self.right.ndim:
             every = self.ct
             for axis, step in enumerate(strides):

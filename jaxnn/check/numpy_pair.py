@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxnn.arrays import halves, is_key, whole
 from jaxnn.check.adapters import by_name
-from jaxnn.check.diagnose import Evidence, Tools, diagnose
+from jaxnn.check.diagnose import Evidence, diagnose
+from jaxnn.check.mutants import Forward
 from jaxnn.check.points import (
     AS_CALLED,
     DRAWN,
@@ -256,8 +257,8 @@ def audit_differences(pair: Pair, x: dict, dy: Any) -> Audit:
             if not (check.comparison.passed or check.comparison.not_finite):
                 failed.setdefault(check.argument, []).append((check, found))
         kinks += found.kinks
-    tools = _tools(pair, given) if failed else None
-    findings = tuple(_finding(tools, several) for several in failed.values())
+    forward = _forward(pair, given) if failed else None
+    findings = tuple(_finding(forward, several) for several in failed.values())
     return Audit(tuple(checks), findings, {name: kinks} if kinks else {}, ())
 
 
@@ -400,18 +401,18 @@ def _moved(a: np.ndarray, moves: Mapping[tuple, float]):
             a[index] = value
 
 
-def _tools(pair, given) -> Tools | None:
-    """What its forward can be asked if it computes the same in JAX."""
+def _forward(pair, given) -> Forward | None:
+    """Its forward to be asked if it computes the same in JAX."""
     forward = pair.in_jax()
     try:
         y = forward(jax.tree.map(np.array, given.x))
         same = np.allclose(y, pair.value(given.x), rtol=1e-9)
-        return Tools(lambda p, s, x, key: forward(x), given) if same else None
+        return Forward(lambda p, s, x, key: forward(x), given) if same else None
     except Exception:  # written for NumPy alone
         return None
 
 
-def _finding(tools, several) -> Finding:
+def _finding(forward, several) -> Finding:
     check, point = several[0]
     cause = "return one gradient for each argument"
     if point.error is not None:
@@ -426,7 +427,7 @@ def _finding(tools, several) -> Finding:
             # at random inputs first: nothing is by chance 0, 1, or the same there
             shown = sorted(several, key=lambda one: one[0].at not in (DRAWN, SHUFFLED))
             cause = diagnose(
-                Evidence(check.argument, p.got, p.want, p.given, 1e-5, tools=tools)
+                Evidence(check.argument, p.got, p.want, p.given, 1e-5, forward=forward)
                 for _, p in shown[:3]
             )
     return Finding.of(check, cause, ("float64",))

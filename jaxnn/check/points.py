@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Literal
+from jax.extend.core import jaxpr_as_fun
 
 from jaxnn.arrays import is_float
 from jaxnn.check.recorder import LayerInputs, arguments
-from jaxnn.traced import inner_program, scan_counts, source_place
+from jaxnn.traced import evaluate, run_operation, scan_counts, source_place
 
 AS_CALLED, ELSEWHERE = "as called", "with other parameters"
 SHUFFLED, DRAWN, WIDE = "at shuffled inputs", "at random inputs", "at large inputs"
@@ -182,33 +182,22 @@ def domain(function: Callable, *args: Any) -> tuple[Any, Any]:
       Whether all of its values are finite, and how much the last round of its
       iterations still changes, relative to the values; 0 without any.
     """
-    closed, changes, rounds = jax.make_jaxpr(function)(*args), [], defaultdict(list)
-    leaves = jax.tree.leaves(args)
-    y = _run_rounds(closed.jaxpr, closed.consts, leaves, changes, rounds)
+    changes, rounds = [], defaultdict(list)
+    loops = {"scan": _last_rounds_of_scan, "while": _last_rounds_of_while}
+
+    def step(eqn, given, known):
+        del known
+        name, found = eqn.primitive.name, run_operation(eqn, given)
+        two = loops[name](eqn.params, given) if name in loops else None
+        changes.extend(_change(*pair) for pair in zip(*two or ((), ()), strict=True))
+        if (place := source_place(eqn)) and is_float(eqn.outvars[0].aval):
+            rounds[(place, name, jnp.shape(found[0]))].append(found[0])
+        return found
+
+    y = evaluate(jax.make_jaxpr(function)(*args), jax.tree.leaves(args), step)
     changes += [_change(*several[-2:]) for several in rounds.values() if several[2:]]
     finite = [jnp.isfinite(a).all() for a in y if is_float(a)]
     return jnp.all(jnp.array(finite)), jnp.max(jnp.array([0.0, *changes]))
-
-
-def _run_rounds(jaxpr, consts, args, changes, rounds):
-    """Run a program; note how its loops end, and the values of lines run again."""
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-    for eqn in jaxpr.eqns:
-        given = [v.val if isinstance(v, Literal) else known[v] for v in eqn.invars]
-        inner, name = inner_program(eqn), eqn.primitive.name
-        loop = {"scan": _last_rounds_of_scan, "while": _last_rounds_of_while}.get(name)
-        two = None if loop is None else loop(eqn.params, given)
-        if two is not None:
-            changes += [_change(*pair) for pair in zip(*two, strict=True)]
-        if inner is not None and loop is None:
-            found = _run_rounds(inner.jaxpr, inner.consts, given, changes, rounds)
-        else:
-            found = eqn.primitive.bind(*given, **eqn.params)
-            found = found if eqn.primitive.multiple_results else [found]
-        known |= dict(zip(eqn.outvars, found, strict=True))
-        if (place := source_place(eqn)) and is_float(eqn.outvars[0].aval):
-            rounds[(place, name, jnp.shape(found[0]))].append(found[0])
-    return [v.val if isinstance(v, Literal) else known[v] for v in jaxpr.outvars]
 
 
 def _last_rounds_of_scan(params, given):
@@ -217,7 +206,7 @@ def _last_rounds_of_scan(params, given):
     m = n + carried_values
     if any(is_float(a) for a in given[m:]) or not params["length"]:
         return None  # not the same again: it takes another row in each round
-    body = jax.extend.core.jaxpr_as_fun(params["jaxpr"])
+    body = jaxpr_as_fun(params["jaxpr"])
 
     def step(carried, row):
         _, old = carried
@@ -230,9 +219,7 @@ def _last_rounds_of_scan(params, given):
 
 def _last_rounds_of_while(params, given):
     n, m = params["cond_nconsts"], params["body_nconsts"]
-    test, body = map(
-        jax.extend.core.jaxpr_as_fun, (params["cond_jaxpr"], params["body_jaxpr"])
-    )
+    test, body = map(jaxpr_as_fun, (params["cond_jaxpr"], params["body_jaxpr"]))
     start = tuple(given[n + m :])
     two = lax.while_loop(
         lambda carried: test(*given[:n], *carried[1])[0],

@@ -122,10 +122,7 @@ def _compare_code(code: UserCode, config: CompareConfig):
         if pairs := _sample(s.got, s.want, leaves):
             dots = partial(plots.scatter, pairs, dtype="float64")
             pictures["scatter.png"] = dots
-    report = GradientReport(
-        leaves, found.findings, found.checks, found.kinks, found.waived,
-        as_one=found.as_one,
-    )  # fmt: skip
+    report = GradientReport(**vars(found), leaves=leaves)
     return report, records, {}, pictures
 
 

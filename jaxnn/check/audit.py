@@ -215,7 +215,7 @@ class _Auditor:
         check = several[0][1]
         dtypes = tuple(dict.fromkeys(c.comparison.dtype for _, c in several))
         cause = self._cause(several, dtypes)
-        return Finding.of(check, cause, dtypes)
+        return Finding(**vars(check), cause=cause, dtypes=dtypes)
 
     def _cause(self, several, dtypes) -> str:
         s, check = several[0]

@@ -121,15 +121,15 @@ class Comparison:
             truth = by_jax if name == "float64" else truth
         leaves = [leaf for name in dtypes for leaf in found[name]]
         if not audit and all(leaf.passed for leaf in leaves):
-            return GradientReport(tuple(leaves), lost=tuple(lost)), []
+            return GradientReport(leaves=tuple(leaves), lost=tuple(lost)), []
         records, elsewhere = self.records()
         layers = audit_layers(records, dtypes, elsewhere)
         if not layers.findings:
             leaves = [_waived(leaf, layers) for leaf in leaves]
-        return GradientReport(
-            tuple(leaves), layers.findings, layers.checks, layers.kinks, layers.waived,
-            error, tuple(lost), layers.as_one,
-        ), records  # fmt: skip
+        report = GradientReport(
+            **vars(layers), leaves=tuple(leaves), error=error, lost=tuple(lost)
+        )
+        return report, records
 
     def has_two_modes(self) -> bool:
         """Whether training and evaluation are different programs, forward or back."""

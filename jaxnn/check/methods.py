@@ -13,6 +13,7 @@ back, every other method n runs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,6 @@ from jaxnn.check.recorder import (
     LayerInputs,
     LayerRecord,
     arguments,
-    exact,
     leaf_layers,
 )
 from jaxnn.errors import JaxnnError
@@ -54,7 +54,8 @@ def central(f: Callable, x: Any, v: Any, step: float | None = None) -> Any:
     """
     h = step
     if h is None:
-        eps = max(float(jnp.finfo(a.dtype).eps) for a in _floats(x))
+        floats = [a for a in map(jnp.asarray, jax.tree.leaves(x)) if is_float(a)]
+        eps = max(float(jnp.finfo(a.dtype).eps) for a in floats)
         length = _rms(v)
         unit = jnp.maximum(_rms(x), 1) / jnp.where(length == 0, 1, length)
         h = eps ** (1 / 3) * unit
@@ -98,14 +99,12 @@ NOT_ANALYTIC = frozenset(
 
 def suspects(f: Callable, x: Any) -> set[str]:
     """Operations in f that need not be analytic, at whatever depth."""
-    found, programs_ = set(), [jax.make_jaxpr(f)(x).jaxpr]
-    for jaxpr in programs_:  # grows while it is gone through
-        for equation in jaxpr.eqns:
-            found.add(equation.primitive.name)
-            values = list(equation.params.values())
-            for value in jax.tree.leaves(values, is_leaf=lambda v: hasattr(v, "eqns")):
-                inside = getattr(value, "jaxpr", value)
-                programs_ += [inside] if hasattr(inside, "eqns") else []
+    found, inside = set(), [jax.make_jaxpr(f)(x).jaxpr]
+    for jaxpr in inside:  # grows while it is gone through
+        for eqn in jaxpr.eqns:
+            found.add(eqn.primitive.name)
+            values = jax.tree.leaves([*eqn.params.values()])
+            inside += [getattr(v, "jaxpr", v) for v in values if hasattr(v, "eqns")]
     return found & NOT_ANALYTIC
 
 
@@ -168,12 +167,8 @@ def move(x: Any, step: Any, v: Any) -> Any:
     return jax.tree.map(lambda a, b: a + step * b, x, v)
 
 
-def _floats(tree):
-    return [a for a in map(jnp.asarray, jax.tree.leaves(tree)) if is_float(a)]
-
-
 def _rms(tree):
-    leaves = _floats(tree)
+    leaves = [a for a in map(jnp.asarray, jax.tree.leaves(tree)) if is_float(a)]
     count = sum(a.size for a in leaves) or 1
     return jnp.sqrt(sum(jnp.square(a).sum() for a in leaves) / count)
 
@@ -218,7 +213,7 @@ def compare_methods(records: list[LayerRecord], seed: int = 0) -> tuple[MethodRo
         def all_layers(inputs):
             return [f.ways(*one) for f, one in zip(layers, inputs, strict=True)]
 
-        inputs = [(f.at, f.v, f.rest) for f in layers]
+        inputs = [(f.given, f.v) for f in layers]
         found = programs.ahead(None, all_layers, inputs)(inputs)
         pairs = zip(layers, jax.device_get(found), strict=True)
         return tuple(f.row(ways) for f, ways in pairs)
@@ -229,39 +224,25 @@ class _Slope:
 
     def __init__(self, record: LayerRecord, seed: int):
         self.record, self.where, self.note = record, record.where, ""
-        given = cast(record.given, np.float64)
-        named = arguments((given.x, given.params))
-        self.structure = jax.tree.structure((given.x, given.params))
-        self.names = list(named)
-        self.at = {name: a for name, a in named.items() if is_float(a)}
-        fixed = {name: a for name, a in named.items() if not is_float(a)}
-        self.rest = fixed, given.state, given.key, given.dy
-        self.v = random_direction(self.at, seed)
+        self.given = cast(record.given, np.float64)
+        self.v = random_direction(_real(self.given), seed)
 
-    def given(self, at, rest) -> LayerInputs:
-        fixed, state, key, dy = rest
-        x, params = self.structure.unflatten([(at | fixed)[n] for n in self.names])
-        return LayerInputs(params, state, x, key, dy)
-
-    def value(self, at, rest):
-        """The number, of real or of complex `at`."""
-        params, state, x, key, dy = self.given(at, rest)
+    def value(self, given, at):
+        """The number, with real or complex `at` in the place of what is real."""
+        x, params = given.x, given.params
+        leaves = [at.get(name, a) for name, a in _named(given).items()]
+        x, params = jax.tree.structure((x, params)).unflatten(leaves)
+        state = given.state
         if any(jnp.iscomplexobj(a) for a in at.values()):
             state = jax.tree.map(lambda a: a + 0j if is_float(a) else a, state)
         layer, train = self.where.layer, self.where.train
-        y = layer.forward(params, state, x, key=key, train=train)[0]
-        return inner(dy, y)
+        y = layer.forward(params, state, x, key=given.key, train=train)[0]
+        return inner(given.dy, y)
 
-    def ways(self, at, v, rest):
+    def ways(self, given, v):
         """The derivative along v by each method, in one trace."""
-
-        def f(at):
-            return self.value(at, rest)
-
-        def gradient(at):
-            given = self.given(at, rest)
-            return arguments(exact(self.where.layer, given, self.where.train))
-
+        f, at = partial(self.value, given), _real(given)
+        gradient = jax.grad(f)
         ahead, behind = (gradient(move(at, sign * STEPS[0], v)) for sign in (1, -1))
         found = {
             "gradient": gradient(at),
@@ -290,16 +271,22 @@ class _Slope:
         if all(n in got and got[n].shape == want[n].shape for n in gradient):
             off = sum(float(((got[n] - want[n]) * v[n]).sum()) for n in gradient)
             errors["manual"] = error(off)
-        errors["forward"] = error(found["forward"] - slope)
-        errors["complex_step"] = None
-        errors["central"] = error(found["central"] - slope)
-        if "complex_step" in found:
-            off = error(found["complex_step"] - slope)
-            errors["complex_step"] = off if off <= UNLIKE else None
-            if off > UNLIKE:
-                names = suspects(lambda at: self.value(at, self.rest), self.at)
-                self.note = f"not analytic: {', '.join(sorted(names)) or 'no idea why'}"
+        for way in ("forward", "complex_step", "central"):
+            errors[way] = error(found[way] - slope) if way in found else None
+        off = errors["complex_step"]
+        if off is not None and not off <= UNLIKE:
+            errors["complex_step"] = None
+            names = suspects(partial(self.value, self.given), _real(self.given))
+            self.note = f"not analytic: {', '.join(sorted(names)) or 'no idea why'}"
         return MethodRow(self.where.label, errors, int(found["kinks"]), self.note)
+
+
+def _named(given: LayerInputs) -> dict[str, Any]:
+    return arguments((given.x, given.params))
+
+
+def _real(given) -> dict[str, Any]:
+    return {name: a for name, a in _named(given).items() if is_float(a)}
 
 
 # ---- second derivatives

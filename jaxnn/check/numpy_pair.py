@@ -259,7 +259,7 @@ def audit_differences(pair: Pair, x: dict, dy: Any) -> Audit:
         kinks += found.kinks
     forward = _forward(pair, given) if failed else None
     findings = tuple(_finding(forward, several) for several in failed.values())
-    return Audit(tuple(checks), findings, {name: kinks} if kinks else {}, ())
+    return Audit(tuple(checks), findings, {name: kinks} if kinks else {})
 
 
 def _within(pair, near, far) -> LayerInputs | None:
@@ -430,7 +430,7 @@ def _finding(forward, several) -> Finding:
                 Evidence(check.argument, p.got, p.want, p.given, 1e-5, forward=forward)
                 for _, p in shown[:3]
             )
-    return Finding.of(check, cause, ("float64",))
+    return Finding(**vars(check), cause=cause, dtypes=("float64",))
 
 
 def _wide(a):

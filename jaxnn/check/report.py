@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import numpy as np
 
@@ -46,13 +46,6 @@ class Finding(Check):
     cause: str
     dtypes: tuple[str, ...]
 
-    @classmethod
-    def of(cls, check: Check, cause: str, dtypes: tuple[str, ...]) -> Self:
-        """A check that failed, and why."""
-        return cls(
-            check.layer, check.argument, check.at, check.comparison, cause, dtypes
-        )
-
     def line(self) -> str:
         """The finding in one line."""
         c = self.comparison
@@ -70,54 +63,41 @@ class Finding(Check):
             f"({share}{', '.join(self.dtypes)}{hidden}); {self.cause}"
         )
 
-    def to_json(self) -> dict:
-        """The finding as plain JSON values."""
-        return asdict(self)
 
-
-class Audit(NamedTuple):
-    """What `jaxnn.check.audit.audit` found.
+@dataclass(frozen=True)
+class Audit:
+    """What `jaxnn.check.audit.audit` found, each layer judged by itself.
 
     Attributes:
       checks: every comparison made.
-      findings: the errors, those nearest to the output first.
+      findings: the errors, pinned to a layer and an argument, those nearest to the
+        output first.
       kinks: layer -> entries that lie at a kink of its derivative, where there are any.
-      waived: layers whose gradient differs at a kink only, by another convention.
+      waived: layers that choose another value at a kink than `jax.grad`.
       as_one: combinators that were judged as one layer, since they do not call theirs
         by `jaxnn.combine.Parts`.
     """
 
-    checks: tuple[Check, ...]
-    findings: tuple[Finding, ...]
-    kinks: dict[str, int]
-    waived: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    kinks: dict[str, int] = field(default_factory=dict)
+    waived: tuple[str, ...] = ()
     as_one: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class GradientReport:
-    """What `compare_gradients` found.
+@dataclass(frozen=True, kw_only=True)
+class GradientReport(Audit):
+    """What `compare_gradients` found; the audit's part is empty if there was none.
 
     Attributes:
       leaves: one entry a leaf of the whole gradient and precision.
-      findings: errors pinned to a layer and an argument; () if there are none.
-      checks: every layer's own comparisons, if the layers were audited.
-      kinks: layer -> entries at a kink of its derivative.
-      waived: layers that choose another value at a kink than `jax.grad`.
       error: what the whole backward raised, None if it ran.
       lost: the loss, where it is not finite.
-      as_one: combinators that were judged as one layer, since they do not call theirs
-        by `jaxnn.combine.Parts`.
     """
 
     leaves: tuple[LeafComparison, ...]
-    findings: tuple[Finding, ...] = ()
-    checks: tuple[Check, ...] = ()
-    kinks: dict[str, int] = field(default_factory=dict)
-    waived: tuple[str, ...] = ()
     error: str | None = None
     lost: tuple[str, ...] = ()
-    as_one: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -129,14 +109,16 @@ class GradientReport:
     def not_finite(self) -> str:
         """What of the loss and the gradient is not finite both ways; "" if nothing."""
         bad = [c for c in self.leaves if c.not_finite]
-        every = len({c.leaf for c in self.leaves})
-        said = list(self.lost)
-        for c in bad[:1]:
-            said.append(
-                f"{len({c.leaf for c in bad})} of {every} arrays, such as {c.leaf} "
-                f"({c.dtype}): {c.note}"
-            )
-        return ", ".join(said)
+        arrays = [
+            f"{len({c.leaf for c in bad})} of {self._arrays} arrays, such as {c.leaf} "
+            f"({c.dtype}): {c.note}"
+            for c in bad[:1]
+        ]
+        return ", ".join([*self.lost, *arrays])
+
+    @property
+    def _arrays(self) -> int:
+        return len({c.leaf for c in self.leaves})
 
     @property
     def worst(self) -> LeafComparison:
@@ -146,12 +128,14 @@ class GradientReport:
         of its own. The input of layer 2 is called "2/x".
         """
 
-        def severity(c):
-            return c.max_relative / LIMITS[c.dtype]
-
-        if self.findings:
-            return max((f.comparison for f in self.findings), key=severity)
-        return max(self.leaves, key=lambda c: (not c.passed, severity(c)))
+        blamed = [f.comparison for f in self.findings]
+        return max(
+            blamed or self.leaves,
+            key=lambda c: (
+                bool(blamed) or not c.passed,
+                c.max_relative / LIMITS[c.dtype],
+            ),
+        )
 
     def max_relative(self, dtype: str) -> float:
         """Largest relative difference over the leaves in that precision.
@@ -170,19 +154,14 @@ class GradientReport:
         for c in self.leaves:
             mark = f"({c.note})" if c.note else ""
             if not c.passed:
-                mark = f"FAIL: {c.note}" if c.note else (
-                    f"FAIL at {list(c.index)}: by hand {c.manual:.6g}, "
-                    f"jax.grad {c.automatic:.6g}"
-                )  # fmt: skip
+                at = f" at {list(c.index)}: by hand {c.manual:.6g}, jax.grad "
+                mark = f"FAIL: {c.note}" if c.note else f"FAIL{at}{c.automatic:.6g}"
             rows.append([*_cells(asdict(c)), mark])
         lines = [aligned(rows, right=range(3, len(COLUMNS)))]
-        if self.error:
-            lines.append(f"the whole backward pass raised {self.error}")
+        lines += [f"the whole backward pass raised {self.error}"] if self.error else []
         lines += [f"BLAME {finding.line()}" for finding in self.findings]
-        lines += [
-            f"judged as one layer: {name} calls its layers past combine.Parts"
-            for name in self.as_one
-        ]
+        past = "calls its layers past combine.Parts"
+        lines += [f"judged as one layer: {name} {past}" for name in self.as_one]
         return "\n".join(lines)
 
     def line(self) -> str:
@@ -194,8 +173,7 @@ class GradientReport:
         if self.not_finite and not self.findings:
             return f"NOT FINITE, so neither right nor wrong: {self.not_finite}"
         if self.passed:
-            count = len({c.leaf for c in self.leaves})
-            waived = len({c.leaf for c in self.leaves if c.waived})
+            count, waived = self._arrays, len({c.leaf for c in self.leaves if c.waived})
             but = f" ({waived} of them but for rounding or kinks)" if waived else ""
             said = f"match: {count} of {count} arrays{but}"
             return f"{said}, largest relative difference: {found}"
@@ -216,7 +194,7 @@ class GradientReport:
             "not_finite": self.not_finite,
             "worst": asdict(self.worst),
             "error": self.error,
-            "findings": [f.to_json() | {"line": f.line()} for f in self.findings],
+            "findings": [asdict(f) | {"line": f.line()} for f in self.findings],
             "kinks": self.kinks,
             "excused": list(self.waived),
             "leaves": [asdict(c) for c in self.leaves],
@@ -254,14 +232,10 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The other measurements, a name and a sentence each."""
     found = []
     if "steps" in result:
-        steps = result["steps"]["steps"]
         central = result["steps"]["errors"]["central, float64"]
-        best = min(range(len(steps)), key=lambda i: central[i])
-        said = (
-            f"central difference of the whole network at its best step "
-            f"{steps[best]:.0e}: {central[best]:.1e} (policy 1e-07)"
-        )
-        found.append(("difference", said))
+        best, step = min(zip(central, result["steps"]["steps"], strict=True))
+        said = "central difference of the whole network at its best step"
+        found.append(("difference", f"{said} {step:.0e}: {best:.1e} (policy 1e-07)"))
     if "taylor" in result:
         taylor, bend = result["taylor"], result["curvature"]
         said = (
@@ -278,75 +252,67 @@ def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("second order", said))
         ways = {"manual": "by hand", "automatic": "by jax.grad"}
         found += [(ways[way], _cost(cost)) for way, cost in result["costs"].items()]
-    kinks = result["gradients"]["kinks"]
-    if kinks:
+    if kinks := result["gradients"]["kinks"]:
         each = ", ".join(f"{layer}: {count}" for layer, count in kinks.items())
         found.append(("kinks", f"entries at a kink of the derivative: {each}"))
-    other = result.get("evaluation")
-    if other:
-        verdict = "agrees too" if other["passed"] else "DIFFERS"
-        found.append(("evaluation", f"the program of evaluation {verdict}"))
+    if other := result.get("evaluation"):
+        said = "agrees too" if other["passed"] else "DIFFERS"
+        found.append(("evaluation", f"the program of evaluation {said}"))
     return found
 
 
 def verdict(result: Mapping[str, Any]) -> str:
     """What was found, in one line, the findings behind it."""
-    findings = _all_findings(result)
+    findings, lost = _findings(result)
     if result["passed"]:
         count = len({c["leaf"] for c in result["gradients"]["leaves"]})
         return f"they match: {count} of {count} arrays, and every layer alone"
-    if lost := _not_finite(result):
+    if findings:
+        return "\n".join(["THEY DIFFER", *(f"  {line}" for line in findings)])
+    if lost:
         return f"NOT FINITE, so neither right nor wrong: {lost}"
-    if not findings:
-        return "THEY DIFFER, though every layer agrees on its own: see the table"
-    return "\n".join(["THEY DIFFER", *(f"  {f['line']}" for f in findings)])
+    return "THEY DIFFER, though every layer agrees on its own: see the table"
 
 
 def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write gradients.md: verdict, findings, tables and pictures."""
+    findings, lost = _findings(result)
     heading = "They agree" if result["passed"] else "They do not agree"
-    if not result["passed"] and (lost := _not_finite(result)):
+    if not (result["passed"] or findings) and lost:
         heading = f"Not finite, so neither right nor wrong: {lost}"
     sections = [
         f"# {escaped(heading)}",
         f"Hand-written gradients against `jax.grad`: {escaped(result['title'])}.",
     ]
-    findings = _all_findings(result)
     if findings:
         sections += [
             "## What is wrong",
             "Each layer was fed the exact cotangent from above, so that an error is "
             "blamed on the layer that makes it and on none before it.",
-            "\n".join(f"- {escaped(f['line'])}" for f in findings),
+            "\n".join(f"- {escaped(line)}" for line in findings),
         ]
-    sections += ["## Leaf by leaf", _leaves(result["gradients"]["leaves"])]
+    leaves = map(_leaf, result["gradients"]["leaves"])
+    sections += _table("Leaf by leaf", [*COLUMNS, "other sign", "verdict"], leaves)
     if result.get("methods"):
         head, *rows = _methods(result)
-        sections += ["## Layer by layer, by every method", _markdown(head, rows)]
-    if facts(result):
-        rows = [[name, sentence] for name, sentence in facts(result)]
-        sections += ["## Measured", _markdown(["what", "result"], rows)]
+        sections += _table("Layer by layer, by every method", head, rows)
+    sections += _table("Measured", ["what", "result"], facts(result))
     for name, caption in PICTURES.items():
         if os.path.exists(folder / name):
             sections.append(f"![{caption}]({name})\n\n*{caption}*")
-    made = [["device", result["device"]], ["git", str(result["git"])]]
-    made += [[name, version] for name, version in result["versions"].items()]
-    sections += ["## Made with", _markdown(["what", "version"], made)]
+    made = [("device", result["device"]), ("git", str(result["git"]))]
+    made += result["versions"].items()
+    sections += _table("Made with", ["what", "version"], made)
     path = folder / "gradients.md"
     write_text(path, document(sections))
     return path
 
 
-def _not_finite(result) -> str:
-    """What is not finite where nothing else is wrong, "" if there is nothing."""
-    other = result.get("evaluation") or {"not_finite": ""}
-    lost = result["gradients"]["not_finite"] or other["not_finite"]
-    return "" if _all_findings(result) else lost
-
-
-def _all_findings(result) -> list[Mapping[str, Any]]:
-    other = result.get("evaluation") or {"findings": []}
-    return [*result["gradients"]["findings"], *other["findings"]]
+def _findings(result) -> tuple[list[str], str]:
+    """Lines of what is wrong in training or evaluation; what is not finite in one."""
+    modes = [result["gradients"], *filter(None, [result.get("evaluation")])]
+    lines = [f["line"] for mode in modes for f in mode["findings"]]
+    return lines, next((m["not_finite"] for m in modes if m["not_finite"]), "")
 
 
 COLUMNS = ("leaf", "shape", "dtype", "max abs", "relative", "max ulp", "within 4 ulp",
@@ -362,14 +328,10 @@ def _cells(c: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _leaves(leaves) -> str:
-    def ends(c):
-        verdict = "ok" if c["passed"] else f"WRONG at {list(c['index'])}"
-        note = f" ({c['note']})" if c["note"] else ""
-        return [str(c["sign_disagreements"]), verdict + note]
-
-    rows = [[*_cells(c), *ends(c)] for c in leaves]
-    return _markdown([*COLUMNS, "other sign", "verdict"], rows)
+def _leaf(c) -> list[str]:
+    said = "ok" if c["passed"] else f"WRONG at {list(c['index'])}"
+    note = f" ({c['note']})" if c["note"] else ""
+    return [*_cells(c), str(c["sign_disagreements"]), said + note]
 
 
 def _methods(result) -> list[list[str]]:
@@ -401,5 +363,7 @@ def _cost(cost) -> str:
     return ", ".join(parts)
 
 
-def _markdown(head, rows) -> str:
-    return "\n".join(table(head, [list(map(escaped, row)) for row in rows]))
+def _table(title, head, rows) -> list[str]:
+    """A section of the page; none if there are no rows."""
+    rows = [list(map(escaped, row)) for row in rows]
+    return [f"## {title}", "\n".join(table(head, rows))] if rows else []

@@ -233,8 +233,8 @@ def _merged(audits: Sequence[Audit]) -> Audit:
         new = (f for f in other.findings if (f.layer, f.argument) not in known)
         findings += map(in_evaluation, new)
     waived = dict.fromkeys(name for one in audits for name in one.waived)
-    return Audit(
-        tuple(checks), tuple(findings), first.kinks, tuple(waived), first.as_one
+    return replace(
+        first, checks=tuple(checks), findings=tuple(findings), waived=tuple(waived)
     )
 
 
@@ -262,7 +262,7 @@ def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
             Finding(code.name, "", AS_CALLED, no_numbers("", "float64", what), todo, ())
             for what, todo in found
         )
-        return Audit((), findings, {}, ()), []
+        return Audit(findings=findings), []
     args = [x[name] for name in pair.names]
     coarse = any(a.dtype != np.float64 for a in jax.tree.leaves(y))
     if coarse or not _traces(code.what.fwd, args):
@@ -279,7 +279,7 @@ def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
     found = audit(records, dtypes, points=MORE_POINTS)
     if in_numpy and right:
         findings = tuple(replace(f, cause=IN_PLACE) for f in found.findings)
-        found = found._replace(findings=findings)
+        found = replace(found, findings=findings)
     return found, records
 
 

@@ -108,7 +108,7 @@ def _compare_network(case: Comparison, config: CompareConfig):
         dots = partial(plots.scatter, pairs, dtype=config.dtypes[0])
         pictures["scatter.png"] = dots
         result["taylor"], result["curvature"] = remainders, curvature(case)
-        result["costs"] = {k: dataclasses.asdict(c) for k, c in costs.items()}
+        result["costs"] = costs
     return report, records, result, pictures
 
 

@@ -163,21 +163,22 @@ class _Auditor:
         ]
 
     def _judge(self, s: LayerRecord, at, dtype, scales):
+        def fail(argument, note):
+            nothing = no_numbers(s.where.leaf(argument), dtype, note)
+            self._fail(s, Check(s.where.label, argument, at, nothing))
+
         if s.error is not None:
-            said = f"its backward raised {s.error}"
-            nothing = no_numbers(s.where.leaf("x"), dtype, said)
-            self._fail(s, Check(s.where.label, "x", at, nothing))
+            fail("x", f"its backward raised {s.error}")
             return
         for argument, want in s.want.items():
             leaf, got = s.where.leaf(argument), s.got.get(argument)
             c = _compare(leaf, got, want, dtype, scales.get(leaf, 0.0))
-            if c.not_finite and not c.wrong:
-                c = replace(c, passed=at not in (AS_CALLED, ELSEWHERE))
-                self.checks.append(Check(s.where.label, argument, at, c))
-                continue
             if c.not_finite:
-                c = replace(c, note="")
-            if not (c.passed or c.note or (s.where.path, argument) in self.failed):
+                c = replace(c, note="") if c.wrong else replace(
+                    c, passed=at not in (AS_CALLED, ELSEWHERE)
+                )  # fmt: skip
+            known = (s.where.path, argument) in self.failed
+            if not (c.passed or c.note or known):
                 look = self._look(s, argument)
                 why = is_rounding_or_kink(s.given, argument, got, want, dtype, look)
                 if why is not None:
@@ -186,13 +187,11 @@ class _Auditor:
                     self.at_kinks[s.where.label] = None
             check = Check(s.where.label, argument, at, c)
             self.checks.append(check)
-            if not c.passed:
+            if not (c.passed or (c.not_finite and not c.wrong)):
                 self._fail(s, check)
         params = {name for name, _ in named_leaves(s.given.params)}
         for extra in s.got.keys() - s.want.keys() - params - {"x"}:
-            note = f"it returns d{extra}, but has no argument {extra}"
-            nothing = no_numbers(s.where.leaf(extra), dtype, note)
-            self._fail(s, Check(s.where.label, extra, at, nothing))
+            fail(extra, f"it returns d{extra}, but has no argument {extra}")
 
     def _look(self, s: LayerRecord, argument):
         """The exact gradient at any point, by the program that is compiled already."""
@@ -212,10 +211,9 @@ class _Auditor:
         self.failed.setdefault((s.where.path, check.argument), []).append((s, check))
 
     def _finding(self, several) -> Finding:
-        check = several[0][1]
         dtypes = tuple(dict.fromkeys(c.comparison.dtype for _, c in several))
         cause = self._cause(several, dtypes)
-        return Finding(**vars(check), cause=cause, dtypes=dtypes)
+        return Finding(**vars(several[0][1]), cause=cause, dtypes=dtypes)
 
     def _cause(self, several, dtypes) -> str:
         s, check = several[0]

@@ -8,7 +8,6 @@ tables and pictures.
 
 import statistics
 import time
-from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -56,7 +55,9 @@ def difference_errors(case: Comparison) -> dict[str, list[float | None]]:
         f, at = case.scalar("float64")
         gradient = programs.ahead(None, jax.grad(f), at)(at)
         length = float(np.sqrt(inner(gradient, gradient))) or 1.0
-        truth = [inner(gradient, random_direction(gradient, d)) for d in _seeds()]
+        truth = [
+            inner(gradient, random_direction(gradient, d)) for d in range(DIRECTIONS)
+        ]
         slopes = np.array(truth, float)[:, None, None]
         found: dict[str, list[float | None]] = {}
         for way, dtype, names in (
@@ -84,7 +85,7 @@ def taylor_errors(case: Comparison) -> dict[str, Any]:
         f, at = case.scalar("float64")
         here = case.at("float64")
         gradient = programs.ahead(None, case.manual, *here)(*here)
-        vs = [random_direction(at, d) for d in _seeds()]
+        vs = [random_direction(at, d) for d in range(DIRECTIONS)]
         slopes = np.array([inner(gradient, v) for v in vs], float)
         start = float(programs.ahead(None, f, at)(at))
         rises = _over_steps(
@@ -105,10 +106,6 @@ def taylor_errors(case: Comparison) -> dict[str, Any]:
     return found
 
 
-def _seeds() -> range:
-    return range(DIRECTIONS)
-
-
 def _over_steps(f, at, way, dtype, steps) -> np.ndarray | None:
     """(directions, steps, ...) values of `way`, None if it cannot be traced."""
     steps = jnp.array(steps, DTYPES[dtype])
@@ -116,7 +113,7 @@ def _over_steps(f, at, way, dtype, steps) -> np.ndarray | None:
     def run(at, v):
         return jax.lax.map(lambda h: way(f, at, v, h), steps)
 
-    vs = [random_direction(at, seed) for seed in _seeds()]
+    vs = [random_direction(at, seed) for seed in range(DIRECTIONS)]
     try:
         program = programs.ahead(None, run, at, vs[0])
     except JaxnnError:
@@ -153,68 +150,48 @@ def curvature(case: Comparison, steps: int = 40) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one program costs; None where the device does not say.
-
-    Attributes:
-      seconds: median of the runs.
-      compile_seconds: tracing and compiling, before the first run.
-      flops: floating-point operations by XLA's count.
-      peak_bytes: memory the program needs at once, arguments and results included.
-      residual_bytes: what is kept from the forward for the backward pass, the
-        parameters not counted, before XLA removes what it can do without.
-    """
-
-    seconds: float
-    compile_seconds: float
-    flops: float | None
-    peak_bytes: int | None
-    residual_bytes: int | None = None
-
-
-def compare_costs(case: Comparison, runs: int = 20) -> dict[str, Cost]:
-    """One gradient in float32, for parameters and input, both ways.
+def compare_costs(case: Comparison, runs: int = 20) -> dict[str, dict[str, Any]]:
+    """One gradient in float32, for parameters and input: "manual", and "automatic".
 
     The programs run in turn, so that a machine that slows down slows them all; the
     first run of each is not counted.
+
+    Returns:
+      Of each `seconds`: median of the runs; `compile_seconds`: tracing and compiling;
+      `flops` by XLA's count, and `peak_bytes` that the program needs at once, arguments
+      and results included, None where the device does not say; `residual_bytes`.
     """
-    args = case.at("float32")
-    ways = {"manual": case.manual, "automatic": case.automatic}
-    compiled, prepared = {}, {}
-    for name, way in ways.items():
+    args = p, s, x, _, key = case.at("float32")
+    kept = residual_bytes(case.net, p, s, x, key=key, train=case.train)
+    programs_, found = {}, {}
+    for name, way in (("manual", case.manual), ("automatic", case.automatic)):
         start = time.perf_counter()
-        compiled[name] = programs.ahead(None, way, *args)
-        prepared[name] = time.perf_counter() - start
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(runs + 1):
-        for name, program in compiled.items():
+        programs_[name] = program = programs.ahead(None, way, *args)
+        prepared = time.perf_counter() - start
+        flops = peak = None
+        try:
+            analysis, memory = program.cost_analysis(), program.memory_analysis()
+        except (NotImplementedError, RuntimeError):
+            analysis = memory = None
+        analysis = analysis[0] if isinstance(analysis, list) else analysis
+        if analysis and "flops" in analysis:
+            flops = float(analysis["flops"])
+        if memory is not None:
+            peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+            peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        found[name] = {
+            "seconds": 0.0, "compile_seconds": prepared, "flops": flops,
+            "peak_bytes": peak, "residual_bytes": kept[name],
+        }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in programs_}
+    for _ in range(runs + 1):
+        for name, program in programs_.items():
             start = time.perf_counter()
             jax.block_until_ready(program(*args))
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    p, s, x, _, key = args
-    kept = residual_bytes(case.net, p, s, x, key=key, train=case.train)
-    return {
-        name: replace(_cost(program, seconds[name], prepared[name]),
-                      residual_bytes=kept[name])
-        for name, program in compiled.items()
-    }  # fmt: skip
-
-
-def _cost(program, seconds, prepared) -> Cost:
-    try:
-        analysis = program.cost_analysis()
-        memory = program.memory_analysis()
-    except (NotImplementedError, RuntimeError):
-        analysis = memory = None
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    flops = float(analysis["flops"]) if analysis and "flops" in analysis else None
-    peak = None if memory is None else int(
-        memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    )  # fmt: skip
-    return Cost(statistics.median(seconds), prepared, flops, peak)
+            seconds[name].append(time.perf_counter() - start)
+    for name, cost in found.items():
+        cost["seconds"] = statistics.median(seconds[name][1:])
+    return found
 
 
 def residual_bytes(

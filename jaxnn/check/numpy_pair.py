@@ -47,8 +47,6 @@ from jaxnn.check.tolerance import (
 from jaxnn.errors import JaxnnError
 from jaxnn.rules import Rule
 
-SAME = 1e-12  # relative: two runs of one computation
-
 FINE = 1e-6, (1e-5, 1e-2, 1e-3, 1e-4, 1e-6), 1e-6
 """What differences can tell in float64, of the largest entry; the steps; and how far
 beside a kink slopes are taken."""
@@ -216,14 +214,11 @@ def _changed(now, before, who, what=None):
 
 
 def _same(a, b) -> bool:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        size = np.abs(np.where(np.isfinite(x), x, 0)).max(initial=0)
-        near = x.shape == y.shape and np.allclose(
-            x, y, rtol=0, atol=SAME * size, equal_nan=True
-        )
-        if not near:
-            return False
-    return True
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(
+        x.shape == y.shape and not compare_arrays("", x, y, "float64").wrong
+        for x, y in pairs
+    )
 
 
 # ---- what JAX cannot trace, against differences
@@ -311,13 +306,13 @@ class _Differences:
         a, got = self.leaves[name], self.got.get(name)
         want = [self._slope(a, i, self.steps[0]) for i in np.ndindex(a.shape)]
         self.want[name] = want = np.array(want).reshape(a.shape)
+        note = "it returns no gradient for it" if got is None else ""
         if self.error is not None:
             said = f"{type(self.error).__name__}: {self.error}"
-            return no_numbers(name, "float64", f"its backward raised {said}")
-        if got is None:
-            return no_numbers(name, "float64", "it returns no gradient for it")
-        if got.shape != want.shape:
+            note = f"its backward raised {said}"
+        elif got is not None and got.shape != want.shape:
             note = f"d{name} has shape {got.shape}, not {want.shape}"
+        if note:
             return no_numbers(name, "float64", note)
         wrong = self._wrong(a, np.asarray(got, np.float64), want)
         c = compare_arrays(name, got, want, "float64")

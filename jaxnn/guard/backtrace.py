@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxnn.guard.in_numpy import in_numpy
-from jaxnn.traced import inner_program, scan_counts, source_place
+from jaxnn.traced import inner_program, run_operation, scan_counts, source_place
 
 SHAPING = {
     *("broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "copy"),
@@ -108,11 +108,9 @@ class Op(NamedTuple):
     def run(self, values: list[Any], exact: bool = False) -> list[Any]:
         """What it makes of values."""
         made = None if exact else in_numpy(self.eqn, values)
-        if made is None:
-            params = self.eqn.primitive.get_bind_params(self.eqn.params)
-            made = self.eqn.primitive.bind(*values, **params)
-            made = made if self.eqn.primitive.multiple_results else [made]
-        return list(map(as_numpy, made))
+        return list(
+            map(as_numpy, run_operation(self.eqn, values) if made is None else made)
+        )
 
     @property
     def scope(self) -> str:
@@ -261,11 +259,10 @@ class Frame:
             if name == "debug_callback":
                 op.eqn.params["callback"](*given)
                 continue
-            if name in ways:
-                inner, made = ways[name](op, given)
-                self.inner |= {} if inner is None else {at: inner}
-            else:
-                made = op.run(given, exact)
+            inner, made = ways[name](op, given) if name in ways else (None, None)
+            if inner is not None:
+                self.inner[at] = inner
+            made = op.run(given, exact) if made is None else made
             self.values |= dict(zip(op.outputs, made, strict=True))
 
     def results(self) -> list[Any]:
@@ -311,7 +308,7 @@ class Frame:
         consts, carry = values[:fixed], values[fixed : fixed + carried]
         rows = values[fixed + carried :]
         if not length:
-            return None, op.run(values)
+            return None, None
         order = range(length)[::-1] if params["reverse"] else range(length)
         given, made = [], []
         for t in order:

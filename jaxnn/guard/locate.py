@@ -15,6 +15,10 @@ from jaxnn.guard.report import Finding, counts, learning_rate, value_range
 from jaxnn.train.state import float_type, to_unit
 
 SCOPES = {"fwd": "forward", "bwd": "backward"}
+SCOPE = re.compile(
+    r"(?<![\w])(fwd|bwd)/(?:(\d+)_)?([^/]*)"
+    r"|(?<![\w])(data|augmentation|mixup|weight noise|loss|regulariser|update)(?![\w])"
+)
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
 DRAWS = 4  # other random numbers that a step is tried with
 DONORS = 4  # rows that are tried in the place of others
@@ -62,9 +66,9 @@ def locate_nonfinite(
     origin, large = _search(noted, sizes)
     by_layers = _by_layers(step, ts, x, noted, large, () if origin else sizes)
     part, layer = _place(origin, by_layers)
-    ahead = part == "backward" and origin is not None and _is_forward(origin.scope)
-    told = origin is not None and (part != "data" or by_layers is None)
-    source = origin if told else by_layers
+    scope = "" if origin is None else origin.scope
+    ahead = part == "backward" and scope_place(scope)[0] == "forward"
+    source = by_layers if part == "data" and by_layers else origin or by_layers
     assert source is not None  # one of the two is there
     cause = likely_cause(part, origin, by_layers, argument_name(args, origin), ahead)
     found = _finding(source, part, layer, cause, epoch=epoch, step=number, seed=seed)
@@ -184,8 +188,7 @@ def _by_layers(step, ts, x, noted, large, sizes) -> Culprit | None:
         given = tuple(np.asarray(a) for a in jax.tree.leaves(ts.params))
         bad = (Culprit("update", "", np.asarray(a), given) for a in made if is_bad(a))
         found = next(bad, None)
-    if large is None and found is None and sizes:
-        large = next(filter(None, sizes))
+        large = next(filter(None, sizes), None) if found is None else None
     if large is not None:
         part, path, value = large
         found = Culprit(part, _owner(step.net, path), value, (value,))
@@ -202,23 +205,19 @@ def _too_large(ts, made, part):
         new, old = np.asarray(new), np.asarray(old)
         return new - old if jax.numpy.issubdtype(new.dtype, np.inexact) else 0 * old
 
-    if part == "backward":
-        tree = made["grads"]
-    else:
-        tree = jax.tree.map(moved, made["params"], ts.params)
-    total: Any = np.zeros((), np.float32)
-    largest: Any = (-1.0, None, None)
+    backward = part == "backward"
+    tree = made["grads"] if backward else jax.tree.map(moved, made["params"], ts.params)
+    total, largest = np.zeros((), np.float32), (-1.0, None, None)
     # the backward pass makes the last layer's first
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)[::-1]:
         leaf = np.asarray(leaf)
-        wide = np.promote_types(leaf.dtype, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            square = np.square(leaf.astype(wide)).sum()
+            wide = leaf.astype(np.promote_types(leaf.dtype, np.float32))
+            square = np.square(wide).sum()
             total = total + square
-        if square > largest[0]:
-            largest = square, path, leaf
+        largest = (square, path, leaf) if square > largest[0] else largest
         if not np.isfinite(total):
-            return part, largest[1], largest[2]
+            return part, *largest[1:]
     return None
 
 
@@ -268,10 +267,6 @@ def _place(origin, by_layers) -> tuple[str, str]:
     return part, layer or (by_layers.layer if by_layers.part == part else "")
 
 
-def _is_forward(scope) -> bool:
-    return scope_place(scope)[0] == "forward"
-
-
 def scope_place(scope: str) -> tuple[str, str]:
     """("backward", "1 mlp > 3 dense(10)") of "bwd/1_mlp/bwd/3_dense(10)".
 
@@ -279,19 +274,14 @@ def scope_place(scope: str) -> tuple[str, str]:
     are those of the same layers once more.
     """
     part, layers = "", []
-    for match in re.finditer(
-        r"(?<![\w])(fwd|bwd)/(?:(\d+)_)?([^/]*)"
-        r"|(?<![\w])(data|augmentation|mixup|weight noise|loss|regulariser|update)"
-        r"(?![\w])",
-        scope,
-    ):
-        if match[4]:
-            part, layers = match[4], []
-            continue
-        if part == "backward" and match[1] == "fwd":
+    for way, number, name, other in SCOPE.findall(scope):
+        if other:
+            part, layers = other, []
+        elif (part, way) == ("backward", "fwd"):
             break
-        part = SCOPES[match[1]]
-        layers.append(f"{match[2]} {match[3]}" if match[2] else match[3])
+        else:
+            part = SCOPES[way]
+            layers.append(f"{number} {name}".strip())
     return part, " > ".join(layers)
 
 
@@ -301,8 +291,7 @@ def _agree(origin, by_layers) -> bool:
     part, layer = _place(origin, by_layers)
     if "data" in (part, by_layers.part):
         return part == by_layers.part
-    said = [(by_layers.part, by_layers.layer)]
-    said += [by_layers.or_else] if by_layers.or_else else []
+    said = [(by_layers.part, by_layers.layer), by_layers.or_else or ("", "")]
     return not part or any(
         part == p and (layer.startswith(name) or name.startswith(layer))
         for p, name in said
@@ -312,20 +301,18 @@ def _agree(origin, by_layers) -> bool:
 def _with_samples(found, value, noted, args, rows):
     """The rows of the batch without which the step is finite."""
     _, x, y, _ = args
-    batch = len(x)
-    rows = np.arange(batch) if rows is None else np.asarray(rows)
-    labels = np.asarray(y.target if hasattr(y, "target") else y)
-    raw = np.asarray(x)
-    bad, told = np.zeros(batch, bool), ""
-    plain = is_bad(raw)  # to see: no experiment is needed
-    if plain:
-        bad = ~np.isfinite(raw.reshape(batch, -1)).all(-1)
+    batch, told = len(x), ""
+    if plain := is_bad(x):  # to see: no experiment is needed
+        bad = ~np.isfinite(np.asarray(x).reshape(batch, -1)).all(-1)
     elif batch > 1 and found.part not in ("update", "weight noise"):
         bad, told = _by_experiment(value, noted, args)
+    else:
+        bad = np.zeros(batch, bool)
     few = bad.any() and (bad.mean() <= MOST or batch == 1)
     if few and (plain or told == "sound"):
-        found.samples = [int(r) for r in rows[bad]]
-        found.labels = [np.asarray(v).tolist() for v in labels[bad]]
+        rows = np.arange(batch) if rows is None else np.asarray(rows)
+        labels = np.asarray(y.target if hasattr(y, "target") else y)
+        found.samples, found.labels = rows[bad].tolist(), labels[bad].tolist()
     found.experiment = told if few or told != "sound" else ""
     return found
 

@@ -1,5 +1,6 @@
 """The likely cause of a bad value: its part of the step, its operation, its inputs."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def _of_operation(op: str, inputs: Any, output: Any) -> str:
     if op not in CAUSES:
         return ""
     args = [np.asarray(a, np.float64) for a in inputs if a.dtype != bool]
-    if all(a.shape in ((), bad.shape) for a in args):
+    with suppress(ValueError):  # shapes that do not match, as of a product
         args = [np.broadcast_to(a, bad.shape)[bad] for a in args]
     facts = _facts(args, bool(np.isnan(y).any()))
     return next(words for fact, words in CAUSES[op].items() if fact in facts)

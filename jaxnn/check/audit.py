@@ -12,6 +12,7 @@ from jaxnn.check.diagnose import Evidence, diagnose
 from jaxnn.check.mutants import Forward
 from jaxnn.check.points import (
     AS_CALLED,
+    AWAY,
     DRAWN,
     ELSEWHERE,
     POINTS,
@@ -70,11 +71,16 @@ def audit(
       elsewhere: records made with other parameters and inputs.
       points: name -> `LayerInputs -> LayerInputs`, where single layers are asked too.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        return _Auditor(records, points).run(dtypes, elsewhere)
+    return Auditor(records, points).run(dtypes, elsewhere)
 
 
-class _Auditor:
+class Auditor:
+    """Judges layers by what `_run` makes of them at any point and in any precision."""
+
+    limits: Mapping[str, float] = LIMITS
+    hair = AWAY  # how far beside a point another side of a kink is looked for
+    tolerance = 1e-9  # relative difference up to which a cause explains a gradient
+
     def __init__(self, records, points):
         self.records = list(records)
         self.single = leaf_layers(self.records)
@@ -89,27 +95,31 @@ class _Auditor:
         self.at_kinks: dict[str, None] = {}
         self.forwards: dict[tuple, Forward] = {}
 
-    def run(self, dtypes, elsewhere) -> Audit:
-        """All checks, those as called and in float64 first."""
-        formulas = {at: self._inside(at) for at in self.points if at != AS_CALLED}
-        for dtype in ("float64", *(d for d in dtypes if d != "float64")):
-            # in float64 they were recorded in the midst of the others
-            in_float64 = dtype == "float64"
-            called = self.records if in_float64 else self._records(AS_CALLED, dtype)
-            scales = _scales(called, formulas, dtype)
-            for s in called:
-                self._judge(s, AS_CALLED, dtype, scales)
-            for at in formulas:
-                for s in formulas[at] if in_float64 else self._suspects(at, dtype):
-                    self._judge(s, at, dtype, {})
-        scales = _scales(elsewhere, formulas, "float64")
-        for s in elsewhere:
-            self._judge(s, ELSEWHERE, "float64", scales)
-        findings = tuple(map(self._finding, self.failed.values()))
+    def run(
+        self,
+        dtypes: Iterable[str] = ("float64",),
+        elsewhere: Sequence[LayerRecord] = (),
+    ) -> Audit:
+        """All checks, those as called and in float64 first; see `audit`."""
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            formulas = {at: self._inside(at) for at in self.points if at != AS_CALLED}
+            for dtype in ("float64", *(d for d in dtypes if d != "float64")):
+                # in float64 they were recorded in the midst of the others
+                wide = dtype == "float64"
+                called = self.records if wide else self._records(AS_CALLED, dtype)
+                scales = _scales(called, formulas, dtype)
+                for s in called:
+                    self._judge(s, AS_CALLED, dtype, scales)
+                for at in formulas:
+                    for s in formulas[at] if wide else self._suspects(at, dtype):
+                        self._judge(s, at, dtype, {})
+            scales = _scales(elsewhere, formulas, "float64")
+            for s in elsewhere:
+                self._judge(s, ELSEWHERE, "float64", scales)
+            findings = tuple(map(self._finding, self.failed.values()))
+            kinks = self._kinks()
         as_one = tuple(s.where.label for s in self.single if s.where.layer.parts)
-        return Audit(
-            tuple(self.checks), findings, self._kinks(), tuple(self.at_kinks), as_one
-        )
+        return Audit(tuple(self.checks), findings, kinks, tuple(self.at_kinks), as_one)
 
     def _suspects(self, at, dtype) -> list[LayerRecord]:
         """The layers that are wrong in float64, in another precision.
@@ -168,11 +178,12 @@ class _Auditor:
             self._fail(s, Check(s.where.label, argument, at, nothing))
 
         if s.error is not None:
-            fail("x", f"its backward raised {s.error}")
+            fail(next(iter(s.want), "x"), f"its backward raised {s.error}")
             return
         for argument, want in s.want.items():
             leaf, got = s.where.leaf(argument), s.got.get(argument)
-            c = _compare(leaf, got, want, dtype, scales.get(leaf, 0.0))
+            limit, scale = self.limits[dtype], scales.get(leaf, 0.0)
+            c = _compare(leaf, got, want, dtype, scale, limit)
             if c.not_finite:
                 c = replace(c, note="") if c.wrong else replace(
                     c, passed=at not in (AS_CALLED, ELSEWHERE)
@@ -180,7 +191,9 @@ class _Auditor:
             known = (s.where.path, argument) in self.failed
             if not (c.passed or c.note or known):
                 look = self._look(s, argument)
-                why = is_rounding_or_kink(s.given, argument, got, want, dtype, look)
+                why = is_rounding_or_kink(
+                    s.given, argument, got, want, dtype, look, limit, self.hair
+                )
                 if why is not None:
                     c = replace(c, passed=True, note=why)
                 if why == KINK:
@@ -218,7 +231,8 @@ class _Auditor:
     def _cause(self, several, dtypes) -> str:
         s, check = several[0]
         if s.error is not None:
-            return SHAPES_DIFFER
+            as_called = check.at == AS_CALLED
+            return SHAPES_DIFFER if as_called else "it runs at the given inputs"
         if check.argument not in s.got:
             return "return one gradient for each argument"
         if check.argument not in s.want:
@@ -231,7 +245,8 @@ class _Auditor:
         forward = self._forward(s)
         return diagnose(
             Evidence(
-                check.argument, s.got, s.want, s.given, 1e-9, partial(_other_mode, s),
+                check.argument, s.got, s.want, s.given, self.tolerance,
+                partial(_other_mode, s),
                 forward, partial(backward_at, s.where.layer, train=s.where.train),
             )
             for s, _ in exactly[:3]
@@ -251,8 +266,9 @@ class _Auditor:
 
     def _kinks(self) -> dict[str, int]:
         """Layers at a kink -> entries of its gradients that jump within a hair."""
+        here = self.points[AS_CALLED]
         sides = [
-            self._run([beside(g, 0, sign) for g in self.points[AS_CALLED]], "float64")
+            self._run([beside(g, 0, sign, self.hair) for g in here], "float64")
             for sign in (1, -1)
         ]
         counts: dict[str, int] = {}
@@ -291,13 +307,13 @@ def _both_ways(sites, givens):
     return out
 
 
-def _compare(leaf, got, want, dtype, scale) -> LeafComparison:
+def _compare(leaf, got, want, dtype, scale, limit) -> LeafComparison:
     if got is None:
         return no_numbers(leaf, dtype, "it returns no gradient for it")
     if got.shape != want.shape:
         note = f"d{leaf.rsplit('/', 1)[-1]} has shape {got.shape}, not {want.shape}"
         return no_numbers(leaf, dtype, note)
-    return compare_arrays(leaf, got, want, dtype, scale)
+    return compare_arrays(leaf, got, want, dtype, scale, limit)
 
 
 def _scales(records, formulas, dtype) -> dict[str, float]:
@@ -310,7 +326,7 @@ def _scales(records, formulas, dtype) -> dict[str, float]:
     rounding = 64 * float(jax.numpy.finfo(DTYPES[dtype]).eps) / LIMITS[dtype]
     unit: dict[tuple, float] = {}
     for at, share in ((SHUFFLED, 1.0), (DRAWN, min(rounding, 1.0))):
-        for s in formulas[at]:
+        for s in formulas.get(at, ()):
             for argument, want in s.want.items():
                 key = s.where.path, argument
                 unit[key] = max(unit.get(key, 0.0), share * largest_entry(want))

@@ -109,7 +109,7 @@ def between(near: LayerInputs, far: LayerInputs, share: float) -> LayerInputs:
     return far._replace(x=x, params=params)
 
 
-def beside(given: LayerInputs, seed: int, sign: int) -> LayerInputs:
+def beside(given: LayerInputs, seed: int, sign: int, hair: float = AWAY) -> LayerInputs:
     """`given` moved by a hair in a random direction, or with sign -1 in the opposite.
 
     Where a derivative jumps between the two there is a kink, or more than one.
@@ -117,7 +117,7 @@ def beside(given: LayerInputs, seed: int, sign: int) -> LayerInputs:
     draw = np.random.default_rng(seed)
 
     def nudge(a):
-        return a + sign * AWAY * _size(a) * draw.standard_normal(a.shape)
+        return a + sign * hair * _size(a) * draw.standard_normal(a.shape)
 
     # float64: a difference of a hair would be lost in float32
     return given._replace(
@@ -127,13 +127,13 @@ def beside(given: LayerInputs, seed: int, sign: int) -> LayerInputs:
 
 
 def nudged(
-    given: LayerInputs, argument: str, moves: Mapping[tuple, float]
+    given: LayerInputs, argument: str, moves: Mapping[tuple, float], hair: float
 ) -> LayerInputs:
     """`given` with single entries of one argument moved, in units of a hair."""
     trees = given.x, given.params
     new = arguments(trees)
     moved = np.array(new[argument], np.float64)
-    step = AWAY * _size(moved)
+    step = hair * _size(moved)
     for index, count in moves.items():
         moved[index] += count * step
     new[argument] = moved

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.arrays import is_key
-from jaxnn.check.points import beside, cast, last_digits, nudged
+from jaxnn.check.points import AWAY, beside, cast, last_digits, nudged
 from jaxnn.check.recorder import LayerInputs, LayerPath, arguments, exact
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.0625}
@@ -94,7 +94,12 @@ class LeafComparison:
 
 
 def compare_arrays(
-    leaf: str, manual: Any, automatic: Any, dtype: str, scale: float = 0.0
+    leaf: str,
+    manual: Any,
+    automatic: Any,
+    dtype: str,
+    scale: float = 0.0,
+    limit: float | None = None,
 ) -> LeafComparison:
     """Compare two arrays of one shape, entry by entry.
 
@@ -104,6 +109,7 @@ def compare_arrays(
       automatic: what it should be.
       dtype: a name in `LIMITS`; the precision both were computed in.
       scale: size the limit is relative to where that is more than the largest entry.
+      limit: another than that of `LIMITS`.
 
     Not finite in one alone is an infinite difference; not finite in both is neither
     agreement nor a difference, and counted apart.
@@ -119,7 +125,7 @@ def compare_arrays(
     largest = float(size.max())
     index = np.unravel_index(int(gap.argmax()), gap.shape)
     worst = float(gap[index])
-    allowed = limit_for(dtype, max(largest, scale))
+    allowed = limit_for(dtype, max(largest, scale), limit)
     beyond = gap > allowed
     info = jnp.finfo(DTYPES[dtype])
     exponent = np.frexp(np.maximum(size, float(info.tiny)))[1]
@@ -152,14 +158,14 @@ def no_numbers(leaf: str, dtype: str, note: str) -> LeafComparison:
     )  # fmt: skip
 
 
-def limit_for(dtype: str, scale: float) -> float:
+def limit_for(dtype: str, scale: float, limit: float | None = None) -> float:
     """Largest |difference| that passes between arrays of that size.
 
     Numbers near the smallest that the type can hold lose digits, or are flushed to
     zero: below `tiny / eps` nothing is compared.
     """
     info = jnp.finfo(DTYPES[dtype])
-    return max(LIMITS[dtype] * scale, float(info.tiny) / float(info.eps))
+    return max((limit or LIMITS[dtype]) * scale, float(info.tiny) / float(info.eps))
 
 
 def as_float64(a: Any) -> np.ndarray:
@@ -186,7 +192,14 @@ def _cosine(a, b) -> float:
 
 
 def is_rounding_or_kink(
-    given: LayerInputs, argument: str, got: Any, want: Any, dtype: str, look: Callable
+    given: LayerInputs,
+    argument: str,
+    got: Any,
+    want: Any,
+    dtype: str,
+    look: Callable,
+    limit: float | None = None,
+    hair: float = AWAY,
 ) -> str | None:
     """Why a difference beyond the limit is no error, None if it is one.
 
@@ -197,6 +210,8 @@ def is_rounding_or_kink(
       want: the same by `jax.grad`.
       dtype: the precision of both.
       look: `(given, dtype) -> (got, want)` at any point and in any precision.
+      limit: another than that of `LIMITS`.
+      hair: how far beside a point another side of a kink is looked for.
     """
     got, want = map(as_float64, (got, want))
     gap = np.abs(got - want)
@@ -216,20 +231,24 @@ def is_rounding_or_kink(
     ):
         return "rounding: a difference of nothing beside dy"
     sides = np.stack(
-        [exactly(beside(given, seed, sign)) for seed in range(4) for sign in (1, -1)]
+        [
+            exactly(beside(given, seed, sign, hair))
+            for seed in range(4)
+            for sign in (1, -1)
+        ]
     )
     size = float(np.abs(want).max())
     jumps = np.ptp(sides, axis=0) > JUMP * size
     # a jump is no rounding, so entries at a kink neither need nor give that excuse
     smooth = np.where(jumps, want, got)
     reason = _rounding(given, smooth, want, ~jumps, dtype, look, exactly)
-    limit = limit_for(dtype, max(size, float(np.abs(got).max())))
-    if reason is None and (gap[~jumps] > limit).any():
+    allowed = limit_for(dtype, max(size, float(np.abs(got).max())), limit)
+    if reason is None and (gap[~jumps] > allowed).any():
         return None
-    wrong = jumps & (gap > limit)
+    wrong = jumps & (gap > allowed)
     if not wrong.any():
         return reason
-    kink = Kink(lambda moves: exactly(nudged(given, argument, moves)), got, sides)
+    kink = Kink(lambda moves: exactly(nudged(given, argument, moves, hair)), got, sides)
     return KINK if kink.has_room_for(wrong) else None
 
 

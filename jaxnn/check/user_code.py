@@ -33,9 +33,9 @@ from jaxnn.arrays import is_float
 from jaxnn.check.adapters import argument_names, record_layer, record_rule
 from jaxnn.check.audit import SHAPES_DIFFER, audit
 from jaxnn.check.numpy_pair import (
+    AsItStands,
+    ByDifferences,
     Pair,
-    as_it_stands,
-    audit_differences,
     misbehavior,
 )
 from jaxnn.check.points import AS_CALLED, MORE_POINTS
@@ -267,20 +267,20 @@ def _audit_pair(code, inputs, dtypes) -> tuple[Audit, list[LayerRecord]]:
     coarse = any(a.dtype != np.float64 for a in jax.tree.leaves(y))
     if coarse or not _traces(code.what.fwd, args):
         with jax.numpy_rank_promotion("allow"):  # as in NumPy
-            return audit_differences(pair, x, dy), []
-    rule = code.what
-    if not _traces(lambda *a: rule.bwd(rule.fwd(*a)[1], dy), args):
-        rule = as_it_stands(pair, got)
-    records = record_rule(rule, *inputs.values(), dy=dy)
-    right = _agree(records[-1].got, records[-1].want)
-    in_numpy = pair.convert is np.array and not _agree(records[-1].got, got)
-    if in_numpy:  # as it runs in NumPy, where it is not the same computation
-        records = record_rule(as_it_stands(pair, got), *inputs.values(), dy=dy)
-    found = audit(records, dtypes, points=MORE_POINTS)
-    if in_numpy and right:
+            return ByDifferences(pair, x, dy).run(), []
+    rule, right = code.what, False
+    if _traces(lambda *a: rule.bwd(rule.fwd(*a)[1], dy), args):
+        records = record_rule(rule, *inputs.values(), dy=dy)
+        s = records[-1]
+        if pair.convert is not np.array or _agree(s.got, got):
+            return audit(records, dtypes, points=MORE_POINTS), records
+        right = _agree(s.got, s.want)  # though it is another computation in NumPy
+    judge = AsItStands(pair, x, dy)
+    found = judge.run(dtypes)
+    if right:
         findings = tuple(replace(f, cause=IN_PLACE) for f in found.findings)
         found = replace(found, findings=findings)
-    return found, records
+    return found, judge.records
 
 
 def _check_real(name, x, y) -> None:

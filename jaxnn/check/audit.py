@@ -178,7 +178,8 @@ class Auditor:
             self._fail(s, Check(s.where.label, argument, at, nothing))
 
         if s.error is not None:
-            fail(next(iter(s.want), "x"), f"its backward raised {s.error}")
+            first = "x" if "x" in s.want else next(iter(s.want), "x")
+            fail(first, f"its backward raised {s.error}")
             return
         for argument, want in s.want.items():
             leaf, got = s.where.leaf(argument), s.got.get(argument)

@@ -90,7 +90,9 @@ class Draw:
         if family != "flat":
             more = self.image if family == "images" else self.sequence
             for _ in range(self.count(1, 3 if family == "images" else 2)):
-                parts.append(more(*out_shape(parts, shape)))
+                size = out_shape(parts, shape)
+                if family != "images" or min(size[:2]) > 2:
+                    parts.append(more(*size))
             parts.append(self.one(*ENDS[family]))
         for _ in range(self.count(1, 3)):
             parts.append(self.flat(out_shape(parts, shape)[-1]))

@@ -441,13 +441,6 @@ def _direction(got, want) -> str:
 # ---- of a wrong shape
 
 
-def _leaves_swapped(here):
-    for name in here.want:
-        if name != here.argument:
-            words = f"it is the gradient of d{name}: leaves are swapped"
-            yield words, lambda one, name=name: one.want[name]
-
-
 def _reshaped(here):
     got, want = here.returned, here.right
 
@@ -719,7 +712,7 @@ def _terms(here):
     yield "the output stands in the place of its derivative: it is dy * y", output
 
 
-OF_SHAPE = _leaves_swapped, _reshaped, _asking_the_forward(_sums)
+OF_SHAPE = _swapped, _reshaped, _asking_the_forward(_sums)
 OF_NUMBERS = (
     _simple, _mode, _swapped, _permuted, _cotangent, _without_transpose,
     _asking_the_forward(

@@ -269,8 +269,10 @@ class _Way:
             "max": self._choice, "min": self._choice, "select_n": self._choice,
             "clamp": self._choice, "reduce_max": self._maximum,
             "broadcast_in_dim": self._broadcast, "dot_general": self._matrix,
-            "conv_general_dilated": self._convolution, "cumsum": self._running,
+            "conv_general_dilated": self._convolution,
             "transpose": lambda: [("{} is not undone", self.ct)],
+            "cumsum": lambda: [("the gradient of {} runs forwards, not backwards",
+                                jnp.cumsum(self.ct, self.params["axis"]))],
         } | dict.fromkeys(SMOOTH, self._smooth) | dict.fromkeys(
             ("slice", "pad", "dynamic_slice", "concatenate", "gather"), self._shifted
         )  # fmt: skip
@@ -399,10 +401,6 @@ class _Way:
             words = "the kernel of {} is not flipped"
             yield words, self.pull(self.x, self.ct, other=flipped)
         yield from self._shifted()
-
-    def _running(self):
-        forwards = jnp.cumsum(self.ct, self.params["axis"])
-        yield "the gradient of {} runs forwards, not backwards", forwards
 
     def _shifted(self):
         strides = self.params.get("strides") or ()

@@ -104,6 +104,16 @@ def test_our_optimizers_are_the_same_for_the_same_arguments():
     assert optimizer_by_name("adamw", mask=mask) is not None
 
 
+def test_what_was_rehearsed_is_compiled_and_not_run():
+    program = programs.jit(lambda x: {"y": 2 * x + 1})
+    x = jnp.ones(3)
+    with programs.rehearsal():
+        assert not program(np.ones(3))["y"].any()
+    with compiling() as found:
+        assert (np.asarray(program(x)["y"]) == 3).all()
+    assert not found
+
+
 def test_programs_are_let_go_after_so_many(monkeypatch):
     monkeypatch.setattr(programs, "MOST", 3)
     traced = []

@@ -3,7 +3,8 @@
 import sys
 import time
 import zlib
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import __version__
+from jaxnn import __version__, programs
 from jaxnn.app import report
 from jaxnn.app.build import Experiment, build, check_experiment, facts_of, load_for
 from jaxnn.app.checks import check, must_stay
@@ -27,6 +28,7 @@ from jaxnn.app.folder import (
     save_config,
     save_network,
     saved_network,
+    shapes_of,
     use_dtype,
 )
 from jaxnn.app.settings import as_command, given, resolved
@@ -40,7 +42,8 @@ from jaxnn.environment import Processes, device
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
 from jaxnn.optimizers import SCHEDULES
-from jaxnn.train import Snapshots, TrainingError, describe, fit
+from jaxnn.train import History, Snapshots, TrainingError, describe, fit
+from jaxnn.train.state import cast_floats
 
 ALONE = Processes(detect=False)
 TRAIN_SAMPLE = 1000  # training images measured after each epoch, beside validation
@@ -112,7 +115,10 @@ def train_run(
                 check_free(folder)
                 save_config(folder, e)
             log(f"{_heading(e, mesh)}{longer}\n{table}\n")
-            history, trouble = train_in(folder, e, mesh, resume is not None, begin)
+            with ThreadPoolExecutor(1) as beside:
+                if first:
+                    beside.submit(_rehearse, e)
+                history, trouble = train_in(folder, e, mesh, resume is not None, begin)
     if not first:
         return {"stopped": history.stopped, "folder": None}
     assert folder is not None  # the first process has made it
@@ -181,6 +187,22 @@ def _keep(folder, result, trained, started, imported, log):
     print(f"saved to       {folder}  (start with {folder / 'report.md'})")
 
 
+def _rehearse(e: Experiment) -> None:
+    """Compile what the trained network is measured by, while it is trained."""
+    seeds = (e.config.seeds,) if e.config.seeds > 1 else ()
+    dtype = "float32" if e.config.dtype == "float16" else e.config.dtype
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes_of(e, *seeds))
+    zeros = cast_floats(zeros, jnp.dtype(dtype))
+    # what fails here fails again, and is told, when its turn comes
+    with suppress(Exception), programs.rehearsal():
+        unknown: Any = None
+        trained = Trained(e, History(**zeros, last=unknown, best_epoch=0))
+        trained.test()
+        if e.config.attack_images:
+            trained.attack()
+        import matplotlib.figure  # noqa: F401
+
+
 def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
     """Save the network and measure it, as far as training went well."""
     save_findings(folder, history.findings, e.steps)
@@ -194,10 +216,13 @@ def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
     print(accuracy_lines(result))
     if trouble or result["problems"] or history.stopped == "interrupted":
         return result, trained
-    result["gradients"] = trained.compare()
+    with ThreadPoolExecutor(1) as beside:  # one core's work
+        compared = beside.submit(trained.compare)
+        attacked = trained.attack() if e.config.attack_images else None
+    result["gradients"] = compared.result()
     log("gradients " + result["gradients"]["line"])
-    if e.config.attack_images:
-        result["adversarial"] = trained.attack()
+    if attacked is not None:
+        result["adversarial"] = attacked
         log("adversarial accuracy: " + attack_line(result))
         if result["adversarial"]["note"]:
             log("               " + result["adversarial"]["note"])

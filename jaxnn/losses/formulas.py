@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.arrays import is_traced
 from jaxnn.errors import JaxnnError
 from jaxnn.losses.core import check_setting, loss
 from jaxnn.rules import log_softmax
@@ -38,7 +37,7 @@ def softmax_cross_entropy(
 
     Source: Bridle 1990; label smoothing, Szegedy et al. 2016.
     """
-    if is_traced(label_smoothing) or label_smoothing:
+    if not isinstance(label_smoothing, int | float) or label_smoothing:
         check_setting(
             "softmax_cross_entropy", "label_smoothing", label_smoothing,
             lambda share: 0 <= share <= 1, "a share in [0, 1]",

@@ -159,7 +159,8 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     used, words = _take("--use", words)
     for target in used:
         _use(target)
-    kind, base, recipes = getattr(config, command.settings), None, []
+    program, kind = f"jaxnn {name}", getattr(config, command.settings)
+    base, recipes = None, []
     about = (
         f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
         "it first: what it registers (attacks, losses, layers) is known then. --config "
@@ -178,17 +179,17 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
             "); the other flags still override."
         )
     if {"-h", "--help", "--help-all"} & set(words):
-        print(help_text(f"jaxnn {name}", kind, about, "--help-all" in words, base))
+        print(help_text(program, kind, about, "--help-all" in words, base))
         raise SystemExit(0)
-    typed, told = read_words(f"jaxnn {name}", kind, words), {}
+    typed, told = read_words(program, kind, words), {}
     for file in files:
-        told |= read_file(f"jaxnn {name}", kind, file)
-    found = made(kind, usual(kind, base) | told | typed)
+        told |= read_file(program, kind, file)
+    found = made(program, kind, usual(kind, base) | told | typed)
     if name == "train" and found.resume is not None:
         from jaxnn.app.folder import check_resumed, read_config
 
         saved = read_config(found.resume / "config.json").config
-        found = made(kind, usual(kind, saved) | told | typed)
+        found = made(program, kind, usual(kind, saved) | told | typed)
         check_resumed(saved, found, bool(recipes))
     check(found, typed)
     return found

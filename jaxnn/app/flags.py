@@ -78,7 +78,7 @@ def usual(kind: Any, base: Any = None) -> dict[str, Any]:
     return found
 
 
-def made(kind: Any, values: Mapping[str, Any]) -> Any:
+def made(program: str, kind: Any, values: Mapping[str, Any]) -> Any:
     """The configuration of these values.
 
     Raises:
@@ -87,9 +87,10 @@ def made(kind: Any, values: Mapping[str, Any]) -> Any:
     found = {}
     for name, row in rows(kind).items():
         inner = dataclasses.is_dataclass(row.type)
-        found[name] = made(row.type, values) if inner else values[name]
+        found[name] = made(program, row.type, values) if inner else values[name]
         if found[name] is dataclasses.MISSING:
-            raise JaxnnError(f"got no {name.upper()}, expected {in_words(row.type)}")
+            what = f"got no {name.upper()}, expected {in_words(row.type)}"
+            raise JaxnnError(f"{program}: {what}")
     return kind(**found)
 
 
@@ -98,7 +99,7 @@ def parsed(program: str, kind: Any, words: Sequence[str], about: str) -> Any:
     if {"-h", "--help"} & set(words):
         print(help_text(program, kind, about, True, None))
         raise SystemExit(0)
-    return made(kind, usual(kind) | read_words(program, kind, words))
+    return made(program, kind, usual(kind) | read_words(program, kind, words))
 
 
 def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def test_a_draw_fills_the_ball_evenly(norm, shape):
         np.testing.assert_allclose(shares.var(), VARIANCE[norm], rtol=0.03)
 
 
+def test_a_draw_of_linf_is_what_its_key_always_drew():
+    x, key = jnp.full((2, 3), 0.5), jax.random.key(3)
+    noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+    assert_close(Ball.around(x, 0.2, "linf", None).draw(key), x + 0.2 * noise, 1e-15)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_lengths_neither_vanish_nor_overflow(scale):
     delta = jnp.asarray([[3.0, 4.0], [0.0, 0.0]], jnp.float32) * scale

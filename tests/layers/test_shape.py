@@ -6,10 +6,10 @@ import pytest
 from jaxnn import layers as nn
 from jaxnn.app.build import DataFacts, network
 from jaxnn.app.config import TrainConfig
-from jaxnn.combine import mlp, serial
+from jaxnn.combine import serial
 from jaxnn.errors import JaxnnError
 from tests.layers.cases import KEY
-from tests.rules.common import assert_close, normal
+from tests.rules.common import normal
 
 
 def output(layer, x):
@@ -55,20 +55,6 @@ def test_a_batch_may_be_empty(name):
     y, _, cache = layer.forward((), (), jnp.ones((0, *X.shape[1:])), train=True)
     assert y.shape == (0, *want.shape[1:])
     assert layer.backward(cache, y)[0].shape == (0, *X.shape[1:])
-
-
-@pytest.mark.parametrize("widths", [1, [(2, 0), (0, 1), 3]])
-@pytest.mark.parametrize("mode", ["zero", "edge", "reflect"])
-def test_crop_undoes_pad(widths, mode):
-    assert_close(output(nn.crop(widths), output(nn.pad(widths, mode), X)), X, 0)
-
-
-def test_softmax_ends_a_network_in_probabilities():
-    net = mlp([4, 3], output="softmax")
-    params, state, _ = net.init(KEY, (4,))
-    y, _, _ = net.forward(params, state, jnp.ones((2, 4)), train=False)
-    assert_close(y.sum(-1), np.ones(2))
-    assert net.parts[-1] is nn.softmax
 
 
 def built(*tokens):

@@ -1,6 +1,7 @@
 """`jaxnn export` and `jaxnn import`: networks to and from other programs, checked."""
 
 import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError
 from jaxnn.files import open_file, write_json, write_text, write_with
 from jaxnn.interop.onnx_in import Imported, from_onnx
-from jaxnn.interop.onnx_out import out_shape, to_onnx
+from jaxnn.interop.onnx_out import to_onnx
 from jaxnn.interop.weights import load_weights, save_safetensors, to_torch
 from jaxnn.layers import Layer, standardize
 from jaxnn.losses import LOSSES
 from jaxnn.train import evaluate, predict
+from jaxnn.train.inputs import init_shapes
 
 SAMPLE = 1000  # test images on which both programs are compared
 CLOSE = 1e-5  # of outputs of size 1: what another order of summation may change
@@ -57,9 +59,10 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     network = Imported(run.net, *first_of(run), run.facts.in_shape)
     x = unit_images(data_of(run, config.data).test.x[:SAMPLE])
     path = config.out or run.folder / f"model.{ENDINGS[config.to]}"
-    write = {"onnx": _to_onnx, "safetensors": _to_safetensors, "torch": _to_torch}
-    got = write[config.to](path, network, x)
+    make = {"onnx": _to_onnx, "safetensors": _to_safetensors, "torch": _to_torch}
+    got, write = make[config.to](path, network, x)
     difference = _compared(network, x, got, str(path))
+    write()
     print(
         f"checked        outputs for {len(x):,} test images: largest relative "
         f"difference {difference:.1e}\nsaved to       {path}"
@@ -67,20 +70,22 @@ def export_run(config: ExportConfig) -> dict[str, Any]:
     return {"path": str(path), "images": len(x), "difference": difference}
 
 
-def _to_onnx(path, network, x) -> np.ndarray:
+def _to_onnx(path, network, x):
+    """What onnxruntime makes of x, and what writes the file; so do those below."""
     model = to_onnx(*network).SerializeToString()
-    got = _run_onnx(model, x)
-    write_with(path, lambda file: file.write(model))
-    return got
+    return _run_onnx(model, x), lambda: write_with(path, lambda f: f.write(model))
 
 
-def _to_safetensors(path, network, x) -> np.ndarray:
-    save_safetensors(path, network)
-    again = load_weights(path)
-    return predict(again.net, again.params, again.state, x)
+def _to_safetensors(path, network, x):
+    with tempfile.TemporaryDirectory() as folder:
+        there = Path(folder) / "model.safetensors"
+        save_safetensors(there, network)
+        again, whole = load_weights(there), there.read_bytes()
+    got = predict(again.net, again.params, again.state, x)
+    return got, lambda: write_with(path, lambda f: f.write(whole))
 
 
-def _to_torch(path, network, x) -> np.ndarray:
+def _to_torch(path, network, x):
     import torch
 
     source, arrays = to_torch(network)
@@ -88,12 +93,15 @@ def _to_torch(path, network, x) -> np.ndarray:
     made: dict[str, Any] = {}
     exec(compile(source, "model.py", "exec"), made)  # ours, written just now
     made["model"].load_state_dict(tensors)
-    images = np.moveaxis(x, -1, 1) if x.ndim > 3 else x
+    images = np.ascontiguousarray(np.moveaxis(x, -1, 1) if x.ndim > 3 else x)
     with torch.no_grad():
-        got = made["model"].eval()(torch.from_numpy(np.ascontiguousarray(images)))
-    write_with(path, lambda file: torch.save(tensors, file))
-    write_text(path.with_suffix(".py"), source)
-    return got.numpy()
+        got = made["model"].eval()(torch.from_numpy(images)).numpy()
+
+    def write():
+        write_with(path, lambda file: torch.save(tensors, file))
+        write_text(path.with_suffix(".py"), source)
+
+    return got, write
 
 
 def _run_onnx(model: bytes | str, x: np.ndarray) -> np.ndarray:
@@ -230,7 +238,7 @@ def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
     config = TrainConfig(
         model=SAVED, layers=(), standardize=False, data=data, output=output, loss=loss
     )
-    facts = facts._replace(classes=out_shape(net, facts.in_shape)[-1])
+    facts = facts._replace(classes=init_shapes(net, facts.in_shape)[2][-1])
     return build(config, facts, net=net)
 
 

@@ -12,6 +12,7 @@ from jaxnn.app.folder import first_of, open_run
 from jaxnn.app.settings import flag, given
 from jaxnn.combine import chained, freeze, serial
 from jaxnn.errors import JaxnnError
+from jaxnn.files import open_file
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.weights import load_weights
 from jaxnn.train.checkpoint import load_params
@@ -45,6 +46,8 @@ def start_from(
         found = _whole(path, facts)
         config = replace(config, model=SAVED)
     else:
+        with open_file(path, "a run folder, or a file of arrays"):
+            pass  # it is there
         found = _arrays(path, build(config, facts).net, facts)
     if found.in_shape != facts.in_shape:
         raise JaxnnError(

@@ -17,8 +17,9 @@ import numpy as np
 from jaxnn import layers
 from jaxnn.combine import serial
 from jaxnn.errors import JaxnnError
-from jaxnn.interop.onnx_out import FLOAT, out_shape
+from jaxnn.interop.onnx_out import FLOAT
 from jaxnn.layers import Layer
+from jaxnn.train.inputs import init_shapes
 
 
 class Imported(NamedTuple):
@@ -148,7 +149,7 @@ class Chain:
     def add(self, layer: Layer, params: Any = (), state: Any = ()) -> None:
         """One layer more."""
         self.steps.append((layer, params, state))
-        self.here = out_shape(layer, self.here)
+        self.here = init_shapes(layer, self.here)[2]
 
     def images(self) -> None:
         """Channels last, whatever it was."""

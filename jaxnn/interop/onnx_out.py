@@ -22,6 +22,7 @@ from jaxnn.layers import Layer
 from jaxnn.rules.pool import placed
 from jaxnn.rules.shape import pairs_of
 from jaxnn.rules.window import Windows, per_axis, windows
+from jaxnn.train.inputs import init_shapes
 
 OPSET, IR_VERSION = 17, 8  # what verifiers read
 
@@ -133,7 +134,7 @@ class Graph:
                 f"onnx: {layer.name} has no form in ONNX here; expected layers among "
                 + ", ".join(sorted(getattr(m, "__name__", str(m)) for m in FORMS))
             )
-        y = out_shape(layer, x.shape)
+        y = init_shapes(layer, x.shape)[2]
         return write(self, x, y, **settings | {"params": params, "state": state})
 
     def elementwise(self, op: str, x: Value, *more: Any, **settings: Any) -> Value:
@@ -148,17 +149,6 @@ def settings_of(layer: Layer) -> dict[str, Any]:
         return {}
     bound = inspect.signature(made.constructor).bind(*made.args, **made.kwargs)
     return bound.arguments
-
-
-def out_shape(layer: Layer, in_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a layer makes of one."""
-    shapes = []
-
-    def init(key):
-        shapes.append(layer.init(key, in_shape)[2])
-
-    jax.eval_shape(init, jax.random.key(0))
-    return shapes[0]
 
 
 # ---- elementwise, and what does nothing in evaluation

@@ -21,10 +21,12 @@ from jaxnn import layers
 from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError
 from jaxnn.interop.onnx_in import Imported
-from jaxnn.interop.onnx_out import out_shape, settings_of
+from jaxnn.interop.onnx_out import settings_of
 from jaxnn.layers import Layer, from_plain, to_plain
 from jaxnn.rules.pool import placed
 from jaxnn.rules.window import per_axis, windows
+from jaxnn.train.checkpoint import named
+from jaxnn.train.inputs import init_shapes
 
 KEY = "jaxnn"  # under which a file tells its network
 
@@ -37,20 +39,9 @@ def save_safetensors(path: Path, network: Imported) -> None:
     from safetensors.numpy import save_file
 
     told = {"layers": to_plain(network.net), "in_shape": list(network.in_shape)}
-    arrays = {name: np.asarray(a) for name, a in _named(_tree(network))}
+    tree = {"params": network.params, "state": network.state}
+    arrays = {name: np.asarray(a) for name, a in named(tree)}
     save_file(arrays, str(path), {KEY: json.dumps(told)})
-
-
-def _tree(network) -> dict[str, Any]:
-    return {"params": network.params, "state": network.state}
-
-
-def _named(tree) -> list[tuple[str, Any]]:
-    pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in pairs
-    ]
 
 
 def load_weights(
@@ -72,7 +63,7 @@ def load_weights(
     if told is not None and net is None:
         net, in_shape = from_plain(told["layers"]), tuple(told["in_shape"])
         like = _like(net, in_shape)
-        wanted = {name: leaf.shape for name, leaf in _named(like)}
+        wanted = {name: leaf.shape for name, leaf in named(like)}
         if wanted != {name: a.shape for name, a in arrays.items()}:
             raise JaxnnError(f"{path}: its arrays are not those of the layers it names")
         leaves = [jnp.asarray(arrays[name]) for name in wanted]
@@ -87,11 +78,8 @@ def load_weights(
 
 
 def _like(net, in_shape) -> dict[str, Any]:
-    def init(key):
-        params, state, _ = net.init(key, in_shape)
-        return {"params": params, "state": state}
-
-    return jax.eval_shape(init, jax.random.key(0))
+    params, state, _ = init_shapes(net, in_shape)
+    return {"params": params, "state": state}
 
 
 def _read(path) -> tuple[dict[str, np.ndarray], dict | None]:
@@ -152,9 +140,9 @@ def places(net: Layer, in_shape: tuple[int, ...]) -> Iterator[tuple[Place, Any]]
             yield Place(path, layer, image), shape
             if layer == layers.flatten:
                 image = shape if len(shape) > 2 else None
-            elif _like(layer, shape)["params"] and layer.name != "batch_norm":
+            elif init_shapes(layer, shape)[0] and layer.name != "batch_norm":
                 image = None
-            shape = out_shape(layer, shape)
+            shape = init_shapes(layer, shape)[2]
         return shape, image
 
     yield from walk(net, (), in_shape, None)
@@ -187,7 +175,7 @@ def _from_torch(path, arrays, net, in_shape) -> Imported:
         module, _, kind = name.rpartition(".")
         if kind != "num_batches_tracked":
             modules.setdefault(module, {})[kind] = a
-    found = [p for p, shape in places(net, in_shape) if _like(p.layer, shape)["params"]]
+    found = [p for p, shape in places(net, in_shape) if init_shapes(p.layer, shape)[0]]
     if len(found) != len(modules):
         raise JaxnnError(
             f"{path}: got arrays of {len(modules)} layers ({', '.join(modules)}), "
@@ -280,7 +268,7 @@ def _line(layer, shape) -> str:
         raise JaxnnError(
             f"torch: {layer.name} has no form in PyTorch here; --to onnx has more"
         )
-    y = out_shape(layer, shape)
+    y = init_shapes(layer, shape)[2]
     return LINES[constructor](shape, y, **settings_of(layer))
 
 

@@ -39,7 +39,7 @@ def save_params(path: str | Path, tree: Any, meta: dict | None = None) -> None:
       JaxnnError: the file cannot be written.
     """
     arrays, header = {}, {"format": FORMAT, "meta": meta or {}, "arrays": {}}
-    for name, leaf in _named(tree):
+    for name, leaf in named(tree):
         a = np.asarray(leaf)
         header["arrays"][name] = {"dtype": a.dtype.name, "shape": list(a.shape)}
         arrays[name] = a.view(np.uint16) if a.dtype == jnp.bfloat16 else a
@@ -63,20 +63,20 @@ def load_params(path: str | Path, like: Any, *, same_dtype: bool = False) -> Any
       JaxnnError: missing, truncated or foreign file, a newer format, or arrays of
         another network (says which differ).
     """
-    named = _named(like)
+    leaves = named(like)
     with _opened(path) as file:
         header, members = _checked_header(path, file), _members(file)
         found = {name: member.shape for name, member in members.items()}
-        wanted = {name: tuple(leaf.shape) for name, leaf in named}
+        wanted = {name: tuple(leaf.shape) for name, leaf in leaves}
         if found != wanted:
             raise JaxnnError(
                 f"{path} holds another network: {_difference(found, wanted)}"
             )
-        for name, leaf in named:
+        for name, leaf in leaves:
             about = header["arrays"].get(name)
             _check_type(path, name, about, members[name], leaf.dtype, same_dtype)
-        arrays = [_read(file, name) for name, _ in named]
-    for i, (name, _) in enumerate(named):
+        arrays = [_read(file, name) for name, _ in leaves]
+    for i, (name, _) in enumerate(leaves):
         if header["arrays"][name]["dtype"] == "bfloat16":
             arrays[i] = arrays[i].view(jnp.bfloat16)
     return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, arrays))
@@ -200,7 +200,8 @@ def _checked_header(path, file) -> dict:
     return header
 
 
-def _named(tree) -> list[tuple[str, Any]]:
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """The arrays of a tree, each by its place in it: "params/1/w"."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)

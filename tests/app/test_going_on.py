@@ -57,6 +57,7 @@ def test_what_cannot_be_started_from_is_refused(run_folder, digits):
     assert "so --layers has no effect" in refused(*words, "--layers", "30")
     assert "--dropout 0.2 has no effect" in refused(*words, "--dropout", "0.2")
     assert "expected layers before the last" in refused(*words, "--freeze", "9")
+    assert "got no such file" in refused(*words[:-1], "nowhere")
     assert "it needs --from" in refused("train", "--data", digits, "--freeze", "0")
     text = refused("train", "--resume", run_folder, "--from", run_folder)
     assert "got both" in text

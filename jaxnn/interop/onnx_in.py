@@ -17,7 +17,7 @@ import numpy as np
 from jaxnn import layers
 from jaxnn.combine import serial
 from jaxnn.errors import JaxnnError
-from jaxnn.interop.onnx_out import FLOAT
+from jaxnn.interop.onnx_out import FLOAT, settings_of
 from jaxnn.layers import Layer
 from jaxnn.train.inputs import init_shapes
 
@@ -236,6 +236,10 @@ def _arithmetic(chain, settings, a, b):
         number = float(c.reshape(()))
         mean = {"Add": -number, "Sub": number}.get(op, 0.0)
         std = number if op == "Div" else 1 / number if op == "Mul" else 1.0
+        before = settings_of(chain.steps[-1][0]) if chain.steps else {}
+        if op == "Div" and before.get("std") == 1.0:  # (x - mean) / std is one layer
+            mean = before["mean"]
+            chain.steps.pop()
         chain.add(layers.standardize(mean, std))
         return
     c = c.reshape(c.shape[1:]) if c.ndim > len(chain.shape) and c.shape[0] == 1 else c

@@ -26,6 +26,7 @@ def test_a_run_goes_to_onnx_and_comes_back_as_a_run(onnx, run_folder, digits, pi
     assert found.status == 0, found.err
     assert "checked        onnxruntime within" in found.out
     first, back = load_run(run_folder), load_run("back")
+    assert [p.name[:5] for p in back.net.parts] == [p.name[:5] for p in first.net.parts]
     x = load(str(digits), validation=0).test.x
     outputs = [predict(r.net, r.params, r.state, x) for r in (first, back)]
     np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 interrupted.
     """
     started = time.perf_counter()
+    warnings.formatwarning = lambda message, *_, **__: f"jaxnn: note: {message}\n"
     with open_streams() as lost:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv), started)
     if lost and status == 0:

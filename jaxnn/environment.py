@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +61,25 @@ def use_device(name: str) -> None:
         raise JaxnnError(
             f"--device: got {name}, expected one that is here: {here}"
         ) from error
+
+
+def fast_bfloat16() -> bool:
+    """Whether the device has instructions for products in bfloat16."""
+    import jax
+
+    flags = (cpu_fact("flags", "Features") or "").split()
+    found = {"avx512_bf16", "amx_bf16", "bf16"} & set(flags)
+    return bool(found) or jax.default_backend() != "cpu"
+
+
+def warn_if_slow(precision: str) -> None:
+    """Warn, once in a process, where products in such a type are slow."""
+    if precision != "float32" and not fast_bfloat16():
+        warnings.warn(
+            f"precision {precision}: this processor has no instructions for it; "
+            "training works, and will be slower than in float32",
+            stacklevel=1,
+        )
 
 
 def no_device() -> str | None:

@@ -21,7 +21,7 @@ from jaxnn.augment import chain as chain_augments
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
 from jaxnn.data import Dataset, load, pixel_statistics
 from jaxnn.defenses.interval import margins
-from jaxnn.environment import memory
+from jaxnn.environment import memory, warn_if_slow
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     ACTIVATIONS,
@@ -120,6 +120,7 @@ def facts_of(data: Dataset) -> DataFacts:
 def check_experiment(e: Experiment) -> None:
     """Raise for what cannot be trained, before any file is written."""
     make_step(e.net, e.loss, e.optimizer, **e.options)
+    warn_if_slow(e.config.precision)
     if e.config.adversarial == "ibp":
         margins(e.net)
     shapes = []
@@ -180,6 +181,7 @@ def step_options(
         "clip_value": c.clip_value,
         "ema": c.ema,
         "defense": _defense(c, steps),
+        "precision": c.precision,
     }
 
 

@@ -29,8 +29,16 @@ from jaxnn.check.measurements import (
 )
 from jaxnn.check.methods import POLICY, compare_methods
 from jaxnn.check.points import AS_CALLED
+from jaxnn.check.precision import precision_errors
 from jaxnn.check.recorder import named_leaves
-from jaxnn.check.report import GradientReport, facts, methods_table, verdict, write_page
+from jaxnn.check.report import (
+    GradientReport,
+    facts,
+    methods_table,
+    precision_table,
+    verdict,
+    write_page,
+)
 from jaxnn.check.user_code import UserCode, audit_user_code, load_user_code
 from jaxnn.costs import count_parameters
 from jaxnn.data import load
@@ -44,7 +52,7 @@ DRAWN = 2_000  # entries of a leaf that the scatter shows
 USED = {
     *("model", "layers", "activation", "output", "init", "bias_init", "batch_norm"),
     *("standardize", "loss", "label_smoothing", "batch", "l1", "l2", "spectral_norm"),
-    *("dropout", "seed", "data", "out", "quiet"),
+    *("dropout", "precision", "seed", "data", "out", "quiet"),
 }
 """Settings of `jaxnn train` that a comparison takes, of a network not yet trained."""
 
@@ -72,6 +80,8 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
             pictures["errors.png"] = partial(plots.errors_by_layer, rows, POLICY)
             result |= {"methods": rows, "policy": POLICY}
             say(f"\n{methods_table(result)}\n")
+        if "precision" in result:
+            say(f"{precision_table(result)}\n")
         for what, sentence in facts(result):
             say(f"{what:<14} {sentence}")
         result |= surroundings()
@@ -85,8 +95,11 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     return result | {"folder": str(folder)}
 
 
-def _compare_network(case: Comparison, config: CompareConfig):
+def _compare_network(case: Comparison, precision: str, config: CompareConfig):
     """A network at a batch: compared whole, layer by layer, and timed.
+
+    Always in float32 and float64; with another `precision` of training its gradients
+    are compared with those in float32, too.
 
     Returns the report, records of its layers, all other measurements, pictures.
     """
@@ -109,6 +122,9 @@ def _compare_network(case: Comparison, config: CompareConfig):
         pictures["scatter.png"] = dots
         result["taylor"], result["curvature"] = remainders, curvature(case)
         result["costs"] = costs
+    if precision != "float32":
+        errors = [e._asdict() for e in precision_errors(case, precision)]
+        result["precision"] = {"name": precision, "errors": errors}
     return report, records, result, pictures
 
 
@@ -188,7 +204,7 @@ def _network(what, name, e: Experiment, params, state) -> tuple[str, str, Callab
         f"{what}: {count_parameters(params):,} parameters, {c.loss}, {len(x)} images "
         f"of {e.data.name}"
     )
-    return name, title, partial(_compare_network, case)
+    return name, title, partial(_compare_network, case, c.precision)
 
 
 def _sample(by_hand, by_jax, leaves) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:

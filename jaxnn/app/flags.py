@@ -26,7 +26,7 @@ from jaxnn.files import read_json, read_text
 GROUPS = {
     "network": "model layers activation output init bias_init batch_norm standardize",
     "training": "loss label_smoothing optimizer lr weight_decay schedule batch epochs "
-    "patience keep guard dtype from_ freeze",
+    "patience keep guard dtype precision from_ freeze",
     "seeds": "seeds seed shuffle",
     "regularization": "l1 l2 max_norm spectral_norm max_spectral_norm weight_noise "
     "clip_norm clip_value ema dropout mixup class_weights",
@@ -50,7 +50,7 @@ OTHER_WORDS = {
     "weight-init": "init", "initializer": "init", "random-seed": "seed",
     "output-dir": "out", "save-dir": "out", "early-stopping": "patience",
     "grad-clip": "clip_norm", "gradient-clip": "clip_norm", "gpus": "devices",
-    "precision": "dtype", "verbose": "quiet", "drop-rate": "dropout",
+    "verbose": "quiet", "drop-rate": "dropout",
     "val-size": "validation", "validation-size": "validation", "num-steps": "steps",
 }  # fmt: skip
 """What other libraries call a setting -> what it is called here."""

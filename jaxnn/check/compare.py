@@ -34,6 +34,7 @@ from jaxnn.check.tolerance import (
 from jaxnn.errors import lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
+from jaxnn.rules.products import policy
 from jaxnn.train.state import cast_floats, to_unit
 
 
@@ -166,7 +167,10 @@ class Comparison:
             return self.manual(*at), self.automatic(*at)
 
         # "highest": a GPU's default float32 product keeps ten bits only
-        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        with (
+            jax.enable_x64(True), jax.default_matmul_precision("highest"),
+            policy(precision="float32"),
+        ):  # fmt: skip
             at = self.at(dtype)
             try:
                 found = programs.ahead(None, both, *at)(*at)

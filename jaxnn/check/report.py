@@ -228,6 +228,11 @@ def methods_table(result: Mapping[str, Any]) -> str:
     return aligned([[*head[:-2], ""], *rows], right=range(1, len(head) - 2))
 
 
+def precision_table(result: Mapping[str, Any]) -> str:
+    """How far the gradients of mixed precision are from those in float32."""
+    return aligned(_precision(result), right=(1, 2))
+
+
 def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The other measurements, a name and a sentence each."""
     found = []
@@ -296,6 +301,9 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
     if result.get("methods"):
         head, *rows = _methods(result)
         sections += _table("Layer by layer, by every method", head, rows)
+    if "precision" in result:
+        head, *rows = _precision(result)
+        sections += _table("In mixed precision", head, rows)
     sections += _table("Measured", ["what", "result"], facts(result))
     for name, caption in PICTURES.items():
         if os.path.exists(folder / name):
@@ -346,6 +354,15 @@ def _methods(result) -> list[list[str]]:
         *([row["layer"], *(text(row["errors"][way]) for way in policy),
            str(row["kinks"]), row["note"]] for row in result["methods"]),
         ["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""],
+    ]  # fmt: skip
+
+
+def _precision(result) -> list[list[str]]:
+    name = result["precision"]["name"]
+    return [
+        [f"gradient in {name}", "cosine with float32", "off by"],
+        *([e["leaf"], f"{e['cosine']:.6f}", f"{e['relative_norm']:.2%}"]
+          for e in result["precision"]["errors"]),
     ]  # fmt: skip
 
 

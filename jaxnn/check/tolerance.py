@@ -143,7 +143,7 @@ def compare_arrays(
         leaf, dtype, a.shape, worst, float("inf") if lost else relative,
         tuple(map(int, index)), float(a[index]), float(b[index]),
         not lost and not beyond.any(), float(ulps.max()),
-        (within[0], within[1], within[2]), _cosine(a, b),
+        (within[0], within[1], within[2]), cosine(a, b),
         int((opposite & (np.abs(b) > allowed)).sum()), int(beyond.sum()), lost,
         note if lost else "",
     )  # fmt: skip
@@ -180,7 +180,8 @@ def largest_entry(tree: Any) -> float:
                default=0.0)  # fmt: skip
 
 
-def _cosine(a, b) -> float:
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the angle between two arrays; NaN unless both are finite."""
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("nan")
     # scaled first: squares of very small or large entries leave the range of floats

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxnn.guard.in_numpy import in_numpy
+from jaxnn.rules.products import policy
 from jaxnn.traced import inner_program, run_operation, scan_counts, source_place
 
 SHAPING = {
@@ -58,7 +59,8 @@ class Replay:
     """
 
     def __init__(self, function: Callable, *args: Any):
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        with policy(plain=True):
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
         self.program = Program(closed.jaxpr, closed.consts, {})
         structure = jax.tree.structure(shape)
         self.numbers = jax.tree.unflatten(structure, self.program.outputs)

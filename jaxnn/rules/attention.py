@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.rules.core import Rule, register
+from jaxnn.rules.products import product, product_nt, product_tn
 
 __all__ = ["attention"]
 
@@ -39,21 +40,20 @@ def attention(causal: bool = False) -> Rule:
     def fwd(q, k, v, mask=None):
         # (..., T, S), wide from the start: rounded to bfloat16 or not as XLA likes, a
         # score could lie far above the maximum that is subtracted from it
-        wide = jnp.promote_types(jnp.promote_types(q.dtype, k.dtype), jnp.float32)
-        scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=wide)
+        scores = product_nt(q, k, wide=True)
         scores = scores * (1 / math.sqrt(max(q.shape[-1], 1)))
         seen = _seen(scores.shape, mask, causal)
         p = _softmax(scores, seen).astype(v.dtype)
         masked = () if mask is None else (None,)
-        return p @ v, Attended(q, k, v, p, masked)
+        return product(p, v), Attended(q, k, v, p, masked)
 
     def bwd(cache, dy):
         q, k, v, p, masked = cache
         scale = 1 / math.sqrt(max(q.shape[-1], 1))
-        dp = dy @ v.swapaxes(-1, -2)
+        dp = product_nt(dy, v)
         ds = p * (dp - (dp * p).sum(-1, keepdims=True)) * scale
-        dv = p.swapaxes(-1, -2) @ dy
-        return ds @ k, ds.swapaxes(-1, -2) @ q, dv, *masked
+        dv = product_tn(p, dy)
+        return product(ds, k), product_tn(ds, q), dv, *masked
 
     return Rule("attention", fwd, bwd)
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import default_backend, lax
+from jax import default_backend
 
 from jaxnn.errors import JaxnnError
 from jaxnn.rules import conv_cpu
 from jaxnn.rules.core import Rule, last_axis, register
+from jaxnn.rules.products import convolution
 from jaxnn.rules.window import Padding, Windows, transposed_windows, windows
 
 __all__ = ["add_bias", "conv", "conv_transpose"]
@@ -157,7 +158,7 @@ def check_channels(where: str, x_shape, w_shape, groups: int) -> None:
 
 def xla_convolve(x, w, at: Windows, groups: int):
     """y: x (B, ..., C), w (..., C/groups, O) -> (B, ..., O)."""
-    return lax.conv_general_dilated(
+    return convolution(
         x,
         w,
         at.stride,
@@ -182,13 +183,13 @@ def xla_gradients(x, dy, w, at: Windows, groups: int):
         read = (out - 1) * stride  # from the first window's start to the last one's
         pads_dx.append((span - 1 - low, n + low - read - 1))
         pads_dw.append((low, read + span - n - low))
-    dx = lax.conv_general_dilated(
+    dx = convolution(
         dy, jnp.flip(kernel, tuple(range(axes))), (1,) * axes, pads_dx,
         lhs_dilation=at.stride, rhs_dilation=at.dilation, dimension_numbers=dims,
         feature_group_count=groups,
     )  # fmt: skip
     letters = dims[0][1:-1]
-    dw = lax.conv_general_dilated(
+    dw = convolution(
         x, dy, at.dilation, pads_dw, rhs_dilation=at.stride,
         dimension_numbers=(f"C{letters}N", f"I{letters}O", f"{letters}NC"),
         batch_group_count=groups,

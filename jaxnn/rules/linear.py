@@ -33,7 +33,7 @@ def _matmul_fwd(x, w):
 
 def _matmul_bwd(cache, dy):
     x, w = cache
-    return dy @ w.T, products.weight_gradient(x, dy)
+    return products.product_nt(dy, w), products.weight_gradient(x, dy)
 
 
 def _check(name, x, w):
@@ -84,7 +84,8 @@ def einsum(subscripts: str = "ij,jk->ik") -> Rule:
     def fwd(a, b):
         own_a, own_b, out = _fit(subscripts, terms, a.shape, b.shape)
         narrow = a.reshape(own_a.shape), b.reshape(own_b.shape)
-        return jnp.einsum(f"{own_a.index},{own_b.index}->{out}", *narrow), (a, b)
+        y = products.einsum(f"{own_a.index},{own_b.index}->{out}", *narrow)
+        return y, (a, b)
 
     def bwd(cache, dy):
         a, b = cache
@@ -108,7 +109,8 @@ def _cotangent(own: Operand, other: Operand, out: str, value: Array, dy: Array):
     # axes along which the cotangents differ; the operand summed alone over the others
     known = [letter in out + other.index for letter in own.index]
     kept = "".join(letter for letter, k in zip(own.index, known, strict=True) if k)
-    d = jnp.einsum(f"{out},{other.index}->{kept}", dy, value.reshape(other.shape))
+    value = value.reshape(other.shape)
+    d = products.einsum(f"{out},{other.index}->{kept}", dy, value)
     sizes = [n if k else 1 for n, k in zip(own.shape, known, strict=True)]
     return jnp.broadcast_to(d.reshape(sizes), own.shape)
 

@@ -1,4 +1,8 @@
-"""How products with weights are made: the order of the operands, and of the result.
+"""How products are made: type and order of their operands, and order of the result.
+
+Every product of a rule is made here, by a policy that no rule knows of. In mixed
+precision operands are rounded to bfloat16 and sums are made in float32, as they are
+asked for: results rounded to bfloat16 would lose digits, and leave XLA's fast path.
 
 A CPU multiplies faster if the weights of few outputs lie transposed in memory. XLA
 would swap the operands back, so a barrier stands behind such a product.
@@ -6,30 +10,53 @@ would swap the operands back, so a barrier stands behind such a product.
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, default_backend, lax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 FEW = 64  # outputs up to which a weight and its gradient lie transposed
 TINY = 3
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How products are made.
+
+    Attributes:
+      precision: "bfloat16": of operands, with sums in float32; "float32": both are of
+        the type that the operands come in, whatever that is.
+      transposed: whether weights of few outputs are expected to lie transposed. It is
+        a hint for speed: results are the same without, and about weights that do not.
+      plain: whether each operation is run by itself, as in a replay: then nothing is
+        said to XLA but what to compute.
+    """
+
+    precision: str = "float32"
+    transposed: bool = False
+    plain: bool = False
+
 
 # A user context is part of jit's key: no program is ever taken for the other one.
-_transposed_expected = jax.make_user_context(False)
+_policy = jax.make_user_context(Policy())
+
+
+def policy(**changes: Any) -> AbstractContextManager:
+    """Products traced in here are made by this policy: see `Policy`.
+
+    It stands within the function that is traced: a thread, or a pull-back called
+    elsewhere, has the policy of its own place.
+    """
+    return _policy(replace(_policy.value, **changes))
 
 
 def few_outputs(inputs: int, outputs: int) -> bool:
     """Whether a CPU is faster with a weight (inputs, outputs) transposed in memory."""
     return outputs <= FEW and outputs < inputs
-
-
-def expect_transposed_weights() -> AbstractContextManager:
-    """Products traced in here may count on weights of few outputs lying transposed.
-
-    It is a hint for speed: without it, and with it about weights that do not, results
-    are the same.
-    """
-    return _transposed_expected(True)
 
 
 def matmul(x: Array, w: Array) -> Array:
@@ -39,9 +66,9 @@ def matmul(x: Array, w: Array) -> Array:
     them as they are, where x w would first copy all of them into (I, S O).
     """
     row_count = math.prod(x.shape[:-1])
-    if not (_transposed_expected.value and _transposes(row_count, *w.shape)):
-        return x @ w
-    y = lax.optimization_barrier(w.T @ rows(x).T)
+    if not (_policy.value.transposed and _transposes(row_count, *w.shape)):
+        return product(x, w)
+    y = lax.optimization_barrier(product_tn(w, rows(x).T))
     return y.T.reshape(*x.shape[:-1], w.shape[1])
 
 
@@ -52,16 +79,99 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     training loop on a CPU keeps w: see `jaxnn.train.layout`.
     """
     x, dy = rows(x), rows(dy)
-    on_cpu = default_backend() == "cpu"
-    if on_cpu and _transposes(len(x), x.shape[1], dy.shape[1]):
-        return lax.optimization_barrier(dy.T @ x).T
-    return x.T @ dy
+    if default_backend() == "cpu" and _transposes(len(x), x.shape[1], dy.shape[1]):
+        return lax.optimization_barrier(product_tn(dy, x)).T
+    return product_tn(x, dy)
 
 
-def wide_matmul(a: Array, b: Array) -> Array:
-    """a b with sums in float32 at least, also between products that make one result."""
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.matmul(a, b, preferred_element_type=wide)
+def product(a: Array, b: Array, *, wide: bool = False) -> Array:
+    """a b, of matrices or stacks of them.
+
+    With `wide` sums are in float32 at least, also between products that make one
+    result.
+    """
+    if _policy.value.precision == "float32":
+        kind = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+        return jnp.matmul(a, b, preferred_element_type=kind if wide else None)
+    return _mixed(a, _stack(b))
+
+
+def product_nt(a: Array, b: Array, *, wide: bool = False) -> Array:
+    """a b^T, of matrices or stacks of them."""
+    if _policy.value.precision == "float32":
+        return product(a, b.swapaxes(-1, -2), wide=wide)
+    # rounded as the product a b rounds it, so that b is rounded once for both
+    return _mixed(a, operand(_stack(b)).swapaxes(-1, -2))
+
+
+def product_tn(a: Array, b: Array, *, wide: bool = False) -> Array:
+    """a^T b, of matrices or stacks of them."""
+    return product(a.swapaxes(-1, -2), b, wide=wide)
+
+
+def _mixed(a, b):
+    """a b with operands rounded: the left one's rows, and the result's, lie together.
+
+    Otherwise XLA's CPU backend (jaxlib 0.10 and 0.12) leaves its fast path, or ends
+    with an error when it runs the product. The left operand is rounded after it was
+    turned: 16 bits are not turned faster than 32.
+    """
+    a, b = operand(_as_written(a)), operand(b)
+    y = jnp.matmul(a, b, preferred_element_type=jnp.float32)
+    return y if _policy.value.plain else lax.optimization_barrier(y)
+
+
+def _stack(b):
+    """A right operand, which must lie as it is written if it is a stack of many."""
+    return _as_written(b) if b.ndim > 2 else b
+
+
+def _as_written(a):
+    """`a` with its last axis together in memory, and so on."""
+    return with_layout_constraint(a, Layout(tuple(range(a.ndim)))) if _told() else a
+
+
+def _told():
+    """Whether XLA is told how arrays lie: its CPU backend must be."""
+    return default_backend() == "cpu" and not _policy.value.plain
+
+
+def einsum(subscripts: str, a: Array, b: Array) -> Array:
+    """`jnp.einsum` of two operands.
+
+    In mixed precision they are rounded and stay float32: it may sum an operand alone,
+    and lets operands lie in any order, which no fast product does.
+    """
+    if _policy.value.precision != "float32":
+        info = jnp.finfo(_policy.value.precision)
+        a, b = (lax.reduce_precision(v, info.nexp, info.nmant) for v in (a, b))
+    return jnp.einsum(subscripts, a, b)
+
+
+def convolution(x: Array, w: Array, *args: Any, **options: Any) -> Array:
+    """`lax.conv_general_dilated`."""
+    wide = None if _policy.value.precision == "float32" else jnp.float32
+    return lax.conv_general_dilated(
+        operand(x), operand(w), *args, preferred_element_type=wide, **options
+    )
+
+
+def operand(a: Array) -> Array:
+    """`a` as a product reads it: made ahead where many products, or a loop, do."""
+    kind = _policy.value.precision
+    if kind == "float32":
+        return a
+    bits = a.dtype == jnp.uint16  # of `movable`: whole numbers are no operands
+    return lax.bitcast_convert_type(a, kind) if bits else a.astype(kind)
+
+
+def movable(a: Array) -> Array:
+    """`operand`, to be padded, cut and joined before it is multiplied.
+
+    On a CPU as bits: XLA moves bfloat16 there by way of float32, and back.
+    """
+    as_bits = _policy.value.precision != "float32" and _told()
+    return lax.bitcast_convert_type(operand(a), jnp.uint16) if as_bits else operand(a)
 
 
 def rows(a: Array) -> Array:

@@ -22,7 +22,7 @@ from jax import Array, lax, nn
 
 from jaxnn.errors import lookup
 from jaxnn.rules.core import Rule, register
-from jaxnn.rules.products import rows
+from jaxnn.rules.products import operand, product, product_nt, product_tn, rows
 
 __all__ = ["gru", "length_mask", "lstm", "rnn"]
 
@@ -91,17 +91,17 @@ def _run(
     if mask is not None:
         mask = mask.T[:, :, None]
         x = jnp.where(mask, x, 0)  # dw = x^T dz must not meet a NaN of the padding
-    both = jnp.concatenate([w, u])
+    both = operand(jnp.concatenate([w, u]))
 
     def step(state, inputs):
         x, m = inputs
         h = state[0]
         if hidden_bias is None:
             read = jnp.concatenate([x, h], -1)
-            z = read @ both + b[None]
+            z = product(read, both) + b[None]
         else:
             read = h
-            z = x @ w + b[None], h @ u + hidden_bias[None]
+            z = product(x, w) + b[None], product(h, u) + hidden_bias[None]
         new, kept = cell.step(z, state)
         return _where(m, new, state), (read, state[1:], kept)
 
@@ -126,7 +126,7 @@ def _run_back(
 
     dy (B, T, H) or (B, H), as `_run` gave y.
     """
-    u, kept, mask = cache.u, cache.kept, cache.mask
+    u, kept, mask = operand(cache.u), cache.kept, cache.mask
     states = (cache.h, *cache.memory)
     hidden = cell.hidden or (lambda kept, dz: dz)
     after = [jnp.zeros(h.shape[1:], h.dtype) for h in states]  # nothing follows the end
@@ -142,21 +142,22 @@ def _run_back(
         if dy is not None:
             dstate = (dstate[0] + dy, *dstate[1:])
         dz, (dh, *dmemory) = cell.back(kept, state, dstate)
-        before = (dh + hidden(kept, dz) @ u.T, *dmemory)
+        before = (dh + product_nt(hidden(kept, dz), u), *dmemory)
         return _where(m, before, dstate), dz if m is None else jnp.where(m, dz, 0)
 
     # `reverse` once more: whichever way the steps were read, now the other one.
     inputs = (dys, states, kept, mask)
     start, dz = lax.scan(step, tuple(after), inputs, reverse=not backwards)
-    dx = (dz @ cache.w.T).swapaxes(0, 1)
+    dx = product_nt(dz, cache.w).swapaxes(0, 1)
     dzh = hidden(kept, dz)
     # One product over all steps: autodiff would add up T small ones in the loop.
     if cell.hidden is None:
-        dboth = rows(cache.read[0]).T @ rows(dz)
+        dboth = product_tn(rows(cache.read[0]), rows(dz))
         dw, du = dboth[: -u.shape[0]], dboth[-u.shape[0] :]
     else:
         x, h = cache.read
-        dw, du = rows(x).T @ rows(dz), rows(h).T @ rows(dzh)
+        dw = product_tn(rows(x), rows(dz))
+        du = product_tn(rows(h), rows(dzh))
     return (dx, dw, du, rows(dz).sum(0)), start, rows(dzh).sum(0)
 
 

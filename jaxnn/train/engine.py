@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.rules.products import expect_transposed_weights
+from jaxnn.rules import products
 from jaxnn.train.layout import from_layout, seed_axes, state_to_layout
 from jaxnn.train.state import GradientResult, TrainState, Update
 from jaxnn.train.step import Step, apply_update, compute_gradients, count
@@ -116,7 +116,7 @@ def scan_seeds(
         where = jax.tree.map(lambda _: 0, ts)
         many = jax.vmap(step, in_axes=axes)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, 0, axis), ts, where)
-    with expect_transposed_weights():
+    with products.policy(transposed=True):
         ts, metrics = _scan(many, ts, x, y, order, keys)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
     return jax.vmap(from_layout)(ts), metrics

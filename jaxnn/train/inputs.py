@@ -15,6 +15,7 @@ from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line, require
 from jaxnn.layers import Layer, dense, sigmoid, softmax
 from jaxnn.losses import LOSSES, Loss, RegisteredLoss, loss_by_name
+from jaxnn.rules.products import PRECISIONS
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
 from jaxnn.train.step import Defense
@@ -66,6 +67,7 @@ FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
         ("dtype?", _is_floating, ", expected a floating type, for example float32"),
         ("shuffle", ("shared", "per-seed").__contains__, "; valid: shared, per-seed"),
         ("keep?", ("best", "last").__contains__, "; valid: best, last"),
+        ("precision?", PRECISIONS.__contains__, f"; valid: {', '.join(PRECISIONS)}"),
         ("defense?", _of(Defense), ", expected a Defense"),
         ("snapshots?", _of(Snapshots), ", expected Snapshots"),
         ("mesh?", _of(Mesh, AbstractMesh), ", expected a Mesh"),

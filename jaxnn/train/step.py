@@ -17,11 +17,12 @@ import optax
 from jax import Array, lax
 
 from jaxnn.arrays import is_float
-from jaxnn.errors import JaxnnError, require
+from jaxnn.errors import JaxnnError, lookup, require
 from jaxnn.layers import Layer
 from jaxnn.layers.core import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
+from jaxnn.rules.products import PRECISIONS, policy
 from jaxnn.train.layout import from_layout, layout_of
 from jaxnn.train.loss_scale import first_scale, in_half, rescaled
 from jaxnn.train.state import (
@@ -112,6 +113,9 @@ class Step:
       defense: how loss and gradients are taken; None: of the images as they are.
       half: compute in float16, see `jaxnn.train.loss_scale`; the parameters stay as
         they are.
+      precision: "bfloat16": products and convolutions of loss and gradients (those of
+        a defense's attack too) round their operands to it and sum in float32; all else
+        stays float32. "float32": they are made as their operands come.
       guard: what to do about a bad step: "skip" it; "halt" and refuse all that follow;
         "off": take it.
       watch_update: whether the guard looks at the update too before it is taken. That
@@ -133,6 +137,7 @@ class Step:
     ema: float | None = None
     defense: Defense | None = None
     half: bool = False
+    precision: str = "float32"
     guard: str = "skip"
     watch_update: bool = True
 
@@ -142,6 +147,12 @@ class Step:
         clip_gradient(self.clip_norm, self.clip_value)
         fits = self.ema is None or 0 <= self.ema < 1
         require(fits, "ema", "decay", self.ema, "0 <= decay < 1, for example 0.999")
+        lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
+        if self.half and self.precision != "float32":
+            raise JaxnnError(
+                f"make_step: got precision={self.precision!r} in float16, whose "
+                "products are of 16 bits already; give one of the two"
+            )
         if self.half and self.defense is not None:
             raise JaxnnError(
                 f"make_step: defense {self.defense.name} makes gradients of its own, "
@@ -183,8 +194,13 @@ class Step:
         """Make the `TrainState` before the first step, for batches of that shape."""
         ema = self.ema is not None
         ts = init_state(self.net, self.optimizer, shape[1:], key, dtype, ema=ema)
-        defense = self.defense or standard_training
-        memory = defense.memory(tuple(shape), float_type(ts.params))
+        defense, kind = self.defense or standard_training, float_type(ts.params)
+        if self.precision != "float32" and kind != jnp.float32:
+            raise JaxnnError(
+                f"precision: got {self.precision!r} with parameters of type {kind}, "
+                "expected float32 ones; leave dtype and JAX's 64-bit mode as they are"
+            )
+        memory = defense.memory(tuple(shape), kind)
         scaling = first_scale() if self.half else ()
         return ts._replace(memory=memory, scaling=scaling)
 
@@ -223,10 +239,11 @@ def compute_gradients(
     gradients = (s.defense or standard_training).gradients
     if s.half:
         gradients = in_half(gradients, ts.scaling.scale)
-    value, grads, state, memory = gradients(
-        s.net, loss, params, ts.state, x, y,
-        key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
-    )  # fmt: skip
+    with policy(precision=s.precision):
+        value, grads, state, memory = gradients(
+            s.net, loss, params, ts.state, x, y,
+            key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
+        )  # fmt: skip
     if s.penalty is not None:
         with jax.named_scope("regulariser"):
             extra, dpenalty = s.penalty(ts.params)

@@ -13,7 +13,7 @@ from jaxnn import mlp, regularize, serial
 from jaxnn.layers import conv, dense, flatten, gru, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.rules import affine, matmul
-from jaxnn.rules.products import FEW, expect_transposed_weights
+from jaxnn.rules.products import FEW, policy
 from jaxnn.train import (
     TrainingError,
     batch_order,
@@ -220,7 +220,7 @@ def test_what_is_turned_and_back():
 def test_a_hint_about_memory_changes_no_product(shape, outputs):
     x, w, b = (jax.random.normal(KEY, s) for s in (shape, (16, outputs), (outputs,)))
     plain = affine.fwd(x, w, b)[0], matmul.fwd(x, w)[0]
-    with expect_transposed_weights():
+    with policy(transposed=True):
         hinted = affine.fwd(x, w, b)[0], matmul.fwd(x, w)[0]
     assert_same(hinted, plain)
 
@@ -236,5 +236,5 @@ def test_the_weights_of_many_networks_are_copied_for_no_product(together, monkey
         return "f64[16,35]" in program  # (inputs, networks * outputs)
 
     assert not as_the_product_would_want_them()
-    monkeypatch.setattr("jaxnn.train.engine.expect_transposed_weights", nullcontext)
+    monkeypatch.setattr("jaxnn.rules.products.policy", lambda **_: nullcontext())
     assert as_the_product_would_want_them()

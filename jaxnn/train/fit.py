@@ -5,7 +5,6 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.environment import warn_if_slow
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
@@ -184,7 +183,10 @@ def fit(
         y = Weighted(y, each)
     dtype = None if half else dtype
     check_step_functions(step, x, y, batch, dtype)
-    warn_if_slow(precision)
+    if precision != "float32":
+        from jaxnn.environment import warn_if_slow  # here alone it is needed
+
+        warn_if_slow(precision)
     run = Run(
         step, net, loss, (x, y), validation, seeds, batch,
         own_order=shuffle == "per-seed", policy=guard, max_bad=max_bad_steps, mesh=mesh,

@@ -67,6 +67,11 @@ def seeds_and_own_orders():
     return [losses(one), losses(four)]
 
 
+def mixed():
+    given = {"epochs": 4, "precision": "bfloat16"}
+    return [losses(train(mesh, **given)) for mesh in (None, data_mesh(8))]
+
+
 def bad_rows():
     """A value whose square overflows, in one device's part of the batch."""
     x = X / np.float32(255)

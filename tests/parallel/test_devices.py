@@ -34,7 +34,7 @@ def on_devices(*parts):
 
 @pytest.fixture(scope="module")
 def measured():
-    return on_devices("curves", "bad_rows", "bytes_a_step", "sync_batch_norm")
+    return on_devices("curves", "mixed", "bad_rows", "bytes_a_step", "sync_batch_norm")
 
 
 def check_curves(found, meshes):
@@ -49,6 +49,11 @@ def check_curves(found, meshes):
 
 def test_devices_give_the_loss_curve_of_one_also_when_resumed_on_others(measured):
     check_curves(measured["curves"], (8,))
+
+
+def test_devices_train_in_mixed_precision_as_one(measured):
+    alone, spread = measured["mixed"]
+    np.testing.assert_allclose(spread, alone, rtol=0.01)
 
 
 @pytest.mark.slow

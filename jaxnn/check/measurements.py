@@ -163,35 +163,36 @@ def compare_costs(case: Comparison, runs: int = 20) -> dict[str, dict[str, Any]]
     """
     args = p, s, x, _, key = case.at("float32")
     kept = residual_bytes(case.net, p, s, x, key=key, train=case.train)
-    programs_, found = {}, {}
+    compiled, found, seconds = {}, {}, {}
     for name, way in (("manual", case.manual), ("automatic", case.automatic)):
         start = time.perf_counter()
-        programs_[name] = program = programs.ahead(None, way, *args)
-        prepared = time.perf_counter() - start
-        flops = peak = None
-        try:
-            analysis, memory = program.cost_analysis(), program.memory_analysis()
-        except (NotImplementedError, RuntimeError):
-            analysis = memory = None
-        analysis = analysis[0] if isinstance(analysis, list) else analysis
-        if analysis and "flops" in analysis:
-            flops = float(analysis["flops"])
-        if memory is not None:
-            peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-            peak += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        found[name] = {
-            "seconds": 0.0, "compile_seconds": prepared, "flops": flops,
-            "peak_bytes": peak, "residual_bytes": kept[name],
-        }  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in programs_}
+        compiled[name] = programs.ahead(None, way, *args)
+        prepared, seconds[name] = time.perf_counter() - start, []
+        found[name] = {"compile_seconds": prepared, "residual_bytes": kept[name]}
+        found[name] |= _counts(compiled[name])
     for _ in range(runs + 1):
-        for name, program in programs_.items():
+        for name, program in compiled.items():
             start = time.perf_counter()
             jax.block_until_ready(program(*args))
             seconds[name].append(time.perf_counter() - start)
-    for name, cost in found.items():
-        cost["seconds"] = statistics.median(seconds[name][1:])
-    return found
+    return {
+        name: {"seconds": statistics.median(seconds[name][1:])} | cost
+        for name, cost in found.items()
+    }
+
+
+def _counts(program) -> dict[str, float | int | None]:
+    try:
+        analysis, memory = program.cost_analysis(), program.memory_analysis()
+    except (NotImplementedError, RuntimeError):
+        analysis = memory = None
+    analysis = analysis[0] if isinstance(analysis, list) else analysis or {}
+    flops = float(analysis["flops"]) if "flops" in analysis else None
+    peak = None if memory is None else int(
+        memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    )  # fmt: skip
+    return {"flops": flops, "peak_bytes": peak}
 
 
 def residual_bytes(

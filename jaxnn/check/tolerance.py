@@ -212,7 +212,7 @@ def is_rounding_or_kink(
       dtype: the precision of both.
       look: `(given, dtype) -> (got, want)` at any point and in any precision.
       limit: another than that of `LIMITS`.
-      hair: how far beside a point another side of a kink is looked for.
+      hair: how far beside a point the other side of a kink is looked for.
     """
     got, want = map(as_float64, (got, want))
     gap = np.abs(got - want)

@@ -31,6 +31,8 @@ FEW = {
     "weight noise: inf",
     "product that overflows",
     "residual within remat, back",
+    "loss: power of 0",
+    "regulariser: root of 0",
 }
 
 

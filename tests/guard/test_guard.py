@@ -70,24 +70,6 @@ def test_a_fault_is_named_with_its_place_operation_line_and_kind():
     assert "log of 0" in found.cause
 
 
-def test_other_parts_of_a_step_are_named():
-    net = serial(dense(3))
-    bad_penalty = located(
-        net, penalty=lambda p: (jnp.log(jnp.zeros(())), jax.tree.map(jnp.zeros_like, p))
-    )
-    assert (bad_penalty.part, bad_penalty.op) == ("regulariser", "log")
-
-    def bad_loss(pred, target):
-        del target
-        return jnp.log(pred - pred).mean(), pred
-
-    assert located(net, bad_loss).part == "loss"
-    update = optax.GradientTransformation(
-        lambda p: (), lambda g, s, p=None: (jax.tree.map(lambda a: a / 0, g), s)
-    )
-    assert (located(net, optimizer=update).part) == "update"
-
-
 def test_a_bad_sample_is_named_by_its_row_in_the_data():
     x, _ = batch()
     found = located(serial(dense(4), relu, dense(3)), x=x.at[5, 2].set(jnp.nan))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxnn.app.config import WIDTH, LRConfig, SweepConfig, TrainConfig
-from jaxnn.app.settings import check_fields, check_needs, flag, given, rows
+from jaxnn.app.settings import check_fields, check_needs, flag, given
 from jaxnn.errors import JaxnnError
 
 STEPS_MAX = 2**31 - 1  # steps are counted in int32
@@ -28,6 +28,27 @@ NO_PART_IN_LR = {
     **dict.fromkeys(("keep_checkpoints", "checkpoint_steps"), "no run is made"),
 }
 """Settings of `jaxnn train` that `jaxnn lr` refuses, and why."""
+
+NO_PART_IN_SWEEP = {
+    "guard": "a point leaves out its own bad steps and stops no other",
+    "shuffle": "all points see the same batches, so that only settings differ",
+    "batch_stats": "devices divide the points, not the batches",
+    "attack_images": "points are compared by validation; attack one with jaxnn attack",
+    "keep_checkpoints": "a sweep always goes on where it was killed",
+    "checkpoint_steps": "a sweep goes on at the end of an epoch",
+}
+"""The same of `jaxnn sweep`."""
+
+NO_AXIS = NO_PART_IN_SWEEP | {
+    "seeds": "it is how many networks each point is trained as: --seeds",
+    "devices": "they divide the points: --devices",
+    "data": "points are compared on the same images; sweep each data set by itself",
+    "validation": "points are compared on the same images",
+    "out": "a sweep has one folder: --out",
+    "dtype": "JAX's 64-bit mode is for a whole process; sweep each type by itself",
+    "quiet": "it changes no network: --quiet",
+}
+"""Settings in which the points of a sweep cannot differ, and why."""
 
 _OF_CLASSES = ("softmax_cross_entropy", "softmax_focal", "kl", "nll")
 
@@ -155,7 +176,7 @@ def amounts(config: TrainConfig) -> dict[str, Any]:
 def check_point(config: TrainConfig) -> None:
     """Raise unless a network of these settings can be one of a sweep's points."""
     check(config)
-    _check_alone(config)
+    _check_parts("sweep", NO_PART_IN_SWEEP, config)
     for name, value in (("dtype", "float16"), ("adversarial", "free")):
         if getattr(config, name) == value:
             raise JaxnnError(
@@ -164,17 +185,17 @@ def check_point(config: TrainConfig) -> None:
             )
 
 
-def _check_alone(config, typed=()):
-    """No setting of a run alone, for which a sweep has no use."""
+def _check_parts(command, refused, config, typed=()):
+    """Raise for a setting of `jaxnn train` that has no part in another command."""
     for name in given(config, typed):
-        told = rows(TrainConfig)[name].no_axis
-        if told is not None and told.alone:
-            raise JaxnnError(f"sweep: {flag(name)} has no effect here: {told.why}")
+        if name in refused:
+            why = refused[name]
+            raise JaxnnError(f"{command}: {flag(name)} has no part here: {why}")
 
 
 def _check_sweep(config, typed):
     network = config.network
-    _check_alone(network, typed)
+    _check_parts("sweep", NO_PART_IN_SWEEP, network, typed)
     if not network.validation:
         raise JaxnnError("sweep: --validation 0 leaves nothing to choose by")
     alone = replace(SweepConfig(network=network), resume=config.resume)
@@ -185,10 +206,7 @@ def _check_sweep(config, typed):
 
 
 def _check_lr(config, typed):
-    for name in given(config.network, typed):
-        if name in NO_PART_IN_LR:
-            why = NO_PART_IN_LR[name]
-            raise JaxnnError(f"lr: {flag(name)} has no part here: {why}")
+    _check_parts("lr", NO_PART_IN_LR, config.network, typed)
     check(config.network, typed)
     if config.lowest >= config.highest:
         raise JaxnnError(

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from jaxnn.app.settings import (
     Names,
     Needs,
-    NoAxis,
     Range,
     Typed,
     Usual,
@@ -34,7 +33,6 @@ SHARE, BELOW_1 = Range(0, 1), Range(0, 1, "[)")
 COUNT, WIDTH = Range(1, 10**9), Range(1, 10**6)
 IMAGES = Range(-1, 10**9)
 
-SAME_IMAGES = NoAxis("points are compared on the same images")
 NAMED_LAYER = (
     "layers given by size, such as --layers 128 or 32x5; of a named one it is a "
     "setting, such as dense:64:xavier"
@@ -220,77 +218,43 @@ class TrainConfig:
     """Of free: times each batch is used in a row; none: 4."""
     binarize: Annotated[float | None, Range(0, 1, "()")] = None
     """Threshold at which pixels become black or white, in the network's first layer."""
-    guard: Annotated[
-        Literal["skip", "raise", "rollback", "stop", "off"],
-        NoAxis("a point leaves out its own bad steps and stops no other", alone=True),
-    ] = "skip"
+    guard: Literal["skip", "raise", "rollback", "stop", "off"] = "skip"
     """A step whose loss, gradient or update is not finite: leave it out; an error; back
     with half the learning rate; end and keep the best; or take it."""
-    seeds: Annotated[
-        int,
-        Range(1, 1000),
-        NoAxis("it is how many networks each point is trained as: --seeds"),
-    ] = 1
+    seeds: Annotated[int, Range(1, 1000)] = 1
     """Networks trained side by side by vmap, from seed, seed + 1, ..."""
     seed: Annotated[int, SEED] = 0
     """First seed: initial weights, dropout, noise."""
-    shuffle: Annotated[
-        Literal["shared", "per-seed"],
-        only_above(1, "seeds"),
-        NoAxis("all points see the same batches, so that only settings differ", True),
-    ] = "shared"
+    shuffle: Annotated[Literal["shared", "per-seed"], only_above(1, "seeds")] = "shared"
     """Whether all seeds see the same batches (faster) or each its own order."""
-    devices: Annotated[
-        int | None, Range(1, 1024), NoAxis("they divide the points: --devices")
-    ] = None
+    devices: Annotated[int | None, Range(1, 1024)] = None
     """Devices that divide each batch, the result being that of one; none: one, or all
     of them where there are several processes. A CPU shows as many as asked for."""
-    batch_stats: Annotated[
-        Literal["sync", "ghost"],
-        GHOSTS,
-        NoAxis("devices divide the points, not the batches", alone=True),
-    ] = "sync"
+    batch_stats: Annotated[Literal["sync", "ghost"], GHOSTS] = "sync"
     """Batch norm's statistics: over the whole batch, or over each device's part."""
-    data: Annotated[
-        str,
-        Names("jaxnn.data.sources:SOURCES"),
-        NoAxis("points are compared on the same images; sweep each data set by itself"),
-    ] = "mnist"
+    data: Annotated[str, Names("jaxnn.data.sources:SOURCES")] = "mnist"
     """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, a folder
     of pictures by class, a zip of any."""
-    validation: Annotated[int, Range(0, 10**9), SAME_IMAGES] = 5000
+    validation: Annotated[int, Range(0, 10**9)] = 5000
     """Training images kept aside to choose the epoch; of fewer than 10,000 a tenth."""
-    attack_images: Annotated[
-        int | None,
-        IMAGES,
-        Usual(lambda c: 2000),
-        NoAxis("points are compared by validation; attack one with jaxnn attack", True),
-    ] = None
+    attack_images: Annotated[int | None, IMAGES, Usual(lambda c: 2000)] = None
     """Test images to attack: a seeded stratified sample; 0 skips, -1 takes all, none:
     2,000."""
-    out: Annotated[Path | None, NoAxis("a sweep has one folder: --out")] = None
+    out: Path | None = None
     """Folder to write, new or empty; none: runs/ and a name made of data and time."""
-    keep_checkpoints: Annotated[
-        int, Range(0, 1000), NoAxis("a sweep always goes on where it was killed", True)
-    ] = 2
+    keep_checkpoints: Annotated[int, Range(0, 1000)] = 2
     """Whole states kept to resume from: the last so many and the best; 0: none."""
     checkpoint_steps: Annotated[
-        int | None,
-        COUNT,
-        only_above(0, "keep_checkpoints"),
-        NoAxis("a sweep goes on at the end of an epoch", alone=True),
+        int | None, COUNT, only_above(0, "keep_checkpoints")
     ] = None
     """Also within an epoch, after so many steps; none: after each epoch."""
-    dtype: Annotated[
-        Literal["float32", "float64", "bfloat16", "float16"],
-        NoAxis("JAX's 64-bit mode is for a whole process; sweep each type by itself"),
-    ] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
     """Type of parameters and computation; float16: of the computation only, with a
     loss scale that adapts."""
     precision: Annotated[Literal["float32", "bfloat16"], SINGLE] = "float32"
     """bfloat16: operands of products and convolutions are rounded to it, sums and all
     else stay float32; faster where the processor or GPU has the instructions."""
-    quiet: Annotated[bool, NoAxis("it changes no network: --quiet")] = False
+    quiet: bool = False
     """Print the results only."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxnn.app.build import DataFacts, Experiment, build
-from jaxnn.app.checks import amounts, check_point
+from jaxnn.app.checks import NO_AXIS, amounts, check_point
 from jaxnn.app.config import NOISE_KIND, WIDTH, TrainConfig
 from jaxnn.app.settings import (
     Row,
@@ -81,8 +81,8 @@ def parse_axes(words: Sequence[str], drawn: bool) -> dict[str, list | Draw]:
                 f"sweep: got {word!r}, expected NAME=VALUE,VALUE such as lr=0.001,0.01"
             )
         row = lookup("axis of a sweep", name, known)
-        if row.no_axis is not None:
-            raise JaxnnError(f"sweep: {name} cannot be an axis: {row.no_axis.why}")
+        if name in NO_AXIS:
+            raise JaxnnError(f"sweep: {name} cannot be an axis: {NO_AXIS[name]}")
         if name in axes:
             raise JaxnnError(f"sweep: axis {name} is given twice")
         if ":" in text:

@@ -3,8 +3,8 @@
     ema: Annotated[float | None, Range(0, 1, "[)")] = None
 
 `Range` bounds its numbers, `Needs` says without what it has no effect, `Usual` what
-None stands for, `NoAxis` why a sweep has no use for it, `Names` lists tables in the
-help, `Typed` is for what is not typed as `--name VALUE`. Nothing heavy is imported.
+None stands for, `Names` lists tables in the help, `Typed` is for what is not typed as
+`--name VALUE`. Nothing heavy is imported.
 """
 
 import dataclasses
@@ -78,13 +78,6 @@ class Usual(NamedTuple):
     otherwise: Any = None
 
 
-class NoAxis(NamedTuple):
-    """Why the points of a sweep cannot differ in it; `alone`: nor may it be given."""
-
-    why: str
-    alone: bool = False
-
-
 class Names(NamedTuple):
     """A table, such as `jaxnn.losses:LOSSES`, whose names its help lists, and more."""
 
@@ -109,14 +102,12 @@ class Row(NamedTuple):
     bounds: Range | None = None
     needs: Needs | None = None
     usual: Usual | None = None
-    no_axis: NoAxis | None = None
     names: Names | None = None
     typed: Typed = Typed()
 
 
 MARKS = {
-    Range: "bounds", Needs: "needs", Usual: "usual", NoAxis: "no_axis", Names: "names",
-    Typed: "typed",
+    Range: "bounds", Needs: "needs", Usual: "usual", Names: "names", Typed: "typed",
 }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from jaxnn.app import sweep as sweeping
 from jaxnn.app.build import DataFacts, build
+from jaxnn.app.checks import NO_AXIS
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.points import grouped, parse_axes, sweep_points, train_group
-from jaxnn.app.settings import rows
 from jaxnn.app.train import train_in
 from jaxnn.cli import main
 from jaxnn.data.datasets import Dataset, Split
@@ -220,7 +220,6 @@ AXES: dict[str, tuple[str, dict]] = {
     "beta": ("1,6", {"adversarial": "trades"}), "binarize": ("none,0.5", {}),
     "seed": ("0,1", {}),
 }  # fmt: skip
-NO_AXIS = {name for name, row in rows(TrainConfig).items() if row.no_axis}
 FREE = {"free_replays": "free adversarial training keeps a memory of its own"}
 
 
@@ -236,8 +235,8 @@ def rare():
 
 def test_no_setting_is_forgotten():
     names = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert AXES.keys() | NO_AXIS | FREE.keys() == names
-    assert not AXES.keys() & NO_AXIS
+    assert AXES.keys() | NO_AXIS.keys() | FREE.keys() == names
+    assert not AXES.keys() & NO_AXIS.keys()
     for name in NO_AXIS:
         with pytest.raises(JaxnnError, match=f"{name} cannot be an axis: "):
             parse_axes([f"{name}=1,2"], False)

@@ -218,7 +218,7 @@ AXES: dict[str, tuple[str, dict]] = {
     "attack_step_size": ("0.1,2", PGD),
     "alpha": ("0.2,0.8", {"adversarial": "fgsm_mix"}),
     "beta": ("1,6", {"adversarial": "trades"}), "binarize": ("none,0.5", {}),
-    "seed": ("0,1", {}),
+    "seed": ("0,1", {}), "precision": ("float32,bfloat16", {}),
 }  # fmt: skip
 FREE = {"free_replays": "free adversarial training keeps a memory of its own"}
 

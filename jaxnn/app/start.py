@@ -27,8 +27,8 @@ def start_from(
     """The settings for a network that begins as it is there, and that network.
 
     Args:
-      path: a run's folder or an .onnx file, whose network is taken; or a file of arrays
-        for the network of the settings.
+      path: a run's folder, an .onnx file or a .safetensors file of ours, whose network
+        is taken; or a file of arrays for the network of the settings.
       frozen: numbers of the layers that training leaves alone.
       config: the settings.
       facts: of the data.
@@ -37,18 +37,17 @@ def start_from(
       JaxnnError: settings that describe a network where one is taken as it is, images
         of another shape, no such layers.
     """
-    if path.is_dir() or path.suffix == ".onnx":
+    found, net = _whole(path, facts), None
+    if found is None:
+        net = build(config, facts).net
+        found = _arrays(path, net, facts)
+    if found.net != net:
         for name in set(given(config)) & set(OF_NETWORK):
             raise JaxnnError(
                 f"--from {path}: its network is taken as it is, so {flag(name)} has no "
                 "effect; leave it out"
             )
-        found = _whole(path, facts)
         config = replace(config, model=SAVED)
-    else:
-        with open_file(path, "a run folder, or a file of arrays"):
-            pass  # it is there
-        found = _arrays(path, build(config, facts).net, facts)
     if found.in_shape != facts.in_shape:
         raise JaxnnError(
             f"--from {path}: its network takes images {found.in_shape}, but those of "
@@ -65,10 +64,14 @@ def start_from(
     return config, found
 
 
-def _whole(path, facts) -> Imported:
+def _whole(path, facts) -> Imported | None:
+    """The network of a run or an ONNX file; None of another file."""
     if path.is_dir():
         run = open_run(path)
         return Imported(run.net, *first_of(run), run.facts.in_shape)
+    with open_file(path, "a run folder, or a file of arrays"):
+        if path.suffix != ".onnx":
+            return None
     need("onnx", "onnx")
     return from_onnx(path, facts.in_shape)
 

@@ -52,17 +52,20 @@ def load_weights(
     Args:
       path: the file. What `save_safetensors` wrote says which network it is; any other
         holds arrays named and laid out as PyTorch does.
-      net: the network of such a file; its layers take the arrays in the file's order
-        (of safetensors: in the order of their names).
+      net: the network of that other file; its layers take the arrays in the order of
+        the file, of safetensors in that of their names.
       in_shape: what `net` takes.
 
     Raises:
       JaxnnError: no such file, one that holds code, arrays that do not fit.
     """
     arrays, told = _read(path)
-    if told is not None and net is None:
-        net, in_shape = from_plain(told["layers"]), tuple(told["in_shape"])
-        like = _like(net, in_shape)
+    if told is not None:
+        try:
+            net, in_shape = from_plain(told["layers"]), tuple(told["in_shape"])
+            like = _like(net, in_shape)
+        except (KeyError, TypeError) as error:
+            raise JaxnnError(f"{path} tells of no network ({error!r})") from error
         wanted = {name: leaf.shape for name, leaf in named(like)}
         if wanted != {name: a.shape for name, a in arrays.items()}:
             raise JaxnnError(f"{path}: its arrays are not those of the layers it names")
@@ -108,7 +111,7 @@ def _read(path) -> tuple[dict[str, np.ndarray], dict | None]:
         found = found.get(key, found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
         raise JaxnnError(f"{path} holds {type(found).__name__}, expected a state dict")
-    return {name: a.numpy() for name, a in found.items()}, None
+    return {name: a.float().numpy() for name, a in found.items()}, None
 
 
 def _natural(name):

@@ -76,6 +76,13 @@ def test_a_run_goes_to_safetensors_and_comes_back_bit_for_bit(run_folder, digits
     first, back = load_run(run_folder), load_run("back")
     assert first.net == back.net
     np.testing.assert_array_equal(first.params[2]["w"], back.params[2]["w"])
+    words = ("train", "--from", "a.safetensors", "--data", digits, "--out", "new")
+    short = ("--epochs", "1", "--batch", "20", "--validation", "40", "--lr", "1e-30")
+    assert "so --layers has no effect" in refused(*words, *short, "--layers", "30")
+    assert run(*words, *short, "--attack-images", "0").status == 0
+    new = load_run("new")
+    assert (new.net, new.config.model) == (first.net, "saved")
+    np.testing.assert_array_equal(first.params[2]["w"], new.params[2]["w"])
 
 
 LENET = """

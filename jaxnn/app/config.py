@@ -407,7 +407,7 @@ class ImportConfig:
     accuracy: Annotated[float | None, SHARE] = None
     """What it reaches on the test images; half a point less is an error. None: 0.5."""
     logits: Path | None = None
-    """An .npz with x and logits that it must give, images channels last."""
+    """An .npz with x, as the network in the file takes it, and the logits of that."""
     out: Path | None = None
     """Folder to write, new or empty; none: runs/ and a name made of file and time."""
 

@@ -23,7 +23,7 @@ from jaxnn.check.user_code import load_user_code
 from jaxnn.combine import chained, serial
 from jaxnn.data import load, unit_images
 from jaxnn.environment import surroundings
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, first_line
 from jaxnn.files import open_file, write_json, write_text, write_with
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.onnx_out import to_onnx
@@ -35,6 +35,7 @@ from jaxnn.train.inputs import init_shapes
 
 SAMPLE = 1000  # test images on which both programs are compared
 CLOSE = 1e-5  # of outputs of size 1: what another order of summation may change
+ROUNDING = 1e-4  # the same of any network, however large its inner values are
 SURE = 0.5  # least accuracy, where nothing else says that a file was read right
 ENDINGS = {"onnx": "onnx", "safetensors": "safetensors", "torch": "pt"}
 
@@ -108,17 +109,20 @@ def _run_onnx(model: bytes | str, x: np.ndarray) -> np.ndarray:
     """The outputs that onnxruntime gives; in batches of one where the file says so."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model)
-    given, size = session.get_inputs()[0], len(x)
     kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
-    shape = [d if isinstance(d, int) else -1 for d in given.shape]
-    rows = shape[0] if shape[0] > 0 else size
-    x = x.astype(kind.get(given.type, np.float32)).reshape(-1, *shape[1:])
-    parts = [
-        session.run(None, {given.name: x[i : i + rows]})[0].reshape(rows, -1)
-        for i in range(0, size - rows + 1, rows)
-    ]
-    return np.concatenate(parts)
+    try:
+        session = onnxruntime.InferenceSession(model)
+        given, size = session.get_inputs()[0], len(x)
+        shape = [d if isinstance(d, int) else -1 for d in given.shape]
+        rows = shape[0] if shape[0] > 0 else size
+        x = x.astype(kind.get(given.type, np.float32)).reshape(-1, *shape[1:])
+        parts = [
+            session.run(None, {given.name: x[i : i + rows]})[0].reshape(rows, -1)
+            for i in range(0, size - rows + 1, rows)
+        ]
+        return np.concatenate(parts)
+    except Exception as error:  # onnxruntime has exceptions of its own
+        raise JaxnnError(f"onnxruntime cannot run it: {first_line(error)}") from error
 
 
 def _compared(network: Imported, x, got, where: str, close: float = CLOSE) -> float:
@@ -161,10 +165,14 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
     checks: dict[str, Any] = {}
     if kind == "onnx":
         got = _run_onnx(str(config.file), x[:SAMPLE])
-        checks["onnxruntime"] = _compared(network, x[:SAMPLE], got, str(config.file))
+        checks["onnxruntime"] = _compared(
+            network, x[:SAMPLE], got, str(config.file), ROUNDING
+        )
     if config.logits is not None:
         given, logits = _given_logits(config.logits)
-        checks["logits"] = _compared(network, given, logits, str(config.logits), 1e-4)
+        checks["logits"] = _compared(
+            network, given, logits, str(config.logits), ROUNDING
+        )
     if config.mean is not None or config.std is not None:
         net = serial(standardize(config.mean or 0.0, config.std or 1.0), network.net)
         network = Imported(

@@ -40,7 +40,13 @@ from jaxnn.check.adapters import automatic, automatic_loss
 from jaxnn.data import load
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.rules.products import few_outputs
+from jaxnn.rules.products import (
+    few_outputs,
+    policy,
+    product,
+    product_nt,
+    product_tn,
+)
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 
 
@@ -68,9 +74,12 @@ TASKS = {
 """Name -> widths, batch, optimizer, learning rate."""
 
 
-def ours(net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False) -> Program:
+def ours(
+    net: Layer, loss, batch, optimizer, x, y, seeds=0, own_order=False,
+    precision="float32",
+) -> Program:  # fmt: skip
     """jaxnn's engine on this network, as `fit` runs it; many networks if seeds > 0."""
-    step = make_step(net, loss, optimizer, watch_update=False)
+    step = make_step(net, loss, optimizer, watch_update=False, precision=precision)
     return scanned(step, net, optimizer, x, y, batch, seeds=seeds, own_order=own_order)
 
 
@@ -103,7 +112,19 @@ def scanned(
     return epoch
 
 
-def products_alone(widths, batch, steps, seeds=0, optimizer=None) -> Program:
+def mixed(net: Layer, loss, batch, optimizer, x, y) -> dict[str, Program]:
+    """Ours with products in bfloat16, and the same step with JAX's own gradients."""
+    given = batch, optimizer, x, y
+    twin = automatic(net), automatic_loss(loss)
+    return {
+        "jaxnn_bfloat16": ours(net, loss, *given, precision="bfloat16"),
+        "jax_grad_bfloat16": ours(*twin, *given, precision="bfloat16"),
+    }
+
+
+def products_alone(
+    widths, batch, steps, seeds=0, optimizer=None, precision="float32"
+) -> Program:
     """Only the matrix products of an epoch: forward, dw, and dx but for the first.
 
     A network without biases, activations, loss or input pipeline; w moves by 1e-9 dw,
@@ -130,12 +151,13 @@ def products_alone(widths, batch, steps, seeds=0, optimizer=None) -> Program:
             if t and seeds:  # as the engine does, see `jaxnn.rules.products`
                 inputs.append(lax.optimization_barrier(w @ inputs[-1].T).T)
             else:
-                inputs.append(inputs[-1] @ (w.T if t else w))
+                inputs.append((product_nt if t else product)(inputs[-1], w))
         dy = inputs[-1]
         for n in reversed(range(len(ws))):
-            dws.append(dy.T @ inputs[n] if turned[n] else inputs[n].T @ dy)
+            pair = (dy, inputs[n]) if turned[n] else (inputs[n], dy)
+            dws.append(product_tn(*pair))
             if n:
-                dy = dy @ (ws[n] if turned[n] else ws[n].T)
+                dy = (product if turned[n] else product_nt)(dy, ws[n])
         return dws[::-1]
 
     if seeds:
@@ -143,7 +165,9 @@ def products_alone(widths, batch, steps, seeds=0, optimizer=None) -> Program:
 
     def step(carry, x):
         ws, opt = carry
-        updates, opt = optimizer.update(gradients(ws, x), opt)
+        with policy(precision=precision):
+            found = gradients(ws, x)
+        updates, opt = optimizer.update(found, opt)
         return optax.apply_updates(ws, updates), opt
 
     @jax.jit
@@ -175,6 +199,10 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
     programs = {
         "jaxnn": ours(net, loss, batch, optax_optimizer, x, y),
         "products_alone": products_alone(widths, batch, len(x) // batch),
+        **mixed(net, loss, batch, optax_optimizer, x, y),
+        "products_alone_bfloat16": products_alone(
+            widths, batch, len(x) // batch, precision="bfloat16"
+        ),
     }
     task = rivals.Task(batch, optimizer, lr, x, y, widths)
     tasks = {rival: task for rival in rivals.RIVALS if rival not in args.skip}
@@ -243,15 +271,18 @@ def convolutional(x, y, args: Args) -> dict:
     batch, many, few = 128, 20, 2
     x, y = x[: many * batch], y[: many * batch]
     images = x.reshape(len(x), 28, 28, 1)
-    mine = ours(cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y)
-    steps = dict.fromkeys(["jaxnn", *rivals.CNN_RIVALS], many) | {"jax_grad_scan": few}
+    given = cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y
+    programs = {
+        "jaxnn": ours(*given), "jaxnn_bfloat16": ours(*given, precision="bfloat16")
+    }  # fmt: skip
+    steps = dict.fromkeys([*programs, *rivals.CNN_RIVALS], many)
+    steps["jax_grad_scan"] = few
     tasks = {
         rival: rivals.Task(
             batch, "adam", 1e-3, x[: steps[rival] * batch], y[: steps[rival] * batch]
         )
         for rival in sorted(set(rivals.CNN_RIVALS) - set(args.skip))
     }  # fmt: skip
-    programs = {"jaxnn": mine}
     facts = with_rivals(programs, tasks, rivals.CNN_RIVALS)
     found = in_turn(programs, args.rounds)
     for name, times in found.items():

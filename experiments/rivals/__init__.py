@@ -57,6 +57,7 @@ RIVALS = {
         "jax_grad_scan",
         "jax_grad_loop",
         "torch_eager",
+        "torch_autocast",
         "torch_compiled",
         "flax_nnx",
         "equinox_loop",
@@ -68,6 +69,7 @@ CNN_RIVALS = {
     "jax_grad_scan": "experiments.rivals.cnn_jax:make_scan",
     "jax_grad_loop": "experiments.rivals.cnn_jax:make_loop",
     "torch_eager": "experiments.rivals.cnn_torch:make",
+    "torch_autocast": "experiments.rivals.cnn_torch:make_autocast",
 }
 
 

@@ -6,7 +6,7 @@ Channels last is the layout that PyTorch recommends on CPU, and the faster one h
 import torch
 from torch import nn
 
-from experiments.rivals import Rival, Task, torch_eager
+from experiments.rivals import Rival, Task, torch_autocast, torch_eager
 from experiments.rivals.cnn import start
 
 
@@ -41,3 +41,8 @@ class Network(nn.Module):
 def make(task: Task) -> Rival:
     """See `experiments.rivals.Rival`."""
     return torch_eager.train(Network(task.seed), task)
+
+
+def make_autocast(task: Task) -> Rival:
+    """The same in mixed precision."""
+    return torch_autocast.train(Network(task.seed), task)

@@ -316,6 +316,8 @@ def _heading(e, mesh) -> str:
         spread += f" of {count} processes"
     size = "x".join(map(str, e.facts.in_shape))
     seeds = f", {c.seeds} seeds side by side" if c.seeds > 1 else ""
+    if c.precision != "float32":
+        seeds += f", products in {c.precision}"
     return (
         f"jaxnn {__version__}, jax {jax.__version__} on {device()}\n"
         f"data           {data.name}: {len(data.train.x):,} training, "

@@ -244,7 +244,10 @@ class Comparison:
         beside = {"loss": loss_layer(self.loss)}
         if self.penalty is not None:
             beside["penalty"] = penalty_layer(self.penalty)
-        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        with (
+            jax.enable_x64(True), jax.default_matmul_precision("highest"),
+            policy(precision="float32"),
+        ):  # fmt: skip
             p, s, x, y, key = self.at("float64")
             here = jax.device_get((p, s, x))
             other = shuffled(LayerInputs(here[0], here[1], here[2], None, ()))[:3]

@@ -1,0 +1,35 @@
+"""`--precision bfloat16`: trained so, compared with float32, refused with other types."""
+
+import json
+
+import pytest
+
+from tests.app.common import TINY, refused, run, write_folder
+
+MIXED = ("--precision", "bfloat16")
+
+
+@pytest.mark.filterwarnings("ignore:precision bfloat16")
+def test_a_run_in_mixed_precision_is_compared_with_float32(tmp_path):
+    data, out = write_folder(tmp_path / "data", 6), tmp_path / "run"
+    words = ("--data", data, *TINY, *MIXED, "--attack-images", 0, "--out", out)
+    trained = run("train", *words)
+    assert trained.status == 0, trained.err
+    assert "products in bfloat16" in trained.out
+    assert run("train", "--resume", out).status == 0
+    found = run("compare", out, "--out", tmp_path / "compared")
+    assert found.status == 0, found.err
+    assert "gradient in bfloat16" in found.out
+    result = json.loads((tmp_path / "compared" / "gradients.json").read_text())
+    assert {leaf["dtype"] for leaf in result["gradients"]["leaves"]} == {
+        "float32", "float64"
+    }  # fmt: skip
+    errors = {e["leaf"]: e for e in result["precision"]["errors"]}
+    assert errors.keys() == {"all of them", "input", "2/w", "2/b", "4/w", "4/b"}
+    assert 0 < errors["all of them"]["relative_norm"] < 0.1
+    assert "In mixed precision" in (tmp_path / "compared" / "gradients.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_one_precision_is_enough(dtype):
+    assert "needs --dtype float32" in refused("train", *MIXED, "--dtype", dtype)

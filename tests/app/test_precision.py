@@ -1,4 +1,4 @@
-"""`--precision bfloat16`: trained so, compared with float32, refused with other types."""
+"""`--precision bfloat16`: trained so, compared with float32, never half twice."""
 
 import json
 

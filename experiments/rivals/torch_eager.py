@@ -51,11 +51,12 @@ def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:
 
 def rival(name: str, model: nn.Module, step: Callable, task: Task) -> Rival:
     """Put `step` in the loop over the batches; `torch_compiled` uses it too."""
-    images = torch.from_numpy(unit(task.x))
-    labels = torch.from_numpy(task.y.astype(np.int64))
+    device = torch.get_default_device()
+    images = torch.from_numpy(unit(task.x)).to(device)
+    labels = torch.from_numpy(task.y.astype(np.int64)).to(device)
 
     def epoch(index: int) -> float:
-        order = torch.from_numpy(batches(task, index))
+        order = torch.from_numpy(batches(task, index)).to(device)
         loss = torch.zeros(())
         for rows, of_rows in zip(order, labels[order], strict=True):
             loss += step(images.index_select(0, rows), of_rows)
@@ -63,7 +64,8 @@ def rival(name: str, model: nn.Module, step: Callable, task: Task) -> Rival:
 
     @torch.inference_mode()
     def accuracy(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.mean(model(torch.from_numpy(unit(x))).argmax(1).numpy() == y))
+        found = model(torch.from_numpy(unit(x)).to(device)).argmax(1)
+        return float(np.mean(found.cpu().numpy() == y))
 
     return Rival(name, torch.__version__, epoch, accuracy)
 

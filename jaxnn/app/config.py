@@ -294,6 +294,11 @@ RECIPES: dict[str, TrainConfig] = {
         optimizer="sgd", lr=3.0, schedule="constant", batch=10, epochs=30, keep="last",
         seeds=5, validation=10000,
     ),
+    # half-size images first of all: for the time it takes (experiments/ladder.py)
+    "mnist-99.0": replace(
+        CNN, layers=("avg_pool:2", "16x3", "max_pool:2", "32x3", "128"),
+        augment="none", shift=1.0, epochs=3,
+    ),
     "cnn": CNN,
     "cnn-large": replace(
         CNN, ema=0.999, epochs=12,

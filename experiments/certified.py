@@ -211,17 +211,22 @@ def run(args: Args) -> None:
 
 def draw(votes, bounds, args) -> Any:
     """Certified accuracy over the radius, verified accuracy over the budget."""
-    figure, axes = panels(2, width=4.5, height=3.5, title="Proofs, not attacks")
+    figure, axes = panels(
+        2,
+        width=4.5,
+        height=3.5,
+        title="Share of images that is proven right, over the size of the change",
+    )
     certified = 100 * np.array([v["certified"] for v in votes])
     lines(
         axes[0], votes[0]["radius"], {f"sigma {args.sigma:g}": certified},
         "l2 radius, pixels in [0, 1]", f"percent of {votes[0]['images']} images",
-        f"smoothing, ACR {np.mean([v['acr'] for v in votes]):.2f}", band="range",
+        f"smoothing, ACR {np.mean([v['acr'] for v in votes]):.2f}"
     )  # fmt: skip
     proven = 100 * np.array([b["verified_at"] for b in bounds])
     lines(axes[1], bounds[0]["budgets"], {f"{len(bounds)} seeds": proven},
           "epsilon (largest change of a pixel)", "percent verified of 10,000",
-          "interval bounds", band="range")  # fmt: skip
+          "interval bounds")  # fmt: skip
     axes[1].axvline(args.epsilon, color="grey", lw=0.8, ls=":")
     for ax in axes:
         ax.set_ylim(-2, 102)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shlex
 import statistics
 import sys
@@ -14,8 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 from jaxnn.environment import device, git_commit, versions
 from jaxnn.files import write_json
 
-RESULTS = Path(__file__).resolve().parent / "results"
-"""Where results are committed: one JSON an experiment, pictures beside it."""
+RESULTS = Path(
+    os.environ.get("JAXNN_RESULTS") or Path(__file__).resolve().parent / "results"
+)
+"""Where results are committed: one JSON an experiment, pictures beside it. (Where
+`jaxnn demo` runs one: its own folder.)"""
 
 Args = TypeVar("Args")
 

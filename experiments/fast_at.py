@@ -173,13 +173,12 @@ def run(args: Args) -> None:
 
 def draw(runs, checks, args) -> Any:
     """Accuracy over restarts, and over the budget."""
-    title = "Trained on five steps, attacked by fifty"
+    title = "Trained on PGD of five steps: accuracy under fifty, and over the budget"
     figure, axes = panels(2, width=4.4, height=3.4, title=title)
     after = 100 * np.array([r["after_restart"] for r in runs])
     lines(
         axes[0], np.arange(1, args.restarts + 1), {f"{len(runs)} seeds": after},
         "restarts of PGD-50", "percent right of 10,000", "worst case per image",
-        band="range",
     )  # fmt: skip
     robust.over_budget(axes[1], checks, args.epsilon, "seed 0, over the budget")
     return figure

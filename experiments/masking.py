@@ -209,7 +209,8 @@ def run(args: Args) -> None:
 
 def draw(table, kinds) -> Any:
     """Three bars a network."""
-    figure, (ax,) = panels(1, width=8.8, height=3.9, title="Masks, lifted")
+    title = "Accuracy under PGD where the gradient is hidden, and through what hides it"
+    figure, (ax,) = panels(1, width=8.8, height=3.9, title=title)
     words = {"clean": "clean", "naive": "PGD-40 along the gradient",
              "right": "PGD-40 through the mask"}  # fmt: skip
     series = {word: [spread(table[name][key]) for name in kinds]

@@ -125,7 +125,7 @@ def run(args: Args) -> None:
         ),
         "checks": checks_json(checks),
     }  # fmt: skip
-    title = f"784-500-150-10: rho2 {rho2:.3f}, rho_inf {rho_inf:.3f}"
+    title = f"How far until misread: 784-500-150-10, rho2 {rho2:.3f}"
     conclude(
         "minimal_norm", args, values, {"minimal_norm.png": draw(sizes, title)},
         """\

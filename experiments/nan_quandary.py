@@ -16,21 +16,20 @@ same lines in float32 do not, and every fix trains.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
-from experiments.common import Line, conclude, main, verdicts
+from experiments.common import Line, conclude, main, spread, verdicts
+from experiments.pictures import grouped
 from jaxnn import evaluate, fit, serial
 from jaxnn.data import load
-from jaxnn.files import write_with
 from jaxnn.layers import Layer, dense, flatten, pointwise, sigmoid
 from jaxnn.losses import softmax_cross_entropy
+from jaxnn.plots.panels import panels
 from jaxnn.rules import Rule
 from jaxnn.train import TrainingError, batch_order
 
@@ -225,29 +224,20 @@ def table_row(row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def draw(rows, path) -> None:
-    """Accuracy by cause and program, a cross where a run failed."""
+def draw(rows) -> Any:
+    """Accuracy by cause and program; NaN where a run was ended by the guard."""
+
+    def share(row, program):
+        lost = row["bad"].get(program, False)
+        return spread([np.nan] if lost else row[program])
+
     programs = ("numpy float64", "jax float64", "jax float32", "jax float32, fixed")
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for k, program in enumerate(programs):
-        for i, row in enumerate(rows):
-            found = row[program]
-            failed = row["bad"].get(program, False)
-            mean = 0.0 if np.isnan(found).any() else float(np.mean(found))
-            at, name = i + 0.2 * (k - 1.5), program if i == 0 else None
-            look = {"color": f"C{k}", "alpha": 0.35 if failed else 1, "label": name}
-            axes.bar(at, 100 * mean, 0.18, **look)
-            if failed:
-                words = {"ha": "center", "va": "bottom", "fontsize": 8, "rotation": 90}
-                axes.text(at, 100 * mean + 1, "NaN", **words)
+    title = "Test accuracy of one network with one fault, by program and precision"
+    figure, (ax,) = panels(1, width=10, height=4.2, title=title)
+    series = {program: [share(row, program) for row in rows] for program in programs}
     names = [row["cause"].replace(", ", ",\n") for row in rows]
-    axes.set_xticks(range(len(rows)), names, fontsize=9)
-    axes.set_ylabel("test accuracy, %")
-    axes.set_xlabel("what is wrong with the network")
-    axes.set_ylim(0, 118)
-    axes.legend(ncols=4, loc="upper center", fontsize=8)
-    write_with(path, lambda file: figure.savefig(file, format="png", dpi=150))
+    grouped(ax, names, series, "what is wrong with the network", "test accuracy, %")
+    return figure
 
 
 def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:
@@ -287,9 +277,9 @@ def run(args: Args) -> None:
     values = {"rows": rows, "only_in_float32": only32,
               "seconds": time.perf_counter() - start}  # fmt: skip
     conclude(
-        "nan_quandary", args, values, {"causes.png": partial(draw, rows)},
-        "Four bars for each cause: a pale one with NaN was ended by the guard. Where\n"
-        "NumPy's bar stands and JAX's float32 is pale, the formulas are the same: exp\n"
+        "nan_quandary", args, values, {"causes.png": draw(rows)},
+        "Four bars for each cause; NaN: that run was ended by the guard. Where\n"
+        "NumPy's bar stands and JAX's float32 is NaN, the formulas are the same: exp\n"
         "ends at 88 in float32 and at 709 in NumPy's float64.",
     )  # fmt: skip
 

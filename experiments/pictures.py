@@ -16,6 +16,7 @@ from jaxnn.plots.panels import (
     PALE,
     SIGNED,
     name_axes,
+    name_ticks,
     same_length,
     set_scales,
     show_legend,
@@ -78,21 +79,24 @@ def grouped(
     Args:
       ax: the panel.
       groups: names below the groups.
-      series: name -> for each group {"mean": share, "std": share}.
+      series: name -> for each group {"mean": share, "std": share}; a mean that is NaN
+        is written as a word where the bar would be.
       x_name, y_name: names, with units.
     """
+    wide = 0.81 / len(series)
     for i, (name, found) in enumerate(series.items()):
         means, errors = (100 * np.array([f[k] for f in found]) for k in ("mean", "std"))
-        places = np.arange(len(groups)) + 0.27 * (i - 1)
-        ax.bar(places, means, 0.25, yerr=errors, color=COLORS[i], label=name,
+        places = np.arange(len(groups)) + wide * (i - (len(series) - 1) / 2)
+        ax.bar(places, means, 0.93 * wide, yerr=errors, color=COLORS[i], label=name,
                capsize=2)  # fmt: skip
-        for place, mean in zip(places, means, strict=True):
-            ax.text(place, mean + 2.5, f"{mean:.0f}", ha="center", fontsize=7.5)
-    ax.set_xticks(np.arange(len(groups)), groups, fontsize=7.5)
+        for place, mean, error in zip(places, means, errors, strict=True):
+            at, word = (mean + error, f"{mean:.0f}") if mean == mean else (0, "NaN")
+            ax.text(place, at + 2, word, ha="center", fontsize=7.5, color=INK)
+    name_ticks(ax, groups, 7.5)
     ax.set_ylim(0, 125)
     ax.set_yticks(range(0, 101, 20))
     name_axes(ax, x_name, y_name)
-    show_legend(ax, loc="upper center", ncols=3)
+    show_legend(ax, loc="upper center", ncols=len(series))
 
 
 def strips(

@@ -255,11 +255,8 @@ def draw(folds: Folds, ask, said: np.ndarray, values: dict) -> Any:
     ages = np.arange(0.0, 71.0, 2.0)
     chances = {f"{s}, {c}": _by_age(folds, ask, ages, c, s) for c, s in GROUPS}
     lines(axes[0], ages, chances, "age (years), travelling alone",
-          "chance of survival", "what the networks learnt", legend=False)  # fmt: skip
-    axes[0].set_xlim(0, 108)  # the lines end at 70: room for their names
-    axes[0].set_xticks(range(0, 71, 10))
+          "chance of survival", "what the networks learnt")  # fmt: skip
     axes[0].set_ylim(0, 1)
-    show_legend(axes[0], loc="center right")
 
     masks = [(people["pclass"] == c) & (people["sex"] == s) for c, s in GROUPS]
     places, ax, colors = np.arange(len(GROUPS)), axes[1], COLORS[: len(GROUPS)]

@@ -237,7 +237,8 @@ def run(args: Args) -> None:
 
 def draw(mean: dict[str, float]) -> Any:
     """Two panels of bars."""
-    figure, axes = panels(2, width=4.8, height=3.9, title="Tricking 784-30-10")
+    title = "Pictures that a 784-30-10 network takes for another digit"
+    figure, axes = panels(2, width=4.8, height=3.9, title=title)
 
     def values(**names):
         return {word.replace("_", " "): 100 * mean[n] for word, n in names.items()}

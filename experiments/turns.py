@@ -3,7 +3,7 @@
 import gc
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ def in_turn(
 ) -> dict[str, dict]:
     """Run one epoch of each program in turn, `rounds` times after a first; seconds.
 
+    While one is `disturbed`, up to twice as often: other programs come and go.
     `pause`: seconds before each. The threads of BLAS and OpenMP spin for a while after
     their last work; programs of XLA alone need none.
     """
@@ -25,7 +26,9 @@ def in_turn(
     names = list(programs)
     gc.freeze()  # what compiling left need not be looked through before every run
     try:
-        for number in range(1, rounds + 1):
+        for number in range(1, 2 * rounds + 1):
+            if number > rounds and not any(map(disturbed, seconds.values())):
+                break
             random.Random(number).shuffle(names)
             for name in names:
                 seconds[name].append(_timed(programs[name], number, pause))
@@ -41,6 +44,18 @@ def in_turn(
     }
 
 
+def disturbed(times: Sequence[float]) -> bool:
+    """Whether the middle half of the times spreads over a quarter of the median."""
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return bool(high - low > 0.25 * middle)
+
+
+def spread(times: Sequence[float], unit: float = 1.0) -> str:
+    """The median and the middle half of the times, in words; unit: seconds of it."""
+    low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)) / unit
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
 def ratio(found: dict, slow: str, fast: str) -> float:
     """Median over rounds of seconds of `slow` / seconds of `fast` in that round."""
     pairs = zip(found[slow]["seconds"], found[fast]["seconds"], strict=True)
@@ -49,12 +64,13 @@ def ratio(found: dict, slow: str, fast: str) -> float:
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
     """Median time of a call, after two that warm up."""
-    found = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
-    return float(np.median(found[2:]))
+    run()
+    return in_turn({"it": waited_for(run)}, repeats, pause=0)["it"]["median"]
+
+
+def waited_for(run: Callable[[], Any]) -> Program:
+    """`run` as a program, which ends when its results are there."""
+    return lambda _: jax.block_until_ready(run())
 
 
 def _timed(program: Program, number: int, pause: float) -> float:

@@ -324,7 +324,7 @@ def run(args: Args) -> None:
 
 # ---- the picture
 
-FATE = (COLORS[2], COLORS[3], COLORS[6], COLORS[4], COLORS[1])  # of KINDS
+FATE = (COLORS[0], COLORS[3], COLORS[6], COLORS[4], COLORS[1])  # of KINDS
 SHOWN = (("recommended", 0), ("textbook", 4), ("relu", 2))  # setting, kind
 
 

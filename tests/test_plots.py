@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from jaxnn import fit, mlp, plots
+from jaxnn.app.trained import Trained
 from jaxnn.errors import JaxnnError
+from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots import panels, robustness
 from jaxnn.plots.panels import new_figure, save
 from jaxnn.plots.robustness import transfer
-from jaxnn.plots.run import round_of_classes
+from jaxnn.plots.run import round_of_classes, sweep
 
 MAX_BYTES = 250_000
 
@@ -137,6 +141,60 @@ def test_the_axis_is_logarithmic_beyond_a_factor_of_20(path, monkeypatch):
         texts = titles(monkeypatch)
         plots.curves(rows, path)
         assert ("loss, log scale" in texts) == log
+
+
+def test_few_seeds_are_thin_lines_and_many_a_band():
+    for seeds, thin, bands in ((1, 0, 0), (3, 3, 0), (20, 0, 1)):
+        ax = plots.curves(history(4, seeds, validation=False)).axes[1]
+        assert len(ax.lines) == 1 + thin
+        assert len(ax.collections) == bands
+
+
+def test_what_smoothed_labels_leave_of_the_loss_is_drawn():
+    config = SimpleNamespace(label_smoothing=0.1, seeds=1)
+    e = SimpleNamespace(config=config, data=SimpleNamespace(classes=10))
+    trained = Trained(e, None)
+    right = np.log(np.full((1, 10), 0.01) + 0.9 * np.eye(10)[:1])
+    least, _ = softmax_cross_entropy(right, [0], label_smoothing=0.1)
+    np.testing.assert_allclose(trained.floor(), least, rtol=1e-6)
+    lines = plots.curves(history(4), floor=0.01).axes[0].lines
+    assert [0.01, 0.01] in [list(line.get_ydata()) for line in lines]
+    config.label_smoothing = 0.0
+    assert trained.floor() is None
+
+
+def test_names_never_print_over_each_other():
+    settings = [
+        {"values": {"optimizer": o, "layers": [w, w]}, "validation_accuracy": a}
+        for o in ("adam", "momentum", "nesterov", "rmsprop", "adagrad", "adadelta")
+        for w, a in (("512", 0.9), ("1024", 0.95), ("16384", 0.5))
+    ]
+    nets = ["plain", "another plain", "Gaussian noise .3", "PGD-trained within .1"]
+    for figure in (
+        sweep(settings, ["optimizer", "layers"]), transfer(np.eye(4), nets),
+        plots.confusion(np.arange(4), np.arange(4), nets),
+    ):  # fmt: skip
+        figure.canvas.draw()
+        for ax in figure.axes:
+            boxes = [t.get_window_extent() for t in ax.get_xticklabels()]
+            assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+def test_nothing_is_cut_off_in_silence():
+    shares = [0.1, *np.linspace(0.9, 0.95, 19)]
+    settings = [{"values": {"lr": 0.1}, "validation_accuracy": a} for a in shares]
+    assert "1 below 87.3% not shown" in sweep(settings, ["lr"]).get_suptitle()
+    ax = panels.panels(1)[1][0]
+    panels.lines(ax, [1, 2], {"low": [0, 1], "high": [0, 9]}, "x", "y")
+    ax.set_ylim(0, 3)
+    panels.say_what_is_cut(ax)
+    assert [t.get_text() for t in ax.texts] == ["partly above, or not finite: high"]
+
+
+def test_no_picture_tells_red_from_green():
+    image = transfer(np.eye(2), ["a", "b"]).axes[0].images[0]
+    low, high = image.cmap([0.0, 1.0])[:, :3]
+    assert abs(low.mean() - high.mean()) > 0.4, "told apart by lightness alone"
 
 
 # ---------------------------------------------------------------- confusion

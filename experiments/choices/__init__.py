@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.turns import seconds
+from experiments.turns import in_turn, spread, waited_for
 from jaxnn.data import load
 from jaxnn.layers import Layer
 from jaxnn.losses import softmax_cross_entropy
@@ -128,6 +128,11 @@ def _share_right(net, params, state, x, y):
     return jax.vmap(one)(params)
 
 
-def milliseconds(work: Callable[[], Any], times: int = 15) -> float:
-    """Median time of a call."""
-    return 1e3 * seconds(work, times)
+def milliseconds(
+    works: dict[str, Callable[[], Any]], times: int = 9
+) -> dict[str, float]:
+    """Median time of each call, in turn; prints them with their spread."""
+    found = in_turn({n: waited_for(w) for n, w in works.items()}, times, pause=0)
+    for name, f in found.items():
+        print(f"  {name:<30}{spread(f['seconds'], 1e-3):>24} ms")
+    return {name: 1e3 * f["median"] for name, f in found.items()}

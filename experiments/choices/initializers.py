@@ -37,7 +37,7 @@ from experiments.choices import (
 from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.layers import Layer
-from jaxnn.plots.panels import lines, panels, show_legend
+from jaxnn.plots.panels import lines, panels, say_what_is_cut
 
 DEPTH, WIDTH = 8, 50
 RATES = (0.3, 0.1, 0.03, 0.01, 0.003)
@@ -130,19 +130,18 @@ def draw(found: dict, by_layer: dict, args: Any) -> Any:
     title = f"Where weights start: {DEPTH} hidden layers of {WIDTH} relu units"
     figure, (left, right) = panels(2, width=4.7, height=3.7, title=title)
     shown = {name: size for name, size in by_layer.items() if name != "zeros"}
-    nothing = {"zeros (0 is not on a log scale)": np.full(DEPTH, np.nan)}
+    nothing = {"zeros": np.full(DEPTH, np.nan)}  # keeps its place among the colors
     layers = np.arange(1, DEPTH + 1)
     lines(left, layers, nothing | shown, "hidden layer",
-          "typical size of its output (log scale)", "before training", log=True,
-          legend=False)  # fmt: skip
+          "typical size of its output (log scale)", "before training; zeros stay 0",
+          log=True, legend=False)  # fmt: skip
     left.set_xticks(layers)
-    show_legend(left, loc="lower left")
     window = max(next(iter(found.values()))["losses"].shape[1] // 40, 1)
     curves = {name: smoothed(f["losses"], window)[1] for name, f in found.items()}
     steps = smoothed(found["he"]["losses"], window)[0]
     lines(right, steps, curves, f"step (a batch of {args.batch})",
           f"loss, mean of {window} steps",
-          f"learning, {args.seeds} seeds, best of {len(RATES)} rates",
-          legend=False)  # fmt: skip
+          f"learning, {args.seeds} seeds, best of {len(RATES)} rates")  # fmt: skip
     right.set_ylim(0, 3)
+    say_what_is_cut(right)
     return figure

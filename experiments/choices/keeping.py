@@ -15,6 +15,9 @@ Measured in NumPy, which does what it is told, and in XLA, the compiler behind
 throws z away. What your code keeps is then a wish; ask the compiled program.
 """
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -100,8 +103,8 @@ def networks(width: int) -> dict[str, Layer]:
     }
 
 
-def in_xla(net: Layer, x, dh) -> tuple[float, float]:
-    """Megabytes of working memory and milliseconds of the compiled gradient."""
+def in_xla(net: Layer, x, dh) -> tuple[float, Callable]:
+    """Megabytes of working memory of the compiled gradient, and a call of it."""
     params, state, _ = net.init(jax.random.key(0), x.shape[1:])
 
     def gradient(params, x, dh):
@@ -111,7 +114,7 @@ def in_xla(net: Layer, x, dh) -> tuple[float, float]:
     program = jax.jit(gradient).lower(params, x, dh).compile()
     memory = program.memory_analysis()
     assert memory is not None, "XLA for CPU and GPU says how much memory it needs"
-    return memory.temp_size_in_bytes / 1e6, milliseconds(lambda: program(params, x, dh))
+    return memory.temp_size_in_bytes / 1e6, lambda: program(params, x, dh)
 
 
 def measure(args: Any) -> tuple[dict, dict]:
@@ -120,8 +123,7 @@ def measure(args: Any) -> tuple[dict, dict]:
     width, batch = args.width, args.rows
     x, dh = rng.normal(size=(2, batch, width)).astype(np.float32)
     ws = list(rng.normal(0, width**-0.5, (DEPTH, width, width)).astype(np.float32))
-    found, first = {}, None
-    print(f"  {'':<18}{'NumPy':>10}{'':>14}{'XLA':>12}")
+    found, calls, first = {}, {}, None
     for way, net in networks(width).items():
         dws, size = in_numpy(way, ws, x, dh)
         first = dws if first is None else first
@@ -129,17 +131,13 @@ def measure(args: Any) -> tuple[dict, dict]:
             np.allclose(a, b, atol=1e-4) for a, b in zip(first, dws, strict=True)
         )
         assert same, "what is kept must not change the gradients"
-        megabytes, ms = in_xla(net, jnp.asarray(x), jnp.asarray(dh))
-        found[way] = {
-            "numpy_megabytes": size / 1e6,
-            "numpy_milliseconds": milliseconds(lambda: in_numpy(way, ws, x, dh), 7),  # noqa: B023
-            "xla_megabytes": megabytes, "xla_milliseconds": ms,
-        }  # fmt: skip
-        print(f"  {way:<18}" + "".join(
-            f"{found[way][f'{where}_megabytes']:>8.1f} MB"
-            f"{found[way][f'{where}_milliseconds']:>8.1f} ms"
-            for where in ("numpy", "xla")
-        ))  # fmt: skip
+        megabytes, calls[f"{way}, XLA"] = in_xla(net, jnp.asarray(x), jnp.asarray(dh))
+        calls[f"{way}, NumPy"] = partial(in_numpy, way, ws, x, dh)
+        found[way] = {"numpy_megabytes": size / 1e6, "xla_megabytes": megabytes}
+        print(f"  {way:<18} kept in NumPy {size / 1e6:.1f} MB, XLA {megabytes:.1f} MB")
+    times = milliseconds(calls, 7)
+    for way, (word, where) in product(WAYS, (("numpy", "NumPy"), ("xla", "XLA"))):
+        found[way][f"{word}_milliseconds"] = times[f"{way}, {where}"]
     return found, {"keeping.png": draw(found, width, batch)}
 
 

@@ -96,16 +96,14 @@ def layouts(data: Digits, rows: np.ndarray) -> dict:
     jit_rows = jax.jit(lambda *a: by_rows(jnp, *a))
     jit_columns = jax.jit(lambda *a: by_columns(jnp, *a))
     on_device = [jax.tree.map(jnp.asarray, a) for a in ((x, t, *p), (x_t, t_t, *q))]
-    found = {
-        "NumPy step, rows": milliseconds(lambda: by_rows(np, x, t, *p)),
-        "NumPy step, columns": milliseconds(lambda: by_columns(np, x_t, t_t, *q)),
-        "JAX step, rows": milliseconds(lambda: jit_rows(*on_device[0])),
-        "JAX step, columns": milliseconds(lambda: jit_columns(*on_device[1])),
-        "picking the batch, rows": milliseconds(lambda: images[rows]),
-        "picking the batch, columns": milliseconds(lambda: images_t[:, rows]),
-    }
-    for name, time in found.items():
-        print(f"  {name:<28}{time:>9.3f} ms")
+    found = milliseconds({
+        "NumPy step, rows": lambda: by_rows(np, x, t, *p),
+        "NumPy step, columns": lambda: by_columns(np, x_t, t_t, *q),
+        "JAX step, rows": lambda: jit_rows(*on_device[0]),
+        "JAX step, columns": lambda: jit_columns(*on_device[1]),
+        "picking the batch, rows": lambda: images[rows],
+        "picking the batch, columns": lambda: images_t[:, rows],
+    })  # fmt: skip
     print(f"  largest difference of the gradients {gap:.0e}")
     return {"milliseconds": found, "largest_difference": float(gap)}
 
@@ -141,15 +139,13 @@ def one_by_one(data: Digits, rows: np.ndarray) -> dict:
     gap = max(abs(a - b).max() for a, b in zip(whole, single, strict=True))
     assert gap < 1e-5, "the mean of the samples' gradients is the batch's gradient"
     xj, tj, pj = jax.tree.map(jnp.asarray, (x, t, p))
-    found = {
-        "NumPy, the batch at once": milliseconds(lambda: in_numpy(x, t, *p)),
-        "NumPy, a Python loop": milliseconds(lambda: loop(in_numpy, x, t, p), 5),
-        "JAX, the batch at once": milliseconds(lambda: one(xj, tj, *pj)),
-        "JAX, a compiled loop (scan)": milliseconds(lambda: scanned(xj, tj, *pj), 5),
-        "JAX, a Python loop": milliseconds(lambda: loop(one, xj, tj, pj), 5),
-    }
-    for name, time in found.items():
-        print(f"  {name:<28}{time:>9.2f} ms")
+    found = milliseconds({
+        "NumPy, the batch at once": lambda: in_numpy(x, t, *p),
+        "NumPy, a Python loop": lambda: loop(in_numpy, x, t, p),
+        "JAX, the batch at once": lambda: one(xj, tj, *pj),
+        "JAX, a compiled loop (scan)": lambda: scanned(xj, tj, *pj),
+        "JAX, a Python loop": lambda: loop(one, xj, tj, pj),
+    }, 5)  # fmt: skip
     return {"milliseconds": found, "largest_difference": float(gap), "batch": n}
 
 

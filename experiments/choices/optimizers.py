@@ -44,6 +44,7 @@ from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.plots.panels import (
+    BESIDE,
     COLORS,
     DASHES,
     INK,
@@ -105,11 +106,11 @@ def draw_digits(learnt: dict, args: Any) -> Any:
     steps = smoothed(learnt["SGD"]["losses"], window)[0]
     unit = f"step (a batch of {args.batch})"
     lines(left, steps, curves, unit, f"loss, mean of {window} steps (log scale)",
-          log=True)  # fmt: skip
+          "training loss", log=True, legend=False)  # fmt: skip
     sgd = next(iter(curves.values())).mean(0)
     shares = {name: losses / sgd[None] for name, losses in curves.items()}
     lines(right, steps, shares, unit, "loss / mean loss of SGD in the same steps",
-          "below 1: faster than SGD", legend=False)  # fmt: skip
+          "below 1: faster than SGD")  # fmt: skip
     return figure
 
 
@@ -158,8 +159,9 @@ def in_valley(steps: int) -> dict:
 def film(found: dict, frames: int) -> Iterator[Any]:
     """The paths as they grow, and the height above the bottom."""
     figure, (left, right) = panels(
-        2, width=4.6, height=4.2, title="Downhill in a bent valley"
-    )
+        2, width=4.9, height=4.2,
+        title="Seven optimizers in a bent valley; a path may leave the map",
+    )  # fmt: skip
     u, v = np.meshgrid(np.linspace(*EXTENT[:2], 150), np.linspace(*EXTENT[2:], 150))
     left.contour(u, v, height(u, v), levels=np.logspace(-1.5, 2, 12), cmap="Greys_r",
                  linewidths=0.7)  # fmt: skip
@@ -177,8 +179,8 @@ def film(found: dict, frames: int) -> Iterator[Any]:
     right.set_xlim(0, steps)
     right.set_yscale("log")
     right.set_ylim(1e-9, 1e2)
-    name_axes(right, "step", "height above the lowest point", "")
-    show_legend(right, loc="lower left")
+    name_axes(right, "step", "height above the lowest point, down to 1e-9", "")
+    show_legend(right, **BESIDE)
     for step in np.unique(np.geomspace(1, steps, frames).astype(int)):
         for f, track, fall, dot in zip(
             found.values(), tracks, falls, dots, strict=True

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxnn.errors import JaxnnError, lookup
-from jaxnn.files import read_text
+from jaxnn.files import read_text, write_text
 from jaxnn.text import aligned
 
 TUTORIALS = (
-    "linear_recovery", "autodiff", "xor", "separate", "one_digit", "design_choices",
-    "automobile", "titanic", "mnist_numpy",
+    "one_number", "linear_recovery", "autodiff", "xor", "four_equations", "separate",
+    "one_digit", "convolution", "batch_norm", "lstm_cell", "fooled", "own_layer",
+    "design_choices", "automobile", "titanic", "mnist_numpy",
 )  # fmt: skip
 """In the order in which to read them: each needs only what those before it explain."""
 
@@ -54,7 +55,9 @@ def demo(words: Sequence[str]) -> int:
     """List the tutorials, or run the one that is named; returns the exit status.
 
     It runs in a process of its own, as `python -m experiments.NAME` does in the source
-    folder, with the flags after its name, and says itself where its pictures are.
+    folder, with the flags after its name. What it writes goes to runs/demo-NAME; with
+    --record to experiments/results, where the project keeps it. --copy writes its file
+    here, to be changed and run by `jaxnn demo FILE.py`.
     """
     if words[:1] in ([], ["-h"], ["--help"]):
         rows = [(str(i), *t) for i, t in enumerate(tutorials(), 1)]
@@ -62,14 +65,36 @@ def demo(words: Sequence[str]) -> int:
         print(
             "Tutorials, in the order to read them; each is one file of experiments/:\n"
             f"\n{aligned(rows, right=(2,))}\n\n"
-            f"jaxnn demo {name} runs one; read experiments/{name}.py beside it."
+            f"jaxnn demo {name} runs one and writes to runs/demo-{name}; read "
+            f"experiments/{name}.py beside it.\njaxnn demo {name} --copy puts that "
+            "file here, to be changed and run; --record writes to experiments/results."
         )
         return 0
     name, *flags = words
-    lookup("tutorial", name, dict.fromkeys(TUTORIALS))
     folder = source_folder()
+    if name.endswith(".py"):
+        source, program = Path(name), [name]
+    else:
+        lookup("tutorial", name, dict.fromkeys(TUTORIALS))
+        source = folder / "experiments" / f"{name}.py"
+        # -P: nothing is imported from the working folder
+        program = ["-P", "-m", f"experiments.{name}"]
+    if "--copy" in flags:
+        return _copied(source)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    # -P: nothing is imported from the working folder
-    command = [sys.executable, "-P", "-m", f"experiments.{name}", *flags]
-    print(f"reading matter: {folder / 'experiments' / f'{name}.py'}\n", flush=True)
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode
+    env = os.environ | {"PYTHONPATH": path}
+    if "--record" not in flags:
+        env["JAXNN_RESULTS"] = str(Path("runs", f"demo-{source.stem}").resolve())
+    given = [flag for flag in flags if flag != "--record"]
+    print(f"reading matter: {source}\n", flush=True)
+    return subprocess.run([sys.executable, *program, *given], env=env).returncode
+
+
+def _copied(source: Path) -> int:
+    """Write the tutorial into the working folder; never over what is there."""
+    here = Path("my_" + source.name)
+    if here.exists():
+        raise JaxnnError(f"demo: {here} is there already; move it, or copy elsewhere")
+    write_text(here, read_text(source))
+    print(f"wrote {here}; change it, and run: jaxnn demo {here}")
+    return 0

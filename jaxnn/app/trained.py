@@ -148,13 +148,23 @@ class Trained:
             "note": flatters if gap > 0.15 else None,  # 15 points is the custom
         }  # fmt: skip
 
+    def floor(self) -> float | None:
+        """The entropy of targets that label smoothing spreads: no loss is below."""
+        if not (share := self.e.config.label_smoothing):
+            return None
+        t = np.full(self.e.data.classes, share / self.e.data.classes)
+        t[0] += 1 - share
+        return float(-(t * np.log(t)).sum())
+
     def pictures(self) -> dict[str, Any]:
         """Name -> function that draws to a path; the first seed's, of several."""
         data, loss = self.e.data, self.e.loss
         test, names = data.test, data.names or data.classes
         chance = loss.as_probabilities(self.outputs[0])
         found = {
-            "curves.png": drawn("jaxnn.plots:curves", self.history.epochs),
+            "curves.png": drawn(
+                "jaxnn.plots:curves", self.history.epochs, floor=self.floor()
+            ),
             "confusion.png": drawn(
                 "jaxnn.plots:confusion", test.y, chance.argmax(-1), names
             ),

@@ -5,7 +5,7 @@ Each function takes plain NumPy arrays and a path, and the file is whole or not 
 system is asked for. Colors are those of Okabe and Ito (2008), which color-blind
 readers can tell apart; where color says something, so does a mark or a word.
 
-N images, C classes, E epochs, S seeds, H W image.
+N images, C classes, T epochs, S seeds, H W image.
 """
 
 import os

@@ -36,6 +36,8 @@ GRAYS = {"cmap": "gray", "vmin": 0, "vmax": 1}
 MARGINS = (0.72, 0.2, 0.52, 0.36)  # inches left, right, below, above: names and ticks
 UNTITLED = (*MARGINS[:3], 0.15)  # of a panel without a title of its own
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
+THIN = 10  # seeds up to which each is drawn
+BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend off the curves
 ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 
 
@@ -175,53 +177,93 @@ def lines(
     *,
     log: bool = False,
     log_x: bool = False,
-    band: str = "std",
     legend: bool = True,
     **style: Any,
 ) -> None:
-    """One line a series, with a band over seeds.
+    """One line a series, the mean over its seeds.
 
     Args:
       ax: the panel.
       x: (T,) the common abscissa.
-      series: name -> (T,) one line, or (S, T) S seeds with a band around their middle.
+      series: name -> (T,) one line, or (S, T) S seeds, see `draw_seeds`.
       x_name, y_name, title: names, with units.
       log, log_x: logarithmic ordinate, abscissa.
-      band: "std": one standard deviation on either side of the mean; or "range":
-        smallest to largest around the median.
-      legend: whether to show the names.
+      legend: whether to show the names: beside the panel if they are many.
       style: of all lines, as matplotlib's `plot` takes it.
     """
-    if band not in ("std", "range"):
-        raise JaxnnError(f"lines: got band={band!r}; valid: std, range")
     for i, (name, values) in enumerate(series.items()):
         own = {"color": COLORS[i % len(COLORS)], "ls": DASHES[i % len(DASHES)]}
-        values = np.asarray(values, float)
+        values = np.atleast_2d(np.asarray(values, float))
         if values.shape[-1] != len(x):
             raise JaxnnError(
                 f"lines: {name!r} has {values.shape[-1]} values for {len(x)} on the "
                 "abscissa"
             )
-        middle, low, high = _middle(np.atleast_2d(values), band, log)
-        if values.ndim > 1:
-            ax.fill_between(x, low, high, color=own["color"], alpha=0.18, lw=0)
-        ax.plot(x, middle, lw=1.7, label=name, **own, **style)
+        draw_seeds(ax, x, values, log=log, label=name, **own, **style)
     set_scales(ax, log, log_x)
     name_axes(ax, x_name, y_name, title)
     if legend:
-        show_legend(ax)
+        show_legend(ax, **(BESIDE if len(series) > 4 else {}))
 
 
-def _middle(values, band, log):
-    """Middle, low and high over the rows of (S, T)."""
-    if band == "range":
-        return np.median(values, 0), values.min(0), values.max(0)
-    if log:  # a mean of logarithms: a band symmetric on the paper, never below zero
-        logs = np.log(np.maximum(values, np.finfo(float).tiny))
-        middle, spread = logs.mean(0), logs.std(0)
-        return np.exp(middle), np.exp(middle - spread), np.exp(middle + spread)
-    middle, spread = values.mean(0), values.std(0)
-    return middle, middle - spread, middle + spread
+def draw_seeds(
+    ax: Any, x: Any, values: np.ndarray, *, log: bool = False, **style: Any
+) -> None:
+    """The mean over seeds (S, T); each seed thin beside it, of many a band of all.
+
+    Args:
+      ax: the panel.
+      x: (T,) the abscissa.
+      values: one row a seed; what is not finite is left out.
+      log: a mean of logarithms, which lies in the middle of a logarithmic axis.
+      style: of the mean, as matplotlib's `plot` takes it.
+    """
+    middle, low, high = over_seeds(values, log)
+    color = style["color"]
+    if len(values) > THIN:
+        ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+    elif len(values) > 1:
+        mark = "_" if len(x) == 1 else None  # a line of one point has no length
+        ax.plot(x, values.T, color=color, marker=mark, lw=0.7, alpha=0.4)
+    ax.plot(x, middle, **{"lw": 1.7} | style)
+
+
+def over_seeds(values: np.ndarray, log: bool = False) -> list[np.ndarray]:
+    """Mean, smallest and largest over the finite of (S, T); NaN where none is."""
+    good = np.isfinite(values)
+    count = good.sum(0)
+    # never of zero, whose logarithm is none
+    a = np.log(np.maximum(values, np.finfo(float).tiny)) if log else values
+    mean = np.where(good, a, 0).sum(0) / np.maximum(count, 1)
+    low = np.where(good, values, np.inf).min(0)
+    high = np.where(good, values, -np.inf).max(0)
+    found = np.exp(mean) if log else mean, low, high
+    return [np.where(count == 0, np.nan, a) for a in found]
+
+
+def say_what_is_cut(ax: Any) -> None:
+    """Write at the edge of the panel which of its named lines leave it."""
+    low, high = ax.get_ylim()
+    named = [line for line in ax.lines if not line.get_label().startswith("_")]
+    for word, at, leaves in (
+        ("above, or not finite", 1, lambda y: ~(y <= high)),
+        ("below", 0.05, lambda y: y < low),
+    ):
+        out = [n.get_label() for n in named if leaves(np.asarray(n.get_ydata())).any()]
+        if out:
+            ax.text(
+                0.5, at, f"partly {word}: {', '.join(out)}", va="top", ha="center",
+                transform=ax.transAxes, fontsize=8, color=INK,
+            )  # fmt: skip
+
+
+def name_ticks(ax: Any, words: Sequence[str], fontsize: float = 8) -> None:
+    """Words at 0, 1, 2 ... of the abscissa, upright where they would touch."""
+    ax.set_xticks(range(len(words)), words, fontsize=fontsize)
+    room = ax.get_position().width * ax.figure.get_size_inches()[0]
+    longest = max((part for word in words for part in word.split("\n")), key=len)
+    if text_width([longest], fontsize) > room / len(words):
+        ax.tick_params(axis="x", rotation=90)
 
 
 def cells(
@@ -252,7 +294,7 @@ def cells(
     for (i, j), text in np.ndenumerate([] if texts is None else np.array(texts)):
         color = "white" if bright[i, j] < 0.45 else INK
         ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color=color)
-    ax.set_xticks(range(len(columns)), columns, fontsize=fontsize)
+    name_ticks(ax, columns, fontsize)
     ax.set_yticks(range(len(rows)), rows, fontsize=fontsize)
     (down, across), lw = np.shape(values), 0.8 if fontsize > 6 else 0.3
     # a grid of minor ticks is slow
@@ -286,7 +328,7 @@ def as_written(name: str) -> str:
 
 def text_width(texts: Sequence[str], fontsize: float) -> float:
     """About as many inches as the longest text takes."""
-    return 0.62 * fontsize / 72 * max(map(len, texts))
+    return 0.58 * fontsize / 72 * max(map(len, texts))
 
 
 def same_length(where: str, **arrays: Any) -> None:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.panels import (
     GRAY,
-    MARGINS,
     as_written,
     cells,
     lines,
@@ -48,7 +47,7 @@ def curve(
             raise JaxnnError(
                 f"curve: {name} has {len(shares)} values for {len(epsilons)} budgets"
             )
-    figure, (ax,) = panels(1, width=6.4, height=3.9, title=title, margins=MARGINS)
+    figure, (ax,) = panels(1, width=6.4, height=3.9, title=title)
     lines(
         ax, epsilons, {k: 100 * np.asarray(v, float) for k, v in accuracy.items()},
         f"epsilon: {UNITS.get(norm, norm)}, pixels in [0, 1]",
@@ -80,11 +79,10 @@ def transfer(
     names = list(map(as_written, names))
     figure, (ax,) = panels(1, width=3 + 0.95 * n, height=1.6 + 0.5 * n, title=title)
     texts = [[f"{100 * share:.1f}" for share in row] for row in matrix]
-    cells(ax, matrix, texts, names, names, cmap="RdYlGn", vmin=0, vmax=1)
+    cells(ax, matrix, texts, names, names, cmap="cividis", vmin=0, vmax=1)
     for i in range(n):
         ax.texts[i * n + i].set_weight("bold")
     ax.xaxis.tick_top()
-    ax.tick_params(axis="x", rotation=20)
     note = "row: made on, column: attacked; percent right; bold: white-box"
     name_axes(ax, note, "")
     ax.xaxis.set_label_position("bottom")

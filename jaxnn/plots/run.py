@@ -21,13 +21,16 @@ from jaxnn.plots.panels import (
     MARGINS,
     RED,
     SIGNED,
-    UNTITLED,
+    THIN,
     as_written,
     cells,
     counted,
+    draw_seeds,
     draw_words,
     name_axes,
+    name_ticks,
     new_figure,
+    over_seeds,
     panels,
     percent,
     same_length,
@@ -47,12 +50,14 @@ TILE, GAP, CAPTION, HEAD = 1.27, 0.13, 0.165, 0.4
 # ---- curves
 
 
-def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
+def curves(
+    rows: Sequence[dict], path: str | Path | None = None, floor: float | None = None
+) -> Figure:
     """Loss, validation accuracy and gradient norm over the epochs.
 
-    With several seeds the line is their mean and the band reaches from the smallest to
-    the largest. Values that are not finite are left out of both and marked by a cross
-    at the foot of the panel; so are epochs with skipped steps, by a triangle.
+    With several seeds the line is their mean, see `panels.draw_seeds`.
+    Values that are not finite are left out and marked by a cross at the foot of the
+    panel; so are epochs with skipped steps, by a triangle.
 
     Args:
       rows: the rows of `jaxnn.train.fit`'s history: dicts with `epoch`, `loss`,
@@ -62,15 +67,17 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
         number, None for not finite, or a list of them, one a seed. No rows give a
         picture that says so.
       path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      floor: the least loss there can be, which label smoothing keeps above 0.
     """
     if not rows:
         return draw_words("No epoch was finished: there is nothing to draw.", path)
-    epoch = np.array([row["epoch"] for row in rows])  # (E,)
+    epoch = np.array([row["epoch"] for row in rows])  # (T,)
     loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (E, S)
     error = 100 - 100 * _series(rows, "validation_accuracy")
     fitted = 100 - 100 * _series(rows, "training_accuracy")
-    measured, seeds = bool(np.isfinite(error).any()), loss.shape[1]
-    over = f" (line: mean, band: smallest to largest of {seeds})" if seeds > 1 else ""
+    measured, seeds = bool(np.isfinite(error).any()), len(loss)
+    rest = "thin: each seed" if seeds <= THIN else "band: smallest to largest"
+    over = f" (line: mean, {rest})" if seeds > 1 else ""
     title = f"Training: {counted(len(rows), 'epoch')}, {counted(seeds, 'seed')}{over}"
     figure, axes = panels(
         2 + measured, width=4.1, height=3.4, title=title, margins=MARGINS
@@ -79,6 +86,9 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     _line(axes[0], epoch, loss, BLUE, "o", "training, mean over the epoch")
     if np.isfinite(validation).any():
         _line(axes[0], epoch, validation, RED, "s", "validation, after the epoch")
+    if floor is not None:
+        style = {"color": GRAY, "lw": 1, "ls": ":"}
+        axes[0].axhline(floor, label="least possible, labels smoothed", **style)
     title = f"Training loss {_ends(loss)}"
     _label(axes[0], epoch, [loss, validation], title, "loss")
     if measured:
@@ -87,7 +97,7 @@ def curves(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     skipped = np.nan_to_num(_series(rows, "skipped"))
     if skipped.any():
         label = f"steps skipped: {int(skipped.sum()):,} in all"
-        _mark(axes[-1], epoch[skipped.any(1)], "^", 0.09, label)
+        _mark(axes[-1], epoch[skipped.any(0)], "^", 0.09, label)
     name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
     _label(axes[-1], epoch, [norm], title, name)
     return save(figure, path)
@@ -99,13 +109,13 @@ def _accuracy(ax, epoch, error, fitted):
     if both:
         _line(ax, epoch, fitted, BLUE, "o", "training, a sample")
     _line(ax, epoch, error, RED, "s", "validation" if both else None)
-    mean = _over_seeds(error)[0]
+    mean = over_seeds(error)[0]
     best = int(np.nanargmin(mean))
     ax.axhline(mean[best], color=GRAY, lw=0.8, ls=":")
     star = {"ms": 15, "mfc": "none", "mec": INK, "label": "best epoch"}
     ax.plot(epoch[best], mean[best], "*", **star)
     title = (
-        f"Best {'mean ' * (error.shape[1] > 1)}validation accuracy "
+        f"Best {'mean ' * (len(error) > 1)}validation accuracy "
         f"{100 - mean[best]:.2f}% (epoch {epoch[best]})"
     )
     series = [error, fitted]
@@ -115,30 +125,15 @@ def _accuracy(ax, epoch, error, fitted):
 
 
 def _series(rows, key) -> np.ndarray:
-    """Values of `key` (E, S) float64; NaN where missing or None."""
+    """Values of `key` (S, T) float64; NaN where missing or None."""
     wide = max(np.size(row.get(key)) for row in rows)
     values = [np.asarray(row.get(key), dtype=np.float64) for row in rows]
-    return np.stack([np.broadcast_to(v, (wide,)) for v in values])
-
-
-def _over_seeds(values):
-    """Mean, smallest and largest over the finite seeds, each (E,); NaN if none is."""
-    good = np.isfinite(values)
-    count = good.sum(1)
-    mean = np.where(good, values, 0).sum(1) / np.maximum(count, 1)
-    low = np.where(good, values, np.inf).min(1)
-    high = np.where(good, values, -np.inf).max(1)
-    return [np.where(count == 0, np.nan, a) for a in (mean, low, high)]
+    return np.stack([np.broadcast_to(v, (wide,)) for v in values], 1)
 
 
 def _line(ax, epoch, values, color, marker, label):
-    mean, low, high = _over_seeds(values)
-    if values.shape[1] > 1:
-        ax.fill_between(epoch, low, high, color=color, alpha=0.2, lw=0)
-        if len(epoch) == 1:  # a band over one epoch has no width
-            ax.vlines(epoch, low, high, color=color, alpha=0.4, lw=6)
     marker = marker if len(epoch) <= MARKED else None
-    ax.plot(epoch, mean, color=color, marker=marker, ms=4, lw=1.6, label=label)
+    draw_seeds(ax, epoch, values, color=color, marker=marker, ms=4, label=label)
 
 
 def _mark(ax, epoch, marker, height, label):
@@ -151,12 +146,12 @@ def _mark(ax, epoch, marker, height, label):
 def _label(ax, epoch, series, title, y_name, log="log scale"):
     """Scale, ticks, names, legend, and crosses where a value is not finite.
 
-    series: arrays (E, S); one that is NaN throughout was not measured.
+    series: arrays (S, T); one that is NaN throughout was not measured.
     """
     # not measured is not the same as gone wrong: only the first is always measured
     series = [a for i, a in enumerate(series) if i == 0 or np.isfinite(a).any()]
     bad = [~np.isfinite(a) for a in series]
-    lost = np.any([b.any(1) for b in bad], axis=0)
+    lost = np.any([b.any(0) for b in bad], axis=0)
     if lost.any():
         _mark(ax, epoch[lost], "x", 0.04, "not finite")
     seen = np.concatenate([a[~b] for a, b in zip(series, bad, strict=True)])
@@ -179,7 +174,7 @@ def _label(ax, epoch, series, title, y_name, log="log scale"):
 
 def _ends(values) -> str:
     """First and last mean, as words: '0.61 to 0.27'."""
-    mean = _over_seeds(values)[0]
+    mean = over_seeds(values)[0]
     if np.isnan(mean).all():
         return "never finite"
     ends = mean[:1] if len(mean) == 1 else mean[[0, -1]]
@@ -219,10 +214,11 @@ def confusion(
         texts = np.where(counts, [[f"{c:,}" for c in row] for row in counts], "")
         fontsize = 9
     side = float(np.clip(0.46 * size, 2.4, 9.0))
-    upright = max(map(len, names)) > 3
+    # names that are wider than a cell stand upright
+    tall = text_width(names, fontsize)
     left, below = text_width(beside, fontsize) + 0.4, 0.5
-    if upright:
-        below = text_width(names, fontsize) + 0.45
+    if tall > side / size:
+        below = tall + 0.45
     figure, (ax,) = panels(
         1, width=left + side / 0.8 + 0.3, height=below + side + 0.55,
         margins=(left, 0.3, below, 0.55),  # a fifth of the panel is the color bar's
@@ -232,7 +228,7 @@ def confusion(
         vmax=max(most, 1),
     )  # fmt: skip
     ax.set_aspect("equal")
-    ax.tick_params(axis="x", rotation=90 * upright)
+    ax.tick_params(axis="x", rotation=90 * (tall > side / size))
     title = f"{right:,} of {total.sum():,} right ({100 * right / total.sum():.2f}%)"
     if most:
         i, j = np.unravel_index(errors.argmax(), counts.shape)
@@ -519,11 +515,15 @@ def sweep(
     """
     axes = [name for name in axes if name != "seed"]
     columns = min(max(len(axes), 1), 3)
-    title = f"Sweep of {len(settings)} settings, mean over their seeds"
-    rows = -(-max(len(axes), 1) // columns)
-    figure, drawn = panels(columns, rows, title=title, margins=UNTITLED)
     accuracy = 100 * np.array([s["validation_accuracy"] for s in settings])
-    low = max(np.quantile(accuracy, 0.1) - 3, 0) if len(accuracy) > 4 else None
+    low = max(np.quantile(accuracy, 0.1) - 3, 0) if len(accuracy) > 4 else 0
+    cut = int((accuracy < low).sum())
+    title = (
+        f"Sweep of {len(settings)} settings, mean over their seeds; line: the best "
+        f"at each value{f'; {cut} below {low:.1f}% not shown' * bool(cut)}"
+    )
+    rows = -(-max(len(axes), 1) // columns)
+    figure, drawn = panels(columns, rows, title=title)
     for ax in drawn[len(axes) :]:
         ax.set_axis_off()
     for ax, name in zip(drawn, axes, strict=False):
@@ -532,13 +532,12 @@ def sweep(
         places = np.unique(at)
         if len(places) < len(at):
             best = [accuracy[at == place].max() for place in places]
-            ax.plot(places, best, "-", color=COLORS[1], label="best there")
-            show_legend(ax, loc="lower right")
+            ax.plot(places, best, "-", color=COLORS[1])
         if ticks is None:
             ax.set_xscale("log")
         else:
-            ax.set_xticks(range(len(ticks)), ticks)
-        ax.set_ylim(bottom=low, top=min(accuracy.max() + 1, 100.5))
+            name_ticks(ax, ticks)
+        ax.set_ylim(low if cut else None, min(accuracy.max() + 1, 100.5))
         name_axes(ax, name, "validation accuracy (%)")
     return save(figure, path)
 

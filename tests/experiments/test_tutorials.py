@@ -22,19 +22,32 @@ FEW = {
     "images": 200, "test_images": 100, "batch": 50, "epochs": 1, "seeds": 2,
     "width": 8, "rows": 16, "valley_steps": 5, "frames": 2,
 }  # fmt: skip
+FEWER = {"images": 200, "test_images": 100, "epochs": 1}
 SMALL = {
+    "one_number": {"steps": 5},
     "linear_recovery": {"seeds": 2, "batch": 32, "steps": 40},
     "autodiff": {"steps": 5},
     "xor": {"seeds": 8, "steps": 10, "patience": 2},
+    "four_equations": {"seeds": 2},
     "separate": {"seeds": 2, "steps": 40, "points": 40, "frames": 2},
     "one_digit": {"images": 4000, "seeds": 2, "hidden": 4},
+    "convolution": {"image": 0},
+    "batch_norm": FEWER | {"seeds": 2, "depth": 2},
+    "lstm_cell": {"seeds": 2, "steps": 8},
+    "fooled": FEWER,
+    "own_layer": FEWER | {"seeds": 2},
     "design_choices": FEW,
     "automobile": {"seeds": 2, "steps": 5, "hidden": 4},
     "titanic": {"seeds": 1, "steps": 5, "hidden": 4, "rivals": 1},
     "mnist_numpy": {"images": 320, "wide_images": 128, "many_images": 128, "seeds": 2,
                     "rounds": 1},
 }  # fmt: skip
-QUICK = ("linear_recovery", "autodiff", "automobile")  # compiled in a second or two
+QUICK = (  # compiled in a second or two
+    "one_number", "linear_recovery", "autodiff", "four_equations", "convolution",
+    "lstm_cell", "automobile",
+)  # fmt: skip
+SHORT = ("one_number", "four_equations", "convolution", "batch_norm", "lstm_cell",
+         "fooled", "own_layer")  # fmt: skip
 CASES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in SMALL
@@ -79,6 +92,14 @@ def test_every_tutorial_has_a_case():
     assert tuple(SMALL) == demo.TUTORIALS
 
 
+def test_the_short_ones_ask_three_questions_and_answer_them():
+    short = [importlib.import_module(f"experiments.{name}") for name in SHORT]
+    for module in short:
+        asked = (module.__doc__ or "").partition("\nExercises\n")[2]
+        for text in (asked, module.ANSWERS):
+            assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == ["1", "2", "3"]
+
+
 def test_the_list_says_of_each_what_and_how_long(capsys):
     assert main(["demo"]) == 0
     printed = capsys.readouterr().out
@@ -95,6 +116,22 @@ def test_a_tutorial_runs_by_name_from_anywhere(tmp_path, monkeypatch, capfd):
     printed = capfd.readouterr().out
     assert str(ROOT / "experiments" / "autodiff.py") in printed
     assert "--steps" in printed
+
+
+def test_a_demo_writes_beside_the_reader_and_its_copy_is_his(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = ROOT / "experiments" / "results" / "one_number.json"
+    before = results.read_bytes()
+    assert main(["demo", "one_number"]) == 0
+    assert (tmp_path / "runs/demo-one_number/one_number.json").is_file()
+    assert main(["demo", "one_number", "--copy"]) == 0
+    copy = tmp_path / "my_one_number.py"
+    copy.write_text(copy.read_text().replace("X, T = 2.0, 3.0", "X, T = 2.0, 5.0"))
+    assert main(["demo", "my_one_number.py"]) == 0
+    assert (tmp_path / "runs/demo-my_one_number/one_number.json").is_file()
+    assert results.read_bytes() == before
+    with pytest.raises(JaxnnError, match="there already"):
+        demo.demo(["one_number", "--copy"])
 
 
 def test_nothing_of_the_working_folder_is_run(tmp_path, monkeypatch, capfd):

@@ -72,7 +72,7 @@ def curves(
     if not rows:
         return draw_words("No epoch was finished: there is nothing to draw.", path)
     epoch = np.array([row["epoch"] for row in rows])  # (T,)
-    loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (E, S)
+    loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (S, T)
     error = 100 - 100 * _series(rows, "validation_accuracy")
     fitted = 100 - 100 * _series(rows, "training_accuracy")
     measured, seeds = bool(np.isfinite(error).any()), len(loss)

@@ -100,7 +100,7 @@ def against_jax(layers, x, t) -> float:
     def cost(layers):
         h = x
         for w, b in layers:
-            h = jnp.tanh(h @ w + b)
+            h = jnp.tanh(h @ w + b[None])
         return ((h - t) ** 2).sum() / 2 / len(x)
 
     with jax.enable_x64(True):

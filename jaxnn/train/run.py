@@ -174,10 +174,7 @@ class Run:
         init: Callable = partial(self.step.start, shape, dtype=dtype)
         init = jax.vmap(init) if self.multi_seed else init
         key = self.step.key and (self.step.key, shape, str(dtype))
-        # compiled in a third of the time, and the numbers drawn are the same
-        fast = {"xla_backend_optimization_level": 1}
-        program = programs.ahead(key, init, self.keys, compiler_options=fast)
-        self.ts = program(self.keys)
+        self.ts = programs.ahead(key, init, self.keys)(self.keys)
         if begin is not None:
             self.ts = continued(self.ts, begin)
         rows = getattr(begin, "epochs", ())

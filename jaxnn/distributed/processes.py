@@ -246,6 +246,8 @@ def join(ranks: Processes, how: str) -> None:
     )  # fmt: skip
     if how == "mpi":
         how = "flags"  # all is known
+    # SIGTERM ends a process, as it does alone: JAX's service would note it and go on
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             ranks.coordinator,
@@ -353,7 +355,7 @@ def abort(why: str, status: int = 1) -> None:
 
 def _end(error: BaseException) -> None:
     if isinstance(error, LostError) and error.__cause__ is not None:
-        abort(f"it lost another process ({first_line(error.__cause__)})")
+        _lost(error.__cause__)
     if isinstance(error, JaxnnError):
         print(f"jaxnn: error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -361,6 +363,11 @@ def _end(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         abort("interrupted", 130)
     if isinstance(error, RuntimeError) or STATUS.match(str(error)):
-        abort(f"it lost another process ({first_line(error)})")
+        _lost(error)
     traceback.print_exception(error)
     abort(f"{type(error).__name__}")
+
+
+def _lost(error: BaseException) -> None:
+    time.sleep(1)  # one that was stopped lost the others by that: its heartbeat says so
+    abort(f"it lost another process ({first_line(error)})")

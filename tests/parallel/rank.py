@@ -4,7 +4,7 @@ Its words: rank, port, what happens then, devices of both together, a folder.
 
 Prints its history as JSON. With "die" or "stop" the second process then kills or stops
 itself in the middle of a training without end, and the first must not wait for ever.
-With "resume" both train from where the folder stands, and the second kills itself after
+With "resume" both train from where the folder stands, and the second ends itself after
 the third epoch if they begin anew.
 """
 
@@ -28,7 +28,7 @@ def resumed(mesh, rank, folder):
 
     def die(row):
         if anew and rank == 1 and row["epoch"] == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler does
 
     history = train(mesh, epochs=6, snapshots=kept, on_epoch=die)
     norm = float(sum(abs(a).sum() for a in jax.tree.leaves(history.params)))

@@ -90,7 +90,7 @@ def test_two_processes_train_as_one_and_one_outlives_the_death_of_the_other():
 
 def test_two_processes_that_were_killed_resume_and_end_as_one(tmp_path):
     (status, _, words), (died, _, _) = ended(*start("resume", 2, tmp_path))
-    assert died == -signal.SIGKILL
+    assert died == -signal.SIGTERM
     assert status not in (0, -signal.SIGKILL)
     assert LOST in words
     assert "Traceback" not in words

@@ -60,8 +60,8 @@ def tests(small: bool) -> dict[str, Any]:
     words = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--slow", "none", *TESTS]
     ended = subprocess.run(
         [*words, *(["--collect-only"] if small else [])],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=SECONDS,
-        env=os.environ | {"JAX_PLATFORMS": jax.default_backend()},
+        cwd=Path(__file__).parents[1], timeout=SECONDS,
+        capture_output=True, encoding="utf-8", env=os.environ | {"JAX_PLATFORMS": jax.default_backend()},
     )  # fmt: skip
     return {"status": ended.returncode, "end": ended.stdout.splitlines()[-5:]}
 

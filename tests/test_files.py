@@ -58,12 +58,10 @@ def _writes_in_place(call):
     """Whether a call writes to a path, and not to the file that `write_with` gives."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     words = {a.value for a in call.args if isinstance(a, ast.Constant)}
-    if name in ("savefig", "save", "savez", "savez_compressed"):
-        first = call.args[0] if call.args else None
-        return isinstance(call.func, ast.Attribute) and not (
-            isinstance(first, ast.Name) and first.id in ("file", "figure", "self")
-        )
     method = isinstance(call.func, ast.Attribute)
+    if name in ("savefig", "save", "savez", "savez_compressed"):
+        given = {getattr(a, "id", "") for a in call.args}
+        return method and not given & {"file", "figure", "self"}
     if name == "open" and getattr(call.args[0], "attr", "") != "devnull":
         return bool({"w", "wb", "a", "ab", "x", "xb"} & words)
     return method and name in ("write_bytes", "write_text")

@@ -1,5 +1,6 @@
 """What `jaxnn train --from` starts from: the network of a run, or arrays in a file."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def start_from(
 
 def _whole(path, facts) -> Imported | None:
     """The network of a run or an ONNX file; None of another file."""
-    if path.is_dir():
+    if os.path.isdir(path):
         run = open_run(path)
         return Imported(run.net, *first_of(run), run.facts.in_shape)
     with open_file(path, "a run folder, or a file of arrays"):

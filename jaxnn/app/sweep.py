@@ -1,5 +1,6 @@
 """The sweep: its folder, its groups one after the other, its table and picture."""
 
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -166,7 +167,7 @@ class Sweep(NamedTuple):
     def _done(self, number) -> list[dict] | None:
         """What became of the points of a group; None if they are not trained yet."""
         path = self.params(number)
-        rows = load_meta(path).get("rows") if path.exists() else None
+        rows = load_meta(path).get("rows") if os.path.exists(path) else None
         wanted = [(p.number, plain(p.values)) for p in self.groups[number].points]
         if rows is not None and [(r["point"], r["values"]) for r in rows] != wanted:
             raise JaxnnError(

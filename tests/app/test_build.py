@@ -1,6 +1,6 @@
 """The regularizers and augmentations of the command line, as they reach the step."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +16,7 @@ from jaxnn.app.trained import attack_keys, collapses
 from jaxnn.augment import augment_by_name
 from jaxnn.errors import JaxnnError
 from jaxnn.losses import LOSSES
+from jaxnn.train.step import Step
 from tests.rules.common import assert_trees_close, normal
 
 KEY = jax.random.key(0)
@@ -28,7 +29,8 @@ def options(**settings):
 
 
 def test_the_default_asks_for_nothing():
-    assert set(options().values()) == {None}
+    usual = {f.name: f.default for f in fields(Step)}
+    assert options() == {name: usual[name] for name in options()}
 
 
 def test_penalties_and_projections_are_the_sum_and_the_sequence():

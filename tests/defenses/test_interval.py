@@ -206,7 +206,7 @@ def test_pixels_and_labels_are_floats_and_classes():
         (x, y - 5, "3 outputs: expected 0 to 2"),
         (x, y.astype(float), "float64"),
         (x, jax.nn.one_hot(y, 3), "argmax"),
-        (x, y[:3], "3 labels"),
+        (x, y[:3], r"\(3,\) of 50 images"),
     ):
         with pytest.raises(JaxnnError, match=words):
             verify(x_bad, y_bad)

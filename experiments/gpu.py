@@ -61,7 +61,8 @@ def tests(small: bool) -> dict[str, Any]:
     ended = subprocess.run(
         [*words, *(["--collect-only"] if small else [])],
         cwd=Path(__file__).parents[1], timeout=SECONDS,
-        capture_output=True, encoding="utf-8", env=os.environ | {"JAX_PLATFORMS": jax.default_backend()},
+        capture_output=True, encoding="utf-8",
+        env=os.environ | {"JAX_PLATFORMS": jax.default_backend()},
     )  # fmt: skip
     return {"status": ended.returncode, "end": ended.stdout.splitlines()[-5:]}
 

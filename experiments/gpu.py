@@ -2,7 +2,7 @@
 
 Question: are the numbers right on a GPU, and how fast is it there?
 
-    pip install -e '.[bench]' 'jax[cuda12]' pytest hypothesis && pip install torch
+    pip install -e '.[test,bench]' 'jax[cuda12]'
     python -m experiments.gpu            on one card of the H100's class
     python -m experiments.gpu --small    on any machine, a minute: does it run?
 

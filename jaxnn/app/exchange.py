@@ -1,6 +1,7 @@
 """`jaxnn export` and `jaxnn import`: networks to and from other programs, checked."""
 
 import importlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from jaxnn.combine import chained, serial
 from jaxnn.data import load, unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, first_line
-from jaxnn.files import open_file, write_json, write_text, write_with
+from jaxnn.files import open_file, read_text, write_json, write_text, write_with
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.onnx_out import to_onnx
 from jaxnn.interop.weights import load_weights, save_safetensors, to_torch
@@ -90,6 +91,12 @@ def _to_torch(path, network, x):
     import torch
 
     source, arrays = to_torch(network)
+    beside = path.with_suffix(".py")  # which nobody named: no other file's place
+    if os.path.exists(beside) and read_text(beside) != source:
+        raise JaxnnError(
+            f"export: {beside}, where the network is told as code, is another file; "
+            "move it, or give another --out"
+        )
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
     made: dict[str, Any] = {}
     exec(compile(source, "model.py", "exec"), made)  # ours, written just now
@@ -100,7 +107,7 @@ def _to_torch(path, network, x):
 
     def write():
         write_with(path, lambda file: torch.save(tensors, file))
-        write_text(path.with_suffix(".py"), source)
+        write_text(beside, source)
 
     return got, write
 
@@ -180,6 +187,11 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
         )
     e = _experiment(network.net, config.data, facts)
     found = evaluate(e.net, *network[1:3], *data.test, loss=e.loss)
+    if not np.isfinite(found.outputs).all():
+        raise JaxnnError(
+            f"{config.file}: its outputs for test images of {config.data} are not "
+            "finite; nothing was written"
+        )
     checks["accuracy"] = float(found.accuracy)
     _check_accuracy(config, checks)
     with fresh_folder(config.out, config.file.stem) as folder:

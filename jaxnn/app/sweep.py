@@ -94,14 +94,8 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
-    failed = draw(
-        folder,
-        {
-            "sweep.png": drawn(
-                "jaxnn.plots.run:sweep", result["settings_tried"], list(axes)
-            )
-        },
-    )
+    picture = drawn("jaxnn.plots.run:sweep", result["settings_tried"], list(axes))
+    failed = draw(folder, {"sweep.png": picture})
     print("\n".join(table(result)))
     print_undrawn(failed)
     print(f"saved to       {folder}  (sweep.json, sweep.png; best is a run)")

@@ -316,13 +316,14 @@ def _heading(e, mesh) -> str:
         spread += f" of {count} processes"
     size = "x".join(map(str, e.facts.in_shape))
     seeds = f", {c.seeds} seeds side by side" if c.seeds > 1 else ""
+    measured = min(TRAIN_SAMPLE, len(data.train.x))
     if c.precision != "float32":
         seeds += f", products in {c.precision}"
     return (
         f"jaxnn {__version__}, jax {jax.__version__} on {device()}\n"
-        f"data           {data.name}: {len(data.train.x):,} training, "
-        f"{len(data.validation.x):,} validation, {len(data.test.x):,} test images "
-        f"{size}, {data.classes} classes\n"
+        f"data           {data.name}: {len(data.train.x):,} training ({measured:,} of "
+        f"them measured after each epoch), {len(data.validation.x):,} validation, "
+        f"{len(data.test.x):,} test images {size}, {data.classes} classes\n"
         f"training       {c.epochs} epochs of {len(data.train.x) // c.batch} steps, "
         f"batch {c.batch}, {c.optimizer}, lr {c.lr:g}, {c.schedule} schedule{seeds}"
         f"{spread}\n"

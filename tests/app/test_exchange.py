@@ -1,6 +1,7 @@
 """`jaxnn export` and `jaxnn import`: networks that go to other programs and back."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_weights_of_pytorch_are_taken_by_a_network_of_a_file(digits):
     assert again.keys() == wanted.keys()
     assert all(torch.equal(again[name], wanted[name]) for name in wanted)
     assert "does not say which network" in refused("import", "model.pt")
+    text = refused("export", "back", "--to", "torch", "--out", "net.pt")
+    assert "net.py, where the network is told as code, is another file" in text
+    assert not os.path.exists("net.pt")
+    nothing = {name: a * float("nan") for name, a in model.state_dict().items()}
+    torch.save(nothing, "nan.pt")
+    words = ("import", "nan.pt", "--net", "net.py:net", "--data", digits)
+    assert "are not finite" in refused(*words, "--accuracy", "0.001")
 
 
 def test_a_missing_package_is_named(run_folder, monkeypatch):

@@ -227,7 +227,7 @@ def draw(votes, bounds, args) -> Any:
     lines(axes[1], bounds[0]["budgets"], {f"{len(bounds)} seeds": proven},
           "epsilon (largest change of a pixel)", "percent verified of 10,000",
           "interval bounds")  # fmt: skip
-    axes[1].axvline(args.epsilon, color="grey", lw=0.8, ls=":")
+    axes[1].axvline(args.epsilon, color="gray", lw=0.8, ls=":")
     for ax in axes:
         ax.set_ylim(-2, 102)
     return figure

@@ -365,8 +365,8 @@ CASES: dict[str, Callable[[], Case]] = {
         step=1,
         options={"project": lambda p: jax.tree.map(lambda a: a / (a - a), p)},
     ),
-    "regulariser: norm of a bias of 0": lambda: _other(
-        part="regulariser", step=1, options={"penalty": _bad_penalty}
+    "regularizer: norm of a bias of 0": lambda: _other(
+        part="regularizer", step=1, options={"penalty": _bad_penalty}
     ),
     "augmentation: root of -1": _augment_case,
 }  # fmt: skip

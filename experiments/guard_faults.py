@@ -1,7 +1,7 @@
 """Does the guard name the culprit? Forty faults, each with a known one.
 
 Question: of 40 faults put into small networks of every kind of layer, 20 forward, 14
-backward, 6 in optimizer, regulariser or data, how many does the guard find at the right
+backward, 6 in optimizer, regularizer or data, how many does the guard find at the right
 step, in the right layer and direction, in the right operation, and with the right
 sample? And what does it say of 50 healthy runs, some with masks of -inf?
 

@@ -186,7 +186,7 @@ def pieces():
 
 
 def problem(*shape, count=200, classes=3):
-    """Images as uint8 or, of two axes, floats, around a centre a class."""
+    """Images as uint8 or, of two axes, floats, around a center a class."""
     rng = np.random.default_rng(8)
     centers, y = rng.uniform(size=(classes, *shape)), rng.integers(0, classes, count)
     x = centers[y] * 0.7 + 0.3 * rng.uniform(size=(count, *shape))

@@ -137,7 +137,7 @@ def _noting(step, note) -> dict[str, Any]:
     changed: dict[str, Any] = {"net": observed(step.net, layer)}
     changed["loss"] = noted("loss", step.loss, slice(1))  # of the predictions
     if step.penalty is not None:
-        changed["penalty"] = noted("regulariser", step.penalty, slice(1))
+        changed["penalty"] = noted("regularizer", step.penalty, slice(1))
     for name, part in PHASES.items():
         if function := getattr(step, name):  # of a key and what it changes
             changed[name] = noted(part, function, slice(1, None))

@@ -17,7 +17,7 @@ from jaxnn.train.state import float_type, to_unit
 SCOPES = {"fwd": "forward", "bwd": "backward"}
 SCOPE = re.compile(
     r"(?<![\w])(fwd|bwd)/(?:(\d+)_)?([^/]*)"
-    r"|(?<![\w])(data|augmentation|mixup|weight noise|loss|regulariser|update)(?![\w])"
+    r"|(?<![\w])(data|augmentation|mixup|weight noise|loss|regularizer|update)(?![\w])"
 )
 ROUNDS = ((("loss", "grads", "state"), "backward"), (("params", "opt"), "update"))
 DRAWS = 4  # other random numbers that a step is tried with

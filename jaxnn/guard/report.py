@@ -25,7 +25,7 @@ class Finding:
       step: of that epoch, counted from 1.
       seed: which network, where several train side by side.
       part: "data", "augmentation", "mixup", "weight noise", "forward", "loss",
-        "backward", "regulariser", "update", or "evaluation": after the epoch, in
+        "backward", "regularizer", "update", or "evaluation": after the epoch, in
         evaluation mode only.
       layer: place and name, "" outside the network.
       op: the operation, "" if only the second path could tell.

@@ -245,7 +245,7 @@ def compute_gradients(
             key=jax.random.fold_in(key, 1), step=ts.step, memory=ts.memory,
         )  # fmt: skip
     if s.penalty is not None:
-        with jax.named_scope("regulariser"):
+        with jax.named_scope("regularizer"):
             extra, dpenalty = s.penalty(ts.params)
             value, grads = value + extra, jax.tree.map(jnp.add, grads, dpenalty)
     grads = layout_of(like, grads)

@@ -228,8 +228,8 @@ FRESH: dict[str, Callable[[], Case]] = {
     "loss: power of 0": lambda: Case(
         serial(dense(CLASSES)), "loss", "", ("pow",), loss=_to_the_power
     ),
-    "regulariser: root of 0": lambda: plain(
-        "regulariser", SLOPES, 1, penalty=_penalty_root
+    "regularizer: root of 0": lambda: plain(
+        "regularizer", SLOPES, 1, penalty=_penalty_root
     ),
     "update: overflow of a product": lambda: plain(
         "update", ("mul",), 2,

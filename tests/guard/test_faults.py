@@ -32,7 +32,7 @@ FEW = {
     "product that overflows",
     "residual within remat, back",
     "loss: power of 0",
-    "regulariser: root of 0",
+    "regularizer: root of 0",
 }
 
 

@@ -9,11 +9,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from jaxnn import __version__
 from jaxnn.app.streams import open_streams
 from jaxnn.errors import JaxnnError, lookup
+
+MOST_DPI = 1200  # what printers print; more only fills the memory
 
 
 class Command(NamedTuple):
@@ -120,6 +123,8 @@ def _dispatch(words: list[str], started: float) -> int:
 
             return demo(words[1:])
         devices, words = _take("--device", words)
+        dots, words = _take("--dpi", words)
+        pictures = _pictures(dots)
         config = settings(words[0], command, words[1:])
         if devices:
             from jaxnn.environment import use_device
@@ -127,7 +132,8 @@ def _dispatch(words: list[str], started: float) -> int:
             use_device(devices[-1])
         module, _, name = command.function.partition(":")
         function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
-        found = function(config, started) if command.timed else function(config)
+        with pictures:
+            found = function(config, started) if command.timed else function(config)
         return int(command.status(found))
     except (RuntimeError, AssertionError):
         from jaxnn.environment import no_device
@@ -167,7 +173,8 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
         "it first: what it registers (attacks, losses, layers) is known then. --config "
         "FILE.json or .toml has settings, such as a run's config.json; flags override. "
-        "--device cpu, gpu or cuda:1 says where to compute."
+        "--device cpu, gpu or cuda:1 says where to compute, --dpi 300 how many dots an "
+        "inch pictures have."
     )
     files, words = _take("--config", words)
     if name in ("train", "sweep"):
@@ -213,6 +220,20 @@ def _use(target: str) -> None:
             f"--use {target}: cannot be imported ({type(error).__name__}: {error}); "
             "expected FILE.py, or a module that is installed"
         ) from error
+
+
+def _pictures(dots: list[str]) -> AbstractContextManager:
+    """Where pictures have so many dots an inch: the last of these, if there are any."""
+    if not dots:
+        return nullcontext()
+    if not dots[-1].isdecimal() or not 1 <= int(dots[-1]) <= MOST_DPI:
+        raise JaxnnError(
+            f"--dpi: got {dots[-1]}, expected dots an inch, a whole number from 1 to "
+            f"{MOST_DPI:,}"
+        )
+    from jaxnn.plots.panels import drawn_at
+
+    return drawn_at(int(dots[-1]))
 
 
 def _take(flag: str, words: list[str]) -> tuple[list[str], list[str]]:

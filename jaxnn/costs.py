@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxnn.combine.parts import Parts, observed
 from jaxnn.layers import Layer
-from jaxnn.text import aligned
+from jaxnn.text import Table
 
 
 class LayerCost(NamedTuple):
@@ -38,8 +38,10 @@ def summary(
     in_shape: tuple[int, ...],
     batch: int | None = 128,
     dtype: Any = None,
-) -> str:
+) -> Table:
     """One line a layer, parts of networks indented; B is the batch.
+
+    A string, which a notebook shows as a table.
 
     Columns: output shape, number of parameters, FLOPs of the forward and of the
     backward pass, and bytes of the cache, for `batch` samples in training mode. Nothing
@@ -78,9 +80,9 @@ def summary(
         rows.append((name, _batched(cost.out_shape), *_numbers(cost)))
     rows.append(("total", "", *_numbers(costs[0])))
     if batch is None:
-        return aligned([row[:3] for row in rows], right=[2])
-    table = aligned(rows, right=range(2, 6))
-    return f"{table}\nB = {batch}; forward and backward in FLOPs"
+        return Table.of([row[:3] for row in rows], right=[2])
+    note = f"B = {batch}; forward and backward in FLOPs"
+    return Table.of(rows, right=range(2, 6), note=note)
 
 
 def layer_costs(

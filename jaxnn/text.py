@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
+ROWS = 60  # of a table in a notebook
+
 
 def escaped(text: str) -> str:
     r"""`text` in one line that a reader of Markdown shows as it is.
@@ -58,13 +60,52 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
-def html(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same table for a notebook; the cells are plain text."""
+class Table(str):
+    """Rows as `aligned`, which a prompt shows as they are and a notebook as a table.
+
+    Attributes:
+      rows: the cells, the first row the head.
+      note: what stands below them, "" for nothing.
+    """
+
+    rows: Sequence[Sequence[str]] = ()
+    note = ""
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Sequence[str]], right: Iterable[int] = (), note: str = ""
+    ) -> "Table":
+        """The table of these rows; columns in `right` are flush right."""
+        table = cls("\n".join(filter(None, [aligned(rows, right), note])))
+        table.rows, table.note = rows, note
+        return table
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head, *rows = self.rows
+        return html(head, rows, self.note)
+
+
+def html(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """The same table for a notebook; head, cells and caption are plain text.
+
+    Of many rows the first and the last are shown. Blanks that indent stay.
+    """
+    rows, half = list(rows), ROWS // 2
+    if len(rows) > ROWS:
+        rows[half:-half] = [["..."] * len(head)]
     lines = [
-        "<tr>" + "".join(f"<{tag}>{escape(c)}</{tag}>" for c in cells) + "</tr>"
+        f"<tr>{''.join(f'<{tag}>{_in_html(c)}</{tag}>' for c in cells)}</tr>"
         for tag, cells in [("th", head), *(("td", row) for row in rows)]
     ]
-    return "<table>" + "".join(lines) + "</table>"
+    below = f"<p>{_in_html(caption)}</p>" if caption else ""
+    return f"<table>{''.join(lines)}</table>{below}"
+
+
+def _in_html(text: str) -> str:
+    return escape(printable(text)).replace("  ", "&emsp;")
 
 
 def document(sections: Iterable[str | Sequence[str]]) -> str:

@@ -65,7 +65,14 @@ DOORS = {
     "import jaxnn": (1, ("jax", "numpy")),
     "from jaxnn import fit": (
         60,
-        ("jaxnn.guard", "jaxnn.check", "jaxnn.app", "jaxnn.distributed.processes"),
+        (
+            "jaxnn.guard",
+            "jaxnn.check",
+            "jaxnn.app",
+            "jaxnn.distributed.processes",
+            "tqdm",
+            "matplotlib",
+        ),
     ),
     "import jaxnn.attacks": (60, ("jaxnn.train", "jaxnn.app")),
 }

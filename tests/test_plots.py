@@ -1,5 +1,7 @@
 """Every picture is written, opens, shows something and stays small."""
 
+import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -11,14 +13,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from jaxnn import fit, mlp, plots
+from jaxnn import fit, graph, mlp, plots
 from jaxnn.app.trained import Trained
 from jaxnn.errors import JaxnnError
+from jaxnn.graph import picture
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots import panels, robustness
+from jaxnn.plots import gradients, panels, robustness
+from jaxnn.plots import run as of_runs
 from jaxnn.plots.panels import new_figure, save
 from jaxnn.plots.robustness import transfer
 from jaxnn.plots.run import round_of_classes, sweep
+from jaxnn.train.rates import RateSearch
 
 MAX_BYTES = 250_000
 
@@ -442,3 +447,78 @@ def test_without_a_path_the_figure_is_given_and_a_notebook_can_show_it(tmp_path)
     with pytest.raises(JaxnnError, match=r"expected .png, .svg or .pdf"):
         plots.curves(ROWS, tmp_path / "a.bmp")
     assert not list(tmp_path.iterdir())
+
+
+SETTINGS = [{"values": {"lr": 0.1}, "validation_accuracy": 0.9}]
+SEARCH = RateSearch(
+    np.array([0.1, 1.0]), np.array([[0.5, 0.6], [0.4, 0.9]]), 2.3, 0.1, 0.1, 1.0, None,
+    "because",
+)  # fmt: skip
+TAYLOR = {"slope": 2.0, "wrong_slope": 1.0, "steps": [0.1, 1.0],
+          "remainders": [0.01, 1.0], "wrong": [0.1, 1.0]}  # fmt: skip
+EVERY = {  # function of these modules that draws -> of what
+    plots.curves: (ROWS,),
+    plots.confusion: guessed(2),
+    plots.mistakes: classified(9, wrong=3),
+    plots.adversarial: (*attacked(3), 0.1),
+    of_runs.rates: (SEARCH,),
+    sweep: (SETTINGS, ["lr"]),
+    robustness.curve: ([0.0, 0.1], {"PGD": [1.0, 0.5]}, 5),
+    transfer: (np.eye(2), ["a", "b"]),
+    gradients.errors_by_layer: (
+        [{"layer": "a", "errors": {"manual": 0.0}, "kinks": 0}], {"manual": 1e-9},
+    ),
+    gradients.scatter: ({"a": (np.ones(3), np.ones(3), True)},),
+    gradients.step_errors: ([0.1, 1.0], {"central": [1e-3, 1e-2]}),
+    gradients.taylor: (TAYLOR,),
+    graph.draw: (graph.tanh(graph.parameter(0.5)),),
+    SEARCH.plot: (),
+}  # fmt: skip
+
+
+def test_every_function_that_draws_is_tried():
+    found = {
+        function
+        for module in (of_runs, robustness, gradients, picture)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+        and "path" in inspect.signature(function).parameters
+    }  # fmt: skip
+    assert found == EVERY.keys() - {SEARCH.plot}
+
+
+@pytest.mark.parametrize("draws", EVERY, ids=lambda f: f.__qualname__)
+def test_the_figure_without_a_path_and_300_dots_an_inch_on_request(draws, tmp_path):
+    figure = draws(*EVERY[draws])
+    assert figure.dpi == panels.DPI
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    draws(*EVERY[draws], path=tmp_path / "a.png", dpi=300)
+    with Image.open(tmp_path / "a.png") as image:
+        inches = figure.get_size_inches()
+        assert np.all(abs(np.array(image.size) - 300 * inches) <= 1)
+        assert round(image.info["dpi"][0]) == 300
+
+
+BARE = """
+import sys
+sys.modules["matplotlib_inline"] = None  # as if it were not installed
+import numpy as np
+from jaxnn import graph
+from jaxnn.train.run import History
+
+x = graph.feed("x")
+assert (x * 2)._repr_svg_().startswith("<svg")
+graph.draw(x * 2, {x: np.ones(2)}, "a.png")
+row = {"epoch": 1, "loss": 1.0, "grad_norm": 1.0, "skipped": 0}
+History((), (), None, 1, [row]).plot("b.svg")
+"""
+
+
+def test_a_notebooks_backend_is_inherited_without_its_package(tmp_path):
+    backend = "module://matplotlib_inline.backend_inline"
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"MPLBACKEND": backend},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.svg"]

@@ -1,21 +1,33 @@
 """Names from folders, files and users stay names in every page."""
 
+import pickle
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any, cast
 
+import jax
 import numpy as np
 import pytest
 
-from jaxnn import evaluate, fit, mlp
+from jaxnn import (
+    compare_gradients,
+    evaluate,
+    fit,
+    mlp,
+    residual,
+    serial,
+    summary,
+)
 from jaxnn.app.report import write_report
 from jaxnn.check.report import write_page
 from jaxnn.data import Dataset, Split
 from jaxnn.errors import JaxnnError
+from jaxnn.layers import dense, relu
+from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.report import page
 from jaxnn.robustness.threat import Proportion, Threat
-from jaxnn.text import code, escaped, fenced, html, table
+from jaxnn.text import ROWS, code, escaped, fenced, html, table
 
 NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
 
@@ -134,8 +146,54 @@ def test_what_is_shown_at_a_prompt_is_short(tmp_path):
     with pytest.raises(JaxnnError, match="Did you mean 'loss'"):
         history["los"]
     assert history._repr_html_().count("<tr>") == 3
+    assert "2 epochs, finished" in history._repr_html_()
     found = evaluate(net, history.params, history.state, *split, seeds=True)
     assert len(repr(found)) < 120
-    assert html(["<b>"], [["1 & 2"]]) == (
-        "<table><tr><th>&lt;b&gt;</th></tr><tr><td>1 &amp; 2</td></tr></table>"
+
+
+def test_a_table_in_a_notebook_is_escaped_indented_and_short():
+    assert html(["<b>"], [["1 & 2"], ["  a"]], "<i>") == (
+        "<table><tr><th>&lt;b&gt;</th></tr><tr><td>1 &amp; 2</td></tr>"
+        "<tr><td>&emsp;a</td></tr></table><p>&lt;i&gt;</p>"
     )
+    text = html(["n"], [[str(i)] for i in range(300)])
+    assert text.count("<tr>") == ROWS + 2
+    assert all(f"<td>{word}</td>" in text for word in ("0", "...", "299"))
+    tags = _Tags()
+    tags.feed(html([NASTY], [[NASTY]], NASTY))
+    assert set(tags.found) == {"table", "tr", "th", "td", "p"}
+
+
+def test_networks_and_data_are_tables_in_a_notebook():
+    net = serial(dense(3), residual(serial(dense(3), relu)))
+    text = net._repr_html_()
+    assert "<td>1/0/1</td><td>relu</td>" in text
+    assert "<td></td><td>dense(3)</td>" in dense(3)._repr_html_()
+    costs = summary(net, (3,), batch=10)
+    assert repr(costs) == str(costs)
+    assert costs.startswith("layer")
+    assert "<td>&emsp;&emsp;relu</td><td>(B, 3)</td>" in costs._repr_html_()
+    assert costs._repr_html_().endswith("FLOPs</p>")
+    again = pickle.loads(pickle.dumps(costs))
+    assert again._repr_html_() == costs._repr_html_()
+    assert summary(net, (3,), batch=None)._repr_html_().endswith("</table>")
+
+    split = Split(np.zeros((40, 8, 8), np.uint8), np.zeros(40, np.int32))
+    data = Dataset("mine", split, split, split, 2, None, ("<b>", "dog"))
+    assert "<td>train</td><td>40</td><td>(8, 8)</td><td>uint8</td>" in (
+        data._repr_html_()
+    )
+    assert "mine, 2 classes: &lt;b&gt;, dog" in data._repr_html_()
+
+
+def test_a_comparison_is_short_at_a_prompt_and_a_table_in_a_notebook():
+    net = serial(dense(3), relu, dense(2))
+    params, state, _ = net.init(jax.random.key(0), (4,))
+    x, y = np.random.default_rng(0).normal(size=(8, 4)), np.arange(8) % 2
+    loss = softmax_cross_entropy
+    report = compare_gradients(net, loss, params, state, x, y, dtypes=("float64",))
+    assert repr(report).startswith("<GradientReport: match: 5 of 5 arrays")
+    assert len(repr(report)) < 200
+    text = report._repr_html_()
+    assert text.count("<tr>") == 1 + len(report.leaves)
+    assert "<td>0/w</td><td>4x3</td><td>float64</td>" in text

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxnn import attacks
 from jaxnn.app.compile_cache import enable_compile_cache
@@ -32,6 +31,7 @@ from jaxnn.data import unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, plain, read_json, real_path, write_json
+from jaxnn.progress import bar
 from jaxnn.robustness import Proportion, Threat, evaluate, report, transfer_matrix
 from jaxnn.robustness.worst import attack_suite, not_attacked
 from jaxnn.tree import map_batches
@@ -49,8 +49,8 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     folder = _folder(config, "attacks")
     run, networks, x, y, record = _opened("attack", config, every=True)
     total = len(x) * len(networks)
-    with tqdm(total=total, unit="image", disable=not sys.stderr.isatty()) as bar:
-        each = [_attacked(attack, options, n, x, y, bar.update) for n in networks]
+    with bar(total=total, unit="image", disable=not sys.stderr.isatty()) as shown:
+        each = [_attacked(attack, options, n, x, y, shown.update) for n in networks]
     network, done = networks[0], each[0]  # whose picture is drawn
 
     def told(values):
@@ -158,13 +158,13 @@ def robustness_run(config: RobustnessConfig) -> Any:
     print(f"attacking {len(y):,} images, {threat}", flush=True)
     name, others = _others(config, run)
     suite = attack_suite(config.level, config.norm, run.facts.classes, True)
-    shown = sys.stderr.isatty() and not config.quiet
-    with tqdm(total=len(suite) + 1, unit="attack", disable=not shown) as bar:
+    hidden = config.quiet or not sys.stderr.isatty()
+    with bar(total=len(suite) + 1, unit="attack", disable=hidden) as shown:
 
         def log(line):
-            bar.update()
+            shown.update()
             if not config.quiet:
-                bar.write(f"  {line}")
+                shown.write(f"  {line}")
                 sys.stdout.flush()
 
         found = evaluate(

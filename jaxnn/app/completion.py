@@ -9,7 +9,7 @@ from jaxnn.app.config import CompletionConfig
 from jaxnn.app.flags import flat
 from jaxnn.app.settings import flag
 
-EVERYWHERE = ["--help", "--config", "--device", "--use"]
+EVERYWHERE = ["--help", "--config", "--device", "--dpi", "--use"]
 
 
 def completion_run(config: CompletionConfig) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.check.points import AS_CALLED
 from jaxnn.check.tolerance import LIMITS, LeafComparison
 from jaxnn.files import write_text
-from jaxnn.text import aligned, document, escaped, table
+from jaxnn.text import aligned, document, escaped, html, table
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Audit:
     as_one: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GradientReport(Audit):
     """What `compare_gradients` found; the audit's part is empty if there was none.
 
@@ -163,6 +163,13 @@ class GradientReport(Audit):
         past = "calls its layers past combine.Parts"
         lines += [f"judged as one layer: {name} {past}" for name in self.as_one]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<GradientReport: {self.line()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [_leaf(asdict(c)) for c in self.leaves]
+        return html([*COLUMNS, "other sign", "verdict"], rows, self.line())
 
     def line(self) -> str:
         """The comparison in one line."""

@@ -63,6 +63,17 @@ class Dataset(NamedTuple):
             f"{self.classes} classes>"
         )
 
+    def _repr_html_(self) -> str:
+        from jaxnn.text import html  # in a notebook only
+
+        rows = [
+            (name, f"{len(split.y):,}", str(split.x.shape[1:]), str(split.x.dtype))
+            for name, split in zip(self._fields[1:4], self[1:4], strict=True)
+        ]
+        names = f": {', '.join(self.names)}" if self.names else ""
+        caption = f"{self.name}, {self.classes} classes{names}"
+        return html(("split", "images", "shape of each", "type"), rows, caption)
+
 
 def load(
     data: str | Path = "mnist",

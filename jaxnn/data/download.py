@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from jaxnn.errors import JaxnnError
 from jaxnn.files import lock, open_to_append, reason
+from jaxnn.progress import bar
 
 WINDOWS = os.name == "nt"  # where an open file cannot be renamed
 TIMEOUT_SECONDS = 30.0  # without a byte
@@ -167,10 +166,10 @@ def _copy(answer: Any, file: BinaryIO, got: int, url: str) -> None:
     """Append what is answered to the `got` bytes of `file`."""
     length = answer.headers.get("Content-Length")
     total = None if length is None else got + int(length)
-    with tqdm(
+    with bar(
         desc=url.rsplit("/", 1)[-1], total=total, initial=got, unit="B",
         unit_scale=True, disable=None,
-    ) as bar:  # fmt: skip
+    ) as shown:  # fmt: skip
         while piece := answer.read1(PIECE):
             got += len(piece)
             if got > MOST_BYTES:
@@ -183,7 +182,7 @@ def _copy(answer: Any, file: BinaryIO, got: int, url: str) -> None:
                     f"cannot write {file.name}: {reason(error)}. Free some "
                     "space or choose another folder."
                 ) from error
-            bar.update(len(piece))
+            shown.update(len(piece))
     if total is not None and got < total:
         raise ConnectionError(f"the connection ended after {got} of {total} bytes")
 

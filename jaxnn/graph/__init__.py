@@ -32,8 +32,9 @@ dloss/dy = 2 (y - t) = -1.4621; dz = dy y (1 - y) = -0.2875; dw = x dz; db = dz.
 >>> print(f"{dy:.4f} {dz:.4f}", np.round(dw, 4), f"{db:.4f}")
 -1.4621 -0.2875 [-0.2875 -0.5749] -0.2875
 
-`graph.draw(loss, feeds, "neuron.png")` draws all of that. A node holds no results, so a
-graph becomes a pure function, to be compiled and to be trained with:
+`graph.draw(loss, feeds, "neuron.png")` draws all of that; a notebook shows a node as
+the graph that leads to it. A node holds no results, so a graph becomes a pure function,
+to be compiled and to be trained with:
 
 >>> params = {"w": w, "b": b}
 >>> step = jax.jit(graph.function(loss, params, (params, x, t)))

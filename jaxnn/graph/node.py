@@ -131,6 +131,12 @@ class Node:
     def __repr__(self):
         return f"<{self.describe()}, made at {self.made_at}>"
 
+    def _repr_svg_(self) -> str | None:
+        import jaxnn.plots  # noqa: F401  first: it bears any MPLBACKEND
+        from jaxnn.graph.picture import to_svg
+
+        return to_svg(self)
+
     __add__, __radd__ = _operator("add")
     __sub__, __rsub__ = _operator("sub")
     __mul__, __rmul__ = _operator("mul")

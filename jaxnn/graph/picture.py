@@ -7,12 +7,14 @@ Every edge has one bend just below its input, as wide as the label it carries, s
 no label is covered. All lengths are inches from the top left.
 """
 
+import io
 from collections.abc import Hashable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Curve
 
@@ -48,8 +50,13 @@ Size = tuple[float, float]  # across, high
 Edge = tuple[Node, int]  # a consumer and the position of the input
 
 
-def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
-    """Write a PNG of the graph of `root`: what flows forward and what flows back.
+def draw(
+    root: Node,
+    feeds: Feeds | None = None,
+    path: str | Path | None = None,
+    dpi: int | None = None,
+) -> Figure:
+    """Draw the graph of `root`: what flows forward and what flows back.
 
     Boxes hold names and values, labels on the edges what a consumer sends back to its
     input (`inspect`); a node with several consumers also shows their sum. Arrays of
@@ -58,7 +65,7 @@ def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
     Args:
       root: a scalar: gradients are shown; anything else: values only.
       feeds: as in `run`.
-      path: of the PNG; written whole or not at all.
+      path, dpi: see `jaxnn.plots`.
 
     Raises:
       JaxnnError: more than 200 nodes (see `to_dot`), and as in `run`.
@@ -69,7 +76,21 @@ def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
             f"draw: {root.name} has {len(nodes)} nodes, expected at most {MOST}; draw "
             "a part of it, or use to_dot with Graphviz"
         )
-    values, grads, edges = _flows(root, nodes, feeds)
+    return save(_drawn(root, nodes, *_flows(root, nodes, feeds)), path, dpi)
+
+
+def to_svg(root: Node) -> str | None:
+    """What is computed from what, nothing being computed; None of too many nodes."""
+    nodes = order(root)
+    if len(nodes) > MOST:
+        return None
+    file = io.StringIO()
+    _drawn(root, nodes, {}, {}, {}).savefig(file, format="svg")
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _drawn(root, nodes, values, grads, edges) -> Any:
     texts = {node: _lines(node, values, grads) for node in nodes}
     notes = {edge: numbers(d) for edge, d in edges.items()}
     at = place(
@@ -80,13 +101,15 @@ def draw(root: Node, feeds: Feeds | None, path: str | Path) -> None:
             for edge, n in notes.items()
         },
     )
-    heading = f"{as_written(root.name)} = {numbers(values[root])[0]}"
-    ax = _canvas(at, heading, bool(notes))
+    heading = as_written(root.name)
+    if values:
+        heading += f" = {numbers(values[root])[0]}"
+    ax = _canvas(at, heading, bool(values), bool(notes))
     for edge in at.bends:
         _draw_edge(ax, at, edge, notes.get(edge))
     for node, lines in texts.items():
         _draw_box(ax, at, node, lines, last=node is root)
-    save(ax.figure, path)
+    return ax.figure
 
 
 def _flows(root, nodes, feeds):
@@ -103,7 +126,8 @@ def _lines(node, values, grads):
     Each is (text, points, color, weight).
     """
     # a constant is called by its number
-    value = [] if node.kind == "constant" and not node.shape else numbers(values[node])
+    named = node not in values or (node.kind == "constant" and not node.shape)
+    value = [] if named else numbers(values[node])
     parts = sum(n is node for c in node.consumers if c in grads for n in c.inputs)
     summed = [] if node not in grads or parts == 1 else numbers(grads[node])
     if summed:
@@ -290,11 +314,11 @@ def separated(wish, apart, weight):
 # ---- drawing
 
 
-def _canvas(at: Layout, heading, gradients):
+def _canvas(at: Layout, heading, values, gradients):
     """Axes over a whole figure, with a heading; inches whose origin is the layout's."""
     words = [
         (heading, 11, INK),
-        ("black: values, computed downwards", TEXT, INK),
+        *[("black: values, computed downwards", TEXT, INK)] * values,
         *[("red: gradients, sent back upwards", TEXT, RED)] * gradients,
     ]
     wide = max(at.width, *(text_width([line], size) for line, size, _ in words))

@@ -88,6 +88,18 @@ class Layer(_Fields):
         private = self.made.constructor.__name__.startswith("_")
         return self.name if private else repr(self.made)
 
+    def _repr_html_(self) -> str:
+        """The layers it is made of, each with its place: `params[2]` belongs to 2."""
+        from jaxnn.text import html  # in a notebook only
+
+        def places(layer, before):
+            for i, part in enumerate(layer.parts):
+                yield f"{before}{i}", part.name if part.parts else repr(part)
+                yield from places(part, f"{before}{i}/")
+
+        rows = list(places(self, "")) or [("", repr(self))]
+        return html(("place", "layer"), rows)
+
     def __call__(self, *args: Any, **settings: Any) -> NoReturn:
         """Refuse `relu()` and `net(x)`, and say what is meant here."""
         raise JaxnnError(

@@ -1,6 +1,10 @@
-"""The pictures of a training run, as PNG files: curves, confusion, mistakes, attacks.
+"""The pictures of a training run: curves, confusion, mistakes, attacks.
 
-Each function takes plain NumPy arrays and a path, and the file is whole or not there.
+Each function takes plain NumPy arrays and returns matplotlib's figure. `path` is a file
+for it, .png, .svg or .pdf, which is whole or not there; None: the figure is returned
+only. `dpi` are its dots an inch, say 300 for print; None: what `savefig.dpi` of
+matplotlib's `rcParams` says, else 110.
+
 `Figure` is used without pyplot: no global state, so any thread may draw, and no window
 system is asked for. Colors are those of Okabe and Ito (2008), which color-blind
 readers can tell apart; where color says something, so does a mark or a word.

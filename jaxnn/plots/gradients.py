@@ -1,7 +1,7 @@
 """Pictures of the comparison of gradients: who agrees with whom, and how well.
 
-Each takes plain numbers and the path of a PNG file. Errors are relative; one of exactly
-0 is drawn as `EXACT`.
+Each takes plain numbers, and `path` and `dpi` as in `jaxnn.plots`. Errors are relative;
+one of exactly 0 is drawn as `EXACT`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,13 +47,14 @@ def errors_by_layer(
     rows: Sequence[Mapping[str, Any]],
     policy: Mapping[str, float],
     path: str | Path | None = None,
+    dpi: int | None = None,
 ) -> Figure:
     """A table of colors: layers down, methods across, each error written in its cell.
 
     Args:
       rows: dicts with `layer`, `errors` (method -> error or None) and `kinks`.
       policy: method -> largest error that passes; a cell beyond it has a red frame.
-      path: to write to.
+      path, dpi: see `jaxnn.plots`.
     """
     methods = list(policy)
     names = [as_written(str(row["layer"])) for row in rows]
@@ -82,20 +83,21 @@ def errors_by_layer(
     )
     ax.set_xlabel(note, fontsize=8, color=INK)
     ax.xaxis.set_label_position("bottom")
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def scatter(
     leaves: Mapping[str, tuple[np.ndarray, np.ndarray, bool]],
     path: str | Path | None = None,
     dtype: str = "float32",
+    dpi: int | None = None,
 ) -> Figure:
     """Each gradient entry by hand over the same by `jax.grad`, and their difference.
 
     Args:
       leaves: name -> (by hand, by jax.grad, passed), arrays of one shape; of large ones
         a sample.
-      path: to write to.
+      path, dpi: see `jaxnn.plots`.
       dtype: the precision, for the title.
     """
     title = f"Gradient by hand and by jax.grad, {dtype}"
@@ -129,13 +131,14 @@ def scatter(
     right.set_ylim(EXACT / 3, 3)
     title = f"the difference; exactly 0 is drawn at {EXACT:.0e}"
     name_axes(right, "|entry|, largest = 1", "|difference|, largest entry = 1", title)
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def step_errors(
     steps: Sequence[float],
     errors: Mapping[str, Sequence[float | None]],
     path: str | Path | None = None,
+    dpi: int | None = None,
 ) -> Figure:
     """The V of finite differences: error over step size h, log-log.
 
@@ -164,10 +167,12 @@ def step_errors(
         ax.lines[i].set_label(label)
     ax.set_ylim(EXACT / 3, 30)
     show_legend(ax, loc="upper left", bbox_to_anchor=(0.0, 0.42))
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
-def taylor(found: Mapping[str, Any], path: str | Path | None = None) -> Figure:
+def taylor(
+    found: Mapping[str, Any], path: str | Path | None = None, dpi: int | None = None
+) -> Figure:
     """Taylor remainders over step size: slope 2 if the gradient is right, 1 if wrong.
 
     `found` is what `jaxnn.check.measurements.taylor_errors` returns.
@@ -189,7 +194,7 @@ def taylor(found: Mapping[str, Any], path: str | Path | None = None) -> Figure:
         style = {"textcoords": "offset points", "fontsize": 8.5, "color": INK}
         ax.annotate(f"h^{order}", (steps[-1], guide[-1]), (6, -8), **style)
     show_legend(ax, loc="upper left")
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def _cell(value) -> str:

@@ -12,11 +12,12 @@ says something, so does a line's dash, a mark or a word.
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -104,12 +105,15 @@ def panels(
     return figure, list(grid.flat)
 
 
-def save(figure: Any, path: str | Path | None) -> Figure:
-    """Write the figure, whole or not at all, as its name says; None: do not.
+def save(figure: Any, path: str | Path | None, dpi: int | None = None) -> Figure:
+    """Write the figure, whole or not at all, as its name says; see `jaxnn.plots`.
 
     Raises:
       JaxnnError: a name that ends neither in .png nor in .svg or .pdf.
     """
+    dpi = dpi or rcParams["savefig.dpi"]
+    if dpi != "figure":  # matplotlib's word for "as it is"
+        figure.set_dpi(dpi)
     if path is None:
         return figure
     kind = Path(path).suffix.lower()
@@ -122,11 +126,16 @@ def save(figure: Any, path: str | Path | None) -> Figure:
     return figure
 
 
-def draw_words(text: str, path: str | Path | None) -> Figure:
+def drawn_at(dpi: int) -> AbstractContextManager:
+    """Where every picture has so many dots an inch that is not told another number."""
+    return rc_context({"savefig.dpi": dpi})
+
+
+def draw_words(text: str, path: str | Path | None, dpi: int | None = None) -> Figure:
     """A picture of one sentence, so that a report has something to show."""
     figure = new_figure(6, 1.2)
     figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 # ---- one panel

@@ -30,6 +30,7 @@ def curve(
     budget: float | None = None,
     norm: str = "linf",
     title: str = "Accuracy over the attacker's budget",
+    dpi: int | None = None,
 ) -> Figure:
     """One line an attack: how accuracy falls as the budget grows.
 
@@ -37,7 +38,7 @@ def curve(
       epsilons: budgets (E,), in `norm`.
       accuracy: name of an attack -> shares (E,) in [0, 1].
       images: how many images the shares are of.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
       budget: the threat model's, marked by a line; None marks none.
       norm: of the budgets.
       title: above the picture.
@@ -57,7 +58,7 @@ def curve(
         ax.axvline(budget, color=GRAY, lw=1, ls="--")
         ax.text(budget, 103, f"budget {budget:g}", ha="center", color=GRAY, fontsize=9)
     ax.set(ylim=(-2, 102), xlim=(min(epsilons), max(epsilons)))
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def transfer(
@@ -66,10 +67,11 @@ def transfer(
     path: str | Path | None = None,
     *,
     title: str = "Accuracy under examples made on another network",
+    dpi: int | None = None,
 ) -> Figure:
     """Accuracies (N, N) in [0, 1] of the named networks on each other's examples.
 
-    Rows made the examples, columns are attacked by them; `path` is the PNG file.
+    Rows made the examples, columns are attacked by them.
     """
     matrix, n = np.asarray(matrix), len(names)
     if matrix.shape != (n, n):
@@ -86,4 +88,4 @@ def transfer(
     note = "row: made on, column: attacked; percent right; bold: white-box"
     name_axes(ax, note, "")
     ax.xaxis.set_label_position("bottom")
-    return save(figure, path)
+    return save(figure, path, dpi)

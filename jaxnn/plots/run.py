@@ -51,7 +51,10 @@ TILE, GAP, CAPTION, HEAD = 1.27, 0.13, 0.165, 0.4
 
 
 def curves(
-    rows: Sequence[dict], path: str | Path | None = None, floor: float | None = None
+    rows: Sequence[dict],
+    path: str | Path | None = None,
+    floor: float | None = None,
+    dpi: int | None = None,
 ) -> Figure:
     """Loss, validation accuracy and gradient norm over the epochs.
 
@@ -66,11 +69,11 @@ def curves(
         the training set `training_accuracy`; each value a
         number, None for not finite, or a list of them, one a seed. No rows give a
         picture that says so.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
       floor: the least loss there can be, which label smoothing keeps above 0.
     """
     if not rows:
-        return draw_words("No epoch was finished: there is nothing to draw.", path)
+        return draw_words("No epoch was finished: there is nothing to draw.", path, dpi)
     epoch = np.array([row["epoch"] for row in rows])  # (T,)
     loss, norm = _series(rows, "loss"), _series(rows, "grad_norm")  # (S, T)
     error = 100 - 100 * _series(rows, "validation_accuracy")
@@ -100,7 +103,7 @@ def curves(
         _mark(axes[-1], epoch[skipped.any(0)], "^", 0.09, label)
     name, title = "gradient norm, mean of steps", f"Gradient norm {_ends(norm)}"
     _label(axes[-1], epoch, [norm], title, name)
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def _accuracy(ax, epoch, error, fitted):
@@ -189,6 +192,7 @@ def confusion(
     predictions: np.ndarray,
     classes: int | Sequence[Any],
     path: str | Path | None = None,
+    dpi: int | None = None,
 ) -> Figure:
     """How often each class was taken for which; only the errors have color.
 
@@ -196,7 +200,7 @@ def confusion(
       labels: (N,) the true classes, integers 0 .. C - 1.
       predictions: (N,) the network's.
       classes: C, or C names.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
     """
     given = range(classes) if isinstance(classes, int) else classes
     names = [as_written(str(name)) for name in given]
@@ -242,7 +246,7 @@ def confusion(
     said = "true class" + " and its share right" * annotated
     name_axes(ax, "class the network said", said)
     figure.suptitle(title, fontsize=10, color=INK)
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def _confused(labels, predictions, size):
@@ -268,6 +272,7 @@ def mistakes(
     probabilities: np.ndarray,
     path: str | Path | None = None,
     count: int = 25,
+    dpi: int | None = None,
 ) -> Figure:
     """The wrongly classified images of highest loss -log p[label], worst first.
 
@@ -276,7 +281,7 @@ def mistakes(
         or float in [0, 1].
       labels: (N,) integers.
       probabilities: (N, C), rows that sum to 1.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
       count: how many at most; if there are no mistakes the picture says so.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -284,7 +289,8 @@ def mistakes(
     said = probabilities.argmax(1)
     wrong = np.flatnonzero(said != labels)
     if not len(wrong):
-        return draw_words(f"No mistakes: all {len(labels):,} images are right.", path)
+        none = f"No mistakes: all {len(labels):,} images are right."
+        return draw_words(none, path, dpi)
     p_label, p_said = (
         np.take_along_axis(probabilities, rows[:, None], 1)[:, 0]
         for rows in (labels, said)
@@ -305,7 +311,7 @@ def mistakes(
         line, column = divmod(place, columns)
         caption, _ = _verdict(labels[i], probabilities[i])
         _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GRAYS)
-    return save(ax.figure, path)
+    return save(ax.figure, path, dpi)
 
 
 def adversarial(
@@ -321,6 +327,7 @@ def adversarial(
     norm: str = "linf",
     attack: str = "The attack",
     budget: bool = True,
+    dpi: int | None = None,
 ) -> Figure:
     """Images before and after an attack, and what it added.
 
@@ -335,7 +342,7 @@ def adversarial(
       before: probabilities (N, C) of the clean images.
       after: of the attacked ones.
       epsilon: the budget, in [0, 1] pixel units.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
       count: how many images at most.
       norm: of the budget. For "linf" the colors reach from -epsilon to +epsilon, for
         others to the largest change that is shown.
@@ -371,10 +378,10 @@ def adversarial(
         "clean": (tiles[0], captions[0], GRAYS),
         "change\n= attacked\n   - clean": (change, [("", INK)] * len(shown), signed),
         "attacked": (tiles[1], captions[1], GRAYS),
-    }, most, signed, path)  # fmt: skip
+    }, most, signed, path, dpi)  # fmt: skip
 
 
-def _rows_of_tiles(title, rows, key, signed, path):
+def _rows_of_tiles(title, rows, key, signed, path, dpi):
     """Named rows of images with captions, the key to the second's colors beside it."""
     width, height = _extent(next(iter(rows.values()))[0])
     left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
@@ -394,7 +401,7 @@ def _rows_of_tiles(title, rows, key, signed, path):
     for share, text in ((0, f"+{limit:.3g}"), (0.5, "0"), (1, f"-{limit:.3g}")):
         ax.text(across + 0.17, top + share * height, text, va="center", **style)
     ax.text(across, top - 0.09, key, va="bottom", **style)
-    return save(ax.figure, path)
+    return save(ax.figure, path, dpi)
 
 
 def _verdict(label, probabilities):
@@ -470,12 +477,12 @@ def _tile(ax, x, y, image, caption, color, **colors):
 # ---- sweeps
 
 
-def rates(found: Any, path: str | Path | None = None) -> Figure:
+def rates(found: Any, path: str | Path | None = None, dpi: int | None = None) -> Figure:
     """Loss after a few steps over the learning rate, and which is suggested.
 
     Args:
       found: a `jaxnn.train.rates.RateSearch`.
-      path: the file, .png, .svg or .pdf; None: the figure is returned only.
+      path, dpi: see `jaxnn.plots`.
     """
     left, _, below, above = MARGINS
     margins = left, 2.3, below, above  # the legend stands beside the panel
@@ -503,11 +510,14 @@ def rates(found: Any, path: str | Path | None = None) -> Figure:
     title = f"Suggested learning rate {found.suggestion:.3g}"
     name_axes(ax, "learning rate", "training loss, last fifth of the steps", title)
     show_legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def sweep(
-    settings: Sequence[dict], axes: Sequence[str], path: str | Path | None = None
+    settings: Sequence[dict],
+    axes: Sequence[str],
+    path: str | Path | None = None,
+    dpi: int | None = None,
 ) -> Figure:
     """One panel an axis: a dot a setting, a line through the best at each value.
 
@@ -539,7 +549,7 @@ def sweep(
             name_ticks(ax, ticks)
         ax.set_ylim(low if cut else None, min(accuracy.max() + 1, 100.5))
         name_axes(ax, name, "validation accuracy (%)")
-    return save(figure, path)
+    return save(figure, path, dpi)
 
 
 def _positions(values: Sequence[Any]) -> tuple[np.ndarray, list[str] | None]:

@@ -63,6 +63,19 @@ class Evaluation(NamedTuple):
         """Whether no check failed."""
         return all(c.verdict != "fail" for c in self.checks)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Evaluation: {self.clean} right, {self.robust} in the worst case, "
+            f"{self.threat}; {self.verdict}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from jaxnn.robustness.report import attack_rows  # which knows this class
+        from jaxnn.text import html
+
+        head, *rows = attack_rows(self)
+        return html(head, rows, f"{self.threat}. {self.verdict}")
+
 
 def evaluate(
     model: Classifier, x: Any, y: Any, *, threat: Threat | None = None,

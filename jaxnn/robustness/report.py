@@ -110,22 +110,27 @@ def page(e: Evaluation, title: str) -> str:
     return document(sections)
 
 
-def _attacks(e):
+def attack_rows(e: Evaluation) -> list[tuple[str, str, str, str]]:
+    """A head, then the clean images, each attack, the worst case."""
     n = e.clean.total
-    rows = [
+    return [
+        ("attack", "tried on", "broke", "leaves right alone"),
         ("none", f"{n:,}", f"{n - e.clean.count:,}", f"{e.clean} of all"),
         *[
-            (escaped(r.name), f"{r.tried:,}", f"{r.broken:,}",
-             f"{r.alone} of {r.alone.total:,}")
+            (r.name, f"{r.tried:,}", f"{r.broken:,}", f"{r.alone} of {r.alone.total:,}")
             for r in e.rounds
         ],
         (
-            "**worst case per image**", f"{n:,}", f"{n - e.robust.count:,}",
-            f"**{e.robust} of all**",
+            "worst case per image", f"{n:,}", f"{n - e.robust.count:,}",
+            f"{e.robust} of all",
         ),
     ]  # fmt: skip
-    head = ("attack", "tried on", "broke", "leaves right alone")
-    return ["## Attacks", "", *table(head, rows)]
+
+
+def _attacks(e):
+    head, *rows, last = ([escaped(cell) for cell in row] for row in attack_rows(e))
+    last[0], last[3] = f"**{last[0]}**", f"**{last[3]}**"
+    return ["## Attacks", "", *table(head, [*rows, last])]
 
 
 def _checks(e):

@@ -60,11 +60,11 @@ class RateSearch:
     def __repr__(self) -> str:
         return f"<RateSearch: {self.why}>"
 
-    def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the losses over the rates: the figure, which `path` keeps."""
+    def plot(self, path: str | Path | None = None, dpi: int | None = None) -> Any:
+        """Draw the losses over the rates; see `jaxnn.plots`."""
         from jaxnn.plots.run import rates  # matplotlib, only where something is drawn
 
-        return rates(self, path)
+        return rates(self, path, dpi)
 
 
 def find_lr(

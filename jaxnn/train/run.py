@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxnn import programs
 from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
@@ -62,11 +61,11 @@ class History:
         names = {key: key for row in self.epochs for key in row}
         return [row[lookup("curve", name, names)] for row in self.epochs]
 
-    def plot(self, path: Any = None) -> Any:
-        """Draw loss, accuracy and gradient norm: the figure, which `path` keeps."""
+    def plot(self, path: Any = None, dpi: int | None = None) -> Any:
+        """Draw loss, accuracy and gradient norm; see `jaxnn.plots`."""
         from jaxnn.plots.run import curves  # matplotlib, only where one is drawn
 
-        return curves(self.epochs, path)
+        return curves(self.epochs, path, dpi=dpi)
 
     def __repr__(self) -> str:
         last = describe(self.epochs[-1]) if self.epochs else "nothing trained"
@@ -78,7 +77,7 @@ class History:
 
         names = list(self.epochs[0]) if self.epochs else []
         rows = [[f"{np.mean(row[n]):.5g}" for n in names] for row in self.epochs]
-        return html(names, rows)
+        return html(names, rows, f"{self!r}".strip("<>"))
 
 
 class BestEpoch:
@@ -248,6 +247,8 @@ class Run:
 
         With `choose` the history has the best parameters by validation, else the last.
         """
+        from jaxnn.progress import bar  # with tqdm: only where something is trained
+
         self.stopping = BestEpoch(self.ts, len(self.seeds), self.multi_seed, patience)
         self.history = History(*evaluated(self.ts), self.ts, 0)
         self.snapshots, self.steps_per_call = snapshots, steps_per_call
@@ -262,11 +263,11 @@ class Run:
             start, compiled = time.perf_counter(), self.compile_seconds
             with (
                 _interruptible() as interrupted,
-                tqdm(total=epochs, initial=done, unit="epoch", disable=not progress)
-                as bar,
+                bar(total=epochs, initial=done, unit="epoch", disable=not progress)
+                as shown,
             ):  # fmt: skip
                 try:
-                    self._all_epochs(done, epochs, on_epoch, interrupted, bar)
+                    self._all_epochs(done, epochs, on_epoch, interrupted, shown)
                 except GuardStopError:
                     self.history.stopped = "guard"
                 except TrainingError as error:
@@ -276,7 +277,7 @@ class Run:
                     self._end(choose, start, compiled)
         return self.history
 
-    def _all_epochs(self, done, epochs, on_epoch, interrupted, bar):
+    def _all_epochs(self, done, epochs, on_epoch, interrupted, shown):
         history, stopping = self.history, self.stopping
         for epoch in range(done + 1, epochs + 1):
             if stopping.should_stop():
@@ -288,8 +289,8 @@ class Run:
                 self.guard.check_evaluation(self, row, epoch)
                 if self.snapshots is not None:
                     self.snapshots.save(self, epoch)
-                bar.update()
-                bar.set_postfix_str(describe(row))
+                shown.update()
+                shown.set_postfix_str(describe(row))
                 if on_epoch is not None:
                     on_epoch(row)
                 for callback in self.callbacks:

@@ -49,6 +49,21 @@ def test_every_attack_reports_before_and_after(name, run_folder, capsys):
     assert f"under {name}, 80 images" in text
 
 
+def test_pictures_have_as_many_dots_an_inch_as_is_asked_for(run_folder, capsys):
+    sizes = []
+    for words in ((), ("--dpi", "300")):
+        attacked(run_folder, capsys, "--attack", "fgsm", "--images", "20", *words)
+        (picture,) = Path("found").glob("*.png")
+        with Image.open(picture) as image:
+            sizes.append((image.width, round(image.info["dpi"][0])))
+        shutil.rmtree("found")
+    assert [dots for _, dots in sizes] == [110, 300]
+    assert sizes[1][0] == pytest.approx(sizes[0][0] * 300 / 110, abs=3)
+    for dots in ("0", "-1", "nan", "1e9", "9999"):
+        words = ("attack", str(run_folder), "--dpi", dots, "--out", "found")
+        assert f"--dpi: got {dots}, expected dots an inch" in refused(*words)
+
+
 def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
     words = ("--attack", "pgd", "--epsilon", "0.05", "--images", "50")
     plain, _ = attacked(run_folder, capsys, *words)

@@ -2,6 +2,7 @@ import re
 import shutil
 import subprocess
 from itertools import combinations, pairwise
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +190,21 @@ def test_picture_without_a_loss_shows_values_only(tmp_path):
     assert "#d55e00" not in colors(tmp_path / "values.png")[1]
     graph.draw(x, {x: 3}, tmp_path / "one.png")
     assert colors(tmp_path / "one.png")[0][0] > 100
+
+
+def test_a_notebook_shows_a_node_as_the_graph_that_leads_to_it(tmp_path):
+    root, feeds = xor()
+    text = root._repr_svg_()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    assert len(ElementTree.fromstring(text).findall(".//*[@id]")) > 31
+    assert len(text) < 500_000
+    figure = graph.draw(root, feeds)
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    graph.draw(root, feeds, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+    for _ in range(200):
+        root = graph.relu(root)
+    assert root._repr_svg_() is None
 
 
 def test_picture_of_too_many_nodes_says_what_to_do(tmp_path):

@@ -51,6 +51,14 @@ def plain(network):
     return evaluate(model(params, state), x, y, threat=THREAT, sample=40)
 
 
+def test_it_is_short_at_a_prompt_and_a_table_in_a_notebook(plain):
+    assert repr(plain).startswith(f"<Evaluation: {plain.clean} right")
+    assert len(repr(plain)) < 400
+    text = plain._repr_html_()
+    assert text.count("<tr>") == 3 + len(plain.rounds)
+    assert f"<td>worst case per image</td><td>{plain.clean.total:,}</td>" in text
+
+
 def rounded(levels):
     """A staircase: its derivative is 0 wherever there is one."""
 

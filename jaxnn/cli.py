@@ -55,7 +55,8 @@ COMMANDS = {
     ),
     "robustness": Command(
         "worst case over many attacks, with checks",
-        "RobustnessConfig", "attack:robustness_run", lambda found: 1 - found.believable,
+        "RobustnessConfig", "attack:robustness_run",
+        lambda found: 1 - all(e.believable for e in found),
     ),
     "compare": Command(
         "compare gradients by hand with jax.grad and others",
@@ -135,10 +136,10 @@ def _dispatch(words: list[str], started: float) -> int:
         with pictures:
             found = function(config, started) if command.timed else function(config)
         return int(command.status(found))
-    except (RuntimeError, AssertionError):
-        from jaxnn.environment import no_device
+    except (RuntimeError, AssertionError) as error:
+        from jaxnn.environment import full_memory, no_device
 
-        why = no_device()
+        why = no_device() or full_memory(error)
         if why is None or os.environ.get("JAXNN_TRACEBACK"):
             raise
         print(f"jaxnn: error: {why}", file=sys.stderr)

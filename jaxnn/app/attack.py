@@ -28,11 +28,18 @@ from jaxnn.app.settings import as_command, flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.data import unit_images
-from jaxnn.environment import surroundings
+from jaxnn.environment import surroundings, warn_if_idle
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, plain, read_json, real_path, write_json
 from jaxnn.progress import bar
-from jaxnn.robustness import Proportion, Threat, evaluate, report, transfer_matrix
+from jaxnn.robustness import (
+    Evaluation,
+    Proportion,
+    Threat,
+    evaluate,
+    report,
+    transfer_matrix,
+)
 from jaxnn.robustness.worst import attack_suite, not_attacked
 from jaxnn.tree import map_batches
 
@@ -47,7 +54,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     attack = lookup("attack", config.attack, ATTACKS)
     options = _options(config, attack)
     folder = _folder(config, "attacks")
-    run, networks, x, y, record = _opened("attack", config, every=True)
+    run, networks, x, y, record = _opened("attack", config)
     total = len(x) * len(networks)
     with bar(total=total, unit="image", disable=not sys.stderr.isatty()) as shown:
         each = [_attacked(attack, options, n, x, y, shown.update) for n in networks]
@@ -103,7 +110,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         )
     print_undrawn(failed)
     print(f"saved to       {path}, .png")
-    _fail_if_lost(run, done.lost)
+    _fail_if_lost(run, [d.lost for d in each])
     return found
 
 
@@ -149,17 +156,17 @@ def _attacked(
     return _Attacked(x_adv, norm, size, right & ~still, blind, lost, before, after)
 
 
-def robustness_run(config: RobustnessConfig) -> Any:
-    """Evaluate a saved run by the whole suite and its checks; writes a folder."""
+def robustness_run(config: RobustnessConfig) -> list[Evaluation]:
+    """Evaluate a run, every seed, by the suite and its checks; writes a folder."""
     enable_compile_cache()
     folder = _folder(config, "robustness")
-    run, (model,), x, y, record = _opened("robustness", config)
+    run, networks, x, y, record = _opened("robustness", config)
     threat = Threat(config.norm, config.epsilon)
     print(f"attacking {len(y):,} images, {threat}", flush=True)
     name, others = _others(config, run)
     suite = attack_suite(config.level, config.norm, run.facts.classes, True)
-    hidden = config.quiet or not sys.stderr.isatty()
-    with bar(total=len(suite) + 1, unit="attack", disable=hidden) as shown:
+    hidden, total = config.quiet or not sys.stderr.isatty(), len(suite) + 1
+    with bar(total=total * len(networks), unit="attack", disable=hidden) as shown:
 
         def log(line):
             shown.update()
@@ -167,11 +174,15 @@ def robustness_run(config: RobustnessConfig) -> Any:
                 shown.write(f"  {line}")
                 sys.stdout.flush()
 
-        found = evaluate(
-            model, x, y, threat=threat, level=config.level, others=others,
-            seed=config.seed, log=log,
-        )  # fmt: skip
-    transfer = None
+        each = {}
+        for seed, model in enumerate(networks, run.config.seed):
+            if run.multi_seed and not config.quiet:
+                shown.write(f"seed {seed}")
+            each[seed] = evaluate(
+                model, x, y, threat=threat, level=config.level, others=others,
+                seed=config.seed, log=log,
+            )  # fmt: skip
+    model, found, transfer = networks[0], each[run.config.seed], None
     if others:
         sample = x[found.sample], y[found.sample]
         named = {name: model} | others
@@ -181,11 +192,13 @@ def robustness_run(config: RobustnessConfig) -> Any:
     written = report.write(
         folder, found, x, y, lambda images: run.probabilities(model.outputs(images)),
         f"Robustness of {run.folder}", transfer, record,
+        each if run.multi_seed else None,
     )  # fmt: skip
-    print("\n".join(report.lines(found)))
+    told = report.seed_lines(each) if run.multi_seed else report.lines(found)
+    print("\n".join(told))
     print(f"saved to       {written}")
-    _fail_if_lost(run, found.not_finite)
-    return found
+    _fail_if_lost(run, [e.not_finite for e in each.values()])
+    return [*each.values()]
 
 
 def _folder(config, name):
@@ -197,11 +210,12 @@ def _folder(config, name):
 
 
 def _opened(
-    name: str, config: Any, every: bool = False
+    name: str, config: Any
 ) -> tuple[Run, list[Classifier], Any, Any, dict[str, Any]]:
-    """The run, its first network or `every` one, test images in [0, 1] and labels (all,
-    or a sample), and what a result depends on."""
+    """The run, its network of each seed, test images in [0, 1] and labels (all, or a
+    sample), and what a result depends on."""
     run = open_run(config.run)
+    warn_if_idle()
     test = data_of(run, config.data).test
     rows = sample_rows(test.y, config.images, config.seed)
     settings = {k: v for k, v in given(config).items() if k != "out"}
@@ -212,8 +226,7 @@ def _opened(
         "network_seed": run.config.seed,
         "rows": rows.tolist() if config.images > 0 else "all",
     } | surroundings()
-    members = run.members() if every else [first_of(run)]
-    networks = [Classifier(run.net, *member) for member in members]
+    networks = [Classifier(run.net, *member) for member in run.members()]
     return run, networks, unit_images(test.x[rows]), test.y[rows], record
 
 
@@ -246,9 +259,10 @@ def _name(config, options):
 
 
 def _fail_if_lost(run, lost):
-    if len(lost):
+    """Raise if a seed's outputs are not finite somewhere, seed by seed in `lost`."""
+    if most := max(map(len, lost)):
         raise JaxnnError(
-            f"{run.folder}: the network's outputs for {len(lost):,} images are not "
+            f"{run.folder}: the network's outputs for {most:,} images are not "
             "finite; accuracy and robustness say nothing there"
         )
 

@@ -247,13 +247,10 @@ def _line(name, row, doc, value, whole, width) -> str:
         return "\n".join([head, *(" " * 8 + w for w in textwrap.wrap(text, width - 8))])
     ending = f" ({textwrap.shorten(default, 24, placeholder=' ..')})" if default else ""
     gap = "\n" + " " * COLUMN if len(head) >= COLUMN else ""
-    room = max(width - COLUMN - len(ending), 20)
-    return (
-        head.ljust(COLUMN)
-        + gap
-        + textwrap.shorten(doc, room, placeholder=" ..")
-        + ending
-    )
+    room = max(width - COLUMN, 20)
+    told = textwrap.shorten(doc, max(room - len(ending), 20), placeholder=" ..")
+    told = textwrap.wrap(told + ending, room)
+    return head.ljust(COLUMN) + gap + f"\n{' ' * COLUMN}".join(told)
 
 
 def _metavar(kind: Any) -> str:

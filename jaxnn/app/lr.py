@@ -11,7 +11,7 @@ from jaxnn.app.checks import check
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import LRConfig
 from jaxnn.app.folder import fresh_folder, print_undrawn
-from jaxnn.environment import surroundings
+from jaxnn.environment import surroundings, warn_if_idle
 from jaxnn.files import draw, plain, write_json
 from jaxnn.text import aligned
 from jaxnn.train.rates import find_lr
@@ -30,6 +30,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
     c = config.network
     check(config)
     enable_compile_cache()
+    warn_if_idle()
     e = build_for_data(c)
     check_experiment(e)
     say = (lambda *_: None) if c.quiet else print

@@ -8,15 +8,12 @@ import math
 import os
 import re
 import shlex
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxnn.files import write_text
-from jaxnn.text import code, document, escaped, fenced, table
+from jaxnn.text import code, document, escaped, fenced, spread, table
 
 PICTURES = {  # file in the run's folder -> what it shows
     "curves.png": "Loss, validation accuracy and gradient norm over the epochs.",
@@ -193,15 +190,6 @@ def _all_images(r) -> str:
 def _spread_or_none(r) -> str:
     """The test accuracy; of one seed it is said that there is no spread."""
     return spread(r["test_accuracy"]) + " (1 seed, so no spread)" * (r["n"] == 1)
-
-
-def spread(value: Any) -> str:
-    """Shares, one a seed: "98.12% +- 0.08 (5 seeds)", in percentage points."""
-    shares = [value] if np.ndim(value) == 0 else list(value)
-    mean = _text(sum(shares) / len(shares), "{:.2%}")
-    if len(shares) == 1:
-        return mean
-    return f"{mean} +- {100 * statistics.stdev(shares):.2f} ({len(shares)} seeds)"
 
 
 def _text(value, form: str = "{}", none: str = "not measured") -> str:

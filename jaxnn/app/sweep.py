@@ -38,7 +38,7 @@ from jaxnn.app.streams import note
 from jaxnn.data import load
 from jaxnn.distributed.mesh import data_mesh
 from jaxnn.distributed.processes import show_cpu_devices
-from jaxnn.environment import surroundings
+from jaxnn.environment import surroundings, warn_if_idle
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
 from jaxnn.text import aligned
@@ -74,6 +74,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     facts = facts_of(data)
     count = len(jax.devices()) if base.devices is None else base.devices
     mesh = data_mesh(count) if count > 1 else None
+    warn_if_idle()
     with saved_in(folder / FILE) if folder is not None else nullcontext():
         axes = parse_axes(config.axes, config.random is not None)
         points = sweep_points(base, axes, config.random)

@@ -38,7 +38,7 @@ from jaxnn.app.use import save_findings
 from jaxnn.costs import summary
 from jaxnn.distributed.mesh import DataParallel, same_everywhere
 from jaxnn.distributed.processes import distributed_run
-from jaxnn.environment import Processes, device
+from jaxnn.environment import Processes, device, warn_if_idle
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
 from jaxnn.optimizers import SCHEDULES
@@ -115,6 +115,9 @@ def train_run(
                 check_free(folder)
                 save_config(folder, e)
             log(f"{_heading(e, mesh)}{longer}\n{table}\n")
+            alone = mesh is None and config.devices is None
+            if first:
+                warn_if_idle(1 if alone else None)
             with ThreadPoolExecutor(1) as beside:
                 if first:
                     beside.submit(_rehearse, e)

@@ -8,7 +8,6 @@ import numpy as np
 from jaxnn.app.build import Experiment
 from jaxnn.app.config import EPSILON, TrainConfig
 from jaxnn.app.folder import drawn, sample_rows
-from jaxnn.app.report import spread
 from jaxnn.attacks import Classifier
 from jaxnn.check import compare_gradients
 from jaxnn.costs import count_parameters
@@ -18,6 +17,7 @@ from jaxnn.environment import surroundings
 from jaxnn.files import plain
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import worst_case
+from jaxnn.text import spread
 from jaxnn.train import evaluate
 from jaxnn.train.step import standard_training
 

@@ -12,12 +12,11 @@ from jaxnn.app.build import build
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
 from jaxnn.app.folder import data_of, open_run
-from jaxnn.app.report import spread
 from jaxnn.data import read_digit
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.report import Finding
 from jaxnn.guard.repro import replay, save_case
-from jaxnn.text import aligned
+from jaxnn.text import aligned, spread
 from jaxnn.train import evaluate, make_step, predict
 from jaxnn.train.checkpoint import load_meta
 from jaxnn.train.loss_scale import is_half

@@ -36,7 +36,7 @@ def curve(
 
     Args:
       epsilons: budgets (E,), in `norm`.
-      accuracy: name of an attack -> shares (E,) in [0, 1].
+      accuracy: name of an attack -> shares (E,) in [0, 1], or (S, E) of S seeds.
       images: how many images the shares are of.
       path, dpi: see `jaxnn.plots`.
       budget: the threat model's, marked by a line; None marks none.
@@ -44,9 +44,9 @@ def curve(
       title: above the picture.
     """
     for name, shares in accuracy.items():
-        if len(shares) != len(epsilons):
+        if (count := np.shape(shares)[-1]) != len(epsilons):
             raise JaxnnError(
-                f"curve: {name} has {len(shares)} values for {len(epsilons)} budgets"
+                f"curve: {name} has {count} values for {len(epsilons)} budgets"
             )
     figure, (ax,) = panels(1, width=6.4, height=3.9, title=title)
     lines(

@@ -1,5 +1,6 @@
 """An evaluation as a page, as JSON, as lines on a screen and as pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxnn.files import draw, write_json, write_text
 from jaxnn.robustness.evaluate import Evaluation
 from jaxnn.robustness.threat import Proportion
 from jaxnn.robustness.transfer import Transfer
-from jaxnn.text import document, escaped, table
+from jaxnn.text import document, escaped, spread, table
 
 
 def to_json(e: Evaluation) -> dict[str, Any]:
@@ -64,6 +65,25 @@ def lines(e: Evaluation) -> list[str]:
     ]
 
 
+def seed_lines(seeds: Mapping[int, Evaluation]) -> list[str]:
+    """The same of a run of several seeds: a line for each, and their mean."""
+    return [
+        *[line for e in seeds.values() for line in _warnings(e)],
+        *[
+            f"{f'seed {seed}':<15}robust {e.robust}, clean {e.clean}: {e.verdict}"
+            for seed, e in seeds.items()
+        ],
+        f"mean           {_mean(seeds)}",
+    ]
+
+
+def _mean(seeds):
+    return ", ".join(
+        f"{name} {spread([getattr(e, name).value for e in seeds.values()])}"
+        for name in ("robust", "clean")
+    )
+
+
 def _warnings(e):
     return warnings(e.clean.total, len(e.not_finite), len(e.not_attacked))
 
@@ -91,10 +111,14 @@ def _counts(e):
     )
 
 
-def page(e: Evaluation, title: str) -> str:
-    """The evaluation in Markdown."""
+def page(
+    e: Evaluation, title: str, seeds: Mapping[int, Evaluation] | None = None
+) -> str:
+    """The evaluation in Markdown; of several `seeds`, all in brief and `e` whole."""
+    believable = all(one.believable for one in (seeds or {0: e}).values())
     sections = [
-        f"# {escaped(title)}: {'believable' if e.believable else 'DO NOT BELIEVE'}",
+        f"# {escaped(title)}: {'believable' if believable else 'DO NOT BELIEVE'}",
+        _seeds(seeds) if seeds else "",
         *_warnings(e),
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
@@ -108,6 +132,19 @@ def page(e: Evaluation, title: str) -> str:
         _layers(e),
     ]
     return document(sections)
+
+
+def _seeds(seeds):
+    rows = [
+        (str(seed), str(e.robust), str(e.clean), escaped(e.verdict))
+        for seed, e in seeds.items()
+    ]
+    head = ("seed", "robust", "clean", "verdict")
+    first = next(iter(seeds))
+    return [
+        "## Seeds", "", *table(head, rows), "",
+        f"Mean: {_mean(seeds)}. Below, and in the pictures of images: seed {first}.",
+    ]  # fmt: skip
 
 
 def attack_rows(e: Evaluation) -> list[tuple[str, str, str, str]]:
@@ -169,6 +206,7 @@ def _layers(e):
 def write(
     folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str,
     transfer: Transfer | None = None, record: dict[str, Any] | None = None,
+    seeds: Mapping[int, Evaluation] | None = None,
 ) -> Path:  # fmt: skip
     """Write `robustness.json`, `report.md`, `curve.png` and `examples.png`.
 
@@ -179,8 +217,9 @@ def write(
       y: their labels.
       outputs: function from images to probabilities (B, N).
       title: heading of the page.
-      record: more for the JSON: command, versions.
       transfer: who fools whom, for `transfer.png`; None leaves it out.
+      record: more for the JSON: command, versions.
+      seeds: of a run of several seeds the evaluation of each, `e` being the first.
 
     Returns:
       The page's path.
@@ -189,10 +228,14 @@ def write(
     from jaxnn.plots import robustness as pictures
 
     folder, rows = Path(folder), e.sample
-    found, text = to_json(e) | (record or {}), page(e, title)
+    found, text = to_json(e) | (record or {}), page(e, title, seeds)
+    if seeds:
+        found["seeds"] = [{"seed": seed} | to_json(one) for seed, one in seeds.items()]
+    curves = [one.curve for one in (seeds or {0: e}).values()]
     made = {
         "curve.png": lambda path: pictures.curve(
-            e.epsilons, e.curve, len(rows), path,
+            e.epsilons, {name: [c[name] for c in curves] for name in e.curve},
+            len(rows), path,
             budget=e.threat.epsilon, norm=e.threat.norm,
         ),
         "examples.png": lambda path: plots.adversarial(

@@ -13,6 +13,7 @@ from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
 from jaxnn.data import write_idx
 from jaxnn.robustness.context import Check
+from jaxnn.robustness.worst import attack_suite
 from tests.app.common import refused, run, write_folder
 
 SETTINGS = {
@@ -96,6 +97,51 @@ def test_a_failed_check_is_an_exit_status(believable, status, run_folder, monkey
     found = run("robustness", run_folder, "--images", "10", "--out", "judged")
     assert found.status == status
     assert ("DO NOT BELIEVE" in found.out) != believable
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("small"), side=6)
+
+
+@pytest.fixture
+def _no_checks(monkeypatch):
+    """They are not what a test is about, and dear."""
+    monkeypatch.setattr(
+        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", {}
+    )
+
+
+@pytest.mark.usefixtures("_no_checks")
+def test_every_seed_is_evaluated_and_a_bar_shows_how_far(small, capsys, monkeypatch):
+    words = ["train", "--data", str(small), "--out", "r", "--seeds", "2", "--seed", "5"]
+    words += ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
+    assert main([*words, "--attack-images", "0", "--quiet"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main(["robustness", "r", "--images", "20"]) == 0
+    out, bar = capsys.readouterr()
+    count = len(attack_suite("fast", "linf", 3)) + 1
+    assert f"{2 * count}/{2 * count}" in bar
+    assert "first: seed" not in bar
+    found = json.loads(Path("r/robustness/robustness.json").read_text())
+    assert [one["seed"] for one in found["seeds"]] == [5, 6]
+    first, second = found["seeds"]
+    assert first.keys() - {"seed"} <= found.keys()
+    assert {k: found[k] for k in first.keys() - {"seed"}} == {
+        k: v for k, v in first.items() if k != "seed"
+    }
+    mean = (first["robust"]["share"] + second["robust"]["share"]) / 2
+    page = Path("r/robustness/report.md").read_text()
+    for text in (out, page):
+        assert f"robust {mean:.2%} +- " in text
+        assert "(2 seeds)" in text
+    assert [line[:15].strip() for line in out.splitlines()][-4:-1] == [
+        "seed 5", "seed 6", "mean",
+    ]  # fmt: skip
+    assert "| 6 |" in page
+    assert main(["attack", "r", "--attack", "fgsm"]) == 0
+    assert "160/160" in capsys.readouterr().err
 
 
 def test_settings_that_an_attack_has_not_are_named(run_folder):
@@ -206,20 +252,12 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("small"), side=6)
-
-
 DEAR = [pytest.param(n, marks=pytest.mark.slow) for n in RUNS if n != "quadratic"]
 
 
 @pytest.mark.parametrize("name", ["quadratic", *DEAR])
-def test_one_attack_has_one_accuracy(name, small, monkeypatch, capsys):
-    # the checks are not what this is about, and dear
-    monkeypatch.setattr(
-        importlib.import_module("jaxnn.robustness.evaluate"), "CHECKS", {}
-    )
+@pytest.mark.usefixtures("_no_checks")
+def test_one_attack_has_one_accuracy(name, small, capsys):
     words = ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
     words += ["--attack-images", "50", "--quiet", *RUNS[name]]
     assert main(["train", "--data", str(small), "--out", "r", *words]) == 0

@@ -45,6 +45,17 @@ def test_the_help_of_a_command_names_its_flags_and_fits(name, whole):
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("width", [60, 80, 300])
+def test_help_fits_the_terminal_and_all_of_it_is_told(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    kind = config.TrainCommand
+    for whole in (False, True):
+        text = help_text("jaxnn train", kind, "About " * 40, whole, None)
+        assert max(map(len, text.splitlines())) <= min(width, 100)
+    told = " ".join(text.split())
+    assert [doc for doc in docs_of(kind).values() if doc not in told] == []
+
+
 def test_words_are_read_by_the_types_of_settings_and_the_last_flag_counts():
     words = (
         "--lr=.1 --lr .2 --layers 3 --layers 4 dropout:.1 --no-standardize --eps .3 "

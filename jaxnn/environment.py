@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import warnings
 from dataclasses import dataclass
@@ -37,7 +38,18 @@ def device() -> str:
         name = cpu_fact("model name") or platform.processor() or platform.machine()
         mine = getattr(os, "sched_getaffinity", None)
         return f"cpu, {name}, {len(mine(0)) if mine else os.cpu_count()} cores"
-    return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}"
+    rounded = ", float32 products in TF32" if tf32() else ""
+    return f"{kind.platform}, {jax.device_count()} x {kind.device_kind}{rounded}"
+
+
+def tf32() -> bool:
+    """Whether products of float32 round their operands to 10 bits, as new GPUs do."""
+    import jax
+
+    major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
+    usual = (None, "default", "high", "tensorfloat32")
+    told = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]
+    return major.isdecimal() and int(major) >= 8 and told in usual
 
 
 def use_device(name: str) -> None:
@@ -61,6 +73,39 @@ def use_device(name: str) -> None:
         raise JaxnnError(
             f"--device: got {name}, expected one that is here: {here}"
         ) from error
+
+
+GPU_SIGNS = ("/dev/nvidia0", "/proc/driver/nvidia/version")
+
+
+def warn_if_idle(used: int | None = None) -> None:
+    """Warn of what could compute and does not: a GPU, or devices beyond `used`.
+
+    Args:
+      used: how many compute; None: all, or as many as were asked for.
+    """
+    import jax
+
+    count = len(jax.devices())
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    asked = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]
+    if jax.default_backend() == "cpu" and asked != "cpu" and not hidden and _has_gpu():
+        warnings.warn(
+            "an NVIDIA GPU is here, but this JAX computes on the CPU only: pip install "
+            '"jax[cuda13]" (driver 580 or newer) or "jax[cuda12]" (525 or newer)',
+            stacklevel=1,
+        )
+    if used is not None and used < count:
+        warnings.warn(
+            f"using {used} of {count} devices; --devices {count} divides each batch "
+            "among them",
+            stacklevel=1,
+        )
+
+
+def _has_gpu() -> bool:
+    signs = map(os.path.exists, GPU_SIGNS)
+    return any(signs) or shutil.which("nvidia-smi") is not None
 
 
 def fast_bfloat16() -> bool:
@@ -99,6 +144,24 @@ def no_device() -> str | None:
             "platform that is here, such as cpu"
         )
     return None
+
+
+def full_memory(error: Exception) -> str | None:
+    """What to do about JAX's error that the memory is full; None about another."""
+    import jax
+
+    first = str(error).partition("\n")[0]
+    if "RESOURCE_EXHAUSTED" not in first:
+        return None
+    words = f"the memory of the device is full: {first}. Smaller --batch or --layers"
+    words += ", and fewer --seeds or --max-parallel, need less"
+    if jax.default_backend() == "gpu":
+        words += (
+            ". JAX takes three quarters of a GPU when it starts: beside another "
+            "program set XLA_PYTHON_CLIENT_PREALLOCATE=false, or give each its share, "
+            "XLA_CLIENT_MEM_FRACTION=.4"
+        )
+    return words
 
 
 def memory() -> int | None:

@@ -16,6 +16,7 @@ from jaxnn.attacks.arguments import (
     check_labels,
     within_box,
 )
+from jaxnn.attacks.classifier import exact
 from jaxnn.attacks.core import Box
 from jaxnn.defenses.interval import margins
 from jaxnn.layers.bounds import spacing
@@ -67,7 +68,8 @@ def _proven(box, model, epsilon, x, y):
     """
     bounds = margins(model.net, box)
     epsilon = jnp.asarray(epsilon, x.dtype)
-    worst, _ = bounds.forward(model.params, model.state, x, y, epsilon, train=False)
+    with exact():
+        worst, _ = bounds.forward(model.params, model.state, x, y, epsilon, train=False)
     if worst.shape[-1] == 1:
         most = yes_above(model.net)
         return jnp.where(y > 0, worst[:, 0] > most, worst[:, 0] <= most)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxnn import programs
 from jaxnn.arrays import call_back
 from jaxnn.attacks import Classifier, margin
+from jaxnn.attacks.classifier import exact
 from jaxnn.combine.parts import Call, observed
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -81,7 +82,8 @@ def layer_gradients(
 
 @partial(programs.jit, static_argnums=0)
 def _run(loss, model, x, y):
-    return model.value_and_gradient(x, y, loss)
+    with exact():
+        return model.value_and_gradient(x, y, loss)
 
 
 def _summary(call, dy, dx, constant):

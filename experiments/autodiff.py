@@ -15,6 +15,13 @@ The neuron has one input, and its cost is the squared distance to a target t:
 
     y = tanh(w x + b)        J = (y - t)^2        wanted: dJ/dw and dJ/db
 
+Look at it as a graph first (graph.png, which this file draws): every box is one small
+operation, computed from the boxes above it; the black number in it is its value. The
+red numbers on the lines run the other way, from J upwards: each says how J changes with
+the box above it. A box takes what arrives from below times its own slope, and hands
+that on: at the square 2 (y - t), at the tanh 1 - y^2, at w x the number x. What arrives
+at w and at b is what is wanted, and five ways to find these two numbers are:
+
 1. Symbolic: take the formula, apply the rules of school, get a formula. Exact; but the
    formula swells (the lengths are printed), and a network is a long formula.
 2. Numeric: (J(w + h) - J(w - h)) / 2h. Needs no calculus and is good for checking, but
@@ -39,7 +46,8 @@ import optax
 
 from experiments import dual
 from experiments.common import conclude, main
-from jaxnn.plots.panels import lines, panels
+from jaxnn import graph
+from jaxnn.plots.panels import counted, lines, panels
 
 X, T = 1.5, 0.25  # input and target
 W, B = 0.8, -0.3  # weight and bias at which to differentiate
@@ -53,6 +61,14 @@ class Args:
     """Steps of the linear model."""
     rate: float = 0.1
     """Its learning rate."""
+
+
+def neuron() -> tuple[graph.Node, dict[graph.Node, float]]:
+    """The neuron as a graph: J, and the values of x and t."""
+    x, t = graph.feed("x"), graph.feed("t")
+    w, b = graph.parameter(W, "w"), graph.parameter(B, "b")
+    y = graph.tanh(w * x + b, name="y")
+    return graph.square(y - t, name="J"), {x: X, t: T}
 
 
 # ---- 1. symbolic: a formula is a number, a name, or (operation, parts ...)
@@ -133,7 +149,7 @@ def symbolic() -> tuple[float, float]:
     sizes = [(n, length(chain(n)), length(derive(chain(n), "w"))) for n in (1, 4, 16)]
     print(
         "operations in J, in dJ/dw: "
-        + "; ".join(f"{a}, {b} ({n} neurons in a row)" for n, a, b in sizes)
+        + "; ".join(f"{a}, {b} ({counted(n, 'neuron')} in a row)" for n, a, b in sizes)
         + "\n"
     )
     return value(derive(COST, "w"), numbers), value(derive(COST, "b"), numbers)
@@ -292,11 +308,14 @@ def run(args: Args) -> None:
         "seconds": time.perf_counter() - start,
     }
     conclude(
-        "autodiff", args, values, {"autodiff.png": figure},
+        "autodiff", args, values,
+        {"graph.png": graph.draw(*neuron()), "autodiff.png": figure},
         """\
-  Left: a valley. Right of it h is so large that the curve is missed (slope 1 with one
-  side, 2 with both), left of it the difference of two nearly equal numbers keeps
-  few digits. In float32 the error hardly gets below 1e-5: a check in float32
+  The graph: follow the red numbers from J up to w and b; what arrives there is dJ/dw
+  and dJ/db of the table above.
+  The curves, left: a valley. Right of it h is so large that the curve is missed (slope
+  1 with one side, 2 with both), left of it the difference of two nearly equal numbers
+  keeps few digits. In float32 the error hardly gets below 1e-5: a check in float32
   cannot find a mistake smaller than that. Right: two curves for each optimizer, one on
   top of the other: optax does what the formula says.""",
     )  # fmt: skip

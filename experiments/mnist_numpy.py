@@ -188,10 +188,10 @@ def side_by_side(widths, batch: int, seeds: int, x, y, rounds: int) -> dict:
     gain = seeds / ratio(found, "many", "one")
     share = ratio(found, "one, products alone", "one")
     bound = seeds / ratio(found, "many, products alone", "one")
-    one, many = found["one"]["median"], found["many"]["median"]
+    one, many = (spread(found[name]["seconds"]) for name in ("one", "many"))
     print(
-        f"  {'-'.join(map(str, widths)):<10} batch {batch:<4} one {one:.3f} s, "
-        f"{seeds} side by side {many:.3f} s: {gain:.1f} times the throughput"
+        f"  {'-'.join(map(str, widths)):<10} batch {batch:<4} one {one} s, "
+        f"{seeds} side by side {many} s: {gain:.1f} times the throughput"
     )
     print(
         f"  {'':<20} products alone: {share:.0%} of one network's time; {seeds} of "

@@ -53,7 +53,8 @@ def disturbed(times: Sequence[float]) -> bool:
 def spread(times: Sequence[float], unit: float = 1.0) -> str:
     """The median and the middle half of the times, in words; unit: seconds of it."""
     low, middle, high = np.quantile(times, (0.25, 0.5, 0.75)) / unit
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+    word = ", disturbed" * disturbed(times)
+    return f"{middle:.3g} ({low:.3g} to {high:.3g}{word})"
 
 
 def ratio(found: dict, slow: str, fast: str) -> float:

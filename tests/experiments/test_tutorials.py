@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import common
+from experiments import common, turns
 from jaxnn.app import demo
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
@@ -84,8 +84,51 @@ def test_it_runs_and_leaves_json_and_pictures(name, tmp_path, monkeypatch, capsy
     pictures = list((tmp_path / name).iterdir())
     assert pictures
     assert all(not_blank(path) for path in pictures)
-    printed = capsys.readouterr().out.partition("What to see")[2]
-    assert all(str(path) in printed for path in pictures)
+    printed, _, see = capsys.readouterr().out.partition("What to see")
+    assert all(str(path) in see for path in pictures)
+    assert "Expected and measured" not in printed  # that is for who maintains it
+    timed = r".* ms$|.* s for .*|.* s, \d+ side by side .*"
+    for line in re.findall(timed, printed, re.MULTILINE):
+        assert re.search(r"\d \([\d.e+-]+ to [\d.e+-]+", line), "a time has a spread"
+
+
+class Clock:
+    """Time that passes only where a program says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
+
+
+def test_a_timing_that_was_disturbed_is_repeated_and_shows_its_spread(monkeypatch):
+    clock, runs = Clock(), {"quiet": 0, "disturbed": 0, "always": 0}
+    monkeypatch.setattr(turns, "time", clock)
+
+    def program(name, seconds):
+        def run(number):
+            runs[name] += 1
+            clock.now += seconds(number)
+
+        return run
+
+    quiet = program("quiet", lambda number: 1.0)
+    turns.in_turn({"quiet": quiet}, 4)
+    assert runs["quiet"] == 1 + 4
+    # another program comes in the first rounds, and goes
+    busy = program("disturbed", lambda number: 3.0 if number in (2, 3) else 1.0)
+    found = turns.in_turn({"quiet": quiet, "disturbed": busy}, 4)
+    assert runs["disturbed"] == 1 + 8
+    assert found["disturbed"]["median"] == 1.0
+    assert turns.spread(found["quiet"]["seconds"]) == "1 (1 to 1)"
+    never = program("always", lambda number: 1.0 + number % 2)
+    found = turns.in_turn({"always": never}, 4)
+    assert runs["always"] == 1 + 8  # not for ever
+    assert turns.spread(found["always"]["seconds"]) == "1.5 (1 to 2, disturbed)"
 
 
 def test_every_tutorial_has_a_case():
@@ -103,6 +146,9 @@ def test_the_short_ones_ask_three_questions_and_answer_them():
 def test_the_list_says_of_each_what_and_how_long(capsys):
     assert main(["demo"]) == 0
     printed = capsys.readouterr().out
+    assert re.search(
+        r"^ *1 +one_number .*One number, one derivative", printed, re.MULTILINE
+    )
     for i, (name, time, summary) in enumerate(demo.tutorials(), 1):
         assert re.fullmatch(r"\d+ seconds?", time), name
         assert int(time.split()[0]) <= 90

@@ -121,11 +121,8 @@ class Layer(_Fields):
                 "pickled; expected a layer as a constructor made it. Let a function "
                 "that the other process can import make it there"
             )
-        return _remade, (self.made.constructor, self.made.args, self.made.kwargs)
-
-
-def _remade(constructor, args, kwargs):
-    return constructor(*args, **kwargs)
+        made = self.made
+        return partial(made.constructor, *made.args, **made.kwargs), ()
 
 
 LAYERS: dict[str, Callable[..., Layer]] = {}

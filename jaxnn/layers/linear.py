@@ -174,7 +174,7 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
     `init` None draws from N(0, 0.02^2), as GPT-2 does.
     """
     name = "positional_embedding"
-    draw = _small_normal if init is None else initializer(init)
+    draw = jax_initializers.normal(0.02) if init is None else initializer(init)
 
     def setup(key, in_shape):
         check_sequence(name, in_shape)
@@ -194,10 +194,6 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
     # a sum of two: it rounds once
     layer = with_params(rules.add_positions, ("w",), setup, check, name)
     return bounded(layer, monotone)
-
-
-def _small_normal(key, shape, dtype):
-    return 0.02 * jax.random.normal(key, shape, dtype)
 
 
 register(dense, embedding, positional_embedding)

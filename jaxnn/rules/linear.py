@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxnn.errors import JaxnnError
 from jaxnn.rules import products
-from jaxnn.rules.core import Rule, last_axis, register
+from jaxnn.rules.core import Rule, register
 
 __all__ = ["add_positions", "affine", "einsum", "embedding", "matmul"]
 
@@ -17,7 +17,7 @@ def _affine_fwd(x, w, b):
     # x (..., I), w (I, O), b (O,) -> y (..., O)
     _check("affine", x, w)
     y = products.matmul(x, w)
-    return y + last_axis(b, y.ndim), (x, w)
+    return y + b.reshape((1,) * (y.ndim - 1) + b.shape), (x, w)
 
 
 def _affine_bwd(cache, dy):

@@ -76,7 +76,7 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     """x^T dy: x (..., I), dy (..., O) -> dw (I, O), one product over all rows.
 
     For few outputs the inner loop should run along I, so dw is made transposed, as the
-    training loop on a CPU keeps w: see `jaxnn.train.layout`.
+    training loop on a CPU keeps w: see `jaxnn.train.state`.
     """
     x, dy = rows(x), rows(dy)
     if default_backend() == "cpu" and _transposes(len(x), x.shape[1], dy.shape[1]):

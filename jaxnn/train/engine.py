@@ -11,8 +11,14 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.rules import products
-from jaxnn.train.layout import from_layout, seed_axes, state_to_layout
-from jaxnn.train.state import GradientResult, TrainState, Update
+from jaxnn.train.state import (
+    GradientResult,
+    TrainState,
+    Update,
+    from_layout,
+    seed_axes,
+    state_to_layout,
+)
 from jaxnn.train.step import Step, apply_update, compute_gradients, count
 
 
@@ -100,7 +106,7 @@ def scan_seeds(
       keys: the runs' keys.
       all_or_nothing: faster, but a step that is bad for one network (`ok` says so) is
         taken by none: the caller has to do such a call again without it, as `fit` does.
-      layout: whether the step knows `jaxnn.train.layout`; None: if it is a `Step`.
+      layout: whether the step knows `state_to_layout`; None: if it is a `Step`.
 
     Metrics are (steps, S).
     """

@@ -23,7 +23,6 @@ from jaxnn.layers.core import settled
 from jaxnn.losses import Loss
 from jaxnn.regularize import clip_gradient
 from jaxnn.rules.products import PRECISIONS, policy
-from jaxnn.train.layout import from_layout, layout_of
 from jaxnn.train.loss_scale import first_scale, in_half, rescaled
 from jaxnn.train.state import (
     GradientResult,
@@ -31,7 +30,9 @@ from jaxnn.train.state import (
     Update,
     Weighted,
     float_type,
+    from_layout,
     init_state,
+    layout_of,
     move_average,
     to_unit,
 )

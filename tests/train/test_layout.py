@@ -23,7 +23,7 @@ from jaxnn.train import (
     scan_seeds,
     scan_steps,
 )
-from jaxnn.train.layout import Transposed, from_layout, to_layout
+from jaxnn.train.state import Transposed, from_layout, to_layout
 from tests.train.problem import pixels
 
 KEY = jax.random.key(7)

@@ -73,19 +73,13 @@ def _scanned(kind: str, layer: Layer, depth: int, tied: bool) -> Layer:
         return params, state, shapes[0]
 
     def forward(params, state, x, *, key=None, train):
-        if not tied and (not isinstance(params, dict) or set(params) != {STACKED}):
-            raise JaxnnError(
-                f"{name}: expected params of the form {{'{STACKED}': ...}}; were they "
-                "made by another network?"
-            )
-        of_each = () if tied else params[STACKED]
+        of_each = () if tied else _stacked(name, params)
         _check_leading(name, depth, of_each, state)
 
         def body(x, each):
             p, s, k = each
-            y, s, cache = parts.forward(
-                0, params if tied else p, s, x, key=k, train=train
-            )
+            p = params if tied else p
+            y, s, cache = parts.forward(0, p, s, x, key=k, train=train)
             _check_same_array(name, x, y)
             return y, (s, kept.once(cache))
 
@@ -95,28 +89,33 @@ def _scanned(kind: str, layer: Layer, depth: int, tied: bool) -> Layer:
         return y, state, kept.restored(arrays)
 
     def backward(cache, dy):
-        if not tied:
-            dx, dparams = lax.scan(
-                lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
-            )
-            return dx, {STACKED: dparams}
-        # the shapes of the gradients, to start their sum from zero
-        last = jax.tree.map(lambda a: a[-1], cache)
-        _, like = jax.eval_shape(lambda c, d: parts.backward(0, c, d), last, dy)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
-
-        def body(carry, c):
-            d, total = carry
-            d, dparams = parts.backward(0, c, d)
-            return (d, jax.tree.map(jnp.add, total, dparams)), None
-
-        (dx, dparams), _ = lax.scan(body, (dy, zeros), cache, depth, reverse=True)
-        return dx, dparams
+        if tied:
+            return _backward_of_all(parts, depth, cache, dy)
+        dx, dparams = lax.scan(
+            lambda d, c: parts.backward(0, c, d), dy, cache, depth, reverse=True
+        )
+        return dx, {STACKED: dparams}
 
     def bounds():
         return _scanned(kind, interval(layer), depth, tied)
 
     return Layer(init, forward, backward, name, (layer,), bounds=bounds)
+
+
+def _backward_of_all(parts, depth, cache, dy):
+    """dx, and the sum of the gradients of one set of parameters over the depth."""
+    # the shapes of the gradients, to start their sum from zero
+    last = jax.tree.map(lambda a: a[-1], cache)
+    _, like = jax.eval_shape(lambda c, d: parts.backward(0, c, d), last, dy)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like)
+
+    def body(carry, c):
+        d, total = carry
+        d, dparams = parts.backward(0, c, d)
+        return (d, jax.tree.map(jnp.add, total, dparams)), None
+
+    (dx, dparams), _ = lax.scan(body, (dy, zeros), cache, depth, reverse=True)
+    return dx, dparams
 
 
 @jax.tree_util.register_dataclass
@@ -206,6 +205,15 @@ def _check_same_array(name, x, y):
     for was, became in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
         _check_same(name, "shape", was.shape, became.shape)
         _check_same(name, "dtype", was.dtype.name, became.dtype.name)
+
+
+def _stacked(name, params):
+    if not isinstance(params, dict) or set(params) != {STACKED}:
+        raise JaxnnError(
+            f"{name}: expected params of the form {{'{STACKED}': ...}}; were they "
+            "made by another network?"
+        )
+    return params[STACKED]
 
 
 def _check_leading(name, depth, *trees):

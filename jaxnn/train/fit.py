@@ -5,28 +5,28 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.train.callbacks import Callback
 from jaxnn.train.inputs import (
     MANY,
+    MOST_BAD,
     as_loss,
     check_arguments,
+    check_effects,
     check_step_functions,
     checked_data,
     sample_weights,
     seed_list,
 )
 from jaxnn.train.loss_scale import is_half
-from jaxnn.train.policy import POLICIES, slowable, step_guard
+from jaxnn.train.policy import slowable, step_guard
 from jaxnn.train.run import History, Run
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
 from jaxnn.train.step import Defense, make_step
-
-MOST_BAD = 10  # steps in a row
 
 
 def fit(
@@ -156,23 +156,15 @@ def fit(
         on_epoch=on_epoch, shuffle=shuffle, keep=keep, optimizer=optimizer,
         train_sample=train_sample, **of_step,
     )  # fmt: skip
-    if validation is None and (patience is not None or keep == "best"):
-        what = 'keep="best"' if patience is None else f"patience={patience}"
-        raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
-    if metrics and validation is None and not train_sample:
-        raise JaxnnError("fit: metrics have no effect without validation=(x, y)")
+    check_effects(
+        validation, patience, keep, metrics, train_sample, guard, max_bad_steps
+    )
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise JaxnnError(
                 f"fit: got {type(callback).__name__} in callbacks, expected a "
                 "jaxnn.train.Callback; a function goes to on_epoch="
             )
-    lookup("guard", guard, POLICIES)
-    if guard != "skip" and max_bad_steps != MOST_BAD:
-        raise JaxnnError(
-            f'fit: max_bad_steps={max_bad_steps} has no effect with guard="{guard}", '
-            'which ends the run in its own way; expected guard="skip"'
-        )
     half = is_half(dtype)
     step = make_step(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,

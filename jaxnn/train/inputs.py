@@ -12,16 +12,18 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jaxnn.arrays import as_array, as_rows, first_true, is_float, is_whole
 from jaxnn.combine import chained
-from jaxnn.errors import JaxnnError, first_line, require
+from jaxnn.errors import JaxnnError, first_line, lookup, require
 from jaxnn.layers import Layer, dense, sigmoid, softmax
 from jaxnn.losses import LOSSES, Loss, RegisteredLoss, loss_by_name
 from jaxnn.rules.products import PRECISIONS
+from jaxnn.train.policy import POLICIES
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted, float_type
 from jaxnn.train.step import Defense
 
 MANY = (list, tuple, range, np.ndarray, jax.Array)
 """How several seeds are given."""
+MOST_BAD = 10  # steps in a row
 
 
 # ---- arguments by themselves
@@ -84,6 +86,24 @@ def check_arguments(where: str, **given: Any) -> None:
             fits, but = FORMS.get(name) or FORMS[f"{name}?"]
             if not fits(value):
                 raise JaxnnError(f"{where}: got {name}={value!r}{but}")
+
+
+def check_effects(
+    validation: Any, patience: Any, keep: Any, metrics: Any, train_sample: int,
+    guard: str, max_bad_steps: int,
+) -> None:  # fmt: skip
+    """Raise for a setting of `fit` that changes nothing beside the others."""
+    if validation is None and (patience is not None or keep == "best"):
+        what = 'keep="best"' if patience is None else f"patience={patience}"
+        raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
+    if metrics and validation is None and not train_sample:
+        raise JaxnnError("fit: metrics have no effect without validation=(x, y)")
+    lookup("guard", guard, POLICIES)
+    if guard != "skip" and max_bad_steps != MOST_BAD:
+        raise JaxnnError(
+            f'fit: max_bad_steps={max_bad_steps} has no effect with guard="{guard}", '
+            'which ends the run in its own way; expected guard="skip"'
+        )
 
 
 def as_loss(where: str, loss: Any) -> Loss:

@@ -36,7 +36,6 @@ at w and at b is what is wanted, and five ways to find these two numbers are:
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import jax
@@ -277,7 +276,6 @@ def two_optimizers(args: Args) -> dict:
 
 def run(args: Args) -> None:
     """The table, the two descents, one figure, results/autodiff.json."""
-    start = time.perf_counter()
     found = {name: way() for name, way in WAYS.items()}
     right = found["reverse by hand"]
     print(f"{'':<17}{'dJ/dw':>22}{'dJ/db':>22}{'difference':>12}")
@@ -305,7 +303,6 @@ def run(args: Args) -> None:
         "difference_to_reverse": gaps,
         "smallest_numeric_error": {k: float(v.min()) for k, v in errors.items()},
         "hand_against_optax": {k: d["largest_difference"] for k, d in descents.items()},
-        "seconds": time.perf_counter() - start,
     }
     conclude(
         "autodiff", args, values,

@@ -31,14 +31,13 @@ Exercises
 3. Why does a bias just before batch norm learn nothing?
 """
 
-import time
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 import optax
 
-from experiments.choices import digits, learner, smoothed
+from experiments.choices import Short, digits, learner, smoothed
 from experiments.common import conclude, main
 from jaxnn import mlp, rules
 from jaxnn.plots.panels import lines, panels, say_what_is_cut
@@ -52,19 +51,9 @@ ANSWERS = """
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Short):
     """Settings."""
 
-    images: int = 3000
-    """Training images."""
-    test_images: int = 1000
-    """Not used for training."""
-    batch: int = 50
-    """Images a step."""
-    epochs: int = 3
-    """Times through the images."""
-    seeds: int = 3
-    """Starts."""
     depth: int = 5
     """Hidden layers of 50 units."""
     rate: float = 0.05
@@ -102,7 +91,7 @@ def check() -> float:
 
 def run(args: Args) -> None:
     """Check, then learn from good and bad starts; writes results/batch_norm.json."""
-    start, gap = time.perf_counter(), check()
+    gap = check()
     print(f"by hand against jaxnn's rule: largest difference {gap:.0e}")
     assert gap < 1e-10, "both must agree"
     data, curves = digits(args), {}
@@ -121,16 +110,13 @@ def run(args: Args) -> None:
     ends = {name: float(np.mean(a[:, -10:])) for name, a in curves.items()}
     for name, end in ends.items():
         print(f"{name:<28} loss at the end {end:.3f}")
-    window = max(args.images // args.batch * args.epochs // 30, 1)
-    shown = {name: smoothed(a, window)[1] for name, a in curves.items()}
-    steps = smoothed(next(iter(curves.values())), window)[0]
+    window, steps, shown = smoothed(curves, 30)
     title = f"{args.depth} hidden layers, three starts, with and without batch norm"
     figure, (ax,) = panels(1, width=7.4, height=4, title=title)
     lines(ax, steps, shown, "step", f"loss, mean of {window} steps")
     ax.set_ylim(0, 3)
     say_what_is_cut(ax)
-    values = {"largest_difference": gap, "loss_at_the_end": ends,
-              "seconds": time.perf_counter() - start}  # fmt: skip
+    values = {"largest_difference": gap, "loss_at_the_end": ends}
     conclude(
         "batch_norm", args, values, {"batch_norm.png": figure},
         "  Without batch norm one start of three learns well; with it all do alike.",

@@ -6,6 +6,8 @@ same loop over jax.grad?
 
     python -m experiments.bench     about 15 minutes, needs pip install -e '.[bench]'
     python -m experiments.bench --only cnn      3 minutes: the convolutional network
+    python -m experiments.bench --only lstm     2 minutes: recurrent ones, by themselves
+    python -m experiments.bench --only guard    2 minutes: what the guard costs, too
 
 Programs take turns within each round, in another order each time and after a pause in
 which the threads of the one before come to rest, so that a machine that slows down
@@ -16,7 +18,9 @@ memory, the last partial batch is dropped, and every epoch is a new permutation.
 Compilation is the first epoch less a later one. Expected: several times PyTorch on
 small networks, less on wide ones, where all wait for the same matrix products; about
 PyTorch's time on the convolutional network, where `jax.grad` in a scan takes 20 times
-as long and in a loop twice.
+as long and in a loop twice. An LSTM's step by hand takes at most 1.0 of `jax.grad`'s
+time, as its weight gradients are one product over all steps. A step that finds bad
+values before they do harm takes at most 1.03 of one without any guard.
 """
 
 import itertools
@@ -33,12 +37,25 @@ import optax
 from jax import lax
 
 from experiments import rivals
-from experiments.common import main, record
+from experiments.common import Line, main, record, verdicts
 from experiments.turns import Program, in_turn, ratio
 from jaxnn import mlp, serial
 from jaxnn.check.adapters import automatic, automatic_loss
 from jaxnn.data import load
-from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu
+from jaxnn.errors import lookup
+from jaxnn.layers import (
+    Layer,
+    conv,
+    dense,
+    flatten,
+    gru,
+    lstm,
+    max_pool,
+    relu,
+    reshape,
+    rnn,
+    standardize,
+)
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.rules.products import (
     few_outputs,
@@ -48,6 +65,7 @@ from jaxnn.rules.products import (
     product_tn,
 )
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
+from jaxnn.train.policy import Guard
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,8 @@ class Args:
     skip: tuple[str, ...] = ()
     """Rivals to leave out."""
     only: tuple[str, ...] = ()
-    """Parts to run: names of TASKS, backward, seeds, cnn; none given: all."""
+    """Parts to run: names of TASKS, backward, seeds, cnn; none given: these. Or lstm or
+    guard alone."""
     label: str = ""
     """Last part of the result's name: `newest` beside the result of another version."""
 
@@ -297,19 +316,139 @@ def convolutional(x, y, args: Args) -> dict:
     return {"programs": found} | facts
 
 
+def lstm_in_torch(x, y, batch: int, steps: int, units: int) -> Program:
+    """Steps in PyTorch, eager, with its own LSTM."""
+    import torch
+    from torch import nn
+
+    cell, last = nn.LSTM(28, units, batch_first=True), nn.Linear(units, 10)
+    optimizer = torch.optim.SGD([*cell.parameters(), *last.parameters()], 0.1)
+    images, labels = torch.tensor(x), torch.tensor(y).long()
+
+    def run(number):
+        rows = torch.tensor(batch_order(len(x), batch, number)[:steps])
+        for some in rows:
+            optimizer.zero_grad()
+            h = cell((images[some].float() / 255 - 0.1307) / 0.3081)[0][:, -1]
+            loss = nn.functional.cross_entropy(last(h), labels[some])
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def recurrent(x, y, args: Args, batch=128, steps=20, units=128) -> dict:
+    """Recurrent layers that read digits row by row: by hand, by jax.grad, in PyTorch.
+
+    A step is the gradient and the update by SGD.
+    """
+    x, loss, sgd = x.reshape(-1, 28, 28), softmax_cross_entropy, optax.sgd(0.1)
+    programs, absent = {}, None
+    for name, cell in (("lstm", lstm), ("gru", gru), ("rnn", rnn)):
+        net = serial(standardize(0.1307, 0.3081), cell(units), dense(10, "lecun"))
+        auto = automatic(net), automatic_loss(loss)
+        for way, (twin, value) in {"by hand": (net, loss), "jax.grad": auto}.items():
+            step = make_step(twin, value, sgd)
+            programs[f"{name}, {way}"] = scanned(step, twin, sgd, x, y, batch, steps)
+    pairs = {n: (f"{n}, by hand", f"{n}, jax.grad") for n in ("lstm", "gru", "rnn")}
+    try:
+        programs["lstm, torch eager"] = lstm_in_torch(x, y, batch, steps, units)
+        pairs["lstm, against torch"] = "lstm, by hand", "lstm, torch eager"
+    except ImportError as error:
+        absent = str(error)
+    found = in_turn(programs, args.rounds)
+    for name, times in found.items():
+        times["ms_per_step"] = 1000 * times["median"] / steps
+        print(f"{name:<34}{times['ms_per_step']:8.2f} ms a step")
+    shares = {name: ratio(found, *pair) for name, pair in pairs.items()}
+    for name, share in shares.items():
+        print(f"{name}: by hand takes {share:.2f} of the other's time")
+    return {"programs": found, "by_hand_over_other": shares, "torch_absent": absent}
+
+
+def bare(net: Layer, loss: Callable, optimizer) -> Callable:
+    """The step without a guard: gradients and update, and the loss as its metric."""
+
+    def step(ts, x, y, key):
+        x = x.astype(jnp.float32) * jnp.float32(1 / 255)
+        key = jax.random.fold_in(key, ts.step)
+        pred, state, cache = net.forward(ts.params, ts.state, x, key=key, train=True)
+        value, dpred = loss(pred, y)
+        _, grads = net.backward(cache, dpred)
+        updates, opt = optimizer.update(grads, ts.opt, ts.params)
+        params = optax.apply_updates(ts.params, updates)
+        ts = ts._replace(params=params, state=state, opt=opt, step=ts.step + 1)
+        return ts, {"loss": value}
+
+    return step
+
+
+def around_a_call(net, optimizer, x) -> float:
+    """Milliseconds for what the guard does before and after a call: copy and look."""
+    ts = init_state(net, optimizer, x.shape[1:], jax.random.key(0))
+    guard, seconds = Guard("skip", 10, [0], multi_seed=False), []
+    for _ in range(10):
+        start = time.perf_counter()
+        guard.copy(ts)
+        jax.block_until_ready(guard.before)
+        assert not guard.needs_rerun(ts)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds))
+
+
+def guarded(x, y, args: Args, batch=128) -> dict:
+    """A dense and a convolutional network with the guard and without any."""
+    images, wide = standardize(0.1307, 0.3081), (dense(512), relu, dense(512), relu)
+    nets = {  # and steps a round: half an epoch of the dense one
+        "mlp": (serial(images, *wide, dense(10)), 215),
+        "cnn": (serial(images, reshape(28, 28, 1), cnn()), 12),
+    }
+    values: dict[str, Any] = {}
+    for name, (net, steps) in nets.items():
+        optimizer, loss = optax.adam(1e-3), softmax_cross_entropy
+        steppers = {
+            "bare": bare(net, loss, optimizer),
+            # as `fit` has it: the update is looked at once, after the call
+            "skip": make_step(net, loss, optimizer, watch_update=False),
+        }
+        programs = {
+            which: scanned(step, net, optimizer, x, y, batch, steps)
+            for which, step in steppers.items()
+        }
+        found = in_turn(programs, args.rounds)
+        times = ratio(found, "skip", "bare")
+        values[name] = {"skip_over_bare": times, "programs": found, "steps": steps}
+        for which in steppers:
+            ms = 1000 * found[which]["median"] / steps
+            values[name][f"{which}_ms_per_step"] = ms
+            print(f"{name:<5} {which:<6}{ms:8.2f} ms a step")
+        once = values[name]["once_a_call_ms"] = around_a_call(net, optimizer, x)
+        print(f"{name:<5} beside that, once a call (an epoch): {once:.1f} ms")
+        verdicts(Line(f"{name}, guarded over bare", times, high=1.03), percent=False)
+    return values
+
+
+ALONE = {"lstm": recurrent, "guard": guarded}
+"""Parts that have a result of their own."""
+
+
 def run(args: Args) -> None:
     """Measure everything and write results/bench.json."""
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     data = load("mnist").train
     x, y = data.x[: args.images].reshape(-1, 784), data.y[: args.images]
-    start, values = time.perf_counter(), {}
+    values: dict = {}
     parts: dict[str, Callable] = {name: partial(against_rivals, name) for name in TASKS}
     parts |= {"backward": manual_against_automatic, "seeds": many_seeds}
     parts["cnn"] = convolutional
+    for name in args.only:
+        lookup("part", name, parts | ALONE)
     for name, part in parts.items():
         if not args.only or name in args.only:
             values[name] = part(x, y, args)
-    values["seconds"] = time.perf_counter() - start
+    if len(args.only) == 1 and args.only[0] in ALONE:
+        values = ALONE[args.only[0]](x, y, args)
     # a part, and another version, has a result of its own
     name = "-".join(["bench", *args.only, *filter(None, [args.label])])
     packages = ("torch", "flax", "equinox", "scikit-learn")

@@ -22,6 +22,8 @@ RESULTS = Path(
 `jaxnn demo` runs one: its own folder.)"""
 
 Args = TypeVar("Args")
+CLOCK = {"began": time.perf_counter()}
+"""When the experiment that runs began."""
 
 
 def main(args: type[Args], run: Callable[[Args], Any]) -> None:
@@ -35,6 +37,7 @@ def main(args: type[Args], run: Callable[[Args], Any]) -> None:
     try:
         settings = parsed(program, args, sys.argv[1:], here.__doc__ or "")
         enable_compile_cache()
+        CLOCK["began"] = time.perf_counter()
         run(settings)
     except JaxnnError as error:
         sys.exit(f"error: {error}")
@@ -52,11 +55,13 @@ def record(
     Args:
       name: of the result, as a rule the experiment's module.
       args: its dataclass of settings.
-      values: what was measured, plain numbers and lists.
+      values: what was measured, plain numbers and lists; the `seconds` it took are
+        added.
       more_packages: packages whose versions matter besides jaxnn's own.
       module: the experiment's module where it is not `name`.
     """
     path = RESULTS / f"{name}.json"
+    values = {"seconds": time.perf_counter() - CLOCK["began"]} | values
     write_json(
         path,
         {

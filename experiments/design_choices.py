@@ -59,7 +59,7 @@ class Args:
 
 def run(args: Args) -> None:
     """Measure each choice; writes results/design_choices.json."""
-    start, values, pictures = time.perf_counter(), {}, {}
+    values, pictures = {}, {}
     for name in args.only or CHOICES:
         print(f"{name}: {lookup('choice', name, CHOICES).__doc__.splitlines()[0]}")
         begun = time.perf_counter()
@@ -67,7 +67,6 @@ def run(args: Args) -> None:
         pictures |= drawn
         values[name]["seconds"] = time.perf_counter() - begun
         print(f"  {values[name]['seconds']:.1f} s\n")
-    values["seconds"] = time.perf_counter() - start
     name = "design_choices"
     conclude(
         "-".join([name, *args.only]), args, values, pictures,

@@ -247,17 +247,12 @@ def draw(rows: list[dict]) -> Any:
 
 def run(args: Args) -> None:
     """Measure everything and write results/differentiation.json and a picture."""
-    start = time.perf_counter()
     with jax.enable_x64(True):
         rows = measure(args)
     last = rows[-1]["methods"]
     cost = {k: m["seconds"] / last["the network itself"]["seconds"]
             for k, m in last.items()}  # fmt: skip
-    values = {
-        "rows": rows,
-        "times_the_network_at_the_largest": cost,
-        "seconds": time.perf_counter() - start,
-    }
+    values = {"rows": rows, "times_the_network_at_the_largest": cost}
     conclude(
         "differentiation", args, values, {"differentiation.png": draw(rows)},
         f"  At {rows[-1]['parameters']:,} parameters a gradient costs as much as so "

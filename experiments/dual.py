@@ -20,12 +20,10 @@ Values are Python floats or NumPy arrays. For work, use `jax.jvp`: the same idea
 Source: Clifford 1873; Griewank, Walther 2008, chapter 2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-from jaxnn.errors import JaxnnError
 
 
 class Dual:
@@ -74,15 +72,6 @@ class Dual:
     def __rtruediv__(self, other):
         return lift(other) / self
 
-    def __pow__(self, power):
-        if not isinstance(power, Dual):
-            slope = power * self.value ** (power - 1) if power else 0.0
-            return Dual(self.value**power, slope * self.derivative)
-        return exp(power * log(self))  # needs a positive base, as x^y does
-
-    def __rpow__(self, base):
-        return lift(base) ** self
-
     def __matmul__(self, other):
         a, b = self, lift(other)
         return Dual(a.value @ b.value, a.value @ b.derivative + a.derivative @ b.value)
@@ -90,28 +79,12 @@ class Dual:
     def __rmatmul__(self, other):
         return lift(other) @ self
 
-    def __abs__(self):
-        return Dual(abs(self.value), np.sign(self.value) * self.derivative)
-
     def __getitem__(self, where):
         return Dual(self.value[where], self.derivative[where])
 
     def sum(self, axis=None):
         """Sum over an axis; the derivative of a sum is the sum of the derivatives."""
         return Dual(np.sum(self.value, axis), np.sum(self.derivative, axis))
-
-    # branches are taken by the value: the derivative is that of the branch
-    def __lt__(self, other):
-        return self.value < lift(other).value
-
-    def __le__(self, other):
-        return self.value <= lift(other).value
-
-    def __gt__(self, other):
-        return self.value > lift(other).value
-
-    def __ge__(self, other):
-        return self.value >= lift(other).value
 
 
 def lift(x: Any) -> Dual:
@@ -132,25 +105,6 @@ def log(x: Any) -> Any:
     return Dual(np.log(x.value), x.derivative / x.value)
 
 
-def sqrt(x: Any) -> Any:
-    """Square root y, derivative 1 / (2 y)."""
-    x = lift(x)
-    y = np.sqrt(x.value)
-    return Dual(y, x.derivative / (2 * y))
-
-
-def sin(x: Any) -> Any:
-    """sin x, derivative cos x."""
-    x = lift(x)
-    return Dual(np.sin(x.value), np.cos(x.value) * x.derivative)
-
-
-def cos(x: Any) -> Any:
-    """cos x, derivative -sin x."""
-    x = lift(x)
-    return Dual(np.cos(x.value), -np.sin(x.value) * x.derivative)
-
-
 def tanh(x: Any) -> Any:
     """y = tanh x, derivative (1 + y) (1 - y), which keeps more digits than 1 - y^2."""
     x = lift(x)
@@ -158,46 +112,6 @@ def tanh(x: Any) -> Any:
     return Dual(y, (1 + y) * (1 - y) * x.derivative)
 
 
-def sigmoid(x: Any) -> Any:
-    """y = 1 / (1 + e^-x), derivative y (1 - y); by tanh, which cannot overflow."""
-    return (tanh(lift(x) * 0.5) + 1) * 0.5
-
-
-def maximum(x: Any, y: Any) -> Any:
-    """The larger one, with its derivative; where they are equal, that of y.
-
-    So `maximum(x, 0)` has derivative 0 at 0, as the relu of this library.
-    """
-    x, y = lift(x), lift(y)
-    first = x.value > y.value
-    slopes = np.where(first, x.derivative, y.derivative)[()]
-    return Dual(np.where(first, x.value, y.value)[()], slopes)
-
-
 def derivative(f: Callable, x: Any) -> Any:
     """f'(x) of a function of one number, or of each entry of an array on its own."""
     return lift(f(Dual(x, np.ones_like(x, float)[()]))).derivative
-
-
-def gradient(f: Callable, x: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Gradient of a function of an array to a number: one run for each entry.
-
-    >>> gradient(lambda x: (x * x).sum(), [1.0, 2.0, 3.0]).tolist()
-    [2.0, 4.0, 6.0]
-
-    Raises:
-      JaxnnError: f does not return one number.
-    """
-    x = np.asarray(x, float)
-    found = np.empty(x.shape)
-    for index in np.ndindex(x.shape):
-        seed = np.zeros(x.shape)
-        seed[index] = 1.0
-        slope = lift(f(Dual(x, seed))).derivative
-        if np.ndim(slope):
-            raise JaxnnError(
-                f"dual gradient: f returned shape {np.shape(slope)}, expected one "
-                "number; sum it, or differentiate one output at a time"
-            )
-        found[index] = slope
-    return found

@@ -13,7 +13,6 @@ Expected: 40 of 40 steps, layers, directions and samples, at least 38 operations
 false alarm; for the network of `jaxnn train` less than a second after the bad step.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -148,7 +147,6 @@ def default_network(bad: int = 31_337) -> dict[str, Any]:
 
 def run(args: Args) -> None:
     """All faults, all healthy runs, and the JSON."""
-    start = time.perf_counter()
     default = default_network()  # first: what locating loads is part of it
     rows = faults()
     sound = healthy(args.healthy_seeds)
@@ -162,7 +160,6 @@ def run(args: Args) -> None:
         "healthy": sound,
         "false_alarms": alarms,
         "slowest_seconds": slowest,
-        "seconds": time.perf_counter() - start,
     }
     right = values["right"]
     print(f"both ways agree: {right['agree']} of {len(rows)}")

@@ -43,7 +43,6 @@ What does not matter so simply: Adam divides the gradient by its own size, so it
 nearly the same path with or without the constant, at the same rate.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +119,6 @@ def recover(loss: Callable, rate: float, args: Args) -> dict[str, np.ndarray]:
 
 def run(args: Args) -> None:
     """Three runs, one figure, results/linear_recovery.json."""
-    start = time.perf_counter()
     n = args.batch * OUTPUTS
     right = recover(with_constant, args.rate, args)
     matched = recover(without_constant, args.rate * 2 / n, args)
@@ -142,7 +140,6 @@ def run(args: Args) -> None:
         "largest_difference_of_all": float(worst.max()),
         "matched_rates_equal_bit_for_bit": bool(equal),
         "diverged_at_the_same_rate": lost,
-        "seconds": time.perf_counter() - start,
     }
     conclude(
         "linear_recovery", args, values, {"linear_recovery.png": figure},

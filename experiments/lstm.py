@@ -12,7 +12,6 @@ results/lstm/reading.png shows one digit of each class, drawn at random among th
 right, beside what the network would have answered after each row.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +165,7 @@ def _sure_from(probability: np.ndarray) -> int:
 
 def run(args: Args) -> None:
     """Train, test, write results/lstm.json and results/lstm/reading.png."""
-    data, start = load("mnist"), time.perf_counter()
+    data = load("mnist")
     mean, std = pixel_statistics(data.train.x)
     net = network(args.units, mean, std)
     histories = [train(net, data, seed, args) for seed in range(args.seeds)]
@@ -188,7 +187,6 @@ def run(args: Args) -> None:
         ],
         "gradients_max_relative": gradients_agree(net, first, data),
         "accuracy_percent_after_row": (100 * right.mean(0)).round(2).tolist(),
-        "seconds": time.perf_counter() - start,
     }
     rows = one_of_each(data.test.y, right[:, -1])
     figure = draw(data.test.x[rows], chance[rows], right.mean(0))

@@ -31,7 +31,6 @@ Exercises
 3. A GRU has h <- (1 - k) h + k g. Which part plays the role of f?
 """
 
-import time
 from dataclasses import dataclass
 
 import jax
@@ -132,7 +131,7 @@ def against_jaxnn(args: Args) -> float:
 
 def run(args: Args) -> None:
     """Check the cell, then how far it remembers; writes results/lstm_cell.json."""
-    begun, gap = time.perf_counter(), against_jaxnn(args)
+    gap = against_jaxnn(args)
     print(f"by hand against jaxnn's rule: largest difference {gap:.0e}")
     assert gap < 1e-10, "both must agree"
     sizes: dict[str, list] = {}
@@ -152,8 +151,7 @@ def run(args: Args) -> None:
     shown = {name: np.maximum(s, 1e-12) for name, s in sizes.items()}
     lines(ax, range(args.steps), shown, "step", "mean |gradient|, 1e-12 at least",
           log=True)  # fmt: skip
-    values = {"largest_difference": gap, "at_the_first_step": ends,
-              "seconds": time.perf_counter() - begun}  # fmt: skip
+    values = {"largest_difference": gap, "at_the_first_step": ends}
     conclude(
         "lstm_cell", args, values, {"lstm_cell.png": figure},
         "  On this scale a constant factor a step is a straight line: the bias of the\n"

@@ -34,7 +34,6 @@ how long the matrix products would take on their own: more than they allow no pr
 can gain.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -209,7 +208,6 @@ def smaller(x: np.ndarray) -> np.ndarray:
 
 def run(args: Args) -> None:
     """The losses, the clock, one figure, results/mnist_numpy.json."""
-    start = time.perf_counter()
     data = load("mnist").train
     x, y = data.x.reshape(-1, 784), data.y
     few = args.images
@@ -232,7 +230,6 @@ def run(args: Args) -> None:
     figure = draw(losses, small, wide, many, args)
     values = {
         "largest_difference": gaps, "small": small, "wide": wide, "side_by_side": many,
-        "seconds": time.perf_counter() - start,
     }  # fmt: skip
     conclude(
         "mnist_numpy", args, values, {"mnist_numpy.png": figure},

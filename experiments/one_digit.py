@@ -247,7 +247,6 @@ def run(args: Args) -> None:
         "largest_gradient_difference": gap,
         "loss_curves_differ_by": float(abs(losses - one_losses[0]).max()),
         "largest_hidden_memory_megabytes": peak_memory(),
-        "seconds": time.perf_counter() - start,
     }
     conclude(
         "one_digit", args, values, {"one_digit.png": figure},

@@ -27,7 +27,6 @@ Exercises
 3. Add a bias: y = w x + b. What is dJ/db? Where does (w, b) = (0, 0) end?
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +73,7 @@ def descend(rate: float, steps: int) -> list[float]:
 
 def run(args: Args) -> None:
     """Check the derivative, descend, draw; writes results/one_number.json."""
-    start, h, gap = time.perf_counter(), 1e-5, 0.0
+    h, gap = 1e-5, 0.0
     for w in (-1.0, 0.0, 1.0, 1.5):
         tried = (cost(w + h) - cost(w - h)) / (2 * h)
         print(f"w {w:>4}  dJ/dw {derivative(w):>8.4f}  tried out {tried:>8.4f}")
@@ -98,8 +97,7 @@ def run(args: Args) -> None:
     costs = {name: cost(np.array(path)) for name, path in paths.items()}
     lines(right, range(args.steps + 1), costs, "step", "cost J",
           "above a rate of 1/4, w runs away", log=True)  # fmt: skip
-    values = {"w": paths, "largest_difference": gap,
-              "seconds": time.perf_counter() - start}  # fmt: skip
+    values = {"w": paths, "largest_difference": gap}
     conclude(
         "one_number", args, values, {"one_number.png": figure},
         "  Left: dots are the first rate's steps, shorter and shorter as the slope\n"

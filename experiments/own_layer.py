@@ -25,14 +25,12 @@ Exercises
 3. Write y = x^2 with its derivative; why does a network of it explode so easily?
 """
 
-import time
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.choices import Short as Args
 from experiments.choices import digits, learner, smoothed
 from experiments.common import conclude, main
 from jaxnn import compare_gradients, rules, serial
@@ -46,22 +44,6 @@ ANSWERS = """
    percent in float64, where rounding is 1e-16, and names the layer.
 3. back(x, dy) = 2 x dy. Squares of squares: the size doubles its exponent every layer.
 """
-
-
-@dataclass(frozen=True)
-class Args:
-    """Settings."""
-
-    images: int = 3000
-    """Training images."""
-    test_images: int = 1000
-    """Not used for training."""
-    batch: int = 50
-    """Images a step."""
-    epochs: int = 3
-    """Times through the images."""
-    seeds: int = 3
-    """Starts."""
 
 
 def forward(x):
@@ -87,7 +69,7 @@ def network(derivative):
 
 def run(args: Args) -> None:
     """Check and train both; writes results/own_layer.json."""
-    start, data, curves, gaps = time.perf_counter(), digits(args), {}, {}
+    data, curves, gaps = digits(args), {}, {}
     for name, derivative in (("right", back), ("wrong", wrong)):
         net = network(derivative)
         params, state, _ = net.init(jax.random.key(0), (784,))
@@ -99,15 +81,13 @@ def run(args: Args) -> None:
         assert report.passed == (name == "right"), "the check must tell them apart"
         learn = learner(net, optax.sgd, data, batch=args.batch, epochs=args.epochs)
         curves[name] = learn([0.1] * args.seeds, range(args.seeds)).losses
-    window = max(curves["right"].shape[1] // 30, 1)
-    shown = {name: smoothed(a, window)[1] for name, a in curves.items()}
+    _, steps, shown = smoothed(curves, 30)
     figure, (ax,) = panels(
         1, width=6, height=3.6, title="Loss with a right and with a wrong derivative"
     )
-    lines(ax, smoothed(curves["right"], window)[0], shown, "step", "loss")
-    values = {"max_relative_float64": gaps, "seconds": time.perf_counter() - start,
-              "loss_at_the_end": {n: float(np.mean(a[:, -10:]))
-                                  for n, a in curves.items()}}  # fmt: skip
+    lines(ax, steps, shown, "step", "loss")
+    ends = {name: float(np.mean(a[:, -10:])) for name, a in curves.items()}
+    values = {"max_relative_float64": gaps, "loss_at_the_end": ends}
     conclude(
         "own_layer", args, values, {"own_layer.png": figure},
         "  Both learn. Only the check above knows which of them is wrong.",

@@ -29,7 +29,6 @@ straight line has a spiral on each side. That is all the last layer can draw: th
 of the hidden layers is to make the problem easy for it.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -239,7 +238,6 @@ def stations(net: Layer, params, x, y) -> Any:
 
 def run(args: Args) -> None:
     """Train, film, write results/separate.json."""
-    start = time.perf_counter()
     sets = {
         name: make(args.points, np.random.default_rng(0)) for name, make in DATA.items()
     }
@@ -276,7 +274,7 @@ def run(args: Args) -> None:
         }
         for name, shares in rates.items()
     }  # fmt: skip
-    values = {"networks": values, "seconds": time.perf_counter() - start}
+    values = {"networks": values}
     conclude(
         "separate", args, values, pictures,
         f"""\

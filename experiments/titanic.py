@@ -31,7 +31,6 @@ Accuracy counts right answers. AUC asks about the order: take one who survived a
 who died; how often did the survivor get the higher probability?
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -195,7 +194,6 @@ def tested(folds: Folds, ask) -> list[np.ndarray]:
 
 def run(args: Args) -> None:
     """Measure, draw, write results/titanic.json."""
-    start = time.perf_counter()
     people = read_csv(find_table("titanic.csv"))
     survived = (people["survived"] == "survived").astype(np.int32)
     print(f"{len(people)} passengers, {survived.mean():.1%} survived; "
@@ -223,7 +221,6 @@ def run(args: Args) -> None:
     facts = {
         "calibration_error": spread(gaps), "two_ways": same, "folds": FOLDS,
         "passengers": len(people), "missing": people.missing(),
-        "seconds": time.perf_counter() - start,
     }  # fmt: skip
     conclude(
         "titanic", args, {"ways": values} | facts, pictures,

@@ -35,7 +35,6 @@ Look at e_j: it is small where v_j is small and where h_j is near -1 or 1 (the u
 saturated). Both are ways for training to stand still, and both are found below.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -291,7 +290,6 @@ def _seeds(tree, rows):
 
 def run(args: Args) -> None:
     """Derivatives, then 1,000 starts of each setting; writes results/xor.json."""
-    start = time.perf_counter()
     values: dict[str, Any] = {"nine": nine_derivatives(), "settings": {}}
     print(f"{'':<14}" + "".join(f"{kind:>17}" for kind in KINDS) + "   of "
           f"{args.seeds:,} starts")  # fmt: skip
@@ -305,7 +303,6 @@ def run(args: Args) -> None:
         counts = [values["settings"][name][kind] for kind in KINDS]
         print(f"{name:<14}" + "".join(f"{count:>17}" for count in counts))
     figure = draw(kinds, runs, args)
-    values["seconds"] = time.perf_counter() - start
     conclude(
         "xor", args, values, {"xor.png": figure},
         """\

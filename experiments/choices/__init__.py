@@ -5,6 +5,7 @@ Read them in this order: layout, initialisers, keeping, optimisers, nested. Each
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +21,22 @@ from jaxnn.losses import softmax_cross_entropy
 from jaxnn.train import batch_order
 
 RATE_SEED = 100  # learning rates are chosen with this start, results use others
+
+
+@dataclass(frozen=True)
+class Short:
+    """Settings of a training of seconds."""
+
+    images: int = 3000
+    """Training images."""
+    test_images: int = 1000
+    """Not used for training."""
+    batch: int = 50
+    """Images a step."""
+    epochs: int = 3
+    """Times through the images."""
+    seeds: int = 3
+    """Starts."""
 
 
 class Digits(NamedTuple):
@@ -106,11 +123,16 @@ def best_rate(learn: Callable, rates: Sequence[float]) -> float:
     return rates[int(np.argmin(np.where(np.isfinite(late), late, np.inf)))]
 
 
-def smoothed(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (K,) and losses (R, K), each the mean of `window` steps."""
-    whole = losses.shape[1] // window
-    means = losses[:, : whole * window].reshape(len(losses), whole, window).mean(2)
-    return window * (np.arange(whole) + 1), means
+def smoothed(curves: dict, points: int) -> tuple[int, np.ndarray, dict]:
+    """Curves (R, steps) as means of `window` steps: (window, steps (K,), curves)."""
+    count = next(iter(curves.values())).shape[1]
+    window = max(count // points, 1)
+    whole = count // window
+    means = {
+        name: a[:, : whole * window].reshape(len(a), whole, window).mean(2)
+        for name, a in curves.items()
+    }
+    return window, window * (np.arange(whole) + 1), means
 
 
 def accuracies(net: Layer, params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:

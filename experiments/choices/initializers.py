@@ -136,9 +136,8 @@ def draw(found: dict, by_layer: dict, args: Any) -> Any:
           "typical size of its output (log scale)", "before training; zeros stay 0",
           log=True, legend=False)  # fmt: skip
     left.set_xticks(layers)
-    window = max(next(iter(found.values()))["losses"].shape[1] // 40, 1)
-    curves = {name: smoothed(f["losses"], window)[1] for name, f in found.items()}
-    steps = smoothed(found["he"]["losses"], window)[0]
+    losses = {name: f["losses"] for name, f in found.items()}
+    window, steps, curves = smoothed(losses, 40)
     lines(right, steps, curves, f"step (a batch of {args.batch})",
           f"loss, mean of {window} steps",
           f"learning, {args.seeds} seeds, best of {len(RATES)} rates")  # fmt: skip

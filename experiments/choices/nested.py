@@ -117,9 +117,7 @@ def draw(curves: dict, found: dict, without: dict, args: Any) -> Any:
     figure, (left, right) = panels(
         2, width=4.7, height=3.7, title="A network of networks, and one of equal size"
     )
-    window = max(len(next(iter(curves.values()))[0]) // 30, 1)
-    smooth = {name: smoothed(losses, window)[1] for name, losses in curves.items()}
-    steps = smoothed(next(iter(curves.values())), window)[0]
+    window, steps, smooth = smoothed(curves, 30)
     lines(left, steps, smooth, f"step (a batch of {args.batch})",
           f"loss, mean of {window} steps (log scale)", f"learning, {args.seeds} seeds",
           log=True)  # fmt: skip

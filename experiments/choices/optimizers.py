@@ -100,10 +100,8 @@ def draw_digits(learnt: dict, args: Any) -> Any:
     """Loss curves, and the same divided by SGD's on the same batches."""
     title = f"784-30-10: {args.seeds} seeds, each optimizer at the best of five rates"
     figure, (left, right) = panels(2, width=4.9, height=3.9, title=title)
-    window = max(learnt["SGD"]["losses"].shape[1] // 20, 1)
-    curves = {f"{way}, rate {f['rate']:g}": smoothed(f["losses"], window)[1]
-              for way, f in learnt.items()}  # fmt: skip
-    steps = smoothed(learnt["SGD"]["losses"], window)[0]
+    losses = {f"{way}, rate {f['rate']:g}": f["losses"] for way, f in learnt.items()}
+    window, steps, curves = smoothed(losses, 20)
     unit = f"step (a batch of {args.batch})"
     lines(left, steps, curves, unit, f"loss, mean of {window} steps (log scale)",
           "training loss", log=True, legend=False)  # fmt: skip

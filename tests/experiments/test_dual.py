@@ -9,21 +9,14 @@ import pytest
 
 from experiments import dual
 from experiments.dual import Dual
-from jaxnn.errors import JaxnnError
 
 SCALAR = {
-    "polynomial": (lambda x: x**3 - 2 * x + 1 / x, lambda x: x**3 - 2 * x + 1 / x),
-    "powers": (lambda x: 2.0**x + x**x + x**0, lambda x: 2.0**x + x**x + 1.0),
+    "quotient": (lambda x: x * x * x - 2 * x + 1 / x, lambda x: x**3 - 2 * x + 1 / x),
     "exp log": (lambda x: dual.exp(x) * dual.log(x), lambda x: jnp.exp(x) * jnp.log(x)),
-    "sqrt": (lambda x: 3 - dual.sqrt(1 + x), lambda x: 3 - jnp.sqrt(1 + x)),
-    "sin cos": (lambda x: dual.sin(x) / dual.cos(x), jnp.tan),
-    "tanh": (lambda x: dual.tanh(x * x), lambda x: jnp.tanh(x * x)),
-    "sigmoid": (lambda x: dual.sigmoid(-x), lambda x: jax.nn.sigmoid(-x)),
-    "abs max": (
-        lambda x: abs(x - 1) + dual.maximum(x, 0.5),
-        lambda x: jnp.abs(x - 1) + jnp.maximum(x, 0.5),
+    "tanh": (
+        lambda x: dual.tanh(-x * x) / (3 - x),
+        lambda x: jnp.tanh(-x * x) / (3 - x),
     ),
-    "branch": (lambda x: x * x if x > 1 else -x, lambda x: jnp.where(x > 1, x * x, -x)),
     "constant": (lambda x: 4.0, lambda x: 4.0 + 0 * x),
 }
 
@@ -38,24 +31,15 @@ def test_dual_numbers_agree_with_jax_on_floats(name, x):
 
 def test_dual_numbers_work_on_arrays_and_matrix_products():
     draw = np.random.default_rng(0)
-    w, x = draw.normal(size=(3, 2)), draw.normal(size=(4, 3))
+    w, x, along = draw.normal(size=(3, 2)), draw.normal(size=(4, 3)), np.ones((3, 2))
 
     def ours(w):
         return (dual.tanh(x @ w)[1:] * 2.0).sum()
 
     want = jax.grad(lambda w: (jnp.tanh(x @ w)[1:] * 2.0).sum())(w)
-    np.testing.assert_allclose(dual.gradient(ours, w), want, rtol=1e-13)
+    got = ours(Dual(w, along)).derivative
+    np.testing.assert_allclose(got, (want * along).sum(), rtol=1e-13)
     elementwise = dual.derivative(dual.exp, np.array([0.0, 1.0]))
     np.testing.assert_allclose(elementwise, [1, math.e])
-    left = dual.gradient(lambda a: (Dual(x) @ a + a[0]).sum(), np.ones(3))
-    np.testing.assert_allclose(left, x.sum(0) + np.array([4, 0, 0]))
-
-
-def test_a_dual_gradient_needs_one_number():
-    with pytest.raises(JaxnnError, match=r"shape \(2,\), expected one number"):
-        dual.gradient(lambda x: x * x, [1.0, 2.0])
-
-
-def test_dual_maximum_is_flat_at_the_kink_of_a_relu():
-    assert dual.derivative(lambda x: dual.maximum(x, 0.0), 0.0) == 0
-    assert dual.maximum(Dual(2.0, 1.0), 1.0).derivative == 1
+    left = (Dual(x) @ Dual(np.ones(3), np.eye(3)[1])).sum().derivative
+    np.testing.assert_allclose(left, x.sum(0)[1])

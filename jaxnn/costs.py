@@ -330,7 +330,9 @@ def _further_rounds(jaxpr) -> float:
     """What the loops in `jaxpr` do beyond the one round that XLA counts."""
     total = 0.0
     for eqn in jaxpr.eqns:
-        for inner in _jaxprs_in(eqn.params):
+        for inner in jax.tree.leaves([*eqn.params.values()]):
+            if not isinstance(inner, ClosedJaxpr):
+                continue
             more = _further_rounds(inner)
             if eqn.primitive.name == "scan" and (more or eqn.params["length"] != 1):
                 length = eqn.params["length"]
@@ -338,10 +340,3 @@ def _further_rounds(jaxpr) -> float:
                 more = length * more + (length - 1) * _counted_once(body)
             total += more
     return total
-
-
-def _jaxprs_in(params):
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item

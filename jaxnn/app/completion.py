@@ -14,7 +14,11 @@ EVERYWHERE = ["--help", "--config", "--device", "--dpi", "--use"]
 
 def completion_run(config: CompletionConfig) -> None:
     """Print the script."""
-    print({"bash": _bash, "zsh": _zsh, "fish": _fish}[config.shell](words()))
+    found, zsh = words(), "autoload -U +X bashcompinit && bashcompinit\n"
+    if config.shell == "fish":
+        print(_fish(found))
+    else:
+        print((zsh if config.shell == "zsh" else "") + _bash(found))
 
 
 def words() -> dict[str, list[str]]:
@@ -47,10 +51,6 @@ def _bash(found) -> str:
   if [[ ${{#COMPREPLY[@]}} -eq 0 ]]; then COMPREPLY=($(compgen -f -- "$word")); fi
 }}
 complete -o filenames -F _jaxnn jaxnn"""
-
-
-def _zsh(found) -> str:
-    return f"autoload -U +X bashcompinit && bashcompinit\n{_bash(found)}"
 
 
 def _fish(found) -> str:

@@ -36,12 +36,10 @@ NOISES: dict[str, Callable] = {
 pixel's change, and the share of pixels set to 0 or 1."""
 
 
-def _known_noise(settings, x):
-    del x
-    lookup("noise", settings["kind"], NOISES)
-
-
-@attack(norms=("linf",), gradients=False, check=_known_noise)
+@attack(
+    norms=("linf",), gradients=False,
+    check=lambda settings, x: lookup("noise", settings["kind"], NOISES),
+)  # fmt: skip
 def noise(
     model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
     kind: str = "uniform", draws: int = 1, targeted: bool = False,

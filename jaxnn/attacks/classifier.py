@@ -285,16 +285,10 @@ def _without_last(net: Layer) -> tuple[Layer, Callable[[Any], Any]] | None:
     return serial(*before, inner[0]), lambda tree: (*tree[:-1], inner[1](tree[-1]))
 
 
-def _two_fwd(z):
-    return jnp.concatenate([jnp.zeros_like(z), z], axis=-1), ()
-
-
-def _two_bwd(cache, dy):
-    del cache
-    return (dy[..., 1:],)
-
-
-two_logits = value(
-    f"{__name__}:two_logits", pointwise(Rule("two_logits", _two_fwd, _two_bwd))
+_zero_before = Rule(
+    "two_logits",
+    lambda z: (jnp.concatenate([jnp.zeros_like(z), z], axis=-1), ()),
+    lambda _, dy: (dy[..., 1:],),
 )
+two_logits = value(f"{__name__}:two_logits", pointwise(_zero_before))
 """One output z as the logits (0, z) of no and yes."""

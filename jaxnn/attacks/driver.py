@@ -44,7 +44,7 @@ class Attack(NamedTuple):
     takes: dict[str, Any]  # settings -> defaults (`inspect.Parameter.empty`: none)
     traced: tuple[str, ...]
     limits: Mapping[str, tuple[float, float]]
-    check: Callable[[dict[str, Any], Any], None] | None
+    check: Callable[[dict[str, Any], Any], Any] | None
     in_suite: bool = False
 
     def bind(self, x: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def attack(
     *, norms: tuple[str, ...] = NORMS, gradients: bool = True,
     traced: tuple[str, ...] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
-    check: Callable[[dict[str, Any], Any], None] | None = None, in_suite: bool = False,
+    check: Callable[[dict[str, Any], Any], Any] | None = None, in_suite: bool = False,
 ) -> Callable[[F], F]:  # fmt: skip
     """Make an attack of a function `(model, x, y, *, ...)` of traced arrays.
 

@@ -80,10 +80,10 @@ def precision_errors(case: Comparison, precision: str) -> list[PrecisionError]:
     for tree in (mixed, exact):
         weights = [tree[leaf].ravel() for leaf in leaves if leaf != "input"]
         tree[WHOLE] = np.concatenate(weights)
-    return [_error(leaf, mixed[leaf], exact[leaf]) for leaf in (WHOLE, *leaves)]
-
-
-def _error(leaf, mixed, exact):
-    size, gap = np.linalg.norm(exact), np.linalg.norm(mixed - exact)
-    share = float(gap / size) if size else float("inf" if gap else 0)
-    return PrecisionError(leaf, cosine(mixed, exact), share)
+    found = []
+    for leaf in (WHOLE, *leaves):
+        a, b = mixed[leaf], exact[leaf]
+        size, gap = np.linalg.norm(b), np.linalg.norm(a - b)
+        share = float(gap / size) if size else float("inf" if gap else 0)
+        found.append(PrecisionError(leaf, cosine(a, b), share))
+    return found

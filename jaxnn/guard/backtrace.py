@@ -9,7 +9,7 @@ This stands on parts of JAX that move between versions; `jaxnn.guard.layers` fin
 layer and direction without them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -507,7 +507,10 @@ def first_nan(frame: Frame) -> Origin | None:
     """
     for at, op in enumerate(frame.program.ops):
         inner = frame.inner.get(at)
-        for body in _frames(frame, op, inner):
+        bodies: Any = () if inner is None else (inner,)  # of a branch
+        if isinstance(inner, Iterations):
+            bodies = (frame.iteration(op, inner, i) for i in range(len(inner.given)))
+        for body in bodies:
             found = first_nan(body)
             if found is not None:
                 return found
@@ -518,11 +521,3 @@ def first_nan(frame: Frame) -> Origin | None:
                 found = backtrace(frame, number)
                 return found if isinstance(found, Origin) else _origin(frame, op, which)
     return None
-
-
-def _frames(frame, op, inner) -> Iterator[Frame]:
-    """The runs within a branch, scan or loop."""
-    if isinstance(inner, Frame):
-        yield inner
-    elif inner is not None:
-        yield from (frame.iteration(op, inner, at) for at in range(len(inner.given)))

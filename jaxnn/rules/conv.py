@@ -120,16 +120,11 @@ def conv_transpose(
     return Rule("conv_transpose", fwd, bwd)
 
 
-def _add_bias_fwd(x, b):
-    # x (..., C), b (C,) -> y (..., C)
-    return x + last_axis(b, x.ndim), ()
-
-
-def _add_bias_bwd(_, dy):
-    return dy, dy.sum(tuple(range(dy.ndim - 1)))
-
-
-add_bias = Rule("add_bias", _add_bias_fwd, _add_bias_bwd)
+add_bias = Rule(
+    "add_bias",
+    lambda x, b: (x + last_axis(b, x.ndim), ()),
+    lambda _, dy: (dy, dy.sum(tuple(range(dy.ndim - 1)))),
+)
 """y = x + b along the last axis; dx = dy, db = sum of dy over all rows. Keeps nothing.
 
 x (..., C), b (C,) -> y (..., C)."""

@@ -25,16 +25,11 @@ Widths = int | Sequence[int | tuple[int, int]]
 """Elements at either end of each axis, see `pad`."""
 
 
-def _flatten_fwd(x):
-    # x (B, ...) -> y (B, D)
-    return x.reshape(x.shape[0], math.prod(x.shape[1:])), x[:0]
-
-
-def _flatten_bwd(empty, dy):
-    return (dy.reshape(dy.shape[0], *empty.shape[1:]),)
-
-
-flatten = Rule("flatten", _flatten_fwd, _flatten_bwd)
+flatten = Rule(
+    "flatten",
+    lambda x: (x.reshape(x.shape[0], math.prod(x.shape[1:])), x[:0]),
+    lambda empty, dy: (dy.reshape(dy.shape[0], *empty.shape[1:]),),
+)
 """y (B, D) = x (B, ...) with all but the batch axis joined; dx = dy unjoined.
 
 Keeps x[:0], an array of no elements: caches hold arrays only, and its shape is all that
@@ -347,14 +342,6 @@ def pairs_of(name: str, widths: Widths, ndim: int) -> list[tuple[int, int]]:
     return [(before, after) for before, after in pairs]
 
 
-def _repeat(x, axis, f):
-    return jnp.repeat(x, f, axis)  # x (..., n, ...) -> y (..., n f, ...)
-
-
-def _sum_copies(dy, axis, f):
-    return _split(dy, axis, f).sum(axis + 1)
-
-
 def _mix(x, axis, f):
     before, after = (copied(x, s, axis) for s in _neighbors(x.shape[axis]))
     mixed = []
@@ -407,7 +394,15 @@ def upsample(factor: int | Sequence[int] = 2, method: str = "nearest") -> Rule:
         outermost alone; dx sums dy by the same weights. As `jax.image.resize`, and as
         PyTorch with `align_corners=False`.
     """
-    methods = {"nearest": (_repeat, _sum_copies), "linear": (_mix, _sum_mixed)}
+    methods = {
+        "nearest": (
+            lambda x, axis, f: jnp.repeat(
+                x, f, axis
+            ),  # (..., n, ...) -> (..., n f, ...)
+            lambda dy, axis, f: _split(dy, axis, f).sum(axis + 1),
+        ),
+        "linear": (_mix, _sum_mixed),
+    }
     enlarge, shrink = lookup("upsampling method", method, methods)
 
     def fwd(x):

@@ -202,6 +202,11 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         found = made(program, kind, usual(kind, saved) | told | typed)
         check_resumed(saved, found, bool(recipes))
     check(found, typed)
+    if used and getattr(found, "engine", "local") != "local":
+        raise JaxnnError(
+            f"--use {used[0]} with --engine {found.engine}: its workers would not know "
+            "what that adds; use --engine local"
+        )
     return found
 
 

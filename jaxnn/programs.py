@@ -24,6 +24,13 @@ MOST = 256
 """Programs traced by functions of `jit` until all of them are let go."""
 AHEAD = 16
 """Programs that `ahead` keeps, those that were used last."""
+SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans",
+    "jax_debug_infs", "jax_disable_most_optimizations", "jax_default_device",
+    "jax_default_prng_impl", "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
+)  # fmt: skip
+"""Settings of JAX under which programs are compiled."""
 
 
 class _Kept:
@@ -141,14 +148,11 @@ def _kind(args):
     )
 
 
-def _settings():
-    """Settings of JAX under which programs are compiled."""
-    names = (
-        "jax_enable_x64", "jax_default_matmul_precision", "jax_debug_nans",
-        "jax_debug_infs", "jax_disable_most_optimizations", "jax_default_device",
-        "jax_default_prng_impl", "jax_threefry_partitionable",
-        "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
-    )  # fmt: skip
+def setting(name: str) -> Any:
+    """A setting of JAX, also one within a `with` block."""
     values = jax.config.values  # the attributes know of `with` blocks, these of all
-    found = [getattr(jax.config, name, values.get(name)) for name in names]
-    return jax.default_backend(), *found
+    return getattr(jax.config, name, values.get(name))
+
+
+def _settings():
+    return jax.default_backend(), *map(setting, SETTINGS)

@@ -1,6 +1,6 @@
 """Trees: which leaves are weights, which lie in a stack; arrays in batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -103,7 +103,20 @@ def _stacked(path) -> int:
     return path.count(jax.tree_util.DictKey(STACKED))
 
 
-def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> Any:
+def in_turn(
+    function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any = None
+) -> Iterator[tuple[int, Any]]:
+    """Give (number of the item, `function(shared, item)`) of one item after the other.
+
+    Whatever else runs such tasks, `jaxnn.tasks.run_tasks`, may give them in any order.
+    """
+    for number, item in enumerate(items):
+        yield number, function(shared, item)
+
+
+def map_batches(
+    function: Callable, *arrays: Any, batch: int | None = None, run: Callable = in_turn
+) -> Any:
     """`function(*batches)` over all rows, every call of one shape, the last one padded.
 
     >>> map_batches(lambda x: 2 * x, np.arange(5), batch=2)
@@ -113,16 +126,24 @@ def map_batches(function: Callable, *arrays: Any, batch: int | None = None) -> A
       function: for example `lambda x, y: fgsm(model, x, y, epsilon=0.1)`.
       arrays: of one length, at least one row.
       batch: rows a call, so many even if there are fewer; None is 500 at most.
+      run: what runs the calls; `jaxnn.tasks.run_tasks` if it may be a cluster.
 
     Returns:
       What the calls returned, as NumPy arrays of all rows.
     """
-    count, found = len(arrays[0]), []
+    count = len(arrays[0])
     if not count:
         raise JaxnnError("map_batches: got no rows, expected at least one")
     size = min(BATCH, count) if batch is None else batch
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
-        made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
-        found.append(jax.tree.map(lambda a, n=count - start: a[:n], made))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    starts = range(0, count, size)
+    found = dict(run(_of_batch, starts, (function, arrays, size)))
+    parts = [found[number] for number in range(len(starts))]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *parts)
+
+
+def _of_batch(shared, start):
+    function, arrays, size = shared
+    count = len(arrays[0])
+    rows = np.minimum(np.arange(start, start + size), count - 1)
+    made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
+    return jax.tree.map(lambda a: a[: count - start], made)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +42,13 @@ from jaxnn.robustness import (
     transfer_matrix,
 )
 from jaxnn.robustness.worst import attack_suite, not_attacked
+from jaxnn.tasks import engine, run_tasks
 from jaxnn.tree import map_batches
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
 """Of corruptions, where none is given: degrees, pixels, sigma in pixels, share lost."""
+NO_PART = ("out", "engine", "ray_address")
+"""Settings that no result depends on."""
 
 
 def attack_run(config: AttackConfig) -> dict[str, Any]:
@@ -56,8 +60,9 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
     folder = _folder(config, "attacks")
     run, networks, x, y, record = _opened("attack", config)
     total = len(x) * len(networks)
-    with bar(total=total, unit="image", disable=not sys.stderr.isatty()) as shown:
-        each = [_attacked(attack, options, n, x, y, shown.update) for n in networks]
+    progress = bar(total=total, unit="image", disable=not sys.stderr.isatty())
+    with engine(config.engine, config.ray_address, enable_compile_cache), progress:
+        each = [_attacked(attack, options, n, x, y, progress.update) for n in networks]
     network, done = networks[0], each[0]  # whose picture is drawn
 
     def told(values):
@@ -138,13 +143,15 @@ def _attacked(
     """Attack all images; `tick` is told how many more are done."""
     model, y = to_logits(network, x, y)
 
-    def batch(a, b):
-        found = jax.block_until_ready(attack.run(model, a, b, **options))
-        tick(len(a))
-        return found
+    def run(*tasks):
+        for number, found in run_tasks(*tasks):
+            tick(len(found))
+            yield number, found
 
     whole = len(x) if options.get("early_stop") else None
-    x_adv = map_batches(batch, x, y, batch=whole)
+    x_adv = map_batches(
+        partial(attack.run, model, **options), x, y, batch=whole, run=run
+    )
     right, still = model.correct(x, y), model.correct(x_adv, y)
     lost = np.flatnonzero(~np.isfinite(model.outputs(x)).all(-1))
     blind = np.zeros(len(y), bool)
@@ -166,7 +173,8 @@ def robustness_run(config: RobustnessConfig) -> list[Evaluation]:
     name, others = _others(config, run)
     suite = attack_suite(config.level, config.norm, run.facts.classes, True)
     hidden, total = config.quiet or not sys.stderr.isatty(), len(suite) + 1
-    with bar(total=total * len(networks), unit="attack", disable=hidden) as shown:
+    shown = bar(total=total * len(networks), unit="attack", disable=hidden)
+    with engine(config.engine, config.ray_address, enable_compile_cache), shown:
 
         def log(line):
             shown.update()
@@ -218,7 +226,7 @@ def _opened(
     warn_if_idle()
     test = data_of(run, config.data).test
     rows = sample_rows(test.y, config.images, config.seed)
-    settings = {k: v for k, v in given(config).items() if k != "out"}
+    settings = {k: v for k, v in given(config).items() if k not in NO_PART}
     record = {
         "run": str(run.folder),
         "command": as_command(name, settings),
@@ -305,7 +313,7 @@ def _options(config, attack: Attack):
     if "key" in known:
         options["key"] = jax.random.key(config.seed)
     for name, value in given(config).items():
-        if name in ("run", "attack", "images", "data", "seed", "out"):
+        if name in ("run", "attack", "images", "data", "seed", *NO_PART):
             continue
         if name not in known:
             raise JaxnnError(f"attack {config.attack} has no setting {flag(name)}")

@@ -64,9 +64,9 @@ def check(config: Any, typed: Container[str] = ()) -> None:
         without another, settings that contradict each other.
     """
     check_fields(config)
+    check_needs(config, typed)
     if isinstance(config, TrainConfig):
         _check_layers(config)
-        check_needs(config, typed)
         _check_pairs(config)
     if isinstance(config, SweepConfig):
         _check_sweep(config, typed)
@@ -198,10 +198,17 @@ def _check_sweep(config, typed):
     _check_parts("sweep", NO_PART_IN_SWEEP, network, typed)
     if not network.validation:
         raise JaxnnError("sweep: --validation 0 leaves nothing to choose by")
-    alone = replace(SweepConfig(network=network), resume=config.resume)
+    where = {k: getattr(config, k) for k in ("resume", "engine", "ray_address")}
+    alone = replace(SweepConfig(network=network), **where)
+    if config.engine != "local" and (network.devices or 1) > 1:
+        raise JaxnnError(
+            f"sweep: --devices {network.devices} with --engine {config.engine}, whose "
+            "tasks have a device each; leave it out"
+        )
     if config.resume is not None and (config != alone or given(network)):
         raise JaxnnError(
-            "sweep: --resume takes no other flag or axis; the sweep's own settings hold"
+            "sweep: --resume takes no other flag or axis but --engine; the sweep's own "
+            "settings hold"
         )
 
 

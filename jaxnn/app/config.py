@@ -310,7 +310,17 @@ RECIPES: dict[str, TrainConfig] = {
 
 
 @dataclass(frozen=True)
-class SweepConfig:
+class _OnEngine:
+    engine: Literal["local", "ray"] = "local"
+    """Where the parts are done: local, here, in turn; ray: as tasks of a Ray cluster,
+    one a core or GPU, with the same results (pip install 'jaxnn[ray]')."""
+    ray_address: Annotated[str | None, only_with("engine", "ray")] = None
+    """HOST:PORT of that cluster; none: the one that runs on this machine, or a new one
+    of this machine's cores."""
+
+
+@dataclass(frozen=True)
+class SweepConfig(_OnEngine):
     """Train many networks that differ in settings, side by side where they can.
 
     jaxnn sweep lr=0.001,0.01 l2=0,1e-4 --seeds 4 --layers 30
@@ -477,7 +487,7 @@ class _OnImages(EvalConfig):
 
 
 @dataclass(frozen=True)
-class AttackConfig(_OnImages):
+class AttackConfig(_OnEngine, _OnImages):
     """Attack the test images of a saved run; writes JSON and a picture beside it."""
 
     attack: Annotated[str, Names("jaxnn.attacks:ATTACKS")] = "pgd"
@@ -504,7 +514,7 @@ class AttackConfig(_OnImages):
 
 
 @dataclass(frozen=True)
-class RobustnessConfig(_OnImages):
+class RobustnessConfig(_OnEngine, _OnImages):
     """Worst case over a suite of attacks, with the attack's own checks K1 to K20.
 
     Exits with 1 if a check fails, so that the accuracy cannot be believed.

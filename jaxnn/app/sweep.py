@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from jaxnn.distributed.processes import show_cpu_devices
 from jaxnn.environment import surroundings, warn_if_idle
 from jaxnn.errors import JaxnnError
 from jaxnn.files import draw, plain, read_json, write_json
+from jaxnn.tasks import engine, run_tasks
 from jaxnn.text import aligned
 from jaxnn.train import Snapshots, TrainingError, describe, evaluate
 from jaxnn.train.checkpoint import load_meta, load_params, save_params
@@ -65,7 +67,8 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     started = time.perf_counter() if started is None else started
     folder = config.resume
     if folder is not None:
-        config = _read_plan(folder)
+        where = {name: getattr(config, name) for name in ("engine", "ray_address")}
+        config = replace(_read_plan(folder), **where)
     base = config.network
     show_cpu_devices(base.devices or 1)
     use_dtype(base.dtype)
@@ -73,7 +76,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     data = load(base.data, validation=base.validation, say=note)
     facts = facts_of(data)
     count = len(jax.devices()) if base.devices is None else base.devices
-    mesh = data_mesh(count) if count > 1 else None
+    mesh = data_mesh(count) if count > 1 and config.engine == "local" else None
     warn_if_idle()
     with saved_in(folder / FILE) if folder is not None else nullcontext():
         axes = parse_axes(config.axes, config.random is not None)
@@ -84,8 +87,14 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
             made = [build(point.config, facts, data) for point in group.points]
             check_experiment(made[-1])
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
-    with fresh if folder is None else nullcontext(folder) as folder:
-        sweep = Sweep(groups, data, facts, mesh, folder, base.quiet)
+    with (
+        engine(config.engine, config.ray_address, enable_compile_cache),
+        fresh if folder is None else nullcontext(folder) as folder,
+    ):
+        sweep = Sweep(
+            groups, data, facts, mesh, folder, base.quiet,
+            snapshots=config.engine == "local", programs=defaultdict(dict),
+        )  # fmt: skip
         plan = Plan(
             FORMAT, config.axes, config.random, config.max_parallel, plain(vars(base))
         )
@@ -117,6 +126,8 @@ class Sweep(NamedTuple):
     mesh: Any
     folder: Path
     quiet: bool
+    snapshots: bool  # whether a group goes on where it was killed: the folder is here
+    programs: dict[Any, dict]  # of groups that share them
 
     def params(self, number: int) -> Path:
         """The file of a group's networks; what became of them is written in it, too."""
@@ -124,40 +135,24 @@ class Sweep(NamedTuple):
 
     def train(self, result: dict) -> None:
         """Train all groups that are not done yet; `result` is written after each."""
-        programs = defaultdict(dict)
+        done = [self._done(number) for number in range(len(self.groups))]
+        result["groups"] |= {str(n): rows for n, rows in enumerate(done) if rows}
         write_json(self.folder / FILE, result)
+        where = f"on {self.mesh.size if self.mesh else 1} devices"
         print(
             f"{sum(len(group.points) for group in self.groups)} points in "
-            f"{len(self.groups)} groups, on {self.mesh.size if self.mesh else 1} "
-            f"devices: {' '.join(result['axes'])}"
+            f"{len(self.groups)} groups, {where if self.snapshots else 'by Ray'}: "
+            f"{' '.join(result['axes'])}"
         )
-        for number, group in enumerate(self.groups):
-            shared = programs[str(group.values), len(group.points)]
-            before, rows = len(shared), self._done(number)
-            if rows is None:
-                rows = self._train_group(number, shared)
-            result["groups"][str(number)] = rows
-            result["compiles"] += len(shared) - before
+        waiting = [n for n, rows in enumerate(done) if rows is None]
+        for at, (tree, rows, compiles) in run_tasks(_trained, waiting, self):
+            path = self.params(waiting[at])
+            path.parent.mkdir(exist_ok=True)
+            save_params(path, tree, {"rows": rows})
+            shutil.rmtree(path.parent / "snapshots", ignore_errors=True)
+            result["groups"][str(waiting[at])] = rows
+            result["compiles"] += compiles
             write_json(self.folder / FILE, result)
-
-    def _train_group(self, number, programs) -> list[dict]:
-        def print_epoch(row):
-            at = f"group {number + 1}/{len(self.groups)}  epoch {row['epoch']:>3}"
-            print(f"{at}  {describe(row)}", flush=True)
-
-        path, group = self.params(number), self.groups[number]
-        history = train_group(
-            group, self.data, self.facts, mesh=self.mesh, programs=programs,
-            snapshots=Snapshots(path.parent / "snapshots", 1, resume=True),
-            on_epoch=None if self.quiet else print_epoch,
-        )  # fmt: skip
-        if history.stopped == "interrupted":
-            raise KeyboardInterrupt
-        tree = {"params": history.params, "state": history.state}
-        rows = plain([*_rows(group, history)])
-        save_params(path, jax.tree.map(np.asarray, tree), {"rows": rows})
-        shutil.rmtree(path.parent / "snapshots", ignore_errors=True)
-        return rows
 
     def _done(self, number) -> list[dict] | None:
         """What became of the points of a group; None if they are not trained yet."""
@@ -214,6 +209,28 @@ class Sweep(NamedTuple):
         folder.mkdir(exist_ok=True)
         save_config(folder, e)
         save_network(folder, tree, e)
+
+
+def _trained(sweep: Sweep, number: int) -> tuple[dict, list[dict], int]:
+    """Train a group: its networks, what became of its points, programs compiled."""
+
+    def print_epoch(row):
+        at = f"group {number + 1}/{len(sweep.groups)}  epoch {row['epoch']:>3}"
+        print(f"{at}  {describe(row)}", flush=True)
+
+    group, folder = sweep.groups[number], sweep.params(number).parent / "snapshots"
+    shared = sweep.programs[str(group.values), len(group.points)]
+    before = len(shared)
+    history = train_group(
+        group, sweep.data, sweep.facts, mesh=sweep.mesh, programs=shared,
+        snapshots=Snapshots(folder, 1, resume=True) if sweep.snapshots else None,
+        on_epoch=None if sweep.quiet else print_epoch,
+    )  # fmt: skip
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    tree = {"params": history.params, "state": history.state}
+    rows = plain([*_rows(group, history)])
+    return jax.tree.map(np.asarray, tree), rows, len(shared) - before
 
 
 def _rows(group: Group, history) -> Iterator[dict]:
@@ -319,7 +336,9 @@ def _read_plan(folder: Path) -> SweepConfig:
     settings = {**plan.settings, "out": str(folder)}
     network = from_plain(TrainConfig, settings, path)
     with saved_in(path):
-        limits = plan.random, plan.max_parallel
-        config = SweepConfig(plan.axes, *limits, network=network)
+        config = SweepConfig(
+            axes=plan.axes, random=plan.random, max_parallel=plan.max_parallel,
+            network=network,
+        )  # fmt: skip
         check(config)
     return config

@@ -18,6 +18,7 @@ from jaxnn.attacks.core import per_image
 from jaxnn.attacks.driver import attack_of
 from jaxnn.errors import JaxnnError
 from jaxnn.robustness.threat import Threat
+from jaxnn.tasks import run_tasks
 from jaxnn.tree import map_batches
 
 
@@ -53,14 +54,14 @@ def under(
         "epsilon": threat.epsilon, "norm": threat.norm, "box": threat.box, "key": key
     }  # fmt: skip
     given = {k: v for k, v in given.items() if k in found.takes} | options
+    attacked = partial(found.run, model, **given)
+    if "epsilon" not in found.takes:
+        attacked = partial(_kept_within, attacked, threat)
+    return map_batches(attacked, x, y, batch=batch, run=run_tasks)
 
-    def run(a, b):
-        x_adv = found.run(model, a, b, **given)
-        if "epsilon" in found.takes:
-            return x_adv
-        return _within(x_adv, a, threat.norm, threat.epsilon)
 
-    return map_batches(run, x, y, batch=batch)
+def _kept_within(attacked, threat, x, y):
+    return _within(attacked(x, y), x, threat.norm, threat.epsilon)
 
 
 @partial(programs.jit, static_argnums=2)

@@ -30,6 +30,7 @@ SWEEP = (
     "--quiet",
 )  # fmt: skip
 RAY = ("--engine", "ray")
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")
 trained = sweeping._trained
 
 

@@ -56,6 +56,22 @@ def test_no_finite_value_of_what_is_not(name, at, kind):
         assert abs(huge) > 1e20
 
 
+@pytest.mark.parametrize(
+    ("dtype", "big"),
+    [("float32", 1e38), ("float16", 6e4), ("float64", 1e300), ("bfloat16", 1e38)],
+)
+def test_cross_entropies_are_finite_for_any_finite_logits(dtype, big):
+    logits = jnp.asarray([[big / 4, -big / 4, 0.0], [0.0, 0.0, 0.0]], dtype)
+    answers = jnp.asarray([[1.0, 0, 0], [0, 1.0, 0]], dtype)
+    for name, target in {
+        "softmax_cross_entropy": jnp.asarray([0, 1]), "sigmoid_cross_entropy": answers,
+        "softmax_focal": jnp.asarray([0, 1]),
+    }.items():  # fmt: skip
+        value, dpred = LOSSES[name](logits, target)
+        assert np.isfinite(np.asarray(value, float)), name
+        assert np.isfinite(np.asarray(dpred, float)).all(), name
+
+
 def test_a_masked_class_has_no_share_of_label_smoothing():
     masked = jnp.array([[0.5, -jnp.inf, 1.0, -jnp.inf]])
     value, dlogits = softmax_cross_entropy(masked, jnp.array([2]), label_smoothing=0.1)

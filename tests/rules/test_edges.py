@@ -186,6 +186,55 @@ def test_value_and_slope_at_the_edge(name, dtype):
             np.testing.assert_allclose(np.asarray(d, float), want, **near)
 
 
+HUGE = {"float64": 1e300, "float32": 1e38, "float16": 6e4, "bfloat16": 1e38}
+WIDTHS = [
+    d if d in ("float32", "float16") else pytest.param(d, marks=pytest.mark.slow)
+    for d in HUGE
+]
+
+
+def extremes(big):
+    """Rule, arguments: no value is NaN and every cotangent finite."""
+    x, score, value = [[big, -big, 0.0]], [[[big**0.4] * 2] * 2], [[[1.0, 2.0]] * 2]
+    same, ones, zeros = [[2.0, 2.0, 2.0]], [1.0] * 3, [0.0] * 3
+    return [
+        *((RULES[name], [x]) for name in (
+            "softmax", "sigmoid", "tanh", "softplus", "elu", "gelu", "swish", "relu")),
+        (rules.log_softmax, [[[big / 4, 0.0, big / 4]]]),
+        (rules.selu, [[[big / 2, -big, 0.0]]]),
+        (rules.logsumexp(-1), [x]),
+        (rules.batch_norm(), [[[1.0, 2.0, 3.0]] * 4, ones, zeros]),  # no variance
+        (rules.layer_norm(), [same, ones, zeros]),
+        (rules.group_norm(1), [same, ones, zeros]),
+        (rules.where, [[[True, False]], [[1.0, NAN]], [[NAN, 1.0]]]),
+        (rules.attention(), [score, score, value]),
+        (rules.attention(), [*[value] * 3, [[False, False]] * 2]),  # sees nothing
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_extremes_are_finite_both_ways(dtype):
+    table = extremes(HUGE[dtype])
+
+    def one(a):
+        a = jnp.asarray(a)
+        return a if a.dtype == bool else a.astype(dtype)
+
+    @jax.jit
+    def program(given):
+        made = []
+        for (rule, _), args in zip(table, given, strict=True):
+            y, cache = rule.fwd(*args)
+            made.append((y, rule.bwd(cache, jnp.ones_like(y))))
+        return made
+
+    made = program([[one(a) for a in args] for _, args in table])
+    for (rule, _), (y, cotangents) in zip(table, made, strict=True):
+        assert not np.isnan(np.asarray(y, float)).any(), rule.name
+        for d in jax.tree.leaves(cotangents):
+            assert np.isfinite(np.asarray(d, float)).all(), rule.name
+
+
 def test_an_unused_output_sends_nothing_back_but_a_nan_does_come():
     # "nothing comes back where dy is 0" must not take a NaN for a 0
     values, poles = np.array([-1.0, 0, 2, -INF, INF, NAN]), jnp.array([0.0, 1.0, 1000])

@@ -224,25 +224,6 @@ def unit_slopes(setting: Setting, params) -> np.ndarray:
     return np.asarray(jax.vmap(slopes)(params[1]))
 
 
-def curvature(setting: Setting, params, state) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient norm (S,) and smallest curvature in any direction (S,), in float64."""
-    with jax.enable_x64(True):
-        start = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), params)
-        x, t = jnp.asarray(setting.x), jnp.asarray(setting.t)
-        one = jax.tree.map(lambda a: a[0], start)
-        _, unravel = jax.flatten_util.ravel_pytree(one)
-
-        def cost(flat):
-            z, _, _ = setting.net.forward(unravel(flat), one_state, x, train=True)
-            return setting.loss(z, t)[0]
-
-        one_state = jax.tree.map(lambda a: a[0], state)
-        flat = jax.vmap(lambda p: jax.flatten_util.ravel_pytree(p)[0])(start)
-        slope = jnp.linalg.norm(jax.vmap(jax.grad(cost))(flat), axis=1)
-        bend = jnp.linalg.eigvalsh(jax.vmap(jax.hessian(cost))(flat))[:, 0]
-    return np.asarray(slope), np.asarray(bend)
-
-
 def explain(setting: Setting, args: Args, trained) -> tuple[np.ndarray, dict]:
     """The kind of every seed, an index into KINDS (S,), and facts on the minima.
 
@@ -265,15 +246,12 @@ def explain(setting: Setting, args: Args, trained) -> tuple[np.ndarray, dict]:
     facts["success_rate"] = float((kind == 0).mean())
     rest = np.flatnonzero(kind == 4)
     if len(rest):
-        slope, bend = curvature(setting, _seeds(end, rest), _seeds(trained.state, rest))
         # two points (three) that both lines leave on one side get one answer, their
         # mean: the cost that such a lump leaves, whatever the coding of yes and no
         unit = setting.loss(jnp.ones((1, 1)), jnp.zeros((1, 1)))[0]
         unit *= float(np.ptp(setting.t)) ** 2 / 4
         cost = np.asarray(trained.losses)[rest, -1] / float(unit)
         facts["minima"] = {
-            "median_gradient_norm": float(np.median(slope)),
-            "median_smallest_curvature": float(np.median(bend)),
             "two_points_in_one_lump": int((abs(cost - 1 / 2) < 0.05).sum()),
             "three_points_in_one_lump": int((abs(cost - 2 / 3) < 0.05).sum()),
         }

@@ -103,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _dispatch(words: list[str], started: float) -> int:
+def _run(words: list[str], started: float) -> int:
+    """Do what the words ask for; returns the exit status."""
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
         print(
@@ -117,25 +118,30 @@ def _dispatch(words: list[str], started: float) -> int:
     if words[0] == "--version":
         print(f"jaxnn {__version__}")
         return 0
+    command = lookup("command", words[0], COMMANDS)
+    if not command.settings:
+        from jaxnn.app.demo import demo
+
+        return demo(words[1:])
+    devices, words = _take("--device", words)
+    dots, words = _take("--dpi", words)
+    pictures = _pictures(dots)
+    config = settings(words[0], command, words[1:])
+    if devices:
+        from jaxnn.environment import use_device
+
+        use_device(devices[-1])
+    module, _, name = command.function.partition(":")
+    function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
+    with pictures:
+        found = function(config, started) if command.timed else function(config)
+    return int(command.status(found))
+
+
+def _dispatch(words: list[str], started: float) -> int:
+    """`_run`, whose errors become a line and an exit status."""
     try:
-        command = lookup("command", words[0], COMMANDS)
-        if not command.settings:
-            from jaxnn.app.demo import demo
-
-            return demo(words[1:])
-        devices, words = _take("--device", words)
-        dots, words = _take("--dpi", words)
-        pictures = _pictures(dots)
-        config = settings(words[0], command, words[1:])
-        if devices:
-            from jaxnn.environment import use_device
-
-            use_device(devices[-1])
-        module, _, name = command.function.partition(":")
-        function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
-        with pictures:
-            found = function(config, started) if command.timed else function(config)
-        return int(command.status(found))
+        return _run(words, started)
     except (RuntimeError, AssertionError) as error:
         from jaxnn.environment import full_memory, no_device
 
@@ -147,9 +153,7 @@ def _dispatch(words: list[str], started: float) -> int:
     except JaxnnError as error:
         if os.environ.get("JAXNN_TRACEBACK"):
             raise
-        given = getattr(error, "__notes__", ())
-        # not JAX's own, on how to see more of its traceback
-        notes = "".join(f" ({note})" for note in given if "JAX has" not in note)
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"jaxnn: error: {error}{notes}", file=sys.stderr)
         return 1 if hasattr(error, "history") else 2
     except KeyboardInterrupt:

@@ -193,7 +193,7 @@ class AsItStands(Auditor):
     def __init__(self, pair: Pair, x: dict, dy: Any, most: int | None = None):
         self.pair, self.found = pair, {}
         layer = rule_layer(pair.rule, pair.names)
-        where = LayerPath((), (layer.name,), layer, True)
+        where = LayerPath((), layer.name, layer, True)
         record = LayerRecord(where, LayerInputs({}, (), x, None, dy), {}, {}, None)
         super().__init__([record], dict(itertools.islice(MORE_POINTS.items(), most)))
         self.records = self._records(AS_CALLED, "float64")

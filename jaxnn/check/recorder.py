@@ -48,25 +48,17 @@ class LayerPath(NamedTuple):
     Attributes:
       path: its number in each combinator from the outside in; () is the network, and
         what stands beside it, such as the loss, has a word for a path.
-      names: of the layers on that path, the network's own first.
+      label: such as "3 residual(serial(2 layers)) > 0 dense(4)".
       layer: the layer.
       train: the mode.
       leaves: pairs (path of a parameter in the layer, in the network).
     """
 
     path: tuple[Any, ...]
-    names: tuple[str, ...]
+    label: str
     layer: Layer
     train: bool
     leaves: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Such as "3 residual(serial(2 layers)) > 0 dense(4)"."""
-        if not self.path or isinstance(self.path[0], str):
-            return self.layer.name
-        inner = zip(self.path, self.names[1:], strict=True)
-        return " > ".join(f"{i} {name}" for i, name in inner)
 
     def leaf(self, argument: str) -> str:
         """The path of that argument in the network: "3/0/w", or "3/0/x" for x."""
@@ -176,7 +168,7 @@ class LayerRecorder:
         return [self._record(*row) for row in self.rows]
 
     def _recorded(self, head, call, inner) -> Layer:
-        path, names = (*head, *call.path), (*head, *call.names)
+        path = (*head, *call.path)
 
         def forward(params, state, x, *, key=None, train):
             y, new_state, cache = inner.forward(params, state, x, key=key, train=train)
@@ -185,7 +177,7 @@ class LayerRecorder:
                 (name, self.roots.get(id(a), "/".join([*map(str, path), name])))
                 for name, a in named_leaves(params)
             )
-            where = LayerPath(path, names, call.layer, train, leaves)
+            where = LayerPath(path, call.label, call.layer, train, leaves)
             return y, new_state, (cache, (params, state, x, key), where)
 
         def backward(cache, dy):

@@ -45,7 +45,7 @@ ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 # ---- figures
 
 
-class _Shown(Figure):
+class Picture(Figure):
     """A figure that a notebook shows, whatever matplotlib's backend."""
 
     def _repr_png_(self) -> bytes:
@@ -56,7 +56,7 @@ class _Shown(Figure):
 
 def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure of so many inches, with its own canvas."""
-    figure = _Shown((width, height), dpi=DPI, facecolor="white", **options)
+    figure = Picture((width, height), dpi=DPI, facecolor="white", **options)
     FigureCanvasAgg(figure)
     return figure
 

@@ -41,7 +41,7 @@ pixel's change, and the share of pixels set to 0 or 1."""
     check=lambda settings, x: lookup("noise", settings["kind"], NOISES),
 )  # fmt: skip
 def noise(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, key: Array,
     kind: str = "uniform", draws: int = 1, targeted: bool = False,
     box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
@@ -165,7 +165,7 @@ def _known_corruption(settings, x):
     check=_known_corruption,
 )  # fmt: skip
 def corruptions(
-    model: Classifier, x: Array, y: Array, *, kind: str, amount: float, tries: int = 11,
+    model: Classifier, x: Any, y: Any, *, kind: str, amount: float, tries: int = 11,
     targeted: bool = False,
 ) -> Array:  # fmt: skip
     """The worst contrast, blur, rotation or translation up to `amount`, by a grid.

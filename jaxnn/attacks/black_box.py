@@ -24,7 +24,7 @@ from jaxnn.losses import Loss
 
 @attack(norms=("linf",), gradients=False, limits={"first_share": (0.0, 1.0)})
 def square(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, key: Array,
     queries: int = 1000, first_share: float = 0.8, targeted: bool = False,
     box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
@@ -109,7 +109,7 @@ def _below(key, count, limit):
 
 @attack(gradients=False, traced=("width",), limits={"width": (1e-6, 1.0)})
 def spsa(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array, steps: int = 40,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, key: Array, steps: int = 40,
     directions: int = 32, width: Any = 0.01, step_size: Any = None, norm: str = "linf",
     loss: Loss = margin, targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip

@@ -26,7 +26,7 @@ from jaxnn.losses import Loss, softmax_cross_entropy
 
 @attack()
 def fgsm(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, norm: str = "linf",
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, norm: str = "linf",
     loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
     """Fast gradient sign method: one step of size `epsilon` up the loss, one program.
@@ -70,7 +70,7 @@ def _one_start_needs_no_key(settings, x):
 
 @attack(check=_one_start_needs_no_key)
 def pgd(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 40,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, steps: int = 40,
     step_size: Any = None, norm: str = "linf", key: Array | None = None,
     restarts: int = 1, loss: Loss = softmax_cross_entropy, targeted: bool = False,
     box: Box = (0.0, 1.0), early_stop: bool = False, lanes: int = 256,
@@ -114,7 +114,7 @@ def pgd(
 
 @attack()
 def bim(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 10,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, steps: int = 10,
     step_size: Any = None, norm: str = "linf", loss: Loss = softmax_cross_entropy,
     targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
@@ -132,7 +132,7 @@ def bim(
 
 @attack()
 def mifgsm(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, steps: int = 10,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, steps: int = 10,
     step_size: Any = None, decay: float = 1.0, norm: str = "linf",
     loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
@@ -197,7 +197,7 @@ class _Walk(NamedTuple):
 
 @attack(norms=("linf", "l2"))
 def apgd(
-    model: Classifier, x: Array, y: Array, *, epsilon: Any, key: Array,
+    model: Classifier, x: Any, y: Any, *, epsilon: Any, key: Array,
     steps: int = 100, restarts: int = 1, norm: str = "linf",
     loss: Loss = softmax_cross_entropy, targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip

@@ -5,6 +5,7 @@ network is not fooled: look at both.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from jaxnn.losses import softmax_cross_entropy
 
 @attack(norms=("l2", "linf"))
 def deepfool(
-    model: Classifier, x: Array, y: Array, *, norm: str = "l2", steps: int = 50,
+    model: Classifier, x: Any, y: Any, *, norm: str = "l2", steps: int = 50,
     overshoot: float = 0.02, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
     """DeepFool: walk to the nearest class boundary as if the network were linear there.
@@ -99,7 +100,7 @@ def _to_nearest_boundary(z: Array, gradients: Array, y: Array, norm: str) -> Arr
 
 @attack(norms=("l2",), limits={"gamma": (0.0, 1.0), "first_norm": (1e-6, math.inf)})
 def ddn(
-    model: Classifier, x: Array, y: Array, *, steps: int = 100, gamma: float = 0.05,
+    model: Classifier, x: Any, y: Any, *, steps: int = 100, gamma: float = 0.05,
     first_norm: float = 1.0, targeted: bool = False, box: Box = (0.0, 1.0),
 ) -> Array:  # fmt: skip
     """Decoupled direction and norm: the cheap strong L2 attack.
@@ -143,7 +144,7 @@ def ddn(
 
 @attack(norms=("l2",), limits={"lr": (1e-6, math.inf), "first_constant": (1e-30, 1e10)})
 def carlini_wagner(
-    model: Classifier, x: Array, y: Array, *, steps: int = 200, searches: int = 6,
+    model: Classifier, x: Any, y: Any, *, steps: int = 200, searches: int = 6,
     first_constant: float = 1e-2, confidence: float = 0.0, lr: float = 0.05,
     targeted: bool = False, box: tuple[float, float] = (0.0, 1.0),
 ) -> Array:  # fmt: skip

@@ -88,7 +88,7 @@ def least_likely(model: Classifier, x: Array) -> Array:
 
 
 def every_target(
-    attack: Callable[..., Array], model: Classifier, x: Array, y: Array, *,
+    attack: Callable[..., Array], model: Classifier, x: Any, y: Any, *,
     classes: int, **options: Any,
 ) -> Array:  # fmt: skip
     """The worst of a targeted attack on each wrong class, image by image.
@@ -131,7 +131,7 @@ def _keep_worst(model, best, x_adv, y):
 
 
 def sweep(
-    attack: Callable[..., Array], model: Classifier, x: Array, y: Array, *,
+    attack: Callable[..., Array], model: Classifier, x: Any, y: Any, *,
     epsilons: Any, **options: Any,
 ) -> Array:  # fmt: skip
     """A fixed-budget attack at every budget of `epsilons` (E,): images (E, B, ...).

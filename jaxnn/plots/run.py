@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
 
 from jaxnn.errors import JaxnnError
 from jaxnn.plots.panels import (
@@ -188,8 +189,8 @@ def _ends(values) -> str:
 
 
 def confusion(
-    labels: np.ndarray,
-    predictions: np.ndarray,
+    labels: ArrayLike,
+    predictions: ArrayLike,
     classes: int | Sequence[Any],
     path: str | Path | None = None,
     dpi: int | None = None,
@@ -267,9 +268,9 @@ def _confused(labels, predictions, size):
 
 
 def mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
+    images: ArrayLike,
+    labels: ArrayLike,
+    probabilities: ArrayLike,
     path: str | Path | None = None,
     count: int = 25,
     dpi: int | None = None,
@@ -315,11 +316,11 @@ def mistakes(
 
 
 def adversarial(
-    clean: np.ndarray,
-    attacked: np.ndarray,
-    labels: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
+    clean: ArrayLike,
+    attacked: ArrayLike,
+    labels: ArrayLike,
+    before: ArrayLike,
+    after: ArrayLike,
     epsilon: float,
     path: str | Path | None = None,
     count: int = 8,

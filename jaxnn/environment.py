@@ -122,7 +122,7 @@ def warn_if_slow(precision: str) -> None:
     if precision != "float32" and not fast_bfloat16():
         warnings.warn(
             f"precision {precision}: this processor has no instructions for it; "
-            "training works, and will be slower than in float32",
+            "it works, and will be slower than in float32",
             stacklevel=1,
         )
 

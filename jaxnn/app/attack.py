@@ -29,7 +29,7 @@ from jaxnn.app.settings import as_command, flag, given
 from jaxnn.attacks import ATTACKS, Attack, Classifier
 from jaxnn.attacks.classifier import to_logits
 from jaxnn.data import unit_images
-from jaxnn.environment import surroundings, warn_if_idle
+from jaxnn.environment import surroundings, warn_if_idle, warn_if_slow
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, plain, read_json, real_path, write_json
 from jaxnn.progress import bar
@@ -234,7 +234,16 @@ def _opened(
         "network_seed": run.config.seed,
         "rows": rows.tolist() if config.images > 0 else "all",
     } | surroundings()
-    networks = [Classifier(run.net, *member) for member in run.members()]
+    if config.precision != "float32" and run.config.dtype != "float32":
+        raise JaxnnError(
+            f"--precision {config.precision}: the run's type is {run.config.dtype}, "
+            "expected float32"
+        )
+    warn_if_slow(config.precision)
+    networks = [
+        Classifier(run.net, *member, precision=config.precision)
+        for member in run.members()
+    ]
     return run, networks, unit_images(test.x[rows]), test.y[rows], record
 
 
@@ -261,6 +270,7 @@ def _name(config, options):
             shown = value if isinstance(value, str) else f"{told}{value:g}"
             parts.append(shown.replace("_", "-"))
     parts += ["early-stop"] if options.get("early_stop") else []
+    parts += [config.precision] if config.precision != "float32" else []
     parts += [f"images{config.images}"] if config.images > 0 else []
     parts += [f"seed{config.seed}"] if config.seed else []
     return "_".join(parts)
@@ -297,7 +307,9 @@ def _others(config, run) -> tuple[str, dict[str, Classifier]]:
                 f"--transfer-from {path}: trained on images {opened.facts.in_shape}, "
                 f"but {run.folder} on {run.facts.in_shape}"
             )
-        found[other] = Classifier(opened.net, *first_of(opened))
+        found[other] = Classifier(
+            opened.net, *first_of(opened), precision=config.precision
+        )
     return name, found
 
 
@@ -314,6 +326,8 @@ def _options(config, attack: Attack):
         options["key"] = jax.random.key(config.seed)
     for name, value in given(config).items():
         if name in ("run", "attack", "images", "data", "seed", *NO_PART):
+            continue
+        if name == "precision" and "epsilon" in known:
             continue
         if name not in known:
             raise JaxnnError(f"attack {config.attack} has no setting {flag(name)}")

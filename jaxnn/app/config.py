@@ -491,6 +491,10 @@ class _OnImages(EvalConfig):
     """Of random starts and samples."""
     out: Path | None = None
     """Folder to write; none: attacks/ or robustness/ in the run's."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of what attacks follow; bfloat16: operands of products are rounded to it, faster
+    where the processor or GPU has the instructions. What they find is judged in
+    float32."""
 
 
 @dataclass(frozen=True)

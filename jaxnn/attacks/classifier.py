@@ -31,13 +31,14 @@ from jaxnn.losses import (
     yes_above,
 )
 from jaxnn.rules import Rule
+from jaxnn.rules.products import policy
 from jaxnn.tree import map_batches
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "state", "key"),
-    meta_fields=("net", "draws", "gradients"),
+    meta_fields=("net", "draws", "gradients", "precision"),
 )
 @dataclass(frozen=True, eq=False)
 class Classifier:
@@ -56,6 +57,9 @@ class Classifier:
       draws: so many outputs of such a network are averaged, and their gradients: the
         expectation over its randomness is attacked (Athalye et al. 2018, EOT).
       gradients: whether its input gradient can be had; `black_box` has none.
+      precision: "bfloat16": what attacks within a budget follow is made of products
+        whose operands are rounded to it, see `jaxnn.fit`. `outputs`, `correct` and
+        `gradient`, which judge what they found, are not. None: as where it is traced.
     """
 
     net: Layer
@@ -64,6 +68,12 @@ class Classifier:
     key: Any = field(default=None, repr=False)
     draws: int = 16
     gradients: bool = True
+    precision: str | None = None
+
+    @property
+    def exact(self) -> "Classifier":
+        """Itself, as it judges: without a precision of its own."""
+        return replace(self, precision=None)
 
     def logits(self, x: Array) -> Array:
         """Outputs for x (B, ...): (B, N)."""
@@ -72,13 +82,19 @@ class Classifier:
     def vjp(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Outputs (B, N), and the function that takes their gradient back to x."""
 
+        rounded = {} if self.precision is None else {"precision": self.precision}
+
         def forward(key):
-            found = self.net.forward(self.params, self.state, x, key=key, train=False)
-            return found[0], found[2]
+            with policy(**rounded):
+                y, _, cache = self.net.forward(
+                    self.params, self.state, x, key=key, train=False
+                )
+            return y, cache
 
         def backward(cache, dpred):
-            # the parameters' gradients are not used: XLA drops them
-            return self.net.backward(cache, dpred)[0]
+            with policy(**rounded):
+                # the parameters' gradients are not used: XLA drops them
+                return self.net.backward(cache, dpred)[0]
 
         if self.key is None:
             pred, cache = forward(None)
@@ -124,7 +140,7 @@ class Classifier:
 
     def outputs(self, x: Any, batch: int | None = None) -> np.ndarray:
         """Outputs (N, classes) for all of x, see `map_batches`."""
-        return map_batches(partial(_logits, self.keyed(x)), x, batch=batch)
+        return map_batches(partial(_logits, self.exact.keyed(x)), x, batch=batch)
 
     def correct(self, x: Any, y: Any, batch: int | None = None) -> np.ndarray:
         """Which images (N,) it classifies as labeled; NaN is no answer."""
@@ -137,7 +153,8 @@ class Classifier:
         batch: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Loss of each image (N,) and its gradient for x, by the hand-written rules."""
-        return map_batches(partial(_gradient, loss, self.keyed(x)), x, y, batch=batch)
+        gradient = partial(_gradient, loss, self.exact.keyed(x))
+        return map_batches(gradient, x, y, batch=batch)
 
 
 class Facts(NamedTuple):

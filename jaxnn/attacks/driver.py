@@ -26,7 +26,8 @@ from jaxnn.attacks.arguments import (
 )
 from jaxnn.attacks.classifier import Classifier, is_of_logits, to_logits
 from jaxnn.attacks.core import NORMS, margin
-from jaxnn.errors import JaxnnError, require
+from jaxnn.errors import JaxnnError, lookup, require
+from jaxnn.rules.products import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,6 +169,7 @@ def _run(found, model, x, y, more, options):
             f"that see outputs only: {others}"
         )
     x = as_images(found.name, x)
+    model = _rounded(found, model, x)
     settings = found.bind(x, options)
     x, y = checked_images(found.name, model, x, y, settings)
     model = model.keyed(x)
@@ -181,6 +183,18 @@ def _run(found, model, x, y, more, options):
             f"{found.name}: got {', '.join(wrong)} of a kind that is no setting"
         )
     return _program(found.core, static, model, x, y, given)
+
+
+def _rounded(found, model, x):
+    """The network in the precision that this attack follows it in."""
+    if "epsilon" not in found.takes:  # the edge of a class, which rounding moves
+        return model.exact
+    if model.precision is not None:
+        lookup("precision", model.precision, dict.fromkeys(PRECISIONS))
+        single = jax.dtypes.canonicalize_dtype(x.dtype) == "float32"
+        fits = model.precision == "float32" or single
+        require(fits, found.name, "precision", model.precision, "images in float32")
+    return model
 
 
 @functools.partial(programs.jit, static_argnums=(0, 1))

@@ -1,7 +1,7 @@
 """What the checks look at: measured once, on one stratified sample of the images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
@@ -79,6 +79,7 @@ class CheckContext:
     suite: list[AttackSpec]
     others: dict[str, Classifier] = field(default_factory=dict)  # for transfer
     certified: np.ndarray | None = None  # which of x a certificate holds for
+    precision: str | None = None  # in which attacks follow the network
 
     @property
     def steps(self) -> int:
@@ -90,8 +91,9 @@ class CheckContext:
         model: Classifier | None = None, **options: Any,
     ) -> np.ndarray:  # fmt: skip
         """The sample after one attack; labels, threat, network can be others."""
+        model = replace(model or self.model, precision=self.precision)
         return under(
-            threat or self.threat, attack, model or self.model, self.x,
+            threat or self.threat, attack, model, self.x,
             self.y if y is None else y, key=self.key, batch=self.batch, **options,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -93,6 +94,7 @@ def evaluate(
 
     Args:
       model: the network; of a `black_box` the attacks and checks that need no gradient.
+        Its `precision` is that of the attacks; all else is measured in float32.
       x: images (N, ...), float in [0, 1] or uint8.
       y: labels (N,).
       threat: norm, epsilon and box; None is linf 0.1.
@@ -113,15 +115,16 @@ def evaluate(
     log = log or (lambda line: None)
     key, batch = jax.random.key(seed), min(BATCH, len(y))
     outputs = model.keyed(x)
-    model, y = to_logits(model, x, y)
+    precision, (model, y) = model.precision, to_logits(model.exact, x, y)
     classes = model.outputs(x[:1], batch).shape[-1]
     suite = attack_suite(level, threat.norm, classes, model.gradients)
     rows = stratified_sample(y, min(sample, len(y)), seed)
     rivals = {name: to_logits(net, x, y)[0] for name, net in (others or {}).items()}
     proven = None if certified is None else np.asarray(certified)[rows]
     context = CheckContext(
-        model, threat, key, batch, x[rows], y[rows], rows, suite, rivals, proven
-    )
+        model, threat, key, batch, x[rows], y[rows], rows, suite, rivals, proven,
+        precision,
+    )  # fmt: skip
 
     clean = model.correct(x, y, batch)
     to_all = [s.name for s in first_three()] if level == "fast" else []
@@ -154,6 +157,7 @@ def evaluate(
 def _attacked(context, x, y, clean, to_all, log):
     """(which images stay right, the rounds, the worst examples) of the whole suite."""
     correct, rounds, x_adv = clean.copy(), [], x.copy()
+    model = replace(context.model, precision=context.precision)
     for spec in context.suite:
         shown = correct.copy()
         if spec.name in to_all:
@@ -163,7 +167,7 @@ def _attacked(context, x, y, clean, to_all, log):
         tried, left = int((shown & correct).sum()), np.ones(len(y), bool)
         if shown.any():
             found = under(
-                context.threat, spec.attack, context.model, x[shown], y[shown],
+                context.threat, spec.attack, model, x[shown], y[shown],
                 key=context.key, batch=context.batch, **spec.options,
             )  # fmt: skip
             left[shown] = context.model.correct(found, y[shown], context.batch)

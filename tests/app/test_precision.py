@@ -33,3 +33,17 @@ def test_a_run_in_mixed_precision_is_compared_with_float32(tmp_path):
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_one_precision_is_enough(dtype):
     assert "needs --dtype float32" in refused("train", *MIXED, "--dtype", dtype)
+
+
+@pytest.mark.filterwarnings("ignore:precision bfloat16")
+def test_an_attack_in_mixed_precision_says_so(digits, tmp_path):
+    words = ("train", *TINY, "--data", digits, "--attack-images", 0, "--quiet")
+    assert run(*words, "--out", "run").status == 0
+    found = run("attack", "run", *MIXED, "--steps", 3)
+    assert found.status == 0, found.err
+    (path,) = (tmp_path / "run" / "attacks").glob("*bfloat16.json")
+    assert "--precision bfloat16" in json.loads(path.read_text())["command"]
+    said = refused("attack", "run", *MIXED, "--attack", "deepfool")
+    assert "deepfool has no setting --precision" in said
+    assert run(*words, "--out", "wide", "--dtype", "float64").status == 0
+    assert "expected float32" in refused("attack", "wide", *MIXED)

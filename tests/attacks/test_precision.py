@@ -1,64 +1,87 @@
-"""Who is fooled is said in full float32, where a GPU's attack steps may have TF32."""
+"""Attacks that follow a network in bfloat16, judged in float32."""
+
+from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from jaxnn import Classifier, attacks, serial
-from jaxnn.attacks import ATTACKS, classifier
-from jaxnn.layers import conv, dense, flatten, relu, reshape
-from jaxnn.losses import softmax_cross_entropy
-from jaxnn.robustness import certify, masking
-from jaxnn.traced import operations
+from jaxnn import attacks
+from jaxnn.attacks import ATTACKS
+from jaxnn.errors import JaxnnError
+from jaxnn.robustness import Threat, evaluate
+from tests.attacks.problem import model, settings, trained
+from tests.train.test_precision import dots
 
-NET = serial(reshape(4, 4, 1), conv(3, 2), relu, flatten, dense(5), relu, dense(3))
-X = np.random.default_rng(0).random((6, 4, 4)).astype(np.float32)
-Y = np.arange(6) % 3
-HIGHEST = (lax.Precision.HIGHEST,) * 2
+BUDGETED = sorted(a.name for a in ATTACKS.values() if "epsilon" in a.takes)
 
 
 @pytest.fixture(scope="module")
-def model():
-    params, state, _ = NET.init(jax.random.key(0), (4, 4))
-    as_float32 = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-    return Classifier(NET, as_float32, state)
+def exact():
+    params, state, x, y = jax.tree.map(
+        lambda a: np.asarray(a, np.float32) if a.dtype == np.float64 else a,
+        trained(100),
+    )
+    return model(params, state), x, y
 
 
-def precisions(function, *args):
-    """How the products and convolutions of a program are made."""
-    program = jax.make_jaxpr(function)(*args).jaxpr
-    names = ("dot_general", "conv_general_dilated")
-    return [e.params["precision"] for e in operations(program)
-            if e.primitive.name in names]  # fmt: skip
+@pytest.fixture
+def mixed(exact):
+    return replace(exact[0], precision="bfloat16")
 
 
-def test_what_says_who_was_fooled_and_what_checks_it_is_exact(model):
-    loss = softmax_cross_entropy
-    for function, args in (
-        (classifier._logits, (model, X)),
-        (lambda m, x, y: classifier._gradient(loss, m, x, y), (model, X, Y)),
-        (lambda m, x, y: masking._run(loss, m, x, y), (model, X, Y)),
-        (lambda m, x, y: certify._proven((0.0, 1.0), m, 0.1, x, y), (model, X, Y)),
-    ):
-        found = precisions(function, *args)
-        assert len(found) >= 3
-        assert set(found) == {HIGHEST}
+def products(function, *args):
+    """The kinds of products in a program."""
+    return set(dots(jax.make_jaxpr(function)(*args).jaxpr))
 
 
-def test_the_steps_of_an_attack_are_as_fast_as_the_device_can(model):
-    def steps(x, y):
-        return ATTACKS["fgsm"].core(
-            model, x, y, epsilon=0.1, loss=attacks.margin, norm="linf",
-            box=(0.0, 1.0), targeted=False,
-        )  # fmt: skip
+@pytest.mark.parametrize("name", BUDGETED)
+def test_what_an_attack_follows_is_rounded(name, exact, mixed):
+    _, x, y = exact
+    options = {k: v for k, v in settings(name).items() if k != "kind"}
 
-    found = precisions(steps, X, Y)
-    assert found
-    assert HIGHEST not in found
+    def program(model):
+        return products(lambda x: ATTACKS[name].core(model, x, y, **options), x)
+
+    assert program(mixed) == {("bfloat16", "bfloat16", "float32")}
+    assert program(exact[0]) == {("float32",) * 3}
 
 
-def test_on_a_cpu_the_outputs_keep_their_bits(model):
-    usual = jax.jit(lambda m, x: m.logits(x))(model, X)
-    np.testing.assert_array_equal(model.outputs(X), usual)
+def test_what_it_finds_is_judged_in_float32(exact, mixed):
+    model, x, y = exact
+    budget = {"epsilon": 0.1, "steps": 10, "key": jax.random.key(0)}
+    found, want = (attacks.pgd(m, x, y, **budget) for m in (mixed, model))
+    assert found.dtype == want.dtype
+    assert (np.asarray(found) != np.asarray(want)).any()
+    assert np.abs(np.asarray(found) - x).max() <= 0.1 + 1e-6
+    left, stands = model.correct(found, y), model.correct(want, y)
+    assert abs(left.mean() - stands.mean()) <= 0.05
+    np.testing.assert_array_equal(mixed.correct(found, y), left)
+    np.testing.assert_array_equal(mixed.outputs(x), model.outputs(x))
+    for got, right in zip(mixed.gradient(x, y), model.gradient(x, y), strict=True):
+        np.testing.assert_array_equal(got, right)
+
+
+def test_the_smallest_change_is_looked_for_in_float32(exact, mixed):
+    model, x, y = exact
+    found = attacks.deepfool(mixed, x, y)
+    np.testing.assert_array_equal(found, attacks.deepfool(model, x, y))
+
+
+@pytest.mark.slow
+def test_an_evaluation_attacks_in_it_and_checks_in_float32(exact, mixed):
+    model, x, y = exact
+    threat = Threat("l2", 0.5)
+    found, want = (evaluate(m, x[:60], y[:60], threat=threat) for m in (mixed, model))
+    assert found.clean == want.clean
+    assert abs(found.robust.value - want.robust.value) <= 0.1
+    assert (found.x_adv != want.x_adv).any()
+    assert found.layers == want.layers
+
+
+def test_a_precision_that_cannot_be_is_refused(exact, mixed):
+    model, x, y = exact
+    with pytest.raises(JaxnnError, match="unknown precision 'half'"):
+        attacks.fgsm(replace(model, precision="half"), x, y, epsilon=0.1)
+    with pytest.raises(JaxnnError, match="expected images in float32"):
+        attacks.fgsm(mixed, x.astype(np.float64), y, epsilon=0.1)

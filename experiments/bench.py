@@ -77,7 +77,7 @@ class Args:
     images: int = 55_000
     """MNIST training images an epoch goes through."""
     skip: tuple[str, ...] = ()
-    """Rivals to leave out."""
+    """Programs to leave out."""
     only: tuple[str, ...] = ()
     """Parts to run: names of TASKS, backward, seeds, cnn; none given: these. Or lstm or
     guard alone."""
@@ -226,6 +226,7 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
     task = rivals.Task(batch, optimizer, lr, x, y, widths)
     tasks = {rival: task for rival in rivals.RIVALS if rival not in args.skip}
     facts = with_rivals(programs, tasks, rivals.RIVALS)
+    programs = {name: p for name, p in programs.items() if name not in args.skip}
     found = in_turn(programs, args.rounds)
     for other in found:
         found[other]["times_jaxnn"] = ratio(found, other, "jaxnn")

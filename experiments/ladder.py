@@ -54,6 +54,8 @@ class Args:
     """Networks for each, one after the other; none: 30, and 10 for 99.7."""
     images: int | None = None
     """Training images; none: all."""
+    seconds: float | None = None
+    """No further seed of a rung is begun after so many; none: all are trained."""
     search: bool = False
     """Measure on the last 10,000 training images instead of the test images."""
 
@@ -90,8 +92,10 @@ def rung(target: str, args: Args) -> Iterator[dict[str, Any]]:
             train=Split(x[:-10_000], y[:-10_000]), test=Split(x[-10_000:], y[-10_000:])
         )
     data = data._replace(train=Split(*(a[: args.images] for a in data.train)))
-    rows = []
+    rows, begun = [], time.perf_counter()
     for seed in range(seeds if args.seeds is None else args.seeds):
+        if seed and args.seconds and time.perf_counter() - begun > args.seconds:
+            break
         rows.append(climb(replace(RECIPES[name], seed=seed), data))
         print(
             "{seed:>3}  {percent:.2f}%  {seconds:.1f} s, without compiling "

@@ -10,9 +10,10 @@ from experiments.rivals import Rival, Task, torch_eager
 
 def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:
     """Make the step: (x (B, I), y (B,)) -> loss, changing `model` in place."""
+    device = torch.get_default_device().type
 
     def step(x, y):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             logits = model(x)
         loss = nn.functional.cross_entropy(logits.float(), y)
         opt.zero_grad()

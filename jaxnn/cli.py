@@ -47,7 +47,7 @@ COMMANDS = {
         "measure a saved run on all test images", "EvalConfig", "use:evaluate_run"
     ),
     "predict": Command(
-        "read digits from picture files with a saved run",
+        "have a saved run name what is on pictures",
         "PredictConfig", "use:predict_run",
     ),
     "attack": Command(
@@ -94,13 +94,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 interrupted.
     """
     started = time.perf_counter()
-    warnings.formatwarning = lambda message, *_, **__: f"jaxnn: note: {message}\n"
+    warnings.formatwarning = _noted
     with open_streams() as lost:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv), started)
     if lost and status == 0:
         print(f"jaxnn: error: cannot write the output: {lost[0]}", file=sys.stderr)
         return 1
     return status
+
+
+PLAIN = warnings.formatwarning
+
+
+def _noted(
+    message: Any, category: Any, filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of jaxnn's own as a note; any other as Python writes it."""
+    if category is UserWarning and filename.startswith(os.path.dirname(__file__)):
+        return f"jaxnn: note: {message}\n"
+    return PLAIN(message, category, filename, lineno, line)
 
 
 def _run(words: list[str], started: float) -> int:
@@ -168,9 +180,10 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     from jaxnn.app import config
     from jaxnn.app.checks import check
     from jaxnn.app.flags import help_text, made, read_file, read_words, usual
+    from jaxnn.app.settings import USED
 
-    used, words = _take("--use", words)
-    for target in used:
+    USED[:], words = _take("--use", words)
+    for target in USED:
         _use(target)
     program, kind = f"jaxnn {name}", getattr(config, command.settings)
     base, recipes = None, []
@@ -206,9 +219,9 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
         found = made(program, kind, usual(kind, saved) | told | typed)
         check_resumed(saved, found, bool(recipes))
     check(found, typed)
-    if used and getattr(found, "engine", "local") != "local":
+    if USED and getattr(found, "engine", "local") != "local":
         raise JaxnnError(
-            f"--use {used[0]} with --engine {found.engine}: its workers would not know "
+            f"--use {USED[0]} with --engine {found.engine}: its workers would not know "
             "what that adds; use --engine local"
         )
     return found

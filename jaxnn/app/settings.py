@@ -9,6 +9,7 @@ None stands for, `Names` lists tables in the help, `Typed` is for what is not ty
 
 import dataclasses
 import functools
+import inspect
 import math
 import pkgutil
 import shlex
@@ -203,9 +204,13 @@ def check_fields(config: Any) -> None:
 def from_plain(
     kind: Callable[..., Any], settings: Mapping[str, Any], where: str | Path
 ) -> Any:
-    """A configuration from what JSON makes of one; nothing is guessed or left out."""
-    known = rows(kind)
-    unknown, missing = settings.keys() - known.keys(), known.keys() - settings.keys()
+    """A configuration from what JSON makes of one; nothing is guessed.
+
+    A setting that it has not, as of an earlier version, is the default.
+    """
+    known, parameters = rows(kind), inspect.signature(kind).parameters.values()
+    needed = {p.name for p in parameters if p.default is p.empty}
+    unknown, missing = settings.keys() - known.keys(), needed - settings.keys()
     with saved_in(where):
         if unknown or missing:
             what = "unknown" if unknown else "no"
@@ -224,9 +229,13 @@ def from_json(value: Any, kind: Any) -> Any:
     return Path(value) if isinstance(value, str) and Path in kinds else value
 
 
+USED: list[str] = []
+"""What `--use` named, file or module: a command is not the same without."""
+
+
 def as_command(name: str, settings: Mapping[str, Any]) -> str:
     """The words `jaxnn NAME ...` that give these settings."""
-    words = ["jaxnn", name]
+    words = ["jaxnn", name, *(w for target in USED for w in ("--use", target))]
     for setting, value in settings.items():
         words += [] if setting == "run" else [flag(setting)]
         if value is False:

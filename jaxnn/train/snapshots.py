@@ -191,11 +191,14 @@ class Snapshots:
             )
         try:
             for name, value in self._facts(run).items():
-                if meta["run"].get(name) != value:
+                # a setting that an earlier version did not have says nothing
+                earlier = value if name.startswith("setting ") else None
+                there = meta["run"].get(name, earlier)
+                if there != value:
                     raise OtherRunError(
-                        f"{path} is a snapshot of another run: {name} is "
-                        f"{meta['run'].get(name)} there and {value} here; resume with "
-                        "the settings and data it was made with"
+                        f"{path} is a snapshot of another run: {name} is {there} there "
+                        f"and {value} here; resume with the settings and data it was "
+                        "made with"
                     )
             metrics = _looked_through(meta, at, run)
         except JaxnnError:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxnn.app.build import DataFacts, build
@@ -146,6 +147,28 @@ def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_pa
     assert found.err.startswith("jaxnn: note: ")
     assert "params.npz holds no settings" in found.err
     assert run("eval", run_folder).err == ""
+
+
+def test_a_run_from_before_a_setting_existed_has_its_default(run_folder, tmp_path):
+    copy = Path(shutil.copytree(run_folder, tmp_path / "older"))
+    (copy / "result.json").unlink()
+    saved = json.loads((copy / "config.json").read_text())
+    del saved["precision"], saved["network"]["names"]
+    (copy / "config.json").write_text(json.dumps(saved))
+    for path in (copy / "params.npz", *copy.glob("snapshots/*.npz")):
+        with np.load(path) as file:
+            arrays = dict(file)
+        header = json.loads(str(arrays["__jaxnn__"]))
+        for part, start in ("settings", ""), ("run", "setting "):
+            for name in (f"{start}precision", "network names"):
+                header["meta"].get(part, {}).pop(name, None)
+        np.savez(path, **(arrays | {"__jaxnn__": np.array(json.dumps(header))}))
+    words = (copy, "--attack-images", "0", "--quiet")
+    for found in (run("eval", copy), run("train", "--resume", *words)):
+        assert (found.status, found.err) == (0, "")
+    saved["precisions"] = "float32"
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert "unknown setting precisions" in refused("eval", copy)
 
 
 def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):

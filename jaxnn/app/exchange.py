@@ -1,6 +1,5 @@
 """`jaxnn export` and `jaxnn import`: networks to and from other programs, checked."""
 
-import importlib
 import os
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from jaxnn.check.user_code import load_user_code
 from jaxnn.combine import chained, serial
 from jaxnn.data import load, unit_images
 from jaxnn.environment import surroundings
-from jaxnn.errors import JaxnnError, first_line
+from jaxnn.errors import JaxnnError, first_line, need
 from jaxnn.files import open_file, read_text, write_json, write_text, write_with
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.onnx_out import to_onnx
@@ -39,18 +38,6 @@ CLOSE = 1e-5  # of outputs of size 1: what another order of summation may change
 ROUNDING = 1e-4  # the same of any network, however large its inner values are
 SURE = 0.5  # least accuracy, where nothing else says that a file was read right
 ENDINGS = {"onnx": "onnx", "safetensors": "safetensors", "torch": "pt"}
-
-
-def need(extra: str, *modules: str) -> None:
-    """Raise unless the packages of an extra, or the one of its name, are installed."""
-    for module in modules or (extra,):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise JaxnnError(
-                f"{extra}: the package {module} is not installed; "
-                f"pip install 'jaxnn[{extra}]'"
-            ) from error
 
 
 def export_run(config: ExportConfig) -> dict[str, Any]:
@@ -258,7 +245,9 @@ def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
     config = TrainConfig(
         model=SAVED, layers=(), standardize=False, data=data, output=output, loss=loss
     )
-    facts = facts._replace(classes=init_shapes(net, facts.in_shape)[2][-1])
+    classes = init_shapes(net, facts.in_shape)[2][-1]
+    if classes != facts.classes:
+        facts = facts._replace(classes=classes, names=())
     return build(config, facts, net=net)
 
 

@@ -20,7 +20,7 @@ from jaxnn.app.settings import (
     read,
     rows,
 )
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import OTHER_WORDS, JaxnnError
 from jaxnn.files import read_json, read_text
 
 GROUPS = {
@@ -40,20 +40,6 @@ GROUPS = {
     "local_device_ids detect rank_timeout",
 }
 """The settings of `jaxnn train` in the order of its help; others are "flags"."""
-
-OTHER_WORDS = {
-    "learning-rate": "lr", "learning-rate-init": "lr", "batch-size": "batch",
-    "hidden": "layers", "hidden-layers": "layers", "hidden-layer-sizes": "layers",
-    "units": "layers", "num-epochs": "epochs", "n-epochs": "epochs",
-    "max-iter": "epochs", "eps": "epsilon", "dataset": "data", "optim": "optimizer",
-    "scheduler": "schedule", "lr-schedule": "schedule", "criterion": "loss",
-    "weight-init": "init", "initializer": "init", "random-seed": "seed",
-    "output-dir": "out", "save-dir": "out", "early-stopping": "patience",
-    "grad-clip": "clip_norm", "gradient-clip": "clip_norm", "gpus": "devices",
-    "verbose": "quiet", "drop-rate": "dropout",
-    "val-size": "validation", "validation-size": "validation", "num-steps": "steps",
-}  # fmt: skip
-"""What other libraries call a setting -> what it is called here."""
 
 COLUMN = 32  # at which a line of the short help tells what its flag does
 MANY = 20  # flags from which on a command has a short help, in groups
@@ -175,7 +161,8 @@ def _unknown(word, program, flags) -> str:
     """What is wrong with a word that is no flag, and which one was meant."""
     if not word.startswith("--"):
         return f"got {word}, where no word is expected"
-    meant = flag(OTHER_WORDS.get(word.removeprefix("--"), ""))
+    other = word.removeprefix("--").replace("-", "_")
+    meant = flag(OTHER_WORDS.get(other, ""))
     near = difflib.get_close_matches(word, map(flag, flags.values()), n=1)
     best = meant if meant in flags else near[0] if near else None
     hint = f"; did you mean {best}?" if best else ";"

@@ -8,11 +8,11 @@ from typing import Any
 from jaxnn.app.build import DataFacts, build
 from jaxnn.app.checks import check
 from jaxnn.app.config import SAVED, TrainConfig
-from jaxnn.app.exchange import ending, need
+from jaxnn.app.exchange import ending
 from jaxnn.app.folder import first_of, open_run
 from jaxnn.app.settings import flag, given
 from jaxnn.combine import chained, freeze, serial
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, need
 from jaxnn.files import open_file
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.weights import load_weights

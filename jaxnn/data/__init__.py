@@ -3,9 +3,11 @@
     idx          the IDX file format
     sources      named data sets: where they lie, mirrors, checksums
     download     one file from whichever address gives the right bytes
-    formats      .npz, CSV of pixels, folders of pictures, zip
+    formats      .npz, CSV of pixels, parquet, folders of pictures, archives
+    parquet      pictures in tables, as Hugging Face keeps them
+    picture      pictures from files of any kind
     datasets     training, validation and test rows
-    digit_image  a picture of a digit, made like MNIST
+    digit_image  a picture of a mark, made like those of a set
     table        CSV files as typed columns
 
 Nothing here imports jax, so that `jaxnn data ...` answers at once; what changes images

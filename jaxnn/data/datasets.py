@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from jaxnn.data.sources import (
     fetch,
     file_sha256,
     find_parts,
+    known_by_names,
     locate,
     mismatch,
+    parts_or_none,
 )
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, known_words
 from jaxnn.files import bad_file, real_path
 
 VALIDATION = 5000
@@ -75,6 +78,7 @@ class Dataset(NamedTuple):
         return html(("split", "images", "shape of each", "type"), rows, caption)
 
 
+@known_words
 def load(
     data: str | Path = "mnist",
     *,
@@ -89,8 +93,9 @@ def load(
     the labels of emnist-letters start at 0.
 
     A path is a folder with four IDX files, or what `jaxnn.data.formats.read_other`
-    reads: an `.npz`, a CSV file of pixels, a folder of pictures by class, or a `.zip`
-    of any of these. Where there are no test images a sixth of the rows is kept apart.
+    reads: an `.npz`, a CSV file of pixels, parquet, a folder of pictures by class, or a
+    `.zip` or `.tar.gz` of any of these. Where there are no test images a sixth of the
+    rows is kept apart.
 
     Args:
       data: a name (mnist, fashion-mnist, emnist-balanced ...) or a path.
@@ -110,11 +115,15 @@ def load(
     if path is not None and data not in SOURCES and os.path.exists(path):
         name = real_path(path).name
         with unpacked(path) as inside:
-            found = read_other(inside, say)
+            # of an archive `inside` is a folder that will be gone
+            say = partial(_said, say, str(inside), str(path))
+            files = parts_or_none(inside)
+            found = read_other(inside, say) if files is None else None
             if found is not None:
                 return _from_other(found, path, name, validation, split_seed, say)
-            if inside != path:
-                place = Located(name, path, find_parts(inside), None)
+            if files or inside != path:
+                files = files or find_parts(inside)
+                place = Located(name, path, files, known_by_names(files))
                 return _from_idx(place, validation, split_seed, say)
     place = locate(data)
     if place is None:
@@ -128,11 +137,21 @@ def load(
     return _from_idx(place, validation, split_seed, say)
 
 
+def _said(say, inside, path, text):
+    say(text.replace(inside, path))
+
+
 def _from_idx(place, validation, split_seed, say):
     parts = {part: _read_part(place, part) for part in PARTS}
     classes = None if place.source is None else place.source.classes
     validation = _fitting(validation, len(parts["train-labels"].array), say)
-    return _assemble(parts, classes, validation, split_seed, place.name, place.folder)
+    if place.source is not None and not place.source.train:  # by a path
+        say(
+            f"{place.folder}: EMNIST by the names of its files: the images are turned "
+            f"upright, and label {place.source.first_label} is class 0"
+        )
+    made = _assemble(parts, classes, validation, split_seed, place.name, place.folder)
+    return made._replace(names=tuple(place.source.names if place.source else ()))
 
 
 def _from_other(found, path, name, validation, split_seed, say):
@@ -168,6 +187,7 @@ def _fitting(validation, count, say):
     return count // 10
 
 
+@known_words
 def from_arrays(
     x_train: np.ndarray,
     y_train: np.ndarray,
@@ -308,7 +328,7 @@ def _read_part(place: Located, part: str) -> _Part:
         return _Part(array.astype(np.int32) - shift if shift else array, str(file))
     _check_images(_Part(array, str(file)))
     rows = source.train if part == "train-images" else source.test
-    if len(array) != rows:  # the only guard where no checksum is published
+    if rows and len(array) != rows:  # the only guard where no checksum is published
         raise JaxnnError(
             f"{file}: got {len(array)} images, expected {rows} as in {place.name}. "
             "For other data give their folder instead."

@@ -1,36 +1,72 @@
-"""A picture of a digit, from a scanner, a phone or a paint program, made like MNIST.
+"""A picture of a mark, from a scanner, a phone or a paint program, made like MNIST.
 
 MNIST's own recipe: the ink, bright on black, fits a 20 x 20 box with its proportions
 kept, grays come from anti-aliasing, and the center of mass lies in the middle of
-28 x 28 pixels (on average at index 14.0 in both directions, at most 0.5 away).
+28 x 28 pixels (on average at index 14.0 in both directions, at most 0.5 away). Sets of
+another size have boxes of another size: `how_marks_lie` measures them.
 
 Source: Y. LeCun et al., "The MNIST database of handwritten digits".
 """
 
-import struct
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.errors import JaxnnError
-from jaxnn.files import bad_file, open_file
+from jaxnn.data.picture import CONTRAST, bad_picture, gray_levels, open_picture, smaller
 
 SIDE = 28  # pixels
-BOX = 20  # pixels the longer side of the ink takes
-CENTER = 14  # index at which the center of mass goes
-MAX_PIXELS = 64_000_000
-LONGEST = 1500  # pixels of a side from twice of which on a picture is shrunk first
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA")
-"""What is read; others (EPS) would start programs."""
 _FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
 _NOISE = 6.0  # standard deviations of the background that are not ink
-_CONTRAST = 16.0  # gray levels of 255 that ink must differ from its background
+SAMPLE = 1000  # images that are enough to measure a set by
+APART, SHARE = 0.05, 0.2
+"""Two marks are those that an empty band divides, as wide as this share of the longer
+side, with at least this share of the ink on either side."""
+
+
+class Marks(NamedTuple):
+    """How the marks of a set, bright on black, lie in its square pictures: pixels."""
+
+    box: float  # longer side of the ink
+    center: float  # index at which the center of mass is, in both directions
+    drift: float  # how far from there it is at most, but for one in a hundred
+
+
+MNIST = Marks(20, 14, 0.5)
+
+
+def ground_of(x: np.ndarray) -> float | None:
+    """The level in 0..255 of the paper that pictures (N, H, W) uint8 are drawn on.
+
+    None where half of the pixels at their borders are none of one level.
+    """
+    border = np.stack([x[:, 0], x[:, -1]]), np.stack([x[..., 0], x[..., -1]])
+    border = np.concatenate([a.ravel() for a in border]).astype(np.float32)
+    level = float(np.median(border))
+    return level if (np.abs(border - level) < CONTRAST).mean() >= 0.5 else None
+
+
+def how_marks_lie(x: np.ndarray) -> Marks | None:
+    """Measure pictures (N, H, W) uint8; None unless they are marks on black."""
+    x = x[x.max((1, 2)) > 0].astype(np.float64)
+    ground = ground_of(x) if len(x) else None
+    if ground is None or ground >= CONTRAST or x.shape[1] != x.shape[2]:
+        return None
+    side = x.shape[1]
+    ink = x > _FAINT * x.max((1, 2), keepdims=True)
+    lines = np.stack([ink.any(2), ink.any(1)], 1)  # (N, rows or columns, side)
+    spans = side - lines.argmax(2) - lines[..., ::-1].argmax(2)
+    sums = np.stack([x.sum(2), x.sum(1)], 1)
+    centers = (sums * np.arange(side)).sum(2) / sums.sum(2)
+    center = float(np.median(centers))
+    drift = float(np.quantile(np.abs(centers - center).max(1), 0.99))
+    box = float(np.median(spans.max(1)))
+    found = Marks(box, round(center, 2), round(drift, 2))
+    return found if drift <= side / 8 else None
 
 
 def read_digit(path: str | Path) -> np.ndarray:
-    """Read any picture of one digit, in one of `FORMATS`, as MNIST would show it.
+    """Read any picture of one digit, in one of `picture.FORMATS`, as MNIST shows it.
 
     Any size, color or depth; dark ink on a bright ground is inverted (the border
     tells the ground); transparent parts count as white paper, or as black if the ink
@@ -43,122 +79,59 @@ def read_digit(path: str | Path) -> np.ndarray:
       JaxnnError: missing, empty, not an image or several, cut, too large, or without
         ink.
     """
-    gray = _read_gray(Path(path))[0]
-    ink, noise = _strength(gray, path)
-    box = ink[_bounds(_solid(ink > max(_FAINT * ink.max(), noise)))]
-    if gray.shape == (SIDE, SIDE) and max(box.shape) <= BOX:
-        return _place(ink[_bounds(ink > 0)])
-    from PIL import Image
-
-    # the longer side takes 20 pixels, anti-aliased
-    scale = BOX / max(box.shape)
-    height, width = (max(1, round(side * scale)) for side in box.shape)
-    image = Image.fromarray(box.astype(np.float32))
-    small = image.resize((width, height), Image.Resampling.HAMMING)
-    return _place(np.asarray(small, np.float64).clip(0))
+    return read_mark(path)[0]
 
 
-def read_gray(path: str | Path) -> tuple[np.ndarray, bool]:
-    """Read any picture as it is: uint8 (H, W), and whether it has color.
+def read_mark(
+    path: str | Path, side: int = SIDE, marks: Marks = MNIST
+) -> tuple[np.ndarray, bool]:
+    """Read any picture of one mark as a set shows it; see `read_digit`.
+
+    A picture that is as those of the set are, in size, ground and place, stays as it
+    is.
+
+    Args:
+      path: the file.
+      side: of the set's pictures.
+      marks: how they lie there.
+
+    Returns:
+      uint8 (side, side), and whether there seem to be two marks: see `APART`.
 
     Raises:
-      JaxnnError: as `read_digit`, but for ink.
+      JaxnnError: as `read_digit`.
     """
-    gray, colored = _read_gray(Path(path))
-    return gray.round().astype(np.uint8), colored
-
-
-def _bad(path: str | Path, got: str, expected: str, fix: str = "") -> JaxnnError:
-    return bad_file(path, got, expected, fix or "Save it again as PNG or JPEG.")
-
-
-def _read_gray(path: Path) -> tuple[np.ndarray, bool]:
-    """The picture as float64 (H, W) gray levels in 0..255, no larger than needed, and
-    whether it has color."""
-    from PIL import Image, UnidentifiedImageError
-
-    with open_file(path, "a picture") as file, warnings.catch_warnings():
-        if not file.peek(1):
-            raise _bad(path, "an empty file (0 bytes)", "a picture of a digit")
-        # the limit below is stricter than the one Pillow warns of
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            # a PNG has checksums, which reading its pixels does not look at
-            Image.open(file, formats=FORMATS).verify()
-            file.seek(0)
-            with Image.open(file, formats=FORMATS) as image:
-                image = _loaded(image, path)
-                return _smaller(_to_gray(image)), _is_colored(image)
-        except Image.DecompressionBombError as error:
-            raise _too_large(path, error) from error
-        except UnidentifiedImageError as error:
-            raise _bad(path, "a file that is no image", "a picture") from error
-        except JaxnnError:
-            raise
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            # Pillow reports cut and corrupt files as any of these
-            got = f"a damaged file ({error})"
-            raise _bad(path, got, "a readable picture") from error
-
-
-def _too_large(path: Path, size: Any) -> JaxnnError:
-    got, limit = f"too large a picture ({size})", f"at most {MAX_PIXELS} pixels"
-    return _bad(path, got, limit, "Crop or shrink it first.")
-
-
-def _loaded(image: Any, path: Path) -> Any:
-    from PIL import ImageOps
-
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path, f"{image.width}x{image.height}")
-    if 0 in image.size or max(image.size) > LONGEST * min(image.size):
-        size = f"a picture of {image.width} x {image.height} pixels"
-        raise _bad(path, size, "one that can show a digit", "Crop it first.")
-    # phones keep a second view of the same picture in a JPEG (MPO)
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise _bad(path, "a film or several pages", "one picture", "Save one of them.")
-    image.load()
-    return ImageOps.exif_transpose(image)
-
-
-def _is_colored(image: Any) -> bool:
-    if image.mode[0] in "1LIF":  # one channel, perhaps with transparency
-        return False
-    channels = np.asarray(image.convert("RGB"))
-    return bool((channels.max(-1) != channels.min(-1)).any())
-
-
-def _smaller(gray: np.ndarray) -> np.ndarray:
-    """Means of squares, where a picture has far more pixels than its digit needs."""
-    k = max(gray.shape) // LONGEST
-    if k < 2:
-        return gray.astype(np.float64)
-    h, w = (side // k for side in gray.shape)
-    squares = gray[: h * k, : w * k].reshape(h, k, w, k)
-    return squares.mean((1, 3), dtype=np.float64)
-
-
-def _to_gray(image: Any) -> np.ndarray:
-    """Gray levels in 0..255 of a picture of any kind."""
+    gray = smaller(gray_levels(open_picture(path)))
+    ink, noise = _strength(gray, path)
+    there = ink > max(_FAINT * ink.max(), noise)
+    box = ink[_bounds(_solid(there))]
+    two = _divided(np.where(there, ink, 0)[_bounds(_solid(there))])
+    if gray.shape == (side, side) and max(box.shape) <= marks.box:
+        at = _center(gray)
+        black = np.median(_border(gray)) < CONTRAST
+        if black and max(abs(c - marks.center) for c in at) <= marks.drift:
+            return gray.round().astype(np.uint8), two
+        return _place(ink[_bounds(ink > 0)], side, marks.center), two
     from PIL import Image
 
-    if image.mode.startswith(("I", "F")):  # one channel, 16 or 32 bits
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        top = values.max()
-        if top > 255:
-            values = values * (255 / (65535 if top <= 65535 else top))
-        elif image.mode == "F" and 0 < top <= 1:
-            values = values * 255
-        return values.clip(0, 255)
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return np.asarray(image.convert("L"))
-    image = image.convert("RGBA")
-    for paper in ("white", "black"):
-        sheet = Image.new("RGBA", image.size, paper)
-        gray = np.asarray(Image.alpha_composite(sheet, image).convert("L"))
-        if np.ptp(gray) >= _CONTRAST:
-            break
-    return gray
+    # the longer side takes as many pixels as in the set, anti-aliased
+    scale = marks.box / max(box.shape)
+    height, width = (max(1, round(length * scale)) for length in box.shape)
+    image = Image.fromarray(box.astype(np.float32))
+    small = image.resize((width, height), Image.Resampling.HAMMING)
+    return _place(np.asarray(small, np.float64).clip(0), side, marks.center), two
+
+
+def _divided(ink: np.ndarray) -> bool:
+    """Whether an empty band divides the ink: see `APART`."""
+    for axis in (0, 1):
+        lines = ink.sum(axis)
+        filled, before = np.flatnonzero(lines), np.cumsum(lines) / lines.sum()
+        wide = np.diff(filled) - 1 >= max(1, APART * max(ink.shape))
+        shares = before[filled[:-1]][wide]
+        if ((shares >= SHARE) & (shares <= 1 - SHARE)).any():
+            return True
+    return False
 
 
 def _border(gray: np.ndarray) -> np.ndarray:
@@ -196,9 +169,9 @@ def _strength(gray: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
     above = gray - ground
     ink = (above if above.max() >= -above.min() else -above).clip(0)
     ink[ink <= noise / 2] = 0
-    least = max(_CONTRAST, noise)
+    least = max(CONTRAST, noise)
     if ink.max() < least:
-        raise _bad(
+        raise bad_picture(
             path, f"a blank picture (its strongest mark is {ink.max():.0f} of 255)",
             f"ink that differs from its background by {least:.0f} or more",
             "Use a picture with more contrast.",
@@ -223,14 +196,19 @@ def _bounds(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _place(box: np.ndarray) -> np.ndarray:
-    """Center of mass to the middle of 28 x 28, strongest ink to 255."""
-    height, width = box.shape
-    mass = box.sum()
-    row = (box.sum(1) * np.arange(height)).sum() / mass
-    column = (box.sum(0) * np.arange(width)).sum() / mass
-    top = min(max(round(CENTER - row), 0), SIDE - height)
-    left = min(max(round(CENTER - column), 0), SIDE - width)
-    digit = np.zeros((SIDE, SIDE), np.uint8)
-    digit[top : top + height, left : left + width] = np.rint(box * (255 / box.max()))
+def _center(gray: np.ndarray) -> list[float]:
+    """Row and column of the center of mass."""
+    sums = gray.sum(1), gray.sum(0)
+    return [float((a * np.arange(len(a))).sum() / a.sum()) for a in sums]
+
+
+def _place(box: np.ndarray, side: int, center: float) -> np.ndarray:
+    """Center of mass to its place in a square of `side`, strongest ink to 255."""
+    corner = [
+        min(max(round(center - at), 0), side - length)
+        for at, length in zip(_center(box), box.shape, strict=True)
+    ]
+    digit = np.zeros((side, side), np.uint8)
+    place = tuple(slice(a, a + n) for a, n in zip(corner, box.shape, strict=True))
+    digit[place] = np.rint(box * (255 / box.max()))
     return digit

@@ -41,7 +41,7 @@ class Source(NamedTuple):
     """What is known of a named data set."""
 
     classes: int
-    train: int  # rows
+    train: int  # rows; 0: any number
     test: int
     license: str
     mirrors: tuple[str, ...]  # base addresses, tried in this order
@@ -50,18 +50,25 @@ class Source(NamedTuple):
     archive: tuple[str, str] | None = None  # zip with all parts, its SHA-256
     transposed: bool = False  # images are stored column by column
     first_label: int = 0
+    names: Sequence[str] = ()  # of the classes, where they are not their numbers
 
 
 def _sums(*digests: str) -> dict[str, str]:
     return dict(zip(PARTS, digests, strict=True))
 
 
-def _emnist(*counts: int, first_label: int = 0) -> Source:
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# where capital and small letter look alike they are one class
+MERGED = f"0123456789{UPPER}abdefghnqrt"
+
+
+def _emnist(*counts: int, first_label: int = 0, names: str = "") -> Source:
     zip_sum = "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"
     return Source(
         *counts, license="NIST, none stated",
         mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",), sha256={},
         archive=("gzip.zip", zip_sum), transposed=True, first_label=first_label,
+        names=names,
     )  # fmt: skip
 
 
@@ -102,12 +109,16 @@ SOURCES = {
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
         of_content=False,
+        names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
+               "Sneaker", "Bag", "Ankle boot"),
     ),
-    "emnist-balanced": _emnist(47, 112_800, 18_800),
-    "emnist-byclass": _emnist(62, 697_932, 116_323),
-    "emnist-bymerge": _emnist(47, 697_932, 116_323),
+    "emnist-balanced": _emnist(47, 112_800, 18_800, names=MERGED),
+    "emnist-byclass": _emnist(
+        62, 697_932, 116_323, names=f"0123456789{UPPER}{UPPER.lower()}"
+    ),
+    "emnist-bymerge": _emnist(47, 697_932, 116_323, names=MERGED),
     "emnist-digits": _emnist(10, 240_000, 40_000),
-    "emnist-letters": _emnist(26, 124_800, 20_800, first_label=1),
+    "emnist-letters": _emnist(26, 124_800, 20_800, first_label=1, names=UPPER),
     "emnist-mnist": _emnist(10, 60_000, 10_000),
 }  # fmt: skip
 
@@ -191,10 +202,28 @@ def find_parts(folder: str | Path, name: str = "") -> dict[str, Path]:
     raise JaxnnError(
         f"{folder}: got\n" + "\n".join(lines) + "\nexpected one IDX file for each, "
         f"named as in {', '.join(PARTS.values())} (.gz or not), or pictures "
-        "in a folder for each class, train.csv, or the path of an .npz, .csv or .zip. "
+        "in a folder for each class, train.csv, or the path of an .npz, .csv, "
+        ".parquet, .zip or .tar.gz. "
         f"The folder holds: {', '.join(names[:20]) or 'no files'}. "
         "Rename or move files."
     )
+
+
+def parts_or_none(folder: Path) -> dict[str, Path] | None:
+    """`find_parts`, or None where they are not all there, once each."""
+    try:
+        return find_parts(folder) if os.path.isdir(folder) else None
+    except JaxnnError:
+        return None
+
+
+def known_by_names(files: dict[str, Path]) -> Source | None:
+    """EMNIST, whose images lie on their side, is told by names where it has a path."""
+    for name, source in SOURCES.items():
+        own = all(file.name.lower().startswith(f"{name}-") for file in files.values())
+        if source.transposed and own:
+            return source._replace(train=0, test=0, sha256={})
+    return None
 
 
 def _visible(folder: Path, name: str) -> list[str]:
@@ -254,7 +283,7 @@ def locate(data: str | Path) -> Located | None:
         except JaxnnError as error:
             raise JaxnnError(f"{error}, or the path of a folder") from None
     files = find_parts(folder)
-    return Located(real_path(folder).name, folder, files, None)
+    return Located(real_path(folder).name, folder, files, known_by_names(files))
 
 
 def _folders(name: str) -> Iterator[tuple[Path, bool]]:

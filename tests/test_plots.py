@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import threading
-from itertools import pairwise
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from jaxnn import fit, graph, mlp, plots
@@ -288,6 +289,26 @@ def test_the_worst_mistake_comes_first(path, monkeypatch):
     assert sum(t.startswith("is ") for t in texts) == 2
     plots.mistakes(*classified(wrong=0), path)
     assert "No mistakes: all 60 images are right." in texts
+
+
+NAMES = ["cat", "dog", "a$b", "n" * 40, *"efghij"]
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (30, 12)])
+def test_classes_have_their_names_above_images_and_none_runs_into_another(shape):
+    images, labels, chance = classified(wrong=60, shape=shape)
+    clean, moved, *rest = attacked(40, shape=shape)
+    words = set()
+    for figure in (
+        plots.mistakes(images, labels, chance, names=NAMES),
+        plots.adversarial(clean, moved, *rest, 0.1, names=NAMES),
+    ):
+        said = [t for t in figure.findobj(Text) if t.get_text().startswith("is ")]
+        words |= {t.get_text().split("\n")[0] for t in said}
+        boxes = [t.get_window_extent() for t in said]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        assert min(box.x0 for box in boxes) >= 0
+    assert {"is cat", "is dog", r"is a\$b", f"is {'n' * 13}…"} <= words
 
 
 def test_uint8_float_flat_and_image_draw_the_same(tmp_path):

@@ -92,7 +92,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         "jaxnn.plots:adversarial", x, done.x_adv, y,
         *(run.probabilities(network.outputs(a)) for a in (x, done.x_adv)),
         options.get("epsilon", float(done.size.max())), count=10, norm=done.norm,
-        attack=config.attack, budget="epsilon" in options,
+        attack=config.attack, budget="epsilon" in options, names=run.facts.names,
     )})  # fmt: skip
     for i, d in enumerate(each):
         for line in report.warnings(len(y), len(d.lost), int(d.blind.sum())):
@@ -200,7 +200,7 @@ def robustness_run(config: RobustnessConfig) -> list[Evaluation]:
     written = report.write(
         folder, found, x, y, lambda images: run.probabilities(model.outputs(images)),
         f"Robustness of {run.folder}", transfer, record,
-        each if run.multi_seed else None,
+        each if run.multi_seed else None, run.facts.names,
     )  # fmt: skip
     told = report.seed_lines(each) if run.multi_seed else report.lines(found)
     print("\n".join(told))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnn import defenses, regularize
@@ -20,6 +21,7 @@ from jaxnn.augment import augment_by_name
 from jaxnn.augment import chain as chain_augments
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
 from jaxnn.data import Dataset, load, pixel_statistics
+from jaxnn.data.digit_image import SAMPLE, ground_of, how_marks_lie
 from jaxnn.defenses.interval import margins
 from jaxnn.environment import memory, warn_if_slow
 from jaxnn.errors import JaxnnError, lookup
@@ -48,6 +50,9 @@ class DataFacts(NamedTuple):
     classes: int
     mean: float
     std: float
+    names: tuple[str, ...] = ()  # of the classes; without, they are called 0, 1, 2 ...
+    ground: float | None = None  # level in 0..255 of what images are drawn on, if any
+    marks: tuple[float, ...] | None = None  # how marks lie, `jaxnn.data.digit_image`
 
 
 class Experiment(NamedTuple):
@@ -113,8 +118,13 @@ def build_for_data(config: TrainConfig) -> Experiment:
 
 def facts_of(data: Dataset) -> DataFacts:
     """Measure what a network must know of its training images."""
-    x = data.train.x
-    return DataFacts(x.shape[1:], data.classes, *pixel_statistics(x))
+    x, ground, marks = data.train.x, None, ()
+    if x.ndim == 3:
+        some = x[:: max(1, len(x) // SAMPLE)]
+        some = some if some.dtype == np.uint8 else (255 * some).astype(np.uint8)
+        ground, marks = ground_of(some), tuple(how_marks_lie(some) or ())
+    facts = x.shape[1:], data.classes, *pixel_statistics(x), data.names
+    return DataFacts(*facts, ground, marks)
 
 
 def check_experiment(e: Experiment) -> None:

@@ -85,6 +85,10 @@ def check(config: Any, typed: Container[str] = ()) -> None:
 def check_data(config: TrainConfig, data: Any) -> None:
     """Raise unless `config` can be obeyed with this data set."""
     x = data.train.x
+    if data.classes < 2:
+        raise JaxnnError(
+            f"{data.name}: got one class, {', '.join(data.names)}, expected two or more"
+        )
     if x.ndim != 3:
         raise JaxnnError(
             f"{data.name}: got images of shape {x.shape[1:]}, expected gray ones (H, "

@@ -171,7 +171,8 @@ def load_run(folder: str | Path, say: Callable[[str], None] = warnings.warn) -> 
             "jaxnn: config.json is taken as it is, edited or not"
         )
     for name, here in _belonging(e).items() if saved is not None else ():
-        there = saved.get(name) if isinstance(saved, dict) else saved
+        # what an earlier version did not have says nothing
+        there = saved.get(name, here) if isinstance(saved, dict) else saved
         if there != here:
             raise JaxnnError(
                 f"{folder / 'config.json'}: {name} is {here}, but params.npz was "
@@ -208,7 +209,10 @@ def first_of(run: Run) -> tuple[Any, Any]:
 
 
 def data_of(run: Run, name: str | None) -> Dataset:
-    """The data set of that name, or the run's own, if its images fit the run."""
+    """The data set of that name, or the run's own, if its images fit the run.
+
+    Where both name their classes, a name counts, and not its number.
+    """
     data = load(name or run.config.data, validation=0, say=note)
     if data.test.x.shape[1:] != run.facts.in_shape:
         raise JaxnnError(
@@ -220,6 +224,18 @@ def data_of(run: Run, name: str | None) -> Dataset:
             f"{run.folder} knows {run.facts.classes} classes, got {data.classes} from "
             f"{data.name}"
         )
+    known = run.facts.names or tuple(map(str, range(run.facts.classes)))
+    if unknown := sorted(set(data.names) - set(known)):
+        if not run.facts.names:  # of an earlier version, or numbered
+            return data
+        raise JaxnnError(
+            f"{run.folder} knows the classes {', '.join(known)}; got "
+            f"{', '.join(unknown)} from {data.name}"
+        )
+    if data.names:
+        numbers = np.array([known.index(name) for name in data.names], np.int32)
+        test = data.test._replace(y=numbers[data.test.y])
+        data = data._replace(test=test, names=known, classes=run.facts.classes)
     return data
 
 
@@ -250,11 +266,14 @@ def read_config(path: Path) -> Experiment:
         if not (
             facts.in_shape
             and min((*facts.in_shape, facts.classes)) >= 1
+            and len(facts.names) in (0, facts.classes)
+            and len(facts.marks or ()) in (0, 3)
             and 0 <= facts.mean <= 1
             and SMALLEST <= facts.std <= 1
         ):
             raise JaxnnError(
-                f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1]"
+                f"network: got {facts}, expected sizes >= 1, mean and std in [0, 1], "
+                "no names or one for each class, marks of three numbers"
             )
         net = saved_network(path.parent) if config.model == SAVED else None
         return build(config, facts, net=net)
@@ -318,7 +337,10 @@ def check_facts(folder: Path, e: Experiment) -> TrainConfig:
     path = folder / "config.json"
     config, facts = read_config(path)[:2]
     saved = facts._asdict()
+    usual = DataFacts._field_defaults  # what an earlier version did not save
     for name, value in e.facts._asdict().items():
+        if name in usual and saved[name] == usual[name]:
+            continue
         rounded = isinstance(value, float) and math.isclose(
             saved[name], value, rel_tol=1e-6
         )

@@ -87,7 +87,9 @@ def _headline(r) -> list[str]:
         "the last, without validation"
     )  # fmt: skip
     how = "the best by validation" if r["config"]["keep"] == "best" else last
-    rows = [
+    names = r["network"].get("names")
+    rows = [("classes", _text(names))] if names else []
+    rows += [
         ("epochs trained", _text(r["epochs"])),
         (f"epoch of the parameters ({how})", _text(r["best_epoch"])),
         ("why training ended", _text(r["stopped"])),

@@ -159,16 +159,19 @@ class Trained:
     def pictures(self) -> dict[str, Any]:
         """Name -> function that draws to a path; the first seed's, of several."""
         data, loss = self.e.data, self.e.loss
-        test, names = data.test, data.names or data.classes
+        test, names = data.test, data.names
         chance = loss.as_probabilities(self.outputs[0])
+        said = chance.argmax(-1)
         found = {
             "curves.png": drawn(
                 "jaxnn.plots:curves", self.history.epochs, floor=self.floor()
             ),
             "confusion.png": drawn(
-                "jaxnn.plots:confusion", test.y, chance.argmax(-1), names
+                "jaxnn.plots:confusion", test.y, said, names or data.classes
             ),
-            "mistakes.png": drawn("jaxnn.plots:mistakes", test.x, test.y, chance),
+            "mistakes.png": drawn(
+                "jaxnn.plots:mistakes", test.x, test.y, chance, names=names
+            ),
         }
         if hasattr(self, "attacked"):
             rows, x, y, x_adv, outputs = self.attacked
@@ -176,7 +179,7 @@ class Trained:
             after = loss.as_probabilities(outputs)
             found["adversarial.png"] = drawn(
                 "jaxnn.plots:adversarial", x, x_adv, y, chance[rows], after, budget,
-                count=10, attack=f"PGD, {STEPS} steps",
+                count=10, attack=f"PGD, {STEPS} steps", names=names,
             )  # fmt: skip
         return found
 
@@ -204,7 +207,7 @@ def collapses(
         weak, strong = (a[i] if isinstance(a, list) else a for a in pairs)
         found = find_collapse(
             outputs, e.data.test.y, defense=e.options["defense"] or standard_training,
-            one_step=weak, many_steps=strong,
+            one_step=weak, many_steps=strong, names=e.facts.names,
         )  # fmt: skip
         if found is not None:
             of_seed = f"seed {c.seed + i}: " if c.seeds > 1 else ""

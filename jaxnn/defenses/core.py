@@ -1,6 +1,6 @@
 """What defenses share: budgets that grow, signs of collapse, a layer that masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +71,7 @@ def find_collapse(
     defense: Defense = standard_training,
     one_step: float | None = None,
     many_steps: float | None = None,
+    names: Sequence[str] = (),
 ) -> Collapse | None:
     """The collapse that outputs (N, classes) for labels y (N,) show, or None.
 
@@ -87,6 +88,7 @@ def find_collapse(
       defense: what the network was trained with.
       one_step: accuracy under FGSM, within a budget that it was trained for.
       many_steps: accuracy under PGD of the same budget.
+      names: of the classes, where they are not their numbers.
     """
     outputs, y = np.asarray(outputs), np.asarray(y)
     if len(outputs) != len(y) or not len(y):
@@ -109,9 +111,10 @@ def find_collapse(
     most, share = classes[counts.argmax()], float(counts.max() / len(y))
     expected = float((y == most).mean())
     if share > max(0.5, 2 * expected):
+        name = names[int(most)] if names else int(most)
         return Collapse(
             "one class", share,
-            f"{100 * share:.0f}% of the answers are class {int(most)}, which "
+            f"{100 * share:.0f}% of the answers are class {name}, which "
             f"{100 * expected:.0f}% of the images are: {_why_one(outputs, defense)}",
         )  # fmt: skip
     if defense.attack_steps != 1 or one_step is None or many_steps is None:

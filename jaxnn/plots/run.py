@@ -46,6 +46,7 @@ MARKED = 25  # epochs up to which each has a marker
 ANNOTATED = 20  # classes up to which a cell is wide enough for its number
 # inches: an image's longer side, between images, the line above one, the title
 TILE, GAP, CAPTION, HEAD = 1.27, 0.13, 0.165, 0.4
+LONG = 14  # letters of a class's name above an image
 
 
 # ---- curves
@@ -274,6 +275,7 @@ def mistakes(
     path: str | Path | None = None,
     count: int = 25,
     dpi: int | None = None,
+    names: Sequence[str] = (),
 ) -> Figure:
     """The wrongly classified images of highest loss -log p[label], worst first.
 
@@ -284,6 +286,7 @@ def mistakes(
       probabilities: (N, C), rows that sum to 1.
       path, dpi: see `jaxnn.plots`.
       count: how many at most; if there are no mistakes the picture says so.
+      names: of the classes, where they are not their numbers.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     same_length("mistakes", images=images, labels=labels, probabilities=probabilities)
@@ -305,13 +308,13 @@ def mistakes(
         f"({100 * len(wrong) / len(labels):.2f}%), highest loss first"
     )
     columns = min(5, len(worst))
-    width, height = _extent(tiles)
-    across, down = width + GAP, height + CAPTION + GAP
+    captions = [_verdict(labels[i], probabilities[i], names)[0] for i in worst]
+    across, down, indent, above = _cells(tiles, captions)
     ax = _canvas(columns * across + GAP, -(-len(worst) // columns) * down, title)
-    for place, (i, tile) in enumerate(zip(worst, tiles, strict=True)):
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         line, column = divmod(place, columns)
-        caption, _ = _verdict(labels[i], probabilities[i])
-        _tile(ax, GAP + column * across, line * down, tile, caption, INK, **GRAYS)
+        at = GAP + indent + column * across, above + line * down
+        _tile(ax, *at, tile, caption, INK, **GRAYS)
     return save(ax.figure, path, dpi)
 
 
@@ -329,6 +332,7 @@ def adversarial(
     attack: str = "The attack",
     budget: bool = True,
     dpi: int | None = None,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Images before and after an attack, and what it added.
 
@@ -349,6 +353,7 @@ def adversarial(
         others to the largest change that is shown.
       attack: its name, for the title.
       budget: False says that `epsilon` is no budget but the largest change found.
+      names: of the classes, where they are not their numbers.
     """
     labels, before, after = map(np.asarray, (labels, before, after))
     same_length(
@@ -373,7 +378,9 @@ def adversarial(
         f"{int(fooled.sum()):,} of the {counted(int(right.sum()), 'image')} that were "
         f"right{': these survived' * bool(right.any() and not fooled.any())}"
     )
-    captions = [[_verdict(labels[i], p[i]) for i in shown] for p in (before, after)]
+    captions = [
+        [_verdict(labels[i], p[i], names) for i in shown] for p in (before, after)
+    ]
     most = "" if norm != "linf" else "±epsilon" if budget else "±most"
     return _rows_of_tiles(title, {
         "clean": (tiles[0], captions[0], GRAYS),
@@ -384,17 +391,20 @@ def adversarial(
 
 def _rows_of_tiles(title, rows, key, signed, path, dpi):
     """Named rows of images with captions, the key to the second's colors beside it."""
-    width, height = _extent(next(iter(rows.values()))[0])
-    left, step = 1.05, height + CAPTION + GAP  # inches: the names of the rows, a row
-    across = left + len(next(iter(rows.values()))[0]) * (width + GAP)
+    tiles = next(iter(rows.values()))[0]
+    height = _extent(tiles)[1]
+    said = [words for _, captions, _ in rows.values() for words, _ in captions]
+    wide, step, indent, above = _cells(tiles, said)
+    left = 1.05  # inches: the names of the rows
+    across = left + len(tiles) * wide
     ax = _canvas(across + 0.75, len(rows) * step, title)
     middle = {"ha": "right", "va": "center", "fontsize": 9, "color": INK}
     for line, (name, (images, captions, colors)) in enumerate(rows.items()):
-        ax.text(left - 2 * GAP, line * step + CAPTION + height / 2, name, **middle)
+        y = line * step + above
+        ax.text(left - 2 * GAP, y + height / 2, name, **middle)
         for column, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            x = left + column * (width + GAP)
-            _tile(ax, x, line * step, image, *caption, **colors)
-    top, limit = step + CAPTION, signed["vmax"]
+            _tile(ax, left + indent + column * wide, y, image, *caption, **colors)
+    top, limit = step + above, signed["vmax"]
     bar = np.linspace(limit, -limit, 64)
     place = (across, across + 0.12, top + height, top)
     ax.imshow(bar[:, None], extent=place, aspect="auto", **signed)
@@ -405,11 +415,20 @@ def _rows_of_tiles(title, rows, key, signed, path, dpi):
     return save(ax.figure, path, dpi)
 
 
-def _verdict(label, probabilities):
-    """Caption and color: 'is 4, said 9 (99%)', wrong ones in vermilion."""
+def _verdict(label, probabilities, names):
+    """Caption and color: 'is 4, said 9 (99%)', wrong ones in vermilion.
+
+    Names have a line each.
+    """
     said = probabilities.argmax()
-    caption = f"is {label}, said {said} ({percent(probabilities[said])})"
+    is_, was = (_short(names[i]) if names else i for i in (label, said))
+    between = "\n" if names else ", "
+    caption = f"is {is_}{between}said {was} ({percent(probabilities[said])})"
     return caption, RED if said != label else BLUE
+
+
+def _short(name):
+    return as_written(name if len(name) <= LONG else f"{name[: LONG - 1]}…")
 
 
 def round_of_classes(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -450,6 +469,16 @@ def _extent(tiles):
     return TILE * width / max(height, width), TILE * height / max(height, width)
 
 
+def _cells(tiles, captions):
+    """How far images stand apart, across and down, and where in its cell one begins:
+    a caption has the room that it takes."""
+    width, height = _extent(tiles)
+    words = [caption.split("\n") for caption in captions]
+    across = max(width, *(text_width(lines, 8) for lines in words))
+    above = CAPTION * max(map(len, words))
+    return across + GAP, above + height + GAP, (across - width) / 2, above
+
+
 def _canvas(width, height, title):
     """One axes over the whole figure, in inches from the top left below the title.
 
@@ -466,13 +495,11 @@ def _canvas(width, height, title):
 
 
 def _tile(ax, x, y, image, caption, color, **colors):
-    """One image with its caption above; x, y: inches of the caption's top left."""
+    """One image with its caption above; x, y: inches of its top left."""
     width, height = _extent(image[None])
-    top = y + CAPTION
-    extent = (x, x + width, top + height, top)
-    ax.imshow(image, extent=extent, aspect="auto", **colors)
-    ax.add_patch(Rectangle((x, top), width, height, fill=False, ec=GRAY, lw=0.6))
-    ax.text(x + width / 2, top - 0.03, caption, ha="center", fontsize=8, color=color)
+    ax.imshow(image, extent=(x, x + width, y + height, y), aspect="auto", **colors)
+    ax.add_patch(Rectangle((x, y), width, height, fill=False, ec=GRAY, lw=0.6))
+    ax.text(x + width / 2, y - 0.03, caption, ha="center", fontsize=8, color=color)
 
 
 # ---- sweeps

@@ -1,6 +1,6 @@
 """An evaluation as a page, as JSON, as lines on a screen and as pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,7 @@ def write(
     folder: str | Path, e: Evaluation, x: Any, y: Any, outputs: Any, title: str,
     transfer: Transfer | None = None, record: dict[str, Any] | None = None,
     seeds: Mapping[int, Evaluation] | None = None,
+    names: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Write `robustness.json`, `report.md`, `curve.png` and `examples.png`.
 
@@ -220,6 +221,7 @@ def write(
       transfer: who fools whom, for `transfer.png`; None leaves it out.
       record: more for the JSON: command, versions.
       seeds: of a run of several seeds the evaluation of each, `e` being the first.
+      names: of the classes, where they are not their numbers.
 
     Returns:
       The page's path.
@@ -241,7 +243,7 @@ def write(
         "examples.png": lambda path: plots.adversarial(
             x[rows], e.x_adv[rows], y[rows], outputs(x[rows]), outputs(e.x_adv[rows]),
             e.threat.epsilon, path,
-            count=10, norm=e.threat.norm, attack="The suite",
+            count=10, norm=e.threat.norm, attack="The suite", names=names,
         ),
     }  # fmt: skip
     if transfer is not None:

@@ -34,7 +34,7 @@ RESULT = {
         "validation": 5000, "keep": "best", "lr": 0.001, "hidden": [30, 20],
         "patience": None, "note": "a|b",
     },
-    "summary": "dense  784 -> 30   23550\nrelu",
+    "network": {"names": ["zero", "o|ne"]}, "summary": "dense  784 -> 30   23550\nrelu",
     "versions": {
         "jaxnn": "0.1.0", "jax": "0.10.2", "jaxlib": "0.10.1", "numpy": "2.4.6",
         "optax": "0.2.8", "python": "3.11.9",
@@ -47,6 +47,7 @@ SAID = [
     "# Test accuracy 98.13% +- 0.08 (3 seeds)",
     "all 10,000 test images",
     "98.12%, 98.05%, 98.21%",
+    "| classes | zero, o\\|ne |",
     "| epochs trained | 12 |",
     "| epoch of the parameters (the best by validation) | 9, 11, 8 |",
     "| why training ended | early stopping |",

@@ -221,6 +221,8 @@ def test_collapse_is_told_from_a_bad_network():
     assert one is not None
     assert one.kind == "one class"
     assert "class 3" in one.message
+    named = defenses.find_collapse(np.full(100, 3), y, names="abcdefghij")
+    assert "class d" in named.message
     assert defenses.find_collapse(np.eye(10)[y], y) is None
     # labels that are mostly one class are no collapse
     uneven = np.where(np.arange(100) < 70, 1, y)

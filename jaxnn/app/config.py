@@ -233,8 +233,8 @@ class TrainConfig:
     batch_stats: Annotated[Literal["sync", "ghost"], GHOSTS] = "sync"
     """Batch norm's statistics: over the whole batch, or over each device's part."""
     data: Annotated[str, Names("jaxnn.data.sources:SOURCES")] = "mnist"
-    """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, a folder
-    of pictures by class, a zip of any."""
+    """A named data set, or a path: four IDX files, an .npz, a CSV of pixels, parquet, a
+    folder of pictures by class, a zip of any."""
     validation: Annotated[int, Range(0, 10**9)] = 5000
     """Training images kept aside to choose the epoch; of fewer than 10,000 a tenth."""
     attack_images: Annotated[int | None, IMAGES, Usual(lambda c: 2000)] = None
@@ -385,10 +385,16 @@ class EvalConfig(_OfRun):
 
 @dataclass(frozen=True)
 class PredictConfig(_OfRun):
-    """Read digits from picture files: any size, light on dark or dark on light."""
+    """Have a saved run name what is on pictures: a digit, a letter, a thing.
+
+    Any size. Where the run was trained on marks bright on black, such as digits, the
+    ink is looked for (light on dark or dark on light) and placed as theirs; else the
+    whole picture is made the network's size. A picture without a mark is refused, two
+    marks are told, and so is an answer that leads the next by less than 30 points.
+    """
 
     images: Annotated[tuple[Path, ...], PLACE] = ()
-    """Picture files (PNG, JPEG ...), one digit each."""
+    """Picture files (PNG, JPEG ...), or folders of such, one mark or thing each."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Using a saved run: measure it again, read digits from pictures, see its bad step."""
+"""Using a saved run: measure it again, have it read pictures, see its bad step."""
 
 import os
 import shlex
@@ -8,11 +8,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.app.build import build
+from jaxnn.app.build import DataFacts, build
 from jaxnn.app.compile_cache import enable_compile_cache
 from jaxnn.app.config import EvalConfig, PredictConfig, ReplayConfig
 from jaxnn.app.folder import data_of, open_run
-from jaxnn.data import read_digit
+from jaxnn.data.digit_image import MNIST, Marks, ground_of, read_mark
+from jaxnn.data.picture import ENDINGS, read_whole
 from jaxnn.errors import JaxnnError
 from jaxnn.guard.report import Finding
 from jaxnn.guard.repro import replay, save_case
@@ -23,6 +24,8 @@ from jaxnn.train.loss_scale import is_half
 from jaxnn.train.policy import slowable
 
 REPRO = "repro.npz"
+LEAD = 0.3  # probability by which the likeliest class leads where it is sure
+MANY, FEW = 10, 3  # classes up to which all are shown, and how many else
 NAN_CAUSE = (
     "its parameters may hold NaN. Train it again, with --guard raise to see where it "
     "begins."
@@ -60,18 +63,19 @@ def predict_run(config: PredictConfig) -> np.ndarray:
         raise JaxnnError("predict: got no pictures; expected RUN IMAGE.png [...]")
     enable_compile_cache()
     run = open_run(config.run)
-    if tuple(run.facts.in_shape) != (28, 28):
-        raise JaxnnError(
-            f"{run.folder} was trained on inputs {run.facts.in_shape}; pictures can be "
-            "read for 28x28 networks only"
-        )
-    paths, pictures, bad = [], [], []
-    for path in config.images:
+    paths, pictures, bad, said = [], [], [], []
+    found = {given: _files(given) for given in config.images}
+    empty = [path for path, inside in found.items() if not inside]
+    bad += [f"{path}: got a folder without pictures, expected some" for path in empty]
+    for path in (p for given in config.images for p in found[given]):
         try:
-            pictures.append(read_digit(path))
-            paths.append(path)
+            picture, words = _read(path, run.facts)
         except JaxnnError as error:
             bad.append(str(error))
+            continue
+        pictures.append(picture)
+        paths.append(path)
+        said += [f"{path}: {words}"] if words else []
     if not pictures:
         raise JaxnnError("\n".join(bad))
     x = np.stack(pictures)
@@ -80,7 +84,12 @@ def predict_run(config: PredictConfig) -> np.ndarray:
     chance = np.full((len(x), outputs.shape[-1]), np.nan)
     each = run.probabilities(outputs[..., finite, :])
     chance[finite] = each.mean(0) if run.multi_seed else each
-    print(_table(paths, chance))
+    names = run.facts.names or tuple(map(str, range(chance.shape[-1])))
+    print(_table(paths, chance, names))
+    for line in said + _unsure(paths, chance, names):
+        print(f"take care      {line}")
+    if run.multi_seed:
+        print(f"of             {run.config.seeds} networks, whose mean this is")
     if not finite.all():
         bad.append(
             f"{run.folder}: the network's outputs are not finite for "
@@ -97,12 +106,61 @@ def _finite_rows(outputs: np.ndarray, multi_seed: bool) -> np.ndarray:
     return np.asarray(finite.all((0, -1) if multi_seed else -1))
 
 
-def _table(paths: Sequence[Path], chance: np.ndarray) -> str:
-    rows = [["picture", "reads", *map(str, range(chance.shape[-1]))]]
+def _files(path: Path) -> list[Path]:
+    """The picture, or the pictures in a folder and those in it."""
+    if not os.path.isdir(path):
+        return [path]
+    return [p for p in sorted(path.rglob("*")) if p.suffix.lower() in ENDINGS]
+
+
+def _read(path: Path, facts: DataFacts) -> tuple[np.ndarray, str]:
+    """A picture as the network's images are, and what is to be said of it."""
+    shape, marks = tuple(facts.in_shape), facts.marks
+    if marks is None and shape == (28, 28):  # of an earlier version: digits
+        marks = MNIST
+    if marks:
+        picture, two = read_mark(path, shape[0], Marks(*marks))
+        return picture, "two marks, far apart; expected one" if two else ""
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or 1 in shape[:2]:
+        raise JaxnnError(
+            f"{path}: the network takes {shape}, expected one of pictures: (H, W), "
+            "(H, W, 1) or, in color, (H, W, 3)"
+        )
+    picture = read_whole(path, shape[:2] if shape[2:] == (1,) else shape)
+    words = ""
+    if len(shape) == 2 and facts.ground is not None:
+        ground = ground_of(picture[None])
+        if ground is not None and abs(ground - facts.ground) > 128:
+            picture, words = 255 - picture, "dark and bright exchanged, as in training"
+    return picture.reshape(shape), words
+
+
+def _unsure(paths, chance, names) -> list[str]:
+    """Words on pictures whose likeliest class is not `LEAD` ahead of the next."""
+    said = []
+    for path, row in zip(paths, chance, strict=True):
+        second, first = np.argsort(row)[-2:]
+        if row[first] - row[second] < LEAD:  # not where it is NaN
+            each = (f"{names[i]} {100 * row[i]:.0f}%" for i in (first, second))
+            said.append(
+                f"{path}: unsure, {' and '.join(each)}, less than {100 * LEAD:.0f} "
+                "points apart"
+            )
+    return said
+
+
+def _table(paths: Sequence[Path], chance: np.ndarray, names: Sequence[str]) -> str:
+    """A row a picture: all classes, of more than `MANY` the likeliest `FEW`."""
+    many = len(names) > MANY
+    head = [f"{i}." for i in range(1, FEW + 1)] if many else list(names)
+    rows = [["picture", "reads", *head]]
     for path, row in zip(paths, chance, strict=True):
         finite = np.isfinite(row).all()
         shares = [f"{100 * p:.1f}%" if finite else "not finite" for p in row]
-        rows.append([str(path), str(row.argmax()) if finite else "nothing", *shares])
+        if many:
+            best = np.argsort(-row, kind="stable")[:FEW]
+            shares = [f"{names[i]} {shares[i]}" for i in best]
+        rows.append([str(path), names[row.argmax()] if finite else "nothing", *shares])
     return aligned(rows, right=range(1, len(rows[0])))
 
 

@@ -16,6 +16,7 @@ analytic = jax.make_user_context(False)
 reads a derivative off an imaginary part."""
 
 WIDE = (np.float64, np.int64, np.uint64)
+IMAGE, BRIGHT = 64, 128  # numbers in the smallest image, a level that some pixel has
 
 
 def as_array(value: Any, where: str, what: str) -> Any:
@@ -87,6 +88,26 @@ def as_rows(value: Any, where: str, what: str) -> Any:
             "one row"
         )
     return a
+
+
+def check_unit(x: Any, where: str, what: str) -> None:
+    """Raise where x holds pixels of 0 to 255 as other than bytes: no guess is made.
+
+    For such are taken numbers from 0 to 255, some beyond 127, 64 or more in a row, that
+    are whole, or of images with channels (N, H, W, C). Bytes (uint8) become [0, 1].
+    """
+    x = np.asarray(x)
+    if x.dtype in (np.uint8, bool) or x.ndim < 2 or x[0].size < IMAGE:
+        return
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and BRIGHT <= high <= 255):
+        return
+    if x.ndim == 4 or (x == np.trunc(x)).all():
+        raise JaxnnError(
+            f"{where}: got {what} of dtype {x.dtype} from {low:g} to {high:g}, which "
+            "are pixels of bytes; expected pixels in [0, 1]: divide by 255, or give "
+            "them as uint8 (if they are none, standardize them)"
+        )
 
 
 def as_floats(value: Any, where: str, what: str) -> jax.Array:

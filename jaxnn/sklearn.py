@@ -108,9 +108,10 @@ class Network(BaseEstimator):
 
     def _read(self, X, y, reset):
         many = isinstance(self, RegressorMixin)
-        return validate_data(
+        made, y = validate_data(
             self, X, y, reset=reset, dtype=np.float32, multi_output=many, y_numeric=many
         )
+        return _unit(made, X), y
 
     def _train(self, X, y, sample_weight, epochs, start=None):
         outputs = len(self.classes_) if hasattr(self, "classes_") else y.shape[1]
@@ -154,8 +155,13 @@ class Network(BaseEstimator):
 
     def _outputs(self, X):
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float32)
+        X = _unit(validate_data(self, X, reset=False, dtype=np.float32), X)
         return train.predict(self.net_, self.history_.params, self.history_.state, X)
+
+
+def _unit(X, given):
+    """Pixels in [0, 1] where bytes were given, as `jaxnn.fit` takes them."""
+    return X / np.float32(255) if np.asarray(given).dtype == np.uint8 else X
 
 
 class JaxnnClassifier(ClassifierMixin, Network):

@@ -13,9 +13,20 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnn import evaluate, fit, mlp, parallel, predict, residual, serial
+from jaxnn import (
+    Classifier,
+    attacks,
+    evaluate,
+    fit,
+    mlp,
+    parallel,
+    predict,
+    residual,
+    serial,
+)
 from jaxnn import layers as nn
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_array, check_unit
+from jaxnn.data import from_arrays
 from jaxnn.errors import JaxnnError
 from jaxnn.interop import as_jax, from_jax, layer_from_jax
 from jaxnn.losses import LOSSES, mse, sigmoid_cross_entropy
@@ -42,8 +53,8 @@ def fitted(data=(X, Y), net=NET, **options):
     return lambda: fit(net, data, **({"epochs": 1, "batch": 8} | options))
 
 
-def evaluated(x=X, y=Y, net=NET, **options):
-    return lambda: evaluate(net, *trained(), x, y, **options)
+def evaluated(x=X, y=Y, net=NET, given=trained, **options):
+    return lambda: evaluate(net, *given(), x, y, **options)
 
 
 def predicted(x=X, net=NET, given=trained, **options):
@@ -90,6 +101,21 @@ COUNTS = [0, -1, 1.5, "3", None, True, float("nan"), [2]]
 NO_LAYERS = [3, "dense", nn.dense, [nn.dense(3)], None, lambda x: x, jnp.ones(3)]
 
 PRED = X32[:, :3]
+BYTES = np.random.default_rng(0).integers(0, 256, (24, 8, 8)).astype(np.uint8)
+PIXELS = mlp([64, 3])
+
+
+@functools.cache
+def of_pixels():
+    return PIXELS.init(KEY, (8, 8))[:2]
+
+
+# pixels of bytes, but not as bytes: everywhere the same words
+AS_OTHERS = {
+    "floats": BYTES.astype(np.float32), "flat": BYTES.reshape(24, 64).astype(float),
+    "whole": BYTES.astype(np.int64), "lists": BYTES.tolist(),
+    "channels": BYTES[..., None] * 0.99,
+}  # fmt: skip
 
 REFUSED = {
     **{f"fit x: {k}": fitted((x, Y)) for k, x in NO_NUMBERS.items()},
@@ -160,6 +186,22 @@ REFUSED = {
     "fit pixels in floats, validation in bytes": fitted(
         (X - X.min() + 100, Y), validation=((X - X.min()).astype(np.uint8), Y)
     ),
+    **{f"fit pixels: {k}": fitted((x, Y), PIXELS) for k, x in AS_OTHERS.items()},
+    "validation pixels": fitted(
+        (BYTES / 255, Y), PIXELS, validation=(AS_OTHERS["floats"], Y)
+    ),
+    "evaluate pixels": evaluated(AS_OTHERS["floats"], net=PIXELS, given=of_pixels),
+    "predict pixels": predicted(AS_OTHERS["floats"], net=PIXELS, given=of_pixels),
+    "attack pixels": lambda: attacks.fgsm(
+        Classifier(PIXELS, *of_pixels()), AS_OTHERS["floats"], Y, epsilon=0.1
+    ),
+    "attack seeds' params": lambda: attacks.fgsm(
+        Classifier(NET, *stacked()), abs(X32) / 100, Y, epsilon=0.1
+    ),
+    "fit optimiser": fitted(optimiser="adam"),
+    "fit a data set": fitted(from_arrays(BYTES, Y, BYTES, Y, validation=0)),
+    "evaluate weights": evaluated(weights=None),
+    "dense activation": lambda: nn.dense(3, activation="relu"),
     "predict other features": predicted(X[:, :5]),
     "predict one row without its axis": predicted(X[0]),
     "predict seeds' params": predicted(given=stacked),
@@ -246,6 +288,49 @@ NAMES = [re.sub(r" at 0x\w+", "", name) for name in REFUSED]
 @pytest.mark.parametrize("call", REFUSED.values(), ids=NAMES)
 def test_what_cannot_be_is_refused(call):
     with pytest.raises(JaxnnError):
+        call()
+
+
+@pytest.mark.parametrize("name", AS_OTHERS)
+def test_pixels_of_bytes_are_told_from_other_numbers(name):
+    words = r"t: got x of .* expected pixels in \[0, 1\]: divide by 255, or .* uint8"
+    with pytest.raises(JaxnnError, match=words):
+        check_unit(AS_OTHERS[name], "t", "x")
+
+
+def test_other_numbers_are_no_pixels_of_bytes():
+    whole = BYTES.astype(float)
+    for x in (
+        BYTES, whole / 255, whole // 16, whole - 1, whole * 2, whole * 0.99,
+        whole[:, :5, :5], whole - whole.mean(), BYTES > 9, whole[0, 0],
+    ):  # fmt: skip
+        check_unit(x, "t", "x")
+    words = serial(nn.embedding(256, 2), nn.flatten, nn.dense(3))
+    assert fitted((BYTES.reshape(24, 64).astype(int), Y), words)().stopped == "finished"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (fitted(optimiser="adam"), "fit: got optimiser=, did you mean optimizer=?"),
+        (fitted(nb_epochs=3), "did you mean epochs=?"),
+        (fitted(batch_size=3), "did you mean batch=?"),
+        (fitted(validation_data=(X, Y)), "did you mean validation=?"),
+        (evaluated(criterion="mse"), "evaluate: got criterion=, did you mean loss=?"),
+        (lambda: nn.dense(3, activation="relu"), "it takes bias, init, width"),
+        (lambda: nn.dense(3, initializer="he"), "did you mean init=?"),
+        (fitted(optimizer="Adam"), "Did you mean 'adam'?"),
+        (fitted(optimizer="SGD"), "Did you mean 'sgd'?"),
+        (fitted(loss="sparse_categorical_crossentropy"), "'softmax_cross_entropy'?"),
+        (fitted(loss="mean_squared_error"), "Did you mean 'mse'?"),
+        (lambda: attacks.fgsm(Classifier(NET, *stacked()), abs(X32) / 100, Y,
+                              epsilon=0.1), "an axis of seeds in front"),
+        (fitted(from_arrays(BYTES, Y, BYTES, Y, validation=0)), "data.train"),
+        (lambda: nn.relu(), "is a layer already"),
+    ],
+)  # fmt: skip
+def test_what_others_call_it_is_told(call, words):
+    with pytest.raises(JaxnnError, match=re.escape(words)):
         call()
 
 

@@ -58,6 +58,19 @@ def test_a_network_of_ones_own(digits):
     assert clone(model).net == net
 
 
+def test_bytes_are_pixels_and_floats_like_them_are_refused(digits):
+    x, _, y, _ = digits
+    gray = (x[:200] * 15.9).astype(np.uint8)
+    model = JaxnnClassifier((), max_iter=1, random_state=0).fit(gray, y[:200])
+    unit = clone(model).fit(gray / 255, y[:200])
+    np.testing.assert_allclose(
+        model.predict_proba(gray), unit.predict_proba(gray / 255), rtol=1e-5
+    )
+    for call in (clone(model).fit, model.score):
+        with pytest.raises(JaxnnError, match="divide by 255"):
+            call(gray.astype(float), y[:200])
+
+
 def test_early_stopping_and_partial_fit(digits):
     x, _, y, _ = digits
     model = JaxnnClassifier(

@@ -56,7 +56,8 @@ def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
     if low < box[0] - slack or high > box[1] + slack:
         raise JaxnnError(
             f"{attack}: pixels range from {low:g} to {high:g}, expected within the box "
-            f"{box}; let the network own its normalization, or pass box=None"
+            f"{box}; divide pixels of bytes by 255, let the network own its "
+            "normalization, or pass another box="
         )
     return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box)
 

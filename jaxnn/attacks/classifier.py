@@ -177,9 +177,26 @@ def _facts(tree, shapes, shape, dtype):
             out = jax.eval_shape(Classifier.logits, keyed, image)
         except (TypeError, ValueError):
             out = None
+        if out is None and _is_stacked(model, shape):
+            raise JaxnnError(
+                "Classifier: got params and state with an axis of seeds in front; "
+                "expected those of one network, such as the first of them: "
+                "jax.tree.map(lambda a: a[0], (params, state))"
+            ) from None
         if out is None:
             raise
         return Facts(out.shape[-1], True)
+
+
+def _is_stacked(model, shape):
+    def init(key):
+        return model.net.init(key, shape)[:2]
+
+    like = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+    given = jax.tree.leaves((model.params, model.state))
+    return len(like) == len(given) and all(
+        b.shape[1:] == a.shape for a, b in zip(like, given, strict=True)
+    )
 
 
 def black_box(

@@ -31,13 +31,14 @@ from jaxnn.check.tolerance import (
     compare_arrays,
     no_numbers,
 )
-from jaxnn.errors import lookup
+from jaxnn.errors import known_words, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
 from jaxnn.rules.products import policy
 from jaxnn.train.state import cast_floats, to_unit
 
 
+@known_words
 def compare_gradients(
     net: Layer,
     loss: Loss,

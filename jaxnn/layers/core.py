@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.arrays import is_key, is_whole, passes_for_float
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, known_words
 from jaxnn.rules.core import Rule, outline
 
 P = ParamSpec("P")
@@ -256,9 +256,11 @@ def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:
     taken for the same one.
     """
 
+    checked_words = known_words(function)
+
     @functools.wraps(function)
     def make(*args: P.args, **kwargs: P.kwargs) -> Layer:
-        layer = function(*args, **kwargs)
+        layer = checked_words(*args, **kwargs)
         made, bounds = made_by(make, args, kwargs), layer.bounds
         combines = layer.parts or layer.takes == "anything"
         layer = checked(layer) if combines else typed(layer)

@@ -13,7 +13,7 @@ from jaxnn import attacks
 from jaxnn.arrays import as_rows
 from jaxnn.attacks.classifier import Classifier, to_logits
 from jaxnn.data.datasets import stratified_sample, unit_images
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import JaxnnError, known_words, lookup
 from jaxnn.robustness.causes import find_cause
 from jaxnn.robustness.context import CHECKS, Check, CheckContext
 from jaxnn.robustness.masking import LayerGradient
@@ -78,6 +78,7 @@ class Evaluation(NamedTuple):
         return html(head, rows, f"{self.threat}. {self.verdict}")
 
 
+@known_words
 def evaluate(
     model: Classifier, x: Any, y: Any, *, threat: Threat | None = None,
     level: str = "fast", seed: int = 0, sample: int = 500,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxnn import programs
 from jaxnn.arrays import as_rows
 from jaxnn.distributed.mesh import DataParallel, host_array
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, known_words
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, is_correct, softmax_cross_entropy, yes_above
 from jaxnn.train.inputs import (
@@ -18,6 +18,7 @@ from jaxnn.train.inputs import (
     as_targets,
     check_arguments,
     check_params,
+    check_pixels,
     check_targets,
 )
 from jaxnn.train.state import float_type, to_unit
@@ -52,6 +53,7 @@ class Evaluation(NamedTuple):
         return f"<Evaluation: {', '.join(words)}, outputs {self.outputs.shape}>"
 
 
+@known_words
 def predict(
     net: Layer, params: Any, state: Any, x: Any, *, batch: int = 1000,
     seeds: bool = False, parallel: DataParallel | None = None,
@@ -72,6 +74,7 @@ def predict(
     x = as_rows(x, "predict", "x")
     check_arguments("predict", batch=batch)
     check_params("predict", net, params, state, x, seeds)
+    check_pixels("predict", net, x, "x")
     x, axis, batch = host_array(x), int(seeds), min(batch, len(x))
     if parallel is not None:
         batch = -(-batch // parallel.mesh.size) * parallel.mesh.size
@@ -87,6 +90,7 @@ def predict(
     return np.ascontiguousarray(found.swapaxes(0, axis))
 
 
+@known_words
 def evaluate(
     net: Layer, params: Any, state: Any, x: Any, y: Any, *,
     loss: Loss | str = softmax_cross_entropy, batch: int = 1000, seeds: bool = False,

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, known_words
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
@@ -29,6 +29,7 @@ from jaxnn.train.state import Weighted
 from jaxnn.train.step import Defense, make_step
 
 
+@known_words
 def fit(
     net: Layer,
     data: Any,
@@ -73,7 +74,8 @@ def fit(
     Args:
       net: the network.
       data: (x, y): x (N, ...) uint8 pixels, which become [0, 1], or floats and other
-        whole numbers, taken as they are; y (N,) labels of any whole type or bools, or
+        whole numbers, taken as they are (pixels of 0 to 255 among them are refused,
+        see `jaxnn.arrays.check_unit`); y (N,) labels of any whole type or bools, or
         (N, classes). Also lists and what pandas or PyTorch hold.
       targets: y, where x alone is given as `data`: `fit(net, x, y)`.
       validation: (x, y) measured after every epoch: it decides early stopping and

@@ -10,10 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.arrays import as_array, as_rows, first_true, is_float, is_whole
+from jaxnn.arrays import (
+    as_array,
+    as_rows,
+    check_unit,
+    first_true,
+    is_float,
+    is_whole,
+)
 from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line, lookup, require
-from jaxnn.layers import Layer, dense, sigmoid, softmax
+from jaxnn.layers import Layer, dense, embedding, sigmoid, softmax
 from jaxnn.losses import LOSSES, Loss, RegisteredLoss, loss_by_name
 from jaxnn.rules.products import PRECISIONS
 from jaxnn.train.policy import POLICIES
@@ -149,7 +156,10 @@ def data_pair(pair: Any, where: str, name: str) -> tuple[Any, Any]:
     try:
         x, y = pair
     except (TypeError, ValueError):
-        raise JaxnnError(f"{where}: {name} must be a pair (x, y)") from None
+        raise JaxnnError(
+            f"{where}: {name} must be a pair (x, y), got {type(pair).__name__}; of a "
+            "Dataset give its part, data.train"
+        ) from None
     x, y = as_array(x, where, f"{name} x"), as_array(y, where, f"{name} y")
     counts = [len(a) if a.ndim else 0 for a in (x, y)]
     if counts[0] != counts[1] or not counts[0]:
@@ -166,6 +176,17 @@ def data_pair(pair: Any, where: str, name: str) -> tuple[Any, Any]:
                     f"first at index {first_true(bad)}; remove or replace those rows"
                 )
     return x, as_targets(y, where, f"{name} y")
+
+
+def check_pixels(where: str, net: Layer, x: Any, what: str) -> None:
+    """`check_unit` of inputs; an embedding looks up whole numbers of any size."""
+
+    def looks_up(layer):
+        own = layer.made is not None and layer.made.constructor is embedding
+        return own or any(map(looks_up, layer.parts))
+
+    if not looks_up(net):
+        check_unit(x, where, what)
 
 
 def same_scale(x: Any, held: Any, where: str) -> None:
@@ -194,6 +215,8 @@ def checked_data(
     if held is not None:
         held = data_pair(held, where, "validation")
         same_scale(x, held[0], where)
+        check_pixels(where, net, held[0], "validation x")
+    check_pixels(where, net, x, "data x")
     if batch > len(x):
         raise JaxnnError(
             f"{where}: got batch={batch} but only {len(x)} training rows; expected "

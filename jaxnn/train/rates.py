@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.errors import JaxnnError, lookup
+from jaxnn.errors import JaxnnError, known_words, lookup
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import OPTIMIZERS
@@ -67,6 +67,7 @@ class RateSearch:
         return rates(self, path, dpi)
 
 
+@known_words
 def find_lr(
     net: Layer, data: Any, targets: Any = None, *,
     optimizer: str | Callable[[Any], Any] = "adam",

@@ -11,9 +11,9 @@ Names are loaded when first used, so `import jaxnn` and `jaxnn --help` stay inst
 import importlib
 from typing import TYPE_CHECKING
 
-if (
-    TYPE_CHECKING
-):  # what `__getattr__` below gives, spelled out for editors and checkers
+# What `__getattr__` below gives, spelled out for editors and checkers; a function that
+# has its module's name from there, as mypy takes the module from the package.
+if TYPE_CHECKING:
     from jaxnn import (
         app,
         attacks,
@@ -44,7 +44,6 @@ if (
     from jaxnn.check import compare_gradients
     from jaxnn.combine import (
         freeze,
-        mlp,
         parallel,
         remat,
         repeat,
@@ -54,20 +53,16 @@ if (
         siamese,
         stack,
     )
+    from jaxnn.combine.mlp import mlp
     from jaxnn.costs import summary
     from jaxnn.errors import JaxnnError
     from jaxnn.interop import as_jax, from_jax, layer_from_jax
     from jaxnn.layers import Layer
     from jaxnn.rules import RULES, Rule
-    from jaxnn.train import (
-        TrainingError,
-        TrainState,
-        evaluate,
-        fit,
-        make_step,
-        predict,
-    )
+    from jaxnn.train import TrainingError, TrainState, make_step
     from jaxnn.train.checkpoint import load_params, save_params
+    from jaxnn.train.evaluate import evaluate, predict
+    from jaxnn.train.fit import fit
     from jaxnn.train.rates import find_lr
 
 __version__ = "0.1.0"

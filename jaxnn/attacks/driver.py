@@ -10,9 +10,10 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
+from jax import Array
 
 from jaxnn import programs
 from jaxnn.attacks.arguments import (
@@ -29,7 +30,8 @@ from jaxnn.attacks.core import NORMS, margin
 from jaxnn.errors import JaxnnError, lookup, require
 from jaxnn.rules.products import PRECISIONS
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TRACED = ("epsilon", "step_size", "key")
 
@@ -106,7 +108,10 @@ def attack(
     traced: tuple[str, ...] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
     check: Callable[[dict[str, Any], Any], Any] | None = None, in_suite: bool = False,
-) -> Callable[[F], F]:  # fmt: skip
+) -> Callable[
+    [Callable[Concatenate[Classifier, Array, Array, P], R]],
+    Callable[Concatenate[Classifier, Any, Any, P], R],
+]:  # fmt: skip
     """Make an attack of a function `(model, x, y, *, ...)` of traced arrays.
 
     Whole numbers must be at least 1, other numbers at least 0 unless `limits` says
@@ -122,9 +127,13 @@ def attack(
       in_suite: whether `jaxnn.robustness` runs it, too, with its own settings.
     """
 
-    def register(core: F) -> F:
+    def register(
+        core: Callable[Concatenate[Classifier, Array, Array, P], R],
+    ) -> Callable[Concatenate[Classifier, Any, Any, P], R]:
         @functools.wraps(core)
-        def run(model: Classifier, x: Any, y: Any, *more: Any, **options: Any) -> Any:
+        def run(
+            model: Classifier, x: Any, y: Any, *more: P.args, **options: P.kwargs
+        ) -> R:
             return _run(found, model, x, y, more, options)
 
         parameters = list(inspect.signature(core).parameters.values())[3:]
@@ -134,7 +143,7 @@ def attack(
             limits or {}, check, in_suite,
         )  # fmt: skip
         ATTACKS[found.name] = found
-        return cast(F, run)
+        return run
 
     return register
 

@@ -39,7 +39,7 @@ from experiments.robust import Digits
 from jaxnn import Classifier, attacks, defenses, fit, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines, panels
+from jaxnn.plots.panels import lines, panels, show_legend
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import certify, smoothing
 
@@ -227,9 +227,11 @@ def draw(votes, bounds, args) -> Any:
     lines(axes[1], bounds[0]["budgets"], {f"{len(bounds)} seeds": proven},
           "epsilon (largest change of a pixel)", "percent verified of 10,000",
           "interval bounds")  # fmt: skip
-    axes[1].axvline(args.epsilon, color="gray", lw=0.8, ls=":")
+    word = f"attacked within {args.epsilon:g}"
+    axes[1].axvline(args.epsilon, color="gray", lw=0.8, ls=":", label=word)
     for ax in axes:
         ax.set_ylim(-2, 102)
+        show_legend(ax, loc="lower left")
     return figure
 
 

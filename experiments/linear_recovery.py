@@ -156,9 +156,11 @@ def draw(right, matched, same_rate, args: Args) -> Any:
     """Distance to the truth, and the cost with and without the constant."""
     figure, (left, middle) = panels(2, width=4.6, height=3.5)
     steps = np.arange(args.steps)
-    lines(left, steps, {f"{args.seeds} seeds": right["distance"]}, "step",
-          "largest difference to w_real, b_real", "Distance to the truth",
-          log=True)  # fmt: skip
+    # a few end at exactly 0, which has no logarithm
+    far = np.maximum(right["distance"], 1e-9)
+    lines(left, steps, {f"{args.seeds} seeds": far}, "step",
+          "largest difference to w_real, b_real (1e-9 at least)",
+          "Distance to the truth", log=True)  # fmt: skip
     few, rate = 30, args.rate
     tiny = rate * 2 / (args.batch * OUTPUTS)
     off = 1e5  # once off the scale, a curve stays there

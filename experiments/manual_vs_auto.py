@@ -47,7 +47,7 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import BLUE, INK, ORANGE, name_axes, panels
+from jaxnn.plots.panels import BLUE, INK, ORANGE, PAPER, name_axes, panels
 
 
 @dataclass(frozen=True)
@@ -231,10 +231,10 @@ def draw(rows: dict[str, dict], where: str) -> Any:
         for place, value in zip(places, values, strict=True):
             style = {"va": "center", "fontsize": 8.5, "color": INK}
             ax.annotate(
-                f"{value:.2f}", (value, place), (3, 0),
+                f"{value:.2f}", (value, place), (4, 0), bbox=PAPER,
                 textcoords="offset points", **style,
             )  # fmt: skip
-        ax.axvline(1, color=INK, lw=0.9)
+        ax.axvline(1, color=INK, lw=0.9, zorder=1.5)
         ax.set_xlim(0, max(1.25, 1.25 * float(values.max())))
         ax.set_yticks(places, list(rows) if ax is axes[0] else [""] * len(rows))
         name_axes(ax, "by hand / automatic", "", name)

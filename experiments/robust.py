@@ -196,10 +196,11 @@ def trained(
 
 def over_budget(ax: Any, found: Any, epsilon: float, title: str) -> None:
     """What `judged` found over the budget; the one trained for is dotted."""
+    word = f"trained for {epsilon:g}"
+    ax.axvline(epsilon, color="gray", lw=0.8, ls=":", label=word)
     curves = {name: 100 * np.asarray(c) for name, c in found.curve.items()}
     lines(ax, found.epsilons, curves, "epsilon (largest change of a pixel)",
           "percent right of 500", title)  # fmt: skip
-    ax.axvline(epsilon, color="gray", lw=0.8, ls=":")
     ax.set_ylim(-2, 102)
 
 

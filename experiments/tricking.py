@@ -240,23 +240,25 @@ def draw(mean: dict[str, float]) -> Any:
     title = "Pictures that a 784-30-10 network takes for another digit"
     figure, axes = panels(2, width=4.8, height=3.9, title=title)
 
-    def values(**names):
-        return {word.replace("_", " "): 100 * mean[n] for word, n in names.items()}
-
-    bars(axes[0], values(
-        targets_reached_quadratic_cost="success_quadratic",
-        targets_reached_cross_entropy="success_entropy",
-        weights_from_a_wide_start_quadratic_cost="success_quadratic_from_N(0, 1)",
-        weights_from_a_wide_start_cross_entropy="success_entropy_from_N(0, 1)",
-    ), "percent of images", "why the attack fails", form=".1f")  # fmt: skip
-    bars(axes[1], values(
-        static_set_the_retrained="static_retrained",
-        static_set_a_second_plain_one="static_second",
-        static_set_the_attacked_one="static_plain",
-        PGD_on_the_retrained="white_box_retrained",
-        PGD_on_the_plain="white_box_plain",
-    ), "percent right", "is it cured?", form=".1f",
-        marked=["PGD on the retrained", "PGD on the plain"])  # fmt: skip
+    reached = {
+        "quadratic cost": "success_quadratic", "cross-entropy": "success_entropy",
+        "quadratic cost, wide start": "success_quadratic_from_N(0, 1)",
+        "cross-entropy, wide start": "success_entropy_from_N(0, 1)",
+    }  # fmt: skip
+    right = {
+        "examples for the plain one: retrained": "static_retrained",
+        "examples for the plain one: a second plain": "static_second",
+        "examples for the plain one: itself": "static_plain",
+        "PGD on the retrained": "white_box_retrained",
+        "PGD on the plain one": "white_box_plain",
+    }
+    for ax, names, x_name, title in (
+        (axes[0], reached, "percent of targets reached", "why the attack fails"),
+        (axes[1], right, "percent right", "is it cured?"),
+    ):
+        shares = {word: 100 * mean[name] for word, name in names.items()}
+        marked = [word for word in names if word.startswith("PGD")]
+        bars(ax, shares, x_name, title, form=".1f", marked=marked)
     return figure
 
 

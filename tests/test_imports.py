@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import jaxnn
+from jaxnn.traced import source_place
 
 ROOT = Path(jaxnn.__file__).parent
 
@@ -95,6 +97,38 @@ def test_no_module_needs_what_is_private_to_jax_when_it_is_loaded():
             words = " ".join([str(getattr(node, "module", "")), *names])
             found += [path.name] if "jax._src" in words else []
     assert found == []
+
+
+def private(path):
+    """Where a file imports what is private to JAX: (line, whether it may be gone)."""
+    tree = ast.parse(path.read_text("utf-8"))
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        and any("ImportError" in ast.unparse(h.type) for h in node.handlers if h.type)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            words = ast.unparse(node)
+            if any(w in words for w in ("jax._src", "jax.interpreters", "jaxlib.xla")):
+                yield node.lineno, node in guarded
+
+
+def test_what_is_private_to_jax_has_a_second_path():
+    found = {p.name: [*private(p)] for p in ROOT.rglob("*.py") if [*private(p)]}
+    assert {*found} == {"traced.py", "processes.py"}  # a test of each path: below,
+    # and tests/parallel/test_processes.py
+    assert all(guarded for places in found.values() for _, guarded in places)
+
+
+def test_a_jax_that_keeps_its_places_elsewhere_leaves_them_out(monkeypatch):
+    program = jax.make_jaxpr(lambda x: x + 1)(1.0)
+    assert source_place(program.eqns[0])[0] == __file__
+    monkeypatch.delattr(jax._src, "source_info_util")
+    monkeypatch.setitem(sys.modules, "jax._src.source_info_util", None)
+    assert source_place(program.eqns[0]) is None
 
 
 def test_editors_see_every_public_name():

@@ -106,9 +106,9 @@ def draw_digits(learnt: dict, args: Any) -> Any:
     lines(left, steps, curves, unit, f"loss, mean of {window} steps (log scale)",
           "training loss", log=True, legend=False)  # fmt: skip
     sgd = next(iter(curves.values())).mean(0)
-    shares = {name: losses / sgd[None] for name, losses in curves.items()}
-    lines(right, steps, shares, unit, "loss / mean loss of SGD in the same steps",
-          "below 1: faster than SGD")  # fmt: skip
+    shares = {name: losses.mean(0) / sgd for name, losses in curves.items()}
+    lines(right, steps, shares, unit, "mean loss / that of SGD in the same steps",
+          "means over the seeds: below 1 is faster than SGD")  # fmt: skip
     return figure
 
 

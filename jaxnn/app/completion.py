@@ -9,7 +9,7 @@ from jaxnn.app.config import CompletionConfig
 from jaxnn.app.flags import flat
 from jaxnn.app.settings import flag
 
-EVERYWHERE = ["--help", "--config", "--device", "--dpi", "--use"]
+EVERYWHERE = ["--help", "--help-all", "--config", "--device", "--dpi", "--use"]
 
 
 def completion_run(config: CompletionConfig) -> None:

@@ -38,6 +38,7 @@ MARGINS = (0.72, 0.2, 0.52, 0.36)  # inches left, right, below, above: names and
 UNTITLED = (*MARGINS[:3], 0.15)  # of a panel without a title of its own
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, "white", RED])
 THIN = 10  # seeds up to which each is drawn
+PAPER = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1}  # behind words on lines
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend off the curves
 ERRORS = colormaps["Oranges"].with_extremes(under="white", bad="#d4d4d4")
 
@@ -262,7 +263,7 @@ def say_what_is_cut(ax: Any) -> None:
         if out:
             ax.text(
                 0.5, at, f"partly {word}: {', '.join(out)}", va="top", ha="center",
-                transform=ax.transAxes, fontsize=8, color=INK,
+                transform=ax.transAxes, fontsize=8, color=INK, bbox=PAPER,
             )  # fmt: skip
 
 

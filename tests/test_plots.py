@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import combinations, pairwise
 from types import SimpleNamespace
 
@@ -195,6 +196,10 @@ def test_nothing_is_cut_off_in_silence():
     ax.set_ylim(0, 3)
     panels.say_what_is_cut(ax)
     assert [t.get_text() for t in ax.texts] == ["partly above, or not finite: high"]
+    assert not of_runs.rates(SEARCH).axes[0].texts
+    wild = replace(SEARCH, losses=np.array([[0.5, 0.6], [50.0, 60.0]]))
+    (word,) = of_runs.rates(wild).axes[0].texts
+    assert word.get_text() == "partly above, or not finite: median"
 
 
 def test_no_picture_tells_red_from_green():

@@ -36,6 +36,7 @@ from jaxnn.plots.panels import (
     percent,
     same_length,
     save,
+    say_what_is_cut,
     set_scales,
     show_legend,
     text_width,
@@ -525,16 +526,17 @@ def rates(found: Any, path: str | Path | None = None, dpi: int | None = None) ->
     )  # fmt: skip
     ax.plot(at, middle, "o-", color=BLUE, lw=1.7, ms=3.5, label="median")
     ax.axhline(found.start, color=GRAY, lw=1, ls=":", label="before the first step")
-    ax.axvspan(found.low, found.high, color=GREEN, alpha=0.15, lw=0, label="as good")
-    ax.axvline(found.suggestion, color=INK, lw=1.2, ls="--", label="suggested")
-    if found.breaks is not None:
-        ax.axvline(found.breaks, color=RED, lw=1.2, ls="-.", label="a seed fails")
     ax.set_xlim(found.rates[0] / 1.3, found.rates[-1] * 1.3)
     # what a broken run reached would press the others together
     low = np.nanmin(losses)
     ax.set_ylim(min(low / 1.5, found.start / 2), max(found.start, low) * 2)
     set_scales(ax, log=True, log_x=True)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    say_what_is_cut(ax)
+    ax.axvspan(found.low, found.high, color=GREEN, alpha=0.15, lw=0, label="as good")
+    ax.axvline(found.suggestion, color=INK, lw=1.2, ls="--", label="suggested")
+    if found.breaks is not None:
+        ax.axvline(found.breaks, color=RED, lw=1.2, ls="-.", label="a seed fails")
     title = f"Suggested learning rate {found.suggestion:.3g}"
     name_axes(ax, "learning rate", "training loss, last fifth of the steps", title)
     show_legend(ax, loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -10,10 +10,9 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
-from jax import Array
 
 from jaxnn import programs
 from jaxnn.attacks.arguments import (
@@ -30,8 +29,7 @@ from jaxnn.attacks.core import NORMS, margin
 from jaxnn.errors import JaxnnError, lookup, require
 from jaxnn.rules.products import PRECISIONS
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 TRACED = ("epsilon", "step_size", "key")
 
@@ -108,10 +106,7 @@ def attack(
     traced: tuple[str, ...] = (),
     limits: Mapping[str, tuple[float, float]] | None = None,
     check: Callable[[dict[str, Any], Any], Any] | None = None, in_suite: bool = False,
-) -> Callable[
-    [Callable[Concatenate[Classifier, Array, Array, P], R]],
-    Callable[Concatenate[Classifier, Any, Any, P], R],
-]:  # fmt: skip
+) -> Callable[[F], F]:  # fmt: skip
     """Make an attack of a function `(model, x, y, *, ...)` of traced arrays.
 
     Whole numbers must be at least 1, other numbers at least 0 unless `limits` says
@@ -127,13 +122,9 @@ def attack(
       in_suite: whether `jaxnn.robustness` runs it, too, with its own settings.
     """
 
-    def register(
-        core: Callable[Concatenate[Classifier, Array, Array, P], R],
-    ) -> Callable[Concatenate[Classifier, Any, Any, P], R]:
+    def register(core: F) -> F:
         @functools.wraps(core)
-        def run(
-            model: Classifier, x: Any, y: Any, *more: P.args, **options: P.kwargs
-        ) -> R:
+        def run(model: Classifier, x: Any, y: Any, *more: Any, **options: Any) -> Any:
             return _run(found, model, x, y, more, options)
 
         parameters = list(inspect.signature(core).parameters.values())[3:]
@@ -143,7 +134,7 @@ def attack(
             limits or {}, check, in_suite,
         )  # fmt: skip
         ATTACKS[found.name] = found
-        return run
+        return cast(F, run)
 
     return register
 

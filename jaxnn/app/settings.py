@@ -251,7 +251,9 @@ def saved_in(where: str | Path) -> Iterator[None]:
     try:
         yield
     except JaxnnError as error:
-        raise JaxnnError(f"{where}: {error}; it was edited or damaged") from error
+        foreign = str(error).startswith(("unknown layer", "unknown loss"))
+        use = ", or it needs the --use of its training" if foreign else ""
+        raise JaxnnError(f"{where}: {error}; it was edited or damaged{use}") from error
 
 
 # ---- the types of settings

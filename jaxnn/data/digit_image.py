@@ -18,6 +18,7 @@ from jaxnn.data.picture import CONTRAST, bad_picture, gray_levels, open_picture,
 SIDE = 28  # pixels
 _FAINT = 0.2  # of the strongest ink: paler pixels do not widen the box
 _NOISE = 6.0  # standard deviations of the background that are not ink
+MOTTLED = 128.0  # levels of noise from which a ground is none
 SAMPLE = 1000  # images that are enough to measure a set by
 APART, SHARE = 0.05, 0.2
 """Two marks are those that an empty band divides, as wide as this share of the longer
@@ -170,6 +171,11 @@ def _strength(gray: np.ndarray, path: str | Path) -> tuple[np.ndarray, float]:
     ink = (above if above.max() >= -above.min() else -above).clip(0)
     ink[ink <= noise / 2] = 0
     least = max(CONTRAST, noise)
+    if noise > MOTTLED:
+        raise bad_picture(
+            path, "a picture whose border is of many levels",
+            "a mark on plain ground, as the training images are", "Crop it to one.",
+        )  # fmt: skip
     if ink.max() < least:
         raise bad_picture(
             path, f"a blank picture (its strongest mark is {ink.max():.0f} of 255)",

@@ -167,6 +167,8 @@ def test_what_a_file_registers_is_known_to_every_command(digits):
     assert run("compare", "x", "--use", "own.py", "--dtypes", "float64").status == 0
     assert "darker" in run("attack", "--help", "--use", "own.py").out
     assert "no such file" in refused("eval", "x", "--use", "nothing.py")
+    del LAYERS["twice"]
+    assert "or it needs the --use of its training" in refused("eval", "x")
     assert "cannot be imported" in refused("eval", "x", "--use", "no.such.module")
     Path("bad.py").write_text("x = 1\nraise ValueError('mine')\n")
     assert "bad.py line 2" in refused("eval", "x", "--use", "bad.py")

@@ -195,6 +195,13 @@ def test_a_picture_without_ink_is_refused(tmp_path, name):
         read_digit(path)
 
 
+def test_a_photograph_is_no_mark_and_that_is_said(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    path = _save(tmp_path / "photo.png", photo)
+    with pytest.raises(JaxnnError, match=r"border is of many levels, .*plain ground"):
+        read_digit(path)
+
+
 @pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
 def test_a_film_is_not_one_picture(tmp_path, digits, kind):
     page = np.kron(digits[0], np.ones((4, 4))).astype(np.uint8)

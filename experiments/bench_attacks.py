@@ -12,22 +12,33 @@ numbers, which the gradients of sure networks may be full of, for 0, as XLA does
 Expected: with early stop at least 3 times as fast as each. Stopping early gains nothing
 on a network that holds, so all of it is run again on one trained by PGD-7. "Products
 alone", no rival but a yardstick, says how little of `pgd` is anything else.
+
+    python -m experiments.bench_attacks --part precision    about five minutes
+
+PGD-40, and training on PGD-7 and by TRADES, in float32 and with products in bfloat16,
+beside the products alone in either: how much sooner is it done, and is it as good? What
+was attacked or trained in bfloat16 is judged in float32. Expected: the same accuracy
+under attack, within the error of so many images or seeds.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from experiments.common import Line, conclude, main, verdicts
+from experiments import bench
+from experiments.common import Line, conclude, main, record, verdicts
 from experiments.pictures import bars
 from experiments.robust import accuracy, attack_all, digits, trained
-from experiments.turns import in_turn, ratio
-from jaxnn import Classifier, attacks, defenses, mlp
+from experiments.turns import Program, in_turn, ratio
+from jaxnn import Classifier, attacks, defenses, make_step, mlp
+from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots.panels import panels
+from jaxnn.rules.products import PRECISIONS, policy, product, product_nt
 
 EPSILON, STEPS = 0.1, 40
 SIZE = 2.5 * EPSILON / STEPS
@@ -46,6 +57,12 @@ class Args:
     """Images a call, of all programs."""
     epochs: int = 3
     """Of training."""
+    part: Literal["rivals", "precision"] = "rivals"
+    """What is measured."""
+    seeds: int = 3
+    """Networks trained in each precision, for their accuracy."""
+    steps: int = 75
+    """Of training, in a turn of each program."""
 
 
 def ours(
@@ -141,7 +158,10 @@ def as_shipped(attack: Callable[[int], Any]) -> Callable[[int], Any]:
     return run
 
 
-def products_alone(net: Classifier, data: Any, batch: int) -> Callable[[int], Any]:
+def products_alone(
+    net: Classifier, data: Any, batch: int, steps: int = STEPS,
+    precision: str = "float32",
+) -> Callable[[int], Any]:  # fmt: skip
     """No rival but a yardstick: the matrix products of 40 gradients, nothing else."""
     ws = [p["w"] for p in net.params if isinstance(p, dict)]
     flat = jnp.asarray(data.x).reshape(-1, batch, data.x[0].size)
@@ -150,13 +170,14 @@ def products_alone(net: Classifier, data: Any, batch: int) -> Callable[[int], An
     def all_steps(flat):
         def step(_, x):
             z = x
-            for w in ws:
-                z = z @ w
-            for w in ws[::-1]:
-                z = z @ w.T
+            with policy(precision=precision):
+                for w in ws:
+                    z = product(z, w)
+                for w in ws[::-1]:
+                    z = product_nt(z, w)
             return x + 1e-9 * z
 
-        return jax.lax.map(lambda x: jax.lax.fori_loop(0, STEPS, step, x), flat)
+        return jax.lax.map(lambda x: jax.lax.fori_loop(0, steps, step, x), flat)
 
     return lambda number: np.asarray(all_steps(flat)).reshape(data.x.shape)
 
@@ -210,8 +231,99 @@ def compared(net: Classifier, data: Any, args: Args, what: str) -> dict[str, Any
     }  # fmt: skip
 
 
+TRAINING = {"PGD-7": defenses.pgd(EPSILON), "TRADES": defenses.trades(EPSILON)}
+
+
+def training(what: str, data: Any, args: Args, precision: str) -> dict[str, Program]:
+    """Some steps of it, and at least their matrix products."""
+    net, batch, count = mlp(list(args.widths)), 128, 128 * args.steps
+    x, y = (a[:count] for a in data.train)
+    x = x.reshape(count, -1)
+    step = make_step(
+        net, softmax_cross_entropy, optax.adam(1e-3), defense=TRAINING[what],
+        watch_update=False, precision=precision,
+    )  # fmt: skip
+    start = Classifier(net, net.init(jax.random.key(0), x.shape[1:])[0])
+    few, steps = data._replace(x=data.x[:count]), TRAINING[what].attack_steps or 0
+    attack = products_alone(start, few, batch, steps, precision)
+    learn = bench.products_alone(args.widths, batch, args.steps, precision=precision)
+
+    def alone(number):
+        attack(number)
+        for _ in range(2 if what == "TRADES" else 1):  # images, and their neighbors
+            learn(number)
+
+    return {
+        f"training by {what}": bench.scanned(step, net, step.optimizer, x, y, batch),
+        f"training by {what}, products alone": alone,
+    }
+
+
+def in_precision(
+    data: Any, args: Args, precision: str, networks: dict[str, Classifier]
+) -> tuple[dict[str, Program], dict[str, list[float]]]:
+    """Programs in a precision, and what attacks leave: of a network, of each seed."""
+    run, left = {}, {}
+    for what, net in networks.items():
+        net = replace(net, precision=precision)
+        run[f"PGD-{STEPS}, {what}"] = ours(net, data, args.batch)
+        early = ours(net, data, len(data.y), early_stop=True)
+        run[f"PGD-{STEPS}, early stop, {what}"] = early
+    left = {name: [accuracy(net, p(0), data.y)] for name, p in run.items()}
+    run[f"PGD-{STEPS}, products alone"] = products_alone(
+        networks["plain"], data, args.batch, precision=precision
+    )
+    for what, defense in TRAINING.items():
+        run |= training(what, data, args, precision)
+        left[f"training by {what}"] = [
+            accuracy(net, ours(net, data, args.batch)(0), data.y)
+            for net in trained(
+                data, args.seeds, args.epochs, mlp(list(args.widths)),
+                defense=defense, precision=precision,
+            )
+        ]  # fmt: skip
+    return run, left
+
+
+def precisions(args: Args) -> None:
+    """bfloat16 beside float32; writes results/bench_attacks-precision.json."""
+    data, layer = digits(), mlp(list(args.widths))
+    networks = {
+        what: trained(data, 1, args.epochs, layer, defense=defense)[0]
+        for what, defense in {"plain": None, "PGD-7": TRAINING["PGD-7"]}.items()
+    }
+    made = {p: in_precision(data, args, p, networks) for p in PRECISIONS}
+    found = in_turn(
+        {f"{name}, {p}": one for p in made for name, one in made[p][0].items()},
+        args.rounds,
+    )
+    values, lines = {}, []
+    (_, exact), (_, rounded) = made.values()
+    for name in made["float32"][0]:
+        share = ratio(found, f"{name}, bfloat16", f"{name}, float32")
+        seconds = found[f"{name}, float32"]["median"]
+        print(f"  {name:<40}{seconds:>7.2f} s in float32, bfloat16 takes {share:.2f}")
+        values[name] = {"bfloat16_over_float32": share, "float32_seconds": seconds}
+        if name in exact:
+            pair = np.array([exact[name], rounded[name]])
+            values[name] |= {"left": dict(zip(PRECISIONS, pair.tolist(), strict=True))}
+            error = np.sqrt(pair.mean() * (1 - pair.mean()) / len(data.y))
+            if pair.shape[1] > 1:
+                error = max(error, *pair.std(1, ddof=1))
+            gap = pair[1].mean() - pair[0].mean()
+            lines.append(Line(f"{name}: more left", gap, -2 * error, 2 * error))
+    expected = verdicts(*lines)
+    record(
+        "bench_attacks-precision", args,
+        {"compared": values, "programs": found, "expected": expected},
+        module="bench_attacks",
+    )  # fmt: skip
+
+
 def run(args: Args) -> None:
     """Train, attack in turn; writes results/bench_attacks.json."""
+    if args.part == "precision":
+        return precisions(args)
     data, name = digits(), "-".join(map(str, args.widths))
     kinds = {name: {}, f"{name} trained by PGD-7": {"defense": defenses.pgd(EPSILON)}}
     plain, robust = (

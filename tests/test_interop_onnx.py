@@ -82,85 +82,106 @@ def test_a_layer_without_a_form_is_named():
 # ---- read
 
 
-def graph(nodes, arrays, in_shape):
-    """An ONNX model of nodes (operation, inputs, settings), each on the one before."""
-    made, live = [], "input"
-    for i, (op, inputs, settings) in enumerate(nodes):
-        given = [live if name == "x" else name for name in inputs]
-        live = f"y{i}" if settings.pop("follow", True) else live
-        outputs = [settings.pop("output", live)]
-        made.append(onnx.helper.make_node(op, given, outputs, **settings))
-    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    constants = [
-        onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()
-    ]
-    whole = onnx.helper.make_graph(
-        made, "network", [value("input", kind, in_shape)], [value(live, kind, None)],
-        constants,
-    )  # fmt: skip
-    opset = [onnx.helper.make_opsetid("", 17)]
-    return onnx.helper.make_model(whole, ir_version=8, opset_imports=opset)
-
-
-def weights(**shapes):
+def model(in_shape, nodes, arrays, opset=17):
+    """An ONNX model of x -> y in ONNX's own text; arrays drawn by shape, or given."""
+    head = f'<ir_version: 8, opset_import: ["": {opset}]> net '
+    made = onnx.parser.parse_model(
+        f"{head}(float[{in_shape}] x) => (float[N, M] y) {{ {nodes} }}"
+    )
     rng = np.random.default_rng(3)
-    return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    for name, a in arrays.items():
+        a = a if isinstance(a, np.ndarray) else 0.4 * rng.normal(size=a)
+        a = a.astype(np.float32) if a.dtype.kind == "f" else a.astype(np.int64)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(a, name))
+    return made
 
 
-def aside(op, inputs, output, **settings):
-    """A node that is not on the chain."""
-    return op, inputs, {"follow": False, "output": output, **settings}
-
-
-AXIS = {"axis": 0}
-CONV = graph(  # as PyTorch writes `x.view(x.size(0), -1)` behind convolutions
-    [
-        ("Sub", ["x", "mean"], {}), ("Div", ["x", "std"], {}),
-        ("Conv", ["x", "k", "kb"], {"strides": [2, 1], "pads": [1, 0, 1, 2]}),
-        ("BatchNormalization", ["x", "g", "be", "m", "v"], {"epsilon": 1e-3}),
-        ("Relu", ["x"], {}), ("Conv", ["x", "k2"], {"group": 2}),
-        ("Add", ["x", "k2b"], {}), ("LeakyRelu", ["x"], {"alpha": 0.2}),
-        ("MaxPool", ["x"], {"kernel_shape": [2, 2], "strides": [1, 2]}),
-        aside("Shape", ["x"], "shape"), aside("Gather", ["shape", "zero"], "n", **AXIS),
-        aside("Unsqueeze", ["n", "zeros"], "n1"),
-        aside("Concat", ["n1", "rest"], "sizes", **AXIS),
-        ("Reshape", ["x", "sizes"], {}), ("MatMul", ["x", "w"], {}),
-        ("Add", ["x", "b"], {}), ("Sigmoid", ["x"], {}), ("Mul", ["x", "scale"], {}),
-        ("Gemm", ["x", "w2", "b2"], {"transB": 1, "alpha": 0.5}),
-    ],
-    weights(
-        k=(4, 1, 3, 3), kb=(4,), g=(4,), be=(4,), m=(4,), k2=(6, 2, 2, 2),
-        k2b=(6, 1, 1), w=(24, 5), b=(5,), scale=(1, 5), w2=(3, 5), b2=(3,),
-    ) | {
-        "v": np.arange(1, 5, dtype=np.float32), "mean": np.float32([[[[0.13]]]]),
-        "std": np.float32(0.3), "zero": np.int64(0), "zeros": np.int64([0]),
-        "rest": np.int64([-1]),
-    },
-    [1, 1, 8, 6],
-)  # fmt: skip
-DENSE = graph(  # as TensorFlow writes it, for a column of pixels
-    [
-        ("MatMul", ["w", "x"], {}), ("Add", ["x", "b"], {}), ("Relu", ["x"], {}),
-        ("MatMul", ["w2", "x"], {}), ("Add", ["x", "b2"], {}), ("Flatten", ["x"], {}),
-        ("Softmax", ["x"], {}),
-    ],
-    weights(w=(5, 48), b=(1, 5, 1), w2=(3, 5), b2=(3, 1)),
-    [1, 48, 1],
-)  # fmt: skip
+READ = {
+    # as PyTorch writes `x.view(x.size(0), -1)` behind convolutions
+    "conv": ("1, 1, 8, 6", """
+        a = Sub(x, mean)  b = Div(a, std)
+        c = Conv<strides = [2, 1], pads = [1, 0, 1, 2]>(b, k, kb)
+        d = BatchNormalization<epsilon = 0.001>(c, g, be, m, v)  e = Relu(d)
+        f = Conv<group = 2>(e, k2)  h = Add(f, k2b)  i = LeakyRelu<alpha = 0.2>(h)
+        j = MaxPool<kernel_shape = [2, 2], strides = [1, 2]>(i)
+        shape = Shape(j)  n = Gather<axis = 0>(shape, zero)  n1 = Unsqueeze(n, zeros)
+        sizes = Concat<axis = 0>(n1, rest)  o = Reshape(j, sizes)  p = MatMul(o, w)
+        q = Add(p, b1)  r = Sigmoid(q)  s = Mul(r, scale)
+        y = Gemm<transB = 1, alpha = 0.5>(s, w2, b2)""", {
+        "mean": np.array([[[[0.13]]]]), "std": np.array(0.3), "zero": np.array(0),
+        "zeros": np.array([0]), "rest": np.array([-1]), "k": (4, 1, 3, 3), "kb": (4,),
+        "g": (4,), "be": (4,), "m": (4,), "v": np.arange(1.0, 5), "k2": (6, 2, 2, 2),
+        "k2b": (6, 1, 1), "w": (24, 5), "b1": (5,), "scale": (1, 5), "w2": (3, 5),
+        "b2": (3,),
+    }),
+    # as TensorFlow writes it, for a column of pixels
+    "column": ("1, 48, 1", """
+        a = MatMul(w, x)  b = Add(a, b1)  c = Relu(b)  d = MatMul(w2, c)
+        e = Add(d, b2)  f = Flatten(e)  y = Softmax(f)""", {
+        "w": (5, 48), "b1": (1, 5, 1), "w2": (3, 5), "b2": (3, 1),
+    }),
+    "column without a batch": ("48, 1", """
+        a = Gemm<alpha = 0.5, beta = 2.0>(w, x, b1)  b = Tanh(a)
+        c = Gemm<transA = 1, transB = 1>(b, w2)  d = Gemm<transB = 1>(w3, c)
+        e = Relu(d)  f = Transpose(e)  y = Gemm<transB = 1>(w4, f, b4)""", {
+        "w": (5, 48), "b1": (5, 1), "w2": (4, 5), "w3": (6, 4), "w4": (3, 6),
+        "b4": (3, 1),
+    }),
+    "no axis but the pixels'": ("48", """
+        a = MatMul(x, w)  b = Add(a, b1)  c = Relu(b)  d = Unsqueeze(c, zero)
+        e = Gemm<beta = 0.5>(d, w2, b2)  f = Squeeze(e)  y = Softmax<axis = 0>(f)""", {
+        "w": (48, 5), "b1": (5,), "zero": np.array([0]), "w2": (5, 3), "b2": (3,),
+    }),
+    "channels last": ("N, 8, 6, 1", """
+        a = Transpose<perm = [0, 3, 1, 2]>(x)
+        b1 = Conv<dilations = [2, 1], pads = [2, 1, 2, 1]>(a, k, kb)
+        b = MaxPool<kernel_shape = [2, 2], auto_pad = "SAME_UPPER">(b1)
+        c = Conv<group = 4, strides = [2, 2], pads = [1, 1, 1, 1]>(b, k2)
+        d = AveragePool<kernel_shape = [3, 2], pads = [1, 1, 1, 0],
+            count_include_pad = 1>(c)
+        e = AveragePool<kernel_shape = [2, 2], pads = [1, 0, 0, 1]>(d)
+        f = Transpose<perm = [0, 2, 3, 1]>(e)  h = Reshape(f, sizes)
+        y = MatMul(h, w)""", {
+        "k": (4, 1, 3, 3), "kb": (4,), "k2": (8, 1, 3, 3), "sizes": np.array([-1, 96]),
+        "w": (96, 3),
+    }),
+    "constants": ("N, 1, 8, 6", """
+        c = Constant<value = float {2.0}>()  d = Identity(x)  e, mask = Dropout(d)
+        f = Sub(c, e)  h = Mul(f, row)  i = Add(full, h)  j = Conv(i, k)
+        l = Sub(kb, j)  m = Div(l, c)  n = Mul(m, gates)  o = Relu(n)
+        p = GlobalMaxPool(o)  q = Squeeze<axes = [2, 3]>(p)  k3 = Transpose(w)
+        k4 = Unsqueeze<axes = [0]>(kb2)  r = MatMul(q, k3)  y = Add(r, k4)""", {
+        "row": (6,), "full": (1, 8, 6), "k": (4, 1, 3, 3), "kb": (1, 4, 1, 1),
+        "gates": (6, 4), "w": (3, 4), "kb2": (3,),
+    }, 11),
+    "branches": ("N, 1, 8, 6", """
+        a = Conv<pads = [1, 1, 1, 1]>(x, k, kb)
+        b = BatchNormalization(a, g, be, m, v)  c = Relu(b)
+        d = Conv<pads = [1, 1, 1, 1]>(c, k2)  e = Relu(d)  f = Conv(e, k3, kb)
+        h = Add(f, c)  i = Relu(h)
+        j = Conv<strides = [2, 2]>(i, k4)  l = Conv<strides = [2, 2]>(i, k3)
+        l1 = Sigmoid(l)  n = Sum(l1, j)  n1 = Tanh(n)  o = Max(n1, n)
+        p = Concat<axis = 1>(o, n)  q = Mul(p, p)  r = GlobalAveragePool(q)  s = Flatten(r)
+        t = Gemm(s, w)  u = Tanh(t)  y = Add(u, t)""", {
+        "k": (4, 1, 3, 3), "kb": (4,), "g": (4,), "be": (4,), "m": (4,),
+        "v": np.arange(1.0, 5), "k2": (4, 4, 3, 3), "k3": (4, 4, 1, 1),
+        "k4": (4, 4, 1, 1), "w": (8, 3),
+    }),
+}  # fmt: skip
 
 
 def outputs(path, x):
-    read = from_onnx(path, IMAGE)
+    read = from_onnx(path, x.shape[1:])
     out = read.net.forward(read.params, read.state, x, train=False)[0]
     return np.asarray(out)
 
 
-@pytest.mark.parametrize("model", [CONV, DENSE], ids=["conv", "dense"])
-def test_a_network_from_elsewhere_gives_what_onnxruntime_gives(model, tmp_path):
-    onnx.save(model, tmp_path / "net.onnx")
-    x, shape = images(*IMAGE, count=20), model.graph.input[0].type.tensor_type.shape
-    sizes = [d.dim_value for d in shape.dim]
-    want = np.concatenate([ran(model, row.reshape(sizes)) for row in x])
+@pytest.mark.parametrize("name", READ)
+def test_a_network_from_elsewhere_gives_what_onnxruntime_gives(name, tmp_path):
+    given, x = model(*READ[name]), images(*IMAGE, count=20)
+    onnx.save(given, tmp_path / "net.onnx")
+    sizes = [d.dim_value or 1 for d in given.graph.input[0].type.tensor_type.shape.dim]
+    want = np.concatenate([ran(given, row.reshape(sizes)).reshape(1, -1) for row in x])
     got = outputs(tmp_path / "net.onnx", x)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
@@ -175,16 +196,54 @@ def test_what_was_written_is_read_again(name, tmp_path):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_no_chain_is_refused(tmp_path):
-    loop = graph([("Relu", ["x"], {}), ("Add", ["x", "input"], {})], {}, [1, 48])
-    for model, words in (
-        (loop, "takes two values of the graph"),
-        (graph([("Erf", ["x"], {})], {}, [1, 48]), "Erf y0: this operation is not"),
-        (graph([("Relu", ["x"], {})], {}, [1, 40]), "takes inputs .*40"),
-    ):
-        onnx.save(model, tmp_path / "net.onnx")
-        with pytest.raises(JaxnnError, match=words):
-            from_onnx(tmp_path / "net.onnx", IMAGE)
-    (tmp_path / "net.onnx").write_bytes(b"no graph")
-    with pytest.raises(JaxnnError, match="cannot be read as ONNX"):
+W = {"w": (48, 4), "u": (4, 4)}
+REFUSED = {
+    "its parameters would be there twice": (
+        "1, 48", "a = MatMul(x, w)  b = MatMul(a, u)  c = Concat<axis = 1>(x, a, b)"
+        "  y = MatMul(c, v)", W | {"v": (56, 3)},
+    ),
+    "Erf y: this operation is not known here": ("1, 48", "y = Erf(x)", {}),
+    "known here on two values": ("1, 48", "a = MatMul(x, w)  y = Div(a, a)", W),
+    "takes inputs .*40": ("1, 40", "y = Relu(x)", {}),
+    "axes without a size": ("N, M", "y = Relu(x)", {}),
+    "the batch as the first axis": (
+        "N, 48", "y = Reshape(x, n)", {"n": np.array([-1])}
+    ),
+    "the axis that is summed over": ("N, 48", "y = Gemm<transA = 1>(x, v)",
+        {"v": (1, 3)}),
+    "the batch becomes the last axis": ("N, 48", "y = Gemm<transB = 1>(v, x)",
+        {"v": (3, 48)}),
+    "the batch to stay first": ("N, 48", "y = Transpose(x)", {}),
+    "a constant over a value": ("1, 48", "y = Div(b, x)", {"b": (48,)}),
+    "objects cannot be broadcast": ("1, 48", "y = Add(x, b)", {"b": (4, 12)}),
+    "ceil_mode": (
+        "1, 1, 8, 6", "y = MaxPool<kernel_shape = [2, 2], ceil_mode = 1>(x)", {}
+    ),
+    "ConstantOfShape c: .* not known here of constants": (
+        "1, 48", "c = ConstantOfShape(n)  y = Add(x, c)", {"n": np.array([10**12])}
+    ),
+    "up to 1e.12 constants": ("1, 48", "c = Add(a, b)  y = Add(x, c)",
+        {"a": (10**6, 1), "b": (1, 10**6)}),
+    "takes z, which nothing here makes": ("1, 48", "y = Add(x, z)", {}),
+    "does not depend on its input": ("1, 48", "y = Identity(b)", {"b": (1, 3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_be_read_is_told(words, tmp_path):
+    onnx.save(model(*REFUSED[words]), tmp_path / "net.onnx")
+    with pytest.raises(JaxnnError, match=words):
         from_onnx(tmp_path / "net.onnx", IMAGE)
+
+
+def test_a_file_that_is_no_graph_or_not_whole_is_told(tmp_path):
+    path, given = tmp_path / "net.onnx", model(*READ["column"])
+    onnx.save(
+        given, path, save_as_external_data=True, location="net.data", size_threshold=0
+    )
+    assert outputs(path, images(*IMAGE, count=2)).shape == (2, 3)
+    (tmp_path / "net.data").unlink()
+    for content in (path.read_bytes(), given.SerializeToString()[:-100], b"no graph"):
+        path.write_bytes(content)
+        with pytest.raises(JaxnnError, match="cannot be read as ONNX"):
+            from_onnx(path, IMAGE)

@@ -1,5 +1,6 @@
 """`jaxnn export` and `jaxnn import`: networks to and from other programs, checked."""
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -103,18 +104,24 @@ def _run_onnx(model: bytes | str, x: np.ndarray) -> np.ndarray:
     """The outputs that onnxruntime gives; in batches of one where the file says so."""
     import onnxruntime
 
-    kind = {"tensor(double)": np.float64, "tensor(float16)": np.float16}
+    kinds = {
+        "tensor(float)": np.float32, "tensor(double)": np.float64,
+        "tensor(float16)": np.float16,
+    }  # fmt: skip
     try:
         session = onnxruntime.InferenceSession(model)
-        given, size = session.get_inputs()[0], len(x)
+        (given,) = session.get_inputs()
+        (out,) = (o.name for o in session.get_outputs() if o.type in kinds)
         shape = [d if isinstance(d, int) else -1 for d in given.shape]
-        rows = shape[0] if shape[0] > 0 else size
-        x = x.astype(kind.get(given.type, np.float32)).reshape(-1, *shape[1:])
+        if (*shape[2:], shape[1]) == x.shape[1:]:  # channels first
+            x = np.moveaxis(x, -1, 1)
+        x, size = np.ascontiguousarray(x, kinds[given.type]), math.prod(x.shape[1:])
+        rows = len(x) if shape[0] < 0 else math.prod(shape) // size
         parts = [
-            session.run(None, {given.name: x[i : i + rows]})[0].reshape(rows, -1)
-            for i in range(0, size - rows + 1, rows)
+            session.run([out], {given.name: x[i : i + rows].reshape(shape)})[0]
+            for i in range(0, len(x) - rows + 1, rows)
         ]
-        return np.concatenate(parts)
+        return np.concatenate([part.reshape(rows, -1) for part in parts])
     except Exception as error:  # onnxruntime has exceptions of its own
         raise JaxnnError(f"onnxruntime cannot run it: {first_line(error)}") from error
 

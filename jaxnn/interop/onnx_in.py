@@ -1,10 +1,11 @@
-"""ONNX graphs as networks: a chain of layers, as competitions of verifiers write it.
+"""ONNX graphs as networks: layers one after another, and branches that meet again.
 
 ONNX has channels before height and width, the layers have them last. The value that
 is followed through the graph knows how its axes lie in both; kernels are turned, and
 an array that is flattened is first brought into the order that the file means.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import layers
-from jaxnn.combine import serial
+from jaxnn.combine import parallel, residual, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.interop.onnx_out import FLOAT, settings_of
 from jaxnn.layers import Layer
 from jaxnn.train.inputs import init_shapes
+
+FLOATS = FLOAT, 10, 11  # and half, and double
+FOLDED = (
+    "Constant", "Shape", "Identity", "Cast", "Reshape", "Transpose", "Flatten",
+    "Squeeze", "Unsqueeze", "Concat", "Slice", "Gather", "Neg", "Sqrt", "Add", "Sub",
+    "Mul", "Div",
+)  # fmt: skip
+"""Computed of constants while a file is read. No loops: a file may be anybody's."""
+MOST = 2**28  # numbers in what is computed of constants
 
 
 class Imported(NamedTuple):
@@ -32,7 +42,8 @@ class Imported(NamedTuple):
 
 
 READERS: dict[str, Callable[..., None]] = {}
-"""Operation -> `(chain, settings, *constants)`, which adds layers to the chain."""
+"""Operation -> `(chain, settings, *constants)`, which adds layers to the chain; what
+it takes of the graph's values is None among the constants."""
 
 
 def reads(*ops: str) -> Callable:
@@ -49,93 +60,143 @@ def from_onnx(path: str | Path, in_shape: Sequence[int] | None = None) -> Import
     """Read a network from an ONNX file; nothing in it is run as code.
 
     Args:
-      path: the file.
+      path: the file; arrays that it keeps in another one lie in the same folder.
       in_shape: what the network shall take, channels last, such as (28, 28) where the
         file takes (1, 28, 28) or (784,); None: as the file, its channels last.
 
     Raises:
-      JaxnnError: no such file, operations that are not known, branches.
+      JaxnnError: no such file, operations or forms of them that are not known.
     """
     import onnx
 
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        whole = onnx.load(path)
+        graph = whole.graph
         known: dict[str, Any] = {
             a.name: onnx.numpy_helper.to_array(a) for a in graph.initializer
         }
     except Exception as error:  # protobuf has exceptions of its own
         raise JaxnnError(f"{path} cannot be read as ONNX ({error})") from error
     inputs = [i for i in graph.input if i.name not in known]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    outputs = [o for o in graph.output if o.type.tensor_type.elem_type in FLOATS]
+    if len(inputs) != 1 or len(outputs) != 1:
         raise JaxnnError(
-            f"{path}: got {len(inputs)} inputs and {len(graph.output)} outputs, "
-            "expected one of each"
+            f"{path}: got {len(inputs)} inputs and {len(outputs)} outputs that are "
+            "arrays of floats, expected one of each"
         )
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
-    chain = Chain(tuple(sizes[1:]), in_shape, str(path))
-    live = inputs[0].name
-    for node in graph.node:
-        live = _read(chain, node, known, live)
-    if live != graph.output[0].name:
-        raise JaxnnError(f"{path}: its output is not what its last operation makes")
+    chains = {inputs[0].name: Chain(sizes, in_shape, str(path))}
+    wanted, nodes = {outputs[0].name}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            nodes.append(node)
+    opsets = {opset.domain: opset.version for opset in whole.opset_import}
+    for node in reversed(nodes):
+        where = f"{path}: {node.op_type} {node.name or node.output[0]}"
+        _read(node, opsets, chains, known, where)
+    if outputs[0].name not in chains:
+        raise JaxnnError(f"{path}: its output does not depend on its input")
+    chain = chains[outputs[0].name]
     chain.flat()
-    made, *trees = zip(*chain.steps, strict=True)
-    params, state = jax.tree.map(lambda a: jnp.asarray(a, float), trees)
-    return Imported(serial(*made), params, state, chain.in_shape)
+    net, params, state = _together(chain.steps)
+    params, state = jax.tree.map(lambda a: jnp.asarray(a, float), (params, state))
+    return Imported(net, params, state, chain.in_shape)
 
 
-def _read(chain, node, known, live) -> str:
-    """Take a node to the chain, or to what is `known`; the name of the value since."""
+def _read(node, opsets, chains, known, where):
+    """Make the value of a node: a chain, or one that is `known`."""
+    from onnx import helper
+
+    op, live = node.op_type, [name for name in node.input if name in chains]
+    if missing := [n for n in node.input if n and n not in chains and n not in known]:
+        raise JaxnnError(f"{where}: takes {missing[0]}, which nothing here makes")
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    table = FOLDED if not live else READERS if len(live) == 1 else MERGES
+    try:
+        if op == "Shape" and live:
+            size = slice(settings.get("start"), settings.get("end"))
+            known[node.output[0]] = np.array(chains[live[0]].whole)[size]
+        elif op not in table:
+            on = ("of constants", "", "on two values")[min(len(live), 2)]
+            raise JaxnnError(
+                f"this operation is not known here {on}; known are "
+                + ", ".join(sorted(table))
+            )
+        elif not live:
+            known.update(zip(node.output, _folded(node, opsets, known), strict=True))
+        else:
+            given = [copy.copy(chains[name]) for name in live]
+            chain, constants = given[0], [known.get(name) for name in node.input]
+            chain.node = frozenset(node.output)
+            if len(live) > 1:
+                _merge(given, settings | {"op": op}, len(node.input))
+            else:
+                READERS[op](chain, settings | {"op": op}, *constants)
+            chains[node.output[0]] = chain
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise JaxnnError(f"{where}: {error}") from error
+
+
+def _folded(node, opsets, known):
+    """What a node makes of constants, a few: no file may fill the memory."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
-    where = f"{chain.where}: {node.op_type} {node.name or node.output[0]}"
-    given = [name for name in node.input if name]
-    if node.op_type == "Shape" and given == [live]:
-        known[node.output[0]] = np.array([1, *chain.shape])
-        return live
-    if live not in given:
-        missing = [name for name in given if name not in known]
-        if missing:
-            raise JaxnnError(
-                f"{where} takes {missing[0]} from earlier in the graph; expected a "
-                "chain, each operation on the result of the one before"
-            )
-        evaluated = ReferenceEvaluator(node).run(None, {n: known[n] for n in given})
-        known.update(zip(node.output, evaluated, strict=True))
-        return live
-    if node.op_type not in READERS:
-        raise JaxnnError(
-            f"{where}: this operation is not known here; known are "
-            + ", ".join(sorted(READERS))
-        )
-    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    others = [None if name == live else known.get(name) for name in node.input if name]
-    if given.count(live) > 1 or sum(o is None for o in others) > 1:
-        raise JaxnnError(f"{where}: takes two values of the graph, expected constants")
-    try:
-        READERS[node.op_type](chain, settings | {"op": node.op_type}, *others)
-    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-        raise JaxnnError(f"{where}: {error}") from error
-    return node.output[0]
+    given = {name: known[name] for name in node.input if name}
+    sizes = [a.size for a in given.values()]
+    most = math.prod(sizes) if node.op_type == "Gather" else sum(sizes)
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+        most = math.prod(np.broadcast_shapes(*(a.shape for a in given.values())))
+    if most > MOST:
+        raise JaxnnError(f"up to {most:.0e} constants, expected at most {MOST:.0e}")
+    ends = (map(helper.make_empty_tensor_value_info, e) for e in (given, node.output))
+    graph = helper.make_graph([node], "constants", *map(list, ends))
+    return ReferenceEvaluator(graph, opsets=opsets).run(None, given)
+
+
+class Step(NamedTuple):
+    """A layer, the shape it makes, and the nodes whose arrays it holds."""
+
+    layer: Layer
+    params: Any
+    state: Any
+    here: tuple[int, ...]
+    nodes: frozenset[str]
+
+
+def _together(steps) -> tuple[Layer, Any, Any]:
+    """One network of steps, and its params and state."""
+    trees = zip(*(step[:3] for step in steps), strict=True) if steps else ((), (), ())
+    made, params, state = trees
+    return serial(*made), tuple(params), tuple(state)
 
 
 class Chain:
     """The layers so far, and the value that they make.
 
     Attributes:
-      steps: (layer, params, state) each.
+      steps: the layers; branches that meet are one of them.
+      node: what makes the layers that are added.
+      batch: the size of the batch axis in ONNX; 0: any.
+      lead: (batch,), or () where the value has no such axis.
       shape: of the value in ONNX, without the batch axis.
       last: whether the layers have its channels last, and ONNX first; else both have
         the elements in the same order, the layers as `here`.
       here: the layers' shape.
     """
 
-    def __init__(self, shape, in_shape, where):
+    def __init__(self, sizes, in_shape, where):
+        if not all(sizes[1:]) or not sizes:
+            raise JaxnnError(f"{where}: its input has axes without a size: {sizes}")
+        alone = in_shape is not None and math.prod(sizes) == math.prod(in_shape)
+        self.batch = 1 if alone else sizes[0]
+        self.lead = () if sizes[0] != self.batch else (self.batch or 1,)
+        shape = self.shape = tuple(sizes[len(self.lead) :])
         turned = (*shape[1:], *shape[:1]) if len(shape) == 3 else ()
         in_shape = turned or shape if in_shape is None else in_shape
-        self.steps: list[tuple[Layer, Any, Any]] = []
-        self.shape, self.where = shape, where
+        self.steps: list[Step] = []
+        self.node: frozenset[str] = frozenset()
         self.in_shape = self.here = tuple(in_shape)
         self.last = self.here == turned
         fits = math.prod(shape) == math.prod(self.here)
@@ -146,10 +207,16 @@ class Chain:
                 f"{self.here}, or channels before height and width"
             )
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape in ONNX, for a batch of one where it is not fixed."""
+        return (*self.lead, *self.shape)
+
     def add(self, layer: Layer, params: Any = (), state: Any = ()) -> None:
         """One layer more."""
-        self.steps.append((layer, params, state))
         self.here = init_shapes(layer, self.here)[2]
+        nodes = self.node if jax.tree.leaves((params, state)) else frozenset()
+        self.steps = [*self.steps, Step(layer, params, state, self.here, nodes)]
 
     def images(self) -> None:
         """Channels last, whatever it was."""
@@ -177,17 +244,74 @@ class Chain:
         if len(self.here) != 1:
             self.add(layers.flatten)
 
+    def settled(self) -> None:
+        """As values that meet have to be: images, or rows of numbers."""
+        (self.images if len(self.shape) > 1 else self.flat)()
+
     def moved(self, layer: Layer, params: Any = (), state: Any = ()) -> None:
         """A layer on images, channels last, that makes such."""
         self.images()
         self.add(layer, params, state)
         self.shape = (self.here[-1], *self.here[:-1])
 
-    def reshaped(self, shape: Sequence[int]) -> None:
-        """Another shape in ONNX, of the same elements in the same order."""
-        if tuple(shape) != self.shape:
+    def reshaped(self, whole: Sequence[int]) -> None:
+        """Another shape in ONNX, with the batch axis, of the same elements in order."""
+        lead, shape = tuple(whole[:1]), tuple(whole[1:])
+        if lead != (self.batch or 1,) or not shape:
+            if self.batch != 1:
+                raise JaxnnError(f"to {whole}, expected the batch as the first axis")
+            lead, shape = (), tuple(whole)  # a batch of one has no need of an axis
+        if shape != self.shape:
             self.as_written()
-            self.shape = tuple(shape)
+        self.lead, self.shape = lead, shape
+
+
+# ---- branches that meet
+
+MERGES = {
+    "Add": "sum", "Sum": "sum", "Mul": "multiply", "Max": "maximum",
+    "Concat": "concatenate",
+}  # fmt: skip
+
+
+def _merge(chains: list[Chain], settings, inputs) -> None:
+    """Let the first of chains go on where branches of one meet."""
+    first = chains[0]
+    for chain in chains:
+        chain.settled()
+    merge, axis = MERGES[settings["op"]], settings.get("axis", 1)
+    if inputs > len(chains) or axis % len(first.whole) != len(first.lead):
+        raise JaxnnError("expected values of the graph, joined by their channels")
+    shared = 0
+    while all(
+        len(c.steps) > shared and c.steps[shared] is first.steps[shared] for c in chains
+    ):
+        shared += 1
+    branches = [chain.steps[shared:] for chain in chains]
+    nodes = [
+        node for b in branches for node in frozenset().union(*(s.nodes for s in b))
+    ]
+    if len(nodes) > len(set(nodes)):
+        raise JaxnnError(
+            "one value goes to several branches that meet in different places; its "
+            "parameters would be there twice"
+        )
+    if merge == "sum" and len(branches) == 2:
+        inner, projection = sorted(branches, key=len, reverse=True)
+        made = [_together(inner), _together(projection)][: 1 + bool(projection)]
+        nets, *trees = zip(*made, strict=True)
+        layer = residual(*nets)
+        trees = trees if projection else [tree[0] for tree in trees]
+    else:
+        made, *trees = zip(*map(_together, branches), strict=True)
+        layer = parallel(*made, merge=merge)
+    first.steps, first.node = first.steps[:shared], frozenset(nodes)
+    first.here = first.steps[-1].here if shared else first.in_shape
+    first.add(layer, *trees)
+    if len(first.here) > 1:
+        first.shape = (first.here[-1], *first.here[:-1])
+    else:
+        first.shape = first.here
 
 
 # ---- elementwise
@@ -205,7 +329,7 @@ def _value(chain, settings, x):
 
 @reads("Identity", "Dropout", "Cast")
 def _nothing(chain, settings, x, *_):
-    if settings.get("to", FLOAT) not in (FLOAT, 10, 11):  # and half, and double
+    if settings.get("to", FLOAT) not in FLOATS:
         raise JaxnnError("to numbers that are not floating-point")
 
 
@@ -219,8 +343,9 @@ READERS |= {
 
 @reads("Softmax", "LogSoftmax")
 def _softmax(chain, settings, x):
-    if len(chain.shape) != 1 or settings.get("axis", -1) not in (-1, 1):
-        raise JaxnnError(f"over {chain.shape}, expected over a row of numbers")
+    axis = settings.get("axis", -1)
+    if chain.whole[axis] != math.prod(chain.shape):
+        raise JaxnnError(f"axis {axis} of {chain.whole}, expected a row of numbers")
     chain.flat()
     op = settings["op"]
     chain.add(layers.softmax if op == "Softmax" else layers.log_softmax)
@@ -228,29 +353,32 @@ def _softmax(chain, settings, x):
 
 @reads("Add", "Sub", "Mul", "Div")
 def _arithmetic(chain, settings, a, b):
-    op, c = settings["op"], b if a is None else a
-    if a is not None and op in ("Sub", "Div"):
-        raise JaxnnError("a constant minus or over a value of the graph")
-    c = np.asarray(c, np.float64)
-    if c.size == 1:
-        number = float(c.reshape(()))
+    op, c = settings["op"], np.asarray(b if a is None else a, np.float64)
+    if op == "Div" and a is not None:
+        raise JaxnnError("a constant over a value of the graph")
+    if op == "Sub" and a is not None:  # c - x = (x - c) / -1
+        _arithmetic(chain, settings, None, c)
+        op, c = "Div", np.array(-1.0)
+    if c.size == 1 and c.all():
+        number = c.item()
         mean = {"Add": -number, "Sub": number}.get(op, 0.0)
         std = number if op == "Div" else 1 / number if op == "Mul" else 1.0
-        before = settings_of(chain.steps[-1][0]) if chain.steps else {}
+        before = settings_of(chain.steps[-1].layer) if chain.steps else {}
         if op == "Div" and before.get("std") == 1.0:  # (x - mean) / std is one layer
             mean = before["mean"]
-            chain.steps.pop()
+            chain.steps = chain.steps[:-1]
         chain.add(layers.standardize(mean, std))
         return
-    c = c.reshape(c.shape[1:]) if c.ndim > len(chain.shape) and c.shape[0] == 1 else c
-    if c.ndim == len(chain.shape) > 1 and c.size == c.shape[0] == chain.shape[0]:
+    c = c[(None,) * (len(chain.whole) - c.ndim)]
+    if np.broadcast_shapes(c.shape, chain.whole) != chain.whole:
+        raise JaxnnError(f"a constant {c.shape} on {chain.whole}")
+    if len(chain.shape) > 1 and c.size == c.shape[len(chain.lead)]:
         chain.images()  # a number for each channel
-    elif c.size == math.prod(chain.shape):
-        chain.flat()
+        c = np.broadcast_to(c.ravel(), chain.shape[:1])
     else:
-        raise JaxnnError(f"a constant {c.shape} on {chain.shape}")
-    c = c.reshape(-1)
-    if op == "Add" and chain.steps and _take_bias(chain.steps, c):
+        chain.flat()
+        c = np.broadcast_to(c[0] if chain.lead else c, chain.shape).ravel()
+    if op == "Add" and chain.steps and _take_bias(chain, c):
         return
     gamma = c if op == "Mul" else 1 / c if op == "Div" else np.ones(c.size)
     params = {"gamma": gamma, "beta": {"Add": c, "Sub": -c}.get(op, 0 * c)}
@@ -260,21 +388,22 @@ def _arithmetic(chain, settings, a, b):
 
 @reads("BatchNormalization")
 def _batch_norm(chain, settings, x, gamma, beta, mean, var):
-    (chain.images if len(chain.shape) > 1 else chain.flat)()
+    chain.settled()
     norm = layers.batch_norm(epsilon=float(settings.get("epsilon", 1e-5)))
     chain.add(norm, {"gamma": gamma, "beta": beta}, {"mean": mean, "var": var})
 
 
-def _take_bias(steps, c) -> bool:
+def _take_bias(chain, c) -> bool:
     """Make `c` the bias of the last layer, if that is one without; whether it was."""
-    layer, params, state = steps[-1]
-    if not isinstance(params, dict) or set(params) != {"w"}:
+    step = chain.steps[-1]
+    if not isinstance(step.params, dict) or set(step.params) != {"w"}:
         return False
-    if params["w"].shape[-1] != c.size:
+    if step.params["w"].shape[-1] != c.size:
         return False
-    made = layer.made
+    made = step.layer.made
     again = made.constructor(*made.args[:-1], True)  # `bias` is their last argument
-    steps[-1] = (again, params | {"b": c}, state)
+    params = step.params | {"b": c}
+    chain.steps = [*chain.steps[:-1], step._replace(layer=again, params=params)]
     return True
 
 
@@ -283,27 +412,41 @@ def _take_bias(steps, c) -> bool:
 
 @reads("MatMul")
 def _matmul(chain, settings, a, b):
-    # a column of numbers may have its matrix on the left
-    _dense(chain, b if a is None else np.swapaxes(a, -1, -2), None)
+    if a is None:
+        _dense(chain, b, None, (*chain.whole[:-1], b.shape[-1]))
+    else:  # a column of numbers may have its matrix on the left
+        after = (
+            (a.shape[-2], *chain.whole[-1:]) if len(chain.whole) > 1 else a.shape[-2:-1]
+        )
+        _dense(chain, np.swapaxes(a, -1, -2), None, (*chain.whole[:-2], *after))
 
 
 @reads("Gemm")
 def _gemm(chain, settings, a, b, c=None):
-    if a is not None or settings.get("transA"):
-        raise JaxnnError("expected the value of the graph first, and not transposed")
-    w = settings.get("alpha", 1.0) * (b.T if settings.get("transB") else b)
-    beta = settings.get("beta", 1.0) * np.ones(w.shape[1])
-    _dense(chain, w, None if c is None else beta * np.ravel(c))
+    left, right = settings.get("transA", 0), settings.get("transB", 0)
+    mine, w = (left, b.T if right else b) if a is None else (right, a if left else a.T)
+    rows, columns = chain.whole[::-1] if mine else chain.whole
+    if (rows if a is None else columns) != (chain.batch or 1):
+        raise JaxnnError("the batch is the axis that is summed over")
+    if a is not None and chain.batch != 1:
+        raise JaxnnError("the batch becomes the last axis")
+    bias = None if c is None else settings.get("beta", 1.0) * np.ravel(c)
+    after = (rows, w.shape[1]) if a is None else (w.shape[1], columns)
+    _dense(chain, settings.get("alpha", 1.0) * w, bias, after)
 
 
-def _dense(chain, w, bias):
+def _dense(chain, w, bias, after):
+    """Numbers times w (I, O), plus a bias; `after` is the whole shape that it makes."""
     w = w.reshape(w.shape[-2:])
     if len(w) != math.prod(chain.shape):
         raise JaxnnError(f"weights of shape {w.shape} on values {chain.shape}")
     chain.flat()
-    params = {"w": w} if bias is None else {"w": w, "b": bias}
+    params = {"w": w}
+    if bias is not None:
+        params["b"] = np.broadcast_to(bias, w.shape[1:])
     chain.add(layers.dense(w.shape[1], bias=bias is not None), params)
     chain.shape = chain.here
+    chain.reshaped(after)
 
 
 @reads("Conv")
@@ -318,7 +461,7 @@ def _conv(chain, settings, x, w, bias=None):
     chain.moved(layer, params if bias is None else params | {"b": bias})
 
 
-def _padding(settings, axes):
+def _padding(settings, axes) -> Any:
     auto = settings.get("auto_pad", b"NOTSET").decode()
     if auto in ("SAME_UPPER", "VALID"):
         return auto.removesuffix("_UPPER")
@@ -332,11 +475,12 @@ def _padding(settings, axes):
 def _pool(chain, settings, x):
     size = tuple(settings["kernel_shape"])
     padding = _padding(settings, len(size))
+    if settings.get("ceil_mode") or any(d != 1 for d in settings.get("dilations", ())):
+        raise JaxnnError("ceil_mode, or dilations other than 1")
     counted = settings.get("count_include_pad") and padding not in ("SAME", "VALID")
-    if settings.get("ceil_mode") or (counted and np.any(padding)):
-        raise JaxnnError("ceil_mode, or a mean that counts the padding")
-    if any(d != 1 for d in settings.get("dilations", ())):
-        raise JaxnnError("dilations other than 1")
+    if counted and np.any(padding):
+        chain.moved(layers.pad([*padding, 0]))
+        padding = "VALID"
     make = layers.max_pool if settings["op"] == "MaxPool" else layers.avg_pool
     chain.moved(make(size, tuple(settings.get("strides", (1,) * len(size))), padding))
 
@@ -353,8 +497,8 @@ def _global_pool(chain, settings, x):
 @reads("ReduceMean")
 def _mean(chain, settings, x, axes=None):
     axes = sorted(np.ravel(settings["axes"] if axes is None else axes).tolist())
-    n = len(chain.shape)
-    if [a % (n + 1) for a in axes] != list(range(2, n + 1)):
+    n = len(chain.whole)
+    if [a % n for a in axes] != list(range(2, n)):
         raise JaxnnError(f"over axes {axes}, expected over height and width")
     _global_pool(chain, {"op": "GlobalAveragePool"}, x)
     chain.shape = chain.shape if settings.get("keepdims", 1) else chain.shape[:1]
@@ -365,42 +509,37 @@ def _mean(chain, settings, x, axes=None):
 
 @reads("Flatten")
 def _flatten(chain, settings, x):
-    if settings.get("axis", 1) != 1:
-        raise JaxnnError(f"axis {settings['axis']}, expected 1: all but the batch")
-    chain.flat()
-    chain.shape = chain.here
+    axis = settings.get("axis", 1)
+    parts = chain.whole[:axis], chain.whole[axis:]
+    chain.reshaped([math.prod(part) for part in parts])
 
 
 @reads("Reshape")
 def _reshape(chain, settings, x, sizes):
-    sizes = np.ravel(sizes).tolist()
-    whole = [1, *chain.shape]
-    sizes = [whole[i] if s == 0 else s for i, s in enumerate(sizes)]
-    # the batch is 1 here: -1 in its place stands for it, elsewhere for what is left
-    sizes = np.zeros(whole).reshape(sizes).shape
-    if sizes[0] != 1:
-        raise JaxnnError(f"to {sizes}, expected the batch as the first axis")
-    chain.reshaped(sizes[1:])
+    whole = chain.whole
+    sizes = [whole[i] if s == 0 else s for i, s in enumerate(np.ravel(sizes).tolist())]
+    chain.reshaped(np.zeros(whole).reshape(sizes).shape)
 
 
 @reads("Squeeze", "Unsqueeze")
 def _squeeze(chain, settings, x, axes=None):
     axes = settings.get("axes") if axes is None else np.ravel(axes).tolist()
-    a = np.zeros([1, *chain.shape])
-    change = np.expand_dims if settings["op"] == "Unsqueeze" else np.squeeze
-    a = change(a, tuple(axes))
-    if not a.ndim or a.shape[0] != 1:
-        raise JaxnnError("of the batch axis")
-    chain.reshaped(a.shape[1:])
+    change: Any = np.expand_dims if settings["op"] == "Unsqueeze" else np.squeeze
+    axes = None if axes is None else tuple(axes)
+    chain.reshaped(change(np.zeros(chain.whole), axes).shape)
 
 
 @reads("Transpose")
 def _transpose(chain, settings, x):
-    n = len(chain.shape) + 1
-    order = settings.get("perm", list(range(n))[::-1])
-    if order[0] != 0:
+    whole, n = chain.whole, len(chain.whole)
+    order = list(settings.get("perm", range(n)[::-1]))
+    moved = [a for a in order if whole[a] != 1]
+    if moved == sorted(moved) and (chain.batch or order[0] == 0):
+        chain.reshaped([whole[a] for a in order])
+        return
+    if not chain.lead or order[0] != 0:
         raise JaxnnError(f"perm {order}, expected the batch to stay first")
-    shape = tuple(chain.shape[a - 1] for a in order[1:])
+    shape = tuple(whole[a] for a in order[1:])
     if chain.last and order == [0, *range(2, n), 1]:
         chain.last = False  # the file turns to what is here already
     elif (

@@ -161,8 +161,8 @@ READ = {
         h = Add(f, c)  i = Relu(h)
         j = Conv<strides = [2, 2]>(i, k4)  l = Conv<strides = [2, 2]>(i, k3)
         l1 = Sigmoid(l)  n = Sum(l1, j)  n1 = Tanh(n)  o = Max(n1, n)
-        p = Concat<axis = 1>(o, n)  q = Mul(p, p)  r = GlobalAveragePool(q)  s = Flatten(r)
-        t = Gemm(s, w)  u = Tanh(t)  y = Add(u, t)""", {
+        p = Concat<axis = 1>(o, n)  q = Mul(p, p)  r = GlobalAveragePool(q)
+        s = Flatten(r)  t = Gemm(s, w)  u = Tanh(t)  y = Add(u, t)""", {
         "k": (4, 1, 3, 3), "kb": (4,), "g": (4,), "be": (4,), "m": (4,),
         "v": np.arange(1.0, 5), "k2": (4, 4, 3, 3), "k3": (4, 4, 1, 1),
         "k4": (4, 4, 1, 1), "w": (8, 3),

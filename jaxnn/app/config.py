@@ -433,7 +433,8 @@ class ImportConfig:
     std: Annotated[float | None, POSITIVE] = None
     """Divided by after that; 0.00392157 (1/255) gives pixels from 0 to 255."""
     accuracy: Annotated[float | None, SHARE] = None
-    """What it reaches on the test images; half a point less is an error. None: 0.5."""
+    """What it reached on the test images where it was trained; half a point less is an
+    error. None: 0.5; --net needs this or --logits."""
     logits: Path | None = None
     """An .npz with x, as the network in the file takes it, and the logits of that."""
     out: Path | None = None

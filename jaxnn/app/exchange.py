@@ -113,8 +113,8 @@ def _run_onnx(model: bytes | str, x: np.ndarray) -> np.ndarray:
         (given,) = session.get_inputs()
         (out,) = (o.name for o in session.get_outputs() if o.type in kinds)
         shape = [d if isinstance(d, int) else -1 for d in given.shape]
-        if (*shape[2:], shape[1]) == x.shape[1:]:  # channels first
-            x = np.moveaxis(x, -1, 1)
+        if len(shape) == 4 and (*shape[2:], shape[1]) == x.shape[1:]:
+            x = np.moveaxis(x, -1, 1)  # its channels are first
         x, size = np.ascontiguousarray(x, kinds[given.type]), math.prod(x.shape[1:])
         rows = len(x) if shape[0] < 0 else math.prod(shape) // size
         parts = [
@@ -157,6 +157,11 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
         raise JaxnnError(
             f"import: got {config.file}, expected FILE.onnx, .safetensors, .pt or .pth"
         )
+    if config.net is not None and config.accuracy is config.logits is None:
+        raise JaxnnError(
+            f"import: {config.file} does not say how its arrays are meant; give what "
+            "the network reached where it was trained, --accuracy 0.989, or --logits"
+        )
     with open_file(config.file, "a network"):
         need(kind, *(("onnx", "onnxruntime") if kind == "onnx" else ()))
     enable_compile_cache()
@@ -196,6 +201,11 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
     for name, value in checks.items():
         shown = f"{100 * value:.2f}%" if name == "accuracy" else f"within {value:.1e}"
         print(f"checked        {name} {shown}, {data.name}")
+    if config.accuracy is None:
+        print(
+            "not checked    whether pixels are scaled as in training; --accuracy says "
+            "what it reached there"
+        )
     print(f"saved to       {folder}")
     return result | {"folder": str(folder)}
 
@@ -211,6 +221,8 @@ def _read(config, kind, in_shape) -> Imported:
         if not isinstance(net, Layer):
             raise JaxnnError(f"--net {config.net}: got a rule, expected a layer")
     network = load_weights(config.file, net, in_shape)
+    if net is not None and network.net != net:
+        raise JaxnnError(f"--net has no effect here: {config.file} says its network")
     if network.in_shape != in_shape:
         raise JaxnnError(
             f"{config.file}: takes {network.in_shape}, but {config.data} has images "
@@ -250,8 +262,9 @@ def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
     names = ("softmax_cross_entropy", "nll", "quadratic")
     loss = next(name for name in names if output in LOSSES[name].outputs)
     config = TrainConfig(
-        model=SAVED, layers=(), standardize=False, data=data, output=output, loss=loss
-    )
+        model=SAVED, layers=(), standardize=False, data=data, output=output, loss=loss,
+        label_smoothing=0.0,
+    )  # fmt: skip
     classes = init_shapes(net, facts.in_shape)[2][-1]
     if classes != facts.classes:
         facts = facts._replace(classes=classes, names=())

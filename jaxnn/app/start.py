@@ -5,17 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxnn.app.build import DataFacts, build
 from jaxnn.app.checks import check
 from jaxnn.app.config import SAVED, TrainConfig
 from jaxnn.app.exchange import ending
 from jaxnn.app.folder import first_of, open_run
 from jaxnn.app.settings import flag, given
+from jaxnn.app.streams import note
 from jaxnn.combine import chained, freeze, serial
 from jaxnn.errors import JaxnnError, need
 from jaxnn.files import open_file
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.weights import load_weights
+from jaxnn.layers import dense
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.inputs import init_shapes
 
@@ -26,6 +30,8 @@ def start_from(
     path: Path, frozen: tuple[int, ...], config: TrainConfig, facts: DataFacts
 ) -> tuple[TrainConfig, Imported]:
     """The settings for a network that begins as it is there, and that network.
+
+    Where the data have another number of classes its last layer is a new one.
 
     Args:
       path: a run's folder, an .onnx file or a .safetensors file of ours, whose network
@@ -53,6 +59,15 @@ def start_from(
         raise JaxnnError(
             f"--from {path}: its network takes images {found.in_shape}, but those of "
             f"the data are {facts.in_shape}"
+        )
+    classes = init_shapes(found.net, found.in_shape)[2][-1]
+    if classes != facts.classes:
+        key = jax.random.key(config.seed)
+        again = _relabeled(*found, facts.classes, key)
+        found, config = found._replace(**again), replace(config, model=SAVED)
+        note(
+            f"--from {path}: its network tells {classes} classes apart, the data have "
+            f"{facts.classes}: the last layer is a new one, drawn anew"
         )
     if frozen:
         found, config = _frozen(found, frozen), replace(config, model=SAVED)
@@ -84,6 +99,26 @@ def _arrays(path, net, facts) -> Imported:
     params, state, _ = init_shapes(net, facts.in_shape)
     found = load_params(path, {"params": params, "state": state})
     return Imported(net, found["params"], found["state"], facts.in_shape)
+
+
+def _relabeled(net, params, state, shape, classes, key) -> dict[str, Any]:
+    """The network with a new last layer, for so many classes."""
+    layers, made = list(chained(net)), net.made
+    if layers:
+        last = max((i for i, p in enumerate(params) if p), default=-1)
+        for layer in layers[:last]:
+            shape = init_shapes(layer, shape)[2]
+        new = _relabeled(layers[last], params[last], state[last], shape, classes, key)
+        layers[last], params = new["net"], list(params)
+        params[last] = new["params"]
+        return {"net": serial(*layers), "params": tuple(params)}
+    if made is None or made.constructor is not dense:
+        raise JaxnnError(
+            f"--from: its network ends in {net.name}, and the data have {classes} "
+            "classes; expected a dense layer at the end, in whose place a new one comes"
+        )
+    net = dense(classes, *made.args[1:], **made.kwargs)
+    return {"net": net, "params": net.init(key, shape)[0]}
 
 
 def _frozen(network: Imported, numbers: tuple[int, ...]) -> Imported:

@@ -191,7 +191,9 @@ class Chain:
             raise JaxnnError(f"{where}: its input has axes without a size: {sizes}")
         alone = in_shape is not None and math.prod(sizes) == math.prod(in_shape)
         self.batch = 1 if alone else sizes[0]
-        self.lead = () if sizes[0] != self.batch else (self.batch or 1,)
+        self.lead: tuple[int, ...] = (
+            () if sizes[0] != self.batch else (self.batch or 1,)
+        )
         shape = self.shape = tuple(sizes[len(self.lead) :])
         turned = (*shape[1:], *shape[:1]) if len(shape) == 3 else ()
         in_shape = turned or shape if in_shape is None else in_shape

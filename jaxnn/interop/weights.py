@@ -9,17 +9,20 @@ loaded from a file.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import textwrap
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import layers
+from jaxnn import combine, layers
 from jaxnn.combine import chained
-from jaxnn.errors import JaxnnError
+from jaxnn.errors import JaxnnError, first_line
 from jaxnn.interop.onnx_in import Imported
 from jaxnn.interop.onnx_out import settings_of
 from jaxnn.layers import Layer, from_plain, to_plain
@@ -53,13 +56,18 @@ def load_weights(
       path: the file. What `save_safetensors` wrote says which network it is; any other
         holds arrays named and laid out as PyTorch does.
       net: the network of that other file; its layers take the arrays in the order of
-        the file, of safetensors in that of their names.
+        the file, of safetensors in that of their names, as far as they fit.
       in_shape: what `net` takes.
 
     Raises:
       JaxnnError: no such file, one that holds code, arrays that do not fit.
     """
     arrays, told = _read(path)
+    for name, a in arrays.items():
+        if not jnp.issubdtype(a.dtype, jnp.floating) and not name.endswith(COUNT):
+            raise JaxnnError(f"{path}: {name} holds {a.dtype}, expected floats")
+        if not np.isfinite(a).all():
+            raise JaxnnError(f"{path}: {name} holds numbers that are not finite")
     if told is not None:
         try:
             net, in_shape = from_plain(told["layers"]), tuple(told["in_shape"])
@@ -101,17 +109,28 @@ def _read(path) -> tuple[dict[str, np.ndarray], dict | None]:
     import torch
 
     try:
+        size, held = path.stat().st_size, 0
+        if zipfile.is_zipfile(path):  # as torch.save writes it, nothing is compressed
+            with zipfile.ZipFile(path) as records:
+                held = sum(record.file_size for record in records.infolist())
+        if held > size:
+            raise JaxnnError(f"its {size:,} bytes claim to hold {held:,}")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises almost anything
         raise JaxnnError(
-            f"{path} cannot be read as weights ({type(error).__name__}); expected what "
-            "torch.save(model.state_dict(), path) wrote: code is never loaded"
+            f"{path} cannot be read as weights ({type(error).__name__}: "
+            f"{first_line(error)}); expected what torch.save(model.state_dict(), path) "
+            "wrote: code is never loaded"
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         found = found.get(key, found) if isinstance(found, Mapping) else found
     if not isinstance(found, Mapping) or not all(map(torch.is_tensor, found.values())):
         raise JaxnnError(f"{path} holds {type(found).__name__}, expected a state dict")
-    return {name: a.float().numpy() for name, a in found.items()}, None
+    if any(a.numel() * a.element_size() > size for a in found.values()):
+        raise JaxnnError(f"{path}: a tensor in it is larger than the file")
+    return {
+        n: (a.float() if a.is_floating_point() else a).numpy() for n, a in found.items()
+    }, None
 
 
 def _natural(name):
@@ -121,42 +140,19 @@ def _natural(name):
 
 # ---- PyTorch's arrays
 
-
-class Place(NamedTuple):
-    """A layer with parameters, where it stands in the network.
-
-    `image` is the (H, W, C) that was flattened to its input, or None.
-    """
-
-    path: tuple[int, ...]
-    layer: Layer
-    image: tuple[int, ...] | None
-
-
-def places(net: Layer, in_shape: tuple[int, ...]) -> Iterator[tuple[Place, Any]]:
-    """The layers of a chain one by one, with the shape of their inputs."""
-
-    def walk(layer, path, shape, image):
-        for i, part in enumerate(chained(layer)):
-            shape, image = yield from walk(part, (*path, i), shape, image)
-        if not chained(layer):
-            yield Place(path, layer, image), shape
-            if layer == layers.flatten:
-                image = shape if len(shape) > 2 else None
-            elif init_shapes(layer, shape)[0] and layer.name != "batch_norm":
-                image = None
-            shape = init_shapes(layer, shape)[2]
-        return shape, image
-
-    yield from walk(net, (), in_shape, None)
-
-
 NAMES = {
     "w": "weight", "b": "bias", "gamma": "weight", "beta": "bias",
     "mean": "running_mean", "var": "running_var",
 }  # fmt: skip
 """What PyTorch calls the arrays of the layers below."""
 KNOWN = layers.dense, layers.conv, layers.depthwise_conv, layers.batch_norm
+RECURRENT = {layers.lstm: "LSTM", layers.gru: "GRU", layers.rnn: "RNN"}
+PATHS = "inner", "projection"  # of a residual block
+COUNT = "num_batches_tracked"  # of a batch norm, which has no use for it here
+
+
+def _maker(layer: Layer) -> Any:
+    return None if layer.made is None else layer.made.constructor
 
 
 def _turned(name: str, a: Any, image: tuple[int, ...] | None, out: bool) -> np.ndarray:
@@ -171,48 +167,126 @@ def _turned(name: str, a: Any, image: tuple[int, ...] | None, out: bool) -> np.n
     return np.moveaxis(a, (0, 1), (-1, -2)) if name == "w" and not out else a
 
 
+def _out(layer, params, state, image) -> dict[str, np.ndarray]:
+    """The arrays of a layer by PyTorch's names."""
+    if _maker(layer) in RECURRENT:
+        inner = np.zeros_like(params["b"])  # biases inside; of a GRU's candidate only
+        if "c" in params:
+            inner[-len(params["c"]) :] = params["c"]
+        w, u, b = (np.asarray(params[name], np.float32).T for name in "wub")
+        return {
+            "weight_ih_l0": w, "weight_hh_l0": u, "bias_ih_l0": b, "bias_hh_l0": inner
+        }  # fmt: skip
+    if _maker(layer) not in KNOWN:
+        raise JaxnnError(
+            f"{layer.name}: its arrays are not known in PyTorch's form; expected "
+            f"layers among {', '.join(f.__name__ for f in (*KNOWN, *RECURRENT))}"
+        )
+    its = {**(params or {}), **(state or {})}
+    return {NAMES[n]: _turned(n, a, image, True) for n, a in its.items()}
+
+
+def _back(layer, its, params, state, image) -> tuple[Any, Any]:
+    """Params and state of a layer, of the arrays by PyTorch's names."""
+    if _maker(layer) in RECURRENT:
+        inner = its["bias_hh_l0"].copy()
+        made = {"w": its["weight_ih_l0"].T, "u": its["weight_hh_l0"].T}
+        if "c" in params:
+            units = len(params["c"])
+            made["c"], inner[-units:] = inner[-units:].copy(), 0
+        return made | {"b": its["bias_ih_l0"] + inner}, state
+
+    def read(tree):
+        return {n: _turned(n, its[NAMES[n]], image, False) for n in tree} or ()
+
+    return read(params), read(state)
+
+
+def _walk(take: Callable, at: str, layer: Layer, params, state, shape, image):
+    """Go through a network as PyTorch would hold it.
+
+    Args:
+      take: `(at, layer, params, state, shape, image) -> (source, params, state)` of a
+        single layer.
+      at: the name of the module, with a dot behind.
+      shape: of its input.
+      image: the (H, W, C) that was flattened to its input, or None.
+
+    Returns:
+      The module's source, params and state as `take` gives them, the image since.
+    """
+    walk: Callable = partial(_walk, take)
+    made = _maker(layer)
+    if parts := chained(layer):
+        lines, trees = [], []
+        for i, part in enumerate(parts):
+            line, *tree, image = walk(
+                f"{at}{i}.", part, params[i], state[i], shape, image
+            )
+            shape = init_shapes(part, shape)[2]
+            lines.append(textwrap.indent(line, "    ") + ",\n")
+            trees.append(tree)
+        return f"nn.Sequential(\n{''.join(lines)})", *zip(*trees, strict=True), image
+    if made is combine.residual:
+        both = len(layer.parts) == 2
+        trees = zip(params, state, strict=True) if both else [(params, state)]
+        found = [
+            walk(f"{at}{name}.", part, *tree, shape, image)
+            for name, part, tree in zip(PATHS, layer.parts, trees, strict=False)
+        ]
+        lines, params, state, images = zip(*found, strict=True)
+        if len({*images} if both else {*images, image}) > 1:
+            raise JaxnnError(f"torch: {layer.name} adds arrays in different orders")
+        trees = (params, state) if both else (params[0], state[0])
+        return f"Residual({', '.join(lines)})", *trees, images[0]
+    if made is combine.freeze:
+        its = state["params"], state["state"]
+        line, p, s, image = walk(at, layer.parts[0], *its, shape, image)
+        return line, (), {"params": p, "state": s}, image
+    if made is combine.remat:
+        return walk(at, layer.parts[0], params, state, shape, image)
+    line, *after = take(at, layer, params, state, shape, image)
+    if (params or state) and made is not layers.batch_norm:
+        image = None
+    if layer == layers.flatten:
+        image = shape if len(shape) > 2 else None
+    return line, *after, image
+
+
 def _from_torch(path, arrays, net, in_shape) -> Imported:
-    """The arrays of a state dict, given to the layers of `net` in their order."""
+    """The arrays of a state dict, given to the layers of `net` in their order.
+
+    Each takes the first that fit it: files list their arrays in the order in which they
+    were made, or of their names, and both may be another.
+    """
     modules: dict[str, dict[str, np.ndarray]] = {}
     for name, a in arrays.items():
         module, _, kind = name.rpartition(".")
-        if kind != "num_batches_tracked":
+        if kind != COUNT:
             modules.setdefault(module, {})[kind] = a
-    found = [p for p, shape in places(net, in_shape) if init_shapes(p.layer, shape)[0]]
-    if len(found) != len(modules):
+
+    def take(at, layer, params, state, shape, image):
+        if not (params or state):
+            return "", params, state
+        p, s = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), (params, state))
+        want = jax.tree.map(np.shape, _out(layer, p, s, image))
+        for name, its in modules.items():
+            if jax.tree.map(np.shape, its) == want:
+                its = modules.pop(name)
+                return "", *_back(layer, its, params, state, image)
+        rest = {
+            f"{m}.{k}": a.shape for m, its in modules.items() for k, a in its.items()
+        }
         raise JaxnnError(
-            f"{path}: got arrays of {len(modules)} layers ({', '.join(modules)}), "
-            f"expected {len(found)}: {', '.join(p.layer.name for p in found)}"
+            f"{path}: no arrays for {layer.name}, expected {want}, among {rest}"
         )
-    given = {
-        place.path: (place, module)
-        for place, module in zip(found, modules.items(), strict=True)
-    }
 
-    def read(tree, at=()):
-        if isinstance(tree, tuple):
-            return tuple(read(t, (*at, i)) for i, t in enumerate(tree))
-        place, (module, its) = given[at]
-        _check_known(place.layer)
-        if missing := [NAMES[name] for name in tree if NAMES[name] not in its]:
-            raise JaxnnError(f"{path}: {module} has no {missing[0]}")
-        return {n: _turned(n, its[NAMES[n]], place.image, False) for n in tree}
-
-    like = _like(net, in_shape)
-    made = {name: read(tree) for name, tree in like.items()}
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in (made, like)]
-    if shapes[0] != shapes[1]:
-        raise JaxnnError(f"{path}: got arrays {shapes[0]}, expected {shapes[1]}")
-    made = jax.tree.map(jnp.asarray, made)
-    return Imported(net, made["params"], made["state"], in_shape)
-
-
-def _check_known(layer):
-    if layer.made is None or layer.made.constructor not in KNOWN:
-        raise JaxnnError(
-            f"{layer.name}: its arrays are not known in PyTorch's form; expected "
-            f"layers among {', '.join(f.__name__ for f in KNOWN)}"
-        )
+    params, state, _ = init_shapes(net, in_shape)
+    _, params, state, _ = _walk(take, "", net, params, state, in_shape, None)
+    if modules:
+        raise JaxnnError(f"{path}: --net has no layers for {', '.join(modules)}")
+    params, state = jax.tree.map(jnp.asarray, (params, state))
+    return Imported(net, params, state, in_shape)
 
 
 # ---- written for PyTorch
@@ -232,13 +306,33 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class Residual(nn.Module):
+    def __init__(self, inner, projection=None):
+        super().__init__()
+        self.inner, self.projection = inner, projection or nn.Identity()
+
+    def forward(self, x):
+        return self.inner(x) + self.projection(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, rnn, every_step, backwards):
+        super().__init__()
+        self.rnn, self.every_step, self.backwards = rnn, every_step, backwards
+
+    def forward(self, x):
+        y, _ = self.rnn(x.flip(1) if self.backwards else x)
+        if not self.every_step:
+            return y[:, -1]
+        return y.flip(1) if self.backwards else y
+
+
 def load(path="model.pt"):
     model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 
 
-model = nn.Sequential(
-'''
+model = '''
 
 
 def to_torch(network: Imported) -> tuple[str, dict[str, np.ndarray]]:
@@ -247,32 +341,31 @@ def to_torch(network: Imported) -> tuple[str, dict[str, np.ndarray]]:
     Raises:
       JaxnnError: a layer that has no form here.
     """
-    lines, arrays = [], {}
+    arrays = {}
+
+    def take(at, layer, params, state, shape, image):
+        line = _line(layer, shape)
+        at += "rnn." if _maker(layer) in RECURRENT else ""
+        if params or state:
+            found = _out(layer, params, state, image) | ({COUNT: 0} if state else {})
+            arrays.update({at + n: np.array(a, order="C") for n, a in found.items()})
+        return line, params, state
+
     net, params, state, in_shape = network
-    for i, (place, shape) in enumerate(places(net, in_shape)):
-        p, s = params, state
-        for k in place.path:
-            p, s = p[k], s[k]
-        lines.append(f"    {_line(place.layer, shape)},")
-        for name, array in {**(p or {}), **(s or {})}.items():
-            _check_known(place.layer)
-            arrays[f"{i}.{NAMES[name]}"] = _turned(name, array, place.image, True)
-        if s:
-            arrays[f"{i}.num_batches_tracked"] = np.int64(0)
-    return HEAD + "\n".join(lines) + "\n)\n", arrays
+    source, *_ = _walk(take, "", net, params, state, in_shape, None)
+    return f"{HEAD}{source}\n", arrays
 
 
 def _line(layer, shape) -> str:
     """The module of a layer whose input is of that shape."""
-    constructor = layer.made.constructor if layer.made is not None else None
     if layer in LINES:
         return LINES[layer]
-    if constructor not in LINES:
+    if _maker(layer) not in LINES:
         raise JaxnnError(
             f"torch: {layer.name} has no form in PyTorch here; --to onnx has more"
         )
     y = init_shapes(layer, shape)[2]
-    return LINES[constructor](shape, y, **settings_of(layer))
+    return LINES[_maker(layer)](shape, y, **settings_of(layer))
 
 
 def _conv_line(x, y, *, channels, kernel, stride, padding, dilation, groups, bias, **_):
@@ -311,6 +404,19 @@ def _reshape_line(x, y, *, shape):
     raise JaxnnError(f"torch: reshape from {x} to {y} has no form in PyTorch here")
 
 
+def _recurrent_line(kind):
+    def line(
+        x, y, *, units, return_sequences, go_backwards, mask_value, activation="", **_
+    ):
+        if mask_value is not None:
+            raise JaxnnError(f"torch: {kind} with mask_value has no form here")
+        more = f", nonlinearity={activation!r}" if activation else ""
+        rnn = f"nn.{kind}({x[-1]}, {units}, batch_first=True{more})"
+        return f"Recurrent({rnn}, {return_sequences}, {go_backwards})"
+
+    return line
+
+
 LINES: dict[Any, Any] = {
     layers.relu: "nn.ReLU()",
     layers.tanh: "nn.Tanh()",
@@ -339,5 +445,9 @@ LINES: dict[Any, Any] = {
         f"nn.BatchNorm{max(len(x) - 1, 1)}d({x[-1]}, {epsilon}, {1 - momentum})"
     ),
     layers.reshape: _reshape_line,
+    layers.gelu: lambda x, y, *, approximate: (
+        f"nn.GELU({'tanh' if approximate else 'none'!r})"
+    ),
+    **{maker: _recurrent_line(kind) for maker, kind in RECURRENT.items()},
 }
 """Constructor -> `(x_shape, y_shape, **settings) -> source`; layer -> source."""

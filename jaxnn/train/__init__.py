@@ -1,6 +1,13 @@
 """Training: state, step, engine, fit, evaluate."""
 
-from jaxnn.train.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping
+from jaxnn.train.callbacks import (
+    Callback,
+    Checkpoint,
+    CSVLog,
+    EarlyStopping,
+    TensorBoard,
+    WandB,
+)
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, take_rows
 from jaxnn.train.evaluate import Evaluation, evaluate, predict
 from jaxnn.train.fit import fit
@@ -21,8 +28,8 @@ from jaxnn.train.step import Defense, Step, make_step, standard_training
 
 __all__ = [
     "CSVLog", "Callback", "Checkpoint", "Defense", "EarlyStopping", "Evaluation",
-    "History", "Snapshots", "Step", "TrainState", "TrainingError",
-    "Weighted", "balanced_class_weights", "batch_order", "cast_floats",
+    "History", "Snapshots", "Step", "TensorBoard", "TrainState", "TrainingError",
+    "WandB", "Weighted", "balanced_class_weights", "batch_order", "cast_floats",
     "describe", "evaluate", "evaluated", "fit", "float_type", "init_state", "make_step",
     "predict", "scan_seeds", "scan_steps", "standard_training", "take_rows", "to_unit",
 ]  # fmt: skip

@@ -123,11 +123,16 @@ def continued(fresh: TrainState, start: Any) -> TrainState:
     for name, old, given in zip(fresh._fields, fresh, new, strict=True):
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (old, given)]
         if shapes[0] != shapes[1]:
+            fix = (
+                "For other classes take the last layer of new params, start="
+                "(*history.params[:-1], net.init(key, in_shape)[0][-1])"
+                if name == "params"
+                else "start=(history.params, history.state) begins with this optimizer "
+                "and these settings anew"
+            )
             raise JaxnnError(
                 f"fit: start has {name} of another form than this run: got "
-                f"{str(shapes[1])[:200]}, expected {str(shapes[0])[:200]}. "
-                "start=(history.params, history.state) begins with this optimizer and "
-                "these settings anew"
+                f"{str(shapes[1])[:200]}, expected {str(shapes[0])[:200]}. {fix}"
             )
     # copies: the loop overwrites its state, and the earlier history stays as it is
     return jax.tree.map(lambda a, b: jnp.array(b, a.dtype, copy=True), fresh, new)

@@ -124,6 +124,13 @@ def test_weights_of_pytorch_are_taken_by_a_network_of_a_file(digits):
     assert again.keys() == wanted.keys()
     assert all(torch.equal(again[name], wanted[name]) for name in wanted)
     assert "does not say which network" in refused("import", "model.pt")
+    told = ("import", "model.pt", "--net", "net.py:net", "--data", digits)
+    assert "does not say how its arrays are meant" in refused(*told)
+    # kernels whose height and width are the wrong way round fit as well
+    wrong = {n: a.transpose(-1, -2) if a.ndim > 2 else a for n, a in wanted.items()}
+    torch.save(wrong, "wrong.pt")
+    words = ("import", "wrong.pt", *told[2:], "--logits", "given.npz")
+    assert "differ from the network's" in refused(*words, "--accuracy", "0.05")
     text = refused("export", "back", "--to", "torch", "--out", "net.pt")
     assert "net.py, where the network is told as code, is another file" in text
     assert not os.path.exists("net.pt")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnn import load_run
+from jaxnn.data import load
 from jaxnn.files import read_json
 from tests.app.common import TINY, refused, run
 
@@ -50,6 +51,27 @@ def test_arrays_of_a_file_start_the_network_of_the_flags(run_folder, digits):
     assert len(after) == 2
     words = (*words[:-1], "other", "--from", path, "--layers", "9")
     assert "holds another network" in refused(*words)
+
+
+def test_data_with_other_classes_get_a_new_last_layer(run_folder, digits):
+    data = load(str(digits), validation=0)
+    parts = {
+        f"{a}_{p}": getattr(getattr(data, p), a)
+        for a in "xy"
+        for p in ("train", "test")
+    }
+    parts["y_train"][::2] += 3  # six classes where there were three
+    np.savez("six.npz", **parts)
+    words = ("train", "--from", run_folder, "--freeze", "0", "1", "2", "--out", "new")
+    found = run(*words, "--data", "six.npz", "--epochs", "1", *SHORT)
+    assert found.status == 0, found.err
+    said = "its network tells 3 classes apart, the data have 6: the last layer is a new"
+    assert said in found.out + found.err
+    new = load_run("new")
+    assert new.params[-1]["w"].shape[-1] == 6
+    first = load_run(run_folder).params[2]["w"]
+    np.testing.assert_array_equal(new.state[2]["params"]["w"], first)
+    assert run("eval", "new").status == 0
 
 
 def test_what_cannot_be_started_from_is_refused(run_folder, digits):

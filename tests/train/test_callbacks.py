@@ -15,11 +15,12 @@ from jaxnn.train import (
     Checkpoint,
     CSVLog,
     EarlyStopping,
+    TensorBoard,
+    WandB,
     describe,
     evaluate,
     fit,
 )
-from jaxnn.train.callbacks import TensorBoard, WandB
 from tests.train.problem import blobs, leaves_equal
 
 NET, DATA, HELD = mlp([6, 8, 3]), blobs(256), blobs(64, seed=1)

@@ -48,6 +48,16 @@ def test_parameters_alone_begin_a_new_training_from_there():
         assert other.best_epoch == 1
 
 
+def test_a_network_for_other_classes_starts_with_a_last_layer_of_its_own():
+    net, data = mlp([6, 8, 2], normalize=True, drop_rate=0.1), (DATA[0], DATA[1] % 2)
+    with pytest.raises(JaxnnError, match="For other classes take the last layer"):
+        fit(net, data, epochs=1, start=one())
+    new = net.init(jax.random.key(5), (6,))[0]
+    start = (*one().params[:-1], new[-1])
+    found = fit(net, data, epochs=1, start=start, optimizer=optax.sgd(0.0))
+    leaves_equal(found.params, start)
+
+
 def test_a_continued_run_that_was_cut_goes_on_from_its_snapshot(tmp_path):
     first = fit(NET, DATA, epochs=1, **OPTIONS)
     whole = fit(NET, DATA, epochs=2, start=first, **OPTIONS)

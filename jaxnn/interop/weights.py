@@ -263,7 +263,7 @@ def _from_torch(path, arrays, net, in_shape) -> Imported:
     for name, a in arrays.items():
         module, _, kind = name.rpartition(".")
         if kind != COUNT:
-            modules.setdefault(module, {})[kind] = a
+            modules.setdefault(module, {})[kind] = np.asarray(a, np.float32)
 
     def take(at, layer, params, state, shape, image):
         if not (params or state):

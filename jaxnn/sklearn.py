@@ -115,7 +115,7 @@ class Network(BaseEstimator):
 
     def _train(self, X, y, sample_weight, epochs, start=None):
         outputs = len(self.classes_) if hasattr(self, "classes_") else y.shape[1]
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, int)).tolist()
+        sizes = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if start is None:
             widths = [X.shape[1], *sizes, outputs]
             self.net_ = mlp(widths, self.activation) if self.net is None else self.net
@@ -141,9 +141,10 @@ class Network(BaseEstimator):
         if isinstance(solver, str):
             solver = optimizer_by_name(solver, self.learning_rate_init)
         size: Any = 200 if self.batch_size == "auto" else self.batch_size
+        size = min(size, len(X)) if isinstance(size, int) else size
         self.history_ = train.fit(
             self.net_, (X, y), validation=validation, loss=self._loss, weights=weights,
-            optimizer=solver, epochs=epochs, batch=min(size, len(X)), seeds=seed,
+            optimizer=solver, epochs=epochs, batch=size, seeds=seed,
             penalty=regularize.l2(self.alpha) if self.alpha else None, start=start,
             patience=None if validation is None else self.n_iter_no_change,
         )  # fmt: skip
@@ -190,6 +191,11 @@ class JaxnnClassifier(ClassifierMixin, Network):
         X, y, start = self._read_part(X, y)
         if start is None:
             self._targets(np.asarray(y if classes is None else classes))
+        elif classes is not None and set(classes) != set(self.classes_):
+            raise JaxnnError(
+                f"JaxnnClassifier.partial_fit: got classes {classes}, expected those of "
+                f"the first call, {self.classes_[:20]}"
+            )
         unknown = sorted(set(np.unique(y)) - set(self.classes_))
         if unknown:
             raise JaxnnError(

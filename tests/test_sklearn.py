@@ -88,6 +88,21 @@ def test_early_stopping_and_partial_fit(digits):
         model.partial_fit(x, y)
     with pytest.raises(JaxnnError, match="got labels"):
         steps.partial_fit(x[:1], ["ten"])
+    with pytest.raises(JaxnnError, match="expected those of the first call"):
+        steps.partial_fit(x, y, classes=["ten", *NAMES])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": "large"}, "got batch='large'"),
+        ({"hidden_layer_sizes": "abc"}, "mlp: got widths"),
+        ({"hidden_layer_sizes": 3.7}, "mlp: got widths"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(settings, words, digits):
+    with pytest.raises(JaxnnError, match=words):
+        JaxnnClassifier(**settings).fit(digits[0], digits[2])
 
 
 def test_a_weight_of_two_is_a_row_twice_and_none_is_no_row():

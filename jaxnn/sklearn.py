@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from jaxnn import losses, regularize, train
+from jaxnn.arrays import is_whole
 from jaxnn.combine import mlp
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -141,7 +142,7 @@ class Network(BaseEstimator):
         if isinstance(solver, str):
             solver = optimizer_by_name(solver, self.learning_rate_init)
         size: Any = 200 if self.batch_size == "auto" else self.batch_size
-        size = min(size, len(X)) if isinstance(size, int) else size
+        size = min(size, len(X)) if is_whole(size) else size
         self.history_ = train.fit(
             self.net_, (X, y), validation=validation, loss=self._loss, weights=weights,
             optimizer=solver, epochs=epochs, batch=size, seeds=seed,
@@ -193,8 +194,8 @@ class JaxnnClassifier(ClassifierMixin, Network):
             self._targets(np.asarray(y if classes is None else classes))
         elif classes is not None and set(classes) != set(self.classes_):
             raise JaxnnError(
-                f"JaxnnClassifier.partial_fit: got classes {classes}, expected those of "
-                f"the first call, {self.classes_[:20]}"
+                f"JaxnnClassifier.partial_fit: got classes {classes}, expected "
+                f"those of the first call, {self.classes_[:20]}"
             )
         unknown = sorted(set(np.unique(y)) - set(self.classes_))
         if unknown:

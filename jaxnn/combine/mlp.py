@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxnn.arrays import is_traced
+from jaxnn.arrays import is_traced, is_whole
 from jaxnn.combine.basic import serial
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
@@ -44,10 +44,10 @@ def mlp(
     The input is flattened first, so (B, 28, 28) images may come as they are.
     """
     widths = tuple(widths)
-    if len(widths) < 2 or any(w < 1 for w in widths):
+    if len(widths) < 2 or not all(map(is_whole, widths)):
         raise JaxnnError(
             f"mlp: got widths {list(widths)}, expected [inputs, hidden..., outputs], "
-            "each at least 1"
+            "whole numbers of at least 1"
         )
     layers = [flatten]
     for width in widths[1:-1]:

@@ -77,7 +77,7 @@ def write_onnx(network: Network, folder: Path, path: Path) -> None:
         with zipfile.ZipFile(archive) as file:
             weights = file.read(network.member)
     else:
-        with tarfile.open(archive) as file:
+        with tarfile.open(archive, encoding="utf-8") as file:
             root = network.archive.removesuffix(".tar.gz")
             found: Any = file.extractfile(f"{root}/{network.member}")
             weights = found.read()

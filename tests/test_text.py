@@ -80,6 +80,7 @@ def test_a_run_with_any_names_has_a_page_of_words(tmp_path, name):
         "config": {
             "data": name, "out": [name], name: 1, "validation": 1, "keep": "best",
         },
+        "network": {"names": (name, name)},
         "summary": name, "n": 1, "test_accuracy": [0.5], "test_images": 2, "epochs": 1,
         "best_epoch": 1, "parameters": 1, "steps_skipped": 0,
         "guard": {"report": [name, "```", name], "policy": name},

@@ -266,10 +266,14 @@ def in_precision(
     run, left = {}, {}
     for what, net in networks.items():
         net = replace(net, precision=precision)
-        run[f"PGD-{STEPS}, {what}"] = ours(net, data, args.batch)
-        early = ours(net, data, len(data.y), early_stop=True)
-        run[f"PGD-{STEPS}, early stop, {what}"] = early
-    left = {name: [accuracy(net, p(0), data.y)] for name, p in run.items()}
+        mine = {
+            f"PGD-{STEPS}, {what}": ours(net, data, args.batch),
+            f"PGD-{STEPS}, early stop, {what}": ours(
+                net, data, len(data.y), early_stop=True
+            ),
+        }
+        left |= {name: [accuracy(net, p(0), data.y)] for name, p in mine.items()}
+        run |= mine
     run[f"PGD-{STEPS}, products alone"] = products_alone(
         networks["plain"], data, args.batch, precision=precision
     )

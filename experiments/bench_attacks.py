@@ -266,14 +266,9 @@ def in_precision(
     run, left = {}, {}
     for what, net in networks.items():
         net = replace(net, precision=precision)
-        mine = {
-            f"PGD-{STEPS}, {what}": ours(net, data, args.batch),
-            f"PGD-{STEPS}, early stop, {what}": ours(
-                net, data, len(data.y), early_stop=True
-            ),
-        }
-        left |= {name: [accuracy(net, p(0), data.y)] for name, p in mine.items()}
-        run |= mine
+        name = f"PGD-{STEPS}, {what}"
+        run[name] = ours(net, data, args.batch)
+        left[name] = [accuracy(net, run[name](0), data.y)]
     run[f"PGD-{STEPS}, products alone"] = products_alone(
         networks["plain"], data, args.batch, precision=precision
     )

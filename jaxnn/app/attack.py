@@ -332,4 +332,9 @@ def _options(config, attack: Attack):
         if name not in known:
             raise JaxnnError(f"attack {config.attack} has no setting {flag(name)}")
         options[name] = value
+    if config.early_stop and config.precision != "float32":
+        raise JaxnnError(
+            f"--early-stop with --precision {config.precision}: it would stop where "
+            "float32 finds nothing fooled; give one of the two"
+        )
     return options

@@ -59,7 +59,8 @@ class Classifier:
       gradients: whether its input gradient can be had; `black_box` has none.
       precision: "bfloat16": what attacks within a budget follow is made of products
         whose operands are rounded to it, see `jaxnn.fit`. `outputs`, `correct` and
-        `gradient`, which judge what they found, are not. None: as where it is traced.
+        `gradient`, which judge what they found, are not; nor is what an early stop
+        sees. None: as where it is traced.
     """
 
     net: Layer

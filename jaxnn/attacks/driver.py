@@ -169,7 +169,7 @@ def _run(found, model, x, y, more, options):
             f"that see outputs only: {others}"
         )
     x = as_images(found.name, x)
-    model = _rounded(found, model, x)
+    model = _rounded(found, model, x, options)
     settings = found.bind(x, options)
     x, y = checked_images(found.name, model, x, y, settings)
     model = model.keyed(x)
@@ -185,9 +185,10 @@ def _run(found, model, x, y, more, options):
     return _program(found.core, static, model, x, y, given)
 
 
-def _rounded(found, model, x):
+def _rounded(found, model, x, options):
     """The network in the precision that this attack follows it in."""
-    if "epsilon" not in found.takes:  # the edge of a class, which rounding moves
+    # who stops at the edge of a class would stop where rounding moves it
+    if "epsilon" not in found.takes or options.get("early_stop"):
         return model.exact
     if model.precision is not None:
         lookup("precision", model.precision, dict.fromkeys(PRECISIONS))

@@ -186,6 +186,39 @@ def test_a_network_from_elsewhere_gives_what_onnxruntime_gives(name, tmp_path):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_what_pytorch_writes_of_a_color_network_gives_what_pytorch_gives(
+    dynamo, tmp_path
+):
+    torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="this exporter needs onnxscript")
+    nn = torch.nn
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.second, self.short = nn.Conv2d(4, 5, 3, 2, 1), nn.Conv2d(4, 5, 1, 2)
+            self.last = nn.Linear(60, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.norm(self.first(x)))
+            h = torch.relu(self.second(h) + self.short(h))
+            return self.last(torch.flatten(h, 1))
+
+    torch.manual_seed(0)
+    net, path = Residual(), tmp_path / "net.onnx"
+    net.norm.running_mean.uniform_(-0.3, 0.3)
+    net.norm.running_var.uniform_(0.5, 2)
+    net.eval()
+    torch.onnx.export(net, (torch.zeros(1, 3, 8, 6),), str(path), dynamo=dynamo)
+    x = images(8, 6, 3, count=20).astype(np.float32)
+    want = net(torch.from_numpy(x.transpose(0, 3, 1, 2))).detach().numpy()
+    np.testing.assert_allclose(outputs(path, x), want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_what_was_written_is_read_again(name, tmp_path):
     net, x = NETS[name], images(*IMAGE, count=20)

@@ -7,7 +7,9 @@
 
 Their settings have the names of scikit-learn's `MLPClassifier`, as far as it has them.
 `GridSearchCV`, `Pipeline`, `clone`, pickle and joblib take them like any other. Needs
-the extra: `pip install 'jaxnn[sklearn]'`.
+the extra: `pip install 'jaxnn[sklearn]'`. Of `check_estimator` one check asks for more
+than float32 has: a weight is so many rows, to seven digits. With JAX_ENABLE_X64=1 it
+passes whole.
 """
 
 from typing import Any, Self

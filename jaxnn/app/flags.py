@@ -153,6 +153,8 @@ def read_file(program: str, kind: Any, path: str) -> dict[str, Any]:
         if name not in known:
             flags = {flag(n): n for n in known}
             raise JaxnnError(f"--config {path}: {_unknown(flag(name), program, flags)}")
+        if known[name].type == tuple[str, ...] and isinstance(value, list):
+            value = [str(v) if type(v) is int else v for v in value]  # layers: [64]
         found[name] = from_json(value, known[name].type)
     return found
 

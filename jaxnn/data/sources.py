@@ -230,7 +230,7 @@ def _visible(folder: Path, name: str) -> list[str]:
     try:
         names = sorted(f.name for f in folder.iterdir() if f.is_file())
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        expected = "a folder with four IDX files"
+        expected = "a name of `jaxnn data list`, or a path to data"
         raise bad_file(folder, reason(error), expected, "Check the path.") from error
     names = [n for n in names if not n.startswith(".") and not n.endswith(".part")]
     if not name:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.errors import lookup, require
+from jaxnn.errors import lookup, need, require
 from jaxnn.files import write_text
 from jaxnn.train.checkpoint import save_params
 
@@ -123,6 +123,7 @@ class TensorBoard(Callback):
     """Write the curves for TensorBoard (the package tensorboardX)."""
 
     def __init__(self, folder: str | Path):
+        need("tensorboard", "tensorboardX")
         from tensorboardX import SummaryWriter
 
         self.writer = SummaryWriter(str(folder))
@@ -139,6 +140,7 @@ class WandB(Callback):
     """Log the curves to Weights & Biases; `settings` are those of `wandb.init`."""
 
     def __init__(self, **settings: Any):
+        need("wandb")
         import wandb
 
         self.logged = wandb.init(**settings)

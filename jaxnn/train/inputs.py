@@ -103,6 +103,8 @@ def check_effects(
     if validation is None and (patience is not None or keep == "best"):
         what = 'keep="best"' if patience is None else f"patience={patience}"
         raise JaxnnError(f"fit: {what} has no effect without validation=(x, y)")
+    words = "a dict of name -> function (outputs, y) -> number"
+    require(isinstance(metrics or {}, Mapping), "fit", "metrics", metrics, words)
     if metrics and validation is None and not train_sample:
         raise JaxnnError("fit: metrics have no effect without validation=(x, y)")
     lookup("guard", guard, POLICIES)

@@ -106,7 +106,7 @@ def test_a_finished_run_goes_on_with_its_schedule_over_more_epochs(run_folder):
 
 def test_settings_come_from_a_file_and_flags_override(run_folder, digits):
     with open("a.toml", "w", encoding="utf-8") as file:
-        file.write(f'layers = ["8"]\nepochs = 1\ndata = "{digits}"\nbatch = 20\n')
+        file.write(f'layers = [8]\nepochs = 1\ndata = "{digits}"\nbatch = 20\n')
         file.write('validation = 40\n"attack-images" = 0\nkeep = "last"\n')
     found = run("train", "--config", "a.toml", "--keep", "best", "--out", "one")
     assert found.status == 0, found.err

@@ -104,6 +104,18 @@ def test_curves_go_to_tensorboard_and_wandb(monkeypatch):
     assert got[-2:] == ["close", "finish"]
 
 
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+    for module, make in [
+        ("tensorboardX", lambda: TensorBoard(tmp_path)),
+        ("wandb", WandB),
+    ]:
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(
+            JaxnnError, match=r"pip install 'jaxnn\[(tensorboard|wandb)\]'"
+        ):
+            make()
+
+
 def test_metrics_of_ones_own_and_the_training_accuracy_are_curves():
     def top2(outputs, y):
         return (np.argsort(outputs)[:, -2:] == y[:, None]).any(1).mean()
@@ -141,6 +153,7 @@ def test_a_regression_shows_mae_and_r2():
     [
         ({"callbacks": [print]}, "in callbacks, expected a jaxnn.train.Callback"),
         ({"metrics": {"a": np.mean}, "validation": None}, "metrics have no effect"),
+        ({"metrics": ["accuracy"]}, "metrics=.'accuracy'., expected a dict of name ->"),
         ({"train_sample": -1}, "train_sample=-1, expected a whole number"),
     ],
 )

@@ -1,5 +1,6 @@
 """Pictures of a run: curves, confusion, mistakes, attacked images; and of a sweep."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -563,6 +564,8 @@ def sweep(
         f"at each value{f'; {cut} below {low:.1f}% not shown' * bool(cut)}"
     )
     rows = -(-max(len(axes), 1) // columns)
+    # as many letters as there is room for
+    title = textwrap.fill(title, 50 * columns)
     figure, drawn = panels(columns, rows, title=title)
     for ax in drawn[len(axes) :]:
         ax.set_axis_off()

@@ -14,6 +14,7 @@ passes whole.
 
 from typing import Any, Self
 
+import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
@@ -26,7 +27,7 @@ from sklearn.utils.validation import (
 )
 
 from jaxnn import losses, regularize, train
-from jaxnn.arrays import is_whole
+from jaxnn.arrays import is_float, is_whole
 from jaxnn.combine import mlp
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
@@ -160,7 +161,13 @@ class Network(BaseEstimator):
     def _outputs(self, X):
         check_is_fitted(self)
         X = _unit(validate_data(self, X, reset=False, dtype=np.float32), X)
-        return train.predict(self.net_, self.history_.params, self.history_.state, X)
+        history = self.history_
+        with jax.enable_x64(True):  # the order of the rows decides no digit
+            params, state, X = jax.tree.map(
+                lambda a: np.asarray(a, np.float64 if is_float(a) else None),
+                (history.params, history.state, X),
+            )
+            return train.predict(self.net_, params, state, X)
 
 
 def _unit(X, given):

@@ -122,4 +122,6 @@ def unexpected(name: str, names: Iterable[str]) -> str:
     meant = [m for m in (OTHER_WORDS.get(name),) if m in names]
     near = meant or difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(names)}"
+    if OTHER_WORDS.get(name) == "lr" and "lr" not in names and "optimizer" in names:
+        hint = "give it to the optimizer: optimizer=optax.adam(0.001)"
     return f"got {name}=, {hint}"

@@ -313,6 +313,7 @@ def test_other_numbers_are_no_pixels_of_bytes():
     ("call", "words"),
     [
         (fitted(optimiser="adam"), "fit: got optimiser=, did you mean optimizer=?"),
+        (fitted(learning_rate=0.1), "give it to the optimizer: optimizer=optax.adam("),
         (fitted(nb_epochs=3), "did you mean epochs=?"),
         (fitted(batch_size=3), "did you mean batch=?"),
         (fitted(validation_data=(X, Y)), "did you mean validation=?"),

@@ -6,6 +6,7 @@ jaxnn completion fish | source
 
 from jaxnn.app import config as settings
 from jaxnn.app.config import CompletionConfig
+from jaxnn.app.demo import TUTORIALS
 from jaxnn.app.flags import flat
 from jaxnn.app.settings import flag
 
@@ -32,6 +33,7 @@ def words() -> dict[str, list[str]]:
         flags = [flag(n) for n, row in known.items() if not row.typed.by_place]
         recipe = ["--recipe"] if name in ("train", "sweep") else []
         found[name] = [*flags, *recipe, *EVERYWHERE]
+    found["demo"] = [*TUTORIALS, "--record", "--copy", "--help"]
     return found
 
 
@@ -60,5 +62,10 @@ def _fish(found) -> str:
         f"-l {word.removeprefix('--')}"
         for name, flags in found.items()
         for word in flags
+        if word.startswith("--")
     ]
+    lines.append(
+        "complete -c jaxnn -n '__fish_seen_subcommand_from demo' -f "
+        f"-a '{' '.join(TUTORIALS)}'"
+    )
     return "\n".join(lines)

@@ -319,7 +319,7 @@ def _canvas(at: Layout, heading, values, gradients):
     words = [
         (heading, 11, INK),
         *[("black: values, computed downwards", TEXT, INK)] * values,
-        *[("red: gradients, sent back upwards", TEXT, RED)] * gradients,
+        *[("orange: gradients, sent back upwards", TEXT, RED)] * gradients,
     ]
     wide = max(at.width, *(text_width([line], size) for line, size, _ in words))
     wide += 2 * MARGIN

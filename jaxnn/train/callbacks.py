@@ -37,6 +37,9 @@ class Callback:
         """After the last epoch, and where training was stopped or failed."""
 
 
+METHODS = ("on_train_start", "on_epoch", "on_train_end")
+
+
 class _Monitor(Callback):
     """The epochs better than all before, by a curve of the history.
 

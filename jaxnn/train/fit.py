@@ -9,7 +9,7 @@ from jaxnn.errors import JaxnnError, known_words
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.train.callbacks import Callback
+from jaxnn.train.callbacks import METHODS
 from jaxnn.train.inputs import (
     MANY,
     MOST_BAD,
@@ -162,10 +162,12 @@ def fit(
         validation, patience, keep, metrics, train_sample, guard, max_bad_steps
     )
     for callback in callbacks:
-        if not isinstance(callback, Callback):
+        methods = (getattr(callback, name, None) for name in METHODS)
+        if isinstance(callback, type) or not all(map(callable, methods)):
             raise JaxnnError(
-                f"fit: got {type(callback).__name__} in callbacks, expected a "
-                "jaxnn.train.Callback; a function goes to on_epoch="
+                f"fit: got {getattr(callback, '__name__', type(callback).__name__)} in "
+                f"callbacks, expected an object with {', '.join(METHODS)}, as a "
+                "jaxnn.train.Callback has; a function goes to on_epoch="
             )
     half = is_half(dtype)
     step = make_step(

@@ -150,6 +150,7 @@ echo "${COMPREPLY[@]}"
     [
         (("rob",), "robustness"),
         (("train", "--la"), "--layers --label-smoothing"),
+        (("demo", "one_"), "one_number one_digit"),
         (("train", "--use", "jax"), "jaxnn.sh"),
     ],
 )

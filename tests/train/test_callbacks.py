@@ -151,7 +151,8 @@ def test_a_regression_shows_mae_and_r2():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"callbacks": [print]}, "in callbacks, expected a jaxnn.train.Callback"),
+        ({"callbacks": [print]}, "callbacks, expected an object with on_train_start,"),
+        ({"callbacks": [EarlyStopping]}, "fit: got EarlyStopping in callbacks"),
         ({"metrics": {"a": np.mean}, "validation": None}, "metrics have no effect"),
         ({"metrics": ["accuracy"]}, "metrics=.'accuracy'., expected a dict of name ->"),
         ({"train_sample": -1}, "train_sample=-1, expected a whole number"),
@@ -160,3 +161,23 @@ def test_a_regression_shows_mae_and_r2():
 def test_what_is_no_callback_or_metric_is_refused(options, words):
     with pytest.raises(JaxnnError, match=words):
         fit(NET, DATA, epochs=1, **(OPTIONS | options))
+
+
+def test_any_object_with_the_three_methods_is_called():
+    class Notes:  # of nothing of ours
+        def __init__(self):
+            self.seen = []
+
+        def on_train_start(self, run):
+            self.seen.append("start")
+
+        def on_epoch(self, row, run):
+            self.seen.append(row["epoch"])
+            run.stop("enough")
+
+        def on_train_end(self, history):
+            self.seen.append(history.stopped)
+
+    notes = Notes()
+    fit(NET, DATA, callbacks=[notes], **(OPTIONS | {"epochs": 3}))
+    assert notes.seen == ["start", 1, "enough"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import jaxnn
+from jaxnn.app import demo
 from tests.test_readme import BLOCKS
 
 ROOT = Path(jaxnn.__file__).parents[1]
@@ -37,7 +38,9 @@ def test_a_source_distribution_is_small_and_holds_what_a_wheel_is_made_of(tracke
             archive.add(ROOT / name, name)
     assert len(file.getvalue()) <= 2e6
     assert {"pyproject.toml", "README.md", "LICENSE", "jaxnn/py.typed"} <= {*kept}
-    assert BUILD["wheel"]["packages"] == ["jaxnn"]
+    assert BUILD["wheel"]["include"][0] == "jaxnn"
+    for place, inside in BUILD["wheel"]["sources"].items():
+        assert inside == f"jaxnn/{demo.INSTALLED}/{place}"
     assert sum("jaxnn/data/mnist-small/" in name for name in kept) == 4
     assert sum(name.startswith("experiments/") for name in kept) > 40
 

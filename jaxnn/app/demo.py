@@ -22,21 +22,23 @@ TUTORIALS = (
     "design_choices", "automobile", "titanic", "mnist_numpy",
 )  # fmt: skip
 """In the order in which to read them: each needs only what those before it explain."""
+INSTALLED = "tutorials"
+"""Where a wheel has `experiments/` and the tables of `data/`, in the package."""
 
 
 def source_folder() -> Path:
-    """The folder that holds `experiments/`: the one beside the package, and no other.
+    """The folder that holds `experiments/`: beside the package, or in an installed one.
 
     What lies in the working folder may be anybody's, and would be run.
     """
-    folder = Path(__file__).resolve().parents[2]
-    if all((folder / "experiments" / f"{t}.py").is_file() for t in TUTORIALS):
-        return folder
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent, package / INSTALLED):
+        if all((folder / "experiments" / f"{t}.py").is_file() for t in TUTORIALS):
+            return folder
     raise JaxnnError(
-        f"demo: no tutorials here: {folder} has no folder experiments/. They are part "
-        "of jaxnn's source folder and not of the installed package; go to the source "
-        "folder (where README.md and pyproject.toml are), run: pip install -e .   and "
-        "then: jaxnn demo"
+        f"demo: no tutorials here: {package} has none, nor a folder experiments/ "
+        "beside it; install jaxnn again, or in its source folder (where README.md and "
+        "pyproject.toml are) run: pip install -e .   and then: jaxnn demo"
     )
 
 
@@ -81,6 +83,8 @@ def demo(words: Sequence[str]) -> int:
         program = ["-P", "-m", f"experiments.{name}"]
     if "--copy" in flags:
         return _copied(source)
+    if "--record" in flags and folder.name == INSTALLED:
+        raise JaxnnError("demo: --record is for jaxnn's source folder; leave it out")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"PYTHONPATH": path}
     if "--record" not in flags:

@@ -48,12 +48,13 @@ class Table:
 
 
 def find_table(name: str) -> Path:
-    """Where the table `name` lies: `$JAXNN_DATA`, then `data/` beside the package.
+    """Where the table `name` lies: `$JAXNN_DATA`, `data/` beside the package or in it.
 
     Raises:
-      JaxnnError: it is in neither.
+      JaxnnError: it is in none of them.
     """
-    folders = [Path(__file__).resolve().parents[2] / "data"]
+    package = Path(__file__).resolve().parents[1]
+    folders = [package.parent / "data", package / "tutorials" / "data"]
     if base := os.environ.get("JAXNN_DATA"):
         folders.insert(0, expanded(base))
     for folder in folders:

@@ -207,6 +207,22 @@ def test_without_the_source_folder_it_says_what_to_do(tmp_path, monkeypatch):
     assert str(tmp_path) in str(error.value)
 
 
+def test_an_installed_package_has_its_own(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "lib" / "jaxnn"
+    place = package / demo.INSTALLED / "experiments"
+    place.mkdir(parents=True)
+    for name in demo.TUTORIALS:
+        (place / f"{name}.py").write_text('"""As installed."""\n', "utf-8")
+    monkeypatch.setattr(demo, "__file__", str(package / "app" / "demo.py"))
+    monkeypatch.chdir(tmp_path)
+    assert demo.demo([]) == 0
+    assert "As installed." in capsys.readouterr().out
+    assert demo.demo(["xor", "--copy"]) == 0
+    assert "As installed." in (tmp_path / "my_xor.py").read_text("utf-8")
+    with pytest.raises(JaxnnError, match="is for jaxnn's source folder"):
+        demo.demo(["xor", "--record"])
+
+
 def test_the_list_needs_no_jax():
     code = (
         "import sys; from jaxnn.app import demo; demo.tutorials();"

@@ -13,7 +13,7 @@ Expected: with early stop at least 3 times as fast as each. Stopping early gains
 on a network that holds, so all of it is run again on one trained by PGD-7. "Products
 alone", no rival but a yardstick, says how little of `pgd` is anything else.
 
-    python -m experiments.bench_attacks --part precision    about five minutes
+    python -m experiments.bench_attacks --part precision    about three minutes
 
 PGD-40, and training on PGD-7 and by TRADES, in float32 and with products in bfloat16,
 beside the products alone in either: how much sooner is it done, and is it as good? What

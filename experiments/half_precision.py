@@ -5,7 +5,7 @@ bits of mantissa; sums, parameters, optimizer and statistics stay float32. How f
 the accuracies of the default network and of a small convolutional one from those of
 the same seeds in float32?
 
-    python -m experiments.half_precision      about 8 minutes
+    python -m experiments.half_precision      about 10 minutes
 
 Every seed starts from the same weights and sees the same batches in both. Accuracy is
 on all 10,000 test images, once, always in float32. Expected: means within 0.1 points,

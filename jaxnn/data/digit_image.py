@@ -105,8 +105,8 @@ def read_mark(
     gray = smaller(gray_levels(open_picture(path)))
     ink, noise = _strength(gray, path)
     there = ink > max(_FAINT * ink.max(), noise)
-    box = ink[_bounds(_solid(there))]
-    two = _divided(np.where(there, ink, 0)[_bounds(_solid(there))])
+    where = _bounds(_solid(there))
+    box, two = ink[where], _divided(np.where(there, ink, 0)[where])
     if gray.shape == (side, side) and max(box.shape) <= marks.box:
         at = _center(gray)
         black = np.median(_border(gray)) < CONTRAST

@@ -206,9 +206,16 @@ def unpacked(path: Path) -> Iterator[Path]:
     if not (os.path.isfile(path) and path.name.lower().endswith(ARCHIVES)):
         yield _entered(path) if os.path.isdir(path) else path
         return
+    zipped = path.suffix.lower() == ".zip"
+    if not zipped and not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
+        got, fix = (
+            "an archive that could write anywhere",
+            "Unpack it, or update Python.",
+        )
+        raise bad_file(path, got, "a Python that unpacks .tar safely", fix)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            safe: Any = {} if path.suffix.lower() == ".zip" else {"filter": "data"}
+            safe: Any = {} if zipped else {"filter": "data"}
             shutil.unpack_archive(path, folder, **safe)
         except (shutil.ReadError, zipfile.BadZipFile, *DAMAGED) as error:
             got, fix = f"a damaged archive ({error})", "Download it again."

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,12 @@ def test_what_cannot_be_read_is_named(make, words, tmp_path):
     with pytest.raises(JaxnnError, match=words) as error:
         read(path)
     assert path.name in str(error.value)
+
+
+def test_no_tar_is_unpacked_where_python_cannot_do_it_safely(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")  # as before 3.11.4
+    with pytest.raises(JaxnnError, match="Unpack it, or update Python"):
+        read(broken(tmp_path, "a.tar.gz"))
 
 
 def test_emnist_by_a_path_is_upright_and_letters_count_from_0(tmp_path):

@@ -301,7 +301,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     # a first layer with a stride, and no padding that would see black alone
     "mnist-99.5": replace(
-        CNN, shift=1.0, lr=0.02, epochs=5, precision="bfloat16",
+        CNN, shift=1.0, lr=0.02, epochs=4, precision="bfloat16",
         layers=("conv:24:5:2:VALID", "batch_norm", "relu",
                 "conv:48:3:1:VALID", "max_pool:2", "batch_norm", "relu",
                 "conv:96:3:1:VALID", "batch_norm", "relu", "128"),

@@ -282,6 +282,41 @@ def cnn() -> Layer:
     return serial(*images, flatten, dense(1024), relu, dense(10))
 
 
+def cnn_products_alone(batch, steps, precision="float32") -> Program:
+    """Only the matrix products of `cnn`'s steps, those of a convolution on patches.
+
+    Forward, dw, and dx but for the first; the patches of 16 images lie made in cache,
+    a memory that no convolution has. Nothing is copied, pooled, added or updated.
+    """
+    few = 16
+    shapes = [  # rows, inputs, outputs, and how often a step
+        (few * 784, 25, 32, batch // few), (few * 196, 800, 64, batch // few),
+        (batch, 3136, 1024, 1), (batch, 1024, 10, 1),
+    ]  # fmt: skip
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    xs = [jax.random.normal(k, s[:2]) for k, s in zip(keys, shapes, strict=True)]
+
+    def layer(n, w):
+        def once(_, made):
+            w, dx = made
+            y = product(xs[n], w, wide=True)
+            dx = product_nt(y, w, wide=True) if n else dx
+            return w + 1e-9 * product_tn(xs[n], y, wide=True), dx
+
+        return lax.fori_loop(0, shapes[n][3], once, (w, xs[n]))
+
+    def step(_, made):
+        return [layer(n, w) for n, (w, _) in enumerate(made)]
+
+    @jax.jit
+    def run(made):
+        with policy(precision=precision):
+            return lax.fori_loop(0, steps, step, made)
+
+    start = [(jnp.full(s[1:3], 1 / s[1]), x) for s, x in zip(shapes, xs, strict=True)]
+    return lambda number: float(sum(w.sum() + dx[0, 0] for w, dx in run(start)))
+
+
 def convolutional(x, y, args: Args) -> dict:
     """The convolutional network of `rivals.cnn`, batch 128, Adam: seconds a step.
 
@@ -292,8 +327,11 @@ def convolutional(x, y, args: Args) -> dict:
     x, y = x[: many * batch], y[: many * batch]
     images = x.reshape(len(x), 28, 28, 1)
     given = cnn(), softmax_cross_entropy, batch, optax.adam(1e-3), images, y
+    half = {"precision": "bfloat16"}
     programs = {
-        "jaxnn": ours(*given), "jaxnn_bfloat16": ours(*given, precision="bfloat16")
+        "jaxnn": ours(*given), "jaxnn_bfloat16": ours(*given, **half),
+        "products_alone": cnn_products_alone(batch, many),
+        "products_alone_bfloat16": cnn_products_alone(batch, many, **half),
     }  # fmt: skip
     steps = dict.fromkeys([*programs, *rivals.CNN_RIVALS], many)
     steps["jax_grad_scan"] = few

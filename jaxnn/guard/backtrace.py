@@ -37,7 +37,9 @@ class Origin(NamedTuple):
       value: its bad result, or what it was given of `argument`.
       turn: where in scans and loops, such as "scan step 3", "" outside.
       constant: whether a constant of the program was bad, such as the -inf of a mask.
-      argument: number of the argument of the function that was bad before, or None.
+      argument: number of the program's input that was bad before, -1 for a constant of
+        it; None if the operation is to blame. Then `op` is what was given it, "" if
+        nothing was.
     """
 
     op: str
@@ -90,12 +92,11 @@ class Replay:
             if not is_bad(self.frame.values[number]):
                 continue
             found = backtrace(self.frame, number)
-            if isinstance(found, Origin):
+            if found.argument is None:
                 return found
-            if found.index >= 0:
-                given = self.frame.values[self.program.inputs[found.index]]
-                by = found.by or Origin("", "", "", (), given)
-                return by._replace(argument=found.index, value=given)
+            if found.argument >= 0:
+                given = self.program.inputs[found.argument]
+                return found._replace(value=self.frame.values[given])
         return None
 
 
@@ -374,21 +375,9 @@ def has_nan(value: Any) -> bool:
     return bool(np.isnan(np.asarray(value)).any())
 
 
-class Outside(NamedTuple):
-    """The search leaves a program through what it was given.
-
-    Attributes:
-      index: of the input; -1 for a constant.
-      by: the operation that was given it, None if it is a result as it is.
-    """
-
-    index: int
-    by: Origin | None
-
-
-def backtrace(frame: Frame, number: int) -> Origin | Outside:
-    """Back from a bad value of a frame to where it came from."""
-    by, program = None, frame.program
+def backtrace(frame: Frame, number: int) -> Origin:
+    """Back from a bad value of a frame to where it came from, or came in."""
+    by, program = Origin("", "", "", (), frame.values[number]), frame.program
     while number in program.producer:
         at, which = program.producer[number]
         op = program.ops[at]
@@ -396,19 +385,19 @@ def backtrace(frame: Frame, number: int) -> Origin | Outside:
         inner = frame.inner.get(at)
         if inner is None:
             source, met = _explains(frame, op, which), here
+            if source is None:
+                return here
         else:
             found = _inside(frame, op, inner, which)
-            if isinstance(found, Origin):  # inside JAX's own there is no line
+            if found.argument is None:  # inside JAX's own there is no line
                 return found._replace(line=found.line or here.line)
-            source = op.inputs[found.index] if found.index >= 0 else None
-            met = found.by or by
-        if source is None and inner is None:
-            return here
+            source = op.inputs[found.argument] if found.argument >= 0 else None
+            met = found._replace(argument=None) if found.op else by
         if source is None or frame.is_constant(source):
-            return (met or here)._replace(constant=True)
+            return (met if met.op else here)._replace(constant=True)
         number, by = source, met
     inputs = program.inputs
-    return Outside(inputs.index(number) if number in inputs else -1, by)
+    return by._replace(argument=inputs.index(number) if number in inputs else -1)
 
 
 def _origin(frame, op, which) -> Origin:
@@ -465,22 +454,22 @@ def _is_mask(frame, number):
     if frame.is_constant(number):
         return True
     found = backtrace(frame, number)
-    return isinstance(found, Origin) and found.constant
+    return found.argument is None and found.constant
 
 
-def _inside(frame, op, inner, which) -> Origin | Outside:
-    """The search within a branch, scan or loop; it leaves through an input of that."""
+def _inside(frame, op, inner, which) -> Origin:
+    """The search within a branch, scan or loop; it leaves by an argument of that."""
     if isinstance(inner, Iterations):
         return _through_iterations(frame, op, inner, which)
     found = backtrace(inner, inner.program.outputs[which])
-    if isinstance(found, Outside) and found.index >= 0:
-        return found._replace(index=found.index + 1)  # the first is which branch
-    return found
+    if found.argument is None or found.argument < 0:
+        return found
+    return found._replace(argument=found.argument + 1)  # the first is which branch
 
 
-def _through_iterations(frame, op, runs, which) -> Origin | Outside:
+def _through_iterations(frame, op, runs, which) -> Origin:
     """Back through the iterations of a scan or loop."""
-    at, by = len(runs.made) - 1, None
+    at, by = len(runs.made) - 1, Origin("", "", "", (), np.zeros(()))
     if which >= runs.carried:  # one row an iteration: the first bad one
         at = next(i for i, made in enumerate(runs.made) if is_bad(made[which]))
     while True:
@@ -490,12 +479,12 @@ def _through_iterations(frame, op, runs, which) -> Origin | Outside:
                 at -= 1
         body = frame.iteration(op, runs, at)
         found = backtrace(body, body.program.outputs[which])
-        if isinstance(found, Origin):
+        argument, by = found.argument, found if found.op else by
+        if argument is None:
             return found
-        by, carried = found.by or by, found.index - runs.fixed
+        carried = argument - runs.fixed
         if not 0 <= carried < runs.carried or at == 0:
-            inside = found.index >= 0
-            return Outside(found.index + runs.shift if inside else -1, by)
+            return by._replace(argument=argument + runs.shift if argument >= 0 else -1)
         at, which = at - 1, carried
 
 
@@ -519,5 +508,5 @@ def first_nan(frame: Frame) -> Origin | None:
             value = frame.values[number]
             if inner is None and not given and is_bad(value) and has_nan(value):
                 found = backtrace(frame, number)
-                return found if isinstance(found, Origin) else _origin(frame, op, which)
+                return found if found.argument is None else _origin(frame, op, which)
     return None

@@ -1,7 +1,6 @@
 """The likely cause of a bad value: its part of the step, its operation, its inputs."""
 
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
@@ -134,30 +133,27 @@ CAUSES: dict[str, Cases] = {
 """Operation -> likely causes and what to do."""
 
 
-def _of_operation(op: str, inputs: Any, output: Any) -> str:
+EDGES = {
+    "div": "a root, a norm, a quotient or an inverse function",
+    "rsqrt": "an inverse function such as arccos or arcsin",
+    "pow": "a power", "integer_pow": "a quotient or a power",
+}  # fmt: skip
+"""Operation of a derivative -> what it is the derivative of, if not of itself."""
+
+
+def _of_operation(origin: Origin) -> str:
     """Words for an operation whose result is not finite, "" if there are none."""
-    y = np.asarray(output, np.float64)
-    bad = ~np.isfinite(y)
-    if op not in CAUSES:
+    if origin.constant:
+        return "a constant that is not finite came in here: look at this line"
+    if origin.op not in CAUSES:
         return ""
-    args = [np.asarray(a, np.float64) for a in inputs if a.dtype != bool]
+    y = np.asarray(origin.value, np.float64)
+    bad = ~np.isfinite(y)
+    args = [np.asarray(a, np.float64) for a in origin.given if a.dtype != bool]
     with suppress(ValueError):  # shapes that do not match, as of a product
         args = [np.broadcast_to(a, bad.shape)[bad] for a in args]
     facts = _facts(args, bool(np.isnan(y).any()))
-    return next(words for fact, words in CAUSES[op].items() if fact in facts)
-
-
-def _of_edge(op: str) -> str:
-    """Words where a factor of a derivative is infinite and the value is not."""
-    what = {
-        "div": "a root, a norm, a quotient or an inverse function",
-        "rsqrt": "an inverse function such as arccos or arcsin",
-        "pow": "a power", "integer_pow": "a quotient or a power",
-    }.get(op, op or "a function")  # fmt: skip
-    return (
-        f"the derivative of {what} is infinite at the edge of its domain (sqrt at 0, "
-        f"norm of 0, arccos at 1), where its value is finite: {EDGE}"
-    )
+    return next(words for fact, words in CAUSES[origin.op].items() if fact in facts)
 
 
 def likely_cause(
@@ -188,16 +184,16 @@ def likely_cause(
             return f"the {what} is so large that its square overflows: {fix}"
         if part in PARTS:
             return PARTS[part]
-    words = ""
-    if origin is not None and origin.constant:
-        words = "a constant that is not finite came in here: look at this line"
-    elif origin is not None:
-        words = _of_operation(origin.op, origin.given, origin.value)
+    elif ahead:
+        return (
+            f"the derivative of {EDGES.get(origin.op, origin.op)} is infinite at the "
+            "edge of its domain (sqrt at 0, norm of 0, arccos at 1), where its value "
+            f"is finite: {EDGE}"
+        )
+    words = _of_operation(origin) if origin is not None else ""
     words = words or "values have grown too large, or a function left its domain"
     if part in PARTS and part != "data":
-        words = f"{PARTS[part]}; {words}"
-    if ahead:
-        return _of_edge(origin.op if origin is not None else "")
+        return f"{PARTS[part]}; {words}"
     if part == "backward":
         words += "; the forward values are finite, so the formula of the gradient is "
         words += "unsafe here"

@@ -5,7 +5,7 @@ or structure of a traced program is read. It tells the layer and the direction;
 `jaxnn.guard.backtrace`, which searches the same program, the operation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,7 +75,11 @@ class NotedStep:
 
     def __init__(self, step: Any, *args: Any, exact: bool):
         self.notes: list[Note] = []
-        program = partial(everything, replace(step, **_noting(step, self._note)))
+        step = replace(step, **_noting(step, self._note))
+
+        def program(*args):
+            return dict(zip(STEP, everything(step, *args), strict=True))
+
         self.replay: Replay | None = None
         try:
             self.replay = Replay(program, *args)
@@ -84,18 +88,16 @@ class NotedStep:
         except MOVED:
             compiled = jax.jit(program, compiler_options=QUICK)
             self.replay = None
-            self._program = lambda *args, pick=tuple: pick(compiled(*args))
+            self._program = lambda *args, pick=dict: pick(compiled(*args))
             self.made = self.run(*args)
         self.culprit = first_culprit(self.notes)
 
-    def run(self, *args: Any, names: Sequence[str] = STEP) -> dict[str, Any]:
-        """What the step makes without guard or branch, by those names."""
-        at = [STEP.index(name) for name in names]
-        options = {} if names == STEP else {"pick": lambda out: [out[i] for i in at]}
+    def run(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """What the step makes without guard or branch; `pick` as `Replay.run`."""
         self.notes.clear()
         made = jax.block_until_ready(self._program(*args, **options))
         jax.effects_barrier()
-        return dict(zip(names, made, strict=True))
+        return made
 
     def _note(self, part, layer, given, own, made):
         """Have the program write down these trees when it runs."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxnn.guard.backtrace import Origin, Replay, first_nan, is_bad
 from jaxnn.guard.causes import likely_cause
-from jaxnn.guard.layers import MOVED, STEP, Culprit, NotedStep
+from jaxnn.guard.layers import MOVED, Culprit, NotedStep
 from jaxnn.guard.report import Finding, counts, learning_rate, value_range
 from jaxnn.train.state import float_type, to_unit
 
@@ -169,8 +170,7 @@ def _search(noted, sizes):
         return None, None  # path two tells the layer
     try:
         for (names, _), large in zip(ROUNDS, sizes, strict=True):
-            at = [STEP.index(name) for name in names]
-            origin = noted.replay.origin(lambda out, at=at: [out[i] for i in at])
+            origin = noted.replay.origin(itemgetter(*names))
             if origin is not None or large is not None:
                 return origin, None if origin else large
     except MOVED:
@@ -329,11 +329,9 @@ def _by_experiment(value, noted, args):
 
     def is_finite(x, y, key=key):
         """Whether loss, gradients and statistics are, and the gradients' squares."""
-        made = noted.run(ts, x, y, key, names=names)
-        return (
-            not any(map(is_bad, jax.tree.leaves(made)))
-            and _too_large(ts, made, part) is None
-        )
+        made = noted.run(ts, x, y, key, pick=lambda out: {n: out[n] for n in names})
+        bad = any(map(is_bad, jax.tree.leaves(made)))
+        return not bad and _too_large(ts, made, part) is None
 
     guilty = guilty_rows(is_finite, x, y, suspects)
     if guilty is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnn.check.points import AS_CALLED
 from jaxnn.check.tolerance import LIMITS, LeafComparison
 from jaxnn.files import write_text
-from jaxnn.text import aligned, document, escaped, html, table
+from jaxnn.text import Table, aligned, document, escaped, html, table
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class GradientReport(Audit):
 
     def _repr_html_(self) -> str:
         rows = [_leaf(asdict(c)) for c in self.leaves]
-        return html([*COLUMNS, "other sign", "verdict"], rows, self.line())
+        return html(PAGE_COLUMNS, rows, self.line())
 
     def line(self) -> str:
         """The comparison in one line."""
@@ -225,19 +225,29 @@ METHODS = {
 }
 
 
-def methods_table(result: Mapping[str, Any]) -> str:
+def methods_table(result: Mapping[str, Any]) -> Table:
     """Layers down, methods across: errors against reverse mode in float64."""
-    head, *rows = _methods(result)
-    for row in rows:
-        *_, kinks, note = row
-        said = "; ".join(filter(None, [f"{kinks} kinks" * (kinks > "0"), note]))
-        row[-2:] = [f"({said})" if said else ""]
-    return aligned([[*head[:-2], ""], *rows], right=range(1, len(head) - 2))
+
+    def text(error):
+        return "-" if error is None else "0" if error == 0 else f"{error:.1e}"
+
+    policy = result["policy"]
+    rows = [
+        ["layer", *(METHODS[way] for way in policy), "kinks", "note"],
+        *([row["layer"], *(text(row["errors"][way]) for way in policy),
+           str(row["kinks"]), row["note"]] for row in result["methods"]),
+        ["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""],
+    ]  # fmt: skip
+    return Table.of(rows, right=range(1, len(policy) + 2))
 
 
-def precision_table(result: Mapping[str, Any]) -> str:
+def precision_table(result: Mapping[str, Any]) -> Table:
     """How far the gradients of mixed precision are from those in float32."""
-    return aligned(_precision(result), right=(1, 2))
+    rows = [[f"gradient in {result['precision']['name']}", "cosine with float32",
+             "off by"]]  # fmt: skip
+    for e in result["precision"]["errors"]:
+        rows.append([e["leaf"], f"{e['cosine']:.6f}", f"{e['relative_norm']:.2%}"])
+    return Table.of(rows, right=(1, 2))
 
 
 def facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -303,21 +313,21 @@ def write_page(folder: Path, result: Mapping[str, Any]) -> Path:
             "blamed on the layer that makes it and on none before it.",
             "\n".join(f"- {escaped(line)}" for line in findings),
         ]
-    leaves = map(_leaf, result["gradients"]["leaves"])
-    sections += _table("Leaf by leaf", [*COLUMNS, "other sign", "verdict"], leaves)
-    if result.get("methods"):
-        head, *rows = _methods(result)
-        sections += _table("Layer by layer, by every method", head, rows)
-    if "precision" in result:
-        head, *rows = _precision(result)
-        sections += _table("In mixed precision", head, rows)
-    sections += _table("Measured", ["what", "result"], facts(result))
+    made = {"device": result["device"], "git": str(result["git"])} | result["versions"]
+    tables = {
+        "Leaf by leaf": [PAGE_COLUMNS, *map(_leaf, result["gradients"]["leaves"])],
+        "Layer by layer, by every method":
+            methods_table(result).rows if result.get("methods") else (),
+        "In mixed precision":
+            precision_table(result).rows if "precision" in result else (),
+        "Measured": [("what", "result"), *facts(result)],
+    }  # fmt: skip
+    for title, rows in tables.items():
+        sections += _table(title, rows)
     for name, caption in PICTURES.items():
         if os.path.exists(folder / name):
             sections.append(f"![{caption}]({name})\n\n*{caption}*")
-    made = [("device", result["device"]), ("git", str(result["git"]))]
-    made += result["versions"].items()
-    sections += _table("Made with", ["what", "version"], made)
+    sections += _table("Made with", [("what", "version"), *made.items()])
     path = folder / "gradients.md"
     write_text(path, document(sections))
     return path
@@ -332,6 +342,7 @@ def _findings(result) -> tuple[list[str], str]:
 
 COLUMNS = ("leaf", "shape", "dtype", "max abs", "relative", "max ulp", "within 4 ulp",
            "cosine")  # fmt: skip
+PAGE_COLUMNS = (*COLUMNS, "other sign", "verdict")
 
 
 def _cells(c: Mapping[str, Any]) -> list[str]:
@@ -349,30 +360,6 @@ def _leaf(c) -> list[str]:
     return [*_cells(c), str(c["sign_disagreements"]), said + note]
 
 
-def _methods(result) -> list[list[str]]:
-    """A head, each layer's errors, kinks and note, and the policy."""
-
-    def text(error):
-        return "-" if error is None else "0" if error == 0 else f"{error:.1e}"
-
-    policy = result["policy"]
-    return [
-        ["layer", *(METHODS[way] for way in policy), "kinks", "note"],
-        *([row["layer"], *(text(row["errors"][way]) for way in policy),
-           str(row["kinks"]), row["note"]] for row in result["methods"]),
-        ["policy", *(f"{limit:.0e}" for limit in policy.values()), "", ""],
-    ]  # fmt: skip
-
-
-def _precision(result) -> list[list[str]]:
-    name = result["precision"]["name"]
-    return [
-        [f"gradient in {name}", "cosine with float32", "off by"],
-        *([e["leaf"], f"{e['cosine']:.6f}", f"{e['relative_norm']:.2%}"]
-          for e in result["precision"]["errors"]),
-    ]  # fmt: skip
-
-
 def _cost(cost) -> str:
     parts = [
         f"{1e3 * cost['seconds']:.2f} ms a gradient",
@@ -387,7 +374,7 @@ def _cost(cost) -> str:
     return ", ".join(parts)
 
 
-def _table(title, head, rows) -> list[str]:
-    """A section of the page; none if there are no rows."""
-    rows = [list(map(escaped, row)) for row in rows]
+def _table(title, rows) -> list[str]:
+    """A section of the page, its first row the head; none if there are no others."""
+    head, *rows = [list(map(escaped, row)) for row in rows] or [[]]
     return [f"## {title}", "\n".join(table(head, rows))] if rows else []

@@ -19,20 +19,9 @@ POINT = 0.005  # half a percentage point
 TINY = 1e-6  # a gradient below it is nearly lost in float32
 
 
-def verdict(ok: bool, otherwise: str = "fail") -> str:
-    """ "pass", or what it is otherwise."""
-    return "pass" if ok else otherwise
-
-
-def _exact(wrong, number, message):
-    """What must hold for every image."""
-    return Measured(verdict(not wrong.any()), number, message, wrong)
-
-
-def _missed(missed, limit, message, otherwise="fail"):
-    """What may happen to a share of the images up to `limit`."""
-    ok = not surely_above(int(missed.sum()), len(missed), limit)
-    return Measured(verdict(ok, otherwise), int(missed.sum()), message, missed)
+def _few(images, limit, total=None):
+    """Whether that may be a share of `total` images up to `limit`."""
+    return not surely_above(int(images.sum()), total or len(images), limit)
 
 
 @check("K1", "identity at 0", gradients=False)
@@ -43,7 +32,7 @@ def k1_identity(e: CheckContext) -> Measured:
         x_adv = e.attacked(w, epsilon=0.0)
         changed |= (x_adv != e.x).reshape(len(e.y), -1).any(-1)
     message = f"{len(e.suite)} attacks with epsilon 0: {changed.sum()} images changed"
-    return _exact(changed, int(changed.sum()), message)
+    return not changed.any(), int(changed.sum()), message, changed
 
 
 @check("K2", "budget and box", gradients=False)
@@ -58,7 +47,7 @@ def k2_budget(e: CheckContext) -> Measured:
         if t.box is not None:
             bad |= (flat.min(-1) < t.box[0]) | (flat.max(-1) > t.box[1])
     message = f"largest perturbation {most:.6g} of {t.epsilon:g}, {bad.sum()} outside"
-    return _exact(bad, most, message)
+    return not bad.any(), most, message, bad
 
 
 @check("K3", "many steps >= one")
@@ -77,7 +66,7 @@ def k3_iterated(e: CheckContext) -> Measured:
     )
     lost, gained = pgd[worst] & ~fgsm[worst], fgsm[worst] & ~pgd[worst]
     if surely_more(lost, gained, POINT):
-        return Measured("fail", float(above[worst]), message, lost)
+        return False, float(above[worst]), message, lost
     one = fgsm.mean(1)
     high = int((one - np.minimum.accumulate(one)).argmax())
     low = int(one[: high + 1].argmin())
@@ -88,7 +77,7 @@ def k3_iterated(e: CheckContext) -> Measured:
             f"; one step of {e.epsilons[high]:g} breaks fewer than one of "
             f"{e.epsilons[low]:g}: the gradient is hidden from a single step"
         )
-    return Measured(verdict(not rises, "warn"), float(gain[at]), message)
+    return "warn" if rises else "pass", float(gain[at]), message
 
 
 @check("K4", "monotone in epsilon")
@@ -100,12 +89,16 @@ def k4_monotone(e: CheckContext) -> Measured:
     back, gone = correct[at + 1] & ~correct[at], correct[at] & ~correct[at + 1]
     rise = max(0.0, float(rises[at]))
     message = f"largest rise of accuracy with the budget: {100 * rise:.2f} pp"
-    return Measured(verdict(not surely_more(back, gone, POINT)), rise, message, back)
+    return not surely_more(back, gone, POINT), rise, message, back
 
 
-def _accuracy_at(e, epsilon):
+def _within(e, epsilon, name):
+    """Which images PGD of that budget leaves right, their share, and what to say."""
     x_adv = e.attack(attacks.pgd, epsilon=epsilon, steps=e.steps)
-    return e.clean & e.correct(x_adv)
+    correct = e.clean & e.correct(x_adv)
+    share = float(correct.mean())
+    chance = f"one class always said {100 * e.chance:.0f}%"
+    return correct, share, f"{name} leaves {100 * share:.1f}%, {chance}"
 
 
 @check("K5", "unbounded reaches 0")
@@ -113,32 +106,21 @@ def k5_unbounded(e: CheckContext) -> Measured:
     """Free to repaint the image, the attack must win."""
     features = e.x[0].size
     whole = {"linf": 1.0, "l2": features**0.5, "l1": float(features)}[e.threat.norm]
-    correct = _accuracy_at(e, whole)
-    count, total, share = int(correct.sum()), len(correct), float(correct.mean())
-    message = (
-        f"budget {whole:g} leaves {100 * share:.1f}%, one class always said "
-        f"{100 * e.chance:.0f}%"
-    )
-    if surely_above(count, total, e.chance):
+    correct, share, message = _within(e, whole, f"budget {whole:g}")
+    if not _few(correct, e.chance):
         message += ": the gradient does not lead to the images that fool (masking)"
-        return Measured("fail", share, message, correct)
-    how = verdict(not surely_above(count, total, POINT), "warn")
-    return Measured(how, share, message, correct)
+        return False, share, message, correct
+    return _few(correct, POINT) or "warn", share, message, correct
 
 
 @check("K6", "impossible region")
 def k6_impossible(e: CheckContext) -> Measured:
     """Where every image can be made gray, nobody can do better than one class."""
     if e.threat.norm != "linf" or e.threat.box is None:
-        return Measured("skip", None, "for linf in a box only")
-    correct = _accuracy_at(e, (e.threat.box[1] - e.threat.box[0]) / 2)
-    share = float(correct.mean())
-    message = (
-        f"half the range leaves {100 * share:.1f}%, one class always said "
-        f"{100 * e.chance:.0f}%"
-    )
-    ok = not surely_above(int(correct.sum()), len(correct), e.chance)
-    return Measured(verdict(ok), share, message, correct)
+        return "skip", None, "for linf in a box only"
+    half = (e.threat.box[1] - e.threat.box[0]) / 2
+    correct, share, message = _within(e, half, "half the range")
+    return _few(correct, e.chance), share, message, correct
 
 
 @check("K7", "random-noise floor", gradients=False)
@@ -150,7 +132,7 @@ def k7_noise(e: CheckContext) -> Measured:
         f"{(e.clean & ~random).sum()} broken by 100 draws, {missed.sum()} of them not "
         "by PGD"
     )
-    return _missed(missed, POINT, message)
+    return _few(missed, POINT), int(missed.sum()), message, missed
 
 
 @check("K8", "white-box <= black-box")
@@ -158,7 +140,7 @@ def k8_black_box(e: CheckContext) -> Measured:
     """An attack that sees no gradients must not do better than those that do."""
     name = e.named(attacks.square)
     if not name:
-        return Measured("skip", None, "Square is for linf")
+        return "skip", None, "Square is for linf"
     square = e.left[name] & e.clean
     missed, others = e.worst & ~square, square & ~e.worst
     gap = float(e.worst.mean() - square.mean())
@@ -168,8 +150,8 @@ def k8_black_box(e: CheckContext) -> Measured:
     )
     if surely_more(missed, others, 0.002):
         message += ": the gradients are masked"
-        return Measured("fail", gap, message, missed)
-    return _missed(missed, 0.01, message, "warn")._replace(number=gap)
+        return False, gap, message, missed
+    return _few(missed, 0.01) or "warn", gap, message, missed
 
 
 @check("K9", "transfer >= white-box")
@@ -177,25 +159,25 @@ def k9_transfer(e: CheckContext) -> Measured:
     """Examples made on another network must not be stronger than one's own."""
     if not e.others:
         message = "no other network given: pass others={name: Classifier(...)}"
-        return Measured("skip", None, message)
+        return "skip", None, message
     correct = {}
     for name, other in e.others.items():
         x_adv = e.attack(attacks.pgd, model=other, steps=e.steps)
         correct[name] = e.clean & e.correct(x_adv)
     parts = [f"from {name} {100 * r.mean():.1f}%" for name, r in correct.items()]
     message = f"{', '.join(parts)}; white-box {100 * e.worst.mean():.1f}%"
-    found = own_attack_is_worst(e.worst, min(correct.values(), key=np.mean), message)
-    if found.verdict == "fail":
+    worst = min(correct.values(), key=np.mean)
+    ok, gap, message, missed = own_attack_is_worst(e.worst, worst, message)
+    if not ok:
         message += ": a stranger's examples do more harm, so the gradients are masked"
-    return found._replace(message=message)
+    return ok, gap, message, missed
 
 
 def own_attack_is_worst(own: Any, foreign: Any, message: str) -> Measured:
     """K9: what a network's own examples leave right (N,), and what foreign ones do."""
     missed = own & ~foreign
-    ok = not surely_more(missed, foreign & ~own, POINT)
     gap = float(own.mean() - foreign.mean())
-    return Measured(verdict(ok), gap, message, missed)
+    return not surely_more(missed, foreign & ~own, POINT), gap, message, missed
 
 
 @check("K11", "two losses agree")
@@ -215,11 +197,11 @@ def k11_two_losses(e: CheckContext) -> Measured:
     blind = missed & without_gradient(e, TINY)["cross-entropy"]
     if surely_more(blind, others, 0.05):
         message += f", {blind.sum()} of them without a gradient: the loss masks it"
-        return Measured("fail", gap, message, blind)
+        return False, gap, message, blind
     apart = surely_more(missed, others, 0.01) or surely_more(others, missed, 0.01)
     if apart:
         message += ": never quote the attack on one loss for this network"
-    return Measured(verdict(not apart, "warn"), gap, message, missed)
+    return not apart or "warn", gap, message, missed
 
 
 @check("K12", "converged")
@@ -239,7 +221,7 @@ def k12_converged(e: CheckContext) -> Measured:
     if not ok:
         message += ": the attack has not converged, use level=full"
     missed = np.any([a for a, _ in changes.values()], axis=0)
-    return Measured(verdict(ok, "warn"), max(gains.values()), message, missed)
+    return ok or "warn", max(gains.values()), message, missed
 
 
 def _lost(e, weaker, stronger):
@@ -261,7 +243,7 @@ def k13_best_iterate(e: CheckContext) -> Measured:
     short = long | {"steps": max(1, e.steps // 4)}
     lost = _lost(e, short, long)
     message = f"{lost.sum()} images fooled after {short['steps']} steps but not later"
-    return _missed(lost, POINT, message)
+    return _few(lost, POINT), int(lost.sum()), message, lost
 
 
 @check("K14", "worst case per image")
@@ -269,7 +251,7 @@ def k14_worst_case(e: CheckContext) -> Measured:
     """Restarts are reduced image by image: more of them never lose one."""
     lost = _lost(e, {"steps": 5, "restarts": 1}, {"steps": 5, "restarts": 3})
     message = f"{lost.sum()} images fooled by one start but not by it and two more"
-    return _missed(lost, POINT, message)
+    return _few(lost, POINT), int(lost.sum()), message, lost
 
 
 @check("K16", "determinism", gradients=False)
@@ -285,7 +267,7 @@ def k16_determinism(e: CheckContext) -> Measured:
     moved = apart > 1e-3 * np.abs(outputs).max()  # NaN is K15's
     message += f"; {moved.sum()} of {some} outputs depend on the rest of the batch"
     differs[:some] |= moved
-    return _exact(differs, int(differs.sum()), message)
+    return not differs.any(), int(differs.sum()), message, differs
 
 
 def without_gradient(e: CheckContext, least: float = 0.0) -> dict[str, np.ndarray]:
@@ -295,7 +277,7 @@ def without_gradient(e: CheckContext, least: float = 0.0) -> dict[str, np.ndarra
     """
     return {
         name: e.clean & ~((size > least) & (size < np.inf))
-        for name, (_, size) in e.gradients.items()
+        for name, size in e.gradients.items()
     }
 
 
@@ -312,14 +294,13 @@ def k10_gradient_size(e: CheckContext) -> Measured:
     outputs = e.outputs(e.x)
     if (outputs == outputs[:1]).all():
         message = "the network says the same of every image: there is nothing to follow"
-        return Measured("warn", 1.0, message)
-    worst = max(zero, key=lambda n: (zero[n].sum(), tiny[n].sum()))
-    share = float(zero[worst].sum() / total)
-    if surely_above(int(zero[worst].sum()), total, 0.1):
-        return Measured("fail", share, message, zero[worst])
-    faint = max(int(t.sum()) for t in tiny.values())
-    how = verdict(not surely_above(faint, total, 0.1), "warn")
-    return Measured(how, share, message, zero[worst])
+        return "warn", 1.0, message
+    worst = zero[max(zero, key=lambda n: (zero[n].sum(), tiny[n].sum()))]
+    share = float(worst.sum() / total)
+    if not _few(worst, 0.1, total):
+        return False, share, message, worst
+    faint = max(tiny.values(), key=np.sum)
+    return _few(faint, 0.1, total) or "warn", share, message, worst
 
 
 @check("K15", "logits", gradients=False)
@@ -329,13 +310,13 @@ def k15_logits(e: CheckContext) -> Measured:
     lost = np.asarray(~np.isfinite(z).all(-1))
     if lost.any():
         message = f"the outputs for {lost.sum()} images are NaN or infinite: no answers"
-        return Measured("fail", float(lost.mean()), message, lost)
+        return False, float(lost.mean()), message, lost
     sums = np.abs(z.sum(-1) - 1) < 1e-5
     probabilities = bool((sums & (z >= 0).all(-1)).mean() > 0.99)
     message = "outputs are logits"
     if probabilities:
         message = "outputs are probabilities (rows sum to 1): attack the layer before"
-    return Measured(verdict(not probabilities, "warn"), float(sums.mean()), message)
+    return not probabilities or "warn", float(sums.mean()), message
 
 
 @check("K17", "loss noise", gradients=False)
@@ -356,13 +337,13 @@ def k17_loss_noise(e: CheckContext) -> Measured:
     lost = ~np.isfinite(change)
     if lost.any():
         message = f"the loss at or near {lost.sum()} images is not finite"
-        return Measured("fail", None, message, lost)
+        return False, None, message, lost
     mean, error = float(change.mean()), float(change.std() / len(change) ** 0.5)
     message = f"mean relative change of the loss at 100 near points: {mean:.4f}"
     ok = mean - SURE * error < 0.1
     if not ok:
         message += ": it jumps however near the points are"
-    return Measured(verdict(ok), mean, message, change > 0.1)
+    return ok, mean, message, change > 0.1
 
 
 @programs.jit
@@ -386,22 +367,21 @@ def k18_gradient_truth(e: CheckContext) -> Measured:
     wrong[: len(found.wrong)] = found.wrong
     if found.surely_wrong:
         message += ": a backward pass is wrong or not the forward's (jaxnn compare)"
-    how = verdict(not found.surely_wrong)
-    return Measured(how, float(found.wrong.mean()), message, wrong)
+    return not found.surely_wrong, float(found.wrong.mean()), message, wrong
 
 
 @check("K19", "certified <= attacked", gradients=False)
 def k19_certified(e: CheckContext) -> Measured:
     """No image that is proven robust may be broken, or wrong before any attack."""
     if e.certified is None:
-        return Measured("skip", None, "no certificate given")
+        return "skip", None, "no certificate given"
     attacked = np.all([e.clean, *e.left.values()], axis=0)
     wrong = e.certified & ~attacked
     message = (
         f"certified {100 * e.certified.mean():.1f}% <= attacked "
         f"{100 * attacked.mean():.1f}% <= clean {100 * e.clean.mean():.1f}%"
     )
-    return Measured(verdict(not wrong.any()), int(wrong.sum()), message, wrong)
+    return not wrong.any(), int(wrong.sum()), message, wrong
 
 
 @check("K20", "adaptive")
@@ -419,11 +399,11 @@ def k20_adaptive(e: CheckContext) -> Measured:
         suspects, how = [masking.saturated], "hardly any"
     if not suspects:
         message = "every layer passes gradients: the plain attack is adaptive"
-        return Measured("pass", None, message)
+        return True, None, message
     names = ", ".join(layer.label for layer in suspects)
     if masking.attacked_through is None:
         message = f"{names} passes {how} gradient and changes the shape: NOT adaptive"
-        return Measured("fail", None, message)
+        return False, None, message
     through = e.clean & masking.attacked_through
     gap = float(e.worst.mean() - through.mean())
     message = (
@@ -432,8 +412,8 @@ def k20_adaptive(e: CheckContext) -> Measured:
     )
     missed = e.worst & ~through
     # what it breaks is broken, however much it leaves that the others broke
-    ok = not surely_above(int(missed.sum()), len(missed), POINT)
+    ok = _few(missed, POINT)
     message += f", {missed.sum()} broken by it alone"
     if ok and not masking.blocking:
         message += ": it hides nothing"
-    return Measured(verdict(ok), gap, message, missed)
+    return ok, gap, message, missed

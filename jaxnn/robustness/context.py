@@ -31,17 +31,21 @@ class Check(NamedTuple):
     images: tuple[int, ...] = ()  # rows that are the evidence, at most 20
 
 
-class Measured(NamedTuple):
-    """What a check found, see `Check`."""
-
-    verdict: str
-    number: float | None
-    message: str
-    images: np.ndarray | None = None  # which of the sample (bool) are the evidence
-
-
 CHECKS: dict[str, Callable[["CheckContext"], Check]] = {}
 """Every check by its id, in the order of the modules that hold them."""
+
+Measured = tuple[Any, ...]
+"""What a check finds: whether it passed, or its verdict; the number; the message; which
+images of the sample (bool) are the evidence, if any are."""
+
+
+def outcome(id: str, name: str, found: Measured, rows: np.ndarray) -> Check:
+    """The check with what it found; `rows` are the numbers of the sample's images."""
+    verdict, number, message, *evidence = found
+    images = tuple(int(i) for mask in evidence for i in rows[mask][:20])
+    if not isinstance(verdict, str):
+        verdict = "pass" if verdict else "fail"
+    return Check(id, name, verdict, number, message, images)
 
 
 def check(id: str, name: str, gradients: bool = True) -> Callable:
@@ -55,9 +59,7 @@ def check(id: str, name: str, gradients: bool = True) -> Callable:
         def run(e: "CheckContext") -> Check:
             if gradients and not e.model.gradients:
                 return Check(id, name, "skip", None, "a black box has no gradients")
-            found = measure(e)
-            images = () if found.images is None else e.where(found.images)
-            return Check(id, name, found.verdict, found.number, found.message, images)
+            return outcome(id, name, measure(e), e.rows)
 
         CHECKS[id] = run
         return run
@@ -199,17 +201,14 @@ class CheckContext:
         return masking_report(self.model, self.x[some], self.y[some], through)
 
     @cached_property
-    def gradients(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Loss -> (loss of each image, largest |gradient| of each image)."""
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Loss -> the largest |gradient| of each image."""
         losses = {"cross-entropy": softmax_cross_entropy, "margin": attacks.margin}
         if self.outputs(self.x[:1]).shape[-1] >= 3:
             losses["DLR"] = attacks.dlr
-        found = {}
-        for name, loss in losses.items():
-            values, dx = self.model.gradient(self.x, self.y, loss, self.batch)
-            found[name] = values, np.abs(dx).reshape(len(dx), -1).max(-1)
-        return found
 
-    def where(self, mask: np.ndarray) -> tuple[int, ...]:
-        """Row numbers, among all evaluated images, of the sample's `mask`."""
-        return tuple(int(i) for i in self.rows[mask][:20])
+        def largest(loss):
+            dx = self.model.gradient(self.x, self.y, loss, self.batch)[1]
+            return np.abs(dx).reshape(len(dx), -1).max(-1)
+
+        return {name: largest(loss) for name, loss in losses.items()}

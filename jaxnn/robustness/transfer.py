@@ -10,7 +10,7 @@ from jaxnn import attacks
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.errors import JaxnnError
 from jaxnn.robustness.checks import own_attack_is_worst
-from jaxnn.robustness.context import Check
+from jaxnn.robustness.context import Check, outcome
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import under
 from jaxnn.tree import BATCH
@@ -76,7 +76,4 @@ def _k9(names, correct) -> Check:
             f"own {100 * matrix[t, t]:.1f}%"
         )
     found = own_attack_is_worst(correct[t, t], correct[s, t], message)
-    rows = tuple(map(int, np.flatnonzero(np.asarray(found.images))[:20]))
-    return Check(
-        "K9", "transfer >= white-box", found.verdict, found.number, message, rows
-    )
+    return outcome("K9", "transfer >= white-box", found, np.arange(correct.shape[-1]))

@@ -96,7 +96,7 @@ def noise(few):
 def sizes(few, loss="cross-entropy", size=0.0):
     """The gradient of one loss has that size on `few` images."""
     gradients = {
-        name: (None, np.where(some(few), size if name == loss else 1.0, 1.0))
+        name: np.where(some(few), size if name == loss else 1.0, 1.0)
         for name in ("cross-entropy", "margin")
     }
     e = Fake(gradients=gradients)
@@ -106,9 +106,7 @@ def sizes(few, loss="cross-entropy", size=0.0):
 
 def margin_breaks(few, size):
     """The margin breaks `few` more, where cross-entropy's gradient has that size."""
-    gradients = {
-        "cross-entropy": (None, np.full(N, size)), "margin": (None, np.ones(N)),
-    }  # fmt: skip
+    gradients = {"cross-entropy": np.full(N, size), "margin": np.ones(N)}
     return Fake(left={"PGD-40, margin": some(100 - few)}, gradients=gradients)
 
 
@@ -248,7 +246,7 @@ def test_a_layer_with_little_gradient_that_hides_nothing_is_no_fault():
 
 def test_a_loss_that_leads_elsewhere_is_named():
     k11 = Check("K11", "two losses agree", "fail", 0.068, "", ())
-    gradients = {"cross-entropy": (None, np.ones(N))}
+    gradients = {"cross-entropy": np.ones(N)}
     e = Fake(masking=Masking([], [], None, None), gradients=gradients)
     assert "Cause: the loss: along another one" in judge([k11], e)
     assert "Cause: not found" in judge([k11._replace(id="K9")], e)

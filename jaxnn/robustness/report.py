@@ -116,22 +116,28 @@ def page(
 ) -> str:
     """The evaluation in Markdown; of several `seeds`, all in brief and `e` whole."""
     believable = all(one.believable for one in (seeds or {0: e}).values())
-    sections = [
+    head, *rows, last = ([escaped(cell) for cell in row] for row in attack_rows(e))
+    last[0], last[3] = f"**{last[0]}**", f"**{last[3]}**"
+    return document([
         f"# {escaped(title)}: {'believable' if believable else 'DO NOT BELIEVE'}",
-        _seeds(seeds) if seeds else "",
+        *(_seeds(seeds) if seeds else ()),
         *_warnings(e),
         f"**{escaped(e.verdict)}**",
         f"Threat model: {e.threat}. Level `{e.level}`, {e.seconds:.0f} s. Intervals "
         "are Wilson's at 95%.",
-        _attacks(e),
+        "## Attacks",
+        table(head, [*rows, last]),
         f"Targeted (least-likely class, PGD): reached for {e.targeted} of a stratified "
         f"sample of {e.targeted.total:,}; counted apart from the untargeted attacks.",
         "![Accuracy over the budget](curve.png)",
         "![The worst examples found](examples.png)",
-        _checks(e),
-        _layers(e),
-    ]
-    return document(sections)
+        "## Checks",
+        table(CHECK_HEAD, map(_check_row, e.checks)),
+        "## Gradients of every layer, from the output back",
+        "Of the margin loss; saturated: elements whose gradient shrinks a "
+        "thousandfold.",
+        table(LAYER_HEAD, map(_layer_row, e.layers)),
+    ])  # fmt: skip
 
 
 def _seeds(seeds):
@@ -139,12 +145,12 @@ def _seeds(seeds):
         (str(seed), str(e.robust), str(e.clean), escaped(e.verdict))
         for seed, e in seeds.items()
     ]
-    head = ("seed", "robust", "clean", "verdict")
     first = next(iter(seeds))
-    return [
-        "## Seeds", "", *table(head, rows), "",
+    return (
+        "## Seeds",
+        table(("seed", "robust", "clean", "verdict"), rows),
         f"Mean: {_mean(seeds)}. Below, and in the pictures of images: seed {first}.",
-    ]  # fmt: skip
+    )
 
 
 def attack_rows(e: Evaluation) -> list[tuple[str, str, str, str]]:
@@ -164,43 +170,24 @@ def attack_rows(e: Evaluation) -> list[tuple[str, str, str, str]]:
     ]  # fmt: skip
 
 
-def _attacks(e):
-    head, *rows, last = ([escaped(cell) for cell in row] for row in attack_rows(e))
-    last[0], last[3] = f"**{last[0]}**", f"**{last[3]}**"
-    return ["## Attacks", "", *table(head, [*rows, last])]
+CHECK_HEAD = ("", "check", "verdict", "what was measured", "images")
+LAYER_HEAD = (
+    "layer", "gradient out / in", "images given none", "images passed none",
+    "saturated",
+)  # fmt: skip
 
 
-def _checks(e):
-    rows = []
-    for c in e.checks:
-        images = ", ".join(map(str, c.images[:8])) + (" ..." if c.images[8:] else "")
-        rows.append(
-            (c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.message), images)
-        )
-    head = ("", "check", "verdict", "what was measured", "images")
-    return ["## Checks", "", *table(head, rows)]
+def _check_row(c):
+    images = ", ".join(map(str, c.images[:8])) + (" ..." if c.images[8:] else "")
+    return c.id, escaped(c.name), f"**{c.verdict}**", escaped(c.message), images
 
 
-def _layers(e):
-    rows = []
-    for layer in e.layers:
-        flat = "" if layer.saturated is None else f"{100 * layer.saturated:.1f}%"
-        rows.append((
-            escaped(layer.label), f"{layer.ratio:.3g}", f"{100 * layer.zero_in:.1f}%",
-            f"{100 * layer.zero_out:.1f}%", flat,
-        ))  # fmt: skip
-    head = (
-        "layer", "gradient out / in", "images given none", "images passed none",
-        "saturated",
+def _layer_row(layer):
+    flat = "" if layer.saturated is None else f"{100 * layer.saturated:.1f}%"
+    return (
+        escaped(layer.label), f"{layer.ratio:.3g}", f"{100 * layer.zero_in:.1f}%",
+        f"{100 * layer.zero_out:.1f}%", flat,
     )  # fmt: skip
-    return [
-        "## Gradients of every layer, from the output back",
-        "",
-        "Of the margin loss; saturated: elements whose gradient shrinks a "
-        "thousandfold.",
-        "",
-        *table(head, rows),
-    ]
 
 
 def write(

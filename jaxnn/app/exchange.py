@@ -21,7 +21,7 @@ from jaxnn.app.folder import (
 )
 from jaxnn.app.streams import note
 from jaxnn.check.user_code import load_user_code
-from jaxnn.combine import chained, serial
+from jaxnn.combine import last_apart, serial
 from jaxnn.data import load, unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, first_line, need
@@ -273,6 +273,5 @@ def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
 
 def ending(net: Layer) -> str | None:
     """The setting `output` of a network: what it ends in."""
-    while chained(net):
-        net = chained(net)[-1]
-    return net.name if net.name in ("softmax", "log_softmax", "sigmoid") else None
+    name = last_apart(net).last.name
+    return name if name in ("softmax", "log_softmax", "sigmoid") else None

@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from jaxnn import programs
 from jaxnn.attacks.core import dlr, margin
-from jaxnn.combine import chained, serial
+from jaxnn.combine import last_apart, serial
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, log_softmax, pointwise, sigmoid, softmax
 from jaxnn.layers.core import value
@@ -292,32 +292,15 @@ def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:
     """
     model = model.keyed(x)
     classes = model.facts(x).classes
-    found = _without_last(model.net)
-    if found is not None:
-        net, without = found
-        params, state = without(model.params), without(model.state)
-        model = replace(model, net=net, params=params, state=state)
+    end = last_apart(model.net)
+    if end.last in (softmax, log_softmax, sigmoid):
+        params, state = end.split(model.params)[0], end.split(model.state)[0]
+        model = replace(model, net=end.before, params=params, state=state)
     if classes != 1:
         return model, y
     params, state = (model.params, ()), (model.state, ())
     two = serial(model.net, two_logits)
     return replace(model, net=two, params=params, state=state), (y > 0) * 1
-
-
-@lru_cache(maxsize=256)
-def _without_last(net: Layer) -> tuple[Layer, Callable[[Any], Any]] | None:
-    """The network without a last layer that changes no decision, and what of its trees
-    remains; None if it has none.
-    """
-    if not chained(net):
-        return None
-    *before, last = chained(net)
-    if last in (softmax, log_softmax, sigmoid):
-        return serial(*before), lambda tree: tuple(tree)[:-1]
-    inner = _without_last(last)
-    if inner is None:
-        return None
-    return serial(*before, inner[0]), lambda tree: (*tree[:-1], inner[1](tree[-1]))
 
 
 _zero_before = Rule(

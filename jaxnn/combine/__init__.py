@@ -8,12 +8,19 @@ The same weights in several places: `repeat`, `share`, `siamese`. Memory for tim
 
 from jaxnn.combine.basic import freeze, parallel, residual, serial
 from jaxnn.combine.depth import remat, repeat, stack
-from jaxnn.combine.mlp import activation_layer, chained, dense_block, mlp, output_layer
+from jaxnn.combine.mlp import (
+    activation_layer,
+    chained,
+    dense_block,
+    last_apart,
+    mlp,
+    output_layer,
+)
 from jaxnn.combine.parts import Call, Parts, observed
 from jaxnn.combine.sharing import share, siamese
 
 __all__ = [
-    "Call", "Parts", "activation_layer", "chained", "dense_block", "freeze", "mlp",
-    "observed", "output_layer", "parallel", "remat", "repeat", "residual", "serial",
-    "share", "siamese", "stack",
+    "Call", "Parts", "activation_layer", "chained", "dense_block", "freeze",
+    "last_apart", "mlp", "observed", "output_layer", "parallel", "remat", "repeat",
+    "residual", "serial", "share", "siamese", "stack",
 ]  # fmt: skip

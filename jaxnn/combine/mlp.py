@@ -1,6 +1,8 @@
 """Multilayer perceptrons, ready made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from jaxnn.arrays import is_traced, is_whole
 from jaxnn.combine.basic import serial
@@ -82,6 +84,43 @@ def chained(net: Layer) -> tuple[Layer, ...]:
     """The layers that `net` is a series of: of `serial` and `mlp`, else ()."""
     made = net.made
     return net.parts if made is not None and made.constructor in (serial, mlp) else ()
+
+
+class Ended(NamedTuple):
+    """A network as what comes before its last layer, and that layer."""
+
+    before: Layer
+    last: Layer
+    split: Callable[[Any], tuple[Any, Any]]  # a tree of the network -> of either
+    join: Callable[[Any, Any], Any]  # and back
+
+
+@lru_cache(maxsize=256)
+def last_apart(net: Layer) -> Ended:
+    """Take the last layer from a network, out of series within series.
+
+    >>> from jaxnn.layers import relu
+    >>> last_apart(serial(relu, mlp([3, 2]))).last.name
+    'dense(2)'
+    """
+    if not chained(net):
+        return Ended(serial(), net, lambda tree: ((), tree), lambda _, end: end)
+    *layers, last = chained(net)
+    if not chained(last):
+        return Ended(
+            serial(*layers), last,
+            lambda tree: (tuple(tree[:-1]), tree[-1]), lambda tree, end: (*tree, end),
+        )  # fmt: skip
+    inner = last_apart(last)
+
+    def split(tree):
+        rest, end = inner.split(tree[-1])
+        return (*tree[:-1], rest), end
+
+    def join(tree, end):
+        return *tree[:-1], inner.join(tree[-1], end)
+
+    return Ended(serial(*layers, inner.before), inner.last, split, join)
 
 
 def dense_block(

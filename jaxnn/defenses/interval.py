@@ -6,15 +6,13 @@ dense, is joined with the difference of the outputs.
 Source: Gowal et al. 2018, arXiv 1810.12715.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box, clip
-from jaxnn.combine import chained
-from jaxnn.combine.parts import child_key
+from jaxnn.combine import last_apart
 from jaxnn.layers import Layer, dense, interval
 from jaxnn.layers.bounds import coarsest, largest, product_error, widened
 
@@ -42,41 +40,32 @@ def margins(net: Layer, box: Box = (0.0, 1.0)) -> Margins:
     Raises:
       JaxnnError: a layer without bounds; lists those that have.
     """
-    layers = _flat(net)
-    inside = [interval(layer) for layer in layers]
-    ends_dense = layers[-1].made is not None and layers[-1].made.constructor is dense
+    whole, end = interval(net), last_apart(net)
+    before, made = interval(end.before), end.last.made
+    ends_dense = made is not None and made.constructor is dense
 
     def forward(params, state, x, y, epsilon, *, key=None, train):
-        weights, rest = _flat_tree(net, params), _flat_tree(net, state)
         ends = x - epsilon, x + epsilon
         if not train:  # the sums round: an ulp, and one of whoever made x
             ends = widened(ends, 2, jnp.abs(x) + epsilon)
         if box is not None:
             ends = tuple(clip(a, *box) for a in ends)
-        joined = ends_dense and weights[-1]["w"].shape[-1] > 1
-        caches = []
-        for i, layer in enumerate(inside[:-1] if joined else inside):
-            ends, _, cache = layer.forward(
-                weights[i], rest[i], ends, key=child_key(key, i), train=train
-            )
-            caches.append(cache)
-        if joined:
-            worst, kept = _joined(ends, weights[-1], y, train)
+        first, last = end.split(params)
+        if ends_dense and last["w"].shape[-1] > 1:
+            rest = end.split(state)[0]
+            ends, _, cache = before.forward(first, rest, ends, key=key, train=train)
+            worst, kept = _joined(ends, last, y, train)
         else:
+            ends, _, cache = whole.forward(params, state, ends, key=key, train=train)
             worst, kept = _apart(ends, y, train)
-        return worst, (tuple(caches), kept)
+        return worst, (cache, kept)
 
-    def backward(cache, dworst):
-        caches, kept = cache
-        if len(caches) < len(inside):
-            dy, dlast = _joined_backward(kept, dworst)
-            grads = [dlast]
-        else:
-            dy, grads = _apart_backward(kept, dworst), []
-        for i in reversed(range(len(caches))):
-            dy, g = inside[i].backward(caches[i], dy)
-            grads.append(g)
-        return _unflat_tree(net, iter(reversed(grads)))
+    def backward(caches, dworst):
+        cache, kept = caches
+        if not isinstance(kept, tuple):  # not joined
+            return whole.backward(cache, _apart_backward(kept, dworst))[1]
+        dy, dlast = _joined_backward(kept, dworst)
+        return end.join(before.backward(cache, dy)[1], dlast)
 
     return Margins(forward, backward)
 
@@ -137,23 +126,3 @@ def _joined_backward(kept, dworst):
     if biased:
         dparams["b"] = dz.sum(0)
     return ((dcenter - dradius) / 2, (dcenter + dradius) / 2), dparams
-
-
-def _flat(net: Layer) -> list[Layer]:
-    """The layers of serial networks inside of each other, in order."""
-    if not chained(net):
-        return [net]
-    return [leaf for part in chained(net) for leaf in _flat(part)]
-
-
-def _flat_tree(net: Layer, tree: Any) -> list:
-    if not chained(net):
-        return [tree]
-    pairs = zip(chained(net), tree, strict=True)
-    return [leaf for part, t in pairs for leaf in _flat_tree(part, t)]
-
-
-def _unflat_tree(net: Layer, leaves: Iterator) -> Any:
-    if not chained(net):
-        return next(leaves)
-    return tuple(_unflat_tree(part, leaves) for part in chained(net))

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.scipy.ndimage import map_coordinates
 
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import Best, Box, Goal, budget, margin
+from jaxnn.attacks.core import Best, Box, Goal, budget, in_box, margin
 from jaxnn.attacks.driver import attack
 from jaxnn.errors import JaxnnError, lookup
 
@@ -64,8 +64,7 @@ def noise(
     epsilon = budget(epsilon, x)
 
     def noisy(k):
-        x_adv = NOISES[kind](k, x, epsilon)
-        return x_adv if box is None else jnp.clip(x_adv, *box)
+        return in_box(NOISES[kind](k, x, epsilon), box)
 
     return _worst(model, x, y, targeted, noisy, jax.random.split(key, draws))
 

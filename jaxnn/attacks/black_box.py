@@ -15,6 +15,7 @@ from jaxnn.attacks.core import (
     Goal,
     ascent_direction,
     budget,
+    in_box,
     margin,
     per_image,
 )
@@ -66,14 +67,11 @@ def square(
             (columns >= left) & (columns < left + side)
         )
         color = images + epsilon * signs(key_sign, (len(x), 1, 1, c))
-        candidate = jnp.where(inside, color, best.x)
-        candidate = candidate if box is None else jnp.clip(candidate, *box)
-        return rate(candidate, best), None
+        return rate(in_box(jnp.where(inside, color, best.x), box), best), None
 
     key_stripes, key_squares = jax.random.split(key)
     stripes = images + epsilon * signs(key_stripes, (len(x), 1, w, c))
-    stripes = stripes if box is None else jnp.clip(stripes, *box)
-    best = rate(stripes, rate(images, Best.of_nothing(images)))
+    best = rate(in_box(stripes, box), rate(images, Best.of_nothing(images)))
     sides = jnp.asarray(_side_lengths(queries, first_share, h, w))
     best, _ = lax.scan(query, best, (jax.random.split(key_squares, queries), sides))
     return ball.project(best.x).reshape(x.shape)

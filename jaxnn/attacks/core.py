@@ -60,7 +60,7 @@ def distance(x_adv: Any, x: Any, norm: str) -> Array:
     delta = (jnp.asarray(x_adv) - x).reshape(len(x), -1)
     if norm == "linf":
         return jnp.abs(delta).max(-1, initial=0)
-    return l2_norm(delta) if norm == "l2" else jnp.abs(delta).sum(-1)
+    return l2_norm(delta) if norm == "l2" else l1_norm(delta)
 
 
 def ascent_direction(gradient: Array, norm: str) -> Array:
@@ -82,6 +82,11 @@ def ascent_direction(gradient: Array, norm: str) -> Array:
     chosen = jnp.sign(gradient) * (rows >= threshold).reshape(gradient.shape)
     size = per_image(jnp.abs(chosen).reshape(rows.shape).sum(-1), gradient)
     return chosen / jnp.where(size > 0, size, 1)
+
+
+def in_box(x: Array, box: Box) -> Array:
+    """Images with their pixels clipped to the box, if there is one."""
+    return x if box is None else jnp.clip(x, *box)
 
 
 def clip(a: Array, low: Any, high: Any) -> Array:
@@ -149,7 +154,7 @@ class Ball(NamedTuple):
         else:
             x_adv = x + _onto_l1_ball(x_adv - x, epsilon)
         # x lies in the box, so clipping can only shorten the perturbation.
-        return x_adv if self.box is None else jnp.clip(x_adv, *self.box)
+        return in_box(x_adv, self.box)
 
     def move(self, x_adv: Array, gradient: Array, size: Any) -> Array:
         """One step of length `size` from x_adv up the gradient, projected.

@@ -177,11 +177,12 @@ def _run(found, model, x, y, more, options):
         model, y = to_logits(model, x, y)
     given = {k: v for k, v in settings.items() if k in found.traced}
     static = tuple((k, v) for k, v in settings.items() if k not in found.traced)
-    wrong = [k for k, v in static if not _hashable(v)]
-    if wrong:
-        raise JaxnnError(
-            f"{found.name}: got {', '.join(wrong)} of a kind that is no setting"
-        )
+    for name, value in static:
+        try:
+            hash(value)
+        except TypeError as error:
+            text = f"{found.name}: got {name} of a kind that is no setting"
+            raise JaxnnError(text) from error
     return _program(found.core, static, model, x, y, given)
 
 
@@ -201,11 +202,3 @@ def _rounded(found, model, x, options):
 @functools.partial(programs.jit, static_argnums=(0, 1))
 def _program(core, static, model, x, y, given):
     return core(model, x, y, **dict(static), **given)
-
-
-def _hashable(value):
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True

@@ -19,6 +19,7 @@ from jaxnn.attacks.core import (
     Goal,
     ascent_direction,
     distance,
+    in_box,
     is_finite,
     l2_norm,
     margin,
@@ -51,8 +52,7 @@ def deepfool(
     goal = Goal(model, y, margin, False)
 
     def shown(total):
-        moved = x + (1 + overshoot) * total
-        return moved if box is None else jnp.clip(moved, *box)
+        return in_box(x + (1 + overshoot) * total, box)
 
     def unfinished(carry):
         step, _, done = carry
@@ -132,8 +132,7 @@ def ddn(
         norm = norm * jnp.where(fooled, 1 - gamma, 1 + gamma).astype(x.dtype)
         length = per_image(l2_norm(delta), x)
         delta = delta * (per_image(norm, x) / jnp.where(length > 0, length, 1))
-        x_adv = x + delta
-        return (x_adv if box is None else jnp.clip(x_adv, *box), norm, best), None
+        return (in_box(x + delta, box), norm, best), None
 
     start = (x, jnp.full(len(x), first_norm, x.dtype), Best.of_nothing(x))
     (x_adv, _, best), _ = lax.scan(body, start, jnp.arange(steps))

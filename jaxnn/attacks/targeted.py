@@ -10,7 +10,7 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.attacks.arguments import as_images
 from jaxnn.attacks.classifier import Classifier
-from jaxnn.attacks.core import Best, Box, Goal, is_finite, margin, per_image
+from jaxnn.attacks.core import Best, Box, Goal, in_box, is_finite, margin, per_image
 from jaxnn.errors import JaxnnError, require
 from jaxnn.losses import Loss, quadratic
 
@@ -70,7 +70,7 @@ def targeted_descent(
             dx = dx + near * (x_adv - reference)
         moved = x_adv - size * dx
         moved = jnp.where(per_image(is_finite(moved), x), moved, x_adv)
-        return (moved if box is None else jnp.clip(moved, *box), kept), None
+        return (in_box(moved, box), kept), None
 
     start = (x, (x, jnp.zeros(len(x), bool)))
     (x_adv, kept), _ = lax.scan(step, start, length=steps)
@@ -106,12 +106,9 @@ def every_target(
     """
     require(classes >= 2, "every_target", "classes", classes, "at least 2")
     x = as_images("every_target", x)
-    best = _keep_worst(model, Best.of_nothing(x), x, y)
-    for offset in range(1, classes):
-        goal = (y + offset) % classes
-        x_adv = attack(model, x, goal, targeted=True, **options)
-        best = _keep_worst(model, best, x_adv, y)
-    return best.x
+    goals = ((y + offset) % classes for offset in range(1, classes))
+    found = (attack(model, x, goal, targeted=True, **options) for goal in goals)
+    return _worst(model, y, x, found)
 
 
 def worst_of(model: Classifier, y: Array, *candidates: Array) -> Array:
@@ -119,8 +116,12 @@ def worst_of(model: Classifier, y: Array, *candidates: Array) -> Array:
 
     One that fools goes before one that does not, then the larger margin.
     """
-    best = Best.of_nothing(candidates[0])
-    for x_adv in candidates:
+    return _worst(model, y, candidates[0], candidates[1:])
+
+
+def _worst(model, y, x, more):
+    best = _keep_worst(model, Best.of_nothing(x), x, y)
+    for x_adv in more:
         best = _keep_worst(model, best, x_adv, y)
     return best.x
 

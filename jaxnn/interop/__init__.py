@@ -6,8 +6,6 @@ hand-written rule yet.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,18 +143,15 @@ def _with_vjp(name, fwd, bwd):
     def forward(*args):
         args = jax.tree.map(jnp.asarray, args)  # numbers and NumPy arrays may come
         y, cache = fwd(*args)
-        leaves, structure = jax.tree.flatten(args)
-        return y, (cache, _Types(tuple(leaf.dtype for leaf in leaves), structure))
+        return y, (cache, jax.tree.map(lambda a: a.ravel()[:0], args))  # their types
 
     def backward(kept, dy):
         cache, types = kept
         # None, where there is no derivative, stands for zeros of any structure
         return jax.tree.map(
-            lambda d, dtype: None if d is None else d.astype(dtype),
-            tuple(bwd(cache, dy)),
-            types.structure.unflatten(types.dtypes),
-            is_leaf=lambda d: d is None,
-        )
+            lambda d, a: None if d is None else d.astype(a.dtype),
+            tuple(bwd(cache, dy)), types, is_leaf=lambda d: d is None,
+        )  # fmt: skip
 
     function.__name__ = name
     function = jax.custom_vjp(function)
@@ -175,15 +170,6 @@ def _layer_with_vjp(layer, train):
         return dparams, None, dx, None
 
     return _with_vjp(layer.name, fwd, bwd)
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Types:
-    """The dtypes of a tree of arrays, as data without arrays."""
-
-    dtypes: tuple
-    structure: Any
 
 
 def _check_function(where, function):

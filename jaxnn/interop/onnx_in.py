@@ -18,7 +18,7 @@ import numpy as np
 from jaxnn import layers
 from jaxnn.combine import parallel, residual, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.interop.onnx_out import FLOAT, settings_of
+from jaxnn.interop.onnx_out import FLOAT, MERGES, SINGLE, settings_of
 from jaxnn.layers import Layer
 from jaxnn.train.inputs import init_shapes
 
@@ -112,7 +112,7 @@ def _read(node, opsets, chains, known, where):
     if missing := [n for n in node.input if n and n not in chains and n not in known]:
         raise JaxnnError(f"{where}: takes {missing[0]}, which nothing here makes")
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    table = FOLDED if not live else READERS if len(live) == 1 else MERGES
+    table = FOLDED if not live else READERS if len(live) == 1 else MERGED
     try:
         if op == "Shape" and live:
             size = slice(settings.get("start"), settings.get("end"))
@@ -270,10 +270,7 @@ class Chain:
 
 # ---- branches that meet
 
-MERGES = {
-    "Add": "sum", "Sum": "sum", "Mul": "multiply", "Max": "maximum",
-    "Concat": "concatenate",
-}  # fmt: skip
+MERGED = {op: merge for merge, op in MERGES.items()} | {"Add": "sum"}
 
 
 def _merge(chains: list[Chain], settings, inputs) -> None:
@@ -281,7 +278,7 @@ def _merge(chains: list[Chain], settings, inputs) -> None:
     first = chains[0]
     for chain in chains:
         chain.settled()
-    merge, axis = MERGES[settings["op"]], settings.get("axis", 1)
+    merge, axis = MERGED[settings["op"]], settings.get("axis", 1)
     if inputs > len(chains) or axis % len(first.whole) != len(first.lead):
         raise JaxnnError("expected values of the graph, joined by their channels")
     shared = 0
@@ -318,15 +315,13 @@ def _merge(chains: list[Chain], settings, inputs) -> None:
 
 # ---- elementwise
 
-VALUES = {
-    "Relu": layers.relu, "Sigmoid": layers.sigmoid, "Tanh": layers.tanh,
-    "Selu": layers.selu, "Softplus": layers.softplus,
-}  # fmt: skip
+MAKERS = {op: maker for maker, (op, _) in SINGLE.items()}
+"""Operation -> the layer that it is alone, or its constructor."""
 
 
-@reads(*VALUES)
-def _value(chain, settings, x):
-    chain.add(VALUES[settings["op"]])
+@reads("Relu", "Sigmoid", "Tanh", "Selu", "Softplus")
+def _same(chain, settings, x):
+    chain.add(MAKERS[settings["op"]])
 
 
 @reads("Identity", "Dropout", "Cast")
@@ -344,13 +339,12 @@ READERS |= {
 
 
 @reads("Softmax", "LogSoftmax")
-def _softmax(chain, settings, x):
+def _row(chain, settings, x):
     axis = settings.get("axis", -1)
     if chain.whole[axis] != math.prod(chain.shape):
         raise JaxnnError(f"axis {axis} of {chain.whole}, expected a row of numbers")
     chain.flat()
-    op = settings["op"]
-    chain.add(layers.softmax if op == "Softmax" else layers.log_softmax)
+    chain.add(MAKERS[settings["op"]])
 
 
 @reads("Add", "Sub", "Mul", "Div")
@@ -483,16 +477,15 @@ def _pool(chain, settings, x):
     if counted and np.any(padding):
         chain.moved(layers.pad([*padding, 0]))
         padding = "VALID"
-    make = layers.max_pool if settings["op"] == "MaxPool" else layers.avg_pool
-    chain.moved(make(size, tuple(settings.get("strides", (1,) * len(size))), padding))
+    stride = tuple(settings.get("strides", (1,) * len(size)))
+    chain.moved(MAKERS[settings["op"]](size, stride, padding))
 
 
 @reads("GlobalAveragePool", "GlobalMaxPool")
 def _global_pool(chain, settings, x):
-    average = settings["op"] == "GlobalAveragePool"
     channels, *sizes = chain.shape
     chain.images()
-    chain.add(layers.global_avg_pool if average else layers.global_max_pool)
+    chain.add(MAKERS[settings["op"]])
     chain.shape, chain.last = (channels, *[1] * len(sizes)), False
 
 

@@ -151,19 +151,43 @@ def settings_of(layer: Layer) -> dict[str, Any]:
     return bound.arguments
 
 
+# ---- what is one operation, by which it is read, too
+
+
+def _same(op, graph, x, y, **_):
+    return graph.elementwise(op, x)
+
+
+def _row(op, graph, x, y, **_):
+    return graph.elementwise(op, graph.turned(x, False), axis=-1)
+
+
+def _pool(op, graph, x, y, *, size, stride, padding, **_):
+    size = per_axis("pool", "size", size, len(x.shape) - 1)
+    at = placed("pool", x.shape, size, size if stride is None else stride, padding)
+    return Value(graph.add(op, graph.turned(x, True).name, **_places(at)), y, True)
+
+
+def _global_pool(op, graph, x, y, **_):
+    name = graph.add(op, graph.turned(x, True).name)
+    return Value(graph.add("Flatten", name, axis=1), y)
+
+
+SINGLE = {
+    layers.relu: ("Relu", _same), layers.tanh: ("Tanh", _same),
+    layers.sigmoid: ("Sigmoid", _same), layers.softplus: ("Softplus", _same),
+    layers.selu: ("Selu", _same), layers.softmax: ("Softmax", _row),
+    layers.log_softmax: ("LogSoftmax", _row), layers.max_pool: ("MaxPool", _pool),
+    layers.avg_pool: ("AveragePool", _pool),
+    layers.global_max_pool: ("GlobalMaxPool", _global_pool),
+    layers.global_avg_pool: ("GlobalAveragePool", _global_pool),
+}  # fmt: skip
+FORMS |= {maker: partial(write, op) for maker, (op, write) in SINGLE.items()}
+
+
 # ---- elementwise, and what does nothing in evaluation
 
-
-def _same(op: str) -> Callable[..., Value]:
-    return lambda graph, x, y, **_: graph.elementwise(op, x)
-
-
 FORMS |= {
-    layers.relu: _same("Relu"),
-    layers.tanh: _same("Tanh"),
-    layers.sigmoid: _same("Sigmoid"),
-    layers.softplus: _same("Softplus"),
-    layers.selu: _same("Selu"),
     layers.leaky_relu: lambda graph, x, y, *, slope, **_: graph.elementwise(
         "LeakyRelu", x, alpha=float(slope)
     ),
@@ -172,12 +196,6 @@ FORMS |= {
     ),
     layers.standardize: lambda graph, x, y, *, mean, std, **_: graph.elementwise(
         "Div", graph.elementwise("Sub", x, float(mean)), float(std)
-    ),
-    layers.softmax: lambda graph, x, y, **_: graph.elementwise(
-        "Softmax", graph.turned(x, False), axis=-1
-    ),
-    layers.log_softmax: lambda graph, x, y, **_: graph.elementwise(
-        "LogSoftmax", graph.turned(x, False), axis=-1
     ),
     **dict.fromkeys(
         (layers.dropout, layers.spatial_dropout, layers.gaussian_noise),
@@ -269,25 +287,6 @@ def _places(at: Windows) -> dict[str, Any]:
     return {"kernel_shape": at.size, "strides": at.stride, "pads": pads}
 
 
-def _pool(op, graph, x, y, *, size, stride, padding, **_):
-    size = per_axis("pool", "size", size, len(x.shape) - 1)
-    at = placed("pool", x.shape, size, size if stride is None else stride, padding)
-    return Value(graph.add(op, graph.turned(x, True).name, **_places(at)), y, True)
-
-
-def _global_pool(op, graph, x, y, **_):
-    name = graph.add(op, graph.turned(x, True).name)
-    return Value(graph.add("Flatten", name, axis=1), y)
-
-
-FORMS |= {
-    layers.max_pool: partial(_pool, "MaxPool"),
-    layers.avg_pool: partial(_pool, "AveragePool"),
-    layers.global_max_pool: partial(_global_pool, "GlobalMaxPool"),
-    layers.global_avg_pool: partial(_global_pool, "GlobalAveragePool"),
-}
-
-
 @form(layers.batch_norm)
 def _batch_norm(graph, x, y, *, params, state, epsilon, **_):
     given = params["gamma"], params["beta"], state["mean"], state["var"]
@@ -306,6 +305,15 @@ GATES = {  # ONNX's gates of ours, which come in PyTorch's order
 }  # fmt: skip
 
 
+def biases(params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """At the inputs, and inside: a GRU's candidate has such, others zeros."""
+    b = np.asarray(params["b"], np.float32)
+    inner = np.zeros_like(b)
+    if "c" in params:
+        inner[-len(params["c"]) :] = params["c"]
+    return b, inner
+
+
 def _recurrent(
     kind, graph, x, y, *, params, units, return_sequences, go_backwards, mask_value,
     activation="", **_,
@@ -317,18 +325,14 @@ def _recurrent(
         parts = np.split(np.asarray(a), len(GATES[kind]), axis=-1)
         return np.concatenate([parts[i] for i in GATES[kind]], -1).T[None]
 
-    b = gates(params["b"])
-    inner = np.zeros_like(b)  # the biases inside; of a GRU's candidate only
-    if "c" in params:
-        inner[:, -units:] = params["c"]
     more = {"linear_before_reset": 1} if kind == "GRU" else {}
     more |= {"activations": [activation.capitalize()]} if activation else {}
     turned = graph.add("Transpose", graph.turned(x, False).name, perm=[1, 0, 2])
     every, last = graph.name(kind), graph.name(kind)  # (T, 1, B, H) and (1, B, H)
     graph.add(
         kind, turned, gates(params["w"]), gates(params["u"]),
-        np.concatenate([b, inner], 1), outputs=(every, last), hidden_size=units,
-        direction="reverse" if go_backwards else "forward", **more,
+        np.concatenate([*map(gates, biases(params))], 1), outputs=(every, last),
+        hidden_size=units, direction="reverse" if go_backwards else "forward", **more,
     )  # fmt: skip
     if not return_sequences:
         return Value(graph.add("Squeeze", last, np.array([0])), y)
@@ -346,6 +350,11 @@ FORMS |= {
 # ---- networks of networks
 
 
+MERGES = {
+    "sum": "Sum", "multiply": "Mul", "maximum": "Max", "concatenate": "Concat"
+}  # fmt: skip
+
+
 @form(combine.residual)
 def _residual(graph, x, y, *, params, state, inner, projection=None, **_):
     if projection is None:
@@ -358,13 +367,12 @@ def _residual(graph, x, y, *, params, state, inner, projection=None, **_):
 
 @form(combine.parallel)
 def _parallel(graph, x, y, *, params, state, branches, merge, **_):
-    ops = {"sum": "Sum", "maximum": "Max", "multiply": "Mul", "concatenate": "Concat"}
-    if merge not in ops or (merge == "multiply" and len(branches) != 2):
+    if merge not in MERGES or (merge == "multiply" and len(branches) != 2):
         raise JaxnnError(f"onnx: parallel with merge={merge} has no form in ONNX here")
     each = zip(branches, params, state, strict=True)
     ends = [graph.layer(*branch, x) for branch in each]
     more = {"axis": -1} if merge == "concatenate" else {}
-    return _merged(graph, ops[merge], ends, y, **more)
+    return _merged(graph, MERGES[merge], ends, y, **more)
 
 
 def _merged(graph, op, ends, shape, **settings):

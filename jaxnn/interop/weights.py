@@ -24,7 +24,7 @@ from jaxnn import combine, layers
 from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line
 from jaxnn.interop.onnx_in import Imported
-from jaxnn.interop.onnx_out import settings_of
+from jaxnn.interop.onnx_out import biases, settings_of
 from jaxnn.layers import Layer, from_plain, to_plain
 from jaxnn.rules.pool import placed
 from jaxnn.rules.window import per_axis, windows
@@ -71,9 +71,10 @@ def load_weights(
     if told is not None:
         try:
             net, in_shape = from_plain(told["layers"]), tuple(told["in_shape"])
-            like = _like(net, in_shape)
+            params, state, _ = init_shapes(net, in_shape)
         except (KeyError, TypeError) as error:
             raise JaxnnError(f"{path} tells of no network ({error!r})") from error
+        like = {"params": params, "state": state}
         wanted = {name: leaf.shape for name, leaf in named(like)}
         if wanted != {name: a.shape for name, a in arrays.items()}:
             raise JaxnnError(f"{path}: its arrays are not those of the layers it names")
@@ -86,11 +87,6 @@ def load_weights(
             "a layer such as serial(flatten, dense(30), relu, dense(10))"
         )
     return _from_torch(path, arrays, net, in_shape)
-
-
-def _like(net, in_shape) -> dict[str, Any]:
-    params, state, _ = init_shapes(net, in_shape)
-    return {"params": params, "state": state}
 
 
 def _read(path) -> tuple[dict[str, np.ndarray], dict | None]:
@@ -170,10 +166,8 @@ def _turned(name: str, a: Any, image: tuple[int, ...] | None, out: bool) -> np.n
 def _out(layer, params, state, image) -> dict[str, np.ndarray]:
     """The arrays of a layer by PyTorch's names."""
     if _maker(layer) in RECURRENT:
-        inner = np.zeros_like(params["b"])  # biases inside; of a GRU's candidate only
-        if "c" in params:
-            inner[-len(params["c"]) :] = params["c"]
-        w, u, b = (np.asarray(params[name], np.float32).T for name in "wub")
+        w, u = (np.asarray(params[name], np.float32).T for name in "wu")
+        b, inner = biases(params)
         return {
             "weight_ih_l0": w, "weight_hh_l0": u, "bias_ih_l0": b, "bias_hh_l0": inner
         }  # fmt: skip
@@ -378,15 +372,12 @@ def _conv_line(x, y, *, channels, kernel, stride, padding, dilation, groups, bia
     )
 
 
-def _pool_line(kind):
-    def line(x, y, *, size, stride, padding):
-        axes = len(x) - 1
-        size = per_axis("pool", "size", size, axes)
-        at = placed("pool", x, size, size if stride is None else stride, padding)
-        more = ", count_include_pad=False" if kind == "Avg" else ""
-        return f"nn.{kind}Pool{axes}d({at.size}, {at.stride}, {_even(at)}{more})"
-
-    return line
+def _pool_line(kind, x, y, *, size, stride, padding):
+    axes = len(x) - 1
+    size = per_axis("pool", "size", size, axes)
+    at = placed("pool", x, size, size if stride is None else stride, padding)
+    more = ", count_include_pad=False" if kind == "Avg" else ""
+    return f"nn.{kind}Pool{axes}d({at.size}, {at.stride}, {_even(at)}{more})"
 
 
 def _even(at) -> tuple[int, ...]:
@@ -404,17 +395,14 @@ def _reshape_line(x, y, *, shape):
     raise JaxnnError(f"torch: reshape from {x} to {y} has no form in PyTorch here")
 
 
-def _recurrent_line(kind):
-    def line(
-        x, y, *, units, return_sequences, go_backwards, mask_value, activation="", **_
-    ):
-        if mask_value is not None:
-            raise JaxnnError(f"torch: {kind} with mask_value has no form here")
-        more = f", nonlinearity={activation!r}" if activation else ""
-        rnn = f"nn.{kind}({x[-1]}, {units}, batch_first=True{more})"
-        return f"Recurrent({rnn}, {return_sequences}, {go_backwards})"
-
-    return line
+def _recurrent_line(
+    kind, x, y, *, units, return_sequences, go_backwards, mask_value, activation="", **_
+):
+    if mask_value is not None:
+        raise JaxnnError(f"torch: {kind} with mask_value has no form here")
+    more = f", nonlinearity={activation!r}" if activation else ""
+    rnn = f"nn.{kind}({x[-1]}, {units}, batch_first=True{more})"
+    return f"Recurrent({rnn}, {return_sequences}, {go_backwards})"
 
 
 LINES: dict[Any, Any] = {
@@ -439,8 +427,8 @@ LINES: dict[Any, Any] = {
     layers.depthwise_conv: lambda x, y, *, multiplier, **more: _conv_line(
         x, y, channels=y[-1], groups=x[-1], **more
     ),
-    layers.max_pool: _pool_line("Max"),
-    layers.avg_pool: _pool_line("Avg"),
+    layers.max_pool: partial(_pool_line, "Max"),
+    layers.avg_pool: partial(_pool_line, "Avg"),
     layers.batch_norm: lambda x, y, *, epsilon, momentum, **_: (
         f"nn.BatchNorm{max(len(x) - 1, 1)}d({x[-1]}, {epsilon}, {1 - momentum})"
     ),
@@ -448,6 +436,6 @@ LINES: dict[Any, Any] = {
     layers.gelu: lambda x, y, *, approximate: (
         f"nn.GELU({'tanh' if approximate else 'none'!r})"
     ),
-    **{maker: _recurrent_line(kind) for maker, kind in RECURRENT.items()},
+    **{maker: partial(_recurrent_line, kind) for maker, kind in RECURRENT.items()},
 }
 """Constructor -> `(x_shape, y_shape, **settings) -> source`; layer -> source."""

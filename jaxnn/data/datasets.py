@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,12 +79,9 @@ class Dataset(NamedTuple):
 
 @known_words
 def load(
-    data: str | Path = "mnist",
-    *,
-    validation: int = VALIDATION,
-    split_seed: int = 0,
+    data: str | Path = "mnist", *, validation: int = VALIDATION, split_seed: int = 0,
     say: Callable[[str], Any] = warnings.warn,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Load a named data set, or data of one's own from a file or folder.
 
     A name is looked up as `jaxnn.data.sources` says and downloaded if it is nowhere;
@@ -115,16 +111,18 @@ def load(
     if path is not None and data not in SOURCES and os.path.exists(path):
         name = real_path(path).name
         with unpacked(path) as inside:
-            # of an archive `inside` is a folder that will be gone
-            say = partial(_said, say, str(inside), str(path))
+
+            def told(text):  # of an archive `inside` is a folder that will be gone
+                say(text.replace(str(inside), str(path)))
+
             files = parts_or_none(inside)
-            found = read_other(inside, say) if files is None else None
+            found = read_other(inside, told) if files is None else None
             if found is not None:
-                return _from_other(found, path, name, validation, split_seed, say)
+                return _from_other(found, path, name, validation, split_seed, told)
             if files or inside != path:
                 files = files or find_parts(inside)
                 place = Located(name, path, files, known_by_names(files))
-                return _from_idx(place, validation, split_seed, say)
+                return _from_idx(place, validation, split_seed, told)
     place = locate(data)
     if place is None:
         try:
@@ -137,10 +135,6 @@ def load(
     return _from_idx(place, validation, split_seed, say)
 
 
-def _said(say, inside, path, text):
-    say(text.replace(inside, path))
-
-
 def _from_idx(place, validation, split_seed, say):
     parts = {part: _read_part(place, part) for part in PARTS}
     classes = None if place.source is None else place.source.classes
@@ -150,8 +144,10 @@ def _from_idx(place, validation, split_seed, say):
             f"{place.folder}: EMNIST by the names of its files: the images are turned "
             f"upright, and label {place.source.first_label} is class 0"
         )
-    made = _assemble(parts, classes, validation, split_seed, place.name, place.folder)
-    return made._replace(names=tuple(place.source.names if place.source else ()))
+    names = () if place.source is None else tuple(place.source.names)
+    return _assemble(
+        parts, classes, validation, split_seed, place.name, place.folder, names
+    )
 
 
 def _from_other(found, path, name, validation, split_seed, say):
@@ -170,10 +166,8 @@ def _from_other(found, path, name, validation, split_seed, say):
     arrays = zip(PARTS, (x, y, *test), strict=True)
     parts = {part: _Part(array, where) for part, array in arrays}
     validation = _fitting(validation, len(y), say)
-    made = _assemble(
-        parts, len(found.names) or None, validation, split_seed, name, path
-    )
-    return made._replace(names=found.names)
+    classes = len(found.names) or None
+    return _assemble(parts, classes, validation, split_seed, name, path, found.names)
 
 
 def _fitting(validation, count, say):
@@ -189,15 +183,9 @@ def _fitting(validation, count, say):
 
 @known_words
 def from_arrays(
-    x_train: np.ndarray,
-    y_train: np.ndarray,
-    x_test: np.ndarray,
-    y_test: np.ndarray,
-    *,
-    validation: int,
-    split_seed: int = 0,
-    name: str = "arrays",
-) -> Dataset:
+    x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
+    *, validation: int, split_seed: int = 0, name: str = "arrays",
+) -> Dataset:  # fmt: skip
     """The same checks, errors and split as `load`, for arrays of one's own.
 
     Args:
@@ -208,11 +196,10 @@ def from_arrays(
       validation, split_seed: as in `load`.
       name: what reports call it.
     """
-    arguments = ("x_train", "y_train", "x_test", "y_test")
-    arrays = (x_train, y_train, x_test, y_test)
+    given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     parts = {
         part: _Part(np.asarray(array), argument)
-        for part, argument, array in zip(PARTS, arguments, arrays, strict=True)
+        for part, (argument, array) in zip(PARTS, given.items(), strict=True)
     }
     return _assemble(parts, None, validation, split_seed, name, None)
 
@@ -309,12 +296,10 @@ def _read_part(place: Located, part: str) -> _Part:
         array = read_idx(file)
         if part.endswith("images") and array.ndim == 4:
             raise bad_file(
-                file,
-                f"color images {array.shape}",
-                "gray ones (N, H, W)",
+                file, f"color images {array.shape}", "gray ones (N, H, W)",
                 "Convert them, as in x.mean(-1).astype(np.uint8), or train on arrays: "
                 "jaxnn.data.from_arrays and jaxnn.fit.",
-            )
+            )  # fmt: skip
         return _Part(array, str(file))
     expected = source.sha256.get(part, "")
     if expected and source.of_content:
@@ -338,13 +323,9 @@ def _read_part(place: Located, part: str) -> _Part:
 
 
 def _assemble(
-    parts: Mapping[str, _Part],
-    classes: int | None,
-    validation: int,
-    split_seed: int,
-    name: str,
-    folder: Path | None,
-) -> Dataset:
+    parts: Mapping[str, _Part], classes: int | None, validation: int, split_seed: int,
+    name: str, folder: Path | None, names: tuple[str, ...] = (),
+) -> Dataset:  # fmt: skip
     """Check the four arrays and split them."""
     x, y, x_test, y_test = (parts[part] for part in PARTS)
     for images, labels in ((x, y), (x_test, y_test)):
@@ -357,12 +338,11 @@ def _assemble(
             f"{x.where}."
         )
     _check_range(y, classes)
+    why = ""
     if classes is None:
-        classes = int(y.array.max()) + 1
+        classes, why = int(y.array.max()) + 1, " (the largest training label)"
         _check_covered(y.array, classes, y.where)
-        _check_range(y_test, classes, " (the largest training label)")
-    else:
-        _check_range(y_test, classes)
+    _check_range(y_test, classes, why)
     train, held_out = _split_rows(len(x.array), validation, split_seed, x.where)
     if np.ptp(x.array[train]) == 0:
         raise JaxnnError(
@@ -372,13 +352,10 @@ def _assemble(
         )
     labels = y.array.astype(np.int32)
     return Dataset(
-        name,
-        Split(x.array[train], labels[train]),
+        name, Split(x.array[train], labels[train]),
         Split(x.array[held_out], labels[held_out]),
-        Split(x_test.array, y_test.array.astype(np.int32)),
-        classes,
-        folder,
-    )
+        Split(x_test.array, y_test.array.astype(np.int32)), classes, folder, names,
+    )  # fmt: skip
 
 
 def _split_rows(

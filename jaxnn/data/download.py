@@ -31,12 +31,9 @@ class _FailedError(Exception):
 
 
 def download(
-    urls: Sequence[str],
-    target: Path,
-    hash_of: Callable[[Path], str],
-    expected: str,
+    urls: Sequence[str], target: Path, hash_of: Callable[[Path], str], expected: str,
     force: bool,
-) -> None:
+) -> None:  # fmt: skip
     """Bring `target` to the expected hash, or leave it as it was and raise."""
     if not force and os.path.exists(target):
         with contextlib.suppress(JaxnnError):

@@ -162,10 +162,8 @@ def _alike(parts, where, say) -> list[Part]:
         images, rows = [], []
         for row, picture in enumerate(pictures):
             try:
-                content, path = (
-                    picture if isinstance(picture, tuple) else (None, picture)
-                )
-                gray, color = read_gray(path, content)
+                both = picture if isinstance(picture, tuple) else (None, picture)
+                gray, color = read_gray(*both[::-1])
             except JaxnnError as error:
                 bad.append(str(error))
                 continue
@@ -178,19 +176,14 @@ def _alike(parts, where, say) -> list[Part]:
         made.append((images, np.asarray(labels)[rows]))
     sizes = Counter(image.shape for images, _ in made for image in images)
     size, total = sizes.most_common(1)[0][0], sum(sizes.values())
-    words = [
-        (
-            len(bad),
-            f"of {total + len(bad):,} pictures cannot be read and are left out, the "
-            f"first: {bad[0] if bad else ''}",
-        ),
-        (colored, f"of {total:,} pictures have color; all are made gray"),
-        (
+    told = {
+        f"of {total + len(bad):,} pictures cannot be read and are left out, the "
+        f"first: {bad[0] if bad else ''}": len(bad),
+        f"of {total:,} pictures have color; all are made gray": colored,
+        f"of {total:,} pictures are made {size[1]} x {size[0]} pixels, as the rest":
             total - sizes[size],
-            f"of {total:,} pictures are made {size[1]} x {size[0]} pixels, as the rest",
-        ),
-    ]
-    for count, text in words:
+    }  # fmt: skip
+    for text, count in told.items():
         if count:
             say(f"{where}: {count:,} {text}")
     return [(np.stack([sized(i, size) for i in images]), y) for images, y in made]
@@ -208,11 +201,10 @@ def unpacked(path: Path) -> Iterator[Path]:
         return
     zipped = path.suffix.lower() == ".zip"
     if not zipped and not hasattr(tarfile, "data_filter"):  # before Python 3.11.4
-        got, fix = (
-            "an archive that could write anywhere",
-            "Unpack it, or update Python.",
-        )
-        raise bad_file(path, got, "a Python that unpacks .tar safely", fix)
+        raise bad_file(
+            path, "an archive that could write anywhere",
+            "a Python that unpacks .tar safely", "Unpack it, or update Python.",
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         try:
             safe: Any = {} if zipped else {"filter": "data"}
@@ -273,7 +265,11 @@ def _read_csv(path: Path) -> Arrays:
     with open_file(path, "a CSV file") as file:
         first = file.readline().decode("utf-8-sig", "replace").strip().split(",")
     header = [name.strip().strip('"').lower() for name in first]
-    names = not all(_reads_as_number(name) for name in header)
+    try:
+        np.asarray(header).astype(float)
+        names = False
+    except ValueError:
+        names = True
     column = next((header.index(n) for n in LABELS if n in header), None)
     if column is None and not (names and header[0].startswith("pixel")):
         column = 0
@@ -290,14 +286,6 @@ def _read_csv(path: Path) -> Arrays:
         ) from error  # fmt: skip
     pixels = table if column is None else np.delete(table, column, 1)
     return Arrays((pixels, None if column is None else table[:, column]), None)
-
-
-def _reads_as_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 FORMS: dict[str, Callable[[Path], tuple[Part, Part | None, tuple[str, ...]]]] = {

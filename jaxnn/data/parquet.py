@@ -13,6 +13,8 @@ LABELS = ("label", "class", "target", "y", "labels", "fine_label")
 """Names of the column of labels in a table."""
 IMAGES = ("image", "img", "pixels", "x", "images")
 """Names of the column of pictures; else it is the first that can be one."""
+PICTURES = ("struct", "binary", "large_binary")  # types of a column, as pyarrow says
+LISTS = ("list", "large_list", "fixed_size_list")
 _FIX = "Save it as Hugging Face's datasets does: columns image and label."
 _WANTED = "columns image (a picture's bytes, or numbers) and label"
 
@@ -35,8 +37,7 @@ def read_parquet(path: Path) -> tuple[tuple[Any, Any], None, tuple[str, ...]]:
     names = {name.lower(): name for name in table.column_names}
     label = next((names[name] for name in LABELS if name in names), None)
     likely = [names[name] for name in IMAGES if name in names] + table.column_names
-    fit = (n for n in likely if _is_picture(table[n]) or _is_list(table[n]))
-    image = next(fit, None)
+    image = next((n for n in likely if _is(table[n], *PICTURES, *LISTS)), None)
     if image is None or not len(table):
         got = f"{len(table):,} rows of {', '.join(names) or 'no columns'}"
         raise bad_file(path, got, _WANTED, _FIX)
@@ -44,22 +45,14 @@ def read_parquet(path: Path) -> tuple[tuple[Any, Any], None, tuple[str, ...]]:
     if labels is not None and labels.dtype.kind == "i" and (labels < 0).all():
         labels = None  # Hugging Face's -1: not told
     column = table[image].combine_chunks()
-    read = _numbers if _is_list(column) else _pictures
+    read = _numbers if _is(column, *LISTS) else _pictures
     return (read(column, path), labels), None, _names(table.schema.metadata, label)
 
 
-def _is_picture(column):
+def _is(column, *kinds):
     from pyarrow import types
 
-    kinds = types.is_struct, types.is_binary, types.is_large_binary
-    return any(is_one(column.type) for is_one in kinds)
-
-
-def _is_list(column):
-    from pyarrow import types
-
-    kinds = types.is_list, types.is_large_list, types.is_fixed_size_list
-    return any(is_one(column.type) for is_one in kinds)
+    return any(getattr(types, f"is_{kind}")(column.type) for kind in kinds)
 
 
 def _numbers(column, path):
@@ -67,7 +60,7 @@ def _numbers(column, path):
     from pyarrow import compute
 
     shape = [len(column)]
-    while _is_list(column):
+    while _is(column, *LISTS):
         lengths = compute.unique(compute.list_value_length(column)).to_pylist()
         if len(lengths) != 1 or lengths[0] is None:
             got = f"images of {len(lengths)} lengths"

@@ -359,12 +359,9 @@ def _status(part: str, file: Path, known: Source | None) -> FileStatus:
 
 
 def fetch(
-    name: str,
-    *,
-    folder: str | Path | None = None,
-    mirrors: Sequence[str] | None = None,
-    force: bool = False,
-) -> Path:
+    name: str, *, folder: str | Path | None = None,
+    mirrors: Sequence[str] | None = None, force: bool = False,
+) -> Path:  # fmt: skip
     """Download a data set; what is there already and right is kept.
 
     A broken download stays as `FILE.part` if its server can go on later; the next

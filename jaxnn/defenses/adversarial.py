@@ -30,12 +30,9 @@ def _climb(gradient, x_adv, ball, size, steps) -> Array:
 
 @remembered
 def pgd(
-    epsilon: Epsilon,
-    steps: int = 7,
-    step_size: float | None = None,
-    *,
+    epsilon: Epsilon, steps: int = 7, step_size: float | None = None, *,
     box: Box = (0.0, 1.0),
-) -> Defense:
+) -> Defense:  # fmt: skip
     """Train on the images that PGD finds within `epsilon` (Linf), and on no others.
 
     Args:
@@ -122,13 +119,9 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
 
 @remembered
 def trades(
-    epsilon: Epsilon,
-    steps: int = 10,
-    step_size: float | None = None,
-    beta: float = 1.0,
-    *,
-    box: Box = (0.0, 1.0),
-) -> Defense:
+    epsilon: Epsilon, steps: int = 10, step_size: float | None = None,
+    beta: float = 1.0, *, box: Box = (0.0, 1.0),
+) -> Defense:  # fmt: skip
     """J(x) + beta KL(p(x) || p(x')): be right, and say the same nearby.
 
     x' maximizes that divergence within `epsilon` (Linf). The gradient goes through both

@@ -65,14 +65,10 @@ class Collapse(NamedTuple):
 
 
 def find_collapse(
-    outputs: Any,
-    y: Any,
-    *,
-    defense: Defense = standard_training,
-    one_step: float | None = None,
-    many_steps: float | None = None,
+    outputs: Any, y: Any, *, defense: Defense = standard_training,
+    one_step: float | None = None, many_steps: float | None = None,
     names: Sequence[str] = (),
-) -> Collapse | None:
+) -> Collapse | None:  # fmt: skip
     """The collapse that outputs (N, classes) for labels y (N,) show, or None.
 
     Not finite: an output is NaN or infinite. One class: more than half of all answers,

@@ -14,10 +14,7 @@ from jaxnn.train.step import Defense, value_and_gradients
 
 @remembered
 def ibp(
-    epsilon: Epsilon,
-    kappa: float | Callable = 0.5,
-    *,
-    box: Box = (0.0, 1.0),
+    epsilon: Epsilon, kappa: float | Callable = 0.5, *, box: Box = (0.0, 1.0)
 ) -> Defense:
     """kappa J(z) + (1 - kappa) J(worst z): interval bound propagation.
 

@@ -14,11 +14,10 @@ SMALL = 4  # numbers in a row, and rows, up to which an array is written out
 
 
 def to_dot(
-    root: Node,
-    values: Mapping[Node, Any] | None = None,
+    root: Node, values: Mapping[Node, Any] | None = None,
     grads: Mapping[Node, Any] | None = None,
     edges: Mapping[tuple[Node, int], Any] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """The graph of `root` as DOT text: `dot -Tsvg graph.dot -o graph.svg`.
 
     Args:

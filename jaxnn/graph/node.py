@@ -65,16 +65,10 @@ class Node:
     __iter__ = None  # or Python would try x[0], x[1], ... for ever
 
     def __init__(
-        self,
-        kind: Kind,
-        name: str | None,
-        *,
-        base: str = "",
-        rule: Rule | None = None,
-        inputs: tuple["Node", ...] = (),
-        value: Any = None,
+        self, kind: Kind, name: str | None, *, base: str = "", rule: Rule | None = None,
+        inputs: tuple["Node", ...] = (), value: Any = None,
         shape: tuple[int | None, ...] | None = None,
-    ):
+    ):  # fmt: skip
         if name is not None and (not isinstance(name, str) or not name):
             raise JaxnnError(f"name={name!r}: a node's name is a string, not empty")
         self.kind: Kind = kind

@@ -23,13 +23,9 @@ def stop_gradient(x: Any, *, name: str | None = None) -> Node:
 
 
 def loss(
-    function: str | Loss,
-    pred: Any,
-    target: Any,
-    *,
-    name: str | None = None,
+    function: str | Loss, pred: Any, target: Any, *, name: str | None = None,
     **settings: Any,
-) -> Node:
+) -> Node:  # fmt: skip
     """A loss as one node: `loss("mse", pred, target)`, or `jaxnn.graph.mse(...)`.
 
     Args:

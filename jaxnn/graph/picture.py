@@ -51,11 +51,9 @@ Edge = tuple[Node, int]  # a consumer and the position of the input
 
 
 def draw(
-    root: Node,
-    feeds: Feeds | None = None,
-    path: str | Path | None = None,
+    root: Node, feeds: Feeds | None = None, path: str | Path | None = None,
     dpi: int | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw the graph of `root`: what flows forward and what flows back.
 
     Boxes hold names and values, labels on the edges what a consumer sends back to its
@@ -93,14 +91,9 @@ def to_svg(root: Node) -> str | None:
 def _drawn(root, nodes, values, grads, edges) -> Any:
     texts = {node: _lines(node, values, grads) for node in nodes}
     notes = {edge: numbers(d) for edge, d in edges.items()}
-    at = place(
-        nodes,
-        {node: _size(lines) for node, lines in texts.items()},
-        {
-            edge: _size([(t, TEXT, RED, "normal") for t in n])
-            for edge, n in notes.items()
-        },
-    )
+    sizes = {node: _size(lines) for node, lines in texts.items()}
+    labels = {e: _size([(t, TEXT, RED, "normal") for t in n]) for e, n in notes.items()}
+    at = place(nodes, sizes, labels)
     heading = as_written(root.name)
     if values:
         heading += f" = {numbers(values[root])[0]}"

@@ -160,10 +160,10 @@ def _alike(parts, where, say) -> list[Part]:
     made, bad, colored = [], [], 0
     for pictures, labels in parts:
         images, rows = [], []
-        for row, picture in enumerate(pictures):
+        for row, one in enumerate(pictures):
             try:
-                both = picture if isinstance(picture, tuple) else (None, picture)
-                gray, color = read_gray(*both[::-1])
+                content, path = one if isinstance(one, tuple) else (None, one)
+                gray, color = read_gray(path, content)
             except JaxnnError as error:
                 bad.append(str(error))
                 continue

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxnn import attacks
-from jaxnn.errors import JaxnnError
 from jaxnn.losses import softmax_cross_entropy
 from tests.attacks.problem import fooled, model
 from tests.compiling import compiling
@@ -98,8 +97,3 @@ def test_another_budget_does_not_compile_again(trained):
     with compiling() as found:
         early(trained, epsilon=0.07)
     assert not found
-
-
-def test_no_lanes_are_refused(trained):
-    with pytest.raises(JaxnnError, match="lanes=0, expected >= 1"):
-        early(trained, lanes=0)

@@ -220,33 +220,34 @@ def test_pixels_and_labels_are_floats_and_classes():
         verify(x, y, jax.tree.map(lambda a: a.astype("bfloat16"), params))
 
 
-def test_training_takes_the_side_of_one_output():
+@pytest.mark.parametrize(
+    "net",
+    [mlp([4, 5, 1], "tanh"), mlp([4, 5, 3], "tanh", output="tanh")],
+    ids=["one output", "another last layer"],
+)
+def test_without_a_dense_layer_of_classes_at_the_end_outputs_are_bounded(net):
     """Of one output `worst` is an output: the loss of it is the worst loss."""
-    net = mlp([4, 5, 1], "tanh")
-    params, state, x, _ = images(net, (4,), 6)
-    bounds, y = margins(net), jnp.array([0, 1, 0, 1, 1, 0])
-
-    def worst(params):
-        return bounds.forward(params, state, x, y, 0.1, train=True)
-
-    z = net.forward(params, state, x, train=False)[0][:, 0]
-    found, cache = worst(params)
-    assert (jnp.where(y > 0, found[:, 0] < z, found[:, 0] > z)).all()
-    dy = jnp.asarray(normal(6, 1))
-    pull = jax.vjp(lambda p: worst(p)[0], params)[1]
-    assert_trees_close(bounds.backward(cache, dy), pull(dy)[0])
-
-
-def test_another_last_layer_than_dense_is_bounded_output_by_output():
-    net = mlp([4, 5, 3], "tanh", output="tanh")
     params, state, x, y = images(net, (4,), 6)
+    z = net.forward(params, state, x, train=False)[0]
+    y = y if z.shape[-1] > 1 else jnp.array([0, 1, 0, 1, 1, 0])
 
     def worst(params):
         return margins(net).forward(params, state, x, y, 0.1, train=True)
 
     found, cache = worst(params)
-    z = net.forward(params, state, x, train=False)[0]
-    assert (found >= z - jnp.take_along_axis(z, y[:, None], 1)).all()
-    dy = jnp.asarray(normal(6, 3))
+    if z.shape[-1] > 1:
+        assert (found >= z - jnp.take_along_axis(z, y[:, None], 1)).all()
+    else:
+        assert jnp.where(y[:, None] > 0, found < z, found > z).all()
+    dy = jnp.asarray(normal(*z.shape))
     pull = jax.vjp(lambda p: worst(p)[0], params)[1]
     assert_trees_close(margins(net).backward(cache, dy), pull(dy)[0])
+
+
+def test_bounds_in_training_draw_what_the_network_draws():
+    """However its layers are nested: with no budget they are its outputs."""
+    net = serial(nn.flatten, mlp([6, 20, 3], drop_rate=0.5))
+    params, state, x, y = images(net, (6,), 6)
+    z = net.forward(params, state, x, key=KEY, train=True)[0]
+    found, _ = margins(net).forward(params, state, x, y, 0.0, key=KEY, train=True)
+    assert_close(found, z - jnp.take_along_axis(z, y[:, None], 1))

@@ -21,7 +21,7 @@ from jaxnn.app.folder import (
 )
 from jaxnn.app.streams import note
 from jaxnn.check.user_code import load_user_code
-from jaxnn.combine import last_apart, serial
+from jaxnn.combine import serial, split_last
 from jaxnn.data import load, unit_images
 from jaxnn.environment import surroundings
 from jaxnn.errors import JaxnnError, first_line, need
@@ -273,5 +273,5 @@ def _experiment(net: Layer, data: str, facts: Any) -> Experiment:
 
 def ending(net: Layer) -> str | None:
     """The setting `output` of a network: what it ends in."""
-    name = last_apart(net).last.name
+    name = split_last(net).last.name
     return name if name in ("softmax", "log_softmax", "sigmoid") else None

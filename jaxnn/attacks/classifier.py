@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from jaxnn import programs
 from jaxnn.attacks.core import dlr, margin
-from jaxnn.combine import last_apart, serial
+from jaxnn.combine import serial, split_last
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, log_softmax, pointwise, sigmoid, softmax
 from jaxnn.layers.core import value
@@ -292,7 +292,7 @@ def to_logits(model: Classifier, x: Any, y: Any) -> tuple[Classifier, Any]:
     """
     model = model.keyed(x)
     classes = model.facts(x).classes
-    end = last_apart(model.net)
+    end = split_last(model.net)
     if end.last in (softmax, log_softmax, sigmoid):
         params, state = end.split(model.params)[0], end.split(model.state)[0]
         model = replace(model, net=end.before, params=params, state=state)

@@ -12,15 +12,15 @@ from jaxnn.combine.mlp import (
     activation_layer,
     chained,
     dense_block,
-    last_apart,
     mlp,
     output_layer,
+    split_last,
 )
 from jaxnn.combine.parts import Call, Parts, observed
 from jaxnn.combine.sharing import share, siamese
 
 __all__ = [
-    "Call", "Parts", "activation_layer", "chained", "dense_block", "freeze",
-    "last_apart", "mlp", "observed", "output_layer", "parallel", "remat", "repeat",
-    "residual", "serial", "share", "siamese", "stack",
+    "Call", "Parts", "activation_layer", "chained", "dense_block", "freeze", "mlp",
+    "observed", "output_layer", "parallel", "remat", "repeat", "residual", "serial",
+    "share", "siamese", "split_last", "stack",
 ]  # fmt: skip

@@ -86,7 +86,7 @@ def chained(net: Layer) -> tuple[Layer, ...]:
     return net.parts if made is not None and made.constructor in (serial, mlp) else ()
 
 
-class Ended(NamedTuple):
+class SplitNetwork(NamedTuple):
     """A network as what comes before its last layer, and that layer."""
 
     before: Layer
@@ -96,22 +96,22 @@ class Ended(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def last_apart(net: Layer) -> Ended:
+def split_last(net: Layer) -> SplitNetwork:
     """Take the last layer from a network, out of series within series.
 
     >>> from jaxnn.layers import relu
-    >>> last_apart(serial(relu, mlp([3, 2]))).last.name
+    >>> split_last(serial(relu, mlp([3, 2]))).last.name
     'dense(2)'
     """
     if not chained(net):
-        return Ended(serial(), net, lambda tree: ((), tree), lambda _, end: end)
+        return SplitNetwork(serial(), net, lambda tree: ((), tree), lambda _, end: end)
     *layers, last = chained(net)
     if not chained(last):
-        return Ended(
+        return SplitNetwork(
             serial(*layers), last,
             lambda tree: (tuple(tree[:-1]), tree[-1]), lambda tree, end: (*tree, end),
         )  # fmt: skip
-    inner = last_apart(last)
+    inner = split_last(last)
 
     def split(tree):
         rest, end = inner.split(tree[-1])
@@ -120,7 +120,7 @@ def last_apart(net: Layer) -> Ended:
     def join(tree, end):
         return *tree[:-1], inner.join(tree[-1], end)
 
-    return Ended(serial(*layers, inner.before), inner.last, split, join)
+    return SplitNetwork(serial(*layers, inner.before), inner.last, split, join)
 
 
 def dense_block(

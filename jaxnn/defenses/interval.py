@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box, clip
-from jaxnn.combine import last_apart
+from jaxnn.combine import split_last
 from jaxnn.layers import Layer, dense, interval
 from jaxnn.layers.bounds import coarsest, largest, product_error, widened
 
@@ -40,7 +40,7 @@ def margins(net: Layer, box: Box = (0.0, 1.0)) -> Margins:
     Raises:
       JaxnnError: a layer without bounds; lists those that have.
     """
-    whole, end = interval(net), last_apart(net)
+    whole, end = interval(net), split_last(net)
     before, made = interval(end.before), end.last.made
     ends_dense = made is not None and made.constructor is dense
 

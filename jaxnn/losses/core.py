@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxnn.arrays import as_array, as_floats, first_true, is_traced
-from jaxnn.combine import last_apart
+from jaxnn.combine import split_last
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, sigmoid
 from jaxnn.layers.core import settled
@@ -290,7 +290,7 @@ def is_correct(outputs: Any, y: Any, above: float = 0.0) -> Any:
 
 def yes_above(net: Layer) -> float:
     """Return what a single output says yes above: 0, or 0.5 if it ends in sigmoid."""
-    return 0.5 if last_apart(net).last == sigmoid else 0.0
+    return 0.5 if split_last(net).last == sigmoid else 0.0
 
 
 def _again(path, settings):

@@ -19,7 +19,7 @@ POINT = 0.005  # half a percentage point
 TINY = 1e-6  # a gradient below it is nearly lost in float32
 
 
-def _few(images, limit, total=None):
+def _is_rare(images, limit, total=None):
     """Whether that may be a share of `total` images up to `limit`."""
     return not surely_above(int(images.sum()), total or len(images), limit)
 
@@ -107,10 +107,10 @@ def k5_unbounded(e: CheckContext) -> Measured:
     features = e.x[0].size
     whole = {"linf": 1.0, "l2": features**0.5, "l1": float(features)}[e.threat.norm]
     correct, share, message = _within(e, whole, f"budget {whole:g}")
-    if not _few(correct, e.chance):
+    if not _is_rare(correct, e.chance):
         message += ": the gradient does not lead to the images that fool (masking)"
         return False, share, message, correct
-    return _few(correct, POINT) or "warn", share, message, correct
+    return _is_rare(correct, POINT) or "warn", share, message, correct
 
 
 @check("K6", "impossible region")
@@ -120,7 +120,7 @@ def k6_impossible(e: CheckContext) -> Measured:
         return "skip", None, "for linf in a box only"
     half = (e.threat.box[1] - e.threat.box[0]) / 2
     correct, share, message = _within(e, half, "half the range")
-    return _few(correct, e.chance), share, message, correct
+    return _is_rare(correct, e.chance), share, message, correct
 
 
 @check("K7", "random-noise floor", gradients=False)
@@ -132,7 +132,7 @@ def k7_noise(e: CheckContext) -> Measured:
         f"{(e.clean & ~random).sum()} broken by 100 draws, {missed.sum()} of them not "
         "by PGD"
     )
-    return _few(missed, POINT), int(missed.sum()), message, missed
+    return _is_rare(missed, POINT), int(missed.sum()), message, missed
 
 
 @check("K8", "white-box <= black-box")
@@ -151,7 +151,7 @@ def k8_black_box(e: CheckContext) -> Measured:
     if surely_more(missed, others, 0.002):
         message += ": the gradients are masked"
         return False, gap, message, missed
-    return _few(missed, 0.01) or "warn", gap, message, missed
+    return _is_rare(missed, 0.01) or "warn", gap, message, missed
 
 
 @check("K9", "transfer >= white-box")
@@ -243,7 +243,7 @@ def k13_best_iterate(e: CheckContext) -> Measured:
     short = long | {"steps": max(1, e.steps // 4)}
     lost = _lost(e, short, long)
     message = f"{lost.sum()} images fooled after {short['steps']} steps but not later"
-    return _few(lost, POINT), int(lost.sum()), message, lost
+    return _is_rare(lost, POINT), int(lost.sum()), message, lost
 
 
 @check("K14", "worst case per image")
@@ -251,7 +251,7 @@ def k14_worst_case(e: CheckContext) -> Measured:
     """Restarts are reduced image by image: more of them never lose one."""
     lost = _lost(e, {"steps": 5, "restarts": 1}, {"steps": 5, "restarts": 3})
     message = f"{lost.sum()} images fooled by one start but not by it and two more"
-    return _few(lost, POINT), int(lost.sum()), message, lost
+    return _is_rare(lost, POINT), int(lost.sum()), message, lost
 
 
 @check("K16", "determinism", gradients=False)
@@ -297,10 +297,10 @@ def k10_gradient_size(e: CheckContext) -> Measured:
         return "warn", 1.0, message
     worst = zero[max(zero, key=lambda n: (zero[n].sum(), tiny[n].sum()))]
     share = float(worst.sum() / total)
-    if not _few(worst, 0.1, total):
+    if not _is_rare(worst, 0.1, total):
         return False, share, message, worst
     faint = max(tiny.values(), key=np.sum)
-    return _few(faint, 0.1, total) or "warn", share, message, worst
+    return _is_rare(faint, 0.1, total) or "warn", share, message, worst
 
 
 @check("K15", "logits", gradients=False)
@@ -412,7 +412,7 @@ def k20_adaptive(e: CheckContext) -> Measured:
     )
     missed = e.worst & ~through
     # what it breaks is broken, however much it leaves that the others broke
-    ok = _few(missed, POINT)
+    ok = _is_rare(missed, POINT)
     message += f", {missed.sum()} broken by it alone"
     if ok and not masking.blocking:
         message += ": it hides nothing"

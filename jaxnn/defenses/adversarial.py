@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.attacks.core import Ball, Box, clip
-from jaxnn.defenses.core import Epsilon, budget_at, check_settings
+from jaxnn.defenses.core import Epsilon, budget_at, check_settings, mixed
 from jaxnn.errors import require
 from jaxnn.programs import remembered
 from jaxnn.rules import log_softmax
@@ -108,11 +108,8 @@ def fgsm_mix(epsilon: Epsilon, alpha: float = 0.5, *, box: Box = (0.0, 1.0)) -> 
         attacked, _, dattacked, state = value_and_gradients(
             net, loss, params, state, x_adv, y, keys[1]
         )
-
-        def mix(a, b):
-            return alpha * a + (1 - alpha) * b
-
-        return mix(clean, attacked), jax.tree.map(mix, dclean, dattacked), state, memory
+        both = mixed(alpha, (clean, dclean), (attacked, dattacked))
+        return *both, state, memory
 
     return Defense("fgsm-mix", gradients, attack_steps=1)
 

@@ -44,6 +44,11 @@ def budget_at(epsilon: Epsilon, step: Array, dtype: Any) -> Array:
     return jnp.asarray(value, dtype)
 
 
+def mixed(share: Any, one: Any, other: Any) -> Any:
+    """`share` of one tree, the rest of the other."""
+    return jax.tree.map(lambda a, b: share * a + (1 - share) * b, one, other)
+
+
 def check_settings(name: str, epsilon: Epsilon, **counts: int) -> None:
     """Raise a `JaxnnError` for a budget that no float >= 0 holds, or counts below 1."""
     for what, count in counts.items():

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxnn.attacks.core import Box
-from jaxnn.defenses.core import Epsilon, budget_at, check_settings
+from jaxnn.defenses.core import Epsilon, budget_at, check_settings, mixed
 from jaxnn.defenses.interval import margins
 from jaxnn.programs import remembered
 from jaxnn.train.step import Defense, value_and_gradients
@@ -40,11 +39,7 @@ def ibp(
         )
         worst, cache = bounds.forward(params, state, x, y, limit, key=key, train=True)
         value, dworst = loss(worst, y)
-        dworst = bounds.backward(cache, dworst)
-
-        def mix(a, b):
-            return share * a + (1 - share) * b
-
-        return mix(plain, value), jax.tree.map(mix, dparams, dworst), state, memory
+        both = mixed(share, (plain, dparams), (value, bounds.backward(cache, dworst)))
+        return *both, state, memory
 
     return Defense("ibp", gradients, attack_steps=0)

@@ -18,6 +18,7 @@ from jaxnn import programs
 from jaxnn.attacks.classifier import Classifier
 from jaxnn.check.adapters import automatic
 from jaxnn.robustness.threat import surely_above
+from jaxnn.train.state import cast_floats
 
 STEP = 1e-7  # of a difference in float64: few kinks lie so near, and rounding is 1e-9
 CLOSE = 1e-3  # how near to each other two slopes are, relative to the larger
@@ -73,12 +74,7 @@ def apart(dx: Any, by_jax: Any) -> Any:
 
 def in_float64(model: Classifier) -> Classifier:
     """The network with its floating arrays in float64; others as they are."""
-
-    def one(a):
-        is_float = jnp.issubdtype(jnp.result_type(a), jnp.floating)
-        return np.asarray(a, np.float64) if is_float else a
-
-    params, state = jax.tree.map(one, (model.params, model.state))
+    params, state = cast_floats((model.params, model.state), np.float64)
     return replace(model, params=params, state=state)
 
 

@@ -194,11 +194,7 @@ def carlini_wagner(
     def search(carry, _):
         constant, low_c, high_c, best = carry
         best, fooled = descend(constant, best)
-        high_c = jnp.where(fooled, jnp.minimum(high_c, constant), high_c)
-        low_c = jnp.where(fooled, low_c, jnp.maximum(low_c, constant))
-        middle = (low_c + high_c) / 2
-        constant = jnp.where(jnp.isfinite(high_c), middle, constant * 10)
-        return (constant, low_c, high_c, best), None
+        return (*_next_constant(fooled, constant, low_c, high_c), best), None
 
     # The constant weighs the margin's gradient. Where that is far from 1, the constant
     # is so much larger or smaller: else the gradient is not seen beside |delta|^2, or
@@ -212,3 +208,11 @@ def carlini_wagner(
     (*_, best), _ = lax.scan(search, (*start, nothing), length=searches)
     # clip: rounding of tanh must not leave the box
     return jnp.where(per_image(best.fooled, x), jnp.clip(best.x, *box), x)
+
+
+def _next_constant(fooled, constant, low, high):
+    """Times ten until it fools, then the middle; and the ends it lies between."""
+    high = jnp.where(fooled, jnp.minimum(high, constant), high)
+    low = jnp.where(fooled, low, jnp.maximum(low, constant))
+    middle = (low + high) / 2
+    return jnp.where(jnp.isfinite(high), middle, constant * 10), low, high

@@ -169,7 +169,14 @@ def _run(found, model, x, y, more, options):
             f"that see outputs only: {others}"
         )
     x = as_images(found.name, x)
-    model = _rounded(found, model, x, options)
+    # who stops at the edge of a class would stop where rounding moves it
+    if "epsilon" not in found.takes or options.get("early_stop"):
+        model = model.exact
+    elif model.precision is not None:
+        lookup("precision", model.precision, dict.fromkeys(PRECISIONS))
+        single = jax.dtypes.canonicalize_dtype(x.dtype) == "float32"
+        fits = model.precision == "float32" or single
+        require(fits, found.name, "precision", model.precision, "images in float32")
     settings = found.bind(x, options)
     x, y = checked_images(found.name, model, x, y, settings)
     model = model.keyed(x)
@@ -184,19 +191,6 @@ def _run(found, model, x, y, more, options):
             text = f"{found.name}: got {name} of a kind that is no setting"
             raise JaxnnError(text) from error
     return _program(found.core, static, model, x, y, given)
-
-
-def _rounded(found, model, x, options):
-    """The network in the precision that this attack follows it in."""
-    # who stops at the edge of a class would stop where rounding moves it
-    if "epsilon" not in found.takes or options.get("early_stop"):
-        return model.exact
-    if model.precision is not None:
-        lookup("precision", model.precision, dict.fromkeys(PRECISIONS))
-        single = jax.dtypes.canonicalize_dtype(x.dtype) == "float32"
-        fits = model.precision == "float32" or single
-        require(fits, found.name, "precision", model.precision, "images in float32")
-    return model
 
 
 @functools.partial(programs.jit, static_argnums=(0, 1))

@@ -74,7 +74,11 @@ def draw(
             f"draw: {root.name} has {len(nodes)} nodes, expected at most {MOST}; draw "
             "a part of it, or use to_dot with Graphviz"
         )
-    return save(_drawn(root, nodes, *_flows(root, nodes, feeds)), path, dpi)
+    values = dict(zip(nodes, run(nodes, feeds), strict=True))
+    value, flows = values[root], (values, {}, {})
+    if not value.ndim and np.issubdtype(value.dtype, np.floating):
+        flows = inspect(root, feeds)
+    return save(_drawn(root, nodes, *flows), path, dpi)
 
 
 def to_svg(root: Node) -> str | None:
@@ -103,14 +107,6 @@ def _drawn(root, nodes, values, grads, edges) -> Any:
     for node, lines in texts.items():
         _draw_box(ax, at, node, lines, last=node is root)
     return ax.figure
-
-
-def _flows(root, nodes, feeds):
-    """Values, gradients and what flows on the edges; only values without a loss."""
-    values = dict(zip(nodes, run(nodes, feeds), strict=True))
-    if values[root].ndim or not np.issubdtype(values[root].dtype, np.floating):
-        return values, {}, {}
-    return inspect(root, feeds)
 
 
 def _lines(node, values, grads):

@@ -114,7 +114,12 @@ def layer_from_jax(
 
     def setup(key, in_shape):
         params = () if init is None else init(key, tuple(in_shape))
-        _check_float(rule.name, params)
+        for leaf in map(jnp.asarray, jax.tree.leaves(params)):
+            if not is_float(leaf):
+                raise JaxnnError(
+                    f"{rule.name}: got params of dtype {leaf.dtype}, expected float "
+                    "arrays only; keep other values in the function itself"
+                )
         x = jax.ShapeDtypeStruct((1, *in_shape), jnp.result_type(float))
         args = (x,) if init is None else (params, x)
         return params, (), jax.eval_shape(function, *args).shape[1:]
@@ -177,12 +182,3 @@ def _check_function(where, function):
         raise JaxnnError(
             f"{where}: got {type(function).__name__}, expected a function of arrays"
         )
-
-
-def _check_float(name, params):
-    for leaf in jax.tree.leaves(params):
-        if not is_float(jnp.asarray(leaf)):
-            raise JaxnnError(
-                f"{name}: got params of dtype {jnp.asarray(leaf).dtype}, expected "
-                "float arrays only; keep other values in the function itself"
-            )

@@ -142,12 +142,12 @@ class CheckContext:
         """The attacks that use gradients."""
         return [s for s in self.suite if attack_of(s.attack)[0].gradients]
 
-    def named(self, attack: Callable, loss: Any = None) -> str:
-        """The name of the suite's attack of that kind and loss, "" if it has none."""
-        for s in self.suite:
-            if s.attack is attack and s.options.get("loss") is loss:
-                return s.name
-        return ""
+    def named(self, attack: Callable) -> str:
+        """The name of the suite's attack of that kind, on its usual loss, or ""."""
+        found = (
+            s for s in self.suite if s.attack is attack and "loss" not in s.options
+        )
+        return next((s.name for s in found), "")
 
     @cached_property
     def epsilons(self) -> np.ndarray:
@@ -159,14 +159,14 @@ class CheckContext:
     @cached_property
     def curve(self) -> dict[str, np.ndarray]:
         """Attack -> right (E, B) at every budget of `epsilons`."""
-        linf, steps = self.threat.norm == "linf", {"steps": self.steps}
+        linf = self.threat.norm == "linf"
         attacked: dict[str, Callable[[float], np.ndarray]] = {
             "random signs" if linf else "Gaussian": lambda e: self.random(e, draws=1)
         }
         if self.model.gradients:
             attacked["FGSM"] = lambda e: self.attack(attacks.fgsm, epsilon=e)
             attacked[f"PGD-{self.steps}"] = lambda e: self.attack(
-                attacks.pgd, epsilon=e, **steps
+                attacks.pgd, epsilon=e, steps=self.steps
             )
         return {
             name: np.stack([self.correct(at(e)) for e in self.epsilons])

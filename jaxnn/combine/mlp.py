@@ -82,8 +82,7 @@ def mlp(
 
 def chained(net: Layer) -> tuple[Layer, ...]:
     """The layers that `net` is a series of: of `serial` and `mlp`, else ()."""
-    made = net.made
-    return net.parts if made is not None and made.constructor in (serial, mlp) else ()
+    return net.parts if net.constructor in (serial, mlp) else ()
 
 
 class SplitNetwork(NamedTuple):

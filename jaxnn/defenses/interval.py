@@ -41,8 +41,7 @@ def margins(net: Layer, box: Box = (0.0, 1.0)) -> Margins:
       JaxnnError: a layer without bounds; lists those that have.
     """
     whole, end = interval(net), split_last(net)
-    before, made = interval(end.before), end.last.made
-    ends_dense = made is not None and made.constructor is dense
+    before, ends_dense = interval(end.before), end.last.constructor is dense
 
     def forward(params, state, x, y, epsilon, *, key=None, train):
         ends = x - epsilon, x + epsilon

@@ -127,8 +127,7 @@ class Graph:
                 x = self.layer(part, p, s, x)
             return x
         settings, write = settings_of(layer), FORMS.get(layer)
-        if write is None and layer.made is not None:
-            write = FORMS.get(layer.made.constructor)
+        write = write or FORMS.get(layer.constructor)
         if write is None:
             raise JaxnnError(
                 f"onnx: {layer.name} has no form in ONNX here; expected layers among "

@@ -58,21 +58,16 @@ def load(path="model.pt"):
 model = '''
 
 
-def maker(layer: Layer) -> Any:
-    """The constructor that made a layer, if it is known."""
-    return None if layer.made is None else layer.made.constructor
-
-
 def line_of(layer: Layer, shape: tuple[int, ...]) -> str:
     """The module of a layer whose input is of that shape."""
     if layer in LINES:
         return LINES[layer]
-    if maker(layer) not in LINES:
+    if layer.constructor not in LINES:
         raise JaxnnError(
             f"torch: {layer.name} has no form in PyTorch here; --to onnx has more"
         )
     y = init_shapes(layer, shape)[2]
-    return LINES[maker(layer)](shape, y, **settings_of(layer))
+    return LINES[layer.constructor](shape, y, **settings_of(layer))
 
 
 def _conv_line(x, y, *, channels, kernel, stride, padding, dilation, groups, bias, **_):

@@ -25,7 +25,7 @@ from jaxnn.combine import chained
 from jaxnn.errors import JaxnnError, first_line
 from jaxnn.interop.onnx_in import Imported
 from jaxnn.interop.onnx_out import biases
-from jaxnn.interop.torch_source import HEAD, RECURRENT, line_of, maker
+from jaxnn.interop.torch_source import HEAD, RECURRENT, line_of
 from jaxnn.layers import Layer, from_plain, to_plain
 from jaxnn.train.checkpoint import named
 from jaxnn.train.inputs import init_shapes
@@ -159,13 +159,13 @@ def _turned(name: str, a: Any, image: tuple[int, ...] | None, out: bool) -> np.n
 
 def _out(layer, params, state, image) -> dict[str, np.ndarray]:
     """The arrays of a layer by PyTorch's names."""
-    if maker(layer) in RECURRENT:
+    if layer.constructor in RECURRENT:
         w, u = (np.asarray(params[name], np.float32).T for name in "wu")
         b, inner = biases(params)
         return {
             "weight_ih_l0": w, "weight_hh_l0": u, "bias_ih_l0": b, "bias_hh_l0": inner
         }  # fmt: skip
-    if maker(layer) not in KNOWN:
+    if layer.constructor not in KNOWN:
         raise JaxnnError(
             f"{layer.name}: its arrays are not known in PyTorch's form; expected "
             f"layers among {', '.join(f.__name__ for f in (*KNOWN, *RECURRENT))}"
@@ -176,7 +176,7 @@ def _out(layer, params, state, image) -> dict[str, np.ndarray]:
 
 def _back(layer, its, params, state, image) -> tuple[Any, Any]:
     """Params and state of a layer, of the arrays by PyTorch's names."""
-    if maker(layer) in RECURRENT:
+    if layer.constructor in RECURRENT:
         inner = its["bias_hh_l0"].copy()
         made = {"w": its["weight_ih_l0"].T, "u": its["weight_hh_l0"].T}
         if "c" in params:
@@ -204,7 +204,7 @@ def _walk(take: Callable, at: str, layer: Layer, params, state, shape, image):
       The module's source, params and state as `take` gives them, the image since.
     """
     walk: Callable = partial(_walk, take)
-    made = maker(layer)
+    made = layer.constructor
     if parts := chained(layer):
         lines, trees = [], []
         for i, part in enumerate(parts):
@@ -290,7 +290,7 @@ def to_torch(network: Imported) -> tuple[str, dict[str, np.ndarray]]:
 
     def take(at, layer, params, state, shape, image):
         line = line_of(layer, shape)
-        at += "rnn." if maker(layer) in RECURRENT else ""
+        at += "rnn." if layer.constructor in RECURRENT else ""
         if params or state:
             found = _out(layer, params, state, image) | ({COUNT: 0} if state else {})
             arrays.update({at + n: np.array(a, order="C") for n, a in found.items()})

@@ -63,6 +63,11 @@ class Layer(_Fields):
 
     __slots__ = ()
 
+    @property
+    def constructor(self) -> Any:
+        """What it was made by, such as `dense`; None of one written by hand."""
+        return None if self.made is None else self.made.constructor
+
     def _replace(self, **changes: Any) -> "Layer":
         """The layer with other fields; what it was `made` by and its `bounds` go."""
         return Layer(**(self._asdict() | {"made": None, "bounds": None} | changes))

@@ -18,7 +18,7 @@ from jaxnn.arrays import (
     is_float,
     is_whole,
 )
-from jaxnn.combine import chained
+from jaxnn.combine import split_last
 from jaxnn.errors import JaxnnError, first_line, lookup, require
 from jaxnn.layers import Layer, dense, embedding, sigmoid, softmax
 from jaxnn.losses import LOSSES, Loss, RegisteredLoss, loss_by_name
@@ -184,8 +184,7 @@ def check_pixels(where: str, net: Layer, x: Any, what: str) -> None:
     """`check_unit` of inputs; an embedding looks up whole numbers of any size."""
 
     def looks_up(layer):
-        own = layer.made is not None and layer.made.constructor is embedding
-        return own or any(map(looks_up, layer.parts))
+        return layer.constructor is embedding or any(map(looks_up, layer.parts))
 
     if not looks_up(net):
         check_unit(x, where, what)
@@ -278,9 +277,8 @@ def check_ending(
 
     Where it is neither dense nor one of the `known`, nothing is said.
     """
-    while parts := chained(net):
-        net = parts[-1]
-    is_dense = net.made is not None and net.made.constructor is dense
+    net = split_last(net).last
+    is_dense = net.constructor is dense
     ending = next((name for name, layer in known.items() if layer == net), None)
     allowed = getattr(loss, "outputs", None)
     if allowed and (ending or is_dense) and ending not in allowed:

@@ -27,24 +27,30 @@ def as_images(attack: str, x: Any) -> Any:
     return x
 
 
-def checked_images(attack, model, x, y, settings):
-    """x within the box, y as integers; raises for what an attack cannot work with."""
-    y = check_labels(attack, y, len(x))
+def checked_images(
+    attack: str, model: Any, x: Any, y: Any, box: tuple[float, float] | None,
+    finite: bool = True,
+) -> tuple[Any, Any]:  # fmt: skip
+    """x within the box, y as integers; raises for what an attack cannot work with.
+
+    Pixels that are not finite stay where they need not be `finite`.
+    """
+    y = _check_labels(attack, y, len(x))
     if not isinstance(y, jax.core.Tracer):
-        check_classes(attack, y, model.facts(x).classes)
+        _check_classes(attack, y, model.facts(x).classes)
     if isinstance(x, jax.core.Tracer):
         return x, y
     pixels = np.asarray(x)  # NumPy, so that nothing is traced where a caller traces
     # by itself: the least of numbers and NaN is a number on some devices
-    if not np.isfinite(pixels).all():
+    if finite and not np.isfinite(pixels).all():
         raise JaxnnError(
             f"{attack}: some pixels are NaN or infinite; let the network own its "
             "normalization, and look at the images that were read"
         )
-    return within_box(attack, x, settings.get("box")), y
+    return _within_box(attack, x, box), y
 
 
-def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
+def _within_box(attack, x, box):
     """x, clipped to the box where only rounding took it out; NaN stays."""
     if box is None:
         return x
@@ -62,7 +68,7 @@ def within_box(attack: str, x: Any, box: tuple[float, float] | None) -> Any:
     return x if box[0] <= low and high <= box[1] else jnp.clip(x, *box)
 
 
-def check_labels(attack: str, y: Any, count: int) -> Any:
+def _check_labels(attack, y, count):
     """y as an array of integers (B,); raises a `JaxnnError` for anything else."""
     y = as_array(y, attack, "labels")
     if y.shape != (count,) or not jnp.issubdtype(y.dtype, jnp.integer):
@@ -74,7 +80,7 @@ def check_labels(attack: str, y: Any, count: int) -> Any:
     return y
 
 
-def check_classes(attack: str, y: Any, classes: int) -> None:
+def _check_classes(attack, y, classes):
     """Raise a `JaxnnError` for a label that the network has no output for."""
     labels = np.asarray(y)
     low, high = int(labels.min()), int(labels.max())

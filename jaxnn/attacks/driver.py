@@ -178,7 +178,7 @@ def _run(found, model, x, y, more, options):
         fits = model.precision == "float32" or single
         require(fits, found.name, "precision", model.precision, "images in float32")
     settings = found.bind(x, options)
-    x, y = checked_images(found.name, model, x, y, settings)
+    x, y = checked_images(found.name, model, x, y, settings.get("box"))
     model = model.keyed(x)
     if is_of_logits(settings.get("loss", margin)):
         model, y = to_logits(model, x, y)

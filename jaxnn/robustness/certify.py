@@ -9,13 +9,7 @@ import numpy as np
 
 from jaxnn import programs
 from jaxnn.attacks import Classifier
-from jaxnn.attacks.arguments import (
-    as_images,
-    check_classes,
-    check_epsilon,
-    check_labels,
-    within_box,
-)
+from jaxnn.attacks.arguments import as_images, check_epsilon, checked_images
 from jaxnn.attacks.classifier import exact
 from jaxnn.attacks.core import Box
 from jaxnn.defenses.interval import margins
@@ -52,10 +46,9 @@ def verify(
     spacing(dtype)  # raises for types too narrow
     x = to_unit(jnp.asarray(x), dtype) if np.asarray(x).dtype == np.uint8 else x
     x = np.asarray(as_images("verify", x), dtype)
-    x = np.asarray(within_box("verify", x, box))  # NaN stays
-    y = np.asarray(check_labels("verify", y, len(x)))
+    x, y = checked_images("verify", model, x, y, box, finite=False)
+    x, y = np.asarray(x), np.asarray(y)
     check_epsilon("verify", epsilon, x, "linf", box)
-    check_classes("verify", y, model.facts(x).classes)
     return map_batches(partial(_proven, box, model, epsilon), x, y, batch=batch)
 
 

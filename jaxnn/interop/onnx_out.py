@@ -150,7 +150,7 @@ def settings_of(layer: Layer) -> dict[str, Any]:
     return bound.arguments
 
 
-# ---- what is one operation, by which it is read, too
+# ---- layers that are one operation; files are read by this table, too
 
 
 def _same(op, graph, x, y, **_):

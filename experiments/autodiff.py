@@ -56,10 +56,8 @@ W, B = 0.8, -0.3  # weight and bias at which to differentiate
 class Args:
     """Settings."""
 
-    steps: int = 60
-    """Steps of the linear model."""
-    rate: float = 0.1
-    """Its learning rate."""
+    steps: int = 60  # Steps of the linear model
+    rate: float = 0.1  # Its learning rate
 
 
 def neuron() -> tuple[graph.Node, dict[graph.Node, float]]:

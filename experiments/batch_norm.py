@@ -54,10 +54,8 @@ ANSWERS = """
 class Args(Short):
     """Settings."""
 
-    depth: int = 5
-    """Hidden layers of 50 units."""
-    rate: float = 0.05
-    """Learning rate of gradient descent."""
+    depth: int = 5  # Hidden layers of 50 units
+    rate: float = 0.05  # Learning rate of gradient descent
 
 
 def forward(x, gamma, beta, e=1e-5):

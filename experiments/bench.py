@@ -72,17 +72,11 @@ from jaxnn.train.policy import Guard
 class Args:
     """Settings."""
 
-    rounds: int = 7
-    """Counted rounds of every comparison, after one that warms up."""
-    images: int = 55_000
-    """MNIST training images an epoch goes through."""
-    skip: tuple[str, ...] = ()
-    """Programs to leave out."""
-    only: tuple[str, ...] = ()
-    """Parts to run: names of TASKS, backward, seeds, cnn; none given: these. Or lstm or
-    guard alone."""
-    label: str = ""
-    """Last part of the result's name: `newest` beside the result of another version."""
+    rounds: int = 7  # Counted rounds of every comparison, after one that warms up
+    images: int = 55_000  # MNIST training images an epoch goes through
+    skip: tuple[str, ...] = ()  # Programs to leave out
+    only: tuple[str, ...] = ()  # Parts (TASKS, backward, seeds, cnn); or lstm or guard
+    label: str = ""  # End of the result's name, beside that of another version
 
 
 TASKS = {

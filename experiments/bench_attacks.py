@@ -49,20 +49,13 @@ EARLY = "jaxnn, early stop"
 class Args:
     """Settings."""
 
-    widths: tuple[int, ...] = (784, 128, 10)
-    """Of the network."""
-    rounds: int = 3
-    """Turns of each program."""
-    batch: int = 1000
-    """Images a call, of all programs."""
-    epochs: int = 3
-    """Of training."""
-    part: Literal["rivals", "precision"] = "rivals"
-    """What is measured."""
-    seeds: int = 3
-    """Networks trained in each precision, for their accuracy."""
-    steps: int = 75
-    """Of training, in a turn of each program."""
+    widths: tuple[int, ...] = (784, 128, 10)  # Of the network
+    rounds: int = 3  # Turns of each program
+    batch: int = 1000  # Images a call, of all programs
+    epochs: int = 3  # Of training
+    part: Literal["rivals", "precision"] = "rivals"  # What is measured
+    seeds: int = 3  # Networks trained in each precision, for their accuracy
+    steps: int = 75  # Of training, in a turn of each program
 
 
 def ours(

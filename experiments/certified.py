@@ -48,24 +48,15 @@ from jaxnn.robustness import certify, smoothing
 class Args:
     """Settings."""
 
-    smooth_seeds: int = 1
-    """Smoothed networks; each takes 5 million passes."""
-    smooth_epochs: int = 10
-    """Times through the 55,000 training images, with noise."""
-    sigma: float = 0.5
-    """Standard deviation of the noise, in training and in the vote."""
-    copies: int = 10_000
-    """Noisy copies an image."""
-    every: int = 20
-    """Every so manieth test image is certified."""
-    ibp_seeds: int = 2
-    """Networks trained for interval bounds."""
-    ibp_epochs: int = 12
-    """Times through the images; the budget grows over the first half."""
-    epsilon: float = 0.1
-    """Linf budget that is proven."""
-    trained_epsilon: float = 0.2
-    """Linf budget that the bounds are trained on."""
+    smooth_seeds: int = 1  # Smoothed networks; each takes 5 million passes
+    smooth_epochs: int = 10  # Times through the 55,000 training images, with noise
+    sigma: float = 0.5  # Standard deviation of the noise, in training and in the vote
+    copies: int = 10_000  # Noisy copies an image
+    every: int = 20  # Every so manieth test image is certified
+    ibp_seeds: int = 2  # Networks trained for interval bounds
+    ibp_epochs: int = 12  # Times through them; the budget grows over the first half
+    epsilon: float = 0.1  # Linf budget that is proven
+    trained_epsilon: float = 0.2  # Linf budget that the bounds are trained on
 
 
 def small() -> Layer:

@@ -35,10 +35,8 @@ from jaxnn.train import predict
 class Args:
     """Settings."""
 
-    recipe: str = "cnn"
-    """cnn or cnn-large."""
-    seeds: int = 3
-    """Networks trained, one after the other; then they vote."""
+    recipe: str = "cnn"  # cnn or cnn-large
+    seeds: int = 3  # Networks trained, one after the other; then they vote
 
 
 def run(args: Args) -> None:

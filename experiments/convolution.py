@@ -52,8 +52,7 @@ ANSWERS = """
 class Args:
     """Settings."""
 
-    image: int = 7
-    """Number of the training image."""
+    image: int = 7  # Number of the training image
 
 
 def forward(x, w, b):

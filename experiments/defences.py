@@ -30,12 +30,9 @@ from jaxnn.train import standard_training
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks of every kind, side by side."""
-    epochs: int = 10
-    """Times through the 55,000 training images."""
-    steps: int = 40
-    """Of the PGD that measures."""
+    seeds: int = 3  # Networks of every kind, side by side
+    epochs: int = 10  # Times through the 55,000 training images
+    steps: int = 40  # Of the PGD that measures
 
 
 class Kind(NamedTuple):

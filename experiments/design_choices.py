@@ -35,26 +35,16 @@ CHOICES = {
 class Args:
     """Settings."""
 
-    images: int = 5000
-    """Training images."""
-    test_images: int = 10_000
-    """Test images, of 10,000."""
-    batch: int = 50
-    """Images a step of training."""
-    epochs: int = 4
-    """Times through the images."""
-    seeds: int = 5
-    """Starts of every network, trained side by side."""
-    width: int = 256
-    """Units of each of the 16 layers in `keeping`."""
-    rows: int = 512
-    """Samples in its batch."""
-    valley_steps: int = 300
-    """Steps in the valley."""
-    frames: int = 45
-    """Pictures of the film."""
-    only: tuple[str, ...] = ()
-    """Which of layout, initialisers, keeping, optimisers, nested; none given: all."""
+    images: int = 5000  # Training images
+    test_images: int = 10_000  # Test images, of 10,000
+    batch: int = 50  # Images a step of training
+    epochs: int = 4  # Times through the images
+    seeds: int = 5  # Starts of every network, trained side by side
+    width: int = 256  # Units of each of the 16 layers in `keeping`
+    rows: int = 512  # Samples in its batch
+    valley_steps: int = 300  # Steps in the valley
+    frames: int = 45  # Pictures of the film
+    only: tuple[str, ...] = ()  # Names of choices, see above; none given: all
 
 
 def run(args: Args) -> None:

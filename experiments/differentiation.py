@@ -63,16 +63,11 @@ EACH = ("forward mode", "central difference")
 class Args:
     """Settings."""
 
-    samples: int = 8
-    """Rows of the batch."""
-    repeats: int = 7
-    """Timed runs, after one that warms up; the median counts."""
-    longest: float = 1.5
-    """Seconds from which the n runs of a method are not all made."""
-    dual_up_to: int = 400
-    """Parameters up to which dual numbers, plain Python, are run."""
-    seed: int = 0
-    """Of weights and data."""
+    samples: int = 8  # Rows of the batch
+    repeats: int = 7  # Timed runs, after one that warms up; the median counts
+    longest: float = 1.5  # Seconds from which the n runs of a method are not all made
+    dual_up_to: int = 400  # Parameters up to which dual numbers, plain Python, are run
+    seed: int = 0  # Of weights and data
 
 
 class Task(NamedTuple):

@@ -48,20 +48,13 @@ from jaxnn.train import Defense
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks, one after another."""
-    epochs: int = 10
-    """Times through the 60,000 images."""
-    restarts: int = 10
-    """Random starts of the attack that counts."""
-    steps: int = 50
-    """Its steps, of 0.01."""
-    epsilon: float = 0.3
-    """Budget of training and attack."""
-    attack_steps: int = 5
-    """Steps of the attack in training, each of half the budget."""
-    published_seeds: int = 2
-    """Networks trained as published, attacked from one start."""
+    seeds: int = 3  # Networks, one after another
+    epochs: int = 10  # Times through the 60,000 images
+    restarts: int = 10  # Random starts of the attack that counts
+    steps: int = 50  # Its steps, of 0.01
+    epsilon: float = 0.3  # Budget of training and attack
+    attack_steps: int = 5  # Steps of the attack in training, each of half the budget
+    published_seeds: int = 2  # Networks trained as published, attacked from one start
 
 
 def defense(args: Args, published: bool, steps: int) -> Defense:

@@ -48,14 +48,10 @@ ANSWERS = """
 class Args:
     """Settings."""
 
-    images: int = 20_000
-    """Training images."""
-    test_images: int = 2000
-    """Images attacked."""
-    epochs: int = 3
-    """Times through the training images."""
-    epsilon: float = 0.1
-    """Budget of the picture."""
+    images: int = 20_000  # Training images
+    test_images: int = 2000  # Images attacked
+    epochs: int = 3  # Times through the training images
+    epsilon: float = 0.1  # Budget of the picture
 
 
 def input_gradient(net, history, x, y):

@@ -53,12 +53,9 @@ ANSWERS = """
 class Args:
     """Settings."""
 
-    depth: int = 10
-    """Hidden layers."""
-    width: int = 30
-    """Units of each."""
-    seeds: int = 5
-    """Starts."""
+    depth: int = 10  # Hidden layers
+    width: int = 30  # Units of each
+    seeds: int = 5  # Starts
 
 
 SLOPES = {  # s, and s' from h = s(z)

@@ -37,14 +37,10 @@ from jaxnn.regularize import sign_noise, uniform_noise
 class Args:
     """Settings."""
 
-    seeds: int = 5
-    """Networks of every kind."""
-    epochs: int = 12
-    """Times through the 55,000 training images."""
-    pair_epochs: int = 30
-    """Times through the 11,000 of 3 and 7; fewer leave the regression unfinished."""
-    epsilon: float = 0.25
-    """Size of the step, not clipped."""
+    seeds: int = 5  # Networks of every kind
+    epochs: int = 12  # Times through the 55,000 training images
+    pair_epochs: int = 30  # Times through 3 and 7; fewer leave it unfinished
+    epsilon: float = 0.25  # Size of the step, not clipped
 
 
 def softmax_regression(args: Args, data: Digits) -> dict[str, Any]:

@@ -53,10 +53,8 @@ HALF = "jaxnn_bfloat16"
 class Args:
     """Settings."""
 
-    small: bool = False
-    """A few images and networks: whether all parts run, not how fast."""
-    parts: tuple[str, ...] = ()
-    """Which; none: all."""
+    small: bool = False  # Few images and networks: whether all parts run, not how fast
+    parts: tuple[str, ...] = ()  # Which; none: all
 
 
 def tests(small: bool) -> dict[str, Any]:

@@ -33,8 +33,7 @@ from jaxnn.train.engine import batch_order
 class Args:
     """Settings."""
 
-    healthy_seeds: int = 5
-    """Healthy runs of each of ten networks."""
+    healthy_seeds: int = 5  # Healthy runs of each of ten networks
 
 
 class Verdict(NamedTuple):

@@ -13,7 +13,7 @@ with the epoch best on validation.
 Expected: (1) within 0.2 percentage points; (2) at least 97%; (3) within 0.2 points.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -33,14 +33,10 @@ GAP, GOAL = 0.002, 0.97
 class Args:
     """Settings."""
 
-    seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
-    """Networks trained side by side."""
-    epochs: int = 4
-    """Of each run."""
-    width: int = 128
-    """Hidden units."""
-    too_large: float = 100.0
-    """How many times the usual rate the second part takes."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # Networks trained side by side
+    epochs: int = 4  # Of each run
+    width: int = 128  # Hidden units
+    too_large: float = 100.0  # How many times the usual rate the second part takes
 
 
 def poison(share: float) -> Any:

@@ -32,10 +32,8 @@ NETWORKS = {
 class Args:
     """Settings."""
 
-    seeds: int = 5
-    """Networks of each kind, trained side by side."""
-    data: str = "mnist"
-    """Data set: mnist, or mnist-small for a first look."""
+    seeds: int = 5  # Networks of each kind, trained side by side
+    data: str = "mnist"  # Data set: mnist, or mnist-small for a first look
 
 
 def run(args: Args) -> None:

@@ -47,16 +47,11 @@ from jaxnn.robustness import Threat, evaluate
 class Args:
     """Settings."""
 
-    images: int = 200
-    """Stratified sample of the test images that each network is judged on."""
-    epsilon: float = 0.1
-    """Linf budget."""
-    levels: tuple[str, ...] = ("fast", "full")
-    """Of the evaluation."""
-    only: tuple[str, ...] = ()
-    """Names of networks; none: all of them."""
-    resume: bool = False
-    """Keep the networks of the earlier results/honest.json and judge the others."""
+    images: int = 200  # Stratified sample of the test images that judges each
+    epsilon: float = 0.1  # Linf budget
+    levels: tuple[str, ...] = ("fast", "full")  # Of the evaluation
+    only: tuple[str, ...] = ()  # Names of networks; none: all of them
+    resume: bool = False  # Judge only those that results/honest.json has not
 
 
 class Recipe(NamedTuple):

@@ -36,14 +36,10 @@ STEPS = 100  # of an epoch
 class Args:
     """Settings."""
 
-    kills: int = 30
-    """Runs, each killed once."""
-    epochs: int = 6
-    """Of each run."""
-    every: int = 40
-    """Steps between two snapshots; an epoch has 100."""
-    seed: int = 0
-    """Of the moments."""
+    kills: int = 30  # Runs, each killed once
+    epochs: int = 6  # Of each run
+    every: int = 40  # Steps between two snapshots; an epoch has 100
+    seed: int = 0  # Of the moments
 
 
 def train(args: Args, data, folder: Path) -> None:

@@ -48,16 +48,11 @@ TARGETS = {
 class Args:
     """Settings."""
 
-    targets: tuple[str, ...] = tuple(TARGETS)
-    """Rungs to climb."""
-    seeds: int | None = None
-    """Networks for each, one after the other; none: 30, and 10 for 99.7."""
-    images: int | None = None
-    """Training images; none: all."""
-    seconds: float | None = None
-    """No further seed of a rung is begun after so many; none: all are trained."""
-    search: bool = False
-    """Measure on the last 10,000 training images instead of the test images."""
+    targets: tuple[str, ...] = tuple(TARGETS)  # Rungs to climb
+    seeds: int | None = None  # Networks for each in turn; none: 30, and 10 for 99.7
+    images: int | None = None  # Training images; none: all
+    seconds: float | None = None  # A rung begins no further seed after so many
+    search: bool = False  # Measure on the last 10,000 training images instead
 
 
 def climb(config: TrainConfig, data: Dataset) -> dict[str, Any]:

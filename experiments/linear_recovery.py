@@ -63,14 +63,10 @@ INPUTS, OUTPUTS = 10, 2
 class Args:
     """Settings."""
 
-    seeds: int = 20
-    """Starts, and layers to be recovered: each seed has its own."""
-    batch: int = 512
-    """Samples a step, drawn afresh from N(0, 1) for every step."""
-    steps: int = 400
-    """Steps of plain gradient descent."""
-    rate: float = 1.5
-    """Learning rate for the gradient with its constant 2/N."""
+    seeds: int = 20  # Starts, and layers to be recovered: each seed has its own
+    batch: int = 512  # Samples a step, drawn afresh from N(0, 1) for every step
+    steps: int = 400  # Steps of plain gradient descent
+    rate: float = 1.5  # Learning rate for the gradient with its constant 2/N
 
 
 def with_constant(p, y):

@@ -36,18 +36,12 @@ from jaxnn.train.state import to_unit
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks trained, one after the other."""
-    units: int = 128
-    """Width of the LSTM's state."""
-    epochs: int = 5
-    """Epochs of Adam on a one-cycle schedule."""
-    batch: int = 128
-    """Images a step."""
-    lr: float = 6e-3
-    """Learning rate at the schedule's peak."""
-    clip_norm: float = 1.0
-    """Longest gradient; the first steps have longer ones."""
+    seeds: int = 3  # Networks trained, one after the other
+    units: int = 128  # Width of the LSTM's state
+    epochs: int = 5  # Epochs of Adam on a one-cycle schedule
+    batch: int = 128  # Images a step
+    lr: float = 6e-3  # Learning rate at the schedule's peak
+    clip_norm: float = 1.0  # Longest gradient; the first steps have longer ones
 
 
 def network(units: int, mean: float, std: float, every_row: bool = False) -> Layer:

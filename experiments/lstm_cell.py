@@ -52,12 +52,9 @@ ANSWERS = """
 class Args:
     """Settings."""
 
-    steps: int = 60
-    """Length of the sequence."""
-    units: int = 16
-    """Width of h and c."""
-    seeds: int = 5
-    """Starts."""
+    steps: int = 60  # Length of the sequence
+    units: int = 16  # Width of h and c
+    seeds: int = 5  # Starts
 
 
 def sigmoid(z):

@@ -37,22 +37,14 @@ PAPER = {"clean": 0.988, "FGSM": 0.956, "PGD-40": 0.932, "PGD-100 x 20": 0.893}
 class Args:
     """Settings."""
 
-    full: bool = False
-    """The paper's numbers instead of those below."""
-    steps: int = 1500
-    """Steps of training."""
-    attack_steps: int = 7
-    """Steps of the attack in training."""
-    lr: float = 1e-3
-    """Adam's learning rate."""
-    restarts: int = 3
-    """Of PGD-100."""
-    images: int = 1000
-    """Test images that are attacked (stratified); -1 takes all."""
-    epsilon: float = 0.3
-    """Budget of training and attack."""
-    seed: int = 0
-    """Of everything."""
+    full: bool = False  # The paper's numbers instead of those below
+    steps: int = 1500  # Steps of training
+    attack_steps: int = 7  # Steps of the attack in training
+    lr: float = 1e-3  # Adam's learning rate
+    restarts: int = 3  # Of PGD-100
+    images: int = 1000  # Test images that are attacked (stratified); -1 takes all
+    epsilon: float = 0.3  # Budget of training and attack
+    seed: int = 0  # Of everything
 
 
 def train(args: Args, data: Any) -> tuple[Classifier, list[dict]]:

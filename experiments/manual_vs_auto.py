@@ -54,14 +54,10 @@ from jaxnn.plots.panels import BLUE, INK, ORANGE, PAPER, name_axes, panels
 class Args:
     """Settings."""
 
-    batch: int = 128
-    """Images."""
-    rounds: int = 15
-    """Counted rounds, after one that warms up."""
-    seed: int = 0
-    """Of weights, images and dropout."""
-    only: tuple[str, ...] = ()
-    """Networks to measure; none given: all."""
+    batch: int = 128  # Images
+    rounds: int = 15  # Counted rounds, after one that warms up
+    seed: int = 0  # Of weights, images and dropout
+    only: tuple[str, ...] = ()  # Networks to measure; none given: all
 
 
 def cnn() -> Layer:

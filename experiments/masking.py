@@ -43,12 +43,9 @@ from jaxnn.rules import Rule
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks of every kind; the checks run on the first."""
-    epochs: int = 8
-    """Times through the 55,000 training images."""
-    epsilon: float = 0.1
-    """Linf budget, all 10,000 test images."""
+    seeds: int = 3  # Networks of every kind; the checks run on the first
+    epochs: int = 8  # Times through the 55,000 training images
+    epsilon: float = 0.1  # Linf budget, all 10,000 test images
 
 
 class Masked(NamedTuple):

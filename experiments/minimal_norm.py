@@ -38,12 +38,9 @@ from jaxnn.plots.panels import lines, panels
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks."""
-    epochs: int = 10
-    """Times through the 55,000 training images, by SGD with momentum as in 2016."""
-    sample: int = 500
-    """Images of Carlini-Wagner and DDN."""
+    seeds: int = 3  # Networks
+    epochs: int = 10  # Times through the 55,000 training images
+    sample: int = 500  # Images of Carlini-Wagner and DDN
 
 
 def norms(a: np.ndarray, norm: str) -> np.ndarray:

@@ -35,8 +35,7 @@ from jaxnn.train import fit
 class Args:
     """Settings."""
 
-    seeds: int = 5
-    """Seeds of every claim on accuracy."""
+    seeds: int = 5  # Seeds of every claim on accuracy
 
 
 def command(words: list[str], cache: Path) -> dict:

@@ -64,16 +64,11 @@ NAMES = ("NumPy", "JAX, Python loop", "JAX, compiled loop")
 class Args:
     """Settings."""
 
-    images: int = 55_000
-    """Images of an epoch of the small network, and of the comparison of losses."""
-    wide_images: int = 25_600
-    """Images of an epoch of the wide network."""
-    many_images: int = 6_400
-    """Images of an epoch of 32 networks."""
-    seeds: int = 32
-    """Networks side by side."""
-    rounds: int = 5
-    """Timed rounds; programs take turns in each."""
+    images: int = 55_000  # Images of an epoch of the small network
+    wide_images: int = 25_600  # Images of an epoch of the wide network
+    many_images: int = 6_400  # Images of an epoch of 32 networks
+    seeds: int = 32  # Networks side by side
+    rounds: int = 5  # Timed rounds; programs take turns in each
 
 
 # ---- the same numbers

@@ -14,7 +14,7 @@ same lines in float32 do not, and every fix trains.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -39,14 +39,10 @@ LEARNT = 0.8  # a run below this accuracy has failed
 class Args:
     """Settings."""
 
-    seeds: tuple[int, ...] = field(default=(0, 1, 2))
-    """Initial weights."""
-    epochs: int = 2
-    """Of each run."""
-    batch: int = 128
-    """Images a step."""
-    units: int = 30
-    """Of the hidden layer."""
+    seeds: tuple[int, ...] = (0, 1, 2)  # Initial weights
+    epochs: int = 2  # Of each run
+    batch: int = 128  # Images a step
+    units: int = 30  # Of the hidden layer
 
 
 class Setting(NamedTuple):

@@ -53,16 +53,11 @@ CLAIM = ("plain", "another plain", "noise .1 + .3")
 class Args:
     """Settings."""
 
-    seeds: int = 5
-    """Networks of every kind in the claim."""
-    sweep_seeds: int = 2
-    """Networks of the other kinds of noise."""
-    epochs: int = 12
-    """Times through the 50,000 training images."""
-    length: float = 0.1
-    """2-norm of a step of the attack, the last one in eighths."""
-    epsilon: float = 0.1
-    """Budget of PGD-40 (Linf), on all 10,000 test images."""
+    seeds: int = 5  # Networks of every kind in the claim
+    sweep_seeds: int = 2  # Networks of the other kinds of noise
+    epochs: int = 12  # Times through the 50,000 training images
+    length: float = 0.1  # 2-norm of a step of the attack, the last one in eighths
+    epsilon: float = 0.1  # Budget of PGD-40 (Linf), on all 10,000 test images
 
 
 def run(args: Args) -> None:

@@ -61,18 +61,12 @@ WINDOW = 2000  # images over which the loss is averaged in the figure
 class Args:
     """Settings."""
 
-    images: int = 60_000
-    """Training images read from the file, a multiple of 2,000."""
-    epochs: int = 2
-    """Times through them."""
-    rate: float = 0.02
-    """Step of the neuron after each image of the first epoch; then half of it."""
-    hidden: int = 30
-    """Units of the hidden layer in the third network."""
-    hidden_rate: float = 0.01
-    """The same step for the network with the hidden layer."""
-    seeds: int = 3
-    """Starts of the network with the hidden layer (the neuron starts at zero)."""
+    images: int = 60_000  # Training images read from the file, a multiple of 2,000
+    epochs: int = 2  # Times through them
+    rate: float = 0.02  # Step of the neuron after each image, at first; then half
+    hidden: int = 30  # Units of the hidden layer in the third network
+    hidden_rate: float = 0.01  # The same step for the network with the hidden layer
+    seeds: int = 3  # Starts of the hidden layer (the neuron starts at zero)
 
 
 # ---- the stream

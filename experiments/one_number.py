@@ -47,10 +47,8 @@ X, T = 2.0, 3.0
 class Args:
     """Settings."""
 
-    rates: tuple[float, ...] = (0.01, 0.05, 0.24, 0.26)
-    """Learning rates to compare."""
-    steps: int = 15
-    """Steps."""
+    rates: tuple[float, ...] = (0.01, 0.05, 0.24, 0.26)  # Learning rates to compare
+    steps: int = 15  # Steps
 
 
 def cost(w):

@@ -63,8 +63,7 @@ NETWORKS = {
 class Args:
     """Settings."""
 
-    folder: Path = Path("published")
-    """Where pip has put the two archives."""
+    folder: Path = Path("published")  # Where pip has put the two archives
 
 
 def write_onnx(network: Network, folder: Path, path: Path) -> None:

@@ -39,8 +39,7 @@ MARK = re.compile(
 class Args:
     """Settings."""
 
-    check: bool = False
-    """Compare only, write nothing; exit 1 and show the difference if there is one."""
+    check: bool = False  # Write nothing; exit 1 and show the difference if any
 
 
 def render(text: str, results: Path = RESULTS) -> str:

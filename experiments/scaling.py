@@ -40,14 +40,10 @@ from jaxnn.plots.panels import lines, panels  # noqa: E402
 class Args:
     """Settings."""
 
-    width: int = 512
-    """Of the two hidden layers of 784-width-width-10."""
-    batch: int = 512
-    """Images a step: in all (strong scaling), and on eight devices (weak)."""
-    steps: int = 20
-    """Timed in a row, after one call to warm up."""
-    rounds: int = 5
-    """Of which the median counts; all numbers of devices take turns."""
+    width: int = 512  # Of the two hidden layers of 784-width-width-10
+    batch: int = 512  # Images a step: in all (strong scaling), on eight devices (weak)
+    steps: int = 20  # Timed in a row, after one call to warm up
+    rounds: int = 5  # Of which the median counts; all numbers of devices take turns
 
 
 def one_step(net, devices: int, batch: int):

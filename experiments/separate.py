@@ -62,14 +62,10 @@ BLOCKS = 6
 class Args:
     """Settings."""
 
-    seeds: int = 20
-    """Starts of every network."""
-    steps: int = 2000
-    """Steps of training, each on all points."""
-    points: int = 300
-    """Points of each data set, half of them of each class."""
-    frames: int = 36
-    """Pictures in the first film; the second has eight a block."""
+    seeds: int = 20  # Starts of every network
+    steps: int = 2000  # Steps of training, each on all points
+    points: int = 300  # Points of each data set, half of them of each class
+    frames: int = 36  # Pictures in the first film; the second has eight a block
 
 
 # ---- the data: y alternates 0, 1, 0, 1 ...

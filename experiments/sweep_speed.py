@@ -36,14 +36,10 @@ from jaxnn.plots.panels import panels
 class Args:
     """Settings."""
 
-    lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
-    """Learning rates of Adam."""
-    l2: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
-    """Strengths of the penalty."""
-    seeds: int = 4
-    """Networks of each setting."""
-    epochs: int = 4
-    """Times through the 55,000 training images."""
+    lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)  # Learning rates of Adam
+    l2: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)  # Strengths of the penalty
+    seeds: int = 4  # Networks of each setting
+    epochs: int = 4  # Times through the 55,000 training images
 
 
 def side_by_side(points: list, data: Any, facts: Any) -> tuple[dict, float, int]:

@@ -59,18 +59,12 @@ GROUPS = [(c, s) for s in ("female", "male") for c in ("1st", "2nd", "3rd")]
 class Args:
     """Settings; chosen on the folds of seeds 100 to 105, not on those reported."""
 
-    seeds: int = 20
-    """Ways to deal the passengers into folds; each has five networks."""
-    hidden: int = 16
-    """Units of the hidden layer."""
-    steps: int = 300
-    """Steps, each on all training rows."""
-    lr: float = 0.01
-    """Learning rate of Adam at the start; it falls to 0 along a cosine."""
-    l2: float = 0.003
-    """Weight decay of the network, strength/2 * sum w^2."""
-    rivals: int = 2
-    """Seeds on which scikit-learn's network is measured (it takes a second a fold)."""
+    seeds: int = 20  # Ways to deal the passengers into folds; each has five networks
+    hidden: int = 16  # Units of the hidden layer
+    steps: int = 300  # Steps, each on all training rows
+    lr: float = 0.01  # Learning rate of Adam at the start; it falls to 0 along a cosine
+    l2: float = 0.003  # Weight decay of the network, strength/2 * sum w^2
+    rivals: int = 2  # Seeds of scikit-learn's network (a second a fold)
 
 
 class Folds:

@@ -36,12 +36,9 @@ KINDS: dict[str, dict] = {
 class Args:
     """Settings."""
 
-    seeds: int = 3
-    """Networks of every kind: so many matrices, of which the mean is shown."""
-    epochs: int = 8
-    """Times through the 55,000 training images."""
-    epsilon: float = 0.1
-    """Linf budget."""
+    seeds: int = 3  # Networks of every kind; the mean of the matrices is shown
+    epochs: int = 8  # Times through the 55,000 training images
+    epsilon: float = 0.1  # Linf budget
 
 
 def run(args: Args) -> None:

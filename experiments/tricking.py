@@ -57,14 +57,10 @@ from jaxnn.plots.panels import panels
 class Args:
     """Settings."""
 
-    seeds: int = 5
-    """Networks."""
-    epochs: int = 30
-    """Of every network."""
-    examples: int = 10_000
-    """Adversarial examples made of training images, for training again."""
-    epsilon: float = 0.1
-    """Budget of PGD-40 (Linf), on all 10,000 test images."""
+    seeds: int = 5  # Networks
+    epochs: int = 30  # Of every network
+    examples: int = 10_000  # Examples made of training images, for training again
+    epsilon: float = 0.1  # Budget of PGD-40 (Linf), on all 10,000 test images
 
 
 def lesson(init: str) -> Layer:

@@ -61,12 +61,9 @@ KINDS = ("solved", "too slow", "dead unit", "saturated start", "local minimum")
 class Args:
     """Settings."""
 
-    seeds: int = 1000
-    """Starts of every setting."""
-    steps: int = 4000
-    """Steps of training, each on all four points."""
-    patience: int = 3
-    """A failure is "too slow" if it is solved after so many times the steps."""
+    seeds: int = 1000  # Starts of every setting
+    steps: int = 4000  # Steps of training, each on all four points
+    patience: int = 3  # A failure is "too slow" if solved after so many times the steps
 
 
 # ---- nine derivatives, four ways

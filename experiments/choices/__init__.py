@@ -27,16 +27,11 @@ RATE_SEED = 100  # learning rates are chosen with this start, results use others
 class Short:
     """Settings of a training of seconds."""
 
-    images: int = 3000
-    """Training images."""
-    test_images: int = 1000
-    """Not used for training."""
-    batch: int = 50
-    """Images a step."""
-    epochs: int = 3
-    """Times through the images."""
-    seeds: int = 3
-    """Starts."""
+    images: int = 3000  # Training images
+    test_images: int = 1000  # Not used for training
+    batch: int = 50  # Images a step
+    epochs: int = 3  # Times through the images
+    seeds: int = 3  # Starts
 
 
 class Digits(NamedTuple):

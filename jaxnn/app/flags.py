@@ -172,14 +172,17 @@ def _unknown(word, program, flags) -> str:
 
 
 def docs_of(kind: Any) -> dict[str, str]:
-    """The documentation that follows each setting in the source, in one line."""
+    """What the source says of each setting in a comment beside it, or below it."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for node, after in itertools.pairwise(body):
-            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
-                words = str(ast.literal_eval(after.value)).split()
-                found[ast.unparse(node.target)] = " ".join(words)
+        source = textwrap.dedent(inspect.getsource(base))
+        body, lines = ast.parse(source).body[0].body, source.splitlines()  # type: ignore[attr-defined]
+        for node, after in itertools.pairwise([*body, None]):
+            if isinstance(node, ast.AnnAssign):
+                words = lines[node.end_lineno - 1][node.end_col_offset :].strip(" #")  # type: ignore[operator]
+                if isinstance(after, ast.Expr):
+                    words = str(ast.literal_eval(after.value))
+                found[ast.unparse(node.target)] = " ".join(words.split())
     for row in rows(kind).values():
         found |= docs_of(row.type) if dataclasses.is_dataclass(row.type) else {}
     return found

@@ -57,13 +57,7 @@ from jaxnn.layers import (
     standardize,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.rules.products import (
-    few_outputs,
-    policy,
-    product,
-    product_nt,
-    product_tn,
-)
+from jaxnn.rules.products import few_outputs, policy, product, product_nt, product_tn
 from jaxnn.train import batch_order, init_state, make_step, scan_seeds, scan_steps
 from jaxnn.train.policy import Guard
 

@@ -28,14 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import (
-    Line,
-    conclude,
-    main,
-    percents,
-    spreads,
-    verdicts,
-)
+from experiments.common import Line, conclude, main, percents, spreads, verdicts
 from experiments.pictures import bars
 from experiments.robust import (
     Digits,

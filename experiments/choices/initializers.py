@@ -26,14 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.choices import (
-    Digits,
-    accuracies,
-    best_rate,
-    digits,
-    learner,
-    smoothed,
-)
+from experiments.choices import Digits, accuracies, best_rate, digits, learner, smoothed
 from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.layers import Layer

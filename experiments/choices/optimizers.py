@@ -33,13 +33,7 @@ import numpy as np
 import optax
 
 from experiments.animation import animation
-from experiments.choices import (
-    accuracies,
-    best_rate,
-    digits,
-    learner,
-    smoothed,
-)
+from experiments.choices import accuracies, best_rate, digits, learner, smoothed
 from experiments.common import spread
 from jaxnn import mlp
 from jaxnn.optimizers import OPTIMIZERS

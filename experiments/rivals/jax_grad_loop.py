@@ -12,12 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.rivals import Rival, Task, batches, start, unit
-from experiments.rivals.jax_grad_scan import (
-    OPTIMIZERS,
-    accuracy_of,
-    logits,
-    train_step,
-)
+from experiments.rivals.jax_grad_scan import OPTIMIZERS, accuracy_of, logits, train_step
 
 
 def make(task: Task) -> Rival:

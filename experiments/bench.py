@@ -185,12 +185,12 @@ def products_alone(
     return lambda number: float(epoch(start)[0][0].sum())
 
 
-def with_rivals(programs: dict[str, Program], tasks: dict[str, Any], among) -> dict:
+def with_rivals(programs: dict[str, Program], tasks: dict[str, Any]) -> dict:
     """Add the rivals to `programs`; why some are absent, and of what version others."""
     absent, packages = {}, {}
     for rival, task in tasks.items():
         try:
-            made = rivals.load(rival, among)(task)
+            made = rivals.load(rival)(task)
         except rivals.UnavailableError as error:
             absent[rival] = str(error)
             continue
@@ -213,7 +213,7 @@ def against_rivals(name: str, x, y, args: Args) -> dict:
     }
     task = rivals.Task(batch, optimizer, lr, x, y, widths)
     tasks = {rival: task for rival in rivals.RIVALS if rival not in args.skip}
-    facts = with_rivals(programs, tasks, rivals.RIVALS)
+    facts = with_rivals(programs, tasks)
     programs = {name: p for name, p in programs.items() if name not in args.skip}
     found = in_turn(programs, args.rounds)
     for other in found:
@@ -306,7 +306,7 @@ def cnn_products_alone(batch, steps, precision="float32") -> Program:
 
 
 def convolutional(x, y, args: Args) -> dict:
-    """The convolutional network of `rivals.cnn`, batch 128, Adam: seconds a step.
+    """The convolutional network `rivals.CNN`, batch 128, Adam: seconds a step.
 
     Every program runs 20 steps at a time, but `jax.grad` in a scan, which takes seconds
     for one of them, runs 2.
@@ -329,7 +329,7 @@ def convolutional(x, y, args: Args) -> dict:
         )
         for rival in sorted(set(rivals.CNN_RIVALS) - set(args.skip))
     }  # fmt: skip
-    facts = with_rivals(programs, tasks, rivals.CNN_RIVALS)
+    facts = with_rivals(programs, tasks)
     found = in_turn(programs, args.rounds)
     for name, times in found.items():
         times["seconds"] = [s / steps[name] for s in times["seconds"]]

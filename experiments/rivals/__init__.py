@@ -28,7 +28,7 @@ class Task(NamedTuple):
     learning_rate: float
     x: np.ndarray  # uint8 (N, I)
     y: np.ndarray  # int32 (N,)
-    widths: Sequence[int] = ()  # I, ..., C; the convolutional network has its own
+    widths: Sequence[int] = ()  # I, ..., C; none: the convolutional network `CNN`
     seed: int = 0
 
     def chosen(self, optimizers: Mapping[str, Any]) -> Any:
@@ -49,40 +49,33 @@ class UnavailableError(JaxnnError):
     """This rival cannot run on this machine; the message is the reason to print."""
 
 
-# Each module has make(task: Task) -> Rival
+# Where a function (task: Task) -> Rival stands: `make` of the module unless it is named
 RIVALS = {
-    name: f"experiments.rivals.{name}"
-    for name in (
-        "numpy_twin",
-        "jax_grad_scan",
-        "jax_grad_loop",
-        "torch_eager",
-        "torch_autocast",
-        "torch_compiled",
-        "flax_nnx",
-        "equinox_loop",
-        "sklearn_mlp",
-    )
+    "numpy_twin": "numpy_twin",
+    "jax_grad_scan": "jax_grad:make_scan",
+    "jax_grad_loop": "jax_grad:make_loop",
+    "torch_eager": "torch_eager",
+    "torch_autocast": "torch_eager:make_autocast",
+    "torch_compiled": "torch_compiled",
+    "flax_nnx": "flax_nnx",
+    "equinox_loop": "equinox_loop",
+    "sklearn_mlp": "sklearn_mlp",
 }
-# The same, of the network in `experiments.rivals.cnn`
-CNN_RIVALS = {
-    "jax_grad_scan": "experiments.rivals.cnn_jax:make_scan",
-    "jax_grad_loop": "experiments.rivals.cnn_jax:make_loop",
-    "torch_eager": "experiments.rivals.cnn_torch:make",
-    "torch_autocast": "experiments.rivals.cnn_torch:make_autocast",
-}
+CNN_RIVALS = ("jax_grad_scan", "jax_grad_loop", "torch_eager", "torch_autocast")
+# conv 5x5x32, pool, conv 5x5x64, pool, dense 1024, dense 10; relu between, padding SAME
+CNN = ((5, 5, 1, 32), (5, 5, 32, 64), (7 * 7 * 64, 1024), (1024, 10))
 
 
-def load(name: str, among: Mapping[str, str] = RIVALS) -> Callable[[Task], Rival]:
+def load(name: str) -> Callable[[Task], Rival]:
     """The `make` of the rival called `name`; only now is its library imported.
 
     Raises:
       UnavailableError: the library is not installed.
       JaxnnError: no such rival; the message lists the valid names.
     """
-    path, _, function = lookup("rival", name, among).partition(":")
+    module, _, function = lookup("rival", name, RIVALS).partition(":")
     try:
-        return getattr(importlib.import_module(path), function or "make")
+        found = importlib.import_module(f"experiments.rivals.{module}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("experiments", "jaxnn"):
@@ -91,21 +84,23 @@ def load(name: str, among: Mapping[str, str] = RIVALS) -> Callable[[Task], Rival
             f"rival {name!r}: got no package {missing!r}, expected it to be installed; "
             "run: pip install -e '.[bench]'"
         ) from error
+    return getattr(found, function or "make")
 
 
 def start(widths: Sequence[int], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The common first weights: for each layer w (I, O), b (O,), in float32.
 
-    He et al. 2015, https://arxiv.org/abs/1502.01852: w has variance 2 / I, b is zero.
+    He et al. 2015, https://arxiv.org/abs/1502.01852: the variance is 2 over what one
+    output sums, b is zero. Without widths those of `CNN`, kernels w (K, K, I, O) first.
     """
     rng = np.random.default_rng(seed)
     return [
         (
-            rng.standard_normal((i, o), dtype=np.float32)
-            * np.float32(math.sqrt(2 / i)),
-            np.zeros(o, np.float32),
+            rng.standard_normal(shape, dtype=np.float32)
+            * np.float32(math.sqrt(2 / math.prod(shape[:-1]))),
+            np.zeros(shape[-1], np.float32),
         )
-        for i, o in itertools.pairwise(widths)
+        for shape in [*itertools.pairwise(widths)] or CNN
     ]
 
 

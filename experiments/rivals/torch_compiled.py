@@ -71,7 +71,7 @@ def make(task: Task) -> Rival:
     Raises:
       UnavailableError: torch.compile found no working C++ compiler.
     """
-    model = torch_eager.network(task.widths, task.seed)
+    model = torch_eager.network(task)
     step = train_step(model, task)
     try:
         torch.compile(lambda a: a + 1)(torch.zeros(1))

@@ -1,11 +1,13 @@
-"""Rival: PyTorch as it is usually written, module and optimizer, on the CPU.
+"""Rivals: PyTorch as it is usually written, in float32 and autocast to bfloat16.
 
 The data stay in memory and each batch is one `index_select`: no DataLoader, which would
 cost more than the network. The optimizers are the fused ones, which here are faster
-than PyTorch's default.
+than PyTorch's default. Convolutions have channels last in memory, the layout that
+PyTorch recommends on CPU, and the faster one here.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,11 +19,6 @@ OPTIMIZERS = {
     "sgd": lambda params, rate: torch.optim.SGD(params, lr=rate, fused=True),
     "adam": lambda params, rate: torch.optim.Adam(params, lr=rate, fused=True),
 }
-
-
-def network(widths: Sequence[int], seed: int) -> nn.Sequential:
-    """Make Linear, ReLU, ..., Linear with the common start weights."""
-    return layers(start(widths, seed))
 
 
 def layers(weights: Sequence[tuple[np.ndarray, np.ndarray]]) -> nn.Sequential:
@@ -36,17 +33,36 @@ def layers(weights: Sequence[tuple[np.ndarray, np.ndarray]]) -> nn.Sequential:
     return nn.Sequential(*made[:-1])
 
 
-def train_step(model: nn.Module, opt: torch.optim.Optimizer) -> Callable:
-    """Make the step: (x (B, I), y (B,)) -> loss, changing `model` in place."""
+class CNN(nn.Module):
+    """The convolutional network: images (B, 784) -> logits (B, 10)."""
 
-    def step(x, y):
-        loss = nn.functional.cross_entropy(model(x), y)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        return loss.detach()
+    def __init__(self, weights: Sequence[tuple[np.ndarray, np.ndarray]]):
+        super().__init__()
+        made: list[nn.Module] = []
+        for w, b in weights[:2]:
+            k, _, i, o = w.shape
+            conv = nn.Conv2d(i, o, k, padding="same")
+            with torch.no_grad():
+                # torch keeps w as (O, I, K, K)
+                conv.weight.copy_(torch.from_numpy(w.transpose(3, 2, 0, 1)))
+                conv.bias.copy_(torch.from_numpy(b))
+            made += [conv, nn.ReLU(), nn.MaxPool2d(2)]
+        self.images = nn.Sequential(*made)
+        # and the first dense layer's inputs as (channels, height, width)
+        (w, b), last = weights[2:]
+        w = w.reshape(7, 7, 64, 1024).transpose(2, 0, 1, 3).reshape(w.shape)
+        self.classes = layers([(w, b), last])
+        self.to(memory_format=torch.channels_last)
 
-    return step
+    def forward(self, x):
+        """Images (B, 784), float32, to logits."""
+        x = x.view(-1, 1, 28, 28).to(memory_format=torch.channels_last)
+        return self.classes(self.images(x).flatten(1))
+
+
+def network(task: Task) -> nn.Module:
+    """The task's network, with the common start weights."""
+    return (layers if task.widths else CNN)(start(task.widths, task.seed))
 
 
 def rival(name: str, model: nn.Module, step: Callable, task: Task) -> Rival:
@@ -70,12 +86,26 @@ def rival(name: str, model: nn.Module, step: Callable, task: Task) -> Rival:
     return Rival(name, torch.__version__, epoch, accuracy)
 
 
-def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`."""
-    return train(network(task.widths, task.seed), task)
+def make(
+    task: Task, name: str = "torch_eager", precision: Callable = nullcontext
+) -> Rival:
+    """See `experiments.rivals.Rival`; products are made in the context `precision`."""
+    model = network(task)
+    opt = task.chosen(OPTIMIZERS)(model.parameters(), task.learning_rate)
+
+    def step(x, y):
+        with precision():
+            logits = model(x)
+        loss = nn.functional.cross_entropy(logits.float(), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.detach()
+
+    return rival(name, model, step, task)
 
 
-def train(model: nn.Module, task: Task) -> Rival:
-    """The loop over any network, with an optimizer of PyTorch's."""
-    optimizer = task.chosen(OPTIMIZERS)(model.parameters(), task.learning_rate)
-    return rival("torch_eager", model, train_step(model, optimizer), task)
+def make_autocast(task: Task) -> Rival:
+    """The same in mixed precision."""
+    device = torch.get_default_device().type
+    return make(task, "torch_autocast", lambda: torch.autocast(device, torch.bfloat16))

@@ -19,9 +19,7 @@ from experiments.rivals import (
     Task,
     UnavailableError,
     batches,
-    cnn,
-    cnn_jax,
-    jax_grad_scan,
+    jax_grad,
     load,
     numpy_twin,
     start,
@@ -114,7 +112,7 @@ def test_numpy_gradient_is_jax_grads(widths):
 
 def cnn_params():
     """The rivals' first weights as the parameters of our network."""
-    layers = [{"w": jnp.asarray(w), "b": jnp.asarray(b)} for w, b in cnn.start(0)]
+    layers = [{"w": jnp.asarray(w), "b": jnp.asarray(b)} for w, b in start((), 0)]
     first, second, third, last = layers
     return (first, (), (), second, (), (), (), third, (), last)
 
@@ -138,15 +136,16 @@ def cnn_images(digits):
 def test_cnn_of_the_rivals_has_our_loss_and_gradient(digits):
     x, y = cnn_images(digits)
     ours = cnn_gradient(x.reshape(2, 28, 28, 1), y)
-    loss_of = functools.partial(jax_grad_scan.mean_loss, cnn_jax.logits)
-    theirs = jax.jit(jax.value_and_grad(loss_of))(cnn.start(0), x, y)
+    loss_of = functools.partial(jax_grad.mean_loss, jax_grad.cnn_logits)
+    theirs = jax.jit(jax.value_and_grad(loss_of))(start((), 0), x, y)
     for got, want in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * abs(want).max())
 
 
 def test_cnn_of_torch_has_our_loss_and_gradient(digits):
     torch = pytest.importorskip("torch")
-    network = importlib.import_module("experiments.rivals.cnn_torch").Network(0)
+    torch_eager = importlib.import_module("experiments.rivals.torch_eager")
+    network = torch_eager.CNN(start((), 0))
     x, y = cnn_images(digits)
     loss = torch.nn.functional.cross_entropy(
         network(torch.from_numpy(x)), torch.from_numpy(y.astype(np.int64))
@@ -168,7 +167,7 @@ def test_cnn_rivals_walk_the_common_path(digits):
     losses = {}
     for name in CNN_RIVALS:
         try:
-            rival = load(name, CNN_RIVALS)(Task(8, "adam", 1e-3, *few))
+            rival = load(name)(Task(8, "adam", 1e-3, *few))
         except UnavailableError:
             continue
         assert rival.name == name

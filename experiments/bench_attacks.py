@@ -31,13 +31,11 @@ import numpy as np
 import optax
 
 from experiments import bench
-from experiments.common import Line, conclude, main, record, verdicts
-from experiments.pictures import bars
+from experiments.common import Line, main, record, verdicts
 from experiments.robust import accuracy, attack_all, digits, trained
 from experiments.turns import Program, in_turn, ratio
 from jaxnn import Classifier, attacks, defenses, make_step, mlp
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import panels
 from jaxnn.rules.products import PRECISIONS, policy, product, product_nt
 
 EPSILON, STEPS = 0.1, 40
@@ -76,16 +74,10 @@ def torch_network(net: Classifier) -> Any:
     """The same parameters in PyTorch."""
     import torch
 
-    layers = [torch.nn.Flatten()]
-    dense = [p for p in net.params if isinstance(p, dict)]
-    for i, p in enumerate(dense):
-        w = np.asarray(p["w"])
-        layer = torch.nn.Linear(*w.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.tensor(w.T.copy()))
-            layer.bias.copy_(torch.tensor(np.asarray(p["b"])))
-        layers += [layer] + ([torch.nn.ReLU()] if i < len(dense) - 1 else [])
-    model = torch.nn.Sequential(*layers).eval()
+    from experiments.rivals import torch_eager
+
+    weights = [(np.array(p["w"]), np.array(p["b"])) for p in net.params if p]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch_eager.layers(weights)).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
@@ -331,17 +323,8 @@ def run(args: Args) -> None:
           if n not in (EARLY, "jaxnn", "products alone")),
         percent=False,
     )  # fmt: skip
-    figure, axes = panels(2, width=5.6, height=3.4)
-    for ax, one in zip(axes, (plain, robust), strict=True):
-        seconds = {n: t["median"] for n, t in one["programs"].items()}
-        title = f"PGD-40, 10,000 images, {one['network']}"
-        bars(ax, seconds, "seconds", title, marked=["jaxnn", EARLY])
-    conclude(
-        "bench_attacks", args, plain | {"robust": robust, "expected": lines},
-        {"bench_attacks.png": figure},
-        "  Seconds for PGD-40 on all 10,000 test images.",
-        more_packages=("torch", "foolbox"),
-    )  # fmt: skip
+    values = plain | {"robust": robust, "expected": lines}
+    record("bench_attacks", args, values, ("torch", "foolbox"))
 
 
 if __name__ == "__main__":

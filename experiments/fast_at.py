@@ -32,15 +32,14 @@ import optax
 from experiments import robust
 from experiments.common import (
     Line,
-    conclude,
     main,
     percents,
     print_epoch,
+    record,
     spread,
     verdicts,
 )
 from jaxnn import Classifier, attacks, defenses, fit
-from jaxnn.plots.panels import lines, panels
 from jaxnn.train import Defense
 
 
@@ -155,26 +154,7 @@ def run(args: Args) -> None:
         "expected": expected + verdicts(longest, percent=False),
         "checks": robust.checks_json(checks),
     }  # fmt: skip
-    conclude(
-        "fast_at", args, values, {"fast_at.png": draw(runs, checks, args)},
-        """\
-  Left: how many of 10,000 stand after each restart; the first start does most of the
-  work, ten are needed for the last point or two. Right: over the budget. Beyond the
-  budget it was trained for, the network falls at once.""",
-    )  # fmt: skip
-
-
-def draw(runs, checks, args) -> Any:
-    """Accuracy over restarts, and over the budget."""
-    title = "Trained on PGD of five steps: accuracy under fifty, and over the budget"
-    figure, axes = panels(2, width=4.4, height=3.4, title=title)
-    after = 100 * np.array([r["after_restart"] for r in runs])
-    lines(
-        axes[0], np.arange(1, args.restarts + 1), {f"{len(runs)} seeds": after},
-        "restarts of PGD-50", "percent right of 10,000", "worst case per image",
-    )  # fmt: skip
-    robust.over_budget(axes[1], checks, args.epsilon, "seed 0, over the budget")
-    return figure
+    record("fast_at", args, values)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,10 @@ import numpy as np
 import optax
 
 from experiments import robust
-from experiments.common import Line, conclude, main, print_epoch, verdicts
+from experiments.common import Line, main, print_epoch, record, verdicts
 from jaxnn import Classifier, attacks, defenses, fit
 from jaxnn.data import stratified_sample
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import panels
 
 PAPER = {"clean": 0.988, "FGSM": 0.956, "PGD-40": 0.932, "PGD-100 x 20": 0.893}
 
@@ -112,12 +111,7 @@ def run(args: Args) -> None:
             Line("PGD-40, above chance and below the paper", found["PGD-40"], 0.2, 1.0)
         ),
     }  # fmt: skip
-    kind = "in full" if args.full else f"shortened to {args.steps:,} steps"
-    figure, (ax,) = panels(1, width=5.6, height=3.6, title=f"Madry's network, {kind}")
-    title = f"PGD-40 within {args.epsilon:g}: {100 * found['PGD-40']:.1f}%"
-    robust.over_budget(ax, checks, args.epsilon, title)
-    conclude("madry", args, values, {"madry.png": figure},
-             "  Beyond the budget it was trained for the network falls.")  # fmt: skip
+    record("madry", args, values)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import conclude, main
+from experiments.common import main, record
 from jaxnn import mlp, residual, serial
 from jaxnn.check.adapters import automatic_loss
 from jaxnn.check.compare import compare_gradients
@@ -47,7 +47,6 @@ from jaxnn.layers import (
     reshape,
 )
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import BLUE, INK, ORANGE, PAPER, name_axes, panels
 
 
 @dataclass(frozen=True)
@@ -209,46 +208,13 @@ def measure(name: str, args: Args) -> dict:
     return row
 
 
-def draw(rows: dict[str, dict], where: str) -> Any:
-    """Ratios by hand / automatic: time, bytes kept, bytes at the peak."""
-    title = f"By hand / automatic, one gradient, {where}"
-    figure, axes = panels(3, width=3.6, height=0.34 * len(rows) + 1.2, title=title,
-                          ratios=[1.75, 1, 1])  # fmt: skip
-    places = np.arange(len(rows))[::-1]
-    for ax, key, name in zip(
-        axes,
-        ("time_ratio", "kept_ratio", "peak_ratio"),
-        ("time", "bytes kept for the way back", "bytes at the peak"),
-        strict=True,
-    ):
-        values = np.array([row[key] for row in rows.values()])
-        colors = [BLUE if v <= 1 else ORANGE for v in values]
-        ax.barh(places, values, color=colors, height=0.55, alpha=0.85)
-        for place, value in zip(places, values, strict=True):
-            style = {"va": "center", "fontsize": 8.5, "color": INK}
-            ax.annotate(
-                f"{value:.2f}", (value, place), (4, 0), bbox=PAPER,
-                textcoords="offset points", **style,
-            )  # fmt: skip
-        ax.axvline(1, color=INK, lw=0.9, zorder=1.5)
-        ax.set_xlim(0, max(1.25, 1.25 * float(values.max())))
-        ax.set_yticks(places, list(rows) if ax is axes[0] else [""] * len(rows))
-        name_axes(ax, "by hand / automatic", "", name)
-        ax.grid(axis="y", visible=False)
-    return figure
-
-
 def run(args: Args) -> None:
     """Measure everything; the result is named after the device."""
     names = [name for name in ZOO if not args.only or name in args.only]
     rows = {name: measure(name, args) for name in names}
     platform = jax.devices()[0].platform
     name = "manual_vs_auto" if platform == "cpu" else f"manual_vs_auto-{platform}"
-    values = {"rows": rows}
-    conclude(
-        name, args, values, {f"{name}.png": draw(rows, platform)},
-        "  Blue: by hand is faster or smaller; 1 is jax.grad.", module="manual_vs_auto",
-    )  # fmt: skip
+    record(name, args, {"rows": rows}, module="manual_vs_auto")
 
 
 def table(result: dict) -> list[list[str]]:

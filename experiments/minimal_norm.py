@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from experiments.common import Line, conclude, main, spread, verdicts
+from experiments.common import Line, main, record, spread, verdicts
 from experiments.robust import (
     Digits,
     accuracy,
@@ -31,7 +31,6 @@ from experiments.robust import (
 )
 from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import stratified_sample
-from jaxnn.plots.panels import lines, panels
 
 
 @dataclass(frozen=True)
@@ -122,25 +121,7 @@ def run(args: Args) -> None:
         ),
         "checks": checks_json(checks),
     }  # fmt: skip
-    title = f"How far until misread: 784-500-150-10, rho2 {rho2:.3f}"
-    conclude(
-        "minimal_norm", args, values, {"minimal_norm.png": draw(sizes, title)},
-        """\
-  How many images a change of that length breaks: the further left a line, the better
-  the attack. DeepFool walks to the first boundary, the other two search for the
-  nearest.""",
-    )  # fmt: skip
-
-
-def draw(sizes, title: str) -> Any:
-    """Share of images broken within a distance, by attack."""
-    figure, (ax,) = panels(1, width=5.8, height=3.7, title=title)
-    at = np.linspace(0, 2.5, 120)
-    shares = {
-        name: 100 * (size[None] <= at[:, None]).mean(1) for name, size in sizes.items()
-    }
-    lines(ax, at, shares, "l2 distance, pixels in [0, 1]", "percent of images broken")
-    return figure
+    record("minimal_norm", args, values)
 
 
 if __name__ == "__main__":

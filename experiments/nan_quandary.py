@@ -22,13 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import Line, conclude, main, spread, verdicts
-from experiments.pictures import grouped
+from experiments.common import Line, main, record, verdicts
 from jaxnn import evaluate, fit, serial
 from jaxnn.data import load
 from jaxnn.layers import Layer, dense, flatten, pointwise, sigmoid
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import panels
 from jaxnn.rules import Rule
 from jaxnn.train import TrainingError, batch_order
 
@@ -219,22 +217,6 @@ def table_row(row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def draw(rows) -> Any:
-    """Accuracy by cause and program; NaN where a run was ended by the guard."""
-
-    def share(row, program):
-        lost = row["bad"].get(program, False)
-        return spread([np.nan] if lost else row[program])
-
-    programs = ("numpy float64", "jax float64", "jax float32", "jax float32, fixed")
-    title = "Test accuracy of one network with one fault, by program and precision"
-    figure, (ax,) = panels(1, width=10, height=4.2, title=title)
-    series = {program: [share(row, program) for row in rows] for program in programs}
-    names = [row["cause"].replace(", ", ",\n") for row in rows]
-    grouped(ax, names, series, "what is wrong with the network", "test accuracy, %")
-    return figure
-
-
 def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:
     """One row of the table."""
     setting, numpy = cause.bad, "numpy float64"
@@ -254,7 +236,7 @@ def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:
 
 
 def run(args: Args) -> None:
-    """Every cause, the table, the figure and the JSON."""
+    """Every cause, the table and the JSON."""
     data = load("mnist")
     jax.config.update("jax_enable_x64", True)
     print(
@@ -270,12 +252,7 @@ def run(args: Args) -> None:
     print(f"JAX's float32 fails, NumPy's float64 does not: {'; '.join(only32) or '-'}")
     verdicts(Line("every fix trains: the least accurate", min(fixed), LEARNT))
     values = {"rows": rows, "only_in_float32": only32}
-    conclude(
-        "nan_quandary", args, values, {"causes.png": draw(rows)},
-        "Four bars for each cause; NaN: that run was ended by the guard. Where\n"
-        "NumPy's bar stands and JAX's float32 is NaN, the formulas are the same: exp\n"
-        "ends at 88 in float32 and at 709 in NumPy's float64.",
-    )  # fmt: skip
+    record("nan_quandary", args, values)
 
 
 if __name__ == "__main__":

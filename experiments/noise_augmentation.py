@@ -26,7 +26,7 @@ from experiments import robust
 from experiments.common import Line, conclude, main, spread, verdicts
 from experiments.pictures import grouped
 from experiments.robust import accuracy
-from jaxnn import attacks, mlp, plots
+from jaxnn import attacks, mlp
 from jaxnn.data import unit_images
 from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
@@ -73,14 +73,13 @@ def run(args: Args) -> None:
         nets[name] = robust.trained(data, count, args.epochs, NET, **options)
         print(f"trained {name}", flush=True)
     static: dict[str, list[float]] = {name: [] for name in NOISES}
-    sizes, shown = [], ()
+    sizes = []
     for seed in range(args.seeds):
         x_adv = robust.until_fooled(nets["plain"][seed], x, y, args.length)
         sizes += [np.median(np.asarray(attacks.distance(x_adv, x, "l2")))]
         for name, group in nets.items():
             if seed < len(group):
                 static[name].append(accuracy(group[seed], x_adv, y))
-        shown = shown or (x[:5000], x_adv[:5000], y[:5000])
         print(f"examples of seed {seed} made and shown to all", flush=True)
     table = {}
     for name, group in nets.items():
@@ -111,12 +110,9 @@ def run(args: Args) -> None:
         "images": len(y), "table": table, "median_l2_of_the_examples": spread(sizes),
         "expected": lines, "verdict": verdict, "checks": checks,
     }  # fmt: skip
-    pictures = {
-        "noise_augmentation.png": draw(table, args),
-        "examples.png": lambda path: examples(nets["plain"][0], shown, path),
-    }
     conclude(
-        "noise_augmentation", args, values, pictures,
+        "noise_augmentation", args, values,
+        {"noise_augmentation.png": draw(table, args)},
         """\
   Left bar: the 50,000 examples made on the plain network. Middle: clean test images.
   Right: PGD-40 through the network's own gradient. The first says robust, the last says
@@ -160,23 +156,6 @@ def draw(table, args) -> Any:
     grouped(ax, list(table), series, "training noise: standard deviation + shift",
             "percent right")  # fmt: skip
     return figure
-
-
-def examples(plain, shown, path) -> None:
-    """Some of the examples, with what the plain network says."""
-    x, x_adv, y = shown
-
-    def chances(a):
-        z = plain.outputs(a)
-        p = np.exp(z - z.max(-1, keepdims=True))
-        return p / p.sum(-1, keepdims=True)
-
-    longest = float(np.asarray(attacks.distance(x_adv, x, "l2")).max())
-    plots.adversarial(
-        x, x_adv, y, chances(x), chances(x_adv), longest, path,
-        count=10, norm="l2", budget=False,
-        attack="Steps until the plain network is wrong",
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.layers import Layer, conv, dense, flatten, max_pool, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
-from jaxnn.plots.panels import lines
 from jaxnn.tree import map_batches
 
 
@@ -192,16 +191,6 @@ def trained(
         seeds=range(first, first + seeds), **options,
     )  # fmt: skip
     return members(net, history, seeds)
-
-
-def over_budget(ax: Any, found: Any, epsilon: float, title: str) -> None:
-    """What `judged` found over the budget; the one trained for is dotted."""
-    word = f"trained for {epsilon:g}"
-    ax.axvline(epsilon, color="gray", lw=0.8, ls=":", label=word)
-    curves = {name: 100 * np.asarray(c) for name, c in found.curve.items()}
-    lines(ax, found.epsilons, curves, "epsilon (largest change of a pixel)",
-          "percent right of 500", title)  # fmt: skip
-    ax.set_ylim(-2, 102)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

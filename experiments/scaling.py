@@ -14,7 +14,6 @@ as n devices' work is done by the same cores.
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 DEVICES = (1, 2, 4, 8)
 FLAG = "--xla_force_host_platform_device_count=8"
@@ -28,12 +27,11 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from experiments.collectives import collectives  # noqa: E402
-from experiments.common import Line, conclude, main, verdicts  # noqa: E402
+from experiments.common import Line, main, record, verdicts  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
 from jaxnn.distributed import data_mesh  # noqa: E402
 from jaxnn.distributed.mesh import DataParallel  # noqa: E402
 from jaxnn.losses import softmax_cross_entropy  # noqa: E402
-from jaxnn.plots.panels import lines, panels  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -116,32 +114,11 @@ def times(args: Args) -> dict:
 
 
 def run(args: Args) -> None:
-    """Bytes, times, picture; writes results/scaling.json."""
+    """Bytes and times; writes results/scaling.json."""
     values = {"collectives": said(args), "times": times(args)}
     ratio = values["collectives"]["plain"]["ratio"]
     verdicts(Line("bytes a step / parameters' bytes", ratio, 0.9, 1.1), percent=False)
-    conclude(
-        "scaling", args, values, {"scaling.png": draw(values)},
-        "  Left: strong scaling should be flat where devices share the cores, weak\n"
-        "  should grow with the work. Right: what is below 1 is overhead of dividing.",
-    )  # fmt: skip
-
-
-def draw(values: dict) -> Any:
-    """Times and efficiencies over the number of devices."""
-    figure, axes = panels(2, title=f"Simulated devices on {os.cpu_count()} cores")
-    for ax, name, label in (
-        (axes[0], "ms_a_step", "milliseconds a step"),
-        (axes[1], "efficiency_on_shared_cores", "efficiency (1: no overhead)"),
-    ):
-        series = {
-            kind: [row[name] for row in rows.values()]
-            for kind, rows in values["times"].items()
-        }
-        lines(ax, np.array(DEVICES), series, "devices", label)
-        ax.set_ylim(bottom=0)
-        ax.set_xticks(DEVICES)
-    return figure
+    record("scaling", args, values)
 
 
 if __name__ == "__main__":

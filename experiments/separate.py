@@ -219,19 +219,6 @@ def positions(net: Layer, params, points: np.ndarray) -> list[np.ndarray]:
     return [*path, np.asarray(x)]
 
 
-def stations(net: Layer, params, x, y) -> Any:
-    """A still picture of the second film: the plane after blocks 0, 2, 4 and 6."""
-    ways = [positions(net, params, points) for points in [x, *grid_lines(EXTENT)]]
-    title = "The plane, bent by six blocks"
-    figure, axes = panels(4, width=3.0, height=3.0, title=title)
-    for ax, block in zip(axes, (0, 2, 4, 6), strict=True):
-        last = params[-1] if block == BLOCKS else None
-        bent_plane(ax, [way[8 * block] for way in ways], y, last)
-        title = f"after {block} blocks" if block else "the input"
-        name_axes(ax, "first number", "second number", title)
-    return figure
-
-
 def run(args: Args) -> None:
     """Train, film, write results/separate.json."""
     sets = {
@@ -261,7 +248,6 @@ def run(args: Args) -> None:
         "bending.gif": partial(
             animation, bending(net, params, x, y), seconds_per_frame=0.12
         ),
-        "bending.png": stations(net, params, x, y),
     }  # fmt: skip
     values = {
         name: {

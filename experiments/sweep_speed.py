@@ -21,15 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.common import Line, conclude, main, verdicts
-from experiments.pictures import bars
+from experiments.common import Line, main, record, verdicts
 from jaxnn.app.build import build, facts_of
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.points import Group, grouped, sweep_points, train_group
 from jaxnn.app.sweep import MAX_PARALLEL
 from jaxnn.app.train import train_in
 from jaxnn.data import load
-from jaxnn.plots.panels import panels
 
 
 @dataclass(frozen=True)
@@ -111,16 +109,7 @@ def run(args: Args) -> None:
             percent=False,
         ),
     }  # fmt: skip
-    figure, (ax,) = panels(1, width=5.6, height=2.8)
-    seconds = {
-        "a sweep": swept,
-        "runs in turn": turned,
-        "their training alone": trained,
-    }
-    title = f"{len(points)} networks of 784-30-10"
-    bars(ax, seconds, "seconds", title, marked=["a sweep"])
-    conclude("sweep_speed", args, values, {"sweep_speed.png": figure},
-             "  Most of what a sweep saves is compiling.")  # fmt: skip
+    record("sweep_speed", args, values)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import Line, conclude, main, percents, spreads, verdicts
-from experiments.pictures import bars
+from experiments.common import Line, main, percents, record, spreads, verdicts
 from experiments.robust import (
     Digits,
     accuracy,
@@ -39,11 +38,10 @@ from experiments.robust import (
     members,
     worst_case,
 )
-from jaxnn import Classifier, attacks, fit, mlp, plots
+from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import Split, stratified_sample, unit_images
 from jaxnn.layers import Layer
 from jaxnn.losses import quadratic, softmax_cross_entropy
-from jaxnn.plots.panels import panels
 
 
 @dataclass(frozen=True)
@@ -210,65 +208,8 @@ def run(args: Args) -> None:
         f"{100 * mean['white_box_retrained']:.1f}% are left."
     )
     print(f"\n{verdict}")
-    pictures = {
-        "tricking.png": draw(mean),
-        "pictures.png": lambda path: gallery(plain[0], data, path),
-    }
-    conclude(
-        "tricking", args,
-        {"table": table, "expected": lines, "verdict": verdict, "checks": checks},
-        pictures,
-        """\
-  Left: the same network, attacked through two losses, for two starts of its weights.
-  Right: on pictures made for another network everybody looks cured.""",
-    )  # fmt: skip
-
-
-def draw(mean: dict[str, float]) -> Any:
-    """Two panels of bars."""
-    title = "Pictures that a 784-30-10 network takes for another digit"
-    figure, axes = panels(2, width=4.8, height=3.9, title=title)
-
-    reached = {
-        "quadratic cost": "success_quadratic", "cross-entropy": "success_entropy",
-        "quadratic cost, wide start": "success_quadratic_from_N(0, 1)",
-        "cross-entropy, wide start": "success_entropy_from_N(0, 1)",
-    }  # fmt: skip
-    right = {
-        "examples for the plain one: retrained": "static_retrained",
-        "examples for the plain one: a second plain": "static_second",
-        "examples for the plain one: itself": "static_plain",
-        "PGD on the retrained": "white_box_retrained",
-        "PGD on the plain one": "white_box_plain",
-    }
-    for ax, names, x_name, title in (
-        (axes[0], reached, "percent of targets reached", "why the attack fails"),
-        (axes[1], right, "percent right", "is it cured?"),
-    ):
-        shares = {word: 100 * mean[name] for word, name in names.items()}
-        marked = [word for word in names if word.startswith("PGD")]
-        bars(ax, shares, x_name, title, form=".1f", marked=marked)
-    return figure
-
-
-def gallery(net: Classifier, data: Digits, path) -> None:
-    """Pictures of the attack: they look like one digit and are read as another.
-
-    The lesson's attack has no box; here pixels stay in [0, 1], to be shown.
-    """
-    rows = stratified_sample(data.y, 400, 0)
-    x, y, goal = data.x[rows], data.y[rows], goals(data.y[rows], 0)
-    made, _ = tricked(net, x, goal, 0, softmax_cross_entropy, box=(0.0, 1.0))
-
-    def chances(a):
-        z = net.outputs(a)
-        return z / z.sum(-1, keepdims=True)
-
-    longest = float(np.asarray(attacks.distance(made, x, "l2")).max())
-    plots.adversarial(
-        x, made, y, chances(x), chances(made), longest, path, count=10, norm="l2",
-        attack="Gradient descent on the picture", budget=False,
-    )  # fmt: skip
+    values = {"table": table, "expected": lines, "verdict": verdict, "checks": checks}
+    record("tricking", args, values)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,6 @@ def simple(op, a, b):
 
 
 def text(f, outside: bool = True) -> str:
-    """The formula as one writes it."""
     if not isinstance(f, tuple):
         return str(f)
     op, *parts = f
@@ -127,7 +126,6 @@ def chain(neurons: int):
 
 
 def value(f, numbers: dict[str, float]) -> float:
-    """The formula with numbers put in."""
     if not isinstance(f, tuple):
         return numbers[f] if isinstance(f, str) else f
     op, *parts = f
@@ -273,7 +271,6 @@ def two_optimizers(args: Args) -> dict:
 
 
 def run(args: Args) -> None:
-    """The table, the two descents, one figure, results/autodiff.json."""
     found = {name: way() for name, way in WAYS.items()}
     right = found["reverse by hand"]
     print(f"{'':<17}{'dJ/dw':>22}{'dJ/db':>22}{'difference':>12}")

@@ -149,7 +149,6 @@ def r2(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def run(args: Args) -> None:
-    """Measure, draw, write results/automobile.json."""
     table = read_csv(find_table("automobile.csv"))
     cars = table.take(~np.isnan(table["price"]))
     print(f"{len(table)} cars; missing: {table.missing()}")
@@ -197,7 +196,6 @@ def run(args: Args) -> None:
 
 
 def draw(data: Splits, ways: dict, values: dict) -> Any:
-    """Predicted against true, and the scores of all ways."""
     title = f"Prices of cars that were not learnt from ({len(data.price)} splits)"
     figure, (left, middle, right) = panels(3, width=3.6, height=3.4, title=title)
     said, thing = ways["network (jaxnn)"], "price (thousand dollars)"

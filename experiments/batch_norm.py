@@ -88,7 +88,6 @@ def check() -> float:
 
 
 def run(args: Args) -> None:
-    """Check, then learn from good and bad starts; writes results/batch_norm.json."""
     gap = check()
     print(f"by hand against jaxnn's rule: largest difference {gap:.0e}")
     assert gap < 1e-10, "both must agree"

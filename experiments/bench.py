@@ -461,7 +461,6 @@ ALONE = {"lstm": recurrent, "guard": guarded}
 
 
 def run(args: Args) -> None:
-    """Measure everything and write results/bench.json."""
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     data = load("mnist").train
     x, y = data.x[: args.images].reshape(-1, 784), data.y[: args.images]

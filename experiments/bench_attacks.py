@@ -59,8 +59,6 @@ class Args:
 def ours(
     net: Classifier, data: Any, batch: int, **options: Any
 ) -> Callable[[int], Any]:
-    """jaxnn's `pgd`."""
-
     def run(number):
         return attack_all(
             net, attacks.pgd, data.x, data.y, batch, epsilon=EPSILON, steps=STEPS,
@@ -71,7 +69,6 @@ def ours(
 
 
 def torch_network(net: Classifier) -> Any:
-    """The same parameters in PyTorch."""
     import torch
 
     from experiments.rivals import torch_eager
@@ -168,7 +165,6 @@ def products_alone(
 
 
 def programs(net: Classifier, data: Any, batch: int) -> dict[str, Callable[[int], Any]]:
-    """All of them, bound to the same network and images."""
     import foolbox
     import torch
 
@@ -305,7 +301,6 @@ def precisions(args: Args) -> None:
 
 
 def run(args: Args) -> None:
-    """Train, attack in turn; writes results/bench_attacks.json."""
     if args.part == "precision":
         return precisions(args)
     data, name = digits(), "-".join(map(str, args.widths))

@@ -70,7 +70,6 @@ def small() -> Layer:
 def train(
     net: Layer, data: Digits, epochs: int, seed: int, **options: Any
 ) -> Classifier:
-    """Adam, cosine, batches of 100."""
     steps = len(data.train.y) // 100 * epochs
     history = fit(
         net, data.train, validation=data.validation, epochs=epochs, batch=100,
@@ -153,7 +152,6 @@ def bounded(args: Args, data: Digits, seed: int) -> tuple[dict[str, Any], Classi
 
 
 def run(args: Args) -> None:
-    """Both kinds of proof; writes results/certified.json."""
     data, bounds, nets = robust.digits(), [], []
     for seed in range(args.ibp_seeds):
         print(f"interval bounds, seed {seed}")
@@ -201,7 +199,6 @@ def run(args: Args) -> None:
 
 
 def draw(votes, bounds, args) -> Any:
-    """Certified accuracy over the radius, verified accuracy over the budget."""
     figure, axes = panels(
         2,
         width=4.5,

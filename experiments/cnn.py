@@ -40,7 +40,6 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Train, test, vote; write results/cnn.json and a picture of what is misread."""
     lookup("recipe", args.recipe, {"cnn": 0, "cnn-large": 0})
     x, y = load("mnist").test
     results, chances = [], []

@@ -90,7 +90,6 @@ WINDOWS = {
 
 
 def run(args: Args) -> None:
-    """Three ways agree; what windows see; writes results/convolution.json."""
     rng = np.random.default_rng(0)
     x = load("mnist").train.x[args.image].reshape(28, 28) / 255
     w, b = rng.normal(size=(3, 3)), 0.5

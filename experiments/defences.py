@@ -88,7 +88,6 @@ def measure(name: str, kind: Kind, nets: list, data: robust.Digits, args: Args):
 
 
 def run(args: Args) -> None:
-    """Train every kind, measure it; writes results/defences.json."""
     data, table, checks = robust.digits(), {}, {}
     for name, kind in kinds().items():
         epochs = max(1, round(args.epochs * kind.epochs))
@@ -121,7 +120,6 @@ def run(args: Args) -> None:
 
 
 def draw(table) -> Any:
-    """Three bars a defense."""
     figure, (ax,) = panels(
         1, width=10.0, height=4.6,
         title="784-128-10, trained in ten ways, under attack within the budget below",

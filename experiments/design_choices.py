@@ -48,7 +48,6 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Measure each choice; writes results/design_choices.json."""
     values, pictures = {}, {}
     for name in args.only or CHOICES:
         print(f"{name}: {lookup('choice', name, CHOICES).__doc__.splitlines()[0]}")

@@ -184,7 +184,6 @@ def error(got, want, scale=None) -> float:
 
 
 def measure(args: Args) -> list[dict]:
-    """All methods at all sizes."""
     rows = []
     for widths in WIDTHS:
         job = task(widths, args)
@@ -208,7 +207,6 @@ def measure(args: Args) -> list[dict]:
 
 
 def draw(rows: list[dict]) -> Any:
-    """Time and error over the number of parameters, both axes logarithmic."""
     title = "One gradient by four methods: why reverse mode won"
     figure, (left, right) = panels(2, width=5.4, height=4.3, title=title)
     names = [
@@ -241,7 +239,6 @@ def draw(rows: list[dict]) -> Any:
 
 
 def run(args: Args) -> None:
-    """Measure everything and write results/differentiation.json and a picture."""
     with jax.enable_x64(True):
         rows = measure(args)
     last = rows[-1]["methods"]
@@ -257,7 +254,6 @@ def run(args: Args) -> None:
 
 
 def table(result: dict) -> list[list[str]]:
-    """README's table: seconds a gradient at three sizes."""
     rows = result["values"]["rows"]
     chosen = [rows[2], rows[6], rows[-1]]
     head = ["seconds a gradient", *(f"{r['parameters']:,} parameters" for r in chosen)]

@@ -118,7 +118,6 @@ def measure(
 
 
 def run(args: Args) -> None:
-    """Train, attack, check; writes results/fast_at.json."""
     data, runs, nets = robust.digits(validation=0), [], []
     for seed in range(args.seeds):
         print(f"seed {seed}")

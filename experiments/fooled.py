@@ -71,7 +71,6 @@ def chances(net, history, x):
 
 
 def run(args: Args) -> None:
-    """Train, attack with signs of dX and of dice; writes results/fooled.json."""
     data, net = load("mnist"), mlp([784, 128, 10])
     x_train = data.train.x[: args.images].reshape(-1, 784)
     history = fit(net, x_train, data.train.y[: args.images], epochs=args.epochs)

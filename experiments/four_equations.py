@@ -106,7 +106,6 @@ def against_jax(layers, x, t) -> float:
 
 
 def run(args: Args) -> None:
-    """Check the equations, then sizes by layer; writes results/four_equations.json."""
     starts = [start(args, s) for s in range(args.seeds)]
     gap = against_jax(*starts[0])
     print(f"four equations against jax.grad: largest difference {gap:.0e}")

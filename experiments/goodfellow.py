@@ -130,7 +130,6 @@ def curve(net, data: Digits, rows: np.ndarray) -> dict[str, list[float]]:
 
 
 def run(args: Args) -> None:
-    """All of the paper's numbers; writes results/goodfellow.json."""
     data = robust.digits()
     linear = softmax_regression(args, data)
     pair = three_or_seven(args, data)
@@ -169,7 +168,6 @@ def run(args: Args) -> None:
 
 
 def draw(linear, pair, table, over) -> Any:
-    """The errors, and the mix-trained network over the budget."""
     figure, axes = panels(
         2, width=4.8, height=4.2, title="One step of 0.25 against six networks"
     )

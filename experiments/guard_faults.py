@@ -145,7 +145,6 @@ def default_network(bad: int = 31_337) -> dict[str, Any]:
 
 
 def run(args: Args) -> None:
-    """All faults, all healthy runs, and the JSON."""
     default = default_network()  # first: what locating loads is part of it
     rows = faults()
     sound = healthy(args.healthy_seeds)

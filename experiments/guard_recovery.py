@@ -76,7 +76,6 @@ def train(data, args: Args, name: str = "adam", times: float = 1.0, **options) -
 
 
 def run(args: Args) -> None:
-    """All runs, and the JSON."""
     data = load("mnist")
     poisoned, much = poison(0.01), args.too_large
     runs = {

@@ -37,7 +37,6 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Train both kinds in both precisions; writes results/half_precision.json."""
     values, lines = {}, []
     for name, config in NETWORKS.items():
         percent = {}

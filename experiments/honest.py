@@ -166,7 +166,6 @@ def judge(net: Classifier, recipe: Recipe, data: Digits, level: str, args: Args)
 
 
 def run(args: Args) -> None:
-    """Judge all networks; writes results/honest.json after each."""
     data, chosen, table = digits(), recipes(args.epsilon), {}
     if args.resume:
         table = read_json(RESULTS / "honest.json")["values"]["table"]

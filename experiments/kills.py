@@ -105,7 +105,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run(args: Args) -> None:
-    """All kills; writes results/kills.json."""
     data, rng = load("mnist", validation=5000), random.Random(args.seed)
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -120,7 +120,6 @@ def measure(args: Args, save: bool = False) -> dict[str, Any]:
 
 
 def run(args: Args) -> None:
-    """Climb, and write results/ladder-99.0-cpu.json and so on, a file a rung."""
     for target, found in measure(args, save=True).items():
         print(
             f"{target}%: {found['recipe']}, {found['percent']['mean']:.2f}% in "

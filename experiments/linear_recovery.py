@@ -114,7 +114,6 @@ def recover(loss: Callable, rate: float, args: Args) -> dict[str, np.ndarray]:
 
 
 def run(args: Args) -> None:
-    """Three runs, one figure, results/linear_recovery.json."""
     n = args.batch * OUTPUTS
     right = recover(with_constant, args.rate, args)
     matched = recover(without_constant, args.rate * 2 / n, args)
@@ -149,7 +148,6 @@ def run(args: Args) -> None:
 
 
 def draw(right, matched, same_rate, args: Args) -> Any:
-    """Distance to the truth, and the cost with and without the constant."""
     figure, (left, middle) = panels(2, width=4.6, height=3.5)
     steps = np.arange(args.steps)
     # a few end at exactly 0, which has no logarithm

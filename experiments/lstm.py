@@ -158,7 +158,6 @@ def _sure_from(probability: np.ndarray) -> int:
 
 
 def run(args: Args) -> None:
-    """Train, test, write results/lstm.json and results/lstm/reading.png."""
     data = load("mnist")
     mean, std = pixel_statistics(data.train.x)
     net = network(args.units, mean, std)

@@ -127,7 +127,6 @@ def against_jaxnn(args: Args) -> float:
 
 
 def run(args: Args) -> None:
-    """Check the cell, then how far it remembers; writes results/lstm_cell.json."""
     gap = against_jaxnn(args)
     print(f"by hand against jaxnn's rule: largest difference {gap:.0e}")
     assert gap < 1e-10, "both must agree"

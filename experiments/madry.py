@@ -89,7 +89,6 @@ def attacked(args: Args, target: Classifier, data: Any, x: Any, y: Any) -> dict:
 
 
 def run(args: Args) -> None:
-    """Train, attack; writes results/madry.json."""
     if args.full:
         if jax.default_backend() == "cpu":
             raise JaxnnError("madry --full: got no GPU; on a CPU it would take weeks")

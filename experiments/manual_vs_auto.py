@@ -182,7 +182,6 @@ def agreement(case: Problem) -> dict[str, Any]:
 
 
 def measure(name: str, args: Args) -> dict:
-    """Everything about one network."""
     case = problem(name, args)
     found = both_ways(case, args)
     pairs = zip(found["manual"]["seconds"], found["automatic"]["seconds"], strict=True)
@@ -209,7 +208,6 @@ def measure(name: str, args: Args) -> dict:
 
 
 def run(args: Args) -> None:
-    """Measure everything; the result is named after the device."""
     names = [name for name in ZOO if not args.only or name in args.only]
     rows = {name: measure(name, args) for name in names}
     platform = jax.devices()[0].platform
@@ -218,7 +216,6 @@ def run(args: Args) -> None:
 
 
 def table(result: dict) -> list[list[str]]:
-    """README's table."""
     rows = [["network", "ms a gradient by hand", "time", "kept", "peak",
              "float64", "float32"]]  # fmt: skip
     for name, row in result["values"]["rows"].items():

@@ -65,8 +65,6 @@ class Masked(NamedTuple):
 
 
 def times(factor: float):
-    """y = factor x."""
-
     def fwd(x):
         return factor * x, ()
 
@@ -148,7 +146,6 @@ def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Maske
 
 
 def run(args: Args) -> None:
-    """Judge all networks; writes results/masking.json."""
     data = robust.digits()
     plain = trained(data, args.seeds, args.epochs)
     kinds = masked(args, data, plain)
@@ -205,7 +202,6 @@ def run(args: Args) -> None:
 
 
 def draw(table, kinds) -> Any:
-    """Three bars a network."""
     title = "Accuracy under PGD where the gradient is hidden, and through what hides it"
     figure, (ax,) = panels(1, width=8.8, height=3.9, title=title)
     words = {"clean": "clean", "naive": "PGD-40 along the gradient",

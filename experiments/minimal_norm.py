@@ -43,7 +43,6 @@ class Args:
 
 
 def norms(a: np.ndarray, norm: str) -> np.ndarray:
-    """The norm of each image."""
     flat = np.abs(a.reshape(len(a), -1).astype(np.float64))
     return flat.max(-1) if norm == "linf" else np.sqrt((flat**2).sum(-1))
 
@@ -88,7 +87,6 @@ def train(data: Digits, args: Args) -> list[Classifier]:
 
 
 def run(args: Args) -> None:
-    """Train, measure; writes results/minimal_norm.json."""
     data = digits()
     nets = train(data, args)
     errors = [1 - accuracy(n, data.x, data.y) for n in nets]

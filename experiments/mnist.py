@@ -111,7 +111,6 @@ def vmap_is_alone(dtype: str, epochs: int = 1) -> dict:
 
 
 def run(args: Args) -> None:
-    """Measure everything and write results/mnist.json."""
     values = {}
     with tempfile.TemporaryDirectory() as cache:
         once = [summarize(command([], Path(cache))) for _ in range(2)]
@@ -135,7 +134,6 @@ def run(args: Args) -> None:
 
 
 def table(result: dict) -> list[list[str]]:
-    """README's table of accuracies."""
     rows = [
         ["network", "test accuracy, all 10,000 images", "seeds", "command", "seconds"]
     ]

@@ -202,7 +202,6 @@ def smaller(x: np.ndarray) -> np.ndarray:
 
 
 def run(args: Args) -> None:
-    """The losses, the clock, one figure, results/mnist_numpy.json."""
     data = load("mnist").train
     x, y = data.x.reshape(-1, 784), data.y
     few = args.images
@@ -238,7 +237,6 @@ def run(args: Args) -> None:
 
 
 def draw(losses: dict, small: dict, wide: dict, many: dict, args: Args) -> Any:
-    """Loss curves, seconds an epoch, and throughput."""
     figure, (left, middle, right) = panels(
         3, width=4.3, height=4.1, title="One network in NumPy and in JAX, on two cores"
     )

@@ -132,7 +132,6 @@ def drawn(scale: float) -> Callable:
 
 
 def network(setting: Setting, units: int) -> tuple[Layer, Callable]:
-    """784-units-10 and its loss."""
     middle, loss = parts(setting.formula)
     first, last = dense(units, drawn(setting.hidden)), dense(10, drawn(setting.output))
     return serial(flatten, first, *middle, last), loss
@@ -199,7 +198,6 @@ def in_numpy(data, setting, args: Args, seed: int) -> float:
 
 
 def where_it_points(finding) -> str:
-    """One cell of the table."""
     if finding is None:
         return "-"
     place = f"{finding['part']} {finding['layer']}".strip()
@@ -207,7 +205,6 @@ def where_it_points(finding) -> str:
 
 
 def table_row(row) -> str:
-    """One line of the table."""
     cells = [row["cause"]]
     for program in ("numpy float64", "jax float64", "jax float32"):
         bad, mean = row["bad"][program], np.mean(row[program])
@@ -218,7 +215,6 @@ def table_row(row) -> str:
 
 
 def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:
-    """One row of the table."""
     setting, numpy = cause.bad, "numpy float64"
     row: dict[str, Any] = {"cause": name, "fix": cause.fix, "bad": {}}
     row[numpy] = [in_numpy(data, setting, args, seed) for seed in args.seeds]
@@ -236,7 +232,6 @@ def examine(name: str, cause: Cause, data, args: Args) -> dict[str, Any]:
 
 
 def run(args: Args) -> None:
-    """Every cause, the table and the JSON."""
     data = load("mnist")
     jax.config.update("jax_enable_x64", True)
     print(

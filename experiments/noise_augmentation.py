@@ -61,7 +61,6 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Train all kinds, attack them; writes results/noise_augmentation.json."""
     data = robust.digits(validation=10_000)
     x, y = unit_images(data.train.x), data.train.y
     nets = {}
@@ -142,7 +141,6 @@ def in_words(table: dict[str, Any]) -> str:
 
 
 def draw(table, args) -> Any:
-    """Three bars a network."""
     figure, (ax,) = panels(
         1, width=9.2, height=4.0,
         title="Trained on noise: other networks' examples, and an attack of its own",

@@ -213,7 +213,6 @@ def largest_difference(network: Network, w, b, images: int = 200) -> float:
 
 
 def run(args: Args) -> None:
-    """Three networks, one figure, results/one_digit.json."""
     start = time.perf_counter()
     w, b, losses = train_neuron(args)
     by_hand, memory = accuracy_of_neuron(w, b), peak_memory()
@@ -254,7 +253,6 @@ def run(args: Args) -> None:
 
 
 def draw(w, losses, one_losses, many_losses, many: Any) -> Any:
-    """Loss curves, the neuron's weights, and those of the hidden units."""
     figure, (left, middle, right) = panels(
         3, width=4.0, height=3.5, ratios=(1.15, 0.8, 1.05)
     )

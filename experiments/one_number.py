@@ -70,7 +70,6 @@ def descend(rate: float, steps: int) -> list[float]:
 
 
 def run(args: Args) -> None:
-    """Check the derivative, descend, draw; writes results/one_number.json."""
     h, gap = 1e-5, 0.0
     for w in (-1.0, 0.0, 1.0, 1.5):
         tried = (cost(w + h) - cost(w - h)) / (2 * h)

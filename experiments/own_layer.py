@@ -68,7 +68,6 @@ def network(derivative):
 
 
 def run(args: Args) -> None:
-    """Check and train both; writes results/own_layer.json."""
     data, curves, gaps = digits(args), {}, {}
     for name, derivative in (("right", back), ("wrong", wrong)):
         net = network(derivative)

@@ -93,7 +93,6 @@ def write_onnx(network: Network, folder: Path, path: Path) -> None:
 
 
 def run(args: Args) -> None:
-    """Import the three and measure them; writes results/published.json."""
     values, lines, test = {}, [], load("mnist", validation=0).test
     for name, network in NETWORKS.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -114,7 +114,6 @@ def times(args: Args) -> dict:
 
 
 def run(args: Args) -> None:
-    """Bytes and times; writes results/scaling.json."""
     values = {"collectives": said(args), "times": times(args)}
     ratio = values["collectives"]["plain"]["ratio"]
     verdicts(Line("bytes a step / parameters' bytes", ratio, 0.9, 1.1), percent=False)

@@ -220,7 +220,6 @@ def positions(net: Layer, params, points: np.ndarray) -> list[np.ndarray]:
 
 
 def run(args: Args) -> None:
-    """Train, film, write results/separate.json."""
     sets = {
         name: make(args.points, np.random.default_rng(0)) for name, make in DATA.items()
     }

@@ -71,7 +71,6 @@ def in_turn(points: list, data: Any, facts: Any) -> tuple[dict, float, float]:
 
 
 def run(args: Args) -> None:
-    """Both ways; writes results/sweep_speed.json."""
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     data = load("mnist")
     facts = facts_of(data)

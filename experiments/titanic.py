@@ -187,7 +187,6 @@ def tested(folds: Folds, ask) -> list[np.ndarray]:
 
 
 def run(args: Args) -> None:
-    """Measure, draw, write results/titanic.json."""
     people = read_csv(find_table("titanic.csv"))
     survived = (people["survived"] == "survived").astype(np.int32)
     print(f"{len(people)} passengers, {survived.mean():.1%} survived; "
@@ -239,7 +238,6 @@ def whole(folds: Folds, probabilities: list[np.ndarray]) -> np.ndarray:
 
 
 def draw(folds: Folds, ask, said: np.ndarray, values: dict) -> Any:
-    """Who survives, calibration and scores."""
     people, survived = folds.people, folds.survived
     title = f"Who survived the Titanic? {len(people):,} passengers, each tested unseen"
     figure, axes = panels(2, 2, width=4.7, height=3.3, title=title)

@@ -42,7 +42,6 @@ class Args:
 
 
 def run(args: Args) -> None:
-    """Train six kinds, make the matrices; writes results/transfer.json."""
     data = digits()
     nets = {
         name: trained(data, args.seeds, args.epochs, **options)

@@ -166,7 +166,6 @@ def measure(
 
 
 def run(args: Args) -> None:
-    """Attack, train again, attack again; writes results/tricking.json."""
     data = digits(validation=10_000)
     plain = train(data.train, args.seeds, args.epochs)
     second = train(data.train, args.seeds, args.epochs, first=100)

@@ -264,7 +264,6 @@ def _seeds(tree, rows):
 
 
 def run(args: Args) -> None:
-    """Derivatives, then 1,000 starts of each setting; writes results/xor.json."""
     values: dict[str, Any] = {"nine": nine_derivatives(), "settings": {}}
     print(f"{'':<14}" + "".join(f"{kind:>17}" for kind in KINDS) + "   of "
           f"{args.seeds:,} starts")  # fmt: skip
@@ -301,7 +300,6 @@ SHOWN = (("recommended", 0), ("textbook", 4), ("relu", 2))  # setting, kind
 
 
 def draw(kinds: dict, runs: dict, args: Args) -> Any:
-    """Solved and failed networks, losses of many seeds, and the kinds of failure."""
     title = f"XOR, {args.seeds:,} times: 2-2-1"
     figure, axes = panels(3, 2, width=3.7, height=3.2, title=title)
     for ax, (name, kind) in zip(axes, SHOWN, strict=False):

@@ -37,7 +37,6 @@ RATES = (0.3, 0.1, 0.03, 0.01, 0.003)
 
 
 def small(key, shape, dtype):
-    """Normal numbers times 0.01."""
     return 0.01 * jax.random.normal(key, shape, dtype)
 
 
@@ -55,7 +54,6 @@ STARTS: dict[str, str | Callable] = {
 
 
 def network(init: str | Callable, activation: str = "relu") -> Layer:
-    """784 - eight times 50 - 10."""
     return mlp([784, *[WIDTH] * DEPTH, 10], activation, init=init)
 
 
@@ -87,7 +85,6 @@ def learning(
 
 
 def measure(args: Any) -> tuple[dict, dict]:
-    """How fast each start learns, and sizes by layer; a figure."""
     data = digits(args)
     few = data.x[:256]
     net = network("he")  # the others differ from it in their first parameters only
@@ -119,7 +116,6 @@ def measure(args: Any) -> tuple[dict, dict]:
 
 
 def draw(found: dict, by_layer: dict, args: Any) -> Any:
-    """Sizes by layer, and loss curves."""
     title = f"Where weights start: {DEPTH} hidden layers of {WIDTH} relu units"
     figure, (left, right) = panels(2, width=4.7, height=3.7, title=title)
     shown = {name: size for name, size in by_layer.items() if name != "zeros"}

@@ -118,7 +118,6 @@ def in_xla(net: Layer, x, dh) -> tuple[float, Callable]:
 
 
 def measure(args: Any) -> tuple[dict, dict]:
-    """Bytes and time of the three ways; a figure."""
     rng = np.random.default_rng(0)
     width, batch = args.width, args.rows
     x, dh = rng.normal(size=(2, batch, width)).astype(np.float32)
@@ -142,7 +141,6 @@ def measure(args: Any) -> tuple[dict, dict]:
 
 
 def draw(found: dict, width: int, batch: int) -> Any:
-    """Bytes and times as bars."""
     title = (
         f"What the way back needs: {DEPTH} layers of {width} tanh units, batch {batch}"
     )

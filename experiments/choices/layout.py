@@ -69,7 +69,6 @@ def turned(params):
 
 
 def measure(args: Any) -> tuple[dict, dict]:
-    """Times of both layouts, and of one sample at a time; a figure."""
     data = digits(args)
     order = np.random.default_rng(1).permutation(len(data.x))[: args.batch]
     layout, looped = layouts(data, order), one_by_one(data, order)
@@ -150,7 +149,6 @@ def one_by_one(data: Digits, rows: np.ndarray) -> dict:
 
 
 def draw(layout: dict, looped: dict) -> Any:
-    """Both as bars."""
     n = looped["batch"]
     title = f"784-128-10, one step on {n} images: same gradient, other times"
     figure, (left, right) = panels(2, width=4.7, height=3.9, title=title)

@@ -63,7 +63,6 @@ def silenced(params: Any, quarter: int) -> Any:
 
 
 def measure(args: Any) -> tuple[dict, dict]:
-    """Both networks on the same images; a figure."""
     data = digits(args)
     nets = {
         "four readers and a judge": readers_and_judge(),
@@ -113,7 +112,6 @@ def check(net: Layer, data: Any) -> float:
 
 
 def draw(curves: dict, found: dict, without: dict, args: Any) -> Any:
-    """Loss curves, and what each reader is worth."""
     figure, (left, right) = panels(
         2, width=4.7, height=3.7, title="A network of networks, and one of equal size"
     )

@@ -63,7 +63,6 @@ EXTENT = (-1.6, 1.6, -0.7, 1.9)
 
 
 def make(way: str, rate: Any) -> optax.GradientTransformation:
-    """The optimizer `way` with this rate."""
     return OPTIMIZERS[WAYS[way]][0](rate)
 
 
@@ -186,7 +185,6 @@ def film(found: dict, frames: int) -> Iterator[Any]:
 
 
 def measure(args: Any) -> tuple[dict, dict]:
-    """The network, then the valley; a figure and a film."""
     learnt, walked = on_digits(args), in_valley(args.valley_steps)
     for way, f in walked.items():
         print(f"  valley: {way:<10} rate {f['rate']:<8.2g} ends "

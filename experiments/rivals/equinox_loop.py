@@ -46,7 +46,6 @@ def mean_loss(model, x, y):
 
 
 def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`."""
     opt = task.chosen(OPTIMIZERS)(task.learning_rate)
     model = Network(start(task.widths, task.seed))
     state = opt.init(eqx.filter(model, eqx.is_inexact_array))

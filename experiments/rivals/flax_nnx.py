@@ -37,7 +37,6 @@ class Network(nnx.Module):
 
 
 def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`."""
     opt = task.chosen(OPTIMIZERS)(task.learning_rate)
     model = Network(start(task.widths, task.seed))
     optimizer = nnx.Optimizer(model, opt, wrt=nnx.Param)

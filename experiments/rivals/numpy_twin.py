@@ -134,7 +134,6 @@ OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 
 
 def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`."""
     opt = task.chosen(OPTIMIZERS)
     net = network(task.widths, task.batch, task.seed)
     update, factor = opt(net.params, net.grads, task.learning_rate)

@@ -15,7 +15,6 @@ OPTIMIZERS = {"sgd": {"solver": "sgd", "momentum": 0.0}, "adam": {"solver": "ada
 
 
 def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`."""
     model = MLPClassifier(
         hidden_layer_sizes=tuple(task.widths[1:-1]),
         batch_size=task.batch,

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.tabular import (
-    as_text,
     fit_encoder,
-    one_hot,
     quantile_bins,
     stratified_folds,
     stratified_split,
@@ -29,7 +27,6 @@ NAN = float("nan")
 def test_numbers_are_filled_and_standardized_by_the_training_rows():
     train = table(age=[1, NAN, 3, 8])
     encode = fit_encoder(train, numbers=["age"], flag_missing=True)
-    assert encode.names == ["age", "age missing"]
     filled = np.array([1, 3, 3, 8])  # the median of 1, 3, 8
     x = encode(train)
     np.testing.assert_allclose(x[:, 0], (filled - filled.mean()) / filled.std())
@@ -57,18 +54,9 @@ def test_a_constant_column_is_zero_not_a_division_by_zero(value):
 
 
 def test_categories_come_in_order_and_missing_is_one_of_them():
-    train = table(sex=["male", "", "female", "male"], doors=[2, 4, NAN, 2])
-    encode = fit_encoder(train, categories=["sex", "doors"])
-    assert encode.names == [
-        "sex=missing", "sex=female", "sex=male", "doors=missing", "doors=2", "doors=4",
-    ]  # fmt: skip
-    assert encode(train)[:, :3].tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert (encode(train)[:, 3:].sum(1) == 1).all()
-
-
-def test_numbers_as_categories_keep_all_their_digits():
-    codes = np.array([1234567.0, 1234568.0, 0.1, -0.0])
-    assert as_text(codes).tolist() == ["1234567", "1234568", "0.1", "0"]
+    train = table(sex=["male", "", "female", "male"])
+    encode = fit_encoder(train, categories=["sex"])
+    assert encode(train).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_an_unknown_category_is_an_error_unless_it_is_given():
@@ -82,33 +70,16 @@ def test_an_unknown_category_is_an_error_unless_it_is_given():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"numbers": ["make"]}, "is text \\(such as 'bmw'\\)"),
-        ({"numbers": ["none"]}, "has no value"),
-        ({"numbers": ["gaps"]}, "no value in the 2 rows"),
+        ({"numbers": ["make"]}, "column 'make' of t has no numbers in the 2 rows"),
+        ({"numbers": ["gaps"]}, "column 'gaps' of t has no numbers"),
         ({"numbers": ["hight"]}, "unknown column of t 'hight'. Did you mean 'height'"),
         ({"categories": ["makes"]}, "Did you mean 'make'"),
-        ({}, "no columns"),
     ],
 )
 def test_bad_settings_are_named(options, message):
-    train = table(make=["bmw", "?"], none=["", ""], height=[1, 2], gaps=[NAN, NAN])
+    train = table(make=["bmw", "?"], height=[1, 2], gaps=[NAN, NAN])
     with pytest.raises(JaxnnError, match=message):
         fit_encoder(train, **options)
-
-
-def test_no_rows_and_no_column_are_named():
-    with pytest.raises(JaxnnError, match="no rows"):
-        fit_encoder(table(a=[1.0]).take([]), numbers=["a"])
-    encode = fit_encoder(table(a=[1, 2], b=[1, 2]), numbers=["a", "b"])
-    with pytest.raises(JaxnnError, match="unknown column of t 'b'"):
-        encode(table(a=[1, 2]))
-
-
-def test_one_hot_of_no_rows_and_one_category():
-    assert one_hot([], ["a"], "here").shape == (0, 1)
-    assert one_hot(["a"], ["a"], "here").tolist() == [[1.0]]
-    with pytest.raises(JaxnnError, match="here: got 'b' in row 0"):
-        one_hot(["b"], ["a"], "here")
 
 
 # ---------------------------------------------------------------- splitting
@@ -141,19 +112,3 @@ def test_bins_hold_equal_numbers():
     assert np.bincount(bins).tolist() == [125] * 8
     assert values[bins == 0].max() < values[bins == 1].min()
     assert set(quantile_bins(np.ones(5), 3)) <= {0, 1, 2}
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: stratified_split(np.zeros(9), 0.0, 0), "share=0"),
-        (lambda: stratified_split(np.zeros(9), 1.0, 0), "share=1"),
-        (lambda: stratified_folds(np.zeros(3), 1, 0), "k=1"),
-        (lambda: stratified_folds(np.zeros(3), 4, 0), "k=4 for 3 rows"),
-        (lambda: quantile_bins([1, 2], 3), "bins=3"),
-        (lambda: quantile_bins([1, NAN], 2), "1 values are missing"),
-    ],
-)
-def test_impossible_splits_are_refused(call, message):
-    with pytest.raises(JaxnnError, match=message):
-        call()

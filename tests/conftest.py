@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import random
+import threading
 import zlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
@@ -32,6 +33,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little; this halves their time. Whole runs of the
 # command line in a process of its own (tests/app) have all optimizations on.
 jax.config.update("jax_disable_most_optimizations", True)
+
+try:
+    from jax._src.interpreters import mlir
+
+    make_ir_context = mlir.make_ir_context
+except (ImportError, AttributeError):  # JAX makes them elsewhere: a third slower
+    mlir = None
+contexts = threading.local()
+
+
+def kept_ir_context():
+    """What a program is written in: making it takes a third of a small one's time."""
+    contexts.left = getattr(contexts, "left", 0) - 1
+    if contexts.left < 0:  # it keeps the constants of its programs
+        contexts.left, contexts.made = 63, make_ir_context()
+    return contexts.made
+
+
+if mlir is not None:
+    mlir.make_ir_context = kept_ir_context
 
 libc = ctypes.CDLL(None) if os.name == "posix" else None
 
@@ -79,6 +100,12 @@ def few_programs():
         gc.collect()
         if hasattr(libc, "malloc_trim"):  # glibc keeps what was freed
             libc.malloc_trim(0)
+
+
+def pytest_collection_finish(session):
+    """Look for garbage seldom, and not in what was imported: it took a tenth."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def pytest_configure(config):

@@ -36,10 +36,10 @@ def test_a_fault_is_noticed_and_a_harmless_change_is_not(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
     monkeypatch.setattr(mutate, "ROOT", tmp_path)
     source = tmp_path / "jaxnn" / "code.py"
-    source.write_text("def f(x):\n    unused = 3\n    return x + 1\n")
+    source.write_text("def f(x):\n    unused = 3\n    return -x\n")
     (tmp_path / "tests" / "test_code.py").write_text(
-        "from jaxnn.code import f\n\n\ndef test_f():\n    assert f(1) == 2\n"
+        "from jaxnn.code import f\n\n\ndef test_f():\n    assert f(1) == -1\n"
     )
     (tmp_path / "jaxnn" / "__init__.py").touch()
     found = {m.new: mutate.outcome(m, tmp_path, 60) for m in mutate.mutants(source)}
-    assert found == {"(4)": "survives", "(x - 1)": "killed", "(2)": "killed"}
+    assert found == {"(4)": "survives", "(x)": "killed"}

@@ -72,7 +72,10 @@ def test_types_are_seen_from_outside(name, tmp_path):
     text = "\n".join([first, BLOCKS["README.md, 0"], *shown])
     (tmp_path / "ten.py").write_text(text)
     (tmp_path / "own.py").write_text(BLOCKS["README.md, 1"])
-    ini = "[mypy]\n[mypy-optax.*]\nignore_missing_imports = True\n"  # it has no types
+    # kept beside the programs: what it finds in jax takes long
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", tmp_path)
+    ini = f"[mypy]\ncache_dir = {kept}/mypy\n"
+    ini += "[mypy-optax.*]\nignore_missing_imports = True\n"  # it has no types
     (tmp_path / "mypy.ini").write_text(ini)
     words = [*CHECKERS[name], sys.executable, "ten.py", "own.py"]
     done = subprocess.run(

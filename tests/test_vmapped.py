@@ -6,21 +6,23 @@ import sys
 
 import pytest
 
-QUICK = [("dense", 2), ("dense", 3), ("layers", 3), ("rules", 2)]
+# a process each, of which starting takes longer than a kind
 FEW = [
-    *((kind, n) for kind in ("dense", "layers", "rules") for n in (2, 3, 4, 8)),
-    *(("networks", n) for n in (2, 3)),
+    "dense:2,dense:3,layers:3,rules:2",
+    "dense:4,dense:8,layers:2,layers:4",
+    "layers:8,rules:3,rules:4,rules:8",
+    "networks:2,networks:3",
 ]
 
 
-def run(kind, batch, dtype):
+def run(kinds, dtype):
     """The script in a process of its own."""
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is what takes time
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.vmapped", kind, str(batch), dtype],
+        [sys.executable, "-m", "tests.vmapped", dtype, kinds],
         env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = f"{done.stdout[-300:]}\n{done.stderr[-1500:]}"
@@ -28,17 +30,13 @@ def run(kind, batch, dtype):
 
 
 @pytest.mark.parametrize(
-    ("kind", "batch"),
-    [
-        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
-        for case in FEW
-    ],
+    "kinds", [FEW[0], *(pytest.param(k, marks=pytest.mark.slow) for k in FEW[1:])]
 )
-def test_vmap_of_a_few_rows_equals_one_by_one(kind, batch):
-    run(kind, batch, "float64")
+def test_vmap_of_a_few_rows_equals_one_by_one(kinds):
+    run(kinds, "float64")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_vmap_of_a_few_rows_in_narrow_floats(dtype):
-    run("dense", 3, dtype)
+    run("dense:3", dtype)

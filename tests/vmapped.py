@@ -1,10 +1,10 @@
 """What `test_vmapped.py` runs: a script, as a compiler's failed check ends the process.
 
-Its words are a kind (rules, layers, dense, networks), a batch size, a dtype and the
-names of cases, or none for all. Every case goes forward and backward under `jit(vmap)`
-and must equal one after the other; networks also with shared parameters. A few cases
-are one program. It prints their names before it begins, so that the last line names
-what ended it; alone each of them tells which it was.
+Its words are a dtype, kinds with their batch sizes (`dense:2,layers:3`; rules, layers,
+dense, networks) and the names of cases, or none for all. Every case goes forward and
+backward under `jit(vmap)` and must equal one after the other; networks also with shared
+parameters. A few cases are one program. It prints their names before it begins, so that
+the last line names what ended it; alone each of them tells which it was.
 """
 
 import sys
@@ -145,16 +145,20 @@ def run_rules(batch, dtype, tolerance, names):
         compare(run, [args, dy], (), tolerance)
 
 
-def main(kind, batch, dtype, *names):
+def main(dtype, kinds, *names):
     tolerance = {"float64": 1e-11, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.01}
     jax.config.update("jax_enable_x64", dtype == "float64")
-    how = int(batch), dtype, tolerance[dtype], names
-    if kind == "rules":
-        run_rules(*how)
-    elif kind == "layers":
-        run_layers({name: cases[0] for name, cases in LAYER_CASES.items()}, (), *how)
-    else:
-        run_layers({"dense": DENSE, "networks": NETWORKS}[kind], (0, 1), *how)
+    for pair in kinds.split(","):
+        print(pair, flush=True)
+        kind, batch = pair.split(":")
+        how = int(batch), dtype, tolerance[dtype], names
+        if kind == "rules":
+            run_rules(*how)
+        elif kind == "layers":
+            first = {name: cases[0] for name, cases in LAYER_CASES.items()}
+            run_layers(first, (), *how)
+        else:
+            run_layers({"dense": DENSE, "networks": NETWORKS}[kind], (0, 1), *how)
 
 
 if __name__ == "__main__":

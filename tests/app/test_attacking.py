@@ -21,6 +21,7 @@ SETTINGS = {
     "apgd": ("--steps", "5"),
     "bim": ("--norm", "l2", "--steps", "3"),
     "square": ("--queries", "20"),
+    "spsa": ("--steps", "3"),
     "carlini_wagner": ("--steps", "5"),
     "ddn": ("--steps", "5"),
     "noise": ("--kind", "gaussian"),

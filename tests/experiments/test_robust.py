@@ -3,19 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from experiments.common import Line, verdicts
 from experiments.report import render
 from experiments.robust import accuracy, table, until_fooled
 from experiments.tricking import LOGITS, NET
-from jaxnn import Classifier
 from jaxnn.check.adapters import automatic
 from jaxnn.files import write_json
-from jaxnn.train import fit
-from tests.attacks.problem import NET as SMALL
-from tests.train.problem import pixels
+from tests.attacks.problem import model, trained
 
 LINES = [
     Line("accuracy", 0.9, 0.85),
@@ -60,9 +56,8 @@ def test_one_table_is_made_of_several_results(tmp_path):
 
 @pytest.fixture(scope="module")
 def network():
-    x, y = pixels(400)
-    history = fit(SMALL, (x, y), optimizer=optax.adam(0.02), epochs=8, batch=50)
-    return Classifier(SMALL, history.params, history.state), x[:80] / 255.0, y[:80]
+    params, state, x, y = trained(80)
+    return model(params, state), x, y
 
 
 def test_the_attack_stops_just_behind_the_border(network):

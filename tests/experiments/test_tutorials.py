@@ -156,14 +156,6 @@ def test_the_list_says_of_each_what_and_how_long(capsys):
         assert re.search(rf"\b{i} +{name}\b", printed)
 
 
-def test_a_tutorial_runs_by_name_from_anywhere(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo", "autodiff", "--help"]) == 0
-    printed = capfd.readouterr().out
-    assert str(ROOT / "experiments" / "autodiff.py") in printed
-    assert "--steps" in printed
-
-
 def test_a_demo_writes_beside_the_reader_and_its_copy_is_his(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = ROOT / "experiments" / "results" / "one_number.json"
@@ -180,14 +172,19 @@ def test_a_demo_writes_beside_the_reader_and_its_copy_is_his(tmp_path, monkeypat
         demo.demo(["one_number", "--copy"])
 
 
-def test_nothing_of_the_working_folder_is_run(tmp_path, monkeypatch, capfd):
+def test_it_runs_by_name_from_anywhere_and_nothing_of_the_working_folder(
+    tmp_path, monkeypatch, capfd
+):
     (tmp_path / "experiments").mkdir()
     for name in demo.TUTORIALS:
         (tmp_path / "experiments" / f"{name}.py").write_text("print('of a stranger')")
     (tmp_path / "numpy.py").write_text("raise SystemExit('numpy of a stranger')")
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "autodiff", "--help"]) == 0
-    assert "stranger" not in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "stranger" not in printed
+    assert str(ROOT / "experiments" / "autodiff.py") in printed
+    assert "--steps" in printed
     assert demo.source_folder() == ROOT
 
 

@@ -115,10 +115,9 @@ class Setup(NamedTuple):
 def drawn(tree, seed):
     """N(0, 1) for every leaf: gamma = 1 and beta = 0 would hide mistakes."""
     leaves, structure = jax.tree.flatten(tree)
-    arrays = [
-        jnp.asarray(normal(*leaf.shape, seed=seed + i)) for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, arrays)
+    arrays = [normal(*leaf.shape, seed=seed + i) for i, leaf in enumerate(leaves)]
+    # unlike jnp.asarray, which compiles a program for each shape
+    return jax.device_put(jax.tree.unflatten(structure, arrays))
 
 
 def traced_init(layer, in_shape):
@@ -130,8 +129,8 @@ def setup(layer, in_shape, batch, make_x=None):
     params, state = traced_init(layer, in_shape)
     x = normal(batch, *in_shape, seed=5) if make_x is None else make_x()
     # exp: keeps a running variance positive
-    state = jax.tree.map(jnp.exp, drawn(state, 20))
-    return Setup(layer, drawn(params, 10), state, jax.tree.map(jnp.asarray, x))
+    state = jax.device_put(jax.tree.map(np.exp, drawn(state, 20)))
+    return Setup(layer, drawn(params, 10), state, jax.device_put(x))
 
 
 def by_hand(case, x, dy, train):
@@ -161,7 +160,7 @@ def by_vjp(case, x, dy, train):
 def cotangent(case):
     """A dy for that Setup."""
     y = jax.eval_shape(lambda: case.forward(case.params, case.x, True)[0])
-    return jnp.asarray(normal(*y.shape, seed=6))
+    return jax.device_put(normal(*y.shape, seed=6))
 
 
 def is_one_mode(case):

@@ -10,10 +10,11 @@ from jaxnn.layers import dense, embedding, flatten, relu, reshape
 from tests.layers.cases import KEY, LAYER_CASES, is_one_mode, setup
 
 CASES = {
-    f"{name} {i}": (name, case)
+    f"{name} {i}": (name, i, case)
     for name, cases in LAYER_CASES.items()
     for i, case in enumerate(cases)
 }
+FIRST = {name: cases[0] for name, cases in LAYER_CASES.items()}
 FLOATS = [  # of params, of x: equal, wider and narrower ones; each traced anew
     ("bfloat16", "bfloat16"), ("float32", "float64"), ("float64", "float32"),
     ("bfloat16", "float32"), ("float16", "bfloat16"),
@@ -39,11 +40,11 @@ def traced(case, params, state, x, train):
     return jax.eval_shape(run, params, state, x)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES.values(), ids=CASES)
-def test_gradients_have_their_parameters_types_and_dx_that_of_x(name, case):
+@pytest.mark.parametrize(("name", "i", "case"), CASES.values(), ids=CASES)
+def test_gradients_have_their_parameters_types_and_dx_that_of_x(name, i, case):
     s = setup(*case)
     modes = (True,) if is_one_mode(s) else (True, False)
-    for of_params, of_x in FLOATS:
+    for of_params, of_x in FLOATS if i == 0 else [FLOATS[i % len(FLOATS)]]:
         params, x = in_type(s.params, of_params), in_type(s.x, of_x)
         state = in_type(s.state, of_params)
         for train in modes:
@@ -54,7 +55,7 @@ def test_gradients_have_their_parameters_types_and_dx_that_of_x(name, case):
             assert y.dtype == (of_params if name == "embedding" else wide)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("name", "case"), FIRST.items(), ids=FIRST)
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64"])
 def test_whole_numbers_are_looked_up_moved_or_refused(name, case, dtype):
     s = setup(*case)

@@ -12,8 +12,8 @@ INF, NAN = np.inf, np.nan
 
 
 def dx_of_ones(rule, x):
-    y, _ = rule.fwd(x)
-    return np.asarray(run(rule, (x,), jnp.ones_like(y))[1][0])
+    y, _ = jax.eval_shape(rule.fwd, x)
+    return np.asarray(run(rule, (x,), jnp.ones(y.shape, y.dtype))[1][0])
 
 
 POOLS = {
@@ -42,20 +42,14 @@ def test_first_is_first_in_reading_order():
     ]
 
 
-@pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("where", [(0, 0), (0, 1), (1, 0), (1, 1)])
 @pytest.mark.parametrize("name", POOLS)
-def test_nan_is_the_maximum_and_gets_the_cotangent(name, where, jitted):
-    rule = POOLS[name]
+def test_nan_is_the_maximum_and_gets_the_cotangent(name, where):
     x = np.array([[3.0, INF], [-INF, 5]])
     x[where] = NAN
-    x = jnp.asarray(x[None, :, :, None])
-
-    def both(x):
-        return run(rule, (x,), jnp.ones_like(rule.fwd(x)[0]))
-
-    y, (dx,) = (jax.jit(both) if jitted else both)(x)
-    assert np.isnan(y).all()
+    x = x[None, :, :, None]
+    assert np.isnan(jax.jit(POOLS[name].fwd)(x)[0]).all()
+    dx = dx_of_ones(POOLS[name], x)
     assert dx[(0, *where, 0)] == 1
     assert dx.sum() == 1
 
@@ -63,15 +57,15 @@ def test_nan_is_the_maximum_and_gets_the_cotangent(name, where, jitted):
 @pytest.mark.parametrize("name", POOLS)
 def test_nan_cotangent_comes_back(name):
     rule = POOLS[name]
-    x = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    y, cache = rule.fwd(x)
-    assert np.isnan(rule.bwd(cache, jnp.full_like(y, NAN))[0]).sum() == 1
+    x = np.arange(4.0).reshape(1, 2, 2, 1)
+    y, _ = jax.eval_shape(rule.fwd, x)
+    assert np.isnan(run(rule, (x,), np.full(y.shape, NAN))[1][0]).sum() == 1
 
 
 @pytest.mark.parametrize("padding", ["SAME", 1])
 def test_padding_is_no_maximum_and_no_part_of_a_mean(padding):
     x = np.full((1, 3, 3, 1), -INF)
     rule = rules.max_pool((3, 3), 2, padding)
-    assert (rule.fwd(x)[0] == -INF).all()
+    assert (np.asarray(jax.jit(rule.fwd)(x)[0]) == -INF).all()
     assert dx_of_ones(rule, x).sum() == 4  # nothing went to the padding
     assert (rules.avg_pool((3, 3), 2, padding).fwd(np.ones_like(x))[0] == 1).all()

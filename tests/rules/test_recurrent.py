@@ -1,7 +1,6 @@
 """What the table of cases cannot say of the recurrent rules."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,17 +21,17 @@ def made(name, shape, mask=None, **how):
     """A rule and its arguments."""
     make, gates, states, more = KINDS[name]
     args = arguments(gates, states, shape, mask, more)
-    return make(**how), [jnp.asarray(a) for a in args]
+    return make(**how), list(args)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_padding_is_not_read_whatever_it_holds(name):
     mask = np.array([[1, 1, 0], [0, 0, 0]], bool)
     rule, args = made(name, (2, 3, 2, 2), mask)
-    dy = jnp.asarray(normal(2, 3, 2))
+    dy = normal(2, 3, 2)
     want = run(rule, args, dy)
-    args[0] = jnp.where(mask[..., None], args[0], jnp.nan)
-    got = run(rule, args, jnp.where(mask[..., None], dy, jnp.nan))
+    args[0] = np.where(mask[..., None], args[0], np.nan)
+    got = run(rule, args, np.where(mask[..., None], dy, np.nan))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert_close(g, w, 0)
 
@@ -40,8 +39,8 @@ def test_padding_is_not_read_whatever_it_holds(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_nan_of_a_step_that_counts_reaches_its_row_alone(name):
     rule, args = made(name, (2, 3, 2, 2))
-    args[0] = args[0].at[1, 1, 0].set(jnp.nan)
-    y, (dx, dw, *_) = run(rule, args, jnp.ones((2, 3, 2)))
+    args[0][1, 1, 0] = np.nan
+    y, (dx, dw, *_) = jax.device_get(run(rule, args, np.ones((2, 3, 2))))
     want = np.zeros((2, 3, 2), bool)
     want[1, 1:] = True
     np.testing.assert_array_equal(np.isnan(y), want)
@@ -54,9 +53,9 @@ def test_nan_of_a_step_that_counts_reaches_its_row_alone(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_no_gate_overflows(name, scale):
     rule, args = made(name, (2, 3, 2, 2))
-    args = [a.astype(jnp.float32) for a in args]
-    args[0] = args[0] * scale
-    y, cotangents = run(rule, args, jnp.ones((2, 3, 2), jnp.float32))
+    args = [a.astype("float32") for a in args]
+    args[0] *= np.float32(scale)
+    y, cotangents = run(rule, args, np.ones((2, 3, 2), "float32"))
     assert all(np.isfinite(a).all() for a in (y, *cotangents))
 
 
@@ -78,9 +77,9 @@ def products(jaxpr):
 @pytest.mark.parametrize("name", KINDS)
 def test_weight_gradients_are_products_over_all_steps(name):
     rule, args = made(name, (2, 3, 2, 2))
-    cache = rule.fwd(*args)[1]
+    cache = jax.eval_shape(rule.fwd, *args)[1]
     forward = jax.make_jaxpr(rule.fwd)(*args)
-    back = jax.make_jaxpr(rule.bwd)(cache, jnp.ones((2, 3, 2)))
+    back = jax.make_jaxpr(rule.bwd)(cache, np.ones((2, 3, 2)))
     apart = name == "gru"  # needs x w and h u each for itself
     assert products(forward.jaxpr) == (0, 2 if apart else 1)
     # dx, dw and du of all steps; dh of one
@@ -90,7 +89,7 @@ def test_weight_gradients_are_products_over_all_steps(name):
 def test_second_derivatives_pass_through_the_loops():
     rule, args = made("lstm", (2, 3, 2, 2))
     x, *rest = args
-    dy = jnp.asarray(normal(2, 3, 2))
+    dy = normal(2, 3, 2)
 
     def by_hand(x):
         return run(rule, (x, *rest), dy)[1][0]
@@ -98,9 +97,11 @@ def test_second_derivatives_pass_through_the_loops():
     def by_grad(x):
         return jax.grad(lambda x: (rule.fwd(x, *rest)[0] * dy).sum())(x)
 
-    tangent = jnp.asarray(normal(2, 3, 2, seed=9))
-    got, want = (jax.jvp(f, (x,), (tangent,))[1] for f in (by_hand, by_grad))
-    assert_close(got, want, 1e-11)
+    @jax.jit
+    def both(x, tangent):
+        return [jax.jvp(f, (x,), (tangent,))[1] for f in (by_hand, by_grad)]
+
+    assert_close(*both(x, normal(2, 3, 2, seed=9)), 1e-11)
 
 
 def test_unknown_activation_lists_the_known_ones():
@@ -137,7 +138,7 @@ def test_equals_torch(name, shape, every_step):
     torch = pytest.importorskip("torch")
     rule, args = made(name, shape, every_step=every_step)
     want_y, want = in_torch(torch, name, args, every_step)
-    y, got = run(rule, args, jnp.asarray(normal(*want_y.shape, seed=6)))
+    y, got = run(rule, args, normal(*want_y.shape, seed=6))
     assert_close(y, want_y)
     for g, w in zip(got, want, strict=True):
         assert_close(g, w)

@@ -120,9 +120,11 @@ def test_checker_fails_a_mutant_of_the_forward_and_exchanged_cotangents(case):
             check((y, cotangents[::-1]), by_vjp(case))
 
 
-@pytest.mark.parametrize("case", FIRST)
-def test_eager_equals_jit(case):
-    jax.tree.map(assert_close, run(case.rule, *inputs(case)), by_rule(case))
+@pytest.mark.parametrize("name", ["affine", "attention", "lstm", "max_pool", "power"])
+def test_eager_equals_jit(name):
+    case = CASES[name][0]
+    eager = run.__wrapped__(case.rule, *inputs(case))
+    jax.tree.map(assert_close, eager, by_rule(case))
 
 
 @functools.cache

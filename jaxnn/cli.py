@@ -32,7 +32,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(
         "train a network, test, compare gradients, attack, draw",
-        "TrainCommand", "train:train_command",
+        "TrainCommand", "train:train_run",
         lambda found: 130 if found["stopped"] == "interrupted" else 0, timed=True,
     ),
     "sweep": Command(

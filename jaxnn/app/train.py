@@ -38,42 +38,23 @@ from jaxnn.app.use import save_findings
 from jaxnn.costs import summary
 from jaxnn.distributed.mesh import DataParallel, same_everywhere
 from jaxnn.distributed.processes import distributed_run
-from jaxnn.environment import Processes, device, warn_if_idle
+from jaxnn.environment import device, warn_if_idle
 from jaxnn.errors import JaxnnError
 from jaxnn.files import append_line, draw, json_line, write_json, write_text
 from jaxnn.optimizers import SCHEDULES
 from jaxnn.train import History, Snapshots, TrainingError, describe, fit
 from jaxnn.train.state import cast_floats
 
-ALONE = Processes(detect=False)
 TRAIN_SAMPLE = 1000  # training images measured after each epoch, beside validation
 
 
-def train_command(command: TrainCommand, started: float) -> dict:
-    """Do what `jaxnn train` was asked for; see `train_run`."""
-    own = {field.name: getattr(command, field.name) for field in fields(TrainConfig)}
-    return train_run(
-        TrainConfig(**own), started, command, command.resume, command.from_,
-        command.freeze,
-    )  # fmt: skip
-
-
-def train_run(
-    config: TrainConfig,
-    started: float | None = None,
-    ranks: Processes = ALONE,
-    resume: Path | None = None,
-    start: Path | None = None,
-    frozen: tuple[int, ...] = (),
-) -> dict:
+def train_run(asked: TrainConfig, started: float | None = None) -> dict:
     """Do the main job and write the run folder.
 
     Args:
-      config: the settings.
+      asked: the settings; a `TrainCommand` also says which of several processes this is
+        (all but the first only train), and what to go on or start from.
       started: `time.perf_counter()` when the program began; None is now.
-      ranks: which of several processes this is; all but the first only train.
-      resume: run folder to continue, written with the same `config`.
-      start, frozen: what to begin from instead, see `jaxnn.app.start`.
 
     Returns:
       What result.json holds, and `folder`.
@@ -85,26 +66,27 @@ def train_run(
     """
     started = time.perf_counter() if started is None else started
     imported = time.perf_counter()
-    check(config)
+    check(asked)
+    own = {field.name: getattr(asked, field.name) for field in fields(TrainConfig)}
+    if not isinstance(asked, TrainCommand):
+        asked = TrainCommand(**own, detect=False)
+    resume, start = asked.resume, asked.from_
     if resume is not None and start is not None:
         raise JaxnnError("--from and --resume: got both, expected one of them")
-    more = {"from_": start, "freeze": frozen} if start is not None else {}
-    command = as_command("train", given(config) | {k: v for k, v in more.items() if v})
-    config = resolved(config)
+    more = {name: v for name in ("from_", "freeze") if (v := getattr(asked, name))}
+    command = as_command("train", given(TrainConfig(**own)) | more)
+    config = resolved(TrainConfig(**own))
     use_dtype(config.dtype)
     if resume is not None and (done := finished(resume, config)) is not None:
         print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
         if done.get("problems"):
             raise _failed(done["problems"])
         return done | {"folder": str(resume)}
-    with distributed_run(ranks, config.devices) as mesh:
+    with distributed_run(asked, config.devices) as mesh:
         first = mesh is None or jax.process_index() == 0
         enable_compile_cache()
-        e, begin = _experiment(config, resume, start, frozen)
-        check_experiment(e)
-        longer = ""
-        if resume is not None:
-            longer = _longer(e, check_facts(resume, e).epochs)
+        e, begin = _experiment(config, asked)
+        before = check_facts(resume, e).epochs if resume is not None else config.epochs
         if mesh is not None:
             DataParallel(mesh, config.batch)  # is checked before any file
         log = (lambda *_: None) if config.quiet or not first else print
@@ -114,7 +96,7 @@ def train_run(
             if first and folder is not None:
                 check_free(folder)
                 save_config(folder, e)
-            log(f"{_heading(e, mesh)}{longer}\n{table}\n")
+            log(f"{_heading(e, mesh)}{_longer(e, before)}\n{table}\n")
             alone = mesh is None and config.devices is None
             if first:
                 warn_if_idle(1 if alone else None)
@@ -135,20 +117,22 @@ def train_run(
     return result | {"folder": str(folder)}
 
 
-def _experiment(config, resume, start, frozen) -> tuple[Experiment, Any]:
-    """What is trained, and the (params, state) it starts from, if not at random."""
+def _experiment(config, asked) -> tuple[Experiment, Any]:
+    """What is trained, found right, and the (params, state) it starts from, if any."""
     data = load_for(config)
     facts, net, begin = facts_of(data), None, None
-    if start is not None:
+    if asked.from_ is not None:
         from jaxnn.app.start import start_from  # with importers of all kinds
 
-        config, found = start_from(start, frozen, config, facts)
+        config, found = start_from(asked.from_, asked.freeze, config, facts)
         net, begin = found.net, (found.params, found.state)
         if config.seeds > 1:
             begin = jax.tree.map(lambda a: jnp.stack([a] * config.seeds), begin)
-    elif resume is not None and config.model == SAVED:
-        net = saved_network(resume)
-    return build(config, facts, data, net=net), begin
+    elif asked.resume is not None and config.model == SAVED:
+        net = saved_network(asked.resume)
+    e = build(config, facts, data, net=net)
+    check_experiment(e)
+    return e, begin
 
 
 def _longer(e, before) -> str:

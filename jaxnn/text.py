@@ -1,4 +1,4 @@
-"""Text and Markdown of what is shown: tables, and names that stay names.
+"""What is shown: text and Markdown, tables, names that stay names, a bar.
 
 Names come from folders, files and users: one with `<`, `|`, a backtick or a line break
 must neither become HTML, a link or a picture nor break a table.
@@ -7,6 +7,7 @@ must neither become HTML, a link or a picture nor break a table.
 import math
 import re
 import statistics
+import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -134,3 +135,14 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def bar(**options: Any) -> Any:
+    """`tqdm` with these options: in a notebook its own bar, where ipywidgets is.
+
+    It is imported here, as much of what does not show one is done without it.
+    """
+    with warnings.catch_warnings():  # where ipywidgets is not, text does
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    return tqdm(**options)

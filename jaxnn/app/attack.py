@@ -4,7 +4,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,6 @@ from jaxnn.data import unit_images
 from jaxnn.environment import surroundings, warn_if_idle, warn_if_slow
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.files import check_folder, draw, plain, read_json, real_path, write_json
-from jaxnn.progress import bar
 from jaxnn.robustness import (
     Evaluation,
     Proportion,
@@ -43,6 +42,7 @@ from jaxnn.robustness import (
 )
 from jaxnn.robustness.worst import attack_suite, not_attacked
 from jaxnn.tasks import engine, run_tasks
+from jaxnn.text import bar
 from jaxnn.tree import map_batches
 
 AMOUNTS = {"rotation": 15.0, "translation": 3.0, "blur": 1.0, "contrast": 0.5}
@@ -94,25 +94,7 @@ def attack_run(config: AttackConfig) -> dict[str, Any]:
         options.get("epsilon", float(done.size.max())), count=10, norm=done.norm,
         attack=config.attack, budget="epsilon" in options, names=run.facts.names,
     )})  # fmt: skip
-    for i, d in enumerate(each):
-        for line in report.warnings(len(y), len(d.lost), int(d.blind.sum())):
-            print(line)
-        of_seed = f", seed {run.config.seed + i}" if run.multi_seed else ""
-        print(
-            f"accuracy       {d.before} before, {d.after} under {config.attack}, "
-            f"{len(y):,} images{of_seed}"
-        )
-    if run.multi_seed:
-        after = 100 * np.array([d.after.value for d in each])
-        print(
-            f"accuracy       {after.mean():.2f}% +- {after.std(ddof=1):.2f} under "
-            f"{config.attack}, mean of {len(each)} seeds"
-        )
-    if done.median is not None:
-        print(
-            f"distance       median {done.median:.4g} in {done.norm} of the "
-            f"{done.fooled.sum():,} fooled"
-        )
+    print("\n".join(_lines(each, config.attack, len(y), run)))
     print_undrawn(failed)
     print(f"saved to       {path}, .png")
     _fail_if_lost(run, [d.lost for d in each])
@@ -161,6 +143,28 @@ def _attacked(
     size = np.asarray(attacks.distance(x_adv, x, norm))
     before, after = map(Proportion.of, (right, still & ~blind))
     return _Attacked(x_adv, norm, size, right & ~still, blind, lost, before, after)
+
+
+def _lines(each: list[_Attacked], name: str, images: int, run: Run) -> Iterator[str]:
+    """What is printed of an attack, seed by seed."""
+    for i, d in enumerate(each):
+        yield from report.warnings(images, len(d.lost), int(d.blind.sum()))
+        of_seed = f", seed {run.config.seed + i}" if run.multi_seed else ""
+        yield (
+            f"accuracy       {d.before} before, {d.after} under {name}, {images:,} "
+            f"images{of_seed}"
+        )
+    if run.multi_seed:
+        after = 100 * np.array([d.after.value for d in each])
+        yield (
+            f"accuracy       {after.mean():.2f}% +- {after.std(ddof=1):.2f} under "
+            f"{name}, mean of {len(each)} seeds"
+        )
+    if (first := each[0]).median is not None:
+        yield (
+            f"distance       median {first.median:.4g} in {first.norm} of the "
+            f"{first.fooled.sum():,} fooled"
+        )
 
 
 def robustness_run(config: RobustnessConfig) -> list[Evaluation]:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from jaxnn.errors import JaxnnError
 from jaxnn.files import lock, open_to_append, reason
-from jaxnn.progress import bar
+from jaxnn.text import bar
 
 WINDOWS = os.name == "nt"  # where an open file cannot be renamed
 TIMEOUT_SECONDS = 30.0  # without a byte

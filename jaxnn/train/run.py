@@ -16,6 +16,7 @@ import numpy as np
 from jaxnn import programs
 from jaxnn.distributed.mesh import DataParallel, agreed, host_array, tick
 from jaxnn.errors import lookup
+from jaxnn.text import bar, html
 from jaxnn.train.engine import batch_order, scan_seeds, scan_steps, seeds_axes
 from jaxnn.train.evaluate import evaluate
 from jaxnn.train.policy import Guard, GuardStopError, TrainingError, chosen
@@ -73,8 +74,6 @@ class History:
         return f"<History: {len(self.epochs)} epochs, {self.stopped}; {last}{best}>"
 
     def _repr_html_(self) -> str:
-        from jaxnn.text import html  # in a notebook only
-
         names = list(self.epochs[0]) if self.epochs else []
         rows = [[f"{np.mean(row[n]):.5g}" for n in names] for row in self.epochs]
         return html(names, rows, f"{self!r}".strip("<>"))
@@ -247,8 +246,6 @@ class Run:
 
         With `choose` the history has the best parameters by validation, else the last.
         """
-        from jaxnn.progress import bar  # with tqdm: only where something is trained
-
         self.stopping = BestEpoch(self.ts, len(self.seeds), self.multi_seed, patience)
         self.history = History(*evaluated(self.ts), self.ts, 0)
         self.snapshots, self.steps_per_call = snapshots, steps_per_call

@@ -3,6 +3,7 @@
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,17 +169,10 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
     data = load(config.data, validation=0, say=note)
     facts, x = facts_of(data), unit_images(data.test.x)
     network = _read(config, kind, facts.in_shape)
-    checks: dict[str, Any] = {}
-    if kind == "onnx":
-        got = _run_onnx(str(config.file), x[:SAMPLE])
-        checks["onnxruntime"] = _compared(
-            network, x[:SAMPLE], got, str(config.file), ROUNDING
-        )
-    if config.logits is not None:
-        given, logits = _given_logits(config.logits)
-        checks["logits"] = _compared(
-            network, given, logits, str(config.logits), ROUNDING
-        )
+    checks = {
+        name: _compared(network, given, got, str(path), ROUNDING)
+        for name, path, given, got in _outputs_told(config, kind, x)
+    }
     if config.mean is not None or config.std is not None:
         net = serial(standardize(config.mean or 0.0, config.std or 1.0), network.net)
         network = Imported(
@@ -231,16 +225,23 @@ def _read(config, kind, in_shape) -> Imported:
     return network
 
 
-def _given_logits(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _outputs_told(config, kind, x) -> Iterator[tuple[str, Path, Any, Any]]:
+    """Name and file of who says what the outputs are; for which images, and these."""
+    if kind == "onnx":
+        x = x[:SAMPLE]
+        yield "onnxruntime", config.file, x, _run_onnx(str(config.file), x)
+    if (path := config.logits) is None:
+        return
     with open_file(path, "an .npz with x and logits") as file:
         try:
             arrays = np.load(file, allow_pickle=False)
-            return np.asarray(arrays["x"], np.float32), np.asarray(arrays["logits"])
+            x, logits = np.asarray(arrays["x"], np.float32), arrays["logits"]
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise JaxnnError(
                 f"{path}: expected an .npz with x, images as the network takes them, "
                 f"and logits ({error})"
             ) from error
+    yield "logits", path, x, logits
 
 
 def _check_accuracy(config, checks):

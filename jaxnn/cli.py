@@ -9,14 +9,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from jaxnn import __version__
 from jaxnn.app.streams import open_streams
 from jaxnn.errors import JaxnnError, lookup
 
-MOST_DPI = 1200  # what printers print; more only fills the memory
+EVERYWHERE = """--use FILE.py or MODULE, as often as needed, runs it first: what it
+registers (attacks, losses, layers) is known then. --config FILE.json or .toml has
+settings, such as a run's config.json; flags override. --device cpu, gpu or cuda:1 says
+where to compute, --dpi 300 how many dots an inch pictures have."""
 
 
 class Command(NamedTuple):
@@ -106,9 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 PLAIN = warnings.formatwarning
 
 
-def _noted(
-    message: Any, category: Any, filename: str, lineno: int, line: str | None = None
-) -> str:
+def _noted(message, category, filename, lineno, line=None) -> str:
     """A warning of jaxnn's own as a note; any other as Python writes it."""
     if category is UserWarning and filename.startswith(os.path.dirname(__file__)):
         return f"jaxnn: note: {message}\n"
@@ -137,12 +138,15 @@ def _run(words: list[str], started: float) -> int:
         return demo(words[1:])
     devices, words = _take("--device", words)
     dots, words = _take("--dpi", words)
-    pictures = _pictures(dots)
-    config = settings(words[0], command, words[1:])
+    config, pictures = settings(words[0], command, words[1:]), nullcontext()
     if devices:
         from jaxnn.environment import use_device
 
         use_device(devices[-1])
+    if dots:
+        from jaxnn.plots.panels import drawn_at
+
+        pictures = drawn_at(dots[-1])
     module, _, name = command.function.partition(":")
     function = getattr(importlib.import_module(f"jaxnn.app.{module}"), name)
     with pictures:
@@ -186,14 +190,7 @@ def settings(name: str, command: Command, words: list[str]) -> Any:
     for target in USED:
         _use(target)
     program, kind = f"jaxnn {name}", getattr(config, command.settings)
-    base, recipes = None, []
-    about = (
-        f"{getdoc(kind)}\n\n--use FILE.py or MODULE, as often as needed, runs "
-        "it first: what it registers (attacks, losses, layers) is known then. --config "
-        "FILE.json or .toml has settings, such as a run's config.json; flags override. "
-        "--device cpu, gpu or cuda:1 says where to compute, --dpi 300 how many dots an "
-        "inch pictures have."
-    )
+    base, recipes, about = None, [], f"{getdoc(kind)}\n\n{EVERYWHERE}"
     files, words = _take("--config", words)
     if name in ("train", "sweep"):
         recipes, words = _take("--recipe", words)
@@ -243,20 +240,6 @@ def _use(target: str) -> None:
             f"--use {target}: cannot be imported ({type(error).__name__}: {error}); "
             "expected FILE.py, or a module that is installed"
         ) from error
-
-
-def _pictures(dots: list[str]) -> AbstractContextManager:
-    """Where pictures have so many dots an inch: the last of these, if there are any."""
-    if not dots:
-        return nullcontext()
-    if not dots[-1].isdecimal() or not 1 <= int(dots[-1]) <= MOST_DPI:
-        raise JaxnnError(
-            f"--dpi: got {dots[-1]}, expected dots an inch, a whole number from 1 to "
-            f"{MOST_DPI:,}"
-        )
-    from jaxnn.plots.panels import drawn_at
-
-    return drawn_at(int(dots[-1]))
 
 
 def _take(flag: str, words: list[str]) -> tuple[list[str], list[str]]:

@@ -89,7 +89,8 @@ def warn_if_idle(used: int | None = None) -> None:
     count = len(jax.devices())
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     asked = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]
-    if jax.default_backend() == "cpu" and asked != "cpu" and not hidden and _has_gpu():
+    there = any(map(os.path.exists, GPU_SIGNS)) or shutil.which("nvidia-smi")
+    if jax.default_backend() == "cpu" and asked != "cpu" and not hidden and there:
         warnings.warn(
             "an NVIDIA GPU is here, but this JAX computes on the CPU only: pip install "
             '"jax[cuda13]" (driver 580 or newer) or "jax[cuda12]" (525 or newer)',
@@ -101,11 +102,6 @@ def warn_if_idle(used: int | None = None) -> None:
             "among them",
             stacklevel=1,
         )
-
-
-def _has_gpu() -> bool:
-    signs = map(os.path.exists, GPU_SIGNS)
-    return any(signs) or shutil.which("nvidia-smi") is not None
 
 
 def fast_bfloat16() -> bool:

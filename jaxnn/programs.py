@@ -95,7 +95,10 @@ def ahead(key: Hashable | None, function: Callable, *args: Any, **options: Any) 
       args: arrays, or trees of them.
       options: of `jax.jit`.
     """
-    whole = None if key is None else (key, _kind(args), _settings())
+    whole = None
+    if key is not None:
+        settings = jax.default_backend(), *map(setting, SETTINGS)
+        whole = key, _kind(args), settings
     if whole is not None and whole in _kept.ahead:
         _kept.ahead.move_to_end(whole)
         return _kept.ahead[whole]
@@ -152,7 +155,3 @@ def setting(name: str) -> Any:
     """A setting of JAX, also one within a `with` block."""
     values = jax.config.values  # the attributes know of `with` blocks, these of all
     return getattr(jax.config, name, values.get(name))
-
-
-def _settings():
-    return jax.default_backend(), *map(setting, SETTINGS)

@@ -82,7 +82,14 @@ def demo(words: Sequence[str]) -> int:
         # -P: nothing is imported from the working folder
         program = ["-P", "-m", f"experiments.{name}"]
     if "--copy" in flags:
-        return _copied(source)
+        here = Path("my_" + source.name)
+        if here.exists():
+            raise JaxnnError(
+                f"demo: {here} is there already; move it, or copy elsewhere"
+            )
+        write_text(here, read_text(source))
+        print(f"wrote {here}; change it, and run: jaxnn demo {here}")
+        return 0
     if "--record" in flags and folder.name == INSTALLED:
         raise JaxnnError("demo: --record is for jaxnn's source folder; leave it out")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
@@ -92,13 +99,3 @@ def demo(words: Sequence[str]) -> int:
     given = [flag for flag in flags if flag != "--record"]
     print(f"reading matter: {source}\n", flush=True)
     return subprocess.run([sys.executable, *program, *given], env=env).returncode
-
-
-def _copied(source: Path) -> int:
-    """Write the tutorial into the working folder; never over what is there."""
-    here = Path("my_" + source.name)
-    if here.exists():
-        raise JaxnnError(f"demo: {here} is there already; move it, or copy elsewhere")
-    write_text(here, read_text(source))
-    print(f"wrote {here}; change it, and run: jaxnn demo {here}")
-    return 0

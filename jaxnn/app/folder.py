@@ -300,7 +300,7 @@ def drawn(place: str, *given: Any, **options: Any) -> Callable[[Path], Any]:
 
 
 def print_undrawn(failed: dict[str, str]) -> None:
-    """Say which pictures could not be drawn, and why."""
+    """Say which pictures `draw` could not draw, and why."""
     for name, why in failed.items():
         print(f"not drawn      {name}: {why}")
 

@@ -49,10 +49,9 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
             "seconds": round(time.perf_counter() - started, 2), **surroundings(),
         })  # fmt: skip
         write_json(folder / "lr.json", result)
-    failed = draw(folder, {"lr.png": found.plot})
     say(aligned(_rows(found), right=(0, 1, 2, 3)))
     print(f"suggested      --lr {found.why}")
-    print_undrawn(failed)
+    print_undrawn(draw(folder, {"lr.png": found.plot}))
     print(f"saved to       {folder}  (lr.json, lr.png)")
     return result | {"folder": folder}
 

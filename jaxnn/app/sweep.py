@@ -105,9 +105,8 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     result |= surroundings()
     write_json(folder / FILE, result)
     picture = drawn("jaxnn.plots.run:sweep", result["settings_tried"], list(axes))
-    failed = draw(folder, {"sweep.png": picture})
     print("\n".join(table(result)))
-    print_undrawn(failed)
+    print_undrawn(draw(folder, {"sweep.png": picture}))
     print(f"saved to       {folder}  (sweep.json, sweep.png; best is a run)")
     if not result["best"]["trained"]:
         raise TrainingError(

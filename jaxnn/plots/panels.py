@@ -28,7 +28,7 @@ from jaxnn.errors import JaxnnError
 from jaxnn.files import write_with
 from jaxnn.text import printable
 
-DPI = 110
+DPI, MOST_DPI = 110, 1200  # printers print no more, it only fills the memory
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GRAY, PALE, INK = "#767676", "#e4e4e4", "#222222"
 COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", INK, GRAY)
@@ -127,9 +127,14 @@ def save(figure: Any, path: str | Path | None, dpi: int | None = None) -> Figure
     return figure
 
 
-def drawn_at(dpi: int) -> AbstractContextManager:
+def drawn_at(dpi: str) -> AbstractContextManager:
     """Where every picture has so many dots an inch that is not told another number."""
-    return rc_context({"savefig.dpi": dpi})
+    if not dpi.isdecimal() or not 1 <= int(dpi) <= MOST_DPI:
+        raise JaxnnError(
+            f"--dpi: got {dpi}, expected dots an inch, a whole number from 1 to "
+            f"{MOST_DPI:,}"
+        )
+    return rc_context({"savefig.dpi": int(dpi)})
 
 
 def draw_words(text: str, path: str | Path | None, dpi: int | None = None) -> Figure:

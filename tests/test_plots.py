@@ -21,10 +21,11 @@ from jaxnn.errors import JaxnnError
 from jaxnn.graph import picture
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots import gradients, panels, robustness
+from jaxnn.plots import images as of_images
 from jaxnn.plots import run as of_runs
 from jaxnn.plots.panels import new_figure, save
 from jaxnn.plots.robustness import transfer
-from jaxnn.plots.run import round_of_classes, sweep
+from jaxnn.plots.run import sweep
 from jaxnn.train.rates import RateSearch
 
 MAX_BYTES = 250_000
@@ -387,7 +388,7 @@ def test_the_title_says_what_the_budget_is_and_who_survived(path, monkeypatch):
 
 def test_one_example_of_each_class_before_a_second():
     labels = np.array([7, 7, 7, 1, 1, 0])
-    rows = round_of_classes(labels, np.arange(6))
+    rows = of_images.round_of_classes(labels, np.arange(6))
     np.testing.assert_array_equal(rows, [5, 3, 0, 4, 1, 2])
 
 
@@ -511,7 +512,7 @@ EVERY = {  # function of these modules that draws -> of what
 def test_every_function_that_draws_is_tried():
     found = {
         function
-        for module in (of_runs, robustness, gradients, picture)
+        for module in (of_runs, of_images, robustness, gradients, picture)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
         and "path" in inspect.signature(function).parameters

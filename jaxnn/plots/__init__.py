@@ -18,7 +18,8 @@ import os
 # the commands it starts, and matplotlib cannot be imported where it names one unknown.
 _asked = os.environ.pop("MPLBACKEND", None)
 try:
-    from jaxnn.plots.run import adversarial, confusion, curves, mistakes
+    from jaxnn.plots.images import adversarial, mistakes
+    from jaxnn.plots.run import confusion, curves
 finally:
     if _asked is not None:
         os.environ["MPLBACKEND"] = _asked

@@ -179,14 +179,7 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
             net, ((), network.params), ((), network.state), network.in_shape
         )
     e = _experiment(network.net, config.data, facts)
-    found = evaluate(e.net, *network[1:3], *data.test, loss=e.loss)
-    if not np.isfinite(found.outputs).all():
-        raise JaxnnError(
-            f"{config.file}: its outputs for test images of {config.data} are not "
-            "finite; nothing was written"
-        )
-    checks["accuracy"] = float(found.accuracy)
-    _check_accuracy(config, checks)
+    checks["accuracy"] = _accuracy(config, e, network, data)
     with fresh_folder(config.out, config.file.stem) as folder:
         save_config(folder, e)
         save_network(folder, {"params": network.params, "state": network.state}, e)
@@ -244,9 +237,15 @@ def _outputs_told(config, kind, x) -> Iterator[tuple[str, Path, Any, Any]]:
     yield "logits", path, x, logits
 
 
-def _check_accuracy(config, checks):
-    """Raise where the accuracy says that the file was read wrong."""
-    accuracy, told = checks["accuracy"], config.accuracy
+def _accuracy(config, e, network, data) -> float:
+    """The accuracy; raises where it says that the file was read wrong."""
+    found = evaluate(e.net, *network[1:3], *data.test, loss=e.loss)
+    if not np.isfinite(found.outputs).all():
+        raise JaxnnError(
+            f"{config.file}: its outputs for test images of {config.data} are not "
+            "finite; nothing was written"
+        )
+    accuracy, told = float(found.accuracy), config.accuracy
     least = SURE if told is None else told - 0.005
     if accuracy < least:
         raise JaxnnError(
@@ -255,6 +254,7 @@ def _check_accuracy(config, checks):
             "(--mean 0.1307 --std 0.3081), its layers or arrays in another order; "
             "nothing was written. --accuracy says what it should reach"
         )
+    return accuracy
 
 
 def _experiment(net: Layer, data: str, facts: Any) -> Experiment:

@@ -79,13 +79,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     mesh = data_mesh(count) if count > 1 and config.engine == "local" else None
     warn_if_idle()
     with saved_in(folder / FILE) if folder is not None else nullcontext():
-        axes = parse_axes(config.axes, config.random is not None)
-        points = sweep_points(base, axes, config.random)
-        groups = _parts(grouped(points), config.max_parallel, mesh)
-        for group in groups:  # all settings are checked before any file
-            check_data(group.points[0].config, data)
-            made = [build(point.config, facts, data) for point in group.points]
-            check_experiment(made[-1])
+        groups = _checked_groups(config, data, facts, mesh)
     fresh = fresh_folder(base.out, f"sweep-{Path(data.name).name}")
     with (
         engine(config.engine, config.ray_address, enable_compile_cache),
@@ -104,7 +98,8 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
     result["seconds"] = round(time.perf_counter() - started, 2)
     result |= surroundings()
     write_json(folder / FILE, result)
-    picture = drawn("jaxnn.plots.run:sweep", result["settings_tried"], list(axes))
+    tried = result["settings_tried"]
+    picture = drawn("jaxnn.plots.run:sweep", tried, list(tried[0]["values"]))
     print("\n".join(table(result)))
     print_undrawn(draw(folder, {"sweep.png": picture}))
     print(f"saved to       {folder}  (sweep.json, sweep.png; best is a run)")
@@ -114,6 +109,23 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
             "or gives values that are not finite"
         )
     return result | {"folder": str(folder)}
+
+
+def _checked_groups(config, data, facts, mesh) -> list[Group]:
+    """The groups, in parts where one program is too small; all settings are checked."""
+    axes = parse_axes(config.axes, config.random is not None)
+    usual = MAX_PARALLEL.get(jax.default_backend(), 10**9)
+    most = config.max_parallel or usual * (mesh.size if mesh else 1)
+    groups = [
+        group._replace(points=group.points[i : i + most])
+        for group in grouped(sweep_points(config.network, axes, config.random))
+        for i in range(0, len(group.points), most)
+    ]
+    for group in groups:
+        check_data(group.points[0].config, data)
+        made = [build(point.config, facts, data) for point in group.points]
+        check_experiment(made[-1])
+    return groups
 
 
 class Sweep(NamedTuple):
@@ -308,17 +320,6 @@ def _as_word(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "+".join(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _parts(groups, max_parallel, mesh) -> list[Group]:
-    """Groups cut into parts of one size where they are too large for one program."""
-    usual = MAX_PARALLEL.get(jax.default_backend(), 10**9)
-    most = max_parallel or usual * (mesh.size if mesh else 1)
-    return [
-        group._replace(points=group.points[i : i + most])
-        for group in groups
-        for i in range(0, len(group.points), most)
-    ]
 
 
 def _read_plan(folder: Path) -> SweepConfig:

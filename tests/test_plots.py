@@ -468,13 +468,7 @@ def test_a_picture_is_what_its_name_says(end, head, tmp_path):
     assert (tmp_path / f"a.{end}").read_bytes().startswith(head)
 
 
-def test_without_a_path_the_figure_is_given_and_a_notebook_can_show_it(tmp_path):
-    figure = plots.curves(ROWS)
-    assert len(figure.axes) == 2
-    assert figure._repr_png_()[:4] == b"\x89PNG"
-    labels, chance = np.array([0, 1, 2]), np.eye(3)
-    assert plots.confusion(labels, labels, 3).axes
-    assert plots.mistakes(np.zeros((3, 4, 4)), labels, chance).texts
+def test_a_history_draws_itself_and_a_picture_of_no_kind_is_refused(tmp_path):
     history = fit(mlp([4, 2]), np.eye(4, dtype=np.float32), [0, 1, 0, 1], batch=2)
     assert history.plot().axes
     with pytest.raises(JaxnnError, match=r"expected .png, .svg or .pdf"):

@@ -30,6 +30,7 @@ from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.report import page
 from jaxnn.robustness.threat import Proportion, Threat
 from jaxnn.text import ROWS, code, escaped, fenced, html, table
+from tests.app.test_report import RESULT
 
 NASTY = "<img src=x onerror=alert(1)>|`a`\n# b ![t](http://x)\x1b[31m \udcff ```"
 
@@ -74,29 +75,26 @@ def test_words_stay_words():
     assert escaped("784 -> 30, [0, 1], a_b") == "784 -> 30, [0, 1], a_b"
 
 
+def _renamed(value, name):
+    """With `name` for every text, and one more in every table of texts."""
+    if isinstance(value, dict):
+        more = {name: name} if any(isinstance(v, str) for v in value.values()) else {}
+        return {k: _renamed(v, name) for k, v in value.items()} | more
+    if isinstance(value, list):
+        return [_renamed(v, name) for v in value]
+    return name if isinstance(value, str) else value
+
+
 @pytest.mark.parametrize("name", [NASTY, "plain"])
 def test_a_run_with_any_names_has_a_page_of_words(tmp_path, name):
     folder = tmp_path / re.sub(r"[/\udcff\x1b]", "", name)
     folder.mkdir()
-    result = {
-        "config": {
-            "data": name, "out": [name], name: 1, "validation": 1, "keep": "best",
-        },
-        "network": {"names": (name, name)},
-        "summary": name, "n": 1, "test_accuracy": [0.5], "test_images": 2, "epochs": 1,
-        "best_epoch": 1, "parameters": 1, "steps_skipped": 0,
-        "guard": {"report": [name, "```", name], "policy": name},
-        "gradients": {"float32_worst": name, "passed": True, "not_finite": name},
-        "adversarial": {
-            "fgsm_0.1": 0.1, "note": name, "sample": name, "images": 1, "epsilon": 0.1,
-            "steps": 1, "step_size": 0.1, "worst": 0.1,
-        },
-        "seconds": dict.fromkeys(("import", "compile", "train", "total", name), 1.0),
-        "versions": dict.fromkeys(("jaxnn", "python", "jax", "jaxlib", "numpy"), "1")
-        | {"optax": name, name: name},
-        "device": name, "git": name, "stopped": name,
-        "problems": [name], "not_drawn": {"curves.png": name},
-    }  # fmt: skip
+    result = _renamed(RESULT, name)
+    result["seconds"][name] = 1.0
+    result["gradients"]["leaves"][0]["dtype"] = "float32"
+    result["gradients"]["not_finite"] = name
+    result |= {"problems": [name], "not_drawn": {"curves.png": name}}
+    result["guard"]["report"] = [name, "```", name]
     _is_only_words(write_report(folder, result).read_text(encoding="utf-8"))
 
 

@@ -48,17 +48,6 @@ def test_a_run_leaves_everything_it_promises(run_folder):
     assert f"{100 * result['mean']:.2f}%" in run("eval", run_folder).out
 
 
-def test_predict_reads_pictures_of_any_size(run_folder, tmp_path):
-    canvas = np.zeros((90, 120), np.uint8)
-    canvas[20:70, 50:60] = 255
-    Image.fromarray(canvas).save(tmp_path / "dark.png")
-    Image.fromarray(255 - canvas).save(tmp_path / "light.png")
-    lines = run("predict", run_folder, "dark.png", "light.png").out.splitlines()
-    for line in lines[1:3]:
-        shares = [float(share.rstrip("%")) for share in line.split()[2:]]
-        assert sum(shares) == pytest.approx(100, abs=0.3)
-
-
 def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path):
     words = ("--seeds", "2", "--attack-images", "0")
     assert run("train", *TINY, "--data", digits, "--out", "s", *words).status == 0

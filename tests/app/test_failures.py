@@ -115,15 +115,6 @@ def test_a_run_outlives_closed_streams_a_lost_reader_and_a_foreign_backend(digit
     assert os.path.exists("x/adversarial.png")
 
 
-def test_no_matplotlib_backend_of_the_environment_matters(digits):
-    code = "import jaxnn.plots, jaxnn.graph; jaxnn.graph.draw; print('drawn')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True,
-        env=os.environ | {"MPLBACKEND": "nonsense"},
-    )  # fmt: skip
-    assert done.stdout == "drawn\n", done.stderr
-
-
 @pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 def test_no_device_is_one_clear_error(digits, platform):
     done = subprocess.run(
@@ -182,7 +173,5 @@ def test_a_bad_run_reports_and_replays(bad_run, capsys):
     assert found["cause"] in again
 
 
-def test_a_folder_without_a_bad_step_cannot_be_replayed(tmp_path, capsys):
-    assert "not a run folder" in refused("replay", tmp_path)
-    np.savez(tmp_path / "repro.npz", x=1)
-    assert "not a run folder" in refused("replay", tmp_path)
+def test_a_run_without_a_bad_step_cannot_be_replayed(run_folder):
+    assert "the run had no bad step that was located" in refused("replay", run_folder)

@@ -187,8 +187,10 @@ def test_a_run_of_before_reads_digits_if_it_is_28_by_28(seen, picture):
 
 
 def test_a_network_from_the_command_line_names_classes(run_folder, picture):
-    found = run("predict", run_folder, picture)
-    assert found.out.splitlines()[0].split() == ["picture", "reads", "0", "1", "2"]
+    head, line, *_ = run("predict", run_folder, picture).out.splitlines()
+    assert head.split() == ["picture", "reads", "0", "1", "2"]
+    shares = [float(share.rstrip("%")) for share in line.split()[2:]]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
 def test_a_name_counts_and_not_its_number(tmp_path):

@@ -407,12 +407,6 @@ def test_outputs_of_every_step_are_all_there():
     assert both.accuracy[0] == found.accuracy
 
 
-def test_a_masked_class_of_a_normalized_network_still_runs():
-    net = serial(nn.dense(4), nn.batch_norm(), nn.relu, nn.dense(3))
-    params, state, _ = net.init(KEY, (6,))
-    assert predict(net, params, state, X.tolist()).shape == (24, 3)
-
-
 def test_narrow_tensors_of_torch_are_read():
     torch = pytest.importorskip("torch")
     narrow = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)

@@ -67,17 +67,13 @@ DOORS = {
     "import jaxnn": (1, ("jax", "numpy")),
     "from jaxnn import fit": (
         60,
-        (
-            "jaxnn.guard",
-            "jaxnn.check",
-            "jaxnn.app",
-            "jaxnn.distributed.processes",
-            "tqdm",
-            "matplotlib",
-        ),
+        ("jaxnn.guard", "jaxnn.check", "jaxnn.app", "jaxnn.distributed.processes",
+         "tqdm", "matplotlib"),
     ),
     "import jaxnn.attacks": (60, ("jaxnn.train", "jaxnn.app")),
-}
+    "import jaxnn.plots, jaxnn.app.report": (10, ("jax", "matplotlib.pyplot")),
+    "import jaxnn.data, jaxnn.app.datasets": (20, ("jax",)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("door", DOORS)

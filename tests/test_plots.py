@@ -439,17 +439,6 @@ def test_threads_draw_what_one_would(tmp_path):
         assert path.read_bytes() == (tmp_path / "alone.png").read_bytes()
 
 
-def test_neither_pyplot_nor_jax_is_imported():
-    code = (
-        "import sys, jaxnn.plots, jaxnn.app.report;"
-        "print([m for m in ('jax', 'matplotlib.pyplot') if m in sys.modules])"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "[]"
-
-
 def test_names_are_drawn_as_they_are_written(tmp_path):
     """No mathematics between dollars, and a single class has no mistakes."""
     for names in ([r"$\frac$", "\x1b\udcff"], ["only"]):

@@ -2,8 +2,6 @@
 
 import gzip
 import io
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -229,12 +227,6 @@ def test_streaming_needs_a_first_dimension_and_a_count(tmp_path, array, records)
     write_idx(tmp_path / "a", array)
     with pytest.raises(JaxnnError, match=r"expected at least (1|one dimension)"):
         list(stream_idx(tmp_path / "a", records))
-
-
-def test_data_are_read_without_importing_jax():
-    code = "import sys, jaxnn.data, jaxnn.app.datasets; print('jax' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert run.stdout.strip() == b"False"
 
 
 def test_gzip_members_in_a_row_are_one_content(tmp_path):

@@ -34,58 +34,42 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(
-        "train a network, test, compare gradients, attack, draw",
-        "TrainCommand", "train:train_run",
-        lambda found: 130 if found["stopped"] == "interrupted" else 0, timed=True,
+        "train a network, test, compare gradients, attack, draw", "TrainCommand",
+        "train:train_run", lambda found: 130 * (found["stopped"] == "interrupted"),
+        timed=True,
     ),
-    "sweep": Command(
-        "train many networks that differ in settings",
-        "SweepConfig", "sweep:sweep_run", timed=True,
-    ),
-    "lr": Command(
-        "find a learning rate: many side by side, a few steps each",
-        "LRConfig", "lr:lr_run", timed=True,
-    ),
-    "eval": Command(
-        "measure a saved run on all test images", "EvalConfig", "use:evaluate_run"
-    ),
-    "predict": Command(
-        "have a saved run name what is on pictures",
-        "PredictConfig", "use:predict_run",
-    ),
-    "attack": Command(
-        "attack the test images of a saved run", "AttackConfig", "attack:attack_run"
-    ),
+    "sweep": Command("train many networks that differ in settings",
+                     "SweepConfig", "sweep:sweep_run", timed=True),
+    "lr": Command("find a learning rate: many side by side, a few steps each",
+                  "LRConfig", "lr:lr_run", timed=True),
+    "eval": Command("measure a saved run on all test images",
+                    "EvalConfig", "use:evaluate_run"),
+    "predict": Command("have a saved run name what is on pictures",
+                       "PredictConfig", "use:predict_run"),
+    "attack": Command("attack the test images of a saved run",
+                      "AttackConfig", "attack:attack_run"),
     "robustness": Command(
-        "worst case over many attacks, with checks",
-        "RobustnessConfig", "attack:robustness_run",
-        lambda found: 1 - all(e.believable for e in found),
+        "worst case over many attacks, with checks", "RobustnessConfig",
+        "attack:robustness_run", lambda found: 1 - all(e.believable for e in found),
     ),
     "compare": Command(
-        "compare gradients by hand with jax.grad and others",
-        "CompareConfig", "compare:compare_run", lambda found: 1 - found["passed"],
-        timed=True,
+        "compare gradients by hand with jax.grad and others", "CompareConfig",
+        "compare:compare_run", lambda found: 1 - found["passed"], timed=True,
     ),
     "export": Command(
         "write a saved run's network as ONNX, for PyTorch, as safetensors",
         "ExportConfig", "exchange:export_run",
     ),
-    "import": Command(
-        "make a run of a network from elsewhere",
-        "ImportConfig", "exchange:import_run",
-    ),
+    "import": Command("make a run of a network from elsewhere",
+                      "ImportConfig", "exchange:import_run"),
     "replay": Command(
-        "run the bad step of a run again, name the culprit",
-        "ReplayConfig", "use:replay_run", lambda found: 0 if found is None else 1,
+        "run the bad step of a run again, name the culprit", "ReplayConfig",
+        "use:replay_run", lambda found: found is not None,
     ),
-    "data": Command(
-        "list, verify or fetch data sets",
-        "DataConfig", "datasets:data_run", lambda intact: 1 - intact,
-    ),
-    "completion": Command(
-        "complete commands and flags in a shell: bash, zsh, fish",
-        "CompletionConfig", "completion:completion_run",
-    ),
+    "data": Command("list, verify or fetch data sets",
+                    "DataConfig", "datasets:data_run", lambda intact: 1 - intact),
+    "completion": Command("complete commands and flags in a shell: bash, zsh, fish",
+                          "CompletionConfig", "completion:completion_run"),
     "demo": Command("list the tutorials, or run one: jaxnn demo NAME", "", ""),
 }  # fmt: skip
 

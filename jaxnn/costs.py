@@ -178,7 +178,7 @@ class _Where(NamedTuple):
             times=self.times * parts.times,
             copies=self.copies * _copies(child),
             frozen=self.frozen or parts.frozen,
-            outside=self.outside + _shared_by(child),
+            outside=self.outside + parts.shared[:1],
             shared=self.shared or _is_one_of(call.layer, self.outside),
         )
 
@@ -211,7 +211,8 @@ def _count_own(call: _Call, outside: tuple[Layer, ...]) -> int:
     total = 0
     for child in call.children:
         if not child.parts.frozen:
-            total += _copies(child) * _count_own(child, outside + _shared_by(child))
+            inner = outside + child.parts.shared[:1]
+            total += _copies(child) * _count_own(child, inner)
         if child.parts.shared:  # its one set, however many its places
             inside, layer = child.parts.shared
             if not _is_one_of(layer, outside):
@@ -222,10 +223,6 @@ def _count_own(call: _Call, outside: tuple[Layer, ...]) -> int:
 
 def _copies(call: _Call) -> int:
     return 1 if call.parts.tied else call.parts.times
-
-
-def _shared_by(call: _Call) -> tuple[Layer, ...]:
-    return call.parts.shared[:1]
 
 
 def _is_one_of(layer: Layer, layers) -> bool:

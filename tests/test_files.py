@@ -22,6 +22,17 @@ from jaxnn.files import (
 ROOT = Path(jaxnn.__file__).parents[1]
 
 
+def places(folder, wrong, but=""):
+    """Where the files of a folder, all but one, have what is wrong."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != but
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and wrong(node)
+    ]
+
+
 def _names_no_encoding(call):
     """Whether a call opens a text, or a process's, without naming its encoding."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -45,13 +56,7 @@ OTHERS = ("os", "Image", "packed", "zipfile", "request", "file")
 
 @pytest.mark.parametrize("folder", ["jaxnn", "experiments", ".ci"])
 def test_every_text_is_read_and_written_as_utf8(folder):
-    found = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and _names_no_encoding(node)
-    ]
-    assert found == []
+    assert places(folder, _names_no_encoding) == []
 
 
 def _writes_in_place(call):
@@ -69,14 +74,7 @@ def _writes_in_place(call):
 
 @pytest.mark.parametrize("folder", ["jaxnn", "experiments"])
 def test_every_file_is_written_whole_or_not_at_all(folder):
-    found = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in (ROOT / folder).rglob("*.py")
-        if path != ROOT / "jaxnn" / "files.py"
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and _writes_in_place(node)
-    ]
-    assert found == []
+    assert places(folder, _writes_in_place, but="files.py") == []
 
 
 @pytest.fixture
@@ -210,18 +208,16 @@ def test_a_folder_that_cannot_be_written_into_is_told_before_the_work(tmp_path, 
 
 def test_paths_are_asked_about_by_what_never_raises():
     """`Path.exists` raises where a name is too long, or its folder is not readable."""
+
+    def asks(call):
+        if getattr(call.func, "attr", "") not in asked:
+            return False
+        name, attr = (getattr(call.func.value, key, "") for key in ("id", "attr"))
+        # what `iterdir` and `rglob` gave is there; os.path raises nothing
+        return name not in ("f", "p") and attr != "path"
+
     asked = {"exists", "is_file", "is_dir", "is_symlink"}
-    listed = {"f", "p"}  # what `iterdir` and `rglob` gave is there
-    found = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in (ROOT / "jaxnn").rglob("*.py")
-        if path.name != "demo.py"  # of its own folder
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr in asked
-        if getattr(node.value, "id", "") not in listed
-        if getattr(node.value, "attr", "") != "path"  # of os
-    ]
-    assert found == []
+    assert places("jaxnn", asks, but="demo.py") == []  # that asks of its own folder
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.arrays import is_traced
 from jaxnn.errors import JaxnnError, require
 from jaxnn.losses import one_hot
 from jaxnn.programs import remembered
@@ -37,7 +38,8 @@ Noise = Callable[[Array, Array], Array]
 @remembered
 def l2(strength: float, mask: Mask = None) -> Penalty:
     """Penalty strength/2 * sum w^2 with gradient strength * w ("weight decay")."""
-    require(strength >= 0, "l2", "strength", strength, ">= 0")
+    fits = is_traced(strength) or strength >= 0
+    require(fits, "l2", "strength", strength, ">= 0")
     return _penalty(strength, lambda w: (jnp.square(w).sum() / 2, strength * w), mask)
 
 
@@ -293,7 +295,8 @@ def mixup(alpha: float, classes: int) -> Callable[..., tuple[Array, Array, Any]]
 
 
 def _noise(name, setting, size, shift, draw) -> Noise:
-    require(size >= 0, name, setting, size, f"{setting} >= 0")
+    fits = is_traced(size) or size >= 0
+    require(fits, name, setting, size, f"{setting} >= 0")
 
     def add(key, x):
         return x + size * draw(key, x.shape, x.dtype) + shift

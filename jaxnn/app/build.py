@@ -3,8 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -17,6 +16,7 @@ from jaxnn.app.checks import check_data
 from jaxnn.app.config import MODELS, NOISE_KIND, TrainConfig
 from jaxnn.app.settings import resolved
 from jaxnn.app.streams import note
+from jaxnn.arrays import is_traced
 from jaxnn.augment import augment_by_name
 from jaxnn.augment import chain as chain_augments
 from jaxnn.combine import activation_layer, dense_block, output_layer, serial
@@ -70,36 +70,34 @@ class Experiment(NamedTuple):
 
 def build(
     config: TrainConfig, facts: DataFacts, data: Dataset | None = None, steps: int = 1,
-    traced: Mapping[str, Any] | None = None, net: Layer | None = None,
+    net: Layer | None = None,
 ) -> Experiment:  # fmt: skip
     """Make the objects that the settings, found right by `check`, describe.
 
     Args:
-      config: the settings.
+      config: the settings; lr, l2, noise and dropout may be traced (a sweep's).
       facts: of the data.
       data: what is trained on, if anything is; tells the steps of the run.
       steps: of the whole run, where `data` is None.
-      traced: numbers for lr, l2, noise or dropout that may be traced (a sweep's).
       net: the network, where it is not the settings that describe it.
     """
-    config, traced = resolved(config), traced or {}
+    config = resolved(config)
     if data is not None:
         steps = max(len(data.train.x) // config.batch, 1) * config.epochs
         steps *= config.free_replays or 1
     loss: Any = loss_by_name(config.loss, config.label_smoothing or 0.0)
+    lr: Any = config.lr
     optimizer = optimizer_by_name(
-        config.optimizer, 1.0 if "lr" in traced else config.lr, config.schedule, steps,
+        config.optimizer, 1.0 if is_traced(lr) else lr, config.schedule, steps,
         config.weight_decay,
     )  # fmt: skip
-    if "lr" in traced:
-        optimizer = optax.chain(optimizer, optax.scale(traced["lr"]))
-    if net is None:
-        dropout = traced.get("dropout", config.dropout)
-        net = network(replace(config, dropout=dropout), facts)
+    if is_traced(lr):  # which schedules cannot all take
+        optimizer = optax.chain(optimizer, optax.scale(lr))
+    net = network(config, facts) if net is None else net
     named = {*ACTIVATIONS, "softmax", "log_softmax"}
-    ends = {config.output, *config.layers[-1:]} & named
+    ends = named & {config.output, *config.layers[-1:]}
     check_ending("--loss, --output", net, loss, {n: output_layer(n) for n in ends})
-    options = step_options(config, facts.classes, steps, traced)
+    options = step_options(config, facts.classes, steps)
     return Experiment(config, facts, data, net, loss, optimizer, steps, options)
 
 
@@ -162,29 +160,17 @@ def check_experiment(e: Experiment) -> None:
 # ---- the step
 
 
-def step_options(
-    config: TrainConfig,
-    classes: int,
-    steps: int = 1,
-    traced: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def step_options(config: TrainConfig, classes: int, steps: int = 1) -> dict[str, Any]:
     """The keywords of `make_step` for `config`; None for what it leaves out."""
-    c, r, traced = resolved(config), regularize, traced or {}
-    pairs = (
-        (r.l1, c.l1),
-        (r.l2, 0 if "l2" in traced else c.l2),
-        (r.spectral_norm, c.spectral_norm),
-    )
-    penalties = [make(strength) for make, strength in pairs if strength]
-    if "l2" in traced:
-        unit, l2 = r.l2(1.0), traced["l2"]  # its value and gradients are linear in l2
-        penalties.append(lambda p: jax.tree.map(lambda a: l2 * a, unit(p)))
+    c, r = resolved(config), regularize
+    pairs = (r.l1, c.l1), (r.l2, c.l2), (r.spectral_norm, c.spectral_norm)
+    penalties = [make(size) for make, size in pairs if is_traced(size) or size]
     limits = (r.max_spectral_norm, c.max_spectral_norm), (r.max_norm, c.max_norm)
     projections = [make(limit) for make, limit in limits if limit is not None]
     return {
         "penalty": r.sum_penalties(*penalties) if penalties else None,
         "project": r.chain(*projections) if projections else None,
-        "augment": _augment(c, traced),
+        "augment": _augment(c),
         "mixup": r.mixup(c.mixup, classes) if c.mixup else None,
         "weight_noise": r.weight_noise(c.weight_noise) if c.weight_noise else None,
         "clip_norm": c.clip_norm,
@@ -213,7 +199,7 @@ def _defense(config, steps) -> Defense | None:
     return lookup("adversarial training", c.adversarial, makers)()
 
 
-def _augment(config, traced) -> Callable | None:
+def _augment(config) -> Callable | None:
     c = config
     warp = augment_by_name(
         c.augment, shift=c.shift, rotate=c.rotate, scale=c.scale, shear=c.shear,
@@ -221,12 +207,7 @@ def _augment(config, traced) -> Callable | None:
     )  # fmt: skip
     parts: list[Callable] = [] if warp is None else [warp]
     kind = lookup("noise kind", c.noise_kind or NOISE_KIND, regularize.NOISES)
-    if "noise" in traced:
-        size, unit = traced["noise"], kind(1.0)
-        parts.append(
-            lambda key, x: x + size * unit(key, jnp.zeros_like(x)) + c.noise_shift
-        )
-    elif c.noise or c.noise_shift:
+    if is_traced(c.noise) or c.noise or c.noise_shift:
         parts.append(kind(c.noise, c.noise_shift))
     return chain_augments(*parts) if parts else None
 

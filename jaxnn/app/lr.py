@@ -1,7 +1,7 @@
 """`jaxnn lr`: which learning rate, for these settings and this data?"""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
     with fresh_folder(c.out, f"lr-{Path(e.data.name).name}") as folder:
         found = find_lr(
             e.net, e.data.train, loss=e.loss, batch=c.batch, steps=config.steps,
-            optimizer=lambda lr: build(
-                c, e.facts, e.data, traced={"lr": lr}
-            ).optimizer,
+            optimizer=lambda lr: build(replace(c, lr=lr), e.facts, e.data).optimizer,
             rates=np.geomspace(config.lowest, config.highest, config.count).tolist(),
             seeds=range(c.seed, c.seed + c.seeds), **e.options,
         )  # fmt: skip

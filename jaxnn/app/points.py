@@ -234,11 +234,9 @@ def group_experiment(
 
     Where they differ, the settings are those of one `point`, or `traced` numbers.
     """
-    config = group.points[point].config
-    numbers = {name: getattr(config, name) for name in group.traced}
-    if "dropout" in numbers:
-        numbers["dropout"] = 0.5  # all have its layers, at rate 0 too
-    return build(config, facts, data, traced=numbers | traced)
+    if "dropout" in group.traced:  # all have its layers, at rate 0 too
+        traced.setdefault("dropout", 0.5)
+    return build(replace(group.points[point].config, **traced), facts, data)
 
 
 class SideBySide(Run):
@@ -284,19 +282,21 @@ class SideBySide(Run):
         keys = jnp.stack([jax.random.key(c.seed) for c in configs])
         shape = (self.batch, *self.x.shape[1:])
         dtype = jnp.dtype(self.experiment.config.dtype)
-        made = []
-        for mine in starts.values():
-            start = partial(self._made(mine[0]).start, shape, dtype=dtype)
-            made.append(jax.jit(jax.vmap(lambda key, start=start: start(key=key)))(
-                keys[np.array(mine)]
-            ))  # fmt: skip
-        back = np.argsort(np.concatenate([np.array(r) for r in starts.values()]))
-        self.ts = jax.tree.map(lambda *a: jnp.concatenate(a)[back], *made)
         hyper = {
             name: jnp.array([getattr(c, name) for c in configs], dtype)
             for name in self.group.traced
         }
-        self.keys = keys, hyper
+        self.keys, made = (keys, hyper), []
+        for mine in map(np.array, starts.values()):
+
+            def start(key, first=mine[0]):
+                key, hyper = key
+                return self._made(first, **hyper).start(shape, key, dtype)
+
+            rows = jax.tree.map(lambda a, mine=mine: a[mine], self.keys)
+            made.append(jax.jit(jax.vmap(start))(rows))
+        back = np.argsort(np.concatenate([*starts.values()]))
+        self.ts = jax.tree.map(lambda *a: jnp.concatenate(a)[back], *made)
         if self.where is not None:
             self.ts, self.keys = jax.device_put((self.ts, self.keys), self.where)
             everywhere = NamedSharding(self.where.mesh, PartitionSpec())

@@ -190,8 +190,8 @@ class Sweep(NamedTuple):
             "test_images": len(self.data.test.y),
         }
 
-    def _network(self, number: int) -> tuple[Experiment, dict]:
-        """The network of one point, as its group left it."""
+    def _network(self, number: int) -> tuple[TrainConfig, Experiment, dict]:
+        """The settings of one point, and its network as its group left it."""
         i, row = next(
             (i, row)
             for i, group in enumerate(self.groups)
@@ -201,18 +201,19 @@ class Sweep(NamedTuple):
         e = group_experiment(self.groups[i], self.facts, point=row)
         shapes = shapes_of(e, len(self.groups[i].points))
         tree = load_params(self.params(i), shapes)
-        return e, jax.tree.map(lambda a: a[row], tree)
+        config = self.groups[i].points[row].config
+        return config, e, jax.tree.map(lambda a: a[row], tree)
 
     def _test(self, number: int) -> float:
         """Test accuracy of one point."""
-        e, tree = self._network(number)
+        _, e, tree = self._network(number)
         found = evaluate(e.net, tree["params"], tree["state"], *self.data.test)
         return float(found.accuracy)
 
     def _save(self, number: int) -> None:
         """Make a run of one point's network, in the folder `best`."""
-        e, tree = self._network(number)
-        e = build(e.config, self.facts)  # without layers that only others of it have
+        config, _, tree = self._network(number)
+        e = build(config, self.facts)  # without layers that only others of it have
         tree = jax.tree.unflatten(
             jax.tree.structure(shapes_of(e)), jax.tree.leaves(tree)
         )

@@ -58,11 +58,7 @@ USED = {
 
 
 def compare_run(config: CompareConfig, started: float | None = None) -> dict:
-    """Compare gradients and write gradients.json, gradients.md and pictures.
-
-    Returns what gradients.json holds, and `folder`; `started` is when the program began
-    (`time.perf_counter()`).
-    """
+    """Compare gradients; write gradients.json, which is returned, a page, pictures."""
     started = time.perf_counter() if started is None else started
     enable_compile_cache()
     say = (lambda *_: None) if config.network.quiet else print
@@ -92,7 +88,7 @@ def compare_run(config: CompareConfig, started: float | None = None) -> dict:
     print(f"verdict        {verdict(result)}")
     say(f"time           {result['seconds']:.1f} s")
     print(f"saved to       {folder}  (start with {page})")
-    return result | {"folder": str(folder)}
+    return result
 
 
 def _compare_network(case: Comparison, precision: str, config: CompareConfig):

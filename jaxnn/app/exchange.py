@@ -194,7 +194,7 @@ def import_run(config: ImportConfig) -> dict[str, Any]:
             "what it reached there"
         )
     print(f"saved to       {folder}")
-    return result | {"folder": str(folder)}
+    return result
 
 
 def _read(config, kind, in_shape) -> Imported:

@@ -18,14 +18,7 @@ from jaxnn.train.rates import find_lr
 
 
 def lr_run(config: LRConfig, started: float | None = None) -> dict:
-    """Find a rate; write lr.json and lr.png.
-
-    Returns:
-      What lr.json holds, and `folder`.
-
-    Raises:
-      JaxnnError: settings that have no part here or contradict each other.
-    """
+    """Find a rate; write lr.json, whose content is returned, and lr.png."""
     started = time.perf_counter() if started is None else started
     c = config.network
     check(config)
@@ -51,7 +44,7 @@ def lr_run(config: LRConfig, started: float | None = None) -> dict:
     print(f"suggested      --lr {found.why}")
     print_undrawn(draw(folder, {"lr.png": found.plot}))
     print(f"saved to       {folder}  (lr.json, lr.png)")
-    return result | {"folder": folder}
+    return result
 
 
 def _rows(found):

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
 
 
 def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
-    """Train all points of a sweep; returns what sweep.json holds, and `folder`."""
+    """Train all points of a sweep; returns what sweep.json holds."""
     started = time.perf_counter() if started is None else started
     folder = config.resume
     if folder is not None:
@@ -108,7 +108,7 @@ def sweep_run(config: SweepConfig, started: float | None = None) -> dict:
             "sweep: no setting has trained: in each a network left out all its steps "
             "or gives values that are not finite"
         )
-    return result | {"folder": str(folder)}
+    return result
 
 
 def _checked_groups(config, data, facts, mesh) -> list[Group]:

@@ -57,7 +57,7 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
       started: `time.perf_counter()` when the program began; None is now.
 
     Returns:
-      What result.json holds, and `folder`.
+      What result.json holds.
 
     Raises:
       JaxnnError: bad settings or data; then nothing is left behind.
@@ -81,7 +81,7 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
         print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
         if done.get("problems"):
             raise _failed(done["problems"])
-        return done | {"folder": str(resume)}
+        return done
     with distributed_run(asked, config.devices) as mesh:
         first = mesh is None or jax.process_index() == 0
         enable_compile_cache()
@@ -105,7 +105,7 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
                     beside.submit(_rehearse, e)
                 history, trouble = train_in(folder, e, mesh, resume is not None, begin)
     if not first:
-        return {"stopped": history.stopped, "folder": None}
+        return {"stopped": history.stopped}
     assert folder is not None  # the first process has made it
     result, trained = _measure(folder, e, history, trouble, table, log)
     result |= {"command": command} | ({"from": str(start)} if start else {})
@@ -114,7 +114,7 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
         trouble = _failed(result["problems"], history)
     if trouble is not None:
         raise trouble
-    return result | {"folder": str(folder)}
+    return result
 
 
 def _experiment(config, asked) -> tuple[Experiment, Any]:

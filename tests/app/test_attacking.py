@@ -1,7 +1,6 @@
 """`jaxnn attack` and `jaxnn robustness` on a saved run, as a user types them."""
 
 import importlib
-import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from jaxnn.attacks import ATTACKS
 from jaxnn.cli import main
 from jaxnn.data import write_idx
+from jaxnn.files import read_json
 from jaxnn.robustness.context import Check
 from jaxnn.robustness.worst import attack_suite
 from tests.app.common import refused, run, write_folder
@@ -36,8 +36,7 @@ def attacked(run_folder, capsys, *words):
     path = text.rsplit("saved to", 1)[1].split(",")[0].strip()
     with Image.open(path.replace(".json", ".png")) as picture:
         assert picture.width > 200
-    with open(path) as file:
-        return json.load(file), text
+    return read_json(path), text
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
@@ -81,10 +80,8 @@ def test_robustness_writes_its_page(run_folder, capsys):
     assert main([*words, "--epsilon", "0.1"]) == 0
     text = capsys.readouterr().out
     assert "K1" in text
-    with open("found/report.md") as file:
-        assert "K20" in file.read()
-    with open("found/robustness.json") as file:
-        assert json.load(file)["threat"]["epsilon"] == 0.1
+    assert "K20" in Path("found/report.md").read_text("utf-8")
+    assert read_json("found/robustness.json")["threat"]["epsilon"] == 0.1
 
 
 @pytest.mark.parametrize(("believable", "status"), [(True, 0), (False, 1)])
@@ -125,7 +122,7 @@ def test_every_seed_is_evaluated_and_a_bar_shows_how_far(small, capsys, monkeypa
     count = len(attack_suite("fast", "linf", 3)) + 1
     assert f"{2 * count}/{2 * count}" in bar
     assert "first: seed" not in bar
-    found = json.loads(Path("r/robustness/robustness.json").read_text())
+    found = read_json("r/robustness/robustness.json")
     assert [one["seed"] for one in found["seeds"]] == [5, 6]
     first, second = found["seeds"]
     assert first.keys() - {"seed"} <= found.keys()
@@ -187,7 +184,7 @@ def test_outputs_that_are_nan_are_said_first_and_fail(run_folder, tmp_path, pict
         assert found.status != 0
         assert found.out.startswith("NOT FINITE     the outputs for 80 of 80 images")
         assert "are not finite" in found.err
-    found = [json.loads(p.read_text()) for p in (broken / "attacks").glob("*.json")]
+    found = [read_json(p) for p in (broken / "attacks").glob("*.json")]
     assert [(f["accuracy_before"], f["accuracy_after"]) for f in found] == [(0, 0)] * 2
 
 
@@ -195,12 +192,12 @@ def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
     words = ("--attack", "fgsm", "--images", "10", "--out", "own")
     settings = [(), ("--norm", "l2"), ("--epsilon", "0.2"), ("--seed", "3")]
     settings += [("--images", "20"), ("--data", "copy")]
-    data = json.loads((run_folder / "config.json").read_text())["data"]
+    data = read_json(run_folder / "config.json")["data"]
     Path("copy").symlink_to(data)
     for more in [*settings, ()]:
         assert main(["attack", str(run_folder), *words, *more]) == 0
     capsys.readouterr()
-    found = [json.loads(p.read_text()) for p in Path("own").glob("*.json")]
+    found = [read_json(p) for p in Path("own").glob("*.json")]
     assert len(found) == len(settings) == len({f["command"] for f in found})
     for one in found:
         assert one["settings"]["loss"] == "softmax_cross_entropy"
@@ -230,7 +227,7 @@ def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
     words = ["robustness", str(run_folder), "--images", "20", "--out", "found"]
     assert main([*words, "--transfer-from", str(other)]) == 0
     capsys.readouterr()
-    transfer = json.loads(Path("found/robustness.json").read_text())["transfer"]
+    transfer = read_json("found/robustness.json")["transfer"]
     assert transfer["names"] == [str(run_folder), str(other)]
     assert np.shape(transfer["matrix"]) == (2, 2)
     text = refused("robustness", run_folder, "--transfer-from", run_folder)
@@ -262,14 +259,12 @@ def test_one_attack_has_one_accuracy(name, small, capsys):
     words = ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
     words += ["--attack-images", "50", "--quiet", *RUNS[name]]
     assert main(["train", "--data", str(small), "--out", "r", *words]) == 0
-    with open("r/result.json") as file:
-        train = json.load(file)["adversarial"]
+    train = read_json("r/result.json")["adversarial"]
     epsilon = str(train["epsilon"])
     assert epsilon == ("0.2" if name == "trained for .2" else "0.1")
     given = ["r", "--images", "50", "--epsilon", epsilon]
     assert main(["robustness", *given, "--quiet"]) == 0
-    with open("r/robustness/robustness.json") as file:
-        robust = json.load(file)
+    robust = read_json("r/robustness/robustness.json")
     rounds = {r["name"]: r["alone"] for r in robust["rounds"]}
     assert train["worst"] <= min(train[f"pgd40_{epsilon}"], train[f"fgsm_{epsilon}"])
     assert robust["robust"]["share"] <= train["worst"]
@@ -283,6 +278,5 @@ def test_one_attack_has_one_accuracy(name, small, capsys):
     for attack, key in (("fgsm", "fgsm"), ("pgd", "pgd40")):
         assert main(["attack", *given, "--attack", attack]) == 0
         path = f"r/attacks/{attack}_{epsilon}_images50.json"
-        with open(path) as file:
-            assert json.load(file)["accuracy_after"] == train[f"{key}_{epsilon}"]
+        assert read_json(path)["accuracy_after"] == train[f"{key}_{epsilon}"]
     capsys.readouterr()

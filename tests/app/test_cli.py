@@ -17,7 +17,7 @@ from PIL import Image
 import jaxnn.environment
 from jaxnn import attacks
 from jaxnn.cli import main
-from jaxnn.files import locked
+from jaxnn.files import locked, read_json
 from jaxnn.layers import LAYERS
 from jaxnn.losses import LOSSES
 from jaxnn.robustness.worst import attack_suite
@@ -29,7 +29,7 @@ def test_a_run_leaves_everything_it_promises(run_folder):
         "config.json", "metrics.jsonl", "result.json", "params.npz", "report.md",
         "curves.png", "confusion.png", "mistakes.png", "adversarial.png", "snapshots",
     }  # fmt: skip
-    result = json.loads((run_folder / "result.json").read_text())
+    result = read_json(run_folder / "result.json")
     assert result.keys() >= {
         "test_accuracy", "mean", "std", "epochs", "parameters", "steps_skipped",
         "seconds", "gradients", "adversarial", "config", "versions", "device", "git",
@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_it_promises(run_folder):
 def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path):
     words = ("--seeds", "2", "--attack-images", "0")
     assert run("train", *TINY, "--data", digits, "--out", "s", *words).status == 0
-    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    result = read_json(tmp_path / "s" / "result.json")
     assert len(result["test_accuracy"]) == result["n"] == 2
     assert result["mean"] == pytest.approx(np.mean(result["test_accuracy"]))
     assert result["adversarial"] is None
@@ -148,7 +148,7 @@ def test_what_a_file_registers_is_known_to_every_command(digits):
     assert "unknown layer 'twice'" in refused(*train)
     assert "unknown loss 'own'" in refused(*train, *out)
     assert run(*train, *out, "--use", "own.py").status == 0
-    command = json.loads(Path("x/result.json").read_text())["command"]
+    command = read_json("x/result.json")["command"]
     assert command.startswith("jaxnn train --use own.py --")
     found = run("attack", "x", "--use=own.py", "--attack", "darker", "--epsilon", ".3")
     assert "under darker, 80 images" in found.out, found.err
@@ -196,7 +196,7 @@ def test_ctrl_c_ends_with_what_was_learned_saved(digits, tmp_path, capsys):
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 130, text
     assert "Traceback" not in text
-    result = json.loads((folder / "result.json").read_text())
+    result = read_json(folder / "result.json")
     assert result["stopped"] == "interrupted"
     assert result["epochs"] >= 4
     assert main(["eval", str(folder)]) == 0
@@ -211,7 +211,7 @@ def test_a_killed_run_leaves_whole_lines_and_no_half_files(digits, tmp_path):
     assert [json.loads(line)["epoch"] for line in lines] == list(
         range(1, len(lines) + 1)
     )
-    json.loads((folder / "config.json").read_text())
+    read_json(folder / "config.json")
     left = {p.name for p in folder.iterdir()}
     assert left - {"snapshots"} == {"config.json", "metrics.jsonl"}
 

@@ -30,6 +30,7 @@ from jaxnn.cli import main
 from jaxnn.data import load, read_digit
 from jaxnn.data.table import read_csv
 from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json
 from jaxnn.train.checkpoint import load_meta
 from tests.app.common import TINY
 
@@ -273,7 +274,7 @@ SET_ANEW = {"points", "groups", "compiles", "settings_tried", "best", "seconds",
 @pytest.mark.parametrize("name", READ)
 def test_an_edited_setting_of_a_wrong_type_is_refused(name, place, capsys):
     path = place(KINDS[name])
-    whole = json.loads(path.read_text(encoding="utf-8"))
+    whole = read_json(path)
     kept = {k: v for k, v in whole.items() if k not in SET_ANEW}
     edits = [(at, e) for at, e in _edits(kept) if at[-1:] != ("out",)]
     assert len(edits) > 110

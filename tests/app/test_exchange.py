@@ -1,6 +1,5 @@
 """`jaxnn export` and `jaxnn import`: networks that go to other programs and back."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from jaxnn import load_run, predict
 from jaxnn.data import load, unit_images
+from jaxnn.files import read_json
 from tests.app.common import refused, run
 
 
@@ -39,7 +39,7 @@ def test_a_run_goes_to_onnx_and_comes_back_as_a_run(onnx, run_folder, digits, pi
         ("export", "back", "--to", "onnx"),
     ):
         assert run(*command).status == 0
-    text = json.loads(Path("back/config.json").read_text("utf-8"))
+    text = read_json("back/config.json")
     assert (text["model"], text["layers"]) == ("saved", [])
 
 
@@ -48,10 +48,8 @@ def test_a_network_that_was_edited_since_it_was_saved_is_refused(
 ):
     run("export", run_folder, "--out", "model.onnx")
     run("import", "model.onnx", "--data", digits, "--out", "back", "--accuracy", "0.3")
-    with open("back/network.json", encoding="utf-8") as file:
-        text = file.read()
-    with open("back/network.json", "w", encoding="utf-8") as file:
-        file.write(text.replace("relu", "tanh"))
+    text = Path("back/network.json").read_text("utf-8")
+    Path("back/network.json").write_text(text.replace("relu", "tanh"), encoding="utf-8")
     assert "network.json" in refused("eval", "back")
 
 
@@ -106,14 +104,14 @@ def test_weights_of_pytorch_are_taken_by_a_network_of_a_file(digits):
     with torch.no_grad():
         logits = model(torch.from_numpy(x)[:, None]).numpy()
     np.savez("given.npz", x=x, logits=logits)
-    with open("net.py", "w", encoding="utf-8") as file:
-        file.write(LENET)
+    Path("net.py").write_text(LENET, encoding="utf-8")
     # SAME pads 0 and 1 of 28 pixels by 4, PyTorch's 2 on both sides: not the same
     words = ("import", "model.pt", "--net", "net.py:net", "--data", digits)
     words = (*words, "--logits", "given.npz", "--accuracy", "0.05", "--out", "back")
     assert "differ from the network's" in refused(*words)
-    with open("net.py", "w", encoding="utf-8") as file:
-        file.write(LENET.replace("stride=4", "stride=4, padding=2"))
+    Path("net.py").write_text(
+        LENET.replace("stride=4", "stride=4, padding=2"), encoding="utf-8"
+    )
     found = run(*words)
     assert found.status == 0, found.err
     assert "checked        logits within" in found.out

@@ -1,9 +1,9 @@
 """What goes wrong around a run costs no result, and a worthless result is called so."""
 
-import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from jaxnn import plots
 from jaxnn.app.folder import fresh_folder
 from jaxnn.cli import main
+from jaxnn.files import read_json
 from tests.app.common import TINY, refused, run, write_folder
 
 
@@ -19,8 +20,7 @@ def train(digits, *words):
 
 
 def result():
-    with open("x/result.json") as file:
-        return json.load(file)
+    return read_json("x/result.json")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,7 @@ def test_what_is_not_finite_or_not_trained_is_said_first(digits, words, said, fi
     assert "not finite" in found.err or "has not been trained" in found.err
     assert result()["finite"] is finite
     assert result()["adversarial"] is result()["gradients"] is None
-    with open("x/report.md") as file:
-        assert file.read().startswith("# Failed")
+    assert Path("x/report.md").read_text("utf-8").startswith("# Failed")
     again = run("train", "--resume", "x")
     assert again.status == 1
     if not finite:
@@ -163,7 +162,7 @@ def test_a_bad_run_reports_and_replays(bad_run, capsys):
     assert "first bad step  epoch 1, step 1, seed 0" in shown.err
     assert f"jaxnn replay {folder}" in shown.err
     assert "learning rate   1e+30" in shown.err
-    found = json.loads((folder / "result.json").read_text())["guard"]["findings"][0]
+    found = read_json(folder / "result.json")["guard"]["findings"][0]
     assert found["part"] == "update"
     assert found["replay"] == f"jaxnn replay {folder}"
     assert "first bad step" in (folder / "report.md").read_text()

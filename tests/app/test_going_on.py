@@ -116,13 +116,11 @@ def test_settings_come_from_a_file_and_flags_override(run_folder, digits):
     for name in ("config.json", "result.json"):
         words = ("train", "--config", run_folder / name, "--out", run_folder)
         assert "already holds files" in refused(*words)
-    with open("b.json", "w", encoding="utf-8") as file:
-        file.write('{"learning_rate": 1}')
+    Path("b.json").write_text('{"learning_rate": 1}', encoding="utf-8")
     assert "b.json: there is no flag --learning-rate; did you mean --lr?" in refused(
         "train", "--config", "b.json"
     )
-    with open("b.json", "w", encoding="utf-8") as file:
-        file.write('{"epochs": "many"}')
+    Path("b.json").write_text('{"epochs": "many"}', encoding="utf-8")
     assert "--epochs: got 'many'" in refused("train", "--config", "b.json")
 
 

@@ -1,9 +1,8 @@
 """`--precision bfloat16`: trained so, compared with float32, never half twice."""
 
-import json
-
 import pytest
 
+from jaxnn.files import read_json
 from tests.app.common import TINY, refused, run, write_folder
 
 MIXED = ("--precision", "bfloat16")
@@ -20,7 +19,7 @@ def test_a_run_in_mixed_precision_is_compared_with_float32(tmp_path):
     found = run("compare", out, "--out", tmp_path / "compared")
     assert found.status == 0, found.err
     assert "gradient in bfloat16" in found.out
-    result = json.loads((tmp_path / "compared" / "gradients.json").read_text())
+    result = read_json(tmp_path / "compared" / "gradients.json")
     assert {leaf["dtype"] for leaf in result["gradients"]["leaves"]} == {
         "float32", "float64"
     }  # fmt: skip
@@ -42,7 +41,7 @@ def test_an_attack_in_mixed_precision_says_so(digits, tmp_path):
     found = run("attack", "run", *MIXED, "--steps", 3)
     assert found.status == 0, found.err
     (path,) = (tmp_path / "run" / "attacks").glob("*bfloat16.json")
-    assert "--precision bfloat16" in json.loads(path.read_text())["command"]
+    assert "--precision bfloat16" in read_json(path)["command"]
     said = refused("attack", "run", *MIXED, "--attack", "deepfool")
     assert "deepfool has no setting --precision" in said
     assert run(*words, "--out", "wide", "--dtype", "float64").status == 0

@@ -1,6 +1,5 @@
 """Parts of a command as tasks of a Ray cluster: the same bits as here, whoever dies."""
 
-import json
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from jaxnn.app import sweep as sweeping
 from jaxnn.app.folder import load_run
 from jaxnn.attacks import Classifier
 from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json
 from jaxnn.layers import dense
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import under
@@ -70,7 +70,7 @@ def here(digits):
 
 def results(folder):
     """The points of a sweep, and the bits of its networks."""
-    saved = json.loads((folder / "sweep.json").read_text())
+    saved = read_json(folder / "sweep.json")
     files = sorted(folder.glob("group-*/params.npz"))
     bits = [{k: a.tobytes() for k, a in np.load(path).items()} for path in files]
     return saved["points"], saved["best"], bits
@@ -136,7 +136,7 @@ def test_attacks_are_the_local_ones(cluster, run_folder):
         words = ("attack", run_folder, "--attack", "fgsm", "--engine", engine)
         assert run(*words, "--out", engine).status == 0
         (path,) = Path(engine).rglob("*.json")
-        saved.append(json.loads(path.read_text()) | {"seconds": 0})
+        saved.append(read_json(path) | {"seconds": 0})
     assert saved[0] == saved[1]
 
 

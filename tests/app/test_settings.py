@@ -16,6 +16,7 @@ from jaxnn.app.settings import resolved
 from jaxnn.app.train import train_run
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json
 from jaxnn.layers import ACTIVATIONS
 from jaxnn.losses import LOSSES
 from jaxnn.train.checkpoint import save_params
@@ -86,7 +87,7 @@ EDITED = [
 
 
 def test_an_edited_config_is_never_guessed_at(run_folder, tmp_path):
-    saved = json.loads((run_folder / "config.json").read_text())
+    saved = read_json(run_folder / "config.json")
     path = tmp_path / "config.json"
     path.write_text(json.dumps(saved))
     read_config(path)
@@ -109,7 +110,7 @@ EDITS = [
 
 def test_every_command_refuses_an_edited_config(run_folder, tmp_path, picture):
     copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
-    saved = json.loads((copy / "config.json").read_text())
+    saved = read_json(copy / "config.json")
     for edit in EDITS:
         (name, value), *_ = edit.items()
         edited = saved | edit
@@ -128,7 +129,7 @@ def test_every_command_refuses_an_edited_config(run_folder, tmp_path, picture):
 def test_a_resumed_run_has_the_facts_of_its_data(run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "edited"))
     (copy / "result.json").unlink()
-    saved = json.loads((copy / "config.json").read_text())
+    saved = read_json(copy / "config.json")
     saved["network"]["mean"] *= 1 + 1e-9  # as another machine may sum it
     (copy / "config.json").write_text(json.dumps(saved))
     assert run("train", "--resume", copy, "--attack-images", "0").status == 0
@@ -152,7 +153,7 @@ def test_a_run_of_before_settings_were_kept_works_with_a_word(run_folder, tmp_pa
 def test_a_run_from_before_a_setting_existed_has_its_default(run_folder, tmp_path):
     copy = Path(shutil.copytree(run_folder, tmp_path / "older"))
     (copy / "result.json").unlink()
-    saved = json.loads((copy / "config.json").read_text())
+    saved = read_json(copy / "config.json")
     del saved["precision"], saved["network"]["names"]
     (copy / "config.json").write_text(json.dumps(saved))
     for path in (copy / "params.npz", *copy.glob("snapshots/*.npz")):

@@ -16,6 +16,7 @@ from jaxnn.app.train import train_in
 from jaxnn.cli import main
 from jaxnn.data.datasets import Dataset, Split
 from jaxnn.errors import JaxnnError
+from jaxnn.files import read_json
 from jaxnn.plots.run import sweep as picture
 from jaxnn.train import fit
 from tests.app.common import TINY, run, write_folder
@@ -148,7 +149,7 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweeping, "train_group", dies)
     with pytest.raises(RuntimeError, match="killed"):
         main([*words, "--out", "killed"])
-    saved = json.loads((tmp_path / "killed" / "sweep.json").read_text())
+    saved = read_json(tmp_path / "killed" / "sweep.json")
     assert list(saved["groups"]) == ["0"]
     monkeypatch.setattr(sweeping, "train_group", train)
     assert main(["sweep", "--resume", "killed"]) == 0

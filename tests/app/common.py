@@ -60,6 +60,13 @@ def run(*words: Any) -> Outcome:
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
+def done(*words: Any) -> Outcome:
+    """What `jaxnn WORDS` did, which must do well."""
+    found = run(*words)
+    assert found.status == 0, found.err
+    return found
+
+
 def refused(*words: Any, within: Path | None = None) -> str:
     """What is said of `jaxnn WORDS`, which must fail and leave all as it was.
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.common import TINY, run, write_folder
+from tests.app.common import TINY, done, run, write_folder
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +25,7 @@ def home(tmp_path, monkeypatch):
 def run_folder(digits):
     folder = digits.parent / "run"
     words = ("train", *TINY, "--data", digits, "--out", folder)
-    found = run(*words, "--attack-images", "30")
-    assert found.status == 0, found.err
+    done(*words, "--attack-images", "30")
     return folder
 
 

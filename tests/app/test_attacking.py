@@ -14,7 +14,7 @@ from jaxnn.data import write_idx
 from jaxnn.files import read_json
 from jaxnn.robustness.context import Check
 from jaxnn.robustness.worst import attack_suite
-from tests.app.common import refused, run, write_folder
+from tests.app.common import TINY, done, refused, run, write_folder
 
 SETTINGS = {
     "pgd": ("--steps", "5", "--restarts", "2"),
@@ -29,10 +29,9 @@ SETTINGS = {
 }
 
 
-def attacked(run_folder, capsys, *words):
+def attacked(run_folder, *words):
     """What `jaxnn attack RUN WORDS` wrote as JSON, and what it printed."""
-    assert main(["attack", str(run_folder), *words, "--out", "found"]) == 0
-    text = capsys.readouterr().out
+    text = done("attack", run_folder, *words, "--out", "found").out
     path = text.rsplit("saved to", 1)[1].split(",")[0].strip()
     with Image.open(path.replace(".json", ".png")) as picture:
         assert picture.width > 200
@@ -40,9 +39,9 @@ def attacked(run_folder, capsys, *words):
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-def test_every_attack_reports_before_and_after(name, run_folder, capsys):
+def test_every_attack_reports_before_and_after(name, run_folder):
     words = SETTINGS.get(name, ())
-    found, text = attacked(run_folder, capsys, "--attack", name, *words)
+    found, text = attacked(run_folder, "--attack", name, *words)
     assert found["images"] == 80
     assert found["rows"] == "all"
     assert 0 <= found["accuracy_after"] <= found["accuracy_before"] + 0.1
@@ -50,10 +49,10 @@ def test_every_attack_reports_before_and_after(name, run_folder, capsys):
     assert f"under {name}, 80 images" in text
 
 
-def test_pictures_have_as_many_dots_an_inch_as_is_asked_for(run_folder, capsys):
+def test_pictures_have_as_many_dots_an_inch_as_is_asked_for(run_folder):
     sizes = []
     for words in ((), ("--dpi", "300")):
-        attacked(run_folder, capsys, "--attack", "fgsm", "--images", "20", *words)
+        attacked(run_folder, "--attack", "fgsm", "--images", "20", *words)
         (picture,) = Path("found").glob("*.png")
         with Image.open(picture) as image:
             sizes.append((image.width, round(image.info["dpi"][0])))
@@ -61,25 +60,23 @@ def test_pictures_have_as_many_dots_an_inch_as_is_asked_for(run_folder, capsys):
     assert [dots for _, dots in sizes] == [110, 300]
     assert sizes[1][0] == pytest.approx(sizes[0][0] * 300 / 110, abs=3)
     for dots in ("0", "-1", "nan", "1e9", "9999"):
-        words = ("attack", str(run_folder), "--dpi", dots, "--out", "found")
-        assert f"--dpi: got {dots}, expected dots an inch" in refused(*words)
+        text = refused("attack", run_folder, "--dpi", dots, "--out", "found")
+        assert f"--dpi: got {dots}, expected dots an inch" in text
 
 
-def test_early_stop_finds_what_pgd_finds(run_folder, capsys):
+def test_early_stop_finds_what_pgd_finds(run_folder):
     words = ("--attack", "pgd", "--epsilon", "0.05", "--images", "50")
-    plain, _ = attacked(run_folder, capsys, *words)
-    early, _ = attacked(run_folder, capsys, *words, "--early-stop")
+    plain, _ = attacked(run_folder, *words)
+    early, _ = attacked(run_folder, *words, "--early-stop")
     assert early["accuracy_after"] == pytest.approx(plain["accuracy_after"], abs=0.03)
     assert early["settings"]["early_stop"] is True
     assert len(early["rows"]) == 50
 
 
 @pytest.mark.slow
-def test_robustness_writes_its_page(run_folder, capsys):
-    words = ["robustness", str(run_folder), "--images", "40", "--out", "found"]
-    assert main([*words, "--epsilon", "0.1"]) == 0
-    text = capsys.readouterr().out
-    assert "K1" in text
+def test_robustness_writes_its_page(run_folder):
+    words = ("robustness", run_folder, "--images", "40", "--out", "found")
+    assert "K1" in done(*words, "--epsilon", "0.1").out
     assert "K20" in Path("found/report.md").read_text("utf-8")
     assert read_json("found/robustness.json")["threat"]["epsilon"] == 0.1
 
@@ -112,10 +109,8 @@ def _no_checks(monkeypatch):
 
 @pytest.mark.usefixtures("_no_checks")
 def test_every_seed_is_evaluated_and_a_bar_shows_how_far(small, capsys, monkeypatch):
-    words = ["train", "--data", str(small), "--out", "r", "--seeds", "2", "--seed", "5"]
-    words += ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
-    assert main([*words, "--attack-images", "0", "--quiet"]) == 0
-    capsys.readouterr()
+    words = ("train", "--data", small, "--out", "r", "--seeds", "2", "--seed", "5")
+    done(*words, *TINY, "--epochs", "1", "--attack-images", "0", "--quiet")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(["robustness", "r", "--images", "20"]) == 0
     out, bar = capsys.readouterr()
@@ -188,15 +183,14 @@ def test_outputs_that_are_nan_are_said_first_and_fail(run_folder, tmp_path, pict
     assert [(f["accuracy_before"], f["accuracy_after"]) for f in found] == [(0, 0)] * 2
 
 
-def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
+def test_every_setting_has_a_file_of_its_own(run_folder):
     words = ("--attack", "fgsm", "--images", "10", "--out", "own")
     settings = [(), ("--norm", "l2"), ("--epsilon", "0.2"), ("--seed", "3")]
     settings += [("--images", "20"), ("--data", "copy")]
     data = read_json(run_folder / "config.json")["data"]
     Path("copy").symlink_to(data)
     for more in [*settings, ()]:
-        assert main(["attack", str(run_folder), *words, *more]) == 0
-    capsys.readouterr()
+        done("attack", run_folder, *words, *more)
     found = [read_json(p) for p in Path("own").glob("*.json")]
     assert len(found) == len(settings) == len({f["command"] for f in found})
     for one in found:
@@ -206,7 +200,7 @@ def test_every_setting_has_a_file_of_its_own(run_folder, capsys):
         assert one["device"]
 
 
-def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
+def test_out_that_is_a_file_is_refused(run_folder, tmp_path):
     (tmp_path / "taken").write_text("mine")
     for command in ("attack", "robustness"):
         text = refused(command, run_folder, "--out", tmp_path / "taken")
@@ -214,19 +208,18 @@ def test_out_that_is_a_file_is_refused(run_folder, tmp_path, capsys):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_every_kind_of_corruption_has_an_amount_of_its_own(run_folder, capsys):
+def test_every_kind_of_corruption_has_an_amount_of_its_own(run_folder):
     for kind, amount in (("contrast", 0.5), ("blur", 1.0)):
         words = ("--attack", "corruptions", "--kind", kind)
-        assert attacked(run_folder, capsys, *words)[0]["settings"]["amount"] == amount
+        assert attacked(run_folder, *words)[0]["settings"]["amount"] == amount
 
 
 @pytest.mark.slow
-def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path, capsys):
+def test_other_runs_of_one_name_are_told_apart(run_folder, tmp_path):
     other = tmp_path / "other" / run_folder.name
     shutil.copytree(run_folder, other)
-    words = ["robustness", str(run_folder), "--images", "20", "--out", "found"]
-    assert main([*words, "--transfer-from", str(other)]) == 0
-    capsys.readouterr()
+    words = ("robustness", run_folder, "--images", "20", "--out", "found")
+    done(*words, "--transfer-from", other)
     transfer = read_json("found/robustness.json")["transfer"]
     assert transfer["names"] == [str(run_folder), str(other)]
     assert np.shape(transfer["matrix"]) == (2, 2)
@@ -255,15 +248,14 @@ DEAR = [pytest.param(n, marks=pytest.mark.slow) for n in RUNS if n != "quadratic
 
 @pytest.mark.parametrize("name", ["quadratic", *DEAR])
 @pytest.mark.usefixtures("_no_checks")
-def test_one_attack_has_one_accuracy(name, small, capsys):
-    words = ["--layers", "8", "--epochs", "1", "--batch", "20", "--validation", "40"]
-    words += ["--attack-images", "50", "--quiet", *RUNS[name]]
-    assert main(["train", "--data", str(small), "--out", "r", *words]) == 0
+def test_one_attack_has_one_accuracy(name, small):
+    words = (*TINY, "--epochs", "1", "--attack-images", "50", "--quiet", *RUNS[name])
+    done("train", "--data", small, "--out", "r", *words)
     train = read_json("r/result.json")["adversarial"]
     epsilon = str(train["epsilon"])
     assert epsilon == ("0.2" if name == "trained for .2" else "0.1")
     given = ["r", "--images", "50", "--epsilon", epsilon]
-    assert main(["robustness", *given, "--quiet"]) == 0
+    done("robustness", *given, "--quiet")
     robust = read_json("r/robustness/robustness.json")
     rounds = {r["name"]: r["alone"] for r in robust["rounds"]}
     assert train["worst"] <= min(train[f"pgd40_{epsilon}"], train[f"fgsm_{epsilon}"])
@@ -276,7 +268,6 @@ def test_one_attack_has_one_accuracy(name, small, capsys):
         assert rounds[attack] | {"share": train[key]} == rounds[attack]
         assert rounds[attack]["of"] == 50
     for attack, key in (("fgsm", "fgsm"), ("pgd", "pgd40")):
-        assert main(["attack", *given, "--attack", attack]) == 0
+        done("attack", *given, "--attack", attack)
         path = f"r/attacks/{attack}_{epsilon}_images50.json"
         assert read_json(path)["accuracy_after"] == train[f"{key}_{epsilon}"]
-    capsys.readouterr()

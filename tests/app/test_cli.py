@@ -21,7 +21,7 @@ from jaxnn.files import locked, read_json
 from jaxnn.layers import LAYERS
 from jaxnn.losses import LOSSES
 from jaxnn.robustness.worst import attack_suite
-from tests.app.common import TINY, refused, run
+from tests.app.common import TINY, done, refused, run
 
 
 def test_a_run_leaves_everything_it_promises(run_folder):
@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_it_promises(run_folder):
 
 def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path):
     words = ("--seeds", "2", "--attack-images", "0")
-    assert run("train", *TINY, "--data", digits, "--out", "s", *words).status == 0
+    done("train", *TINY, "--data", digits, "--out", "s", *words)
     result = read_json(tmp_path / "s" / "result.json")
     assert len(result["test_accuracy"]) == result["n"] == 2
     assert result["mean"] == pytest.approx(np.mean(result["test_accuracy"]))
@@ -147,13 +147,13 @@ def test_what_a_file_registers_is_known_to_every_command(digits):
     out = ["--loss", "own", "--attack-images", "0", "--quiet", "--out", "x"]
     assert "unknown layer 'twice'" in refused(*train)
     assert "unknown loss 'own'" in refused(*train, *out)
-    assert run(*train, *out, "--use", "own.py").status == 0
+    done(*train, *out, "--use", "own.py")
     command = read_json("x/result.json")["command"]
     assert command.startswith("jaxnn train --use own.py --")
     found = run("attack", "x", "--use=own.py", "--attack", "darker", "--epsilon", ".3")
     assert "under darker, 80 images" in found.out, found.err
     assert attack_suite("fast", "linf", 10)[-1].name == "darker"
-    assert run("compare", "x", "--use", "own.py", "--dtypes", "float64").status == 0
+    done("compare", "x", "--use", "own.py", "--dtypes", "float64")
     assert "darker" in run("attack", "--help", "--use", "own.py").out
     assert "no such file" in refused("eval", "x", "--use", "nothing.py")
     del LAYERS["twice"]

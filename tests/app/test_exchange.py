@@ -9,7 +9,7 @@ import pytest
 from jaxnn import load_run, predict
 from jaxnn.data import load, unit_images
 from jaxnn.files import read_json
-from tests.app.common import refused, run
+from tests.app.common import done, refused, run
 
 
 @pytest.fixture
@@ -19,12 +19,10 @@ def onnx():
 
 
 def test_a_run_goes_to_onnx_and_comes_back_as_a_run(onnx, run_folder, digits, picture):
-    found = run("export", run_folder, "--to", "onnx", "--out", "model.onnx")
-    assert found.status == 0, found.err
+    found = done("export", run_folder, "--to", "onnx", "--out", "model.onnx")
     assert "checked        outputs for 80 test images" in found.out
     words = ("import", "model.onnx", "--data", digits, "--out", "back")
-    found = run(*words, "--accuracy", "0.3")
-    assert found.status == 0, found.err
+    found = done(*words, "--accuracy", "0.3")
     assert "checked        onnxruntime within" in found.out
     first, back = load_run(run_folder), load_run("back")
     assert [p.name[:5] for p in back.net.parts] == [p.name[:5] for p in first.net.parts]
@@ -38,7 +36,7 @@ def test_a_run_goes_to_onnx_and_comes_back_as_a_run(onnx, run_folder, digits, pi
         ("predict", "back", picture),
         ("export", "back", "--to", "onnx"),
     ):
-        assert run(*command).status == 0
+        done(*command)
     text = read_json("back/config.json")
     assert (text["model"], text["layers"]) == ("saved", [])
 
@@ -67,18 +65,16 @@ def test_what_is_read_wrong_is_an_error_and_no_folder(onnx, run_folder, digits):
 
 def test_a_run_goes_to_safetensors_and_comes_back_bit_for_bit(run_folder, digits):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
-    found = run("export", run_folder, "--to", "safetensors", "--out", "a.safetensors")
-    assert found.status == 0, found.err
+    done("export", run_folder, "--to", "safetensors", "--out", "a.safetensors")
     words = ("import", "a.safetensors", "--data", digits, "--out", "back")
-    found = run(*words, "--accuracy", "0.3")
-    assert found.status == 0, found.err
+    done(*words, "--accuracy", "0.3")
     first, back = load_run(run_folder), load_run("back")
     assert first.net == back.net
     np.testing.assert_array_equal(first.params[2]["w"], back.params[2]["w"])
     words = ("train", "--from", "a.safetensors", "--data", digits, "--out", "new")
     short = ("--epochs", "1", "--batch", "20", "--validation", "40", "--lr", "1e-30")
     assert "so --layers has no effect" in refused(*words, *short, "--layers", "30")
-    assert run(*words, *short, "--attack-images", "0").status == 0
+    done(*words, *short, "--attack-images", "0")
     new = load_run("new")
     assert (new.net, new.config.model) == (first.net, "saved")
     np.testing.assert_array_equal(first.params[2]["w"], new.params[2]["w"])
@@ -112,11 +108,9 @@ def test_weights_of_pytorch_are_taken_by_a_network_of_a_file(digits):
     Path("net.py").write_text(
         LENET.replace("stride=4", "stride=4, padding=2"), encoding="utf-8"
     )
-    found = run(*words)
-    assert found.status == 0, found.err
+    found = done(*words)
     assert "checked        logits within" in found.out
-    found = run("export", "back", "--to", "torch", "--out", "again.pt")
-    assert found.status == 0, found.err
+    found = done("export", "back", "--to", "torch", "--out", "again.pt")
     again = torch.load("again.pt", weights_only=True)
     wanted = {f"{int(k[0]) + 1}{k[1:]}": a for k, a in model.state_dict().items()}
     assert again.keys() == wanted.keys()

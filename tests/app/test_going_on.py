@@ -11,41 +11,37 @@ import pytest
 from jaxnn import load_run
 from jaxnn.data import load
 from jaxnn.files import read_json
-from tests.app.common import TINY, refused, run
+from tests.app.common import TINY, done, refused, run
 
 SHORT = ("--batch", "20", "--validation", "40", "--attack-images", "0")
 
 
 def test_a_run_starts_another_and_frozen_layers_stay(run_folder, digits):
     words = ("train", "--from", run_folder, "--epochs", "1", *SHORT, "--out", "new")
-    found = run(*words, "--data", digits, "--freeze", "0", "1", "2")
-    assert found.status == 0, found.err
+    done(*words, "--data", digits, "--freeze", "0", "1", "2")
     first, new = load_run(run_folder), load_run("new")
     frozen = new.state[2]["params"]
     np.testing.assert_array_equal(frozen["w"], first.params[2]["w"])
     assert new.params[2] == ()
     assert not np.array_equal(new.params[-1]["w"], first.params[-1]["w"])
-    assert run("eval", "new").status == 0
+    done("eval", "new")
     result = read_json("new/result.json")
     assert result["from"] == str(run_folder)
     assert result["command"].startswith("jaxnn train ")
     assert f"--from {run_folder} --freeze 0 1 2" in result["command"]
     # and such a run is made longer, too
-    found = run("train", "--resume", "new", "--epochs", "2")
-    assert found.status == 0, found.err
+    done("train", "--resume", "new", "--epochs", "2")
     np.testing.assert_array_equal(load_run("new").state[2]["params"]["w"], frozen["w"])
 
 
 def test_arrays_of_a_file_start_the_network_of_the_flags(run_folder, digits):
     words = ("train", *TINY, "--attack-images", "0", "--data", digits, "--out", "new")
     path = run_folder / "params.npz"
-    found = run(*words, "--from", path, "--lr", "1e-30", "--seeds", "2")
-    assert found.status == 0, found.err
+    found = done(*words, "--from", path, "--lr", "1e-30", "--seeds", "2")
     first, new = load_run(run_folder), load_run("new")
     for i in range(2):
         np.testing.assert_array_equal(new.params[2]["w"][i], first.params[2]["w"])
-    found = run("attack", "new", "--attack", "fgsm", "--images", "20")
-    assert found.status == 0, found.err
+    found = done("attack", "new", "--attack", "fgsm", "--images", "20")
     assert "mean of 2 seeds" in found.out
     after = read_json("new/attacks/fgsm_0.1_images20.json")["accuracy_after"]
     assert len(after) == 2
@@ -63,15 +59,14 @@ def test_data_with_other_classes_get_a_new_last_layer(run_folder, digits):
     parts["y_train"][::2] += 3  # six classes where there were three
     np.savez("six.npz", **parts)
     words = ("train", "--from", run_folder, "--freeze", "0", "1", "2", "--out", "new")
-    found = run(*words, "--data", "six.npz", "--epochs", "1", *SHORT)
-    assert found.status == 0, found.err
+    found = done(*words, "--data", "six.npz", "--epochs", "1", *SHORT)
     said = "its network tells 3 classes apart, the data have 6: the last layer is a new"
     assert said in found.out + found.err
     new = load_run("new")
     assert new.params[-1]["w"].shape[-1] == 6
     first = load_run(run_folder).params[2]["w"]
     np.testing.assert_array_equal(new.state[2]["params"]["w"], first)
-    assert run("eval", "new").status == 0
+    done("eval", "new")
 
 
 def test_what_cannot_be_started_from_is_refused(run_folder, digits):
@@ -87,8 +82,7 @@ def test_what_cannot_be_started_from_is_refused(run_folder, digits):
 
 def test_a_finished_run_goes_on_with_its_schedule_over_more_epochs(run_folder):
     shutil.copytree(run_folder, "longer")
-    found = run("train", "--resume", "longer", "--epochs", "4")
-    assert found.status == 0, found.err
+    found = done("train", "--resume", "longer", "--epochs", "4")
     words = (
         "cosine, now over all 4 epochs: it goes on from epoch 2 with a rate of 0.0005"
     )
@@ -108,8 +102,7 @@ def test_settings_come_from_a_file_and_flags_override(run_folder, digits):
     with open("a.toml", "w", encoding="utf-8") as file:
         file.write(f'layers = [8]\nepochs = 1\ndata = "{digits}"\nbatch = 20\n')
         file.write('validation = 40\n"attack-images" = 0\nkeep = "last"\n')
-    found = run("train", "--config", "a.toml", "--keep", "best", "--out", "one")
-    assert found.status == 0, found.err
+    done("train", "--config", "a.toml", "--keep", "best", "--out", "one")
     config = load_run("one").config
     assert (config.layers, config.epochs, config.keep) == (("8",), 1, "best")
     # a run's own files say how to make it again
@@ -131,7 +124,7 @@ def test_a_device_that_is_not_here_is_named(name, run_folder):
 
 
 def test_a_device_that_is_here_is_taken(run_folder):
-    assert run("eval", run_folder, "--device", "cpu").status == 0
+    done("eval", run_folder, "--device", "cpu")
 
 
 COMPLETE = """

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxnn.files import read_json
-from tests.app.common import TINY, refused, run, write_folder
+from tests.app.common import TINY, done, refused, write_folder
 
 MIXED = ("--precision", "bfloat16")
 
@@ -12,12 +12,10 @@ MIXED = ("--precision", "bfloat16")
 def test_a_run_in_mixed_precision_is_compared_with_float32(tmp_path):
     data, out = write_folder(tmp_path / "data", 6), tmp_path / "run"
     words = ("--data", data, *TINY, *MIXED, "--attack-images", 0, "--out", out)
-    trained = run("train", *words)
-    assert trained.status == 0, trained.err
+    trained = done("train", *words)
     assert "products in bfloat16" in trained.out
-    assert run("train", "--resume", out).status == 0
-    found = run("compare", out, "--out", tmp_path / "compared")
-    assert found.status == 0, found.err
+    done("train", "--resume", out)
+    found = done("compare", out, "--out", tmp_path / "compared")
     assert "gradient in bfloat16" in found.out
     result = read_json(tmp_path / "compared" / "gradients.json")
     assert {leaf["dtype"] for leaf in result["gradients"]["leaves"]} == {
@@ -37,12 +35,11 @@ def test_one_precision_is_enough(dtype):
 @pytest.mark.filterwarnings("ignore:precision bfloat16")
 def test_an_attack_in_mixed_precision_says_so(digits, tmp_path):
     words = ("train", *TINY, "--data", digits, "--attack-images", 0, "--quiet")
-    assert run(*words, "--out", "run").status == 0
-    found = run("attack", "run", *MIXED, "--steps", 3)
-    assert found.status == 0, found.err
+    done(*words, "--out", "run")
+    done("attack", "run", *MIXED, "--steps", 3)
     (path,) = (tmp_path / "run" / "attacks").glob("*bfloat16.json")
     assert "--precision bfloat16" in read_json(path)["command"]
     said = refused("attack", "run", *MIXED, "--attack", "deepfool")
     assert "deepfool has no setting --precision" in said
-    assert run(*words, "--out", "wide", "--dtype", "float64").status == 0
+    done(*words, "--out", "wide", "--dtype", "float64")
     assert "expected float32" in refused("attack", "wide", *MIXED)

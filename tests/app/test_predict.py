@@ -15,7 +15,7 @@ from jaxnn.app.config import SAVED, TrainConfig
 from jaxnn.app.folder import Run, data_of, load_run, save_config, save_network
 from jaxnn.data import from_arrays
 from jaxnn.errors import JaxnnError
-from tests.app.common import refused, run
+from tests.app.common import done, refused, run
 from tests.data.test_formats import NAMES, X, Y, pictures
 
 RNG = np.random.default_rng(1)
@@ -77,7 +77,7 @@ def test_a_mark_is_made_as_those_of_the_training_images(side, seen, tmp_path):
     }
     for name, image in shown.items():
         Image.fromarray(image).save(f"{name}.png")
-    assert run("predict", "r", *(f"{name}.png" for name in shown)).status == 0
+    done("predict", "r", *(f"{name}.png" for name in shown))
     same, *others = seen[0]
     assert (same == x[1]).all()  # as it is
     for image in others:
@@ -98,7 +98,7 @@ def test_a_photograph_is_taken_whole_gray_or_in_color(seen, tmp_path):
     Image.fromarray(PHOTO).save("photo.png")
     Image.fromarray(PHOTO[:8, :12]).save("small.png")
     for name in ("gray", "color", "channel"):
-        assert run("predict", name, "photo.png", "small.png").status == 0
+        done("predict", name, "photo.png", "small.png")
     shapes = [(8, 12)] * 2 + [(8, 12, 3)] * 2 + [(8, 12, 1)] * 2
     assert [image.shape for image in seen[0]] == shapes
     assert (seen[0][3] == PHOTO[:8, :12]).all()
@@ -180,7 +180,7 @@ def test_several_networks_say_so(run_folder, seen, monkeypatch, picture):
 
 def test_a_run_of_before_reads_digits_if_it_is_28_by_28(seen, picture):
     save_run("old", DataFacts((28, 28), 3, 0.5, 0.3))
-    assert run("predict", "old", picture).status == 0
+    done("predict", "old", picture)
     rows, columns = np.nonzero(seen[0][0])
     assert np.ptp(rows) + 1 == 20
     assert 13 in columns

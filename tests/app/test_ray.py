@@ -20,7 +20,7 @@ from jaxnn.files import read_json
 from jaxnn.layers import dense
 from jaxnn.robustness.threat import Threat
 from jaxnn.robustness.worst import under
-from tests.app.common import refused, run
+from tests.app.common import done, refused, run
 from tests.train.problem import pixels
 
 # convolutions: some of their sums depend on the number of threads
@@ -64,7 +64,7 @@ def cluster():
 def here(digits):
     """A sweep that was done without Ray."""
     folder = digits.parent / "here"
-    assert run(*SWEEP, "--data", digits, "--out", folder).status == 0
+    done(*SWEEP, "--data", digits, "--out", folder)
     return folder
 
 
@@ -90,8 +90,7 @@ def test_a_sweep_whose_worker_dies_is_the_local_one(
 ):
     monkeypatch.setattr(sweeping, "_trained", killed_once)
     there = tmp_path / "there"
-    found = run(*SWEEP, "--data", digits, "--out", there, *RAY)
-    assert found.status == 0, found.err
+    done(*SWEEP, "--data", digits, "--out", there, *RAY)
     assert (there / "killed").exists()
     assert results(there) == results(here)
 
@@ -116,7 +115,7 @@ def test_what_is_done_is_kept_when_a_sweep_is_interrupted(
     assert found.status == 130
     assert "interrupted" in found.err
     assert (there / "group-000/params.npz").exists()
-    assert run("sweep", "--resume", there, *RAY).status == 0
+    done("sweep", "--resume", there, *RAY)
     assert results(there) == results(here)
 
 
@@ -134,7 +133,7 @@ def test_attacks_are_the_local_ones(cluster, run_folder):
     saved = []
     for engine in ("local", "ray"):
         words = ("attack", run_folder, "--attack", "fgsm", "--engine", engine)
-        assert run(*words, "--out", engine).status == 0
+        done(*words, "--out", engine)
         (path,) = Path(engine).rglob("*.json")
         saved.append(read_json(path) | {"seconds": 0})
     assert saved[0] == saved[1]

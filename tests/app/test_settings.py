@@ -20,7 +20,7 @@ from jaxnn.files import read_json
 from jaxnn.layers import ACTIVATIONS
 from jaxnn.losses import LOSSES
 from jaxnn.train.checkpoint import save_params
-from tests.app.common import refused, refused_in_python, run
+from tests.app.common import done, refused, refused_in_python, run
 
 OUTPUTS = {None, *ACTIVATIONS, "softmax", "log_softmax"}
 VALUES = OUTPUTS - {"log_softmax"}
@@ -132,7 +132,7 @@ def test_a_resumed_run_has_the_facts_of_its_data(run_folder, tmp_path):
     saved = read_json(copy / "config.json")
     saved["network"]["mean"] *= 1 + 1e-9  # as another machine may sum it
     (copy / "config.json").write_text(json.dumps(saved))
-    assert run("train", "--resume", copy, "--attack-images", "0").status == 0
+    done("train", "--resume", copy, "--attack-images", "0")
     (copy / "result.json").unlink()
     saved["network"]["mean"] = 0.2
     (copy / "config.json").write_text(json.dumps(saved))
@@ -185,7 +185,7 @@ def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):
     for words in ("--attack-images", "-2"), ("--keep-checkpoints", "-1"):
         refused("train", "--resume", run_folder, *words)
     assert "has no config.json" in refused("train", "--resume", "nowhere")
-    assert run("train", "--resume", run_folder).status == 0
+    done("train", "--resume", run_folder)
     Path("sweep").mkdir()
     Path("sweep/sweep.json").write_text("{}")
     for words in (("lr=1,2",), ("--epochs", "3"), ("--random", "2"), ()):

@@ -1,7 +1,6 @@
 """A sweep's points are the networks they would be alone, and none is lost."""
 
 import dataclasses
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,13 +12,12 @@ from jaxnn.app.checks import NO_AXIS
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.points import grouped, parse_axes, sweep_points, train_group
 from jaxnn.app.train import train_in
-from jaxnn.cli import main
 from jaxnn.data.datasets import Dataset, Split
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json
 from jaxnn.plots.run import sweep as picture
 from jaxnn.train import fit
-from tests.app.common import TINY, run, write_folder
+from tests.app.common import TINY, done, refused, run, write_folder
 from tests.train.problem import pixels
 
 BASE = TrainConfig(
@@ -129,14 +127,13 @@ def test_axes_that_cannot_be_met_are_named():
             parse_axes(words.split(), drawn)
 
 
-def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
+def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     write_folder(tmp_path / "digits", count=140)
     words = [
         "sweep", "lr=0.001,0.01", "width=4,6", "--data", "digits", "--epochs", "2",
         "--batch", "20", "--validation", "40", "--seeds", "2", "--quiet",
     ]  # fmt: skip
-    assert main([*words, "--out", "whole"]) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    assert "test accuracy" in done(*words, "--out", "whole").out
     train = sweeping.train_group
 
     def dies(group, *args, on_epoch, **options):
@@ -148,15 +145,12 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(sweeping, "train_group", dies)
     with pytest.raises(RuntimeError, match="killed"):
-        main([*words, "--out", "killed"])
+        run(*words, "--out", "killed")
     saved = read_json(tmp_path / "killed" / "sweep.json")
     assert list(saved["groups"]) == ["0"]
     monkeypatch.setattr(sweeping, "train_group", train)
-    assert main(["sweep", "--resume", "killed"]) == 0
-    results = [
-        json.loads((tmp_path / name / "sweep.json").read_text())
-        for name in ("whole", "killed")
-    ]
+    done("sweep", "--resume", "killed")
+    results = [read_json(f"{name}/sweep.json") for name in ("whole", "killed")]
     assert results[0]["points"] == results[1]["points"]
     assert results[0]["best"] == results[1]["best"]
     assert [len(r["points"]) for r in results] == [8, 8]
@@ -164,12 +158,10 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, monkeypatch, capsys):
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {
         "sweep.json", "sweep.png", "group-000", "group-001", "best",
     }  # fmt: skip
-    capsys.readouterr()
-    assert main(["eval", "killed/best"]) == 0  # the first of its seeds
     accuracy = f"{100 * results[0]['best']['test_accuracies'][0]:.2f}%"
-    assert f"test accuracy  {accuracy}" in capsys.readouterr().out
-    assert main(["sweep", "--resume", "digits"]) == 2
-    assert "got no such file" in capsys.readouterr().err
+    first = done("eval", "killed/best")  # of its seeds
+    assert f"test accuracy  {accuracy}" in first.out
+    assert "got no such file" in refused("sweep", "--resume", "digits")
 
 
 def test_values_that_are_none_beside_numbers_are_drawn(tmp_path):

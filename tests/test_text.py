@@ -12,15 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn import (
-    compare_gradients,
-    evaluate,
-    fit,
-    mlp,
-    residual,
-    serial,
-    summary,
-)
+from jaxnn import compare_gradients, evaluate, fit, mlp, residual, serial, summary
 from jaxnn.app.report import write_report
 from jaxnn.check.report import write_page
 from jaxnn.data import Dataset, Split

@@ -7,15 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jaxnn.app.settings import (
-    Names,
-    Needs,
-    Range,
-    Typed,
-    Usual,
-    only_above,
-    only_with,
-)
+from jaxnn.app.settings import Names, Needs, Range, Typed, Usual, only_above, only_with
 from jaxnn.environment import Processes
 
 MODELS = ("linear", "mlp", "cnn", "serial")

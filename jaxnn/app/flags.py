@@ -11,15 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
-from jaxnn.app.settings import (
-    Row,
-    flag,
-    from_json,
-    in_words,
-    plain_types,
-    read,
-    rows,
-)
+from jaxnn.app.settings import Row, flag, from_json, in_words, plain_types, read, rows
 from jaxnn.errors import OTHER_WORDS, JaxnnError
 from jaxnn.files import read_json, read_text
 

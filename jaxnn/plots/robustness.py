@@ -8,15 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxnn.errors import JaxnnError
-from jaxnn.plots.panels import (
-    GRAY,
-    as_written,
-    cells,
-    lines,
-    name_axes,
-    panels,
-    save,
-)
+from jaxnn.plots.panels import GRAY, as_written, cells, lines, name_axes, panels, save
 
 UNITS = {"linf": "largest change of a pixel", "l2": "2-norm", "l1": "1-norm"}
 

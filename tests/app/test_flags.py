@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxnn.app import config
-from jaxnn.app.flags import (
-    GROUPS,
-    docs_of,
-    flat,
-    help_text,
-    read_words,
-)
+from jaxnn.app.flags import GROUPS, docs_of, flat, help_text, read_words
 from jaxnn.app.settings import flag
 from jaxnn.cli import COMMANDS, main
 from jaxnn.errors import OTHER_WORDS, JaxnnError

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.errors import JaxnnError
@@ -145,5 +144,5 @@ def _of_batch(shared, start):
     function, arrays, size = shared
     count = len(arrays[0])
     rows = np.minimum(np.arange(start, start + size), count - 1)
-    made = jax.device_get(function(*(jnp.asarray(a[rows]) for a in arrays)))
+    made = jax.device_get(function(*(jax.device_put(a[rows]) for a in arrays)))
     return jax.tree.map(lambda a: a[: count - start], made)

@@ -81,7 +81,8 @@ def predict(
 
     def outputs(rows):
         rows = np.asarray(rows)
-        given = jnp.asarray(x[rows]) if parallel is None else parallel.rows(x, rows)
+        # `jnp.asarray` would compile a program for each shape
+        given = jax.device_put(x[rows]) if parallel is None else parallel.rows(x, rows)
         out = _forward(net, params, state, given, seeds)
         out = np.asarray(out) if parallel is None else parallel.gathered(out)
         return out.swapaxes(0, axis)
@@ -112,7 +113,7 @@ def evaluate(
     )
     target = np.asarray(y)
     check_targets("evaluate: data", target, outputs.shape[1 + seeds :], loss)
-    losses = _values(loss, outputs, jnp.asarray(target), seeds)
+    losses = _values(loss, outputs, jax.device_put(target), seeds)
     samples = tuple(range(int(seeds), outputs.ndim - 1))
     labels = target.shape == outputs.shape[int(seeds) : -1]
     mae = r2 = None

@@ -135,7 +135,7 @@ def test_gradients_are_those_of_the_stated_loss(name, found):
 
 
 def test_free_moves_its_perturbation_up_the_gradient(found):
-    dx = jax.grad(lambda a: loss_of(PARAMS, a))(jnp.clip(X + MEMORY, 0, 1))
+    dx = jax.jit(jax.grad(lambda a: loss_of(PARAMS, a)))(jnp.clip(X + MEMORY, 0, 1))
     want = jnp.clip(MEMORY + E * jnp.sign(dx), -E, E)
     assert_close(found["free"][1], want)
 
@@ -186,13 +186,14 @@ def test_a_ramp_grows_to_its_end():
     np.testing.assert_allclose([at(0), at(5), at(10), at(99)], [0.1, 0.2, 0.3, 0.3])
     defense = defenses.fgsm_mix(defenses.ramp(0.2, 4), 0.0)
 
+    @jax.jit
     def value(step):
         return defense.gradients(
             NET, softmax_cross_entropy, PARAMS, STATE, X, Y,
-            key=KEY, step=jnp.asarray(step), memory=(),
+            key=KEY, step=step, memory=(),
         )[0]  # fmt: skip
 
-    assert_close(value(0), loss_of(PARAMS, X))
+    assert_close(value(0), jax.jit(loss_of)(PARAMS, X))
     assert float(value(4)) > float(value(1)) > float(value(0))
 
 

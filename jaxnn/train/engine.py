@@ -14,10 +14,9 @@ from jaxnn.rules import products
 from jaxnn.train.state import (
     GradientResult,
     TrainState,
-    Update,
     from_layout,
     seed_axes,
-    state_to_layout,
+    to_layout,
 )
 from jaxnn.train.step import Step, apply_update, compute_gradients, count
 
@@ -47,13 +46,9 @@ def scan_steps(
 
     Metrics come back as arrays with a leading axis of steps.
     """
-    if not (isinstance(step, Step) and jax.default_backend() == "cpu"):
-        return _scan(step, ts, x, y, order, key)
-    ts, metrics = _scan(step, state_to_layout(ts), x, y, order, key)
-    return from_layout(ts), metrics
-
-
-def _scan(step, ts, x, y, order, key):
+    if isinstance(step, Step) and jax.default_backend() == "cpu":
+        ts, metrics = scan_steps(step.__call__, to_layout(ts), x, y, order, key)
+        return from_layout(ts), metrics
     order = jnp.asarray(order)
     steps = each = len(order)
     if jax.default_backend() == "cpu":
@@ -106,15 +101,15 @@ def scan_seeds(
       keys: the runs' keys.
       all_or_nothing: faster, but a step that is bad for one network (`ok` says so) is
         taken by none: the caller has to do such a call again without it, as `fit` does.
-      layout: whether the step knows `state_to_layout`; None: if it is a `Step`.
+      layout: whether the step knows `to_layout`; None: if it is a `Step`.
 
     Metrics are (steps, S).
     """
     axes = seeds_axes(order)
     known = isinstance(step, Step) if layout is None else layout
     if not (known and jax.default_backend() == "cpu"):
-        return _scan(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
-    ts = jax.vmap(state_to_layout)(ts)
+        return scan_steps(jax.vmap(step, in_axes=axes), ts, x, y, order, keys)
+    ts = jax.vmap(to_layout)(ts)
     if all_or_nothing and isinstance(step, Step):
         where = seed_axes(ts)
         many = _all_or_nothing(step, where, axes[1:])
@@ -123,7 +118,7 @@ def scan_seeds(
         many = jax.vmap(step, in_axes=axes)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, 0, axis), ts, where)
     with products.policy(transposed=True):
-        ts, metrics = _scan(many, ts, x, y, order, keys)
+        ts, metrics = scan_steps(many, ts, x, y, order, keys)
     ts = jax.tree.map(lambda a, axis: jnp.moveaxis(a, axis, 0), ts, where)
     return jax.vmap(from_layout)(ts), metrics
 
@@ -141,14 +136,14 @@ def _all_or_nothing(step, where, axes):
         partial(compute_gradients, step), in_axes=(where, *axes), out_axes=found
     )
     apply = jax.vmap(
-        partial(apply_update, step), in_axes=(where, found), out_axes=Update.none(where)
+        partial(apply_update, step), in_axes=(where, found), out_axes=where
     )
 
     def run(ts, x, y, key):
         seen = compute(ts, x, y, key)
         ok = seen.is_finite & (ts.step < ts.limit)
-        new = lax.cond(ok.all(), lambda: apply(ts, seen), lambda: Update.none(ts))
-        return count(step, ts, seen, new, ok)
+        new = lax.cond(ok.all(), lambda: apply(ts, seen), lambda: ts)
+        return count(step, new, seen, ok)
 
     return run
 

@@ -61,21 +61,6 @@ class GradientResult(NamedTuple):
     is_finite: Any
 
 
-class Update(NamedTuple):
-    """What an update changes: the state but for what is counted."""
-
-    params: Any
-    state: Any
-    opt: Any
-    ema: Any
-    memory: Any
-
-    @staticmethod
-    def none(ts: TrainState) -> "Update":
-        """Leave all as it is."""
-        return Update(ts.params, ts.state, ts.opt, ts.ema, ts.memory)
-
-
 def init_state(
     net: Layer, optimizer: Any, in_shape, key, dtype=None, *, ema: bool = False,
     memory: Any = (),
@@ -237,16 +222,21 @@ class Transposed:
     transpose: Array
 
 
-def to_layout(tree: Any) -> Any:
-    """Transpose every dense weight of few outputs (`rules.products.few_outputs`)."""
-    return jax.tree.map_with_path(
+def to_layout(ts: TrainState) -> TrainState:
+    """Bring parameters, optimizer's state and average into the layout of the loop.
+
+    Every dense weight of few outputs (`rules.products.few_outputs`) is transposed.
+    """
+    lying = {"params": ts.params, "opt": ts.opt, "ema": ts.ema}
+    turned = jax.tree.map_with_path(
         lambda path, a: (
             Transposed(a.T)
             if path[-1:] == DENSE and a.ndim == 2 and few_outputs(*a.shape)
             else a
         ),
-        tree,
+        lying,
     )
+    return ts._replace(**turned)
 
 
 def from_layout(tree: Any) -> Any:
@@ -259,16 +249,13 @@ def from_layout(tree: Any) -> Any:
 
 
 def layout_of(like: Any, tree: Any) -> Any:
-    """Bring `tree` into the layout that the state `like` is in."""
-    leaves = jax.tree.leaves(like, is_leaf=lambda a: isinstance(a, Transposed))
-    turned = any(isinstance(a, Transposed) for a in leaves)
-    return to_layout(tree) if turned else tree
-
-
-def state_to_layout(ts: TrainState) -> TrainState:
-    """Bring parameters, optimizer's state and average into the layout of the loop."""
-    params, opt, ema = to_layout((ts.params, ts.opt, ts.ema))
-    return ts._replace(params=params, opt=opt, ema=ema)
+    """Bring `tree` into the layout of `like`, which has its structure."""
+    return jax.tree.map(
+        lambda a, b: Transposed(b.T) if isinstance(a, Transposed) else b,
+        like,
+        tree,
+        is_leaf=lambda a: isinstance(a, Transposed),
+    )
 
 
 def seed_axes(stacked: Any) -> Any:

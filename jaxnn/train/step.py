@@ -27,7 +27,6 @@ from jaxnn.train.loss_scale import first_scale, in_half, rescaled
 from jaxnn.train.state import (
     GradientResult,
     TrainState,
-    Update,
     Weighted,
     float_type,
     from_layout,
@@ -167,7 +166,7 @@ class Step:
             (updates, _), ok = propose(self, ts, found), found.is_finite
             if self.watch_update:
                 ok = ok & _is_update_finite(self, ts, updates)
-            return count(self, ts, found, apply_update(self, ts, found, updates), ok)
+            return count(self, apply_update(self, ts, found, updates), found, ok)
 
         def update():
             if not self.watch_update:
@@ -175,13 +174,13 @@ class Step:
             # Moments are made again where they are kept, in place: a branch that
             # handed on those made here would copy them.
             updates = lax.optimization_barrier(propose(self, ts, found)[0])
-            good, old = _is_update_finite(self, ts, updates), Update.none(ts)
+            good = _is_update_finite(self, ts, updates)
             take = partial(apply_update, self, ts, found)
-            return lax.cond(good, take, lambda _: old, updates), good
+            return lax.cond(good, take, lambda _: ts, updates), good
 
         go = found.is_finite & (ts.step < ts.limit)
-        new, ok = lax.cond(go, update, lambda: (Update.none(ts), jnp.zeros((), bool)))
-        return count(self, ts, found, new, ok)
+        new, ok = lax.cond(go, update, lambda: (ts, jnp.zeros((), bool)))
+        return count(self, new, found, ok)
 
     @property
     def key(self) -> Any:
@@ -222,7 +221,7 @@ def compute_gradients(
     s: Step, ts: TrainState, x: Array, y: Any, key: Array
 ) -> GradientResult:
     """Find loss and gradients of a batch, in the layout that `ts` is in."""
-    key, like, ts = jax.random.fold_in(key, ts.step), ts, from_layout(ts)
+    key, like, ts = jax.random.fold_in(key, ts.step), ts.params, from_layout(ts)
     with jax.named_scope("data"):
         x = to_unit(x, float_type(ts.params))
         y, weights = y if isinstance(y, Weighted) else (y, None)
@@ -272,19 +271,20 @@ def propose(s: Step, ts: TrainState, found: GradientResult) -> tuple[Any, Any]:
 # turned before a branch they would be copied at every step.
 def apply_update(
     s: Step, ts: TrainState, found: GradientResult, updates: Any = None
-) -> Update:
+) -> TrainState:
     """Take the `updates`, or those that `propose` would make; look at nothing."""
     made, opt = propose(s, ts, found)
     updates = made if updates is None else updates
-    params, average = _moved(s, from_layout(ts.params), updates), ts.ema
+    params = _moved(s, from_layout(ts.params), updates)
+    new = {"params": params, "opt": opt}
     if s.ema is not None:
-        average = move_average(s.ema, from_layout(ts), (params, found.state))
-    params, opt, average = layout_of(ts, (params, opt, average))
-    return Update(params, found.state, opt, average, found.memory)
+        new["ema"] = move_average(s.ema, from_layout(ts), (params, found.state))
+    new = layout_of({name: getattr(ts, name) for name in new}, new)
+    return ts._replace(**new, state=found.state, memory=found.memory)
 
 
 def count(
-    s: Step, ts: TrainState, found: GradientResult, update: Update, ok: Array
+    s: Step, ts: TrainState, found: GradientResult, ok: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """Count a step, good or bad; elementwise, so of one network or of many."""
     scaling, limit = ts.scaling, ts.limit
@@ -296,8 +296,7 @@ def count(
     skipped = ts.skipped + jnp.where(ok, 0, 1).astype(ts.skipped.dtype)
     if s.guard == "halt":
         limit = jnp.where(ok, limit, jnp.minimum(limit, ts.step))
-    counts = {"step": ts.step + 1, "skipped": skipped, "limit": limit}
-    ts = TrainState(**update._asdict(), **counts, scaling=scaling)
+    ts = ts._replace(step=ts.step + 1, skipped=skipped, limit=limit, scaling=scaling)
     return ts, metrics | {"ok": ok}
 
 

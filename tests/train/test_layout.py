@@ -16,6 +16,7 @@ from jaxnn.rules import affine, matmul
 from jaxnn.rules.products import FEW, policy
 from jaxnn.train import (
     TrainingError,
+    TrainState,
     batch_order,
     fit,
     init_state,
@@ -102,7 +103,7 @@ def assert_same(got, want):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_sees_matrices_as_they_are(name):
     step, ts = made(mlp([16, 8, 3]), OPTIMIZERS[name])
-    assert has_turned(to_layout(ts.params))
+    assert has_turned(to_layout(ts).params)
     assert_same(scanned(step, ts, X), by_hand(step, ts, X, Y))
 
 
@@ -216,7 +217,7 @@ def test_what_is_turned_and_back():
         "table": {"e": jnp.ones((6, 2))}, "kernel": {"w": jnp.ones((3, 3, 1, 2))},
         "many": {"w": jnp.ones((FEW + 9, FEW + 1))},
     }  # fmt: skip
-    kept = to_layout(tree)
+    kept = to_layout(TrainState(tree, tree, (), 0, 0)).params
     assert isinstance(kept["a"]["w"], Transposed)
     assert kept["a"]["w"].transpose.shape == (2, 6)
     nothing_else = [kept[k] for k in tree if k != "a"]

@@ -12,8 +12,8 @@ from jaxnn.layers.core import (
     check_count,
     check_params,
     constructor,
+    of_rule,
     register,
-    with_params,
 )
 from jaxnn.layers.linear import Initializer, weight_and_bias
 from jaxnn.rules import Rule
@@ -191,7 +191,7 @@ def _layer(name, rule, shapes, kernel, init, bias) -> Layer:
         return *rule.bwd(cache, dy), *db
 
     biased = Rule(rule.name, fwd, bwd)
-    return bounded(with_params(biased, names, setup, check, name), linear)
+    return bounded(of_rule(biased, names, setup, check, name), linear)
 
 
 def check_image(name: str, what: str, shape, axes: int) -> None:

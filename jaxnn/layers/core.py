@@ -316,20 +316,16 @@ def shaped(
         x = jax.ShapeDtypeStruct((1, *in_shape), jnp.float32)
         return jax.eval_shape(rule.fwd, x)[0].shape[1:]
 
-    def forward(params, state, x, *, key=None, train):
-        del params, key, train
-        y, cache = rule.fwd(x)
-        return y, state, cache
-
-    def backward(cache, dy):
-        (dx,) = rule.bwd(cache, dy)
-        return dx, ()
-
-    return Layer(init, forward, backward, name or rule.name, **more)
+    return of_rule(rule, (), init, name=name, **more)
 
 
-def with_params(
-    rule: Rule, names: tuple[str, ...], init: Callable, check: Callable, name: str
+def of_rule(
+    rule: Rule,
+    names: tuple[str, ...],
+    init: Callable,
+    check: Callable | None = None,
+    name: str | None = None,
+    **more: Any,
 ) -> Layer:
     """A layer whose parameters are the arguments of its rule behind x, in that order.
 
@@ -338,15 +334,16 @@ def with_params(
 
     def forward(params, state, x, *, key=None, train):
         del key, train
-        check(params, x)
+        if check is not None:
+            check(params, x)
         y, cache = rule.fwd(x, *(params[k] for k in names))
         return y, state, cache
 
     def backward(cache, dy):
         dx, *dparams = rule.bwd(cache, dy)
-        return dx, dict(zip(names, dparams, strict=True))
+        return dx, dict(zip(names, dparams, strict=True)) if names else ()
 
-    return Layer(init, forward, backward, name)
+    return Layer(init, forward, backward, name or rule.name, **more)
 
 
 class Mixed(NamedTuple):

@@ -16,8 +16,8 @@ from jaxnn.layers.core import (
     check_params,
     check_sequence,
     constructor,
+    of_rule,
     register,
-    with_params,
 )
 from jaxnn.rules import affine, matmul
 
@@ -115,7 +115,7 @@ def dense(
                 f"Was init called with in_shape={x.shape[1:]}?"
             )
 
-    return bounded(with_params(rule, names, setup, check, name), linear)
+    return bounded(of_rule(rule, names, setup, check, name), linear)
 
 
 @constructor
@@ -192,7 +192,7 @@ def positional_embedding(init: str | Initializer | None = None) -> Layer:
             )
 
     # a sum of two: it rounds once
-    layer = with_params(rules.add_positions, ("w",), setup, check, name)
+    layer = of_rule(rules.add_positions, ("w",), setup, check, name)
     return bounded(layer, monotone)
 
 

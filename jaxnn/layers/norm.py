@@ -14,8 +14,8 @@ from jaxnn.layers.core import (
     check_input,
     check_params,
     constructor,
+    of_rule,
     register,
-    with_params,
 )
 from jaxnn.rules import BatchStats
 from jaxnn.rules.core import Rule, last_axis
@@ -154,7 +154,7 @@ def _per_sample(rule: Rule, name: str, groups: int) -> Layer:
         check_params(name, params, NAMES)
         check_input(name, x, params["gamma"].shape[0])
 
-    return with_params(rule, NAMES, init, check, name)
+    return of_rule(rule, NAMES, init, check, name)
 
 
 def _scale_and_shift(name, in_shape, groups=1):

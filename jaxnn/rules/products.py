@@ -54,9 +54,16 @@ def policy(**changes: Any) -> AbstractContextManager:
     return _policy(replace(_policy.value, **changes))
 
 
-def few_outputs(inputs: int, outputs: int) -> bool:
-    """Whether a CPU is faster with a weight (inputs, outputs) transposed in memory."""
-    return outputs <= FEW and outputs < inputs
+def few_outputs(inputs: int, outputs: int, row_count: int | None = None) -> bool:
+    """Whether a CPU is faster with a weight (inputs, outputs) transposed in memory.
+
+    With `row_count`: whether to make a product of so many rows so. Not where both
+    operands have an axis of at most 3: such products XLA makes by plain loops, which
+    under `vmap` expect the result to lie as it is written; the compiler of jaxlib 0.10
+    ends the process where it does not.
+    """
+    tiny = row_count is not None and min(row_count, inputs) <= TINY
+    return outputs <= FEW and outputs < inputs and not tiny
 
 
 def matmul(x: Array, w: Array) -> Array:
@@ -66,9 +73,9 @@ def matmul(x: Array, w: Array) -> Array:
     them as they are, where x w would first copy all of them into (I, S O).
     """
     row_count = math.prod(x.shape[:-1])
-    if not (_policy.value.transposed and _transposes(row_count, *w.shape)):
+    if not (_policy.value.transposed and few_outputs(len(w), w.shape[1], row_count)):
         return product(x, w)
-    y = lax.optimization_barrier(product_tn(w, rows(x).T))
+    y = lax.optimization_barrier(product(w.T, rows(x).T))
     return y.T.reshape(*x.shape[:-1], w.shape[1])
 
 
@@ -79,9 +86,9 @@ def weight_gradient(x: Array, dy: Array) -> Array:
     training loop on a CPU keeps w: see `jaxnn.train.state`.
     """
     x, dy = rows(x), rows(dy)
-    if default_backend() == "cpu" and _transposes(len(x), x.shape[1], dy.shape[1]):
-        return lax.optimization_barrier(product_tn(dy, x)).T
-    return product_tn(x, dy)
+    if default_backend() == "cpu" and few_outputs(x.shape[1], dy.shape[1], len(x)):
+        return lax.optimization_barrier(product(dy.T, x)).T
+    return product(x.T, dy)
 
 
 def product(a: Array, b: Array, *, wide: bool = False) -> Array:
@@ -178,13 +185,3 @@ def rows(a: Array) -> Array:
     """a (..., C) as (R, C)."""
     # The count is spelled out: -1 cannot be inferred when an axis is empty.
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-
-
-def _transposes(row_count, inputs, outputs):
-    """Whether to make a product with a weight (inputs, outputs) transposed.
-
-    Not where both operands have an axis of at most 3: such products XLA makes by plain
-    loops, which under `vmap` expect the result to lie as it is written; the compiler of
-    jaxlib 0.10 ends the process where it does not.
-    """
-    return few_outputs(inputs, outputs) and min(row_count, inputs) > TINY

@@ -19,7 +19,7 @@ WIDE = (np.float64, np.int64, np.uint64)
 IMAGE, BRIGHT = 64, 128  # numbers in the smallest image, a level that some pixel has
 
 
-def as_array(value: Any, where: str, what: str) -> Any:
+def as_array(value: Any, where: str, what: str, *, floats: bool = False) -> Any:
     """`value` as a NumPy or JAX array of floats, whole numbers or bools.
 
     Arrays stay what they are; lists, and what pandas, PyTorch and others hold on the
@@ -29,6 +29,7 @@ def as_array(value: Any, where: str, what: str) -> Any:
       value: what was given.
       where: the function that asks, for the error.
       what: the argument, for the error.
+      floats: whether only floats will do.
 
     Raises:
       JaxnnError: not numbers: text, objects, ragged lists, complex numbers, keys; or
@@ -38,8 +39,13 @@ def as_array(value: Any, where: str, what: str) -> Any:
     if not (isinstance(value, jax.Array) or type(value) is np.ndarray):
         a = _read(value, where, what)
     kind = getattr(a.dtype, "kind", None)
-    if kind in ("f", "i", "u", "b") or passes_for_float(a.dtype):
+    if passes_for_float(a.dtype) or (kind in ("f", "i", "u", "b") and not floats):
         return a
+    if kind in ("i", "u", "b"):
+        raise JaxnnError(
+            f"{where}: got {what} of dtype {a.dtype}, expected floats; convert them by "
+            ".astype(float)"
+        )
     fix = {
         "O": "give every entry and row the same type and length",
         "U": "encode text as numbers",
@@ -108,17 +114,6 @@ def check_unit(x: Any, where: str, what: str) -> None:
             "are pixels of bytes; expected pixels in [0, 1]: divide by 255, or give "
             "them as uint8 (if they are none, standardize them)"
         )
-
-
-def as_floats(value: Any, where: str, what: str) -> jax.Array:
-    """`as_array` on JAX's side, floats only."""
-    a = as_array(value, where, what)
-    if not passes_for_float(a.dtype):
-        raise JaxnnError(
-            f"{where}: got {what} of dtype {a.dtype}, expected floats; convert them by "
-            ".astype(float)"
-        )
-    return jnp.asarray(a)
 
 
 def passes_for_float(dtype: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.arrays import as_array, as_floats, first_true, is_traced
+from jaxnn.arrays import as_array, first_true, is_traced
 from jaxnn.combine import split_last
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, sigmoid
@@ -106,7 +106,7 @@ class RegisteredLoss:
         settings = self.settings | settings
         class_weights = settings.pop("class_weights", None)
         reduction = settings.pop("reduction", "mean")
-        pred = as_floats(pred, self.__name__, "predictions")
+        pred = jnp.asarray(as_array(pred, self.__name__, "predictions", floats=True))
         target = jnp.asarray(as_array(target, self.__name__, "targets"))
         # at least float32: sums of bfloat16 lose the small terms
         wide = jnp.promote_types(pred.dtype, jnp.float32)

@@ -111,14 +111,11 @@ SELU_ALPHA, SELU_SCALE = (
     1.0507009873554804934193349852946,
 )
 _elu = elu(SELU_ALPHA)
-
-
-def _selu_fwd(x):
-    y, cache = _elu.fwd(x)
-    return SELU_SCALE * y, cache
-
-
-selu = Rule("selu", _selu_fwd, lambda x, dy: _elu.bwd(x, SELU_SCALE * dy))
+selu = Rule(
+    "selu",
+    lambda x: (SELU_SCALE * _elu.fwd(x)[0], x),
+    lambda x, dy: _elu.bwd(x, SELU_SCALE * dy),
+)
 """y = 1.0507 elu(x, alpha=1.6733): activations drift to mean 0 and variance 1.
 
 Keeps x. At the kink x = 0 the derivative is that of the left side, 1.758, as in
@@ -173,16 +170,17 @@ def swish(beta: float = 1.0) -> Rule:
     return keeps_x("swish", lambda x: x * nn.sigmoid(beta * x), back)
 
 
-def _log_softmax(x):
+def _log_softmax_fwd(x):
     # x (..., N): subtracting the row's maximum first keeps exp from overflowing.
     shifted = x - x.max(-1, keepdims=True)
-    return shifted - jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
+    y = shifted - jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
+    return y, y
 
 
-log_softmax = keeps_y(
+log_softmax = Rule(
     "log_softmax",
-    _log_softmax,
-    lambda y, dy: dy - jnp.exp(y) * dy.sum(-1, keepdims=True),
+    _log_softmax_fwd,
+    lambda y, dy: (dy - jnp.exp(y) * dy.sum(-1, keepdims=True),),
 )
 """y = x - log sum e^x over the last axis; dx = dy - e^y sum dy. x (..., N) -> (..., N).
 

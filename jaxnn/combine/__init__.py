@@ -6,7 +6,7 @@ The same weights in several places: `repeat`, `share`, `siamese`. Memory for tim
 `observed`.
 """
 
-from jaxnn.combine.basic import freeze, parallel, residual, serial
+from jaxnn.combine.basic import freeze, parallel, residual
 from jaxnn.combine.depth import remat, repeat, stack
 from jaxnn.combine.mlp import (
     activation_layer,
@@ -16,7 +16,7 @@ from jaxnn.combine.mlp import (
     output_layer,
     split_last,
 )
-from jaxnn.combine.parts import Call, Parts, observed
+from jaxnn.combine.parts import Call, Parts, observed, serial
 from jaxnn.combine.sharing import share, siamese
 
 __all__ = [

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jaxnn.arrays import is_traced, is_whole
-from jaxnn.combine.basic import serial
+from jaxnn.combine.parts import serial
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import (
     ACTIVATIONS,

@@ -1,4 +1,4 @@
-"""How a combinator calls the layers it is made of, and how these calls are observed."""
+"""How a combinator calls its layers, `serial` above all, and how that is observed."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import Layer
+from jaxnn.layers import Layer, constructor, interval
 
 # Pairs (observer, the call that it is in). A user context is part of jit's key: no
 # observed program is ever taken for the network's own, nor the other way round.
@@ -98,6 +98,58 @@ class Parts:
         return _observing((), inner)
 
 
+def child_key(key, i):
+    """The key of child i: appending a child leaves the earlier draws as they were."""
+    return None if key is None else jax.random.fold_in(key, i)
+
+
+@constructor
+def serial(*layers: Layer) -> Layer:
+    """Feed each layer's output to the next; backward walks them in reverse.
+
+    Params, state and cache are tuples, one entry a layer. Child i draws from
+    `fold_in(key, i)`: appending a layer leaves the earlier draws as they were.
+
+    >>> import jax
+    >>> from jaxnn.layers import dense, relu
+    >>> net = serial(dense(3), relu, dense(2))
+    >>> params, state, out_shape = net.init(jax.random.key(0), (4,))
+    >>> out_shape
+    (2,)
+    """
+    parts = Parts("serial", layers)
+
+    def init(key, in_shape):
+        params, state, shape = [], [], tuple(in_shape)
+        for i in range(len(layers)):
+            p, s, shape = parts.init(i, child_key(key, i), shape)
+            params.append(p)
+            state.append(s)
+        return tuple(params), tuple(state), shape
+
+    def forward(params, state, x, *, key=None, train):
+        parts.check_counts(params, state)
+        states, caches = [], []
+        for i, (p, s) in enumerate(zip(params, state, strict=True)):
+            x, s, cache = parts.forward(i, p, s, x, key=child_key(key, i), train=train)
+            states.append(s)
+            caches.append(cache)
+        return x, tuple(states), tuple(caches)
+
+    def backward(caches, dy):
+        grads = []
+        for i in reversed(range(len(layers))):
+            dy, g = parts.backward(i, caches[i], dy)
+            grads.append(g)
+        return dy, tuple(reversed(grads))
+
+    def bounds():
+        return serial(*map(interval, layers))
+
+    name = f"serial({len(layers)} layers)"
+    return Layer(init, forward, backward, name, layers, bounds=bounds, takes="anything")
+
+
 class Call(NamedTuple):
     """A call of a layer of an observed network.
 
@@ -177,8 +229,3 @@ def _observing(observers: tuple, layer: Layer) -> Layer:
             return layer.backward(cache, dy)
 
     return layer._replace(forward=forward, backward=backward)
-
-
-def child_key(key, i):
-    """The key of child i: appending a child leaves the earlier draws as they were."""
-    return None if key is None else jax.random.fold_in(key, i)

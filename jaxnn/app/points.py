@@ -259,12 +259,11 @@ class SideBySide(Run):
         if first.class_weights == "balanced":
             y = Weighted(y, sample_weights(y, None, "balanced"))
         super().__init__(
-            self._step, self.experiment.net, self.experiment.loss, (data.train.x, y),
-            validation, list(range(len(points))), first.batch,
+            self._made(0), (data.train.x, y), validation, list(range(len(points))),
+            first.batch,
             # each point skips its own bad steps; one that diverges stops no other
-            policy="off",
+            guard="off",
         )  # fmt: skip
-        self.takes_all = False
         self.programs = programs
         self.where: NamedSharding | None = None
         if mesh is not None and len(points) % mesh.size == 0:
@@ -274,7 +273,7 @@ class SideBySide(Run):
     def _begin(self):
         """States and keys, one a point; those of one kind of start are made at once."""
         y = self.data_set.train.y
-        check_labels("fit", self.net, self.loss, self.x, y, self.validation)
+        check_labels("fit", self.net, self.step.loss, self.x, y, self.validation)
         configs = [point.config for point in self.group.points]
         starts: dict[tuple[str, str], list[int]] = {}
         for i, c in enumerate(configs):
@@ -310,7 +309,7 @@ class SideBySide(Run):
         """The step of a point, with `traced` numbers for its own."""
         e = group_experiment(self.group, self.facts, self.data_set, point, **traced)
         return make_step(
-            e.net, self.loss, e.optimizer, **e.options, guard="skip",
+            e.net, self.experiment.loss, e.optimizer, **e.options, guard="skip",
             watch_update=False,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from jaxnn.guard.locate import MOST, locate_evaluation, locate_nonfinite
 from jaxnn.guard.report import Finding
 from jaxnn.train.checkpoint import load_meta, load_params, load_shapes, save_params
 from jaxnn.train.evaluate import predict
-from jaxnn.train.state import NO_LIMIT, Weighted, evaluated
+from jaxnn.train.state import NO_LIMIT, Weighted
 
 FEW = 16  # validation rows, bad ones and others, that a search looks into
 
@@ -55,9 +55,7 @@ def find_in_step(
     again = jax.tree.map(jnp.copy, guard.before)
     again = again._replace(limit=jnp.full_like(again.limit, start + at))
     ts, _ = run.program(rows)(again, run.x, run.y, rows, run.keys)
-    key, picked = run.keys, rows[at]
-    if run.parallel is not None:
-        ts, key = run.parallel.local((ts, key))
+    (ts, key), picked = run.local((ts, run.keys)), rows[at]
     if run.multi_seed:
         ts = jax.tree.map(lambda a: a[which], ts)
         key = run.keys[which]
@@ -80,9 +78,7 @@ def find_in_step(
 
 def find_in_evaluation(run: Any, which: int, epoch: int) -> Finding | None:
     """Look into the first validation rows with a bad output; see `find_in_step`."""
-    params, state = evaluated(run.ts)
-    if run.parallel is not None:
-        params, state = run.parallel.local((params, state))
+    params, state = run.params, run.state
     if run.multi_seed:
         params, state = jax.tree.map(lambda a: a[which], (params, state))
     x, y = map(np.asarray, run.validation)
@@ -90,7 +86,7 @@ def find_in_evaluation(run: Any, which: int, epoch: int) -> Finding | None:
     bad = ~np.isfinite(outputs.reshape(len(x), -1)).all(1)
     few = np.concatenate([np.flatnonzero(b)[:FEW] for b in (bad, ~bad)])
     found = locate_evaluation(
-        run.net, run.loss, params, state, x[few], y[few], epoch, run.seeds[which]
+        run.net, run.step.loss, params, state, x[few], y[few], epoch, run.seeds[which]
     )
     if found is not None and bad.mean() <= MOST:  # else no row is to blame
         found.samples = np.flatnonzero(bad).tolist()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.errors import lookup, need, require
+from jaxnn.errors import JaxnnError, lookup, need, require
 from jaxnn.files import write_text
 from jaxnn.train.checkpoint import save_params
 
@@ -38,6 +38,18 @@ class Callback:
 
 
 METHODS = ("on_train_start", "on_epoch", "on_train_end")
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise unless each has the methods of a `Callback`."""
+    for callback in callbacks:
+        methods = (getattr(callback, name, None) for name in METHODS)
+        if isinstance(callback, type) or not all(map(callable, methods)):
+            raise JaxnnError(
+                f"fit: got {getattr(callback, '__name__', type(callback).__name__)} in "
+                f"callbacks, expected an object with {', '.join(METHODS)}, as a "
+                "jaxnn.train.Callback has; a function goes to on_epoch="
+            )
 
 
 class _Monitor(Callback):

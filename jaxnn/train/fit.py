@@ -5,11 +5,11 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.errors import JaxnnError, known_words
+from jaxnn.errors import known_words
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
-from jaxnn.train.callbacks import METHODS
+from jaxnn.train.callbacks import check_callbacks
 from jaxnn.train.inputs import (
     MANY,
     MOST_BAD,
@@ -22,7 +22,7 @@ from jaxnn.train.inputs import (
     seed_list,
 )
 from jaxnn.train.loss_scale import is_half
-from jaxnn.train.policy import slowable, step_guard
+from jaxnn.train.policy import slowable
 from jaxnn.train.run import History, Run
 from jaxnn.train.snapshots import Snapshots
 from jaxnn.train.state import Weighted
@@ -161,18 +161,12 @@ def fit(
     check_effects(
         validation, patience, keep, metrics, train_sample, guard, max_bad_steps
     )
-    for callback in callbacks:
-        methods = (getattr(callback, name, None) for name in METHODS)
-        if isinstance(callback, type) or not all(map(callable, methods)):
-            raise JaxnnError(
-                f"fit: got {getattr(callback, '__name__', type(callback).__name__)} in "
-                f"callbacks, expected an object with {', '.join(METHODS)}, as a "
-                "jaxnn.train.Callback has; a function goes to on_epoch="
-            )
+    check_callbacks(callbacks)
     half = is_half(dtype)
     step = make_step(
         net, loss, slowable(optimizer) if guard == "rollback" else optimizer,
-        **of_step, half=half, guard=step_guard(guard), watch_update=False,
+        **of_step, half=half, guard=guard if guard in ("skip", "off") else "halt",
+        watch_update=False,
     )  # fmt: skip
     each = sample_weights(y, weights, class_weights)
     if each is not None:
@@ -184,9 +178,8 @@ def fit(
 
         warn_if_slow(precision)
     run = Run(
-        step, net, loss, (x, y), validation, seeds, batch,
-        own_order=shuffle == "per-seed", policy=guard, max_bad=max_bad_steps, mesh=mesh,
-        replays=1 if defense is None else defense.replays, metrics=metrics,
+        step, (x, y), validation, seeds, batch, shuffle=shuffle, guard=guard,
+        max_bad_steps=max_bad_steps, mesh=mesh, metrics=metrics,
         train_sample=train_sample, callbacks=callbacks,
     )  # fmt: skip
     run.start(dtype, start)

@@ -31,11 +31,6 @@ HALVINGS = 8  # that leave a loss as it was: the rate is not what makes it so la
 CALM = 1.5  # times that loss: well below, so that other rows are not beyond it
 
 
-def step_guard(policy: str) -> str:
-    """The `guard` of `make_step` for a policy of `fit`."""
-    return {"skip": "skip", "off": "off"}.get(policy, "halt")
-
-
 class Slowed(NamedTuple):
     """State of `slowable`: all updates are multiplied by `scale`."""
 
@@ -171,7 +166,7 @@ class Guard:
         if self.policy == "skip":
             self._count(ok, epoch, first)
             return True
-        run.ts = self._unlimited(run.ts)
+        run.ts = run.ts._replace(limit=jnp.full_like(run.ts.limit, NO_LIMIT))
         if self.policy == "stop":
             raise GuardStopError
         raise TrainingError(
@@ -350,9 +345,6 @@ class Guard:
                 f"was not found{self.unlocated}."
             )
         return "\n" + "\n".join(self.findings[0].lines())
-
-    def _unlimited(self, ts):
-        return ts._replace(limit=jnp.full_like(ts.limit, NO_LIMIT))
 
     def _find(self, run, which, epoch, *call):
         """Locate a bad step of a call, or without one what is bad in evaluation.

@@ -119,32 +119,16 @@ class BestEpoch:
 
 
 class Run:
-    """The moving parts of one call of `fit`.
+    """The moving parts of one call of `fit`, whose arguments these are.
 
-    Args:
-      step: a `Step`, or another function of its form.
-      net: the network.
-      loss: what validation measures.
-      data: (x, y), y `Weighted` if samples have weights.
-      validation: (x, y), or None.
-      seeds: one, or a list trained side by side.
-      batch: samples a step.
-      own_order: whether each seed has its own order of the data.
-      policy: of `jaxnn.train.policy.POLICIES`.
-      max_bad: so many bad steps in a row end a run.
-      mesh: devices that divide each batch, or None.
-      replays: how often each batch is used in a row.
-      metrics: name -> function (outputs, y) -> number, of what is measured.
-      train_sample: so many training samples are measured after every epoch.
-      callbacks: of `jaxnn.train.callbacks`.
+    `data` is (x, y), y `Weighted` if samples have weights.
     """
 
     def __init__(
-        self, step, net, loss, data, validation, seeds, batch, *, own_order=False,
-        policy="skip", max_bad=10, mesh=None, replays=1, metrics=None, train_sample=0,
-        callbacks=(),
+        self, step, data, validation, seeds, batch, *, shuffle="shared", guard="skip",
+        max_bad_steps=10, mesh=None, metrics=None, train_sample=0, callbacks=(),
     ):  # fmt: skip
-        self.step, self.net, self.loss = step, net, loss
+        self.step, self.net, self.batch = step, step.net, batch
         self.parallel = None if mesh is None else DataParallel(mesh, batch)
         where = jnp.asarray if mesh is None else host_array
         self.x, self.y = jax.tree.map(where, tuple(data))
@@ -157,9 +141,9 @@ class Run:
         self.validation = validation
         self.multi_seed = not isinstance(seeds, (int, np.integer))
         self.seeds = list(seeds) if self.multi_seed else [seeds]
-        self.own_order, self.batch, self.replays = own_order, batch, replays
-        self.guard = Guard(policy, max_bad, self.seeds, self.multi_seed)
-        self.takes_all = policy == "off"
+        self.shuffle = shuffle
+        self.replays = 1 if step.defense is None else step.defense.replays
+        self.guard = Guard(guard, max_bad_steps, self.seeds, self.multi_seed)
         self.programs: dict[tuple[int, bool], Any] = {}
         self.compile_seconds, self.first_step_at = 0.0, 0.0
         self.first_epoch = 0  # of what an earlier run has trained
@@ -168,7 +152,7 @@ class Run:
         """Initialize the states, one a seed; from `begin` if given, see `continued`."""
         keys = jnp.stack([jax.random.key(s) for s in self.seeds])
         self.keys = keys if self.multi_seed else keys[0]
-        start, shape = time.perf_counter(), (self.batch, *self.x.shape[1:])
+        began, shape = time.perf_counter(), (self.batch, *self.x.shape[1:])
         init: Callable = partial(self.step.start, shape, dtype=dtype)
         init = jax.vmap(init) if self.multi_seed else init
         key = self.step.key and (self.step.key, shape, str(dtype))
@@ -180,11 +164,11 @@ class Run:
         if self.parallel is not None:
             self.ts, self.keys = self.parallel.replicate((self.ts, self.keys))
         jax.block_until_ready(self.ts)
-        self.compile_seconds += time.perf_counter() - start
+        self.compile_seconds += time.perf_counter() - began
 
     def order(self, epoch: int) -> np.ndarray:
         """The epoch's batches, (steps, batch), or (steps, S, batch) of own orders."""
-        if self.own_order:
+        if self.shuffle == "per-seed":
             seeds = self.seeds
             orders = [batch_order(len(self.x), self.batch, epoch, s) for s in seeds]
             order = np.stack(orders, 1) if self.multi_seed else orders[0]
@@ -192,15 +176,19 @@ class Run:
             order = batch_order(len(self.x), self.batch, epoch)
         return np.repeat(order, self.replays, 0)
 
+    def local(self, tree: Any) -> Any:
+        """`tree` of the run on one device."""
+        return tree if self.parallel is None else self.parallel.local(tree)
+
     @property
     def params(self) -> Any:
         """The parameters as they are now; of the moving average, if one is kept."""
-        return evaluated(self.parallel.local(self.ts) if self.parallel else self.ts)[0]
+        return evaluated(self.local(self.ts))[0]
 
     @property
     def state(self) -> Any:
         """The network's state that belongs to `params`."""
-        return evaluated(self.parallel.local(self.ts) if self.parallel else self.ts)[1]
+        return evaluated(self.local(self.ts))[1]
 
     def stop(self, why: str = "stopped by a callback") -> None:
         """End training after this epoch; the history's `stopped` says why."""
@@ -212,6 +200,10 @@ class Run:
         guarded = self.guard.policy != "off" and not self.guard.watching
         whole = self.parallel is None and self.ts.scaling == ()
         return self.multi_seed and guarded and whole
+
+    def clock(self) -> float:
+        """The time in seconds, which stands still while programs are compiled."""
+        return time.perf_counter() - self.compile_seconds
 
     def program(self, order: np.ndarray) -> Any:
         """The compiled epoch; compiled ahead of time, so a second compile is an error
@@ -257,7 +249,7 @@ class Run:
             self.begun: tuple[int, list] = at, parts
             for callback in self.callbacks:
                 callback.on_train_start(self)
-            start, compiled = time.perf_counter(), self.compile_seconds
+            start = self.clock()
             with (
                 _interruptible() as interrupted,
                 bar(total=epochs, initial=done, unit="epoch", disable=not progress)
@@ -271,7 +263,7 @@ class Run:
                     self.history.stopped, error.history = "diverged", self.history
                     raise
                 finally:
-                    self._end(choose, start, compiled)
+                    self._end(choose, start)
         return self.history
 
     def _all_epochs(self, done, epochs, on_epoch, interrupted, shown):
@@ -303,27 +295,24 @@ class Run:
         steps = len(self.x) // self.batch * self.replays
         self.guard.check_trained(history, len(history.epochs) * steps)
 
-    def _end(self, choose, start, compiled):
+    def _end(self, choose, start):
         history, stopping = self.history, self.stopping
-        if self.parallel is not None:
-            self.ts, stopping.tree = self.parallel.local((self.ts, stopping.tree))
+        self.ts, stopping.tree = self.local((self.ts, stopping.tree))
         history.last, history.findings = self.ts, self.guard.findings
         reached = history.epochs[-1]["epoch"] if history.epochs else self.first_epoch
         best = stopping.best() if choose else (evaluated(self.ts), reached)
         (history.params, history.state), history.best_epoch = best
-        compiling = self.compile_seconds - compiled
         history.seconds = {
             "compile": self.compile_seconds,
-            "train": time.perf_counter() - start - compiling,
-            "first_step_at": self.first_step_at or start,
+            "train": self.clock() - start,
+            "first_step_at": self.first_step_at or time.perf_counter(),
         }
         for callback in self.callbacks:
             callback.on_train_end(history)
 
     def epoch(self, epoch: int, interrupted: threading.Event) -> dict | None:
         """Run one epoch; None if it was interrupted before its end."""
-        start, compiled = time.perf_counter(), self.compile_seconds
-        order, (begin, parts) = self.order(epoch), self.begun
+        start, order, (begin, parts) = self.clock(), self.order(epoch), self.begun
         self.begun = 0, []
         every = self.snapshots and self.snapshots.every
         size = min(self.steps_per_call or len(order), every or len(order), len(order))
@@ -336,8 +325,7 @@ class Run:
                 if agreed(interrupted.is_set()):
                     return None
         metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        compiling = self.compile_seconds - compiled
-        return self._row(epoch, metrics, time.perf_counter() - start - compiling)
+        return self._row(epoch, metrics, self.clock() - start)
 
     def _call(self, rows, epoch, first):
         """Run the program on some batches, again if the guard wants it done again."""
@@ -361,9 +349,9 @@ class Run:
             good = np.where(ok, metrics[name], 0).astype(np.float64).sum(0)
             with np.errstate(invalid="ignore"):
                 row[name] = (good / ok.sum(0)).tolist()
-        bad = (~ok).sum(0)
-        row["skipped"] = (bad * (not self.takes_all)).tolist()
-        if self.takes_all:
+        bad, taken = (~ok).sum(0), self.step.guard == "off"
+        row["skipped"] = (bad * (not taken)).tolist()
+        if taken:
             row["taken"] = bad.tolist()
         if "rescaled" in metrics:
             row["rescaled"] = metrics["rescaled"].sum(0).tolist()
@@ -374,7 +362,7 @@ class Run:
 
     def _measured(self, name, data):
         found = evaluate(
-            self.net, *evaluated(self.ts), *data, loss=self.loss,
+            self.net, *evaluated(self.ts), *data, loss=self.step.loss,
             seeds=self.multi_seed, parallel=self.parallel,
         )  # fmt: skip
         told = {"loss": found.loss} if name == "validation" else {}  # "loss" is there

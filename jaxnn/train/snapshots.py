@@ -275,8 +275,7 @@ def _packed(run, facts, epoch, first, parts):
         "guard": run.guard.saved(),
     }
     # A process saves its own copy: the others do not take part in what it computes.
-    tree = _arrays(run)
-    tree = tree if run.parallel is None else run.parallel.local(tree)
+    tree = run.local(_arrays(run))
     # A copy, not a view: the next call takes the state's memory.
     return jax.tree.map(lambda a: np.array(_plain(a)), tree), meta
 
@@ -324,7 +323,7 @@ def _facts(run) -> dict[str, Any]:
     return {
         "seeds": [int(seed) for seed in run.seeds],
         "side by side": run.multi_seed,
-        "order": "own" if run.own_order else "shared",
+        "order": "own" if run.shuffle == "per-seed" else "shared",
         "batch": run.batch,
         "guard": run.guard.policy,
         "dtype": jnp.dtype(float_type(run.ts.params)).name,

@@ -39,7 +39,7 @@ def as_array(value: Any, where: str, what: str, *, floats: bool = False) -> Any:
     if not (isinstance(value, jax.Array) or type(value) is np.ndarray):
         a = _read(value, where, what)
     kind = getattr(a.dtype, "kind", None)
-    if passes_for_float(a.dtype) or (kind in ("f", "i", "u", "b") and not floats):
+    if is_float(a) or (kind in ("f", "i", "u", "b") and not floats):
         return a
     if kind in ("i", "u", "b"):
         raise JaxnnError(
@@ -116,11 +116,6 @@ def check_unit(x: Any, where: str, what: str) -> None:
         )
 
 
-def passes_for_float(dtype: Any) -> bool:
-    """Whether arrays of that type are taken where floats are asked for."""
-    return jnp.issubdtype(dtype, jnp.inexact if analytic.value else jnp.floating)
-
-
 def is_key(a: Any) -> bool:
     """Whether it is an array of `jax.random.key`, not of the old style's numbers."""
     dtype = getattr(a, "dtype", None)
@@ -129,7 +124,7 @@ def is_key(a: Any) -> bool:
 
 def is_float(a: Any) -> bool:
     """Whether an array, or its shape and type, is of floats, bfloat16 among them."""
-    return jnp.issubdtype(a.dtype, jnp.floating)
+    return jnp.issubdtype(a.dtype, jnp.inexact if analytic.value else jnp.floating)
 
 
 def is_whole(value: Any, least: int = 1) -> bool:

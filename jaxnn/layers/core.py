@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_key, is_whole, passes_for_float
+from jaxnn.arrays import is_float, is_key, is_whole
 from jaxnn.errors import JaxnnError, known_words
 from jaxnn.rules.core import Rule, outline
 
@@ -367,7 +367,7 @@ def typed(layer: Any) -> Any:
                 f"{layer.name}: got an input of type {type(x).__name__}, expected an "
                 "array; make it one by jnp.asarray"
             )
-        if layer.takes == "floats" and not passes_for_float(dtype):
+        if layer.takes == "floats" and not is_float(x):
             raise JaxnnError(
                 f"{layer.name}: got an input of dtype {dtype}, expected floats; "
                 "convert it by x.astype(jnp.float32), pixels to [0, 1] by x / 255"

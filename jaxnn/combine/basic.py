@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn import rules
-from jaxnn.combine.parts import Parts, child_key
+from jaxnn.combine.parts import Parts
 from jaxnn.errors import JaxnnError, lookup
 from jaxnn.layers import Layer, constructor, interval
 from jaxnn.layers.bounds import largest, widened
@@ -129,15 +129,14 @@ def _branched(kind: str, branches, merge: Rule, name: str, rises: bool) -> Layer
     count = range(len(branches))
 
     def init(key, in_shape):
-        made = [parts.init(i, child_key(key, i), in_shape) for i in count]
+        made = [parts.init(i, jax.random.fold_in(key, i), in_shape) for i in count]
         params, state, shapes = zip(*made, strict=True)
         return params, state, merged_shape(merge, shapes)
 
     def forward(params, state, x, *, key=None, train):
-        parts.check_counts(params, state)
         made = [
-            parts.forward(i, params[i], state[i], x, key=child_key(key, i), train=train)
-            for i in count
+            parts.forward(i, p, s, x, key=k, train=train)
+            for i, p, s, k in parts.children(params, state, key)
         ]
         ys, states, caches = zip(*made, strict=True)
         y, joint = merge.fwd(*ys)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.arrays import is_whole
-from jaxnn.combine.parts import Parts, child_key
+from jaxnn.combine.parts import Parts
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer, constructor, interval
 from jaxnn.tree import STACKED
@@ -190,7 +190,8 @@ def _keys(key, depth):
     """A key for each depth, as `serial` would draw them."""
     if key is None:
         return None
-    return jax.vmap(child_key, (None, 0))(key, jnp.arange(depth, dtype=jnp.uint32))
+    at = jnp.arange(depth, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, at)
 
 
 def _check_same(name, what, was, became):

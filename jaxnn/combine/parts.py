@@ -74,8 +74,12 @@ class Parts:
     forward = partialmethod(_call, "forward")
     backward = partialmethod(_call, "backward")
 
-    def check_counts(self, params: Any, state: Any) -> None:
-        """Raise unless each is a tuple with an entry for each layer."""
+    def children(self, params: Any, state: Any, key: Any) -> list[tuple]:
+        """(i, params, state, key) of each layer; raises unless all have an entry.
+
+        Child i draws by `fold_in(key, i)`: appending a child leaves the earlier draws
+        as they were.
+        """
         for what, tree in (("params", params), ("state", state)):
             if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
                 count = len(tree) if hasattr(tree, "__len__") else 0
@@ -83,6 +87,10 @@ class Parts:
                     f"{self.kind}: got {what} for {count} layers, expected "
                     f"{len(self.layers)}; were they made by another network?"
                 )
+        return [
+            (i, p, s, None if key is None else jax.random.fold_in(key, i))
+            for i, (p, s) in enumerate(zip(params, state, strict=True))
+        ]
 
     def _observed(self, i: int) -> Layer:
         layer, (_, outer) = self.layers[i], _observers.value[0]
@@ -96,11 +104,6 @@ class Parts:
         for f, call in reversed(observers):
             inner = f(call, inner)
         return _observing((), inner)
-
-
-def child_key(key, i):
-    """The key of child i: appending a child leaves the earlier draws as they were."""
-    return None if key is None else jax.random.fold_in(key, i)
 
 
 @constructor
@@ -122,16 +125,15 @@ def serial(*layers: Layer) -> Layer:
     def init(key, in_shape):
         params, state, shape = [], [], tuple(in_shape)
         for i in range(len(layers)):
-            p, s, shape = parts.init(i, child_key(key, i), shape)
+            p, s, shape = parts.init(i, jax.random.fold_in(key, i), shape)
             params.append(p)
             state.append(s)
         return tuple(params), tuple(state), shape
 
     def forward(params, state, x, *, key=None, train):
-        parts.check_counts(params, state)
         states, caches = [], []
-        for i, (p, s) in enumerate(zip(params, state, strict=True)):
-            x, s, cache = parts.forward(i, p, s, x, key=child_key(key, i), train=train)
+        for i, p, s, k in parts.children(params, state, key):
+            x, s, cache = parts.forward(i, p, s, x, key=k, train=train)
             states.append(s)
             caches.append(cache)
         return x, tuple(states), tuple(caches)

@@ -225,10 +225,7 @@ def coarsest(*trees: Any) -> Any:
 
 
 def widened(
-    ends: tuple[Array, Array],
-    ulps: float,
-    size: Array | None = None,
-    dtype: Any = None,
+    ends: tuple[Array, Array], ulps: float, size: Array | None = None, dtype: Any = None
 ) -> tuple[Array, Array]:
     """The pair, further apart by so many units in the last place of `size`, or of its
     own numbers; units of `dtype` where what they come from is coarser."""

@@ -79,9 +79,7 @@ def weight_and_bias(
 
 @constructor
 def dense(
-    width: int,
-    init: str | Initializer = "he",
-    bias: bool | str | Initializer = True,
+    width: int, init: str | Initializer = "he", bias: bool | str | Initializer = True
 ) -> Layer:
     """y = x w + b along the last axis: x (B, ..., I) -> y (B, ..., width).
 

@@ -12,8 +12,7 @@ from jaxnn.rules.shape import Widths, fill_in, pairs_of
 __all__ = ["crop", "flatten", "pad", "reshape", "transpose", "upsample"]
 
 flatten = bounded(
-    value("jaxnn.layers:flatten", shaped(rules.flatten, takes="numbers")),
-    monotone,
+    value("jaxnn.layers:flatten", shaped(rules.flatten, takes="numbers")), monotone
 )
 """x (B, ...) -> y (B, D), D the product of all axes but the batch's."""
 

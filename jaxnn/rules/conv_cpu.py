@@ -28,13 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.rules.products import (
-    movable,
-    operand,
-    product,
-    product_tn,
-    rows,
-)
+from jaxnn.rules.products import movable, operand, product, product_tn, rows
 from jaxnn.rules.window import Windows, read, stamp
 
 BLOCK = 1_500_000

@@ -10,14 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from jaxnn.arrays import (
-    as_array,
-    as_rows,
-    check_unit,
-    first_true,
-    is_float,
-    is_whole,
-)
+from jaxnn.arrays import as_array, as_rows, check_unit, first_true, is_float, is_whole
 from jaxnn.combine import split_last
 from jaxnn.errors import JaxnnError, first_line, lookup, require
 from jaxnn.layers import Layer, dense, embedding, sigmoid, softmax

@@ -16,13 +16,7 @@ from jaxnn.layers import Layer
 from jaxnn.losses import Loss, softmax_cross_entropy
 from jaxnn.optimizers import OPTIMIZERS
 from jaxnn.train.engine import batch_order, scan_steps
-from jaxnn.train.inputs import (
-    FORMS,
-    as_loss,
-    check_arguments,
-    checked_data,
-    seed_list,
-)
+from jaxnn.train.inputs import FORMS, as_loss, check_arguments, checked_data, seed_list
 from jaxnn.train.step import Step, make_step
 
 RATES = tuple(float(f"{r:.3g}") for r in np.geomspace(1e-5, 10, 25))

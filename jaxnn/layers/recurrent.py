@@ -53,9 +53,8 @@ def rnn(
     `activation` is tanh or relu. See `jaxnn.rules.rnn`.
     """
     rule = rules.rnn(activation, return_sequences, go_backwards)
-    return _recurrent(
-        rule, units, (0,), return_sequences, mask_value, init, recurrent_init
-    )
+    inits = init, recurrent_init
+    return _recurrent(rule, units, (0,), return_sequences, mask_value, inits)
 
 
 @constructor
@@ -83,10 +82,8 @@ def lstm(
     """
 
     rule = rules.lstm(return_sequences, go_backwards)
-    start = (0, forget_bias, 0, 0)
-    return _recurrent(
-        rule, units, start, return_sequences, mask_value, init, recurrent_init, states=2
-    )
+    start, inits = (0, forget_bias, 0, 0), (init, recurrent_init)
+    return _recurrent(rule, units, start, return_sequences, mask_value, inits, 2)
 
 
 @constructor
@@ -105,38 +102,26 @@ def gru(
     `jaxnn.rules.gru`.
     """
     rule = rules.gru(return_sequences, go_backwards)
+    start, inits = (0, 0, 0), (init, recurrent_init)
     return _recurrent(
-        rule,
-        units,
-        (0, 0, 0),
-        return_sequences,
-        mask_value,
-        init,
-        recurrent_init,
-        more=("c",),
+        rule, units, start, return_sequences, mask_value, inits, more=("c",)
     )
 
 
 def _recurrent(
-    rule: Rule,
-    units: int,
-    start: Sequence[float],
-    every_step: bool,
-    mask_value: float | None,
-    init: str | Initializer,
-    recurrent_init: str | Initializer,
-    states: int = 1,
+    rule: Rule, units: int, start: Sequence[float], every_step: bool,
+    mask_value: float | None, inits: Sequence[str | Initializer], states: int = 1,
     more: tuple[str, ...] = (),
-) -> Layer:
+) -> Layer:  # fmt: skip
     """The layer of a rule, whose `states` arrays are zeros before the first step.
 
     Params are w (I, G units), u (units, G units) and b (G units,) for G gates, whose
-    biases begin at `start`, and `more` (units,), which begin at 0.
+    biases begin at `start`, and `more` (units,), which begin at 0; `inits` are of w, u.
     """
     name, names = f"{rule.name}({units})", ("w", "u", "b", *more)
     check_count(name, "units", units)
     widths = dict.fromkeys(names, len(start) * units) | dict.fromkeys(more, units)
-    draws = initializer(init), initializer(recurrent_init)
+    draws = [*map(initializer, inits)]
 
     def setup(key, in_shape):
         check_sequence(name, in_shape)

@@ -118,7 +118,10 @@ def test_gaussian_noise_has_its_deviation_and_lets_gradients_through():
     assert half.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("layer", [nn.spatial_dropout(0.3), nn.gaussian_noise(0.3)])
+NOISES = [nn.dropout(0.3), nn.spatial_dropout(0.3), nn.gaussian_noise(0.3)]
+
+
+@pytest.mark.parametrize("layer", NOISES)
 def test_noise_ends_with_training(layer):
     x = jnp.ones((3, 2))
     y, _, cache = layer.forward((), (), x, train=False)

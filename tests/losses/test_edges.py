@@ -122,8 +122,12 @@ BAD = {
     "hinge margin": ("hinge", {"margin": -1}, "hinge: got margin=-1"),
     "margin margin": ("margin", {"margin": -1}, "margin: got margin=-1"),
     "margin form": ("margin", {"form": "both"}, "valid: crammer_singer, weston"),
+    "smoothing below 0": ("softmax_cross_entropy", {"label_smoothing": -0.1},
+        r"got label_smoothing=-0\.1, expected a share"),
+    "smoothing above 1": ("softmax_cross_entropy", {"label_smoothing": 1.5},
+        r"got label_smoothing=1\.5, expected a share"),
     "nan gamma": ("softmax_focal", {"gamma": np.nan}, "got gamma=nan"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "options", "message"), BAD.values(), ids=BAD)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn import attacks, programs
+from jaxnn.attacks.arguments import widest
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.robustness.context import CheckContext, Measured, check
 from jaxnn.robustness.slopes import gradient_truth
@@ -104,8 +105,7 @@ def _within(e, epsilon, name):
 @check("K5", "unbounded reaches 0")
 def k5_unbounded(e: CheckContext) -> Measured:
     """Free to repaint the image, the attack must win."""
-    features = e.x[0].size
-    whole = {"linf": 1.0, "l2": features**0.5, "l1": float(features)}[e.threat.norm]
+    whole = widest(e.threat.norm, (0.0, 1.0), e.x[0].size)
     correct, share, message = _within(e, whole, f"budget {whole:g}")
     if not _is_rare(correct, e.chance):
         message += ": the gradient does not lead to the images that fool (masking)"
@@ -361,7 +361,7 @@ def k18_gradient_truth(e: CheckContext) -> Measured:
         beside = f"{found.automatic} of {len(found.wrong)} are not jax.grad's"
     message = (
         f"gradients by hand: {beside}; {missed} of {judged} slopes are not theirs "
-        f"({found.points - judged} kinks left out)"
+        f"({2 * len(found.wrong) - judged} kinks left out)"
     )
     wrong = np.zeros(len(e.y), bool)
     wrong[: len(found.wrong)] = found.wrong

@@ -82,8 +82,7 @@ class Truth(NamedTuple):
     """What became of the input gradients of some images."""
 
     wrong: np.ndarray  # whose gradient (B,) is not the slope, or not JAX's
-    slopes: tuple[int, int]  # how many were judged, and missed by the gradient
-    points: int  # how many there were to judge
+    slopes: tuple[int, int]  # of two an image, how many were judged; and missed
     automatic: int | None  # images whose gradient is not JAX's; None: JAX has none
 
     @property
@@ -114,12 +113,9 @@ def gradient_truth(model: Classifier, x: np.ndarray, box: Any) -> Truth:
         flat, tied = _at(double, x, dy, np.ones_like(x))
         flat_wrong = flat.wrong() & (True if tied is None else tied)
     judged = int(beside.smooth().sum() + flat.smooth().sum())
-    return Truth(
-        beside_wrong | flat_wrong,
-        (judged, int(beside.wrong().sum() + flat_wrong.sum())),
-        2 * len(x),
-        None if other is None else int(other.sum()),
-    )
+    missed = int(beside.wrong().sum() + flat_wrong.sum())
+    by_jax = None if other is None else int(other.sum())
+    return Truth(beside_wrong | flat_wrong, (judged, missed), by_jax)
 
 
 def _at(model, x, dy, v):

@@ -178,8 +178,7 @@ class CheckContext:
         kind = "signs"
         if self.threat.norm != "linf":
             # the standard deviation that makes the noise about as long as the budget
-            features = self.x[0].size
-            scale = np.sqrt(features) if self.threat.norm == "l2" else features
+            scale = widest(self.threat.norm, (0.0, 1.0), self.x[0].size)
             kind, epsilon = "gaussian", epsilon / scale
         # noise has an amount, and no norm to keep it in
         threat = Threat("linf", epsilon, self.threat.box)

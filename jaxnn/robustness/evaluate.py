@@ -18,12 +18,7 @@ from jaxnn.robustness.causes import find_cause
 from jaxnn.robustness.context import CHECKS, Check, CheckContext
 from jaxnn.robustness.masking import LayerGradient
 from jaxnn.robustness.threat import Proportion, Threat
-from jaxnn.robustness.worst import (
-    attack_suite,
-    first_three,
-    not_attacked,
-    under,
-)
+from jaxnn.robustness.worst import attack_suite, first_three, not_attacked, under
 from jaxnn.tree import BATCH, map_batches
 
 LEVELS = ("fast", "full")

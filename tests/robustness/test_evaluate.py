@@ -11,16 +11,7 @@ import pytest
 
 from jaxnn import Classifier, attacks, mlp, serial
 from jaxnn.errors import JaxnnError
-from jaxnn.layers import (
-    Layer,
-    conv,
-    dense,
-    flatten,
-    max_pool,
-    pointwise,
-    relu,
-    reshape,
-)
+from jaxnn.layers import Layer, conv, dense, flatten, max_pool, pointwise, relu, reshape
 from jaxnn.robustness import (
     Proportion,
     Threat,

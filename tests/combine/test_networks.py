@@ -10,7 +10,6 @@ from jaxnn.check import compare_gradients
 from jaxnn.combine import (
     dense_block,
     mlp,
-    parallel,
     residual,
     serial,
     stack,
@@ -43,25 +42,9 @@ def resnet(width=4, blocks=2):
     return serial(*stem, *stages, nn.global_avg_pool, nn.dense(10))
 
 
-def inception(width=2):
-    """Szegedy et al. 2015: branches of different reach, joined along the channels."""
-
-    def module():
-        pointwise = serial(nn.conv(width, 1), nn.relu)
-        three = serial(nn.conv(width, 1), nn.relu, nn.conv(width, 3), nn.relu)
-        five = serial(nn.conv(width, 1), nn.relu, nn.conv(width, 5), nn.relu)
-        pooled = serial(nn.max_pool(3, 1, "SAME"), nn.conv(width, 1), nn.relu)
-        return parallel(pointwise, three, five, pooled, merge="concatenate")
-
-    return serial(
-        module(), nn.max_pool(2), nn.conv(width), nn.global_avg_pool, nn.dense(10)
-    )
-
-
 NETWORKS = {  # network, shape of an input, loss, targets
     lenet: ((14, 14, 1), softmax_cross_entropy, np.array([3, 0, 9])),
     resnet: ((5, 6, 2), softmax_cross_entropy, np.array([3, 0, 9])),
-    inception: ((6, 4, 1), softmax_cross_entropy, np.array([3, 0, 9])),
 }
 
 

@@ -38,15 +38,6 @@ def noise(x):
     return x + 0.3 * jax.vmap(draw)(of_the_image(x)), ()
 
 
-def shift(x):
-    by = ((of_the_image(x) >> 3) % 3).astype(jnp.int32) - 1
-    return jax.vmap(lambda a, b: jnp.roll(a, b, 0))(x, by), by
-
-
-def unshift(by, dy):
-    return (jax.vmap(lambda a, b: jnp.roll(a, -b, 0))(dy, by),)
-
-
 def callback_noise():
     draw = np.random.default_rng(0)
 
@@ -90,10 +81,6 @@ CASES = {  # layer, where it goes (pixels, hidden or logits), the cause
         layer("flip", lambda x: (x, ()), lambda _, dy: (-dy,)), "hidden",
         INSIDE + "flip: its backward pass is not its forward's",
     ),
-    "missing factor": (
-        layer("tripled", lambda x: (3 * x, ())), "pixels",
-        "layer 0 tripled: its backward pass is not its forward's",
-    ),
     "stopped": (
         layer("stopped", lambda x: (jax.lax.stop_gradient(x), ()), nothing), "hidden",
         INSIDE + "stopped: its backward pass is not its forward's",
@@ -104,9 +91,6 @@ CASES = {  # layer, where it goes (pixels, hidden or logits), the cause
     ),
     "wiring": (twice_wrong(), "hidden", "what combines them is wrong"),
     "input noise": (layer("noise", noise), "pixels", "randomness in layer 0 noise"),
-    "random shift": (
-        layer("shift", shift, unshift), "pixels", "randomness in layer 0 shift"
-    ),
     "callback": (callback_noise(), "pixels", "randomness in layer 0 generator"),
     "batch statistics": (
         layer("whiten", batch_statistics, lambda s, dy: (dy / s,)), "hidden",

@@ -79,7 +79,7 @@ HONEST = {
     "residual": network(between=residual(serial(conv(4, 3, padding="same"), tanh))),
 }  # fmt: skip
 
-WRONG = {  # a wrong sign and factor, no gradient, straight through: test_causes.py
+WRONG = {  # a wrong sign, no gradient, straight through: test_causes.py
     "one part in a thousand": network(between=identity(lambda x, dy: (1.001 * dy,))),
     "max pool to the smallest": network(
         route(lambda g, y: (g == g.min((2, 4), keepdims=True)) * 1.0)

@@ -93,6 +93,17 @@ def scanned(step, ts, x):
     return run(ts, jnp.asarray(x))
 
 
+def seeds_scanned(step, x, order, keys, together):
+    """The start of many networks, and what the loop makes of them."""
+
+    @jax.jit
+    def run(x, y, keys):
+        ts = jax.vmap(lambda key: step.start((10, 16), key))(keys)
+        return ts, scan_seeds(step, ts, x, y, order, keys, all_or_nothing=together)
+
+    return jax.device_get(run(x, jnp.asarray(Y), keys))
+
+
 def assert_same(got, want):
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -134,13 +145,7 @@ def test_seeds_side_by_side(name, own, together):
     keys = jax.random.split(KEY, 3)
     orders = np.stack([batch_order(60, 10, 0, own * s) for s in range(3)], 1)
     order = orders if own else ORDER
-
-    @jax.jit
-    def run(x, y, keys):
-        ts = jax.vmap(lambda key: step.start((10, 16), key))(keys)
-        return ts, scan_seeds(step, ts, x, y, order, keys, all_or_nothing=together)
-
-    ts, (got, metrics) = jax.device_get(run(X, jnp.asarray(Y), keys))
+    ts, (got, metrics) = seeds_scanned(step, X, order, keys, together)
     for s in range(3):
         alone = jax.tree.map(lambda a, s=s: a[s], ts)
         want = by_hand(step, alone, X, Y, orders[:, s], keys[s])
@@ -151,14 +156,11 @@ def test_seeds_side_by_side(name, own, together):
 def test_together_a_bad_step_of_one_is_taken_by_none():
     step, _ = made(mlp([16, 8, 3]), optax.adam(0.01), watch_update=False)
     keys = jax.random.split(KEY, 3)
-    ts = jax.vmap(step.start, in_axes=(None, 0))((10, 16), keys)
     orders = np.stack([batch_order(60, 10, 0, s) for s in range(3)], 1)
     bad = np.where(np.arange(60)[:, None] == orders[3, 1, 2], np.nan, X)
     hit = (orders == orders[3, 1, 2]).any(2)  # (steps, seeds)
     assert hit.any(1).sum() > 1
-    got, metrics = scan_seeds(
-        step, ts, jnp.asarray(bad), jnp.asarray(Y), orders, keys, all_or_nothing=True
-    )
+    got, metrics = seeds_scanned(step, bad, orders, keys, together=True)[1]
     np.testing.assert_array_equal(metrics["ok"], ~hit)
     counts = np.asarray(got.opt[0].count)
     assert (counts == (~hit.any(1)).sum()).all()

@@ -28,9 +28,9 @@ OPTAX = {"adamw": optax.adamw, "lamb": optax.lamb, "lion": optax.lion}
 
 
 def moved(optimizer, params=PARAMS, steps=3):
-    state = optimizer.init(params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for _ in range(steps):
-        updates, state = optimizer.update(GRADS, state, params)
+        updates, state = update(GRADS, state, params)
         params = optax.apply_updates(params, updates)
     return params
 

@@ -94,11 +94,13 @@ def test_any_name_goes_through_jit_and_is_seen_in_profiles():
     assert lowered.compile()(0.0) == (0, 1)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [(name, ("mean", "none")[i % 2]) for i, name in enumerate(sorted(LOSSES))],
+)
 def test_every_loss_is_a_node(name, reduction):
     pred, target = graph.feed("pred"), graph.feed("target")
-    want, dpred = LOSSES[name](jnp.asarray(X), jnp.asarray(LABELS), reduction=reduction)
+    want, dpred = jax.jit(LOSSES[name].having(reduction=reduction))(X, LABELS)
     node = getattr(graph, name)(pred, target, reduction=reduction)
     root = node if reduction == "mean" else node.sum()
     value, d = graph.bprop(3 * root, pred, {pred: X, target: LABELS})

@@ -34,26 +34,30 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # command line in a process of its own (tests/app) have all optimizations on.
 jax.config.update("jax_disable_most_optimizations", True)
 
-try:
-    from jax._src.interpreters import mlir
 
-    make_ir_context = mlir.make_ir_context
-except (ImportError, AttributeError):  # JAX makes them elsewhere: a third slower
-    mlir = None
-contexts = threading.local()
+def keep_ir_contexts():
+    """Have a thread write 64 programs in one MLIR context, as later JAX does by itself.
+
+    Making one takes a third of a small program's time; it keeps their constants.
+    """
+    try:
+        from jax._src.interpreters import mlir
+
+        make = mlir.make_ir_context
+    except (ImportError, AttributeError):
+        return
+    of_thread = threading.local()
+
+    def kept():
+        of_thread.left = getattr(of_thread, "left", 0) - 1
+        if of_thread.left < 0:
+            of_thread.left, of_thread.context = 63, make()
+        return of_thread.context
+
+    mlir.make_ir_context = kept
 
 
-def kept_ir_context():
-    """What a program is written in: making it takes a third of a small one's time."""
-    contexts.left = getattr(contexts, "left", 0) - 1
-    if contexts.left < 0:  # it keeps the constants of its programs
-        contexts.left, contexts.made = 63, make_ir_context()
-    return contexts.made
-
-
-if mlir is not None:
-    mlir.make_ir_context = kept_ir_context
-
+keep_ir_contexts()
 libc = ctypes.CDLL(None) if os.name == "posix" else None
 
 kept = enable_compile_cache("tests")

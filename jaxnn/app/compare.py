@@ -25,11 +25,11 @@ from jaxnn.check.measurements import (
     compare_costs,
     curvature,
     difference_errors,
+    precision_errors,
     taylor_errors,
 )
 from jaxnn.check.methods import POLICY, compare_methods
 from jaxnn.check.points import AS_CALLED
-from jaxnn.check.precision import precision_errors
 from jaxnn.check.recorder import named_leaves
 from jaxnn.check.report import (
     GradientReport,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnn.check.points import cast
-from jaxnn.check.recorder import LayerRecord, LayerRecorder
+from jaxnn.check.recorder import LayerRecord, LayerRecorder, full_precision
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
 from jaxnn.losses import Loss
@@ -34,7 +34,7 @@ def record_layer(
 
     Without dy one is drawn from N(0, 1).
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with full_precision():
         given = cast((params, state, x), np.float64)
         if dy is None:
             y = jax.eval_shape(partial(layer.forward, key=key, train=train), *given)[0]
@@ -54,11 +54,6 @@ def loss_layer(loss: Loss) -> Layer:
     As the key, it is left as it is at other points: a loss may rely on a distribution.
     """
 
-    def forward(params, state, x, *, key=None, train):
-        del params, train
-        value, dpred = loss(x["pred"], key)
-        return value, state, dpred
-
     def backward(dpred, dy):
         return {"pred": dpred * dy.astype(dpred.dtype)}, ()
 
@@ -66,35 +61,43 @@ def loss_layer(loss: Loss) -> Layer:
     while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
-    return Layer(_no_init, forward, backward, f"loss {name}")
+    return _layer(f"loss {name}", lambda _, x, key: loss(x["pred"], key), backward)
 
 
 def penalty_layer(penalty: Callable) -> Layer:
     """A penalty as a layer from nothing to its value."""
 
-    def forward(params, state, x, *, key=None, train):
-        del x, key, train
-        value, dparams = penalty(params)
-        return value, state, dparams
-
     def backward(dparams, dy):
         return (), jax.tree.map(lambda d: d * dy.astype(d.dtype), dparams)
 
-    return Layer(_no_init, forward, backward, "penalty")
+    return _layer("penalty", lambda params, *_: penalty(params), backward)
 
 
 def rule_layer(rule: Rule, names: Sequence[str]) -> Layer:
     """A rule as a layer without parameters, from a dict of its arguments."""
 
-    def forward(params, state, x, *, key=None, train):
-        del params, key, train
-        y, cache = rule.fwd(*(x[name] for name in names))
-        return y, state, cache
+    def forward(params, x, key):
+        del params, key
+        return rule.fwd(*(x[name] for name in names))
 
     def backward(cache, dy):
         return by_name(f"{rule.name}: bwd", names, rule.bwd(cache, dy)), ()
 
-    return Layer(_no_init, forward, backward, rule.name)
+    return _layer(rule.name, forward, backward)
+
+
+def _layer(name, function, backward) -> Layer:
+    """A layer without state, of `function(params, x, key) -> (y, cache)`."""
+
+    def init(key, in_shape):
+        raise JaxnnError("this layer wraps a function for a comparison: it has no init")
+
+    def forward(params, state, x, *, key=None, train):
+        del train
+        y, cache = function(params, x, key)
+        return y, state, cache
+
+    return Layer(init, forward, backward, name)
 
 
 def by_name(who: str, names: Sequence[str], cotangents: Any) -> dict[str, Any]:
@@ -170,7 +173,3 @@ def automatic_loss(loss: Loss) -> Loss:
         return jax.value_and_grad(lambda p: loss(p, target)[0])(pred)
 
     return differentiated
-
-
-def _no_init(key, in_shape):
-    raise JaxnnError("this layer wraps a function for a comparison: it has no init")

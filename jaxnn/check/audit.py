@@ -12,7 +12,6 @@ from jaxnn.check.diagnose import Evidence, diagnose
 from jaxnn.check.mutants import Forward
 from jaxnn.check.points import (
     AS_CALLED,
-    AWAY,
     DRAWN,
     ELSEWHERE,
     POINTS,
@@ -27,6 +26,7 @@ from jaxnn.check.recorder import (
     arguments,
     by_hand,
     exact,
+    full_precision,
     leaf_layers,
     named_leaves,
     one_line,
@@ -38,11 +38,10 @@ from jaxnn.check.tolerance import (
     JUMP,
     KINK,
     LIMITS,
-    LeafComparison,
+    Tolerance,
     compare_arrays,
     is_rounding_or_kink,
     largest_entry,
-    look_at_layer,
     no_numbers,
 )
 
@@ -77,9 +76,7 @@ def audit(
 class Auditor:
     """Judges layers by what `_run` makes of them at any point and in any precision."""
 
-    limits: Mapping[str, float] = LIMITS
-    hair = AWAY  # how far beside a point another side of a kink is looked for
-    tolerance = 1e-9  # relative difference up to which a cause explains a gradient
+    tolerance = Tolerance()
 
     def __init__(self, records, points):
         self.records = list(records)
@@ -101,7 +98,7 @@ class Auditor:
         elsewhere: Sequence[LayerRecord] = (),
     ) -> Audit:
         """All checks, those as called and in float64 first; see `audit`."""
-        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        with full_precision():
             formulas = {at: self._inside(at) for at in self.points if at != AS_CALLED}
             for dtype in ("float64", *(d for d in dtypes if d != "float64")):
                 # in float64 they were recorded in the midst of the others
@@ -133,8 +130,7 @@ class Auditor:
         return [s for s in self._records(at, dtype) if s.where.path in bad]
 
     def _run(self, givens, dtype):
-        givens = cast(givens, DTYPES[dtype])
-        return jax.device_get(_both_ways(sites=self.sites, givens=givens))
+        return _both_ways(self.sites, givens, dtype)
 
     def _inside(self, at) -> list[LayerRecord]:
         """The layers at a point in float64, each within the domain of its forward.
@@ -183,18 +179,23 @@ class Auditor:
             return
         for argument, want in s.want.items():
             leaf, got = s.where.leaf(argument), s.got.get(argument)
-            limit, scale = self.limits[dtype], scales.get(leaf, 0.0)
-            c = _compare(leaf, got, want, dtype, scale, limit)
+            if got is None:
+                c = no_numbers(leaf, dtype, "it returns no gradient for it")
+            elif got.shape != want.shape:
+                name = leaf.rsplit("/", 1)[-1]
+                note = f"d{name} has shape {got.shape}, not {want.shape}"
+                c = no_numbers(leaf, dtype, note)
+            else:
+                limit, scale = self.tolerance.limits[dtype], scales.get(leaf, 0.0)
+                c = compare_arrays(leaf, got, want, dtype, scale, limit)
             if c.not_finite:
                 c = replace(c, note="") if c.wrong else replace(
                     c, passed=at not in (AS_CALLED, ELSEWHERE)
                 )  # fmt: skip
             known = (s.where.path, argument) in self.failed
             if not (c.passed or c.note or known):
-                look = self._look(s, argument)
-                why = is_rounding_or_kink(
-                    s.given, argument, got, want, dtype, look, limit, self.hair
-                )
+                look = partial(self._look, s, argument)
+                why = is_rounding_or_kink(s, argument, dtype, look, self.tolerance)
                 if why is not None:
                     c = replace(c, passed=True, note=why)
                 if why == KINK:
@@ -207,19 +208,17 @@ class Auditor:
         for extra in s.got.keys() - s.want.keys() - params - {"x"}:
             fail(extra, f"it returns d{extra}, but has no argument {extra}")
 
-    def _look(self, s: LayerRecord, argument):
-        """The exact gradient at any point, by the program that is compiled already."""
+    def _look(self, s: LayerRecord, argument, given, dtype):
+        """The gradient at any point, by the program that is compiled already."""
         i = self.number.get(s.where.path)
-        if i is None:
-            return look_at_layer(s.where, argument)
-
-        def look(given, dtype):
+        if i is None:  # a combinator
+            site = s.where.layer, s.where.train
+            ((got, want, *_),) = _both_ways((site,), [given], dtype)
+        else:
             givens = list(self.points[AS_CALLED])
             givens[i] = given
             got, want, *_ = self._run(givens, dtype)[i]
-            return got.get(argument), want[argument]
-
-        return look
+        return got.get(argument), want[argument]
 
     def _fail(self, s, check):
         self.failed.setdefault((s.where.path, check.argument), []).append((s, check))
@@ -246,9 +245,8 @@ class Auditor:
         forward = self._forward(s)
         return diagnose(
             Evidence(
-                check.argument, s.got, s.want, s.given, self.tolerance,
-                partial(_other_mode, s),
-                forward, partial(backward_at, s.where.layer, train=s.where.train),
+                check.argument, s.got, s.want, s.given, self.tolerance.digits, forward,
+                partial(backward_at, s.where.layer, train=s.where.train),
             )
             for s, _ in exactly[:3]
         )  # fmt: skip
@@ -267,19 +265,18 @@ class Auditor:
 
     def _kinks(self) -> dict[str, int]:
         """Layers at a kink -> entries of its gradients that jump within a hair."""
-        here = self.points[AS_CALLED]
+        here, hair = self.points[AS_CALLED], self.tolerance.hair
         sides = [
-            self._run([beside(g, 0, sign, self.hair) for g in here], "float64")
+            self._run([beside(given, 0, sign, hair) for given in here], "float64")
             for sign in (1, -1)
         ]
         counts: dict[str, int] = {}
         for s, (_, a, *_), (_, b, *_) in zip(self.single, *sides, strict=True):
             with np.errstate(invalid="ignore"):  # of infinities: no jump is seen there
-                gaps = [np.abs(a[k] - b[k]) for k in a]
-            count = sum(
-                int((gap > JUMP * largest_entry((a[k], b[k]))).sum())
-                for k, gap in zip(a, gaps, strict=True)
-            )
+                jumps = (
+                    np.abs(a[k] - b[k]) > JUMP * largest_entry((a[k], b[k])) for k in a
+                )
+                count = sum(int(jump.sum()) for jump in jumps)
             if count:
                 counts[s.where.label] = count
         return counts
@@ -290,8 +287,14 @@ class _Raised(str):
     """What a backward raised while it was traced: kept with the program."""
 
 
+def _both_ways(sites, givens, dtype):
+    """What `_program` says, as NumPy arrays."""
+    found = _program(sites=sites, givens=cast(givens, DTYPES[dtype]))
+    return jax.device_get(found)
+
+
 @partial(programs.jit, static_argnames="sites")
-def _both_ways(sites, givens):
+def _program(sites, givens):
     """By hand and by `jax.vjp`, all layers in one program: compiling takes time."""
     out = []
     for (layer, train), given in zip(sites, givens, strict=True):
@@ -306,15 +309,6 @@ def _both_ways(sites, givens):
 
         out.append((got, want, domain(run, *given[:4]), raised))
     return out
-
-
-def _compare(leaf, got, want, dtype, scale, limit) -> LeafComparison:
-    if got is None:
-        return no_numbers(leaf, dtype, "it returns no gradient for it")
-    if got.shape != want.shape:
-        note = f"d{leaf.rsplit('/', 1)[-1]} has shape {got.shape}, not {want.shape}"
-        return no_numbers(leaf, dtype, note)
-    return compare_arrays(leaf, got, want, dtype, scale, limit)
 
 
 def _scales(records, formulas, dtype) -> dict[str, float]:
@@ -344,13 +338,3 @@ def _scales(records, formulas, dtype) -> dict[str, float]:
             for name in names:
                 sizes[name] = max(sizes.get(name, 0.0), found)
     return sizes
-
-
-def _other_mode(s: LayerRecord):
-    """The exact gradients with `train` the other way, if it can be run."""
-    given = cast(s.given, DTYPES["float64"])
-    try:
-        other = exact(s.where.layer, given, not s.where.train)
-    except Exception:  # a batch of one in training, a key that is not there
-        return None
-    return jax.device_get(arguments(other))

@@ -38,8 +38,6 @@ class Evidence(NamedTuple):
       want: argument -> what it should be.
       given: what the layer was given.
       tolerance: relative difference up to which a prediction holds.
-      other_mode: gradients, as `want`, with `train` the other way; None if it makes no
-        difference or cannot be run.
       forward: what can be asked for gradients, None if JAX cannot trace it.
       backward: as `Repairs` takes it, None if JAX cannot trace it.
     """
@@ -49,7 +47,6 @@ class Evidence(NamedTuple):
     want: Mapping[str, np.ndarray]
     given: LayerInputs
     tolerance: float
-    other_mode: Callable[[], Mapping[str, np.ndarray] | None] = lambda: None
     forward: Forward | None = None
     backward: Callable | None = None
 
@@ -91,12 +88,6 @@ class Evidence(NamedTuple):
         """The arrays of dy."""
         return [np.asarray(a, np.float64) for a in jax.tree.leaves(self.given.dy)]
 
-    def arrays(self) -> dict[str, Any]:
-        """Argument -> its array, whole numbers too."""
-        x = self.given.x
-        head = "" if isinstance(x, dict) else "x"
-        return dict([*named_leaves(x, head), *named_leaves(self.given.params)])
-
     def asked(self, given: LayerInputs, *mutants: Any) -> Any:
         """The argument's gradient at another point, or of mutants; None if none is."""
         assert self.forward is not None
@@ -104,13 +95,6 @@ class Evidence(NamedTuple):
             return self.forward.gradient(given, *mutants).get(self.argument)
         except (TypeError, ValueError, NotImplementedError):  # no such values or shapes
             return None
-
-    def changed(self, changes: Mapping[str, Any]) -> LayerInputs:
-        """The layer's inputs with arguments replaced: name -> array."""
-        tree = self.given.x, self.given.params
-        leaves = [changes.get(name, a) for name, a in self.arrays().items()]
-        x, params = jax.tree.structure(tree).unflatten(leaves)
-        return self.given._replace(x=x, params=params)
 
 
 def diagnose(several: Iterable[Evidence]) -> str:
@@ -121,24 +105,20 @@ def diagnose(several: Iterable[Evidence]) -> str:
     """
     here, *others = several
     others = [o for o in others if o.argument in o.got]
-    return "guess: " + _likeliest(here, others)
-
-
-def _likeliest(here, others) -> str:
     got, want = here.returned, here.right
     if got.shape != want.shape:
         found = _first(OF_SHAPE, here)
-        return found or f"its shape is wrong{_shape_words(got, want)}"
+        return f"guess: {found or 'its shape is wrong' + _shape_words(got, want)}"
     if not np.isfinite(got).all():
         bad = ~np.isfinite(got)
         what = "NaN" if np.isnan(got).any() else "infinite"
-        return f"{what} in {bad.sum():,} of {got.size:,} entries"
+        return f"guess: {what} in {bad.sum():,} of {got.size:,} entries"
     if got.any() and any(
         o.same(o.returned, got) and not o.same(o.right, want) for o in others
     ):
-        return "a constant: it is the same for other inputs and another dy"
+        return "guess: a constant: it is the same for other inputs and another dy"
     others = [o for o in others if o.differs()]
-    return _first(OF_NUMBERS, here, others) or _direction(got, want)
+    return f"guess: {_first(OF_NUMBERS, here, others) or _direction(got, want)}"
 
 
 def _first(table: Sequence[Hypotheses], here, others=()) -> str | None:
@@ -238,15 +218,6 @@ def _counts(here) -> Iterator[tuple[int, str]]:
             yield from ((n, name) for n, name in found if n > 2)  # 2: likelier causes
 
 
-def _mode(here):
-    def other(one):
-        found = one.other_mode()
-        return None if found is None else found[one.argument]
-
-    words = "it is the derivative of the other mode: training and evaluation are mixed"
-    yield f"{words} up", other
-
-
 def _swapped(here):
     for name, other in here.want.items():
         if name != here.argument and not here.same(here.right, other):
@@ -326,38 +297,6 @@ def _cotangent(here):
             for row in (0, -1):
                 words = f"row {row} of dy alone: a missing reduction over the batch"
                 yield words, lambda one, row=row, dy=sent: dy(one)[row]
-
-
-def _without_transpose(here):
-    """A product with w in the place of one with w^T; only a square w lets that pass."""
-    for name, w in here.arrays().items():
-        w = np.asarray(w)
-        if w.ndim != 2 or w.shape[0] != w.shape[1] or np.array_equal(w, w.T):
-            continue
-        for turned, words in (
-            (False, f"is missing: it is a product with {name}, not with {name}^T"),
-            (True, f"too many: it is a product with {name}^T, not with {name}"),
-        ):
-            holds = partial(_is_product, name=name, turned=turned)
-            yield f"a transpose {words}", _if(holds)
-
-
-def _is_product(one, name, turned) -> bool:
-    """Whether there is a z with want = z w^T and got = z w, or the same from the left.
-
-    w^T, where it is `turned`.
-    """
-    w = np.asarray(one.arrays()[name], np.float64)
-    arrays = one.returned, one.right, w.T if turned else w
-    for got, want, w in (arrays, [a.T for a in arrays]):
-        if not want.ndim or want.shape[-1] != len(w) or not np.isfinite(w).all():
-            continue
-        lost = one.tolerance * np.linalg.cond(w)
-        if lost < 1e-3:
-            z = np.linalg.solve(w, want.reshape(-1, len(w)).T).T
-            if one._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w):
-                return True
-    return False
 
 
 def _partly_simple(here) -> str | None:
@@ -499,9 +438,9 @@ def _sums(here):
 
 
 def _summed(here, axes, keep):
-    dy, a = np.asarray(here.given.dy), np.asarray(here.arrays()[here.argument])
+    dy, a = np.asarray(here.given.dy), np.asarray(here.given.arrays()[here.argument])
     try:
-        wide = here.changed({here.argument: np.broadcast_to(a, dy.shape)})
+        wide = here.given.changed({here.argument: np.broadcast_to(a, dy.shape)})
         y, pull_back = jax.vjp(here.forward.run, as_tree(wide))
         (found,) = pull_back(jnp.asarray(dy, y.dtype).reshape(y.shape))
     except Exception:  # the forward takes no argument of that shape
@@ -514,13 +453,15 @@ def _inputs(here):
     """The right formula at other values: labels off by one, arguments exchanged."""
 
     def other(name, change, one):
-        return one.asked(one.changed({name: change(np.asarray(one.arrays()[name]))}))
+        return one.asked(
+            one.given.changed({name: change(np.asarray(one.given.arrays()[name]))})
+        )
 
     def exchanged(m, n, one):
-        arrays = one.arrays()
-        return one.asked(one.changed({m: arrays[n], n: arrays[m]}))
+        arrays = one.given.arrays()
+        return one.asked(one.given.changed({m: arrays[n], n: arrays[m]}))
 
-    named = here.arrays()
+    named = here.given.arrays()
     for name, a in named.items():
         # of indices and labels: 0 and 1 alone are a mask
         if np.issubdtype(np.asarray(a).dtype, np.integer) and np.max(a) > 1:
@@ -544,7 +485,7 @@ def _inputs(here):
 
 
 def _assigned(here, name):
-    rows, dy = np.asarray(here.arrays()[name]), np.asarray(here.given.dy)
+    rows, dy = np.asarray(here.given.arrays()[name]), np.asarray(here.given.dy)
     want = here.right
     if dy.shape != rows.shape + want.shape[1:] or rows.max() >= len(want):
         return None
@@ -555,25 +496,23 @@ def _assigned(here, name):
 
 def _cotangents(here):
     """dy ignored, or another one in its place."""
+
+    def sent(change, one):
+        try:
+            dy = jax.tree.map(lambda a: change(np.asarray(a)), one.given.dy)
+        except ValueError:  # of several outputs, one has fewer axes
+            return None
+        return one.asked(one.given._replace(dy=dy))
+
     for words, change in _other_cotangents(np.shape(jax.tree.leaves(here.given.dy)[0])):
-
-        def make(one, change=change):
-            try:
-                dy = jax.tree.map(lambda a: change(np.asarray(a)), one.given.dy)
-            except ValueError:  # of several outputs, one has fewer axes
-                return None
-            return one.asked(one.given._replace(dy=dy))
-
-        yield words, make
+        yield words, partial(sent, change)
 
 
 def _other_cotangents(shape):
     yield "dy is ignored: it is the gradient for dy = 1", np.ones_like
     yield "dy is squared", np.square
     yield "the size of dy is ignored: its sign alone is used", np.sign
-    for axis, size in enumerate(shape):
-        if size < 2:
-            continue
+    for axis in (axis for axis, size in enumerate(shape) if size > 1):
         at = f"along axis {axis}"
         for step, edge in ((1, 0), (-1, -1)):
             rolled = partial(np.roll, shift=step, axis=axis)
@@ -611,7 +550,7 @@ def _mutants(here):
 
 
 def _left_out(here) -> Iterator[Any]:
-    return (m for m in here.forward.paths(here.given) if m.change == 1)
+    return (m for m in here.forward.paths(here.given) if m.value == 1)
 
 
 def _scaled(here):
@@ -652,7 +591,7 @@ def _repaired(here):
         return
 
     def floats(one):
-        named = one.arrays() | {"dy": one.given.dy}
+        named = one.given.arrays() | {"dy": one.given.dy}
         return {name: a for name, a in named.items() if is_float(a)}
 
     def makes_right(one, make):
@@ -671,21 +610,22 @@ def _the_diagonal(here):
     x, dy = here.given.x, here.given.dy
     if (set(x) if isinstance(x, dict) else {"x"}) != {here.argument}:
         return  # its own input alone
-    leaves = jax.tree.leaves(x)
-    fits = len(leaves) == 1 and np.shape(leaves[0]) == np.shape(dy)
-    if fits and np.size(dy) <= MOST:
-        what = "of the Jacobian: what an entry does to the others"
-        yield f"only the diagonal {what} is left out (a softmax?)", _diagonal
-        yield (
-            f"the diagonal {what} alone is in it",
-            lambda one: one.right - _diagonal(one),
-        )
+    one_array = isinstance(dy, np.ndarray | jax.Array)
+    if not one_array or dy.shape != here.right.shape or dy.size > MOST:
+        return
 
+    def diagonal(one):
+        found, dy = np.zeros(one.right.shape), np.asarray(one.given.dy)
+        for i in np.ndindex(found.shape):
+            unit = np.zeros_like(dy)
+            unit[i] = dy[i]
+            found[i] = one.asked(one.given._replace(dy=unit))[i]
+        return found
 
-def _diagonal(here):
-    found, dy = here.forward.jacobian(here.given), np.asarray(here.given.dy)
-    (found,) = jax.tree.leaves(found)
-    return np.diagonal(np.reshape(found, (dy.size, dy.size))).reshape(dy.shape) * dy
+    what = "of the Jacobian: what an entry does to the others"
+    yield f"only the diagonal {what} is left out (a softmax?)", diagonal
+    words = f"the diagonal {what} alone is in it"
+    yield words, lambda one: one.right - diagonal(one)
 
 
 def _terms(here):
@@ -697,7 +637,7 @@ def _terms(here):
 
     def plus_a_multiple(name, one):
         got, want = one.returned, one.right
-        a = np.asarray((one.arrays() | {"dy": one.given.dy})[name], np.float64)
+        a = np.asarray((one.given.arrays() | {"dy": one.given.dy})[name], np.float64)
         factor = ((got - want) * a).sum() / max(np.square(a).sum(), 1e-300)
         return want + factor * a
 
@@ -705,7 +645,7 @@ def _terms(here):
         got, want = one.returned, one.right
         return want + (got - want).mean() if got.size > 2 else None
 
-    for name, a in [*here.arrays().items(), ("dy", here.given.dy)]:
+    for name, a in [*here.given.arrays().items(), ("dy", here.given.dy)]:
         if np.shape(a) == np.shape(here.right) and np.size(a) > 2:
             yield f"a multiple of {name} is added to it", partial(plus_a_multiple, name)
     yield "a constant is added to it", plus_a_constant
@@ -714,7 +654,7 @@ def _terms(here):
 
 OF_SHAPE = _swapped, _reshaped, _asking_the_forward(_sums)
 OF_NUMBERS = (
-    _simple, _mode, _swapped, _permuted, _cotangent, _without_transpose,
+    _simple, _swapped, _permuted, _cotangent,
     _asking_the_forward(
         _sums, _inputs, _cotangents, _mutants, _the_diagonal, _scaled, _terms, _pairs
     ),

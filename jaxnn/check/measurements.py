@@ -1,4 +1,4 @@
-"""What is measured of a whole network's gradient: step sizes, curvature, costs.
+"""What is measured of a whole gradient: step sizes, curvature, precision, costs.
 
 Derivatives are along random directions with entries of size 1, so a step h moves every
 parameter and input by about h; of several directions the median, since in a network of
@@ -8,7 +8,8 @@ tables and pictures.
 
 import statistics
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,18 @@ from jaxnn.check.methods import (
     random_direction,
     taylor_slope,
 )
-from jaxnn.check.tolerance import DTYPES
+from jaxnn.check.recorder import full_precision, named_leaves
+from jaxnn.check.tolerance import DTYPES, as_float64, cosine
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import Layer
+from jaxnn.losses import Loss
+from jaxnn.rules.products import policy
 
 STEPS = tuple(float(h) for h in np.logspace(-1, -13, 25))
 TAYLOR_STEPS = tuple(float(h) for h in np.logspace(-4, -6.5, 11))
 DIRECTIONS = 3
 OFF = 0.01  # how wrong the gradient is that is drawn for comparison
+WHOLE = "all of them"
 
 
 def difference_errors(case: Comparison) -> dict[str, list[float | None]]:
@@ -51,7 +56,7 @@ def difference_errors(case: Comparison) -> dict[str, list[float | None]]:
         ahead, behind = f(move(x, step, v)), f(move(x, -step, v))
         return jnp.stack([(ahead - behind) / (2 * step), (ahead - f(x)) / step])
 
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with full_precision():
         f, at = case.scalar("float64")
         gradient = programs.ahead(None, jax.grad(f), at)(at)
         length = float(np.sqrt(inner(gradient, gradient))) or 1.0
@@ -81,7 +86,7 @@ def taylor_errors(case: Comparison) -> dict[str, Any]:
       `steps`, `remainders` by the hand-written gradient, `wrong` by one that is a
       percent too large, and their `slope` and `wrong_slope`: 2 and 1 if all is well.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with full_precision():
         f, at = case.scalar("float64")
         here = case.at("float64")
         gradient = programs.ahead(None, case.manual, *here)(*here)
@@ -123,7 +128,7 @@ def _over_steps(f, at, way, dtype, steps) -> np.ndarray | None:
 
 def curvature(case: Comparison, steps: int = 40) -> dict[str, float]:
     """Products with the Hessian by hand against JAX's, and its largest eigenvalue."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with full_precision():
         by_hand, by_jax = case.gradients("float64")
         params = case.at("float64")[0]
         v = random_direction(params)
@@ -214,4 +219,76 @@ def residual_bytes(
 
         shapes = jax.eval_shape(forward, params, state, x)
         found[name] = sum(a.size * a.dtype.itemsize for a in shapes)
+    return found
+
+
+class PrecisionError(NamedTuple):
+    """One gradient array, with its products in another precision.
+
+    Attributes:
+      leaf: path in the params tree such as "1/w", "input", or `WHOLE`.
+      cosine: of the angle to the array in float32.
+      relative_norm: 2-norm of the difference, as a share of that in float32.
+    """
+
+    leaf: str
+    cosine: float
+    relative_norm: float
+
+
+def compare_precision(
+    net: Layer,
+    loss: Loss,
+    params: Any,
+    state: Any,
+    x: Any,
+    y: Any,
+    *,
+    precision: str = "bfloat16",
+    key: Any = None,
+    train: bool = True,
+    penalty: Callable | None = None,
+) -> list[PrecisionError]:
+    """Compare the gradient that `fit(precision=...)` takes with that in float32.
+
+    Both are by hand: whether they are right is `compare_gradients`' question.
+
+    Args:
+      net, loss, params, state, x, y, key, train, penalty: as `compare_gradients` takes
+        them.
+      precision: of the products.
+
+    Returns:
+      An entry a leaf, and first one of all leaves but the input together.
+    """
+    case = Comparison(net, loss, params, state, x, y, key, train, penalty)
+    return precision_errors(case, precision)
+
+
+def precision_errors(case: Comparison, precision: str) -> list[PrecisionError]:
+    """`compare_precision` of a case."""
+
+    def both(*at):
+        with policy(precision=precision):
+            mixed = case.manual(*at)
+        with policy(precision="float32"):
+            return mixed, case.manual(*at)
+
+    with jax.default_matmul_precision("highest"):
+        at = case.at("float32")
+        trees = jax.device_get(programs.ahead(None, both, *at)(*at))
+    mixed, exact = (
+        {path.removeprefix("params/"): as_float64(a) for path, a in named_leaves(tree)}
+        for tree in trees
+    )
+    leaves = list(exact)
+    for tree in (mixed, exact):
+        weights = [tree[leaf].ravel() for leaf in leaves if leaf != "input"]
+        tree[WHOLE] = np.concatenate(weights)
+    found = []
+    for leaf in (WHOLE, *leaves):
+        a, b = mixed[leaf], exact[leaf]
+        size, gap = np.linalg.norm(b), np.linalg.norm(a - b)
+        share = float(gap / size) if size else float("inf" if gap else 0)
+        found.append(PrecisionError(leaf, cosine(a, b), share))
     return found

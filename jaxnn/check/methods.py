@@ -24,12 +24,7 @@ from jax import Array, lax
 from jaxnn import programs
 from jaxnn.arrays import analytic, is_float
 from jaxnn.check.points import cast
-from jaxnn.check.recorder import (
-    LayerInputs,
-    LayerRecord,
-    arguments,
-    leaf_layers,
-)
+from jaxnn.check.recorder import LayerInputs, LayerRecord, full_precision, leaf_layers
 from jaxnn.errors import JaxnnError
 
 Along = Callable[[Callable, Any, Any], Any]  # (f, x, v) -> f'(x) v
@@ -207,7 +202,7 @@ def compare_methods(records: list[LayerRecord], seed: int = 0) -> tuple[MethodRo
     Derivatives are along a random direction with entries of size 1, so that they are
     about as large as the gradient is long.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with full_precision():
         layers = [_Slope(s, seed) for s in leaf_layers(records)]
 
         def all_layers(inputs):
@@ -229,15 +224,12 @@ class _Slope:
 
     def value(self, given, at):
         """The number, with real or complex `at` in the place of what is real."""
-        x, params = given.x, given.params
-        leaves = [at.get(name, a) for name, a in _named(given).items()]
-        x, params = jax.tree.structure((x, params)).unflatten(leaves)
-        state = given.state
+        params, state, x, key, dy = given.changed(at)
         if any(jnp.iscomplexobj(a) for a in at.values()):
             state = jax.tree.map(lambda a: a + 0j if is_float(a) else a, state)
         layer, train = self.where.layer, self.where.train
-        y = layer.forward(params, state, x, key=given.key, train=train)[0]
-        return inner(given.dy, y)
+        y = layer.forward(params, state, x, key=key, train=train)[0]
+        return inner(dy, y)
 
     def ways(self, given, v):
         """The derivative along v by each method, in one trace."""
@@ -281,12 +273,8 @@ class _Slope:
         return MethodRow(self.where.label, errors, int(found["kinks"]), self.note)
 
 
-def _named(given: LayerInputs) -> dict[str, Any]:
-    return arguments((given.x, given.params))
-
-
-def _real(given) -> dict[str, Any]:
-    return {name: a for name, a in _named(given).items() if is_float(a)}
+def _real(given: LayerInputs) -> dict[str, Any]:
+    return {name: a for name, a in given.arrays().items() if is_float(a)}
 
 
 # ---- second derivatives

@@ -8,7 +8,7 @@ explained by it.
 
 import linecache
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,21 +51,27 @@ MEAN = "a mean where {{}} needs a sum: divided by {:g}"
 
 
 class Mutant(NamedTuple):
-    """One way to be wrong, in words: which cotangent, the how-manieth change.
+    """One way to be wrong: one of the `Forward`'s settings, changed.
 
-    Or which number of the forward, and the value it has on the way back.
+    Attributes:
+      words: what is wrong then.
+      place: which setting.
+      value: what it is.
+      what: the step whose cotangent it changes.
     """
 
     words: str
-    edge: int = -1
-    change: int = 0
+    place: int
+    value: float
     what: str = ""
-    number: int = -1
-    value: float = 0.0
 
 
 class Forward:
     """The forward of a layer, to be asked for its gradient, right and in mutants.
+
+    What the way back depends on are settings, one for each operand: of a float that
+    takes a cotangent which change is made to it, 0 for none, and of a plain number its
+    value.
 
     Args:
       run: `(params, state, x, key) -> y`, JAX's alone.
@@ -75,7 +81,6 @@ class Forward:
     def __init__(self, run: Callable, given: LayerInputs):
         tree = as_tree(given)
         self.run = lambda tree: run(*(tree[n] for n in ("params", "state", "x", "key")))
-        self.like = tree
         self.traced = jax.make_jaxpr(self.run)(tree)
         self.names: dict[int, str] = {}  # of a variable: the argument or step it is
         paths = jax.tree.leaves_with_path(tree)
@@ -83,10 +88,10 @@ class Forward:
             # without "x/" or "params/", which stand for the kind of argument
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             self.names[id(v)] = name.partition("/")[2] or name
+        self.settings: list[float] = []
         self.edges: dict[tuple[int, int], int] = {}  # operands that take a cotangent
         self.words: dict[int, tuple[str, list[str]]] = {}  # of each: step, its changes
-        self.numbers: dict[tuple[int, int], int] = {}  # operands that are plain numbers
-        self.values: list[tuple[float, Any]] = []  # each one's value and step
+        self.numbers: dict[tuple[int, int], tuple[int, Any]] = {}  # and their steps
         self.program: Callable | None = None
         for eqn in operations(self.traced.jaxpr):
             self._count(eqn)
@@ -99,21 +104,18 @@ class Forward:
             if not is_float(v.aval):
                 continue
             if not isinstance(v, Literal) and v.aval.size <= LARGE:
-                self.edges[id(eqn), i] = len(self.edges)
+                self.edges[id(eqn), i] = len(self.settings)
+                self.settings.append(0)
             elif isinstance(v, Literal) and not np.shape(v.val):
-                self.numbers[id(eqn), i] = len(self.values)
-                self.values.append((float(v.val), eqn))
+                self.numbers[id(eqn), i] = len(self.settings), eqn
+                self.settings.append(float(v.val))
 
     def gradient(self, given: LayerInputs, *mutants: Mutant) -> dict[str, np.ndarray]:
         """Argument -> gradient of sum(dy y), spoilt by all those mutants at once."""
-        changes = np.zeros(len(self.edges), np.int32)
-        numbers = np.array([value for value, _ in self.values])
+        settings = np.array(self.settings, float)
         for mutant in mutants:
-            if mutant.number >= 0:
-                numbers[mutant.number] = mutant.value
-            else:
-                changes[mutant.edge] = mutant.change
-        every = changes, numbers, as_tree(given), cast(given.dy, np.float64)
+            settings[mutant.place] = mutant.value
+        every = settings, as_tree(given), cast(given.dy, np.float64)
         if self.program is None:
             quick = {"compiler_options": QUICK}
             self.program = programs.ahead(None, self._gradient, *every, **quick)
@@ -129,55 +131,49 @@ class Forward:
 
     def literals(self) -> Iterator[Mutant]:
         """The forward's numbers left out, or taken as one minus themselves."""
-        for i, (value, eqn) in enumerate(self.values):
+        for place, eqn in self.numbers.values():
+            value = self.settings[place]
             where = f"{value:g} in {describe(eqn)}"
             neutral = 1.0 if eqn.primitive.name in ("mul", "div") else 0.0
             words = f"the constant {where} is left out on the way back"
-            yield Mutant(words, number=i, value=neutral)
+            yield Mutant(words, place, neutral)
             if 0 < value < 1 and value != 0.5:
                 words = f"1 - {value:g} stands in the place of {where}"
-                yield Mutant(words, number=i, value=1 - value)
+                yield Mutant(words, place, 1 - value)
 
-    @cached_property
-    def jacobian(self) -> Callable:
-        """`given -> ` the derivative of each output by each entry of x."""
-        derivative = jax.jacrev(lambda x, tree: self.run(tree | {"x": x}))
-        program = programs.ahead(None, derivative, self.like["x"], self.like)
-        return lambda given: program((tree := as_tree(given))["x"], tree)
-
-    def _gradient(self, changes, numbers, tree, dy):
-        step = partial(self._step, changes, numbers)
-
+    def _gradient(self, settings, tree, dy):
         def run(tree):
-            return evaluate(self.traced, jax.tree.leaves(tree), step)
+            leaves = jax.tree.leaves(tree)
+            return evaluate(self.traced, leaves, partial(self._step, settings))
 
         y, pull_back = jax.vjp(run, tree)
         dys = zip(jax.tree.leaves(dy), y, strict=True)
         (found,) = pull_back([d.astype(a.dtype) for d, a in dys])
         return arguments((found["x"], found["params"]))
 
-    def _step(self, changes, numbers, eqn, values, known):
+    def _step(self, settings, eqn, values, known):
         if eqn.primitive.name == "scan":
-            return self._scan(changes, numbers, eqn, values)
+            return self._scan(settings, eqn, values)
         values = list(values)
         for i, v in enumerate(eqn.invars):
-            if (number := self.numbers.get((id(eqn), i))) is not None:
-                values[i] = numbers[number].astype(v.aval.dtype)
+            if (id(eqn), i) in self.numbers:
+                place, _ = self.numbers[id(eqn), i]
+                values[i] = settings[place].astype(v.aval.dtype)
         edges = [self.edges.get((id(eqn), i)) for i in range(len(values))]
         if all(edge is None for edge in edges):
             return run_operation(eqn, values)
-        own = jnp.array([0 if e is None else changes[e] for e in edges])
+        own = jnp.array([0 if e is None else settings[e] for e in edges]).astype(int)
         beside = self._beside(eqn, known)
         names, arrays = [n for n, _ in beside], [a for _, a in beside]
         return [self._mutable(eqn, edges, names)(own, arrays, *values)]
 
-    def _scan(self, changes, numbers, eqn, values):
+    def _scan(self, settings, eqn, values):
         p = eqn.params
         n, carried = scan_counts(p)
         consts, start, rows = values[:n], values[n : n + carried], values[n + carried :]
 
         def turn(carry, row):
-            step = partial(self._step, changes, numbers)
+            step = partial(self._step, settings)
             out = evaluate(p["jaxpr"], [*consts, *carry, *row], step)
             return out[:carried], out[carried:]
 

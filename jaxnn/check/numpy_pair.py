@@ -32,14 +32,14 @@ from jaxnn.check.recorder import (
     named_leaves,
     one_line,
 )
-from jaxnn.check.tolerance import DTYPES, compare_arrays
+from jaxnn.check.tolerance import DTYPES, Tolerance, compare_arrays
 from jaxnn.errors import JaxnnError
 from jaxnn.rules import Rule
 
-FINE = 1e-6, (1e-5, 1e-2, 1e-3, 1e-4, 1e-6, 5e-8), 1e-6
-"""What differences can tell in float64, of the largest entry; the steps; and how far
-beside a kink slopes are taken, for which the smallest step is."""
-COARSE = 5e-3, (1e-2, 3e-3, 3e-2, 1e-3), 2e-2  # of what is float32 inside
+FINE = Tolerance({"float64": 1e-6}, 1e-6, 1e-5), (1e-5, 1e-2, 1e-3, 1e-4, 1e-6, 5e-8)
+"""What differences can tell in float64, and their steps, the smallest for kinks."""
+COARSE = Tolerance({"float64": 5e-3}, 2e-2, 1e-5), (1e-2, 3e-3, 3e-2, 1e-3)
+"""The same of what is float32 inside."""
 LARGE = 100_000  # entries from which differences take too long
 RUNS = 40_000  # of the forward, after which no further points are tried
 
@@ -225,8 +225,6 @@ class ByDifferences(AsItStands):
       JaxnnError: too many entries.
     """
 
-    tolerance = 1e-5
-
     def __init__(self, pair: Pair, x: dict, dy: Any):
         entries = sum(a.size for _, a in named_leaves(x) if is_float(a))
         if entries > LARGE:
@@ -237,8 +235,7 @@ class ByDifferences(AsItStands):
             )
         # a y of few digits leaves a difference with fewer still
         coarse = any(a.dtype != np.float64 for a in jax.tree.leaves(pair.value(x)))
-        limit, self.steps, self.hair = COARSE if coarse else FINE
-        self.limits = {"float64": limit}
+        self.tolerance, self.steps = COARSE if coarse else FINE
         super().__init__(pair, x, dy, RUNS // (2 * entries))
 
     def _want(self, given, dtype, got) -> tuple[dict, tuple]:
@@ -288,7 +285,7 @@ class ByDifferences(AsItStands):
         if got is None or got.shape != a.shape:
             return want
         size = np.abs(want[np.isfinite(want)]).max(initial=1e-9)
-        off = ~(np.abs(got - want) <= self.limits["float64"] * size)
+        off = ~(np.abs(got - want) <= self.tolerance.limits["float64"] * size)
         for index in map(tuple, np.argwhere(off & ~(np.isnan(got) & np.isnan(want)))):
             found = []
             for step in self.steps:
@@ -322,5 +319,6 @@ class ByDifferences(AsItStands):
 
     def _kinks(self) -> dict[str, int]:
         # a hair is too wide in what has few digits: slopes differ without a kink
-        tells = self.hair == FINE[2] and len(self.points) > 1  # else runs are too many
+        # and else runs are too many
+        tells = self.tolerance is FINE[0] and len(self.points) > 1
         return super()._kinks() if tells else {}

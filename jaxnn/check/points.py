@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
 from jaxnn.arrays import is_float
-from jaxnn.check.recorder import LayerInputs, arguments
+from jaxnn.check.recorder import LayerInputs
 from jaxnn.traced import evaluate, run_operation, scan_counts, source_place
 
 AS_CALLED, ELSEWHERE = "as called", "with other parameters"
@@ -53,15 +53,23 @@ def shuffled(given: LayerInputs, seed: int = 0) -> LayerInputs:
     )
 
 
-def drawn(given: LayerInputs, seed: int = 1) -> LayerInputs:
-    """As `shuffled`, but x from N(0, 1): neither saturated nor all zero."""
+def drawn(
+    given: LayerInputs, seed: int = 1, change: Callable = lambda a: a
+) -> LayerInputs:
+    """As `shuffled`, but x from N(0, 1), then changed: not saturated nor all zero."""
     draw = np.random.default_rng((seed, 1))  # independent of what moves the rest
-    return _with_x(shuffled(given, seed), lambda a: draw.standard_normal(a.shape))
 
+    def one(a):  # symmetric or rising if a is
+        if _rows_sum_to_one(a):
+            return a
+        new = change(draw.standard_normal(a.shape))
+        if a.ndim == 2 and a.shape[0] == a.shape[1] > 1 and np.array_equal(a, a.T):
+            return (new + new.T) / 2
+        rising = a.ndim == 1 and a.size > 2 and (np.diff(a) > 0).all()
+        return np.sort(new) if rising else new
 
-def wide(given: LayerInputs, seed: int = 2) -> LayerInputs:
-    """As `drawn`, but x five times as large: where units saturate."""
-    return _with_x(drawn(given, seed), lambda a: 5 * a)
+    moved = shuffled(given, seed)
+    return moved._replace(x=_floats(one, moved.x))
 
 
 def of_all_sizes(given: LayerInputs, seed: int = 3) -> LayerInputs:
@@ -70,22 +78,19 @@ def of_all_sizes(given: LayerInputs, seed: int = 3) -> LayerInputs:
     dy is a thousand times as large: a backward that cuts it off shows.
     """
     draw = np.random.default_rng((seed, 2))
-    far = _with_x(
-        drawn(given, seed), lambda a: np.sign(a) * 10 ** draw.uniform(-3, 2, a.shape)
-    )
+    far = drawn(given, seed, lambda a: np.sign(a) * 10 ** draw.uniform(-3, 2, a.shape))
     return far._replace(dy=_floats(lambda a: 1024 * a, far.dy))
 
 
-def of_one_sign(given: LayerInputs, sign: int, seed: int = 4) -> LayerInputs:
-    """As `drawn`, but x all positive, or with sign -1 all negative."""
-    return _with_x(drawn(given, seed), lambda a: sign * np.abs(a))
-
-
-POINTS = {SHUFFLED: shuffled, DRAWN: drawn, WIDE: wide}
+POINTS: dict[str, Callable] = {
+    SHUFFLED: shuffled,
+    DRAWN: drawn,
+    WIDE: partial(drawn, seed=2, change=lambda a: 5 * a),  # where units saturate
+}
 MORE_POINTS = POINTS | {
     "at inputs of all sizes": of_all_sizes,
-    "at positive inputs": partial(of_one_sign, sign=1),
-    "at negative inputs": partial(of_one_sign, sign=-1),
+    "at positive inputs": partial(drawn, seed=4, change=np.abs),
+    "at negative inputs": partial(drawn, seed=4, change=lambda a: -np.abs(a)),
 }
 """Where a formula is looked at: all of them where a single layer is judged."""
 
@@ -130,15 +135,11 @@ def nudged(
     given: LayerInputs, argument: str, moves: Mapping[tuple, float], hair: float
 ) -> LayerInputs:
     """`given` with single entries of one argument moved, in units of a hair."""
-    trees = given.x, given.params
-    new = arguments(trees)
-    moved = np.array(new[argument], np.float64)
+    moved = np.array(given.arrays()[argument], np.float64)
     step = hair * _size(moved)
     for index, count in moves.items():
         moved[index] += count * step
-    new[argument] = moved
-    x, params = jax.tree.structure(trees).unflatten(new.values())
-    return given._replace(x=x, params=params)
+    return given.changed({argument: moved})
 
 
 def last_digits(given: LayerInputs, eps: float, seed: int) -> LayerInputs:
@@ -183,13 +184,11 @@ def domain(function: Callable, *args: Any) -> tuple[Any, Any]:
       iterations still changes, relative to the values; 0 without any.
     """
     changes, rounds = [], defaultdict(list)
-    loops = {"scan": _last_rounds_of_scan, "while": _last_rounds_of_while}
 
     def step(eqn, given, known):
         del known
         name, found = eqn.primitive.name, run_operation(eqn, given)
-        two = loops[name](eqn.params, given) if name in loops else None
-        changes.extend(_change(*pair) for pair in zip(*two or ((), ()), strict=True))
+        changes.extend(_change(a, b) for a, b in _last_rounds(eqn, given))
         if (place := source_place(eqn)) and is_float(eqn.outvars[0].aval):
             rounds[(place, name, jnp.shape(found[0]))].append(found[0])
         return found
@@ -200,33 +199,35 @@ def domain(function: Callable, *args: Any) -> tuple[Any, Any]:
     return jnp.all(jnp.array(finite)), jnp.max(jnp.array([0.0, *changes]))
 
 
-def _last_rounds_of_scan(params, given):
-    """The floats that a scan carries before and after its last round."""
-    n, carried_values = scan_counts(params)
-    m = n + carried_values
-    if any(is_float(a) for a in given[m:]) or not params["length"]:
-        return None  # not the same again: it takes another row in each round
-    body = jaxpr_as_fun(params["jaxpr"])
+def _last_rounds(eqn, given) -> list[tuple]:
+    """What a loop carries before and after its last round, if it is the same again.
 
-    def step(carried, row):
-        _, old = carried
-        return (old, tuple(body(*given[:n], *old, *row)[: m - n])), None
+    A scan that takes another row of floats in each round is not.
+    """
+    params, name = eqn.params, eqn.primitive.name
+    if name == "scan":
+        n, carried = scan_counts(params)
+        consts, start, rows = given[:n], given[n : n + carried], given[n + carried :]
+        if any(map(is_float, rows)) or not params["length"]:
+            return []
+        body = jaxpr_as_fun(params["jaxpr"])
 
-    start = tuple(given[n:m])
-    two, _ = lax.scan(step, (start, start), given[m:], params["length"])
-    return [[a for a in one if is_float(a)] for one in two]
+        def step(two, row):
+            return (two[1], body(*consts, *two[1], *row)[:carried]), None
 
-
-def _last_rounds_of_while(params, given):
-    n, m = params["cond_nconsts"], params["body_nconsts"]
-    test, body = map(jaxpr_as_fun, (params["cond_jaxpr"], params["body_jaxpr"]))
-    start = tuple(given[n + m :])
-    two = lax.while_loop(
-        lambda carried: test(*given[:n], *carried[1])[0],
-        lambda carried: (carried[1], tuple(body(*given[n : n + m], *carried[1]))),
-        (start, start),
-    )
-    return [[a for a in one if is_float(a)] for one in two]
+        two, _ = lax.scan(step, (start, start), rows, params["length"])
+    elif name == "while":
+        n = params["cond_nconsts"]
+        m = n + params["body_nconsts"]
+        test, body = map(jaxpr_as_fun, (params["cond_jaxpr"], params["body_jaxpr"]))
+        two = lax.while_loop(
+            lambda two: test(*given[:n], *two[1])[0],
+            lambda two: (two[1], body(*given[n:m], *two[1])),
+            (given[m:], given[m:]),
+        )
+    else:
+        return []
+    return [(a, b) for a, b in zip(*two, strict=True) if is_float(a)]
 
 
 def _change(a, b):
@@ -246,22 +247,6 @@ def _floats(change, tree, dtype=np.float32):
         return np.asarray(change(np.asarray(a).astype(np.float64))).astype(dtype)
 
     return jax.tree.map(one, tree)
-
-
-def _with_x(given, change):
-    """`given` with x changed, but for probabilities; symmetric or rising if x is."""
-
-    def one(a):
-        if _rows_sum_to_one(a):
-            return a
-        new = change(a)
-        if a.ndim == 2 and a.shape[0] == a.shape[1] > 1 and np.array_equal(a, a.T):
-            return (new + new.T) / 2
-        if a.ndim == 1 and a.size > 2 and (np.diff(a) > 0).all():
-            return np.sort(new)
-        return new
-
-    return given._replace(x=_floats(one, given.x))
 
 
 def _rows_sum_to_one(a) -> bool:

@@ -8,7 +8,8 @@ is judged with exact parts, so only its own wiring can be wrong.
 
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jaxnn import programs
 from jaxnn.arrays import call_back, is_key
 from jaxnn.combine.parts import observed
 from jaxnn.layers import Layer
+from jaxnn.rules.products import policy
 
 LIBRARIES = (
     "<",  # code of no file
@@ -39,6 +41,17 @@ class LayerInputs(NamedTuple):
     x: Any
     key: Any
     dy: Any
+
+    def arrays(self) -> dict[str, Any]:
+        """Argument -> its array, whole numbers too."""
+        return arguments((self.x, self.params))
+
+    def changed(self, changes: Mapping[str, Any]) -> "LayerInputs":
+        """The same with arguments replaced: name -> array."""
+        x, params = jax.tree.structure((self.x, self.params)).unflatten(
+            [changes.get(name, a) for name, a in self.arrays().items()]
+        )
+        return self._replace(x=x, params=params)
 
 
 @jax.tree_util.register_static
@@ -82,6 +95,16 @@ class LayerRecord(NamedTuple):
     got: dict[str, np.ndarray]
     want: dict[str, np.ndarray]
     error: str | None
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float64, and products of all digits: a GPU's of float32 keep ten bits only."""
+    with (
+        jax.enable_x64(True), jax.default_matmul_precision("highest"),
+        policy(precision="float32"),
+    ):  # fmt: skip
+        yield
 
 
 def exact(layer: Layer, given: LayerInputs, train: bool) -> tuple[Any, Any]:

@@ -4,18 +4,17 @@ One judge for every way to a gradient: `is_rounding_or_kink` is told how the gra
 can be had at other points, by `jax.vjp` or by differences, and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import programs
 from jaxnn.arrays import is_key
 from jaxnn.check.points import AWAY, beside, cast, last_digits, nudged
-from jaxnn.check.recorder import LayerInputs, LayerPath, arguments, exact
+from jaxnn.check.recorder import LayerRecord
 
 LIMITS = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.0625}
 """Largest relative difference that passes, |manual - automatic| over the largest
@@ -38,7 +37,23 @@ FLOOR = 8.0
 saturated softmax or a norm over two channels takes terms as large as dy from each other
 and leaves a derivative of 1e-20."""
 
+
+class Tolerance(NamedTuple):
+    """What a way to a gradient can tell.
+
+    Attributes:
+      limits: largest relative difference that passes, by precision.
+      hair: how far beside a point another side of a kink is looked for, see `beside`.
+      digits: relative difference up to which a cause explains a gradient.
+    """
+
+    limits: Mapping[str, float] = LIMITS
+    hair: float = AWAY
+    digits: float = 1e-9
+
+
 SINGLE_STEPS = "not finite by jax.grad when compiled, but in single steps it agrees"
+CLOSER = "rounding: in float32 it is as much closer as that has more digits"
 KINK = "a kink: other values of the derivative are as good"
 JUMP = 1e-3  # of the largest derivative: what counts as a kink
 SAMPLES = 8  # entries at a kink that are looked at one by one
@@ -193,33 +208,28 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def is_rounding_or_kink(
-    given: LayerInputs,
+    s: LayerRecord,
     argument: str,
-    got: Any,
-    want: Any,
     dtype: str,
     look: Callable,
-    limit: float | None = None,
-    hair: float = AWAY,
+    tolerance: Tolerance,
 ) -> str | None:
     """Why a difference beyond the limit is no error, None if it is one.
 
     Args:
-      given: what the layer was given.
-      argument: whose gradient it is.
-      got: the gradient by hand for it.
-      want: the same by `jax.grad`.
-      dtype: the precision of both.
+      s: a layer at work.
+      argument: of it, whose gradient differs.
+      dtype: the precision.
       look: `(given, dtype) -> (got, want)` at any point and in any precision.
-      limit: another than that of `LIMITS`.
-      hair: how far beside a point the other side of a kink is looked for.
+      tolerance: what `want` can tell.
     """
-    got, want = map(as_float64, (got, want))
-    gap = np.abs(got - want)
 
     def exactly(given, dtype="float64"):
         return as_float64(look(given, dtype)[1])
 
+    given = s.given
+    got, want = (as_float64(of[argument]) for of in (s.got, s.want))
+    gap = np.abs(got - want)
     if not np.isfinite(gap).all():
         if np.isfinite(got).all():
             with jax.disable_jit():  # nothing compiled, so each thing computed once
@@ -227,29 +237,27 @@ def is_rounding_or_kink(
             if alone.passed:
                 return SINGLE_STEPS
         return None
-    if gap.max() <= FLOOR * float(jnp.finfo(DTYPES[dtype]).eps) * largest_entry(
-        given.dy
-    ):
+    last_digit = float(jnp.finfo(DTYPES[dtype]).eps)
+    if gap.max() <= FLOOR * last_digit * largest_entry(given.dy):
         return "rounding: a difference of nothing beside dy"
-    sides = np.stack(
-        [
-            exactly(beside(given, seed, sign, hair))
-            for seed in range(4)
-            for sign in (1, -1)
-        ]
-    )
+    moved = [(seed, sign) for seed in range(4) for sign in (1, -1)]
+    sides = np.stack([exactly(beside(given, *m, tolerance.hair)) for m in moved])
     size = float(np.abs(want).max())
     jumps = np.ptp(sides, axis=0) > JUMP * size
     # a jump is no rounding, so entries at a kink neither need nor give that excuse
     smooth = np.where(jumps, want, got)
     reason = _rounding(given, smooth, want, ~jumps, dtype, look, exactly)
-    allowed = limit_for(dtype, max(size, float(np.abs(got).max())), limit)
-    if reason is None and (gap[~jumps] > allowed).any():
+    largest = max(size, float(np.abs(got).max()))
+    beyond = gap > limit_for(dtype, largest, tolerance.limits[dtype])
+    if reason is None and (beyond & ~jumps).any():
         return None
-    wrong = jumps & (gap > allowed)
+    wrong = jumps & beyond
     if not wrong.any():
         return reason
-    kink = Kink(lambda moves: exactly(nudged(given, argument, moves, hair)), got, sides)
+    kink = Kink(
+        lambda moves: exactly(nudged(given, argument, moves, tolerance.hair)),
+        got, sides,
+    )  # fmt: skip
     return KINK if kink.has_room_for(wrong) else None
 
 
@@ -272,27 +280,21 @@ def _rounding(given, got, want, smooth, dtype, look, exactly) -> str | None:
         error = largest(got - truth)
         if error <= AS_GOOD * largest(want - truth):
             return AS_CLOSE
-        if dtype == "bfloat16" and _shrinks(look(narrow, "float32")[0], truth, error):
-            return "rounding: in float32 it is as much closer as that has more digits"
+        if dtype == "bfloat16":
+            # `jax.grad` of a forward that is wide inside is wide inside too; by hand
+            # there may be more rounding. A wrong formula does not shrink with it, and
+            # shows in float64
+            digit = float(jnp.finfo(jnp.float32).eps)
+            single = np.abs(as_float64(look(narrow, "float32")[0]) - truth).max()
+            single = max(single, digit * np.abs(truth).max())
+            if error <= MARGIN * eps / digit * single:
+                return CLOSER
     if dtype != "bfloat16":  # whose last digit would step over kinks
         here = exactly(given)
         moved = [exactly(last_digits(given, eps, seed)) - here for seed in range(4)]
         if gap <= MARGIN * max(map(largest, moved)):
             return "rounding: the last digit of the inputs matters as much"
     return None
-
-
-def _shrinks(got, truth, error) -> bool:
-    """Whether the error in bfloat16 is what is to be expected by that in float32.
-
-    `jax.grad` of a forward that is wide inside is wide inside too; by hand there may be
-    more rounding. A wrong formula does not shrink, and shows in float64.
-    """
-    ratio = float(jnp.finfo(jnp.bfloat16).eps / jnp.finfo(jnp.float32).eps)
-    least = float(jnp.finfo(jnp.float32).eps) * np.abs(truth).max()
-    return bool(
-        error <= MARGIN * ratio * max(np.abs(as_float64(got) - truth).max(), least)
-    )
 
 
 class Kink:
@@ -355,17 +357,3 @@ def _between(several, one):
     low, high = several.min(0), several.max(0)
     slack = JUMP * np.abs(several).max()
     return (low - slack <= one) & (one <= high + slack)
-
-
-_exact = programs.jit(exact, static_argnames=("layer", "train"))
-
-
-def look_at_layer(where: LayerPath, argument: str) -> Callable:
-    """`look` for one argument of a layer by a program of its own."""
-
-    def look(given, dtype):
-        given = cast(given, DTYPES[dtype])
-        found = _exact(layer=where.layer, given=given, train=where.train)
-        return None, arguments(found)[argument]
-
-    return look

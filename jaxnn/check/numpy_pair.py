@@ -140,7 +140,7 @@ def misbehavior(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
     given, sent = pair.copies(x), pair.copies(dy)
     y, cache = pair.forward(given)
     yield from _changed(given, x, "its forward")
-    if not _same(y, pair.value(x)):
+    if not same(y, pair.value(x)):
         yield (
             "its forward is no function: a second call with the same arguments gives "
             "another result",
@@ -154,7 +154,7 @@ def misbehavior(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
     _, cache = pair.forward(pair.copies(x))
     if pair.value_or_none(shuffled(LayerInputs({}, (), x, None, dy)).x) is None:
         return
-    if not _same(first, pair.backward(cache, pair.copies(dy))):
+    if not same(first, pair.backward(cache, pair.copies(dy))):
         yield (
             "its backward is no function of (cache, dy): after a forward with other "
             "inputs it returns another gradient for the same cache",
@@ -172,11 +172,13 @@ def _changed(now, before, who, what=None):
             yield f"{who} changes {what or name} in place", "work on a copy"
 
 
-def _same(a, b) -> bool:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees of arrays agree, within the limit of float64."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
     return all(
         x.shape == y.shape and not compare_arrays("", x, y, "float64").wrong
-        for x, y in pairs
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
@@ -303,8 +305,8 @@ class ByDifferences(AsItStands):
             twice = jax.tree.map(lambda d: 2 * d, s.given.dy)
             found = self.pair.gradients(self._wide(s.given), twice)
             again = found[check.argument]
-            same = np.array_equal(again, s.got[check.argument])
-            if same and again.any() and np.isfinite(again).all():
+            ignored = np.array_equal(again, s.got[check.argument])
+            if ignored and again.any() and np.isfinite(again).all():
                 return "guess: dy is ignored: another dy gives the same gradient"
         return super()._cause(several, dtypes)
 
@@ -312,8 +314,8 @@ class ByDifferences(AsItStands):
         forward, (given,) = self.pair.in_jax(), self.points[AS_CALLED]
         try:  # if it computes the same in JAX
             y = forward(jax.tree.map(np.array, given.x))
-            same = np.allclose(y, self.pair.value(given.x), rtol=1e-9)
-            return Forward(lambda p, s, x, key: forward(x), given) if same else None
+            agrees = np.allclose(y, self.pair.value(given.x), rtol=1e-9)
+            return Forward(lambda p, s, x, key: forward(x), given) if agrees else None
         except Exception:  # written for NumPy alone
             return None
 

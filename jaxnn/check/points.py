@@ -59,14 +59,8 @@ def drawn(
     """As `shuffled`, but x from N(0, 1), then changed: not saturated nor all zero."""
     draw = np.random.default_rng((seed, 1))  # independent of what moves the rest
 
-    def one(a):  # symmetric or rising if a is
-        if _rows_sum_to_one(a):
-            return a
-        new = change(draw.standard_normal(a.shape))
-        if a.ndim == 2 and a.shape[0] == a.shape[1] > 1 and np.array_equal(a, a.T):
-            return (new + new.T) / 2
-        rising = a.ndim == 1 and a.size > 2 and (np.diff(a) > 0).all()
-        return np.sort(new) if rising else new
+    def one(a):
+        return a if _rows_sum_to_one(a) else change(draw.standard_normal(a.shape))
 
     moved = shuffled(given, seed)
     return moved._replace(x=_floats(one, moved.x))
@@ -125,10 +119,8 @@ def beside(given: LayerInputs, seed: int, sign: int, hair: float = AWAY) -> Laye
         return a + sign * hair * _size(a) * draw.standard_normal(a.shape)
 
     # float64: a difference of a hair would be lost in float32
-    return given._replace(
-        params=_floats(nudge, given.params, np.float64),
-        x=_floats(nudge, given.x, np.float64),
-    )
+    params, x = (_floats(nudge, tree, np.float64) for tree in (given.params, given.x))
+    return given._replace(params=params, x=x)
 
 
 def nudged(
@@ -149,11 +141,9 @@ def last_digits(given: LayerInputs, eps: float, seed: int) -> LayerInputs:
     def nudge(a):
         return a * (1 + eps * draw.standard_normal(a.shape))
 
-    return given._replace(
-        params=_floats(nudge, given.params, np.float64),
-        x=_floats(nudge, given.x, np.float64),
-        dy=_floats(nudge, given.dy, np.float64),
-    )
+    trees = given.params, given.x, given.dy
+    params, x, dy = (_floats(nudge, tree, np.float64) for tree in trees)
+    return given._replace(params=params, x=x, dy=dy)
 
 
 def cast(tree: Any, dtype: Any) -> Any:

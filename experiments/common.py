@@ -227,6 +227,13 @@ def train_many(
     return jax.block_until_ready(jax.jit(many)(keys, jnp.asarray(x), jnp.asarray(y)))
 
 
+def at(tree: Any, *index: Any) -> Any:
+    """Entry `index` of every array of a tree: at(path, step, seed)."""
+    import jax
+
+    return jax.tree.map(lambda a: a[index], tree)
+
+
 def spread(values: Iterable[float]) -> dict[str, Any]:
     """Mean, sample standard deviation, n and the values themselves."""
     values = [float(v) for v in values]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import conclude, main, print_epoch, spread
@@ -28,8 +27,7 @@ from jaxnn.layers import Layer, dense, lstm, standardize
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.optimizers import optimizer_by_name
 from jaxnn.plots.panels import BLUE, GRAY, GRAYS, INK, PALE, new_figure
-from jaxnn.train import History, evaluate, fit
-from jaxnn.train.state import to_unit
+from jaxnn.train import History, evaluate, fit, predict
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,6 @@ def train(net: Layer, data: Dataset, seed: int, args: Args) -> History:
         optimizer=optimizer_by_name("adam", args.lr, "onecycle", steps),
         batch=args.batch, clip_norm=args.clip_norm, seeds=seed, on_epoch=print_epoch,
     )  # fmt: skip
-
-
-def after_each_row(reader: Layer, history: History, x: np.ndarray) -> np.ndarray:
-    """What the network would answer after each row: probabilities (N, 28, 10)."""
-
-    @jax.jit
-    def read(x):
-        logits, _, _ = reader.forward(
-            history.params, history.state, to_unit(x, jnp.float32), train=False
-        )
-        return jax.nn.softmax(logits)
-
-    parts = np.array_split(x, max(len(x) // 1000, 1))
-    return np.concatenate([np.asarray(read(part)) for part in parts])
 
 
 def gradients_agree(net: Layer, history: History, data: Dataset) -> dict:
@@ -166,7 +150,8 @@ def run(args: Args) -> None:
     accuracy = [100 * float(f.accuracy) for f in found]
     first = histories[0]
     reader = network(args.units, mean, std, every_row=True)
-    chance = after_each_row(reader, first, data.test.x)
+    outputs = predict(reader, first.params, first.state, data.test.x)
+    chance = np.asarray(jax.nn.softmax(outputs))
     right = chance.argmax(-1) == data.test.y[:, None]
     values = {
         "accuracy_percent": spread(accuracy),

@@ -33,7 +33,6 @@ from experiments.pictures import grouped
 from experiments.robust import Digits, trained
 from jaxnn import Classifier, attacks, defenses, mlp, rules, serial
 from jaxnn.layers import dense, flatten, pointwise, relu
-from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
 from jaxnn.robustness import swap_backward
 from jaxnn.rules import Rule
@@ -65,35 +64,26 @@ class Masked(NamedTuple):
 
 
 def times(factor: float):
-    def fwd(x):
-        return factor * x, ()
-
-    return pointwise(Rule("times", fwd, lambda _, dy: (factor * dy,)), f"x{factor:g}")
+    rule = Rule("times", lambda x: (factor * x, ()), lambda _, dy: (factor * dy,))
+    return pointwise(rule, f"x{factor:g}")
 
 
 def staircase(step: float):
     """y = x rounded to multiples of `step`; its derivative is 0."""
-
-    def fwd(x):
-        return step * jnp.round(x / step), ()
-
     return pointwise(
-        Rule("staircase", fwd, lambda _, dy: (jnp.zeros_like(dy),)), "staircase"
-    )
+        Rule("staircase", lambda x: (step * jnp.round(x / step), ()),
+             lambda _, dy: (jnp.zeros_like(dy),)), "staircase",
+    )  # fmt: skip
 
 
 def steep_sigmoid(factor: float):
     """y = sigmoid(factor x) and its own derivative: in float32 0 nearly everywhere."""
 
-    def fwd(x):
-        return rules.sigmoid.fwd(factor * x)
-
     def bwd(cache, dy):
-        (dx,) = rules.sigmoid.bwd(cache, dy)
-        assert dx is not None
-        return (jnp.asarray(factor * dx),)
+        return (factor * jnp.asarray(rules.sigmoid.bwd(cache, dy)[0]),)
 
-    return pointwise(Rule("steep_sigmoid", fwd, bwd), "steep_sigmoid")
+    rule = Rule("steep_sigmoid", lambda x: rules.sigmoid.fwd(factor * x), bwd)
+    return pointwise(rule, "steep_sigmoid")
 
 
 def with_layer(nets: list[Classifier], at: int, layer: Any) -> list[Classifier]:
@@ -168,8 +158,9 @@ def run(args: Args) -> None:
         found = robust.measured(name, kind.nets, shares)
         seen = robust.judged(kind.nets[0], data, epsilon, name)
         table[name] = {way: values["values"] for way, values in found.items()} | {
-            "named": "DO NOT BELIEVE" in seen.verdict and kind.named in seen.verdict,
-            "checks": robust.checks_json(seen),
+            "named": "DO NOT BELIEVE" in seen["verdict"]
+            and kind.named in seen["verdict"],
+            "checks": seen,
         }
     honest = {
         "plain": plain,
@@ -179,9 +170,9 @@ def run(args: Args) -> None:
     failures = 0
     for name, nets in honest.items():
         seen = robust.judged(nets[0], data, args.epsilon, name)
-        failed = [c.id for c in seen.checks if c.verdict == "fail"]
+        failed = [k for k, (word, _) in seen["checks"].items() if word == "fail"]
         failures += len(failed)
-        table[name] = {"failed": failed, "checks": robust.checks_json(seen)}
+        table[name] = {"failed": failed, "checks": seen}
     four = list(kinds)[:4]
     lines = [
         Line("masked networks named with layer or loss",
@@ -192,24 +183,17 @@ def run(args: Args) -> None:
         right, naive = (np.mean(table[name][way]) for way in ("right", "naive"))
         share = float(right / max(naive, 1e-9))
         lines.append(Line(f"{name}: right attack / naive attack", share, high=0.5))
+    words = {"clean": "clean", "naive": "PGD-40 along the gradient",
+             "right": "PGD-40 through the mask"}  # fmt: skip
+    rows = {name: {key: spread(table[name][key]) for key in words} for name in kinds}
+    title = "Accuracy under PGD where the gradient is hidden, and through what hides it"
     conclude(
         "masking", args, {"table": table, "expected": verdicts(*lines, percent=False)},
-        {"masking.png": draw(table, kinds)},
+        {"masking.png": grouped(title, rows, words)},
         """\
   Middle bars look robust: PGD follows a gradient that is not there. The right bars are
   the same networks under PGD through the layer (or the loss) that the checks named.""",
     )  # fmt: skip
-
-
-def draw(table, kinds) -> Any:
-    title = "Accuracy under PGD where the gradient is hidden, and through what hides it"
-    figure, (ax,) = panels(1, width=8.8, height=3.9, title=title)
-    words = {"clean": "clean", "naive": "PGD-40 along the gradient",
-             "right": "PGD-40 through the mask"}  # fmt: skip
-    series = {word: [spread(table[name][key]) for name in kinds]
-              for key, word in words.items()}  # fmt: skip
-    grouped(ax, list(kinds), series, "", "percent right of 10,000")
-    return figure
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from experiments.robust import (
     Digits,
     accuracy,
     attack_all,
-    checks_json,
     digits,
     judged,
     members,
@@ -117,7 +116,7 @@ def run(args: Args) -> None:
                  middle["Carlini-Wagner"] / middle["DeepFool"], high=1.0),
             percent=False,
         ),
-        "checks": checks_json(checks),
+        "checks": checks,
     }  # fmt: skip
     record("minimal_norm", args, values)
 

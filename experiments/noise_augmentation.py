@@ -28,7 +28,6 @@ from experiments.pictures import grouped
 from experiments.robust import accuracy
 from jaxnn import attacks, mlp
 from jaxnn.data import unit_images
-from jaxnn.plots.panels import panels
 from jaxnn.regularize import input_noise
 
 NOISES = {
@@ -93,9 +92,7 @@ def run(args: Args) -> None:
 
         table[name] = robust.measured(name, group, shares)
     checks = {
-        name: robust.checks_json(
-            robust.judged(nets[name][0], data, args.epsilon, name)
-        )
+        name: robust.judged(nets[name][0], data, args.epsilon, name)
         for name in ("plain", "noise .1 + .3")
     }  # fmt: skip
     plain, noisy = (float(np.mean(static[n])) for n in ("plain", "noise .1 + .3"))
@@ -109,9 +106,17 @@ def run(args: Args) -> None:
         "images": len(y), "table": table, "median_l2_of_the_examples": spread(sizes),
         "expected": lines, "verdict": verdict, "checks": checks,
     }  # fmt: skip
+    words = {
+        "examples_of_plain": "50,000 examples made on the plain network",
+        "clean": "clean test images",
+        "white_box_pgd": f"PGD-40 on itself, eps {args.epsilon:g}",
+    }
+    figure = grouped(
+        "Trained on noise: other networks' examples, and an attack of its own", table,
+        words, "training noise: standard deviation + shift",
+    )  # fmt: skip
     conclude(
-        "noise_augmentation", args, values,
-        {"noise_augmentation.png": draw(table, args)},
+        "noise_augmentation", args, values, {"noise_augmentation.png": figure},
         """\
   Left bar: the 50,000 examples made on the plain network. Middle: clean test images.
   Right: PGD-40 through the network's own gradient. The first says robust, the last says
@@ -138,22 +143,6 @@ def in_words(table: dict[str, Any]) -> str:
         f"{cost:.1f} points lower. Noise .5 without a shift leaves "
         f"{percent('noise .5', 'white_box_pgd'):.1f}%."
     )
-
-
-def draw(table, args) -> Any:
-    figure, (ax,) = panels(
-        1, width=9.2, height=4.0,
-        title="Trained on noise: other networks' examples, and an attack of its own",
-    )  # fmt: skip
-    words = {
-        "examples_of_plain": "50,000 examples made on the plain network",
-        "clean": "clean test images",
-        "white_box_pgd": f"PGD-40 on itself, eps {args.epsilon:g}",
-    }
-    series = {word: [row[key] for row in table.values()] for key, word in words.items()}
-    grouped(ax, list(table), series, "training noise: standard deviation + shift",
-            "percent right")  # fmt: skip
-    return figure
 
 
 if __name__ == "__main__":

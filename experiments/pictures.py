@@ -17,6 +17,7 @@ from jaxnn.plots.panels import (
     SIGNED,
     name_axes,
     name_ticks,
+    panels,
     same_length,
     set_scales,
     show_legend,
@@ -36,13 +37,8 @@ def bars(
 ) -> None:
     """Horizontal bars, first one on top, each with its name above and value beside it.
 
-    Args:
-      ax: the panel.
-      values: name -> number.
-      x_name, title: names, with units.
-      form: Python format of the numbers.
-      log: logarithmic abscissa (the bars then start at no particular number).
-      marked: names drawn in the second color.
+    form: Python format of the numbers. log: the bars start at no particular number.
+    marked: names drawn in the second color.
     """
     sizes, places = np.array(list(values.values()), float), np.arange(len(values))
     colors = [COLORS[name in marked] for name in values]
@@ -68,35 +64,33 @@ def bars(
 
 
 def grouped(
-    ax: Any,
-    groups: Sequence[str],
-    series: Mapping[str, Sequence[Mapping[str, float]]],
-    x_name: str,
-    y_name: str,
-) -> None:
-    """Upright bars in percent: one group a name, in each one bar a series.
+    title: str,
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+    words: Mapping[str, str],
+    x_name: str = "",
+) -> Any:
+    """A figure of upright bars in percent: a group a row, in each a bar a word.
 
-    Args:
-      ax: the panel.
-      groups: names below the groups.
-      series: name -> for each group {"mean": share, "std": share}; a mean that is NaN
-        is written as a word where the bar would be.
-      x_name, y_name: names, with units.
+    rows: name below the group -> key -> {"mean": share, "std": share}.
+    words: key -> what the legend calls it.
     """
-    wide = 0.81 / len(series)
-    for i, (name, found) in enumerate(series.items()):
+    figure, (ax,) = panels(1, width=9.6, height=4.0, title=title)
+    wide = 0.81 / len(words)
+    for i, (key, word) in enumerate(words.items()):
+        found = [row[key] for row in rows.values()]
         means, errors = (100 * np.array([f[k] for f in found]) for k in ("mean", "std"))
-        places = np.arange(len(groups)) + wide * (i - (len(series) - 1) / 2)
-        ax.bar(places, means, 0.93 * wide, yerr=errors, color=COLORS[i], label=name,
+        places = np.arange(len(rows)) + wide * (i - (len(words) - 1) / 2)
+        ax.bar(places, means, 0.93 * wide, yerr=errors, color=COLORS[i], label=word,
                capsize=2)  # fmt: skip
-        for place, mean, error in zip(places, means, errors, strict=True):
-            at, word = (mean + error, f"{mean:.0f}") if mean == mean else (0, "NaN")
-            ax.text(place, at + 2, word, ha="center", fontsize=7.5, color=INK)
-    name_ticks(ax, groups, 7.5)
+        for place, mean, high in zip(places, means, means + errors, strict=True):
+            text = f"{mean:.0f}"
+            ax.text(place, high + 2, text, ha="center", fontsize=7.5, color=INK)
+    name_ticks(ax, list(rows), 7.5)
     ax.set_ylim(0, 125)
     ax.set_yticks(range(0, 101, 20))
-    name_axes(ax, x_name, y_name)
-    show_legend(ax, loc="upper center", ncols=len(series))
+    name_axes(ax, x_name, "percent right")
+    show_legend(ax, loc="upper center", ncols=len(words))
+    return figure
 
 
 def strips(
@@ -120,12 +114,10 @@ def strips(
         nudge = np.linspace(-0.08, 0.08, len(sample))  # so that dots do not hide others
         ax.scatter(sample, place + nudge, s=13, color=color, alpha=0.35, lw=0)
         ax.errorbar(mean, place, xerr=std, color=color, marker="D", ms=6, capsize=4)
-    words = {
-        f"{name}: {format(np.mean(v), form)} ± {format(np.std(v, ddof=1), form)}"
-        if len(v) > 1
-        else f"{name}: {format(np.mean(v), form)}": v
-        for name, v in values.items()
-    }
+    words = []
+    for name, v in values.items():
+        error = f" ± {format(np.std(v, ddof=1), form)}" if len(v) > 1 else ""
+        words.append(f"{name}: {format(np.mean(v), form)}{error}")
     _names_above(ax, words, 0.2)
     set_scales(ax, False, False)
     name_axes(ax, x_name, "", title)
@@ -140,11 +132,7 @@ def stacked(
 ) -> None:
     """Shares of a whole: one bar a name, one piece a kind, in percent.
 
-    Args:
-      ax: the panel.
-      counts: name -> kind -> how many, the same kinds in all.
-      colors: of the kinds.
-      x_name, title: names.
+    counts: name -> kind -> how many, the same kinds in all. colors: of the kinds.
     """
     kinds = list(next(iter(counts.values())))
     table = np.array([[row[kind] for kind in kinds] for row in counts.values()], float)
@@ -181,12 +169,7 @@ def _names_above(ax, names, gap):
 def calibration_bins(
     probabilities: np.ndarray, happened: np.ndarray, bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """What was said against what happened, in bins of equal numbers of rows.
-
-    Args:
-      probabilities: (N,) that it happens, as the network said.
-      happened: (N,) whether it did, 0 or 1.
-      bins: how many; N // bins rows each, or one more.
+    """What was said (N,) against what happened (N,), in bins of equal numbers of rows.
 
     Returns:
       for each bin the mean probability said, the share that happened and its standard
@@ -204,13 +187,13 @@ def calibration_bins(
 
 
 def calibration(
-    ax: Any, probabilities: np.ndarray, happened: np.ndarray, thing: str, bins: int = 10
-) -> float:
-    """Draw what was said against what happened; returns the calibration error.
+    ax: Any, probabilities: np.ndarray, happened: np.ndarray, thing: str
+) -> None:
+    """Draw what was said against what happened.
 
     On the diagonal, of those given 70% seventy of a hundred are what `thing` says.
     """
-    said, share, error, gap = calibration_bins(probabilities, happened, bins)
+    said, share, error, gap = calibration_bins(probabilities, happened)
     ax.plot([0, 1], [0, 1], color=GRAY, lw=1, ls=":", label="perfectly calibrated")
     ax.errorbar(
         said, share, error, color=BLUE, marker="o", ms=4.5, lw=1.5, capsize=2.5,
@@ -221,7 +204,6 @@ def calibration(
     ax.set_aspect("equal")
     name_axes(ax, f"probability said: {thing}", f"share: {thing}", "Calibration")
     show_legend(ax, loc="upper left")
-    return gap
 
 
 def predicted_against_true(
@@ -229,11 +211,7 @@ def predicted_against_true(
 ) -> None:
     """One dot a row, on the diagonal where the prediction is right.
 
-    Args:
-      ax: the panel.
-      true, predicted: (N,).
-      name: of the quantity, with its unit after division by `scale`.
-      scale: what both are divided by.
+    name: of the quantity, with its unit after division of both by `scale`.
     """
     t, p = np.asarray(true, float) / scale, np.asarray(predicted, float) / scale
     same_length("predicted_against_true", true=t, predicted=p)
@@ -257,12 +235,9 @@ def filters(
 ) -> None:
     """Draw weights as tiles: vermilion where positive, blue where negative, 0 white.
 
-    Args:
-      ax: the panel.
-      weights: (I, N), those of a dense layer whose I inputs are the pixels of square
-        pictures; the largest of each tile has full color.
-      title: of the panel.
-      columns: tiles side by side; None: about a square.
+    weights: (I, N), those of a dense layer whose I inputs are the pixels of square
+    pictures; the largest of each tile has full color. columns: tiles side by side; None
+    for about a square.
     """
     side, count = round(weights.shape[0] ** 0.5), weights.shape[1]
     tiles = np.asarray(weights, float).T.reshape(count, side, side)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import in_words, percents, spreads
+from experiments.common import at, in_words, percents, spreads
 from jaxnn import Classifier, attacks, fit, mlp, robustness, serial
 from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
@@ -101,10 +101,8 @@ def worst_case(
 def members(net: Layer, history: Any, seeds: int) -> list[Classifier]:
     """The networks of a run with several seeds, one by one."""
 
-    def one(i):
-        return jax.tree.map(lambda a: a[i], (history.params, history.state))
-
-    return [Classifier(net, *one(i)) for i in range(seeds)]
+    both = history.params, history.state
+    return [Classifier(net, *at(both, i)) for i in range(seeds)]
 
 
 def pgd_restarts(
@@ -149,7 +147,7 @@ def measured(
 
 def judged(
     target: Classifier, data: Digits, epsilon: float, title: str, images: int = 500
-) -> Any:
+) -> dict[str, Any]:
     """The checks K1 to K20 on a stratified sample; prints what did not pass."""
     rows = stratified_sample(data.y, images, 0)
     found = robustness.evaluate(
@@ -162,11 +160,6 @@ def judged(
     for check in said:
         print(f"  {check.verdict} {check.id} {check.name}: {check.message}")
     print(f"  {found.verdict}")
-    return found
-
-
-def checks_json(found: Any) -> dict[str, Any]:
-    """What `judged` found, for the record."""
     return {
         "images": found.clean.total,
         "clean": found.clean.value,

@@ -40,7 +40,7 @@ import numpy as np
 import optax
 
 from experiments.animation import animation
-from experiments.common import conclude, main, train_many
+from experiments.common import at, conclude, main, train_many
 from experiments.planes import (
     bent_grid,
     class_points,
@@ -133,11 +133,6 @@ def train(net: Layer, x: np.ndarray, y: np.ndarray, args: Args, every: int = 20)
 def logits(net: Layer, params, state, x):
     """The network's answers to points x (P, 2): (P,), above 0 for class 1."""
     return net.forward(params, state, jnp.asarray(x), train=False)[0][:, 0]
-
-
-def at(tree, *index):
-    """Entry `index` of every array of a tree: at(path, step, seed)."""
-    return jax.tree.map(lambda a: a[index], tree)
 
 
 # ---- film one: learning

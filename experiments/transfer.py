@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from experiments.common import Line, conclude, main, verdicts
-from experiments.robust import checks_json, digits, judged, trained
+from experiments.robust import digits, judged, trained
 from jaxnn import defenses, mlp
 from jaxnn.plots.robustness import transfer
 from jaxnn.regularize import input_noise
@@ -70,7 +70,7 @@ def run(args: Args) -> None:
         "names": list(KINDS), "matrix": mean.tolist(),
         "matrices": np.asarray(matrices).tolist(),
         "k9": [c._asdict() for c in k9], "test_images": len(data.y),
-        "expected": lines, "checks": checks_json(checks),
+        "expected": lines, "checks": checks,
     }  # fmt: skip
     title = f"Accuracy under each other's examples (mean of {args.seeds})"
     conclude(

@@ -32,7 +32,6 @@ from experiments.common import Line, main, percents, record, spreads, verdicts
 from experiments.robust import (
     Digits,
     accuracy,
-    checks_json,
     digits,
     judged,
     members,
@@ -184,7 +183,7 @@ def run(args: Args) -> None:
             shown = f"{values['mean']:.3g} long"
         print(f"  {name:<32}{shown}")
     checks = {
-        name: checks_json(judged(replace(cured[0], net=net), data, args.epsilon, name))
+        name: judged(replace(cured[0], net=net), data, args.epsilon, name)
         for name, net in (("retrained, outputs of its sigmoid", NET),
                           ("retrained, its logits", LOGITS))
     }  # fmt: skip

@@ -44,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import conclude, main, train_many
+from experiments.common import at, conclude, main, train_many
 from experiments.pictures import stacked
 from experiments.planes import class_points, plane, regions, unit_lines
 from jaxnn import graph, mlp, rules
@@ -229,7 +229,7 @@ def explain(setting: Setting, args: Args, trained) -> tuple[np.ndarray, dict]:
     steepest at all four. What is neither, and is not solved given `patience` times the
     steps, sits in a local minimum.
     """
-    start, first, end = (_at(trained.path, i) for i in (0, 1, -1))
+    start, first, end = (at(trained.path, i) for i in (0, 1, -1))
     right = [
         (
             (answers(setting, params, trained.state, setting.x) > 0) == (XOR[:, 0] > 0)
@@ -253,14 +253,6 @@ def explain(setting: Setting, args: Args, trained) -> tuple[np.ndarray, dict]:
             "three_points_in_one_lump": int((abs(cost - 2 / 3) < 0.05).sum()),
         }
     return kind, facts
-
-
-def _at(path, i):
-    return jax.tree.map(lambda a: a[i], path)
-
-
-def _seeds(tree, rows):
-    return jax.tree.map(lambda a: a[rows], tree)
 
 
 def run(args: Args) -> None:
@@ -329,11 +321,11 @@ def one_network(ax, setting: Setting, trained, found: np.ndarray) -> None:
     low, high = setting.x.min(), setting.x.max()
     margin = 0.45 * (high - low)
     extent = (low - margin, high + margin, low - margin, high + margin)
-    params, state = _seeds(_at(trained.path, -1), found), _seeds(trained.state, found)
+    params, state = at(trained.path, -1, found), at(trained.state, found)
     asked = answers(setting, params, state, plane(extent))
     row = int(np.argsort(asked.std(1))[len(found) // 2])  # neither flat nor steep
     regions(ax, asked[row] * 2 / float(np.ptp(setting.t)), extent)
-    hidden = _seeds(params[1], row)
+    hidden = at(params[1], row)
     unit_lines(ax, hidden["w"], hidden["b"], extent)
     class_points(ax, setting.x, XOR[:, 0], size=90)
     for axis in (ax.xaxis, ax.yaxis):

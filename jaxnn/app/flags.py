@@ -174,7 +174,8 @@ def docs_of(kind: Any) -> dict[str, str]:
                 words = lines[node.end_lineno - 1][node.end_col_offset :].strip(" #")  # type: ignore[operator]
                 if isinstance(after, ast.Expr):
                     words = str(ast.literal_eval(after.value))
-                found[ast.unparse(node.target)] = " ".join(words.split())
+                if words:  # else what a base says of it
+                    found[ast.unparse(node.target)] = " ".join(words.split())
     for row in rows(kind).values():
         found |= docs_of(row.type) if dataclasses.is_dataclass(row.type) else {}
     return found

@@ -22,11 +22,6 @@ def animation(
     All frames share the palette of the first and the last one, so nothing flickers and
     the file stays small. Frames may be the same `Figure`, changed in between: each is
     drawn as it comes.
-
-    Args:
-      frames: matplotlib figures of one size.
-      path: the GIF file.
-      seconds_per_frame: how long each is shown.
     """
     images = [_drawn(figure) for figure in frames]
     both = Image.fromarray(

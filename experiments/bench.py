@@ -119,16 +119,6 @@ def scanned(
     return epoch
 
 
-def mixed(net: Layer, loss, batch, optimizer, x, y) -> dict[str, Program]:
-    """Ours with products in bfloat16, and the same step with JAX's own gradients."""
-    given = batch, optimizer, x, y
-    twin = automatic(net), automatic_loss(loss)
-    return {
-        "jaxnn_bfloat16": ours(net, loss, *given, precision="bfloat16"),
-        "jax_grad_bfloat16": ours(*twin, *given, precision="bfloat16"),
-    }
-
-
 def products_alone(
     widths, batch, steps, seeds=0, optimizer=None, precision="float32"
 ) -> Program:
@@ -201,14 +191,15 @@ def with_rivals(programs: dict[str, Program], tasks: dict[str, Any]) -> dict:
 def against_rivals(name: str, x, y, args: Args) -> dict:
     """One task, every rival that is installed."""
     widths, batch, optimizer, lr = TASKS[name]
-    optax_optimizer = {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr)
-    net, loss = mlp(widths), softmax_cross_entropy
+    given = batch, {"sgd": optax.sgd, "adam": optax.adam}[optimizer](lr), x, y
+    net, loss, half = mlp(widths), softmax_cross_entropy, {"precision": "bfloat16"}
     programs = {
-        "jaxnn": ours(net, loss, batch, optax_optimizer, x, y),
+        "jaxnn": ours(net, loss, *given),
         "products_alone": products_alone(widths, batch, len(x) // batch),
-        **mixed(net, loss, batch, optax_optimizer, x, y),
+        "jaxnn_bfloat16": ours(net, loss, *given, **half),
+        "jax_grad_bfloat16": ours(automatic(net), automatic_loss(loss), *given, **half),
         "products_alone_bfloat16": products_alone(
-            widths, batch, len(x) // batch, precision="bfloat16"
+            widths, batch, len(x) // batch, **half
         ),
     }
     task = rivals.Task(batch, optimizer, lr, x, y, widths)

@@ -199,12 +199,8 @@ def run(args: Args) -> None:
 
 
 def draw(votes, bounds, args) -> Any:
-    figure, axes = panels(
-        2,
-        width=4.5,
-        height=3.5,
-        title="Share of images that is proven right, over the size of the change",
-    )
+    title = "Share of images that is proven right, over the size of the change"
+    figure, axes = panels(2, width=4.5, height=3.5, title=title)
     certified = 100 * np.array([v["certified"] for v in votes])
     lines(
         axes[0], votes[0]["radius"], {f"sigma {args.sigma:g}": certified},

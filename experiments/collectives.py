@@ -34,9 +34,6 @@ def collectives(compiled: Any) -> list[Collective]:
     """The collectives in the HLO of a compiled program, each once.
 
     What is in a loop is counted once too: compile one step to know a step's.
-
-    Args:
-      compiled: what `jax.jit(f).lower(...).compile()` gives, or HLO as text.
     """
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     found = []

@@ -52,13 +52,8 @@ def record(
 ) -> Path:
     """Write `experiments/results/NAME.json`: what was measured and all it depends on.
 
-    Args:
-      name: of the result, as a rule the experiment's module.
-      args: its dataclass of settings.
-      values: what was measured, plain numbers and lists; the `seconds` it took are
-        added.
-      more_packages: packages whose versions matter besides jaxnn's own.
-      module: the experiment's module where it is not `name`.
+    `values` are plain numbers and lists; the `seconds` they took are added.
+    `more_packages` matter besides jaxnn's own; `module` where it is not `name`.
     """
     path = RESULTS / f"{name}.json"
     values = {"seconds": time.perf_counter() - CLOCK["began"]} | values
@@ -101,10 +96,7 @@ def conclude(
 ) -> None:
     """Save the pictures and the record; say where they lie and what to look for.
 
-    Args:
-      name, args, values, more: as for `record`.
-      pictures: file in `results/NAME` -> a figure, or a function that draws to a path.
-      see: what to look for.
+    `pictures`: file in `results/NAME` -> a figure, or a function that draws to a path.
     """
     from jaxnn.plots.panels import save
 
@@ -184,16 +176,9 @@ def train_many(
     """Train one small network a seed, all at once, each step on all rows.
 
     `jaxnn.fit` goes through shuffled batches of one data set; this is for tables and
-    toys: whole-batch steps, and with `own_data` each seed its own rows. One program:
-    `vmap` over the seeds of a `scan` over the steps.
-
-    Args:
-      net, loss, optimizer, penalty: as in `jaxnn.make_step`.
-      x, y: rows shared by all, or with a leading axis S with `own_data`.
-      seeds: S of them; a network's start depends on its seed alone.
-      steps: of the optimizer.
-      own_data: whether x and y have that leading axis.
-      every: steps between two entries of `path`; None: start and end only.
+    toys: whole-batch steps, and with `own_data` x and y of each seed, with a leading
+    axis S. One program: `vmap` over the seeds of a `scan` over the steps. The path has
+    an entry every `every` steps; None: start and end only.
     """
     import jax
     import jax.numpy as jnp

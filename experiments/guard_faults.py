@@ -13,7 +13,6 @@ Expected: 40 of 40 steps, layers, directions and samples, at least 38 operations
 false alarm; for the network of `jaxnn train` less than a second after the bad step.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -148,18 +147,18 @@ def run(args: Args) -> None:
     default = default_network()  # first: what locating loads is part of it
     rows = faults()
     sound = healthy(args.healthy_seeds)
-    count: Callable[[str], int] = lambda k: sum(bool(r.get(k)) for r in rows)  # noqa: E731
+    answers = ("step", "place", "op", "sample", "agree")
+    right = {k: sum(bool(r.get(k)) for r in rows) for k in answers}
     alarms = sum(r["skipped"] + r["findings"] > 0 for r in sound)
     slowest = max(r["told"]["seconds"] for r in rows if r["found"])
     values = {
         "default_network": default,
         "faults": rows,
-        "right": {k: count(k) for k in ("step", "place", "op", "sample", "agree")},
+        "right": right,
         "healthy": sound,
         "false_alarms": alarms,
         "slowest_seconds": slowest,
     }
-    right = values["right"]
     print(f"both ways agree: {right['agree']} of {len(rows)}")
     verdicts(
         Line("steps", right["step"], 40),

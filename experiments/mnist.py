@@ -145,15 +145,11 @@ def table(result: dict) -> list[list[str]]:
     ):
         found = result["values"][name]
         a = found["accuracy_percent"]
-        rows.append(
-            [
-                title,
-                f"{a['mean']:.2f}% +- {a['std']:.2f}",
-                f"{a['n']}: " + ", ".join(f"{v:.1f}" for v in a["values"]),
-                f"`{found['command']}`",
-                f"{found['seconds']['wall']:.0f}",
-            ]
-        )
+        rows.append([
+            title, f"{a['mean']:.2f}% +- {a['std']:.2f}",
+            f"{a['n']}: " + ", ".join(f"{v:.1f}" for v in a["values"]),
+            f"`{found['command']}`", f"{found['seconds']['wall']:.0f}",
+        ])  # fmt: skip
     return rows
 
 

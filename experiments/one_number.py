@@ -80,15 +80,8 @@ def run(args: Args) -> None:
         print(f"{name}: " + " ".join(f"{w:.3f}" for w in path[:6]) + " ...")
     figure, (left, right) = panels(2, width=4.8, height=3.4)
     w = np.linspace(-0.5, 3.5, 100)
-    lines(
-        left,
-        w,
-        {"cost": cost(w)},
-        "w",
-        "cost J",
-        "steps downhill at rate 0.01",
-        legend=False,
-    )
+    lines(left, w, {"cost": cost(w)}, "w", "cost J", "steps downhill at rate 0.01",
+          legend=False)  # fmt: skip
     some = np.array(paths[next(iter(paths))])
     left.plot(some, cost(some), "o", color=INK, ms=4)
     costs = {name: cost(np.array(path)) for name, path in paths.items()}

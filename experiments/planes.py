@@ -25,11 +25,7 @@ def plane(extent: Extent) -> np.ndarray:
 def regions(ax: Any, values: Any, extent: Extent) -> None:
     """Color the plane by the network's answer, and draw the boundary between.
 
-    Args:
-      ax: the panel.
-      values: on `plane(extent)`: above 0 is class 1, below 0 class 0; the color is full
-        from 1 on.
-      extent: the part of the plane.
+    values: on `plane(extent)`: above 0 is class 1, full color from 1 on.
     """
     image = np.asarray(values, float).reshape(SIDE, SIDE)
     ax.imshow(

@@ -89,7 +89,7 @@ def train(
 
 
 def tricked(
-    net: Classifier, x, goal, seed: int, loss: Any, box: Any = None
+    net: Classifier, x, goal, seed: int, loss: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The attack's pictures, and which of them the network takes for the goal."""
     open_net = Classifier(NET if loss is quadratic else LOGITS, net.params, net.state)
@@ -97,7 +97,7 @@ def tricked(
     start = (0.5 + 0.3 * rng.standard_normal(x.shape)).astype(np.float32)
     found = attacks.targeted_descent(
         open_net, jnp.asarray(start), jnp.asarray(goal), reference=jnp.asarray(x),
-        loss=loss, box=box,
+        loss=loss, box=None,
     )  # fmt: skip
     found = np.asarray(found)
     return found, net.outputs(found).argmax(-1) == goal

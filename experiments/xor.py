@@ -174,23 +174,19 @@ def normal(scale: float) -> Callable:
 def settings() -> dict[str, Setting]:
     """The recommended setting, the textbook's, and two that show what goes wrong."""
     bits, signs = (1.0 * CORNERS, 1.0 * XOR), (2.0 * CORNERS - 1, 2.0 * XOR - 1)
+    wide = normal(8.0)
     tanh_slope, sigmoid_slope = (lambda h: 1 - h * h), (lambda h: 4 * h * (1 - h))
-    textbook: dict[str, Any] = {
-        "activation": "sigmoid",
-        "output": "sigmoid",
-        "bias": "normal",
-    }
     return {
         "recommended": Setting(
             mlp([2, 2, 1], "tanh", init=normal(0.1)),
             mse, optax.sgd(0.2, momentum=0.9), *signs, 0.0, tanh_slope,
         ),
         "textbook": Setting(
-            mlp([2, 2, 1], **textbook, init="normal"),
+            mlp([2, 2, 1], "sigmoid", output="sigmoid", bias="normal", init="normal"),
             quadratic, optax.sgd(1.0), *bits, 0.5, sigmoid_slope,
         ),
         "large start": Setting(
-            mlp([2, 2, 1], **(textbook | {"bias": normal(8.0)}), init=normal(8.0)),
+            mlp([2, 2, 1], "sigmoid", output="sigmoid", bias=wide, init=wide),
             quadratic, optax.sgd(1.0), *bits, 0.5, sigmoid_slope,
         ),
         "relu": Setting(

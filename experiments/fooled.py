@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import conclude, main
-from jaxnn import fit, mlp, plots
+from jaxnn import fit, mlp, plots, predict
 from jaxnn.data import load, stratified_sample, unit_images
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots.panels import lines, panels
@@ -65,9 +65,7 @@ def input_gradient(net, history, x, y):
 
 def chances(net, history, x):
     """Probabilities (N, 10)."""
-    params, state = history.params, history.state
-    logits = net.forward(params, state, jnp.asarray(x), train=False)[0]
-    return np.asarray(jax.nn.softmax(logits))
+    return np.asarray(jax.nn.softmax(predict(net, history.params, history.state, x)))
 
 
 def run(args: Args) -> None:

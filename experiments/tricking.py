@@ -59,11 +59,6 @@ def lesson(init: str) -> Layer:
 
 
 NET = lesson("normal")
-LOGITS = NET._replace(  # the same parameters without the last sigmoid
-    forward=lambda params, state, x, **k: _logits(params, state, x, **k),
-    backward=lambda cache, dy: _logits_back(cache, dy),
-    name="784-30-10, logits", parts=(),
-)  # fmt: skip
 _OPEN = mlp([784, 30, 10], "sigmoid")
 
 
@@ -75,6 +70,11 @@ def _logits(params, state, x, *, key=None, train):
 def _logits_back(cache, dy):
     dx, dparams = _OPEN.backward(cache, dy)
     return dx, (*dparams, ())
+
+
+LOGITS = NET._replace(  # the same parameters without the last sigmoid
+    forward=_logits, backward=_logits_back, name="784-30-10, logits", parts=()
+)
 
 
 def train(
@@ -129,15 +129,9 @@ def again(net: Classifier, data: Digits, args: Args, seed: int) -> Classifier:
     return train(both, 1, args.epochs, first=200 + seed)[0]
 
 
-def measure(
-    plain: Classifier,
-    second: Classifier,
-    narrow: Classifier,
-    data: Digits,
-    args: Args,
-    seed: int,
-):
+def measure(nets: tuple[Classifier, ...], data: Digits, args: Args, seed: int):
     """All numbers of one seed, and the retrained network."""
+    plain, second, narrow = nets
     rows = stratified_sample(data.y, 1000, seed)
     x, goal = data.x[rows], goals(data.y[rows], seed)
     found: dict[str, float] = {"clean": accuracy(plain, data.x, data.y)}
@@ -171,7 +165,7 @@ def run(args: Args) -> None:
     narrow = train(data.train, args.seeds, args.epochs, init="lecun")
     rows, cured = [], []
     for seed, nets in enumerate(zip(plain, second, narrow, strict=True)):
-        found, retrained = measure(*nets, data, args, seed)
+        found, retrained = measure(nets, data, args, seed)
         rows.append(found)
         cured.append(retrained)
         print(f"seed {seed}: " + ", ".join(

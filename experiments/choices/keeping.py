@@ -26,7 +26,7 @@ import numpy as np
 
 from experiments.choices import milliseconds
 from experiments.pictures import bars
-from jaxnn import Layer, Rule, remat, rules, serial, stack
+from jaxnn import Layer, remat, rules, serial, stack
 from jaxnn.layers import dense, pointwise
 from jaxnn.plots.panels import panels
 
@@ -78,15 +78,9 @@ def bytes_of(kept: list) -> int:
     return sum(arrays.values())
 
 
-def _keeps_input_fwd(z):
-    return jnp.tanh(z), z
-
-
-def _keeps_input_bwd(z, dh):
-    return (dh * (1 - jnp.tanh(z) ** 2),)
-
-
-keeps_input = Rule("tanh that keeps z", _keeps_input_fwd, _keeps_input_bwd)
+keeps_input = rules.keeps_x(
+    "tanh that keeps z", jnp.tanh, lambda z, dh: dh * (1 - jnp.tanh(z) ** 2)
+)
 
 
 def networks(width: int) -> dict[str, Layer]:

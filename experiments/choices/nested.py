@@ -83,21 +83,16 @@ def measure(args: Any) -> tuple[dict, dict]:
             f"{right.mean():.1%} ± {right.std(ddof=1):.1%} of the test images"
         )
         if name == "four readers and a judge":
-            without = without_each(net, runs.params, data)
+            for i, quarter in enumerate(QUARTERS):
+                mute = silenced(runs.params, i)
+                shares = accuracies(net, mute, data.x_test, data.y_test)
+                without[quarter] = spread(shares)
     gap = check(nets["four readers and a judge"], data)
     print(f"  gradient of the nested network against jax.grad: {gap:.0e}")
     for name, shares in without.items():
         print(f"  without the reader at the {name:<12}{shares['mean']:>7.1%}")
     values = {"networks": found, "without": without, "gradient_difference": gap}
     return values, {"nested.png": draw(curves, found, without, args)}
-
-
-def without_each(net: Layer, params: Any, data: Any) -> dict:
-    """Test accuracy with each reader silenced."""
-    return {
-        name: spread(accuracies(net, silenced(params, i), data.x_test, data.y_test))
-        for i, name in enumerate(QUARTERS)
-    }
 
 
 def check(net: Layer, data: Any) -> float:

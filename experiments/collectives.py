@@ -14,15 +14,10 @@ _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """One collective operation in a program.
+    """One collective operation in a program."""
 
-    Attributes:
-      kind: "all-reduce", "all-gather" ...
-      shapes: (type, shape) of each array it carries; XLA puts several in one.
-    """
-
-    kind: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    kind: str  # "all-reduce", "all-gather" ...
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (type, shape) of what it carries
 
     @property
     def sizes(self) -> list[int]:

@@ -148,16 +148,12 @@ def verdicts(*lines: Line, percent: bool = True) -> list[dict[str, Any]]:
 
 
 class Trained(NamedTuple):
-    """S networks after training; every array has a leading axis S.
-
-    `losses` is (S, steps). `path` holds the parameters on the way, (K + 1, S, ...):
-    at the start and after every `every` steps.
-    """
+    """S networks after training; every array has a leading axis S."""
 
     params: Any
     state: Any
-    losses: Any
-    path: Any
+    losses: Any  # (S, steps)
+    path: Any  # the parameters at the start and every so many steps, (K + 1, S, ...)
 
 
 def train_many(

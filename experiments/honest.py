@@ -55,21 +55,13 @@ class Args:
 
 
 class Recipe(NamedTuple):
-    """How a network is made and trained.
-
-    Attributes:
-      net: its layers.
-      options: of `fit`, beside those that `train` sets.
-      images: training images it sees.
-      epochs: how often.
-      digits: classes it is trained and judged on.
-    """
+    """How a network is made and trained."""
 
     net: Layer
-    options: Mapping[str, Any] = MappingProxyType({})
-    images: int = 20_000
+    options: Mapping[str, Any] = MappingProxyType({})  # of `fit`, beside `train`'s
+    images: int = 20_000  # training images it sees
     epochs: int = 4
-    digits: int = 10
+    digits: int = 10  # classes it is trained and judged on
 
 
 def small_cnn(pool: Callable[[int], Layer]) -> Layer:

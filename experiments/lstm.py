@@ -80,10 +80,7 @@ def one_of_each(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
 def draw(images, chance, right) -> Any:
     """Ten digits and the answers after each row beside them; below, how often right.
 
-    Args:
-      images: (10, 28, 28) uint8, image k of digit k.
-      chance: (10, 28, 10) probabilities after each row.
-      right: (28,) share of all test images answered right after each row.
+    images (10, 28, 28), chance (10, 28, 10) after each row, right (28,) of all images.
     """
     figure = new_figure(12, 7.6)
     figure.suptitle(

@@ -19,7 +19,6 @@ Expected: 4 of 4 named with the layer or the loss, each broken by the right atta
 check fails on the plain, the Gaussian and the PGD-trained network.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -48,19 +47,12 @@ class Args:
 
 
 class Masked(NamedTuple):
-    """A network that hides its gradient.
+    """A network that hides its gradient."""
 
-    Attributes:
-      nets: seeds of it.
-      named: a word that the verdict must have.
-      right: options of the attack that sees through, and the network it goes through.
-      times: budget of the attacks, in units of `Args.epsilon`.
-    """
-
-    nets: list[Classifier]
-    named: str
-    right: Callable[[Classifier], tuple[Classifier, dict]]
-    times: float = 1.0
+    nets: list[Classifier]  # seeds of it
+    named: str  # a word that the verdict must have
+    path: tuple[int, ...] = ()  # the layer that is seen through; none: the loss is
+    times: float = 1.0  # budget of the attacks, in units of `Args.epsilon`
 
 
 def times(factor: float):
@@ -101,17 +93,6 @@ def with_layer(nets: list[Classifier], at: int, layer: Any) -> list[Classifier]:
 
 def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Masked]:
     """The four, trained where they must be."""
-
-    def margin(net: Classifier) -> tuple[Classifier, dict]:
-        return net, {"loss": attacks.margin}
-
-    def through(*path: int) -> Callable[[Classifier], tuple[Classifier, dict]]:
-        def swap(net: Classifier) -> tuple[Classifier, dict]:
-            opened = swap_backward(net.net, path)
-            return replace(net, net=opened), {"loss": attacks.margin}
-
-        return swap
-
     few_grays, two_grays = (
         trained(data, args.seeds, args.epochs, serial(first, flatten, dense(128), relu,
                                                       dense(10)))
@@ -124,14 +105,14 @@ def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Maske
         for n in gentle
     ]  # fmt: skip
     return {
-        "sharp logits": Masked(with_layer(plain, 4, times(1000.0)), "loss", margin),
-        "3-bit pixels": Masked(few_grays, "0 staircase", through(0)),
+        "sharp logits": Masked(with_layer(plain, 4, times(1000.0)), "loss"),
+        "3-bit pixels": Masked(few_grays, "0 staircase", (0,)),
         "staircase units": Masked(
-            with_layer(plain, 3, staircase(4.0)), "3 staircase", through(3)
+            with_layer(plain, 3, staircase(4.0)), "3 staircase", (3,)
         ),
-        "saturated sigmoid": Masked(steep, "steep_sigmoid", through(2)),
-        "black and white": Masked(two_grays, "binarize", through(0)),
-        "the same, 0.4": Masked(two_grays, "binarize", through(0), 4.0),
+        "saturated sigmoid": Masked(steep, "steep_sigmoid", (2,)),
+        "black and white": Masked(two_grays, "binarize", (0,)),
+        "the same, 0.4": Masked(two_grays, "binarize", (0,), 4.0),
     }
 
 
@@ -145,12 +126,14 @@ def run(args: Args) -> None:
 
         def shares(net, seed, kind=kind, epsilon=epsilon):
             """Clean, under the attack that follows the gradient, under the right."""
-            opened, options = kind.right(net)
+            opened = net
+            if kind.path:
+                opened = replace(net, net=swap_backward(net.net, kind.path))
             budget = {"epsilon": epsilon, "key": jax.random.key(seed)}
             stands = robust.still_correct(net, attacks.pgd, data.x, data.y, **budget)
             # the forward is the same, so what fools one fools the other
             right = stands & robust.still_correct(
-                opened, attacks.pgd, data.x, data.y, **budget, **options
+                opened, attacks.pgd, data.x, data.y, **budget, loss=attacks.margin
             )
             clean = robust.accuracy(net, data.x, data.y)
             return {"clean": clean, "naive": stands.mean(), "right": right.mean()}

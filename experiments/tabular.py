@@ -102,10 +102,7 @@ def stratified_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows for training and for testing, sorted; each stratum in proportion in both.
 
-    Args:
-      strata: (N,) what must be balanced: labels, or `quantile_bins` of a number.
-      share: of the rows that are for testing, between 0 and 1.
-      seed: decides which.
+    strata: (N,) what must be balanced: labels, or `quantile_bins` of a number.
     """
     test = stratified_sample(strata, round(share * len(strata)), seed)
     return np.setdiff1d(np.arange(len(strata)), test), test

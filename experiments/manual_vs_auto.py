@@ -20,6 +20,7 @@ keep less or compute otherwise (convolutions), and about half the memory kept.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import main, record
+from experiments.turns import in_turn, waited_for
 from jaxnn import mlp, residual, serial
 from jaxnn.check.adapters import automatic_loss
 from jaxnn.check.compare import compare_gradients
@@ -125,34 +127,29 @@ def gradient(net: Layer, loss: Callable) -> Callable:
     return run
 
 
-def both_ways(case: Problem, args: Args) -> dict[str, dict]:
-    """Time by turns, compile time, FLOPs and bytes."""
-    loss = softmax_cross_entropy
-    inputs = case[1:]
-    compiled, found = {}, {}
+def both_ways(case: Problem, args: Args) -> tuple[dict[str, dict], list[float]]:
+    """Time by turns, compile time, FLOPs and bytes; the ratios of the rounds."""
+    found, programs = {}, {}
     for way, run in (
-        ("manual", gradient(case.net, loss)),
+        ("manual", gradient(case.net, softmax_cross_entropy)),
         ("automatic", automatic_gradient(case.net)),
     ):
         start = time.perf_counter()
-        compiled[way] = jax.jit(run).lower(*inputs).compile()
-        found[way] = {"compile_seconds": time.perf_counter() - start, "seconds": []}
-    for number in range(args.rounds + 1):
-        for way in sorted(compiled, reverse=bool(number % 2)):
-            start = time.perf_counter()
-            jax.block_until_ready(compiled[way](*inputs))
-            if number:
-                found[way]["seconds"].append(time.perf_counter() - start)
-    for way, program in compiled.items():
+        program: Any = jax.jit(run).lower(*case[1:]).compile()
+        found[way] = {"compile_seconds": time.perf_counter() - start}
+        programs[way] = waited_for(partial(program, *case[1:]))
         memory = program.memory_analysis()
-        found[way]["median"] = float(np.median(found[way]["seconds"]))
         found[way]["flops"] = float(program.cost_analysis()["flops"])
         found[way]["peak_bytes"] = int(
             memory.temp_size_in_bytes
             + memory.argument_size_in_bytes
             + memory.output_size_in_bytes
         )
-    return found
+    timed = in_turn(programs, args.rounds, pause=0)
+    for way, times in timed.items():
+        found[way] |= {key: times[key] for key in ("seconds", "median")}
+    seconds = [found[way]["seconds"] for way in ("manual", "automatic")]
+    return found, [a / b for a, b in zip(*seconds, strict=True)]
 
 
 def automatic_gradient(net: Layer) -> Callable:
@@ -183,9 +180,7 @@ def agreement(case: Problem) -> dict[str, Any]:
 
 def measure(name: str, args: Args) -> dict:
     case = problem(name, args)
-    found = both_ways(case, args)
-    pairs = zip(found["manual"]["seconds"], found["automatic"]["seconds"], strict=True)
-    ratios = [a / b for a, b in pairs]
+    found, ratios = both_ways(case, args)
     kept = residual_bytes(case.net, case.params, case.state, case.x, key=case.key)
     row = {
         "parameters": count_parameters(case.params),

@@ -81,14 +81,13 @@ def steep_sigmoid(factor: float):
 def with_layer(nets: list[Classifier], at: int, layer: Any) -> list[Classifier]:
     """The trained networks with one more layer, number `at`."""
 
-    def one(n):
-        parts = list(n.net.parts)
-        params, state = list(n.params), list(n.state)
-        for tree, value in ((parts, layer), (params, ()), (state, ())):
-            tree.insert(at, value)
-        return Classifier(serial(*parts), tuple(params), tuple(state))
+    def more(tree: Any, value: Any = ()) -> Any:
+        return *tree[:at], value, *tree[at:]
 
-    return [one(n) for n in nets]
+    return [
+        Classifier(serial(*more(n.net.parts, layer)), more(n.params), more(n.state))
+        for n in nets
+    ]
 
 
 def masked(args: Args, data: Digits, plain: list[Classifier]) -> dict[str, Masked]:

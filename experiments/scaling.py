@@ -14,20 +14,20 @@ as n devices' work is done by the same cores.
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 DEVICES = (1, 2, 4, 8)
 FLAG = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
 
-import time  # noqa: E402 - the number of devices is read when jax starts
-
-import jax  # noqa: E402
+import jax  # noqa: E402 - the number of devices is read when jax starts
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from experiments.collectives import collectives  # noqa: E402
 from experiments.common import Line, main, record, verdicts  # noqa: E402
+from experiments.turns import in_turn, waited_for  # noqa: E402
 from jaxnn import make_step, mlp  # noqa: E402
 from jaxnn.distributed import data_mesh  # noqa: E402
 from jaxnn.distributed.mesh import DataParallel  # noqa: E402
@@ -58,13 +58,11 @@ def one_step(net, devices: int, batch: int):
     return program.compile(), (ts, x, y, key), size
 
 
-def seconds_a_step(compiled, given, steps: int) -> float:
+def several(compiled, given, steps: int):
     ts, *rest = given
-    start = time.perf_counter()
     for _ in range(steps):
         ts, _ = compiled(ts, *rest)
-    jax.block_until_ready(ts)
-    return (time.perf_counter() - start) / steps
+    return ts
 
 
 def said(args: Args) -> dict:
@@ -92,13 +90,13 @@ def times(args: Args) -> dict:
     net = mlp([784, args.width, args.width, 10], drop_rate=0.2)
     cases = {("strong", n): args.batch for n in DEVICES}
     cases |= {("weak", n): args.batch // 8 * n for n in DEVICES}
-    made = {case: one_step(net, case[1], batch) for case, batch in cases.items()}
-    seen: dict = {case: [] for case in cases}
-    for turn in range(args.rounds + 1):
-        for case, (compiled, given, _) in made.items():
-            spent = seconds_a_step(compiled, given, args.steps)
-            if turn:  # the first warms up
-                seen[case].append(1000 * spent)
+    programs = {}
+    for case, batch in cases.items():
+        compiled, given, _ = one_step(net, case[1], batch)
+        programs[case] = waited_for(partial(several, compiled, given, args.steps))
+    timed = in_turn(programs, args.rounds, pause=0)
+    seen = {case: [1000 * s / args.steps for s in timed[case]["seconds"]]
+            for case in cases}  # fmt: skip
     found: dict = {}
     for (kind, n), values in seen.items():
         one = float(np.median(seen[kind, 1]))

@@ -3,7 +3,7 @@
 import gc
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,8 @@ Program = Callable[[int], Any]  # epoch number -> when it has finished
 
 
 def in_turn(
-    programs: dict[str, Program], rounds: int, pause: float = 0.2
-) -> dict[str, dict]:
+    programs: Mapping[Any, Program], rounds: int, pause: float = 0.2
+) -> dict[Any, dict]:
     """Run one epoch of each program in turn, `rounds` times after a first; seconds.
 
     While one is `disturbed`, up to twice as often: other programs come and go.
@@ -22,7 +22,7 @@ def in_turn(
     their last work; programs of XLA alone need none.
     """
     first = {name: _timed(program, 0, pause) for name, program in programs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    seconds: dict[Any, list[float]] = {name: [] for name in programs}
     names = list(programs)
     gc.freeze()  # what compiling left need not be looked through before every run
     try:

@@ -152,24 +152,18 @@ def run(args: Args) -> None:
     alarms = sum(r["skipped"] + r["findings"] > 0 for r in sound)
     slowest = max(r["told"]["seconds"] for r in rows if r["found"])
     values = {
-        "default_network": default,
-        "faults": rows,
-        "right": right,
-        "healthy": sound,
-        "false_alarms": alarms,
-        "slowest_seconds": slowest,
-    }
+        "default_network": default, "faults": rows, "right": right, "healthy": sound,
+        "false_alarms": alarms, "slowest_seconds": slowest,
+    }  # fmt: skip
     print(f"both ways agree: {right['agree']} of {len(rows)}")
     verdicts(
         Line("steps", right["step"], 40),
         Line("layers and directions", right["place"], 40),
-        Line("operations", right["op"], 38),
-        Line("samples", right["sample"], 40),
+        Line("operations", right["op"], 38), Line("samples", right["sample"], 40),
         Line(f"false alarms in {len(sound)} healthy runs", alarms, high=0),
         Line("image of the default network", default["right"], 1),
-        Line("its seconds", default["seconds"], high=1),
-        percent=False,
-    )
+        Line("its seconds", default["seconds"], high=1), percent=False,
+    )  # fmt: skip
     record("guard_faults", args, values)
 
 

@@ -183,15 +183,13 @@ def measure(name: str, args: Args) -> dict:
     found, ratios = both_ways(case, args)
     kept = residual_bytes(case.net, case.params, case.state, case.x, key=case.key)
     row = {
-        "parameters": count_parameters(case.params),
-        "ways": found,
+        "parameters": count_parameters(case.params), "ways": found,
         "time_ratio": float(np.median(ratios)),
         "time_ratio_quartiles": [float(q) for q in np.quantile(ratios, [0.25, 0.75])],
         "peak_ratio": found["manual"]["peak_bytes"] / found["automatic"]["peak_bytes"],
-        "kept_bytes": kept,
-        "kept_ratio": kept["manual"] / kept["automatic"],
+        "kept_bytes": kept, "kept_ratio": kept["manual"] / kept["automatic"],
         "agreement": agreement(case),
-    }
+    }  # fmt: skip
     print(
         f"{name:<34} by hand {1e3 * found['manual']['median']:7.2f} ms, "
         f"{row['time_ratio']:.2f} of automatic; kept {row['kept_ratio']:.2f}, peak "

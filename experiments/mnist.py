@@ -86,11 +86,9 @@ def vmap_is_alone(dtype: str, epochs: int = 1) -> dict:
     """
     data, net = load("mnist"), mlp([784, 128, 10])
     options = {
-        "optimizer": optax.adam(1e-3),
-        "epochs": epochs,
-        "validation": data.validation,
+        "optimizer": optax.adam(1e-3), "epochs": epochs, "validation": data.validation,
         "dtype": dtype,
-    }
+    }  # fmt: skip
     found: dict[str, list[float]] = {"parameter": [], "loss": [], "accuracy": []}
     with jax.enable_x64(dtype == "float64"):
         together = fit(net, data.train, seeds=list(range(8)), **options)

@@ -31,16 +31,10 @@ from jaxnn.data import unit_images
 from jaxnn.regularize import input_noise
 
 NOISES = {
-    "plain": None,
-    "another plain": None,
-    "noise .1 + .3": (0.1, 0.3),
-    "noise .1": (0.1, 0.0),
-    "shift .3": (0.0, 0.3),
-    "noise .2": (0.2, 0.0),
-    "noise .3": (0.3, 0.0),
-    "noise .5": (0.5, 0.0),
-    "noise .7": (0.7, 0.0),
-}
+    "plain": None, "another plain": None, "noise .1 + .3": (0.1, 0.3),
+    "noise .1": (0.1, 0.0), "shift .3": (0.0, 0.3), "noise .2": (0.2, 0.0),
+    "noise .3": (0.3, 0.0), "noise .5": (0.5, 0.0), "noise .7": (0.7, 0.0),
+}  # fmt: skip
 """Name -> (standard deviation, shift) of the noise in training."""
 
 NET = mlp([784, 128, 128, 10])

@@ -233,14 +233,12 @@ def run(args: Args) -> None:
 
     figure = draw(w, losses, one_losses, many_losses, many)
     values = {
-        "neuron_accuracy": by_hand,
-        "neuron_by_graph_accuracy": float(through_graph[0]),
-        "hidden_accuracy": spread(hidden.tolist()),
-        "streaming_peak_megabytes": memory,
+        "neuron_accuracy": by_hand, "neuron_by_graph_accuracy": float(through_graph[0]),
+        "hidden_accuracy": spread(hidden.tolist()), "streaming_peak_megabytes": memory,
         "largest_gradient_difference": gap,
         "loss_curves_differ_by": float(abs(losses - one_losses[0]).max()),
         "largest_hidden_memory_megabytes": peak_memory(),
-    }
+    }  # fmt: skip
     conclude(
         "one_digit", args, values, {"one_digit.png": figure},
         """\

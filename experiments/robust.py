@@ -161,12 +161,10 @@ def judged(
         print(f"  {check.verdict} {check.id} {check.name}: {check.message}")
     print(f"  {found.verdict}")
     return {
-        "images": found.clean.total,
-        "clean": found.clean.value,
-        "robust": found.robust.value,
-        "verdict": found.verdict,
+        "images": found.clean.total, "clean": found.clean.value,
+        "robust": found.robust.value, "verdict": found.verdict,
         "checks": {c.id: [c.verdict, c.message] for c in found.checks},
-    }
+    }  # fmt: skip
 
 
 def trained(

@@ -75,11 +75,9 @@ def said(args: Args) -> dict:
         every = collectives(compiled)
         total = sum(sum(c.sizes) for c in every)
         found[name] = {
-            "parameters_bytes": size,
-            "collective_bytes": total,
-            "ratio": total / size,
+            "parameters_bytes": size, "collective_bytes": total, "ratio": total / size,
             "operations": [c.kind for c in every],
-        }
+        }  # fmt: skip
         print(f"{name:<11} parameters {size:,} bytes, sent a step {total:,} "
               f"({total / size:.4f}) in {len(every)} operations")  # fmt: skip
     return found

@@ -100,7 +100,6 @@ def worst_case(
 
 def members(net: Layer, history: Any, seeds: int) -> list[Classifier]:
     """The networks of a run with several seeds, one by one."""
-
     both = history.params, history.state
     return [Classifier(net, *at(both, i)) for i in range(seeds)]
 

@@ -130,14 +130,11 @@ def smoothed(curves: dict, points: int) -> tuple[int, np.ndarray, dict]:
     return window, window * (np.arange(whole) + 1), means
 
 
-def accuracies(net: Layer, params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+@partial(jax.jit, static_argnums=0)
+def accuracies(net: Layer, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     """The share of images each of the R networks gets right: (R,)."""
     _, state, _ = net.init(jax.random.key(0), x.shape[1:])
-    return np.asarray(_share_right(net, params, state, jnp.asarray(x), jnp.asarray(y)))
 
-
-@partial(jax.jit, static_argnums=0)
-def _share_right(net, params, state, x, y):
     def one(params):
         logits = net.forward(params, state, x, train=False)[0]
         return (logits.argmax(1) == y).mean()

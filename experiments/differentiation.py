@@ -102,11 +102,8 @@ def whole(job: Task, args: Args) -> tuple[dict[str, dict], jax.Array]:
     ):
         flat = jax.flatten_util.ravel_pytree(gradient(job.params))[0]
         truth = flat if name == "reverse mode" else truth
-        found[name] = {
-            "seconds": seconds(lambda g=gradient: g(job.params), args.repeats),
-            "error": error(flat, truth),
-            "measured": True,
-        }
+        took = seconds(lambda g=gradient: g(job.params), args.repeats)
+        found[name] = row(took, error(flat, truth))
     return found, truth
 
 
@@ -135,11 +132,8 @@ def one_by_one(name: str, job: Task, truth: jax.Array, args: Args) -> dict:
     complete = each * n <= args.longest
     which = jnp.arange(n) if complete else few
     found = several(flat, which)
-    return {
-        "seconds": seconds(lambda: several(flat, which), 3) if complete else each * n,
-        "error": error(found, truth[which], jnp.abs(truth).max()),
-        "measured": bool(complete),
-    }
+    took = seconds(lambda: several(flat, which), 3) if complete else each * n
+    return row(took, error(found, truth[which], jnp.abs(truth).max()), bool(complete))
 
 
 def by_dual_numbers(job: Task, truth: jax.Array) -> dict:
@@ -161,11 +155,11 @@ def by_dual_numbers(job: Task, truth: jax.Array) -> dict:
             seeds[i][index] = 1.0
             duals = [Dual(s, d) for s, d in zip(shapes, seeds, strict=True)]
             found.append(loss(duals).derivative)
-    return {
-        "seconds": time.perf_counter() - start,
-        "error": error(jnp.asarray(found), truth),
-        "measured": True,
-    }
+    return row(time.perf_counter() - start, error(jnp.asarray(found), truth))
+
+
+def row(seconds: float, error: float | None, measured: bool = True) -> dict:
+    return {"seconds": seconds, "error": error, "measured": measured}
 
 
 def error(got, want, scale=None) -> float:
@@ -181,11 +175,8 @@ def measure(args: Args) -> list[dict]:
         n = jax.flatten_util.ravel_pytree(job.params)[0].size
         found, truth = whole(job, args)
         run = jax.jit(job.loss)
-        found["the network itself"] = {
-            "seconds": seconds(lambda run=run, p=job.params: run(p), args.repeats),
-            "error": None,
-            "measured": True,
-        }
+        took = seconds(lambda run=run, p=job.params: run(p), args.repeats)
+        found["the network itself"] = row(took, None)
         for name in EACH:
             found[name] = one_by_one(name, job, truth, args)
         if n <= args.dual_up_to:

@@ -20,14 +20,7 @@ import numpy as np
 import optax
 
 from experiments.common import Line, main, record, spread, verdicts
-from experiments.robust import (
-    Digits,
-    accuracy,
-    attack_all,
-    digits,
-    judged,
-    members,
-)
+from experiments.robust import Digits, accuracy, attack_all, digits, judged, members
 from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import stratified_sample
 

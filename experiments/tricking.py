@@ -29,14 +29,7 @@ import numpy as np
 import optax
 
 from experiments.common import Line, main, percents, record, spreads, verdicts
-from experiments.robust import (
-    Digits,
-    accuracy,
-    digits,
-    judged,
-    members,
-    worst_case,
-)
+from experiments.robust import Digits, accuracy, digits, judged, members, worst_case
 from jaxnn import Classifier, attacks, fit, mlp
 from jaxnn.data import Split, stratified_sample, unit_images
 from jaxnn.layers import Layer

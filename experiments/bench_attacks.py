@@ -304,10 +304,10 @@ def run(args: Args) -> None:
     if args.part == "precision":
         return precisions(args)
     data, name = digits(), "-".join(map(str, args.widths))
-    kinds = {name: {}, f"{name} trained by PGD-7": {"defense": defenses.pgd(EPSILON)}}
+    kinds = {name: None, f"{name} trained by PGD-7": TRAINING["PGD-7"]}
     plain, robust = (
         compared(
-            trained(data, 1, args.epochs, mlp(list(args.widths)), **how)[0],
+            trained(data, 1, args.epochs, mlp(list(args.widths)), defense=how)[0],
             data, args, what,
         )
         for what, how in kinds.items()

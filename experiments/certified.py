@@ -26,17 +26,9 @@ import numpy as np
 import optax
 
 from experiments import robust
-from experiments.common import (
-    Line,
-    conclude,
-    main,
-    percents,
-    print_epoch,
-    spread,
-    verdicts,
-)
+from experiments.common import Line, conclude, main, percents, spread, verdicts
 from experiments.robust import Digits
-from jaxnn import Classifier, attacks, defenses, fit, serial
+from jaxnn import Classifier, attacks, defenses, serial
 from jaxnn.layers import Layer, conv, dense, flatten, relu, reshape
 from jaxnn.losses import softmax_cross_entropy
 from jaxnn.plots.panels import lines, panels, show_legend
@@ -71,12 +63,11 @@ def train(
     net: Layer, data: Digits, epochs: int, seed: int, **options: Any
 ) -> Classifier:
     steps = len(data.train.y) // 100 * epochs
-    history = fit(
+    return robust.alone(
         net, data.train, validation=data.validation, epochs=epochs, batch=100,
         optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, steps)), seeds=seed,
-        keep="last", on_epoch=print_epoch, **options,
-    )  # fmt: skip
-    return Classifier(net, history.params, history.state)
+        keep="last", **options,
+    )[0]  # fmt: skip
 
 
 def smoothed(args: Args, data: Digits, seed: int) -> dict[str, Any]:

@@ -30,16 +30,8 @@ import numpy as np
 import optax
 
 from experiments import robust
-from experiments.common import (
-    Line,
-    main,
-    percents,
-    print_epoch,
-    record,
-    spread,
-    verdicts,
-)
-from jaxnn import Classifier, attacks, defenses, fit
+from experiments.common import Line, main, percents, record, spread, verdicts
+from jaxnn import Classifier, attacks, defenses
 from jaxnn.train import Defense
 
 
@@ -71,20 +63,15 @@ def train(
     batch, began = 100, time.process_time()
     total = len(data.train.x) // batch * args.epochs
     peak = int(0.4 * total)
-    rate = optax.join_schedules(
-        [
-            optax.linear_schedule(0, 5e-3, peak),
-            optax.linear_schedule(5e-3, 0, total - peak),
-        ],
-        [peak],
-    )
-    net = robust.wong()
-    history = fit(
-        net, data.train, optimizer=optax.adam(rate), epochs=args.epochs, batch=batch,
-        seeds=seed, defense=defense(args, published, total), on_epoch=print_epoch,
+    up = optax.linear_schedule(0, 5e-3, peak)
+    down = optax.linear_schedule(5e-3, 0, total - peak)
+    rate = optax.join_schedules([up, down], [peak])
+    net, history = robust.alone(
+        robust.wong(), data.train, optimizer=optax.adam(rate), epochs=args.epochs,
+        batch=batch, seeds=seed, defense=defense(args, published, total),
     )  # fmt: skip
     used = history.seconds | {"processor": time.process_time() - began}
-    return Classifier(net, history.params, history.state), used
+    return net, used
 
 
 def measure(

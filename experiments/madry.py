@@ -24,8 +24,8 @@ import numpy as np
 import optax
 
 from experiments import robust
-from experiments.common import Line, main, print_epoch, record, verdicts
-from jaxnn import Classifier, attacks, defenses, fit
+from experiments.common import Line, main, record, verdicts
+from jaxnn import Classifier, attacks, defenses
 from jaxnn.data import stratified_sample
 from jaxnn.errors import JaxnnError
 
@@ -54,15 +54,14 @@ def train(args: Args, data: Any) -> tuple[Classifier, list[dict]]:
     each = min(args.steps, len(data.train.y) // batch)
     rows = np.random.default_rng(args.seed).permutation(len(data.train.y))
     rows = rows[: each * batch] if args.steps < len(data.train.y) // batch else rows
-    net = robust.madry()
     share = 0.01 / args.epsilon if args.full else None
-    history = fit(
-        net, (data.train.x[rows], data.train.y[rows]), batch=batch, seeds=args.seed,
-        epochs=max(1, round(args.steps / (len(rows) // batch))),
+    net, history = robust.alone(
+        robust.madry(), (data.train.x[rows], data.train.y[rows]), batch=batch,
+        epochs=max(1, round(args.steps / (len(rows) // batch))), seeds=args.seed,
         optimizer=optax.adam(rate), steps_per_call=100,
-        defense=defenses.pgd(budget, args.attack_steps, share), on_epoch=print_epoch,
+        defense=defenses.pgd(budget, args.attack_steps, share),
     )  # fmt: skip
-    return Classifier(net, history.params, history.state), history.epochs
+    return net, history.epochs
 
 
 def attacked(args: Args, target: Classifier, data: Any, x: Any, y: Any) -> dict:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import at, in_words, percents, spreads
+from experiments.common import at, in_words, percents, print_epoch, spreads
 from jaxnn import Classifier, attacks, fit, mlp, robustness, serial
 from jaxnn.attacks.core import ascent_direction, per_image
 from jaxnn.data import load, stratified_sample, unit_images
@@ -167,20 +167,24 @@ def judged(
 
 
 def trained(
-    data: Digits, seeds: int, epochs: int, layer: Layer | None = None, **options: Any
-) -> list[Classifier]:
+    data: Digits, seeds: int, epochs: int, layer: Layer | None = None, *,
+    first_seed: int = 0, batch: int = 128, lr: float = 2e-3, **options: Any,
+) -> list[Classifier]:  # fmt: skip
     """784-128-10 (or `layer`) with Adam and a falling rate, `seeds` side by side."""
     net = mlp([784, 128, 10]) if layer is None else layer
-    first = options.pop("first_seed", 0)
-    batch = options.pop("batch", 128)
-    peak = options.pop("lr", 2e-3)
     steps = len(data.train.y) // batch * epochs
-    optimizer = optax.adam(optax.cosine_decay_schedule(peak, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(lr, steps))
     history = fit(
         net, data.train, optimizer=optimizer, epochs=epochs, batch=batch,
-        seeds=range(first, first + seeds), **options,
+        seeds=range(first_seed, first_seed + seeds), **options,
     )  # fmt: skip
     return members(net, history, seeds)
+
+
+def alone(net: Layer, pairs: Any, **options: Any) -> tuple[Classifier, Any]:
+    """A network trained by itself, with a line an epoch; and its history."""
+    history = fit(net, pairs, on_epoch=print_epoch, **options)
+    return Classifier(net, history.params, history.state), history
 
 
 @partial(jax.jit, static_argnums=(0, 1))

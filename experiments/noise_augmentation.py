@@ -58,11 +58,11 @@ def run(args: Args) -> None:
     x, y = unit_images(data.train.x), data.train.y
     nets = {}
     for name, noise in NOISES.items():
-        options: dict[str, Any] = {"first_seed": 100 * (name == "another plain")}
-        if noise is not None:
-            options["augment"] = input_noise(*noise)
         count = args.seeds if name in CLAIM else args.sweep_seeds
-        nets[name] = robust.trained(data, count, args.epochs, NET, **options)
+        nets[name] = robust.trained(
+            data, count, args.epochs, NET, first_seed=100 * (name == "another plain"),
+            augment=None if noise is None else input_noise(*noise),
+        )  # fmt: skip
         print(f"trained {name}", flush=True)
     static: dict[str, list[float]] = {name: [] for name in NOISES}
     sizes = []

@@ -142,11 +142,8 @@ def symbolic() -> tuple[float, float]:
     print(f"J     = {text(COST)}")
     print(f"dJ/dw = {text(derive(COST, 'w'))}")
     sizes = [(n, length(chain(n)), length(derive(chain(n), "w"))) for n in (1, 4, 16)]
-    print(
-        "operations in J, in dJ/dw: "
-        + "; ".join(f"{a}, {b} ({counted(n, 'neuron')} in a row)" for n, a, b in sizes)
-        + "\n"
-    )
+    each = (f"{a}, {b} ({counted(n, 'neuron')} in a row)" for n, a, b in sizes)
+    print(f"operations in J, in dJ/dw: {'; '.join(each)}\n")
     return value(derive(COST, "w"), numbers), value(derive(COST, "b"), numbers)
 
 

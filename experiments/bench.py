@@ -221,15 +221,9 @@ def manual_against_automatic(x, y, args: Args) -> dict:
     """The same network with batch norm and dropout, by hand and by reverse-mode AD."""
     net = mlp([784, 128, 128, 10], normalize=True, drop_rate=0.2)
     loss, optimizer = softmax_cross_entropy, optax.adam(1e-3)
-    found = in_turn(
-        {
-            "manual": ours(net, loss, 128, optimizer, x, y),
-            "automatic": ours(
-                automatic(net), automatic_loss(loss), 128, optimizer, x, y
-            ),
-        },
-        4 * args.rounds,  # the two are close: more rounds tell them apart
-    )
+    given, twin = (128, optimizer, x, y), (automatic(net), automatic_loss(loss))
+    both = {"manual": ours(net, loss, *given), "automatic": ours(*twin, *given)}
+    found = in_turn(both, 4 * args.rounds)  # close: more rounds tell them apart
     share = ratio(found, "manual", "automatic")
     print(f"backward by hand takes {share:.2f} of jax.grad's time")
     return {"programs": found, "manual_over_automatic": share}

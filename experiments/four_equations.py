@@ -83,11 +83,8 @@ def start(args: Args, seed: int):
     rng, sizes = np.random.default_rng(seed), [args.width] * (args.depth + 1)
     layers = [(rng.normal(0, (2 / i) ** 0.5, (i, o)), np.zeros(o))
               for i, o in zip(sizes, [*sizes[1:], 10], strict=True)]  # fmt: skip
-    return (
-        layers,
-        rng.normal(size=(64, args.width)),
-        np.eye(10)[rng.integers(10, size=64)],
-    )
+    x, classes = rng.normal(size=(64, args.width)), rng.integers(10, size=64)
+    return layers, x, np.eye(10)[classes]
 
 
 def against_jax(layers, x, t) -> float:

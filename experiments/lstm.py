@@ -83,11 +83,8 @@ def draw(images, chance, right) -> Any:
     images (10, 28, 28), chance (10, 28, 10) after each row, right (28,) of all images.
     """
     figure = new_figure(12, 7.6)
-    figure.suptitle(
-        "What the network would answer after each row: probability of 0 to 9",
-        fontsize=12,
-        color=INK,
-    )
+    title = "What the network would answer after each row: probability of 0 to 9"
+    figure.suptitle(title, fontsize=12, color=INK)
     grid = figure.add_gridspec(
         3, 14, left=0.05, right=0.985, top=0.9, bottom=0.075, hspace=0.35, wspace=0.05,
         width_ratios=([1.4, 1, 0.1] * 5)[:-1],

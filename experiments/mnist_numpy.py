@@ -116,9 +116,8 @@ def same_numbers(x: np.ndarray, y: np.ndarray) -> tuple[dict, dict]:
         name: float(abs(found[f"NumPy, {name}"] - found[f"jaxnn, {name}"]).max())
         for name in ("float32", "float64")
     }
-    gaps["float32 and float64"] = float(
-        abs(found["NumPy, float32"] - found["NumPy, float64"]).max()
-    )
+    between = abs(found["NumPy, float32"] - found["NumPy, float64"]).max()
+    gaps["float32 and float64"] = float(between)
     print(
         f"losses of {len(order):,} steps, NumPy against jaxnn: largest difference "
         f"{gaps['float32']:.0e} in float32, {gaps['float64']:.0e} in float64"
@@ -169,28 +168,23 @@ def three_ways(widths, batch: int, adam: bool, x, y, rounds: int) -> dict:
 
 def side_by_side(widths, batch: int, seeds: int, x, y, rounds: int) -> dict:
     """How many times as many networks a second `vmap` trains as one after another."""
-    net, sgd = mlp(widths), optax.sgd(RATE)
+    net, sgd, steps = mlp(widths), optax.sgd(RATE), (batch, len(x) // batch)
     programs: dict[str, Callable] = {
         "one": ours(net, softmax_cross_entropy, batch, sgd, x, y),
         "many": ours(net, softmax_cross_entropy, batch, sgd, x, y, seeds=seeds),
-        "one, products alone": products_alone(widths, batch, len(x) // batch),
-        "many, products alone": products_alone(
-            widths, batch, len(x) // batch, seeds=seeds
-        ),
+        "one, products alone": products_alone(widths, *steps),
+        "many, products alone": products_alone(widths, *steps, seeds=seeds),
     }
     found = in_turn(programs, rounds, pause=0)
     gain = seeds / ratio(found, "many", "one")
     share = ratio(found, "one, products alone", "one")
     bound = seeds / ratio(found, "many, products alone", "one")
     one, many = (spread(found[name]["seconds"]) for name in ("one", "many"))
-    print(
-        f"  {'-'.join(map(str, widths)):<10} batch {batch:<4} one {one} s, "
-        f"{seeds} side by side {many} s: {gain:.1f} times the throughput"
-    )
-    print(
-        f"  {'':<20} products alone: {share:.0%} of one network's time; {seeds} of "
-        f"them side by side {bound:.1f} times the throughput"
-    )
+    name = "-".join(map(str, widths))
+    print(f"  {name:<10} batch {batch:<4} one {one} s, {seeds} side by side {many} s: "
+          f"{gain:.1f} times the throughput")  # fmt: skip
+    print(f"  {'':<20} products alone: {share:.0%} of one network's time; {seeds} of "
+          f"them side by side {bound:.1f} times the throughput")  # fmt: skip
     return {"programs": found, "throughput": gain, "allowed_by_products": bound,
             "products_share_of_one": share}  # fmt: skip
 

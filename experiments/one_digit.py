@@ -205,10 +205,8 @@ def largest_difference(network: Network, w, b, images: int = 200) -> float:
             mine = neuron_loss(w, b, x, y)
             loss, found = gradients({"w": w, "b": b}, x, y)
             theirs = (loss, found["w"], found["b"])
-            gap = max(
-                gap,
-                *(float(abs(p - q).max()) for p, q in zip(mine, theirs, strict=True)),
-            )
+            pairs = zip(mine, theirs, strict=True)
+            gap = max(gap, *(float(abs(p - q).max()) for p, q in pairs))
     return gap
 
 

@@ -147,17 +147,14 @@ def learning(found: dict, args: Args) -> Iterator[Any]:
         key: jax.jit(lambda p, s, net=net: logits(net, p, s, plane(EXTENT)))
         for key, (net, *_) in found.items()
     }
-    steps = (
-        np.unique(np.geomspace(1, args.steps // 20 + 1, args.frames).astype(int)) - 1
-    )
-    for step in steps:
+    stages = np.geomspace(1, args.steps // 20 + 1, args.frames)
+    for step in np.unique(stages.astype(int)) - 1:
         figure, axes = panels(
             3, 2, width=2.9, height=2.75, title=f"step {20 * step}: lines of the units "
             "(green) and where the answer changes (black)",
         )  # fmt: skip
-        for ax, (key, (_, trained, right, x, y)) in zip(
-            axes, found.items(), strict=True
-        ):
+        for ax, key in zip(axes, found, strict=True):
+            _, trained, right, x, y = found[key]
             best = int(right.argmax())
             params = at(trained.path, step, best)
             regions(ax, ask[key](params, at(trained.state, best)), EXTENT)

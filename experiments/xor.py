@@ -226,12 +226,8 @@ def explain(setting: Setting, args: Args, trained) -> tuple[np.ndarray, dict]:
     steps, sits in a local minimum.
     """
     start, first, end = (at(trained.path, i) for i in (0, 1, -1))
-    right = [
-        (
-            (answers(setting, params, trained.state, setting.x) > 0) == (XOR[:, 0] > 0)
-        ).all(1)
-        for params in (first, end)
-    ]
+    said = [answers(setting, p, trained.state, setting.x) > 0 for p in (first, end)]
+    right = [(yes == (XOR[:, 0] > 0)).all(1) for yes in said]
     dead = np.any(np.all(unit_slopes(setting, end) == 0, 1), 1)
     saturated = np.any(np.all(unit_slopes(setting, start) < 0.05, 1), 1)
     kind = np.select([*right, dead, saturated], [0, 1, 2, 3], 4)

@@ -120,9 +120,8 @@ def measure(args: Any) -> tuple[dict, dict]:
     for way, net in networks(width).items():
         dws, size = in_numpy(way, ws, x, dh)
         first = dws if first is None else first
-        same = all(
-            np.allclose(a, b, atol=1e-4) for a, b in zip(first, dws, strict=True)
-        )
+        pairs = zip(first, dws, strict=True)
+        same = all(np.allclose(a, b, atol=1e-4) for a, b in pairs)
         assert same, "what is kept must not change the gradients"
         megabytes, calls[f"{way}, XLA"] = in_xla(net, jnp.asarray(x), jnp.asarray(dh))
         calls[f"{way}, NumPy"] = partial(in_numpy, way, ws, x, dh)
@@ -135,9 +134,7 @@ def measure(args: Any) -> tuple[dict, dict]:
 
 
 def draw(found: dict, width: int, batch: int) -> Any:
-    title = (
-        f"What the way back needs: {DEPTH} layers of {width} tanh units, batch {batch}"
-    )
+    title = f"What the way back needs: {DEPTH} x {width} tanh units, batch {batch}"
     figure, axes = panels(2, width=4.7, height=3.9, title=title)
     for ax, unit, name in zip(
         axes, ("megabytes", "milliseconds"),

@@ -84,10 +84,8 @@ def layouts(data: Digits, rows: np.ndarray) -> dict:
     x, t = images[rows], targets[rows]
     x_t, t_t = np.ascontiguousarray(x.T), np.ascontiguousarray(t.T)
 
-    (loss, grads), (loss_t, grads_t) = (
-        by_rows(np, x, t, *p),
-        by_columns(np, x_t, t_t, *q),
-    )
+    loss, grads = by_rows(np, x, t, *p)
+    loss_t, grads_t = by_columns(np, x_t, t_t, *q)
     gap = max(abs(a - b).max() for a, b in zip(grads, turned(grads_t), strict=True))
     assert np.isclose(loss, loss_t, rtol=1e-5), "both layouts must give one loss"
     assert gap < 1e-5, "both layouts must give the same gradients"

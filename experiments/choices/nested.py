@@ -107,9 +107,8 @@ def check(net: Layer, data: Any) -> float:
 
 
 def draw(curves: dict, found: dict, without: dict, args: Any) -> Any:
-    figure, (left, right) = panels(
-        2, width=4.7, height=3.7, title="A network of networks, and one of equal size"
-    )
+    title = "A network of networks, and one of equal size"
+    figure, (left, right) = panels(2, width=4.7, height=3.7, title=title)
     window, steps, smooth = smoothed(curves, 30)
     lines(left, steps, smooth, f"step (a batch of {args.batch})",
           f"loss, mean of {window} steps (log scale)", f"learning, {args.seeds} seeds",

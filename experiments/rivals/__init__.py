@@ -67,12 +67,7 @@ CNN = ((5, 5, 1, 32), (5, 5, 32, 64), (7 * 7 * 64, 1024), (1024, 10))
 
 
 def load(name: str) -> Callable[[Task], Rival]:
-    """The `make` of the rival called `name`; only now is its library imported.
-
-    Raises:
-      UnavailableError: the library is not installed.
-      JaxnnError: no such rival; the message lists the valid names.
-    """
+    """The `make` of the rival called `name`; only now is its library imported."""
     module, _, function = lookup("rival", name, RIVALS).partition(":")
     try:
         found = importlib.import_module(f"experiments.rivals.{module}")
@@ -108,9 +103,6 @@ def batches(task: Task, index: int) -> np.ndarray:
     """The images of each step of epoch `index`: (S, B); the last N % B are left out.
 
     On the host: NumPy shuffles 55,000 numbers in 0.5 ms, `jax.random` in 20.
-
-    Raises:
-      JaxnnError: the batch is not in 1..N.
     """
     n, batch = len(task.x), task.batch
     if not 1 <= batch <= n:

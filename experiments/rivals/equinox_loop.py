@@ -74,10 +74,7 @@ def make(task: Task) -> Rival:
         return float(np.mean(jax.device_get(losses)))
 
     def accuracy(x: np.ndarray, y: np.ndarray) -> float:
-        return float(
-            (
-                predict(jax.tree.unflatten(model_tree, model), unit(x)).argmax(1) == y
-            ).mean()
-        )
+        said = predict(jax.tree.unflatten(model_tree, model), unit(x)).argmax(1)
+        return float((said == y).mean())
 
     return Rival("equinox_loop", eqx.__version__, epoch, accuracy)

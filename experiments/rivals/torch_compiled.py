@@ -66,11 +66,6 @@ def train_step(model: nn.Module, task: Task) -> Callable:
 
 
 def make(task: Task) -> Rival:
-    """See `experiments.rivals.Rival`.
-
-    Raises:
-      UnavailableError: torch.compile found no working C++ compiler.
-    """
     model = torch_eager.network(task)
     step = train_step(model, task)
     try:

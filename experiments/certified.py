@@ -149,12 +149,11 @@ def run(args: Args) -> None:
         found, target = bounded(args, data, seed)
         bounds.append(found)
         nets.append(target)
-        print(
-            f"  verified {100 * found['verified']:.2f}% <= attacked "
-            f"{100 * found['attacked']:.2f}% <= clean {100 * found['clean']:.2f}%; "
-            f"{len(found['images_out_of_order'])} images out of order",
-            flush=True,
+        shares = (
+            f"{k} {100 * found[k]:.2f}%" for k in ("verified", "attacked", "clean")
         )
+        disorder = len(found["images_out_of_order"])
+        print(f"  {' <= '.join(shares)}; {disorder} images out of order", flush=True)
     checks = robust.judged(nets[0], data, args.epsilon, "interval bounds, seed 0")
     votes = []
     for seed in range(args.smooth_seeds):

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from jaxnn.environment import device, git_commit, versions
@@ -90,8 +89,8 @@ def conclude(
     name: str,
     args: Any,
     values: dict,
-    pictures: Mapping[str, Any] = MappingProxyType({}),
-    see: str = "",
+    pictures: Mapping[str, Any],
+    see: str,
     **more: Any,
 ) -> None:
     """Save the pictures and the record; say where they lie and what to look for.

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.common import Line, conclude, main, spread, verdicts
+from experiments.common import Line, main, record, spread, verdicts
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.train import train_run
 
@@ -42,18 +42,17 @@ def run(args: Args) -> None:
         percent = {}
         for precision in ("float32", "bfloat16"):
             with tempfile.TemporaryDirectory() as folder:
-                result = train_run(
-                    replace(
-                        config, seeds=args.seeds, data=args.data,
-                        precision=precision, attack_images=0, out=Path(folder) / "run",
-                    )
+                given = replace(
+                    config, seeds=args.seeds, data=args.data, precision=precision,
+                    attack_images=0, out=Path(folder) / "run",
                 )  # fmt: skip
+                result = train_run(given)
             percent[precision] = spread([100 * a for a in result["test_accuracy"]])
         difference = percent["bfloat16"]["mean"] - percent["float32"]["mean"]
         values[name] = percent | {"difference": difference}
         lines.append(Line(f"{name}: points gained", difference, -0.1, 0.1))
     values["expected"] = verdicts(*lines, percent=False)
-    conclude("half_precision", args, values, see="Gained points within a tenth.")
+    record("half_precision", args, values)
 
 
 if __name__ == "__main__":

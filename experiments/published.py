@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.common import Line, conclude, main, verdicts
+from experiments.common import Line, main, record, verdicts
 from jaxnn import load_run, predict
 from jaxnn.app.config import ImportConfig
 from jaxnn.app.exchange import import_run
@@ -115,10 +115,7 @@ def run(args: Args) -> None:
             Line(f"{name}: {network.measure}", found[network.measure], low, high)
         )
     values["expected"] = verdicts(*lines, percent=False)
-    conclude(
-        "published", args, values, more_packages=("onnx", "onnxruntime", "torch"),
-        see="Each within what the published number was rounded to.",
-    )  # fmt: skip
+    record("published", args, values, ("onnx", "onnxruntime", "torch"))
 
 
 if __name__ == "__main__":

@@ -134,7 +134,9 @@ def measure(args: Any) -> tuple[dict, dict]:
 
 
 def draw(found: dict, width: int, batch: int) -> Any:
-    title = f"What the way back needs: {DEPTH} x {width} tanh units, batch {batch}"
+    title = (
+        f"What the way back needs: {DEPTH} layers of {width} tanh units, batch {batch}"
+    )
     figure, axes = panels(2, width=4.7, height=3.9, title=title)
     for ax, unit, name in zip(
         axes, ("megabytes", "milliseconds"),

@@ -74,19 +74,10 @@ class Evidence(NamedTuple):
         limit = self.tolerance * np.abs(want).max(initial=0)
         return np.abs(self.returned - want) > limit
 
-    def differs(self) -> bool:
-        """Whether it is wrong here, in numbers alone."""
-        got, want = self.returned, self.right
-        return got.shape == want.shape and not self.same(got, want)
-
     def bears_out(self, predict: Predict) -> bool:
         """Whether a prediction holds here."""
         predicted = predict(self)
         return predicted is not None and self.same(self.returned, predicted)
-
-    def cotangents(self) -> list[np.ndarray]:
-        """The arrays of dy."""
-        return [np.asarray(a, np.float64) for a in jax.tree.leaves(self.given.dy)]
 
     def asked(self, given: LayerInputs, *mutants: Any) -> Any:
         """The argument's gradient at another point, or of mutants; None if none is."""
@@ -117,7 +108,7 @@ def diagnose(several: Iterable[Evidence]) -> str:
         o.same(o.returned, got) and not o.same(o.right, want) for o in others
     ):
         return "guess: a constant: it is the same for other inputs and another dy"
-    others = [o for o in others if o.differs()]
+    others = [o for o in others if not o.same(o.returned, o.right)]
     return f"guess: {_first(OF_NUMBERS, here, others) or _direction(got, want)}"
 
 
@@ -268,11 +259,12 @@ def _shifted(one, axis, step):
 def _cotangent(here):
     """dy in the place of the derivative, or a path for dy left out or counted twice."""
     got, want = here.returned, here.right
-    for i, dy in enumerate(here.cotangents()):
+    for i in range(len(jax.tree.leaves(here.given.dy))):
 
         def sent(one, i=i):
-            return one.cotangents()[i]
+            return np.asarray(jax.tree.leaves(one.given.dy)[i], np.float64)
 
+        dy = sent(here)
         if dy.shape == got.shape:
             limit = here.tolerance * np.abs(want).max(initial=0)
             mask = ((np.abs(want) <= limit) | (np.abs(want - dy) <= limit)).all()

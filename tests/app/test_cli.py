@@ -84,8 +84,8 @@ def test_several_seeds_give_a_list_a_mean_and_a_spread(digits, tmp_path):
 )  # fmt: skip
 @pytest.mark.slow
 def test_flags_train(digits, words):
-    out = ["--data", str(digits), "--out", "x", "--attack-images", "0", "--quiet"]
-    assert main(["train", *TINY, *words, *out]) == 0
+    out = ("--data", digits, "--out", "x", "--attack-images", "0", "--quiet")
+    done("train", *TINY, *words, *out)
 
 
 def test_a_folder_with_files_is_never_written_into(digits, tmp_path):
@@ -190,7 +190,7 @@ def started_run(digits, tmp_path, epochs=100_000):
     return process, tmp_path / "x"
 
 
-def test_ctrl_c_ends_with_what_was_learned_saved(digits, tmp_path, capsys):
+def test_ctrl_c_ends_with_what_was_learned_saved(digits, tmp_path):
     process, folder = started_run(digits, tmp_path)
     process.send_signal(signal.SIGINT)
     text = process.communicate(timeout=120)[0]
@@ -199,8 +199,7 @@ def test_ctrl_c_ends_with_what_was_learned_saved(digits, tmp_path, capsys):
     result = read_json(folder / "result.json")
     assert result["stopped"] == "interrupted"
     assert result["epochs"] >= 4
-    assert main(["eval", str(folder)]) == 0
-    assert f"{100 * result['mean']:.2f}%" in capsys.readouterr().out
+    assert f"{100 * result['mean']:.2f}%" in done("eval", folder).out
 
 
 def test_a_killed_run_leaves_whole_lines_and_no_half_files(digits, tmp_path):
@@ -253,7 +252,7 @@ def test_resume_finishes_a_run_and_knows_when_all_is_done(run_folder, tmp_path):
 @pytest.mark.parametrize(
     "name", ["l" * 300, "a\0b", "loop", "loop/x", "pipe", "/dev/null"]
 )
-def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, capsys, name):
+def test_a_path_of_any_kind_is_refused_in_one_line(run_folder, tmp_path, name):
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
     for words in (

@@ -10,7 +10,6 @@ import pytest
 
 from jaxnn import plots
 from jaxnn.app.folder import fresh_folder
-from jaxnn.cli import main
 from jaxnn.files import read_json
 from tests.app.common import TINY, done, refused, run, write_folder
 
@@ -156,7 +155,7 @@ def test_a_folder_without_a_result_is_taken_away(tmp_path, there):
         assert there is False or len(list(out.iterdir())) == (2 if kept else 0)
 
 
-def test_a_bad_run_reports_and_replays(bad_run, capsys):
+def test_a_bad_run_reports_and_replays(bad_run):
     folder, shown = bad_run
     assert "first bad step  epoch 1, step 1, seed 0" in shown.err
     assert f"jaxnn replay {folder}" in shown.err
@@ -165,10 +164,10 @@ def test_a_bad_run_reports_and_replays(bad_run, capsys):
     assert found["part"] == "update"
     assert found["replay"] == f"jaxnn replay {folder}"
     assert "first bad step" in (folder / "report.md").read_text()
-    assert main(["replay", str(folder)]) == 1
-    again = capsys.readouterr().out
-    assert "first bad step  epoch 1, step 1, seed 0" in again
-    assert found["cause"] in again
+    again = run("replay", folder)
+    assert again.status == 1
+    assert "first bad step  epoch 1, step 1, seed 0" in again.out
+    assert found["cause"] in again.out
 
 
 def test_a_run_without_a_bad_step_cannot_be_replayed(run_folder):

@@ -14,7 +14,6 @@ from jaxnn.app.config import TrainConfig
 from jaxnn.app.folder import load_run, read_config
 from jaxnn.app.settings import resolved
 from jaxnn.app.train import train_run
-from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json
 from jaxnn.layers import ACTIVATIONS
@@ -193,11 +192,11 @@ def test_what_a_resumed_run_cannot_obey_is_refused(run_folder, digits):
 
 
 def test_a_failed_command_leaves_the_folder_free_for_the_corrected_one(digits):
-    words = ["train", "--data", str(digits), "--out", "x", "--epochs", "1",
-             "--validation", "40", "--attack-images", "0"]  # fmt: skip
+    words = ("train", "--data", digits, "--out", "x", "--epochs", "1", "--validation",
+             "40", "--attack-images", "0")  # fmt: skip
     for wrong in ("--batch", "500"), ("--layers", "dense:4", "conv:3:3"), ("--lr", "0"):
         refused(*words, *wrong)
-    assert main([*words, "--batch", "50", "--layers", "4", "--quiet"]) == 0
+    done(*words, "--batch", "50", "--layers", "4", "--quiet")
 
 
 def test_memory_is_counted_before_any_is_taken(digits):

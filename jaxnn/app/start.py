@@ -19,7 +19,7 @@ from jaxnn.errors import JaxnnError, need
 from jaxnn.files import open_file
 from jaxnn.interop.onnx_in import Imported, from_onnx
 from jaxnn.interop.weights import load_weights
-from jaxnn.layers import dense
+from jaxnn.layers import Layer, dense
 from jaxnn.train.checkpoint import load_params
 from jaxnn.train.inputs import init_shapes
 
@@ -62,9 +62,10 @@ def start_from(
         )
     classes = init_shapes(found.net, found.in_shape)[2][-1]
     if classes != facts.classes:
-        key = jax.random.key(config.seed)
-        again = _relabeled(*found, facts.classes, key)
-        found, config = found._replace(**again), replace(config, model=SAVED)
+        key, shape = jax.random.key(config.seed), facts.in_shape
+        net, params = _relabeled(found.net, found.params, shape, facts.classes, key)
+        found = found._replace(net=net, params=params)
+        config = replace(config, model=SAVED)
         note(
             f"--from {path}: its network tells {classes} classes apart, the data have "
             f"{facts.classes}: the last layer is a new one, drawn anew"
@@ -101,24 +102,24 @@ def _arrays(path, net, facts) -> Imported:
     return Imported(net, found["params"], found["state"], facts.in_shape)
 
 
-def _relabeled(net, params, state, shape, classes, key) -> dict[str, Any]:
-    """The network with a new last layer, for so many classes."""
+def _relabeled(net, params, shape, classes, key) -> tuple[Layer, Any]:
+    """The network with a new last layer, for so many classes, and its parameters."""
     layers, made = list(chained(net)), net.made
     if layers:
         last = max((i for i, p in enumerate(params) if p), default=-1)
         for layer in layers[:last]:
             shape = init_shapes(layer, shape)[2]
-        new = _relabeled(layers[last], params[last], state[last], shape, classes, key)
-        layers[last], params = new["net"], list(params)
-        params[last] = new["params"]
-        return {"net": serial(*layers), "params": tuple(params)}
+        params = list(params)
+        end = layers[last], params[last]
+        layers[last], params[last] = _relabeled(*end, shape, classes, key)
+        return serial(*layers), tuple(params)
     if made is None or made.constructor is not dense:
         raise JaxnnError(
             f"--from: its network ends in {net.name}, and the data have {classes} "
             "classes; expected a dense layer at the end, in whose place a new one comes"
         )
     net = dense(classes, *made.args[1:], **made.kwargs)
-    return {"net": net, "params": net.init(key, shape)[0]}
+    return net, net.init(key, shape)[0]
 
 
 def _frozen(network: Imported, numbers: tuple[int, ...]) -> Imported:

@@ -245,7 +245,8 @@ class Auditor:
         forward = self._forward(s)
         return diagnose(
             Evidence(
-                check.argument, s.got, s.want, s.given, self.tolerance.digits, forward,
+                check.argument, s.got, s.want, s.given, self.tolerance.digits,
+                partial(_other_mode, s), forward,
                 partial(backward_at, s.where.layer, train=s.where.train),
             )
             for s, _ in exactly[:3]
@@ -338,3 +339,13 @@ def _scales(records, formulas, dtype) -> dict[str, float]:
             for name in names:
                 sizes[name] = max(sizes.get(name, 0.0), found)
     return sizes
+
+
+def _other_mode(s: LayerRecord):
+    """The exact gradients with `train` the other way, if it can be run."""
+    given = cast(s.given, DTYPES["float64"])
+    try:
+        other = exact(s.where.layer, given, not s.where.train)
+    except Exception:  # a batch of one in training, a key that is not there
+        return None
+    return jax.device_get(arguments(other))

@@ -38,6 +38,8 @@ class Evidence(NamedTuple):
       want: argument -> what it should be.
       given: what the layer was given.
       tolerance: relative difference up to which a prediction holds.
+      other_mode: gradients, as `want`, with `train` the other way; None if it makes no
+        difference or cannot be run.
       forward: what can be asked for gradients, None if JAX cannot trace it.
       backward: as `Repairs` takes it, None if JAX cannot trace it.
     """
@@ -47,6 +49,7 @@ class Evidence(NamedTuple):
     want: Mapping[str, np.ndarray]
     given: LayerInputs
     tolerance: float
+    other_mode: Callable[[], Mapping[str, np.ndarray] | None] = lambda: None
     forward: Forward | None = None
     backward: Callable | None = None
 
@@ -209,6 +212,15 @@ def _counts(here) -> Iterator[tuple[int, str]]:
             yield from ((n, name) for n, name in found if n > 2)  # 2: likelier causes
 
 
+def _mode(here):
+    def other(one):
+        found = one.other_mode()
+        return None if found is None else found[one.argument]
+
+    words = "it is the derivative of the other mode: training and evaluation are mixed"
+    yield f"{words} up", other
+
+
 def _swapped(here):
     for name, other in here.want.items():
         if name != here.argument and not here.same(here.right, other):
@@ -289,6 +301,38 @@ def _cotangent(here):
             for row in (0, -1):
                 words = f"row {row} of dy alone: a missing reduction over the batch"
                 yield words, lambda one, row=row, dy=sent: dy(one)[row]
+
+
+def _without_transpose(here):
+    """A product with w in the place of one with w^T; only a square w lets that pass."""
+    for name, w in here.given.arrays().items():
+        w = np.asarray(w)
+        if w.ndim != 2 or w.shape[0] != w.shape[1] or np.array_equal(w, w.T):
+            continue
+        for turned, words in (
+            (False, f"is missing: it is a product with {name}, not with {name}^T"),
+            (True, f"too many: it is a product with {name}^T, not with {name}"),
+        ):
+            holds = partial(_is_product, name=name, turned=turned)
+            yield f"a transpose {words}", _if(holds)
+
+
+def _is_product(one, name, turned) -> bool:
+    """Whether there is a z with want = z w^T and got = z w, or the same from the left.
+
+    w^T, where it is `turned`.
+    """
+    w = np.asarray(one.given.arrays()[name], np.float64)
+    arrays = one.returned, one.right, w.T if turned else w
+    for got, want, w in (arrays, [a.T for a in arrays]):
+        if not want.ndim or want.shape[-1] != len(w) or not np.isfinite(w).all():
+            continue
+        lost = one.tolerance * np.linalg.cond(w)
+        if lost < 1e-3:
+            z = np.linalg.solve(w, want.reshape(-1, len(w)).T).T
+            if one._replace(tolerance=10 * lost).same(got.reshape(z.shape), z @ w):
+                return True
+    return False
 
 
 def _partly_simple(here) -> str | None:
@@ -646,7 +690,7 @@ def _terms(here):
 
 OF_SHAPE = _swapped, _reshaped, _asking_the_forward(_sums)
 OF_NUMBERS = (
-    _simple, _swapped, _permuted, _cotangent,
+    _simple, _mode, _swapped, _permuted, _cotangent, _without_transpose,
     _asking_the_forward(
         _sums, _inputs, _cotangents, _mutants, _the_diagonal, _scaled, _terms, _pairs
     ),

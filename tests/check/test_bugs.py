@@ -30,16 +30,16 @@ def compared(net, in_shape, loss=softmax_cross_entropy, **options):
     return compare_gradients(net, loss, params, state, x, y, key=KEY, **options)
 
 
-def family(name):
-    """The network with all its bugs, and what has to be found."""
+def family(name, only=None):
+    """The network, with all its bugs or one; and what has to be found."""
     in_shape, items = FAMILIES[name]
     layers, expected = [], set()
     for i, item in enumerate(items):
-        if isinstance(item, Bug):
+        if isinstance(item, Bug) and only in (None, item.title):
             layers.append(item.spoilt())
             expected |= {(f"{i} {item.layer.name}", a) for a in item.wrong.split()}
         else:
-            layers.append(item)
+            layers.append(item.layer if isinstance(item, Bug) else item)
     return serial(*layers), in_shape, expected
 
 
@@ -50,11 +50,28 @@ def assert_found(report, expected, dtypes=("float32", "float64")):
         assert set(dtypes) <= set(finding.dtypes), finding.line()
 
 
+def count_bugs():
+    layers = [item for _, items in FAMILIES.values() for item in items]
+    return sum(isinstance(item, Bug) for item in layers)
+
+
+def test_there_are_forty_bugs_or_more():
+    assert count_bugs() + len(LOSS_BUGS) + len(PENALTY_BUGS) >= 40
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_bugs_of_a_network_are_found_at_once(name):
     net, in_shape, expected = family(name)
     dtypes = ("float64",) if name == "wiring" else ("float32", "float64")
     assert_found(compared(net, in_shape, dtypes=dtypes), expected, dtypes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_bugs_nothing_is_found(name):
+    net, in_shape, _ = family(name, "none of them")
+    report = compared(net, in_shape)
+    assert report.passed, report.table()
 
 
 @pytest.mark.slow

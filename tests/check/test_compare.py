@@ -12,7 +12,7 @@ from jaxnn import Layer, compare_gradients, mlp, residual, serial
 from jaxnn.check.recorder import LayerRecorder
 from jaxnn.errors import JaxnnError
 from jaxnn.layers import batch_norm, dense, relu, sigmoid, tanh
-from jaxnn.losses import softmax_cross_entropy
+from jaxnn.losses import LOSSES, softmax_cross_entropy
 from jaxnn.regularize import l1, l2, sum_penalties
 from jaxnn.train import fit
 from tests.train.problem import blobs
@@ -42,6 +42,24 @@ def test_correct_networks_agree_in_both_precisions(net, train):
     assert found.max_relative("float64") <= 1e-12
     assert found.max_relative("float32") <= 1e-5
     assert {c.leaf for c in found.leaves} > {"input"}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_agrees(name):
+    net = mlp([6, 5, 3], output=None if name != "nll" else "sigmoid")
+    assert report(net, LOSSES[name]).passed
+
+
+def test_the_derivative_of_the_other_mode_is_told():
+    norm = batch_norm()
+
+    def forward(params, state, x, *, key=None, train):
+        y, new, _ = norm.forward(params, state, x, key=key, train=train)
+        return y, new, norm.forward(params, state, x, train=False)[2]
+
+    net = serial(dense(4), norm._replace(forward=forward), dense(3))
+    causes = [found.cause for found in report(net).findings]
+    assert any("training and evaluation are mixed up" in cause for cause in causes)
 
 
 def test_penalties_are_included():

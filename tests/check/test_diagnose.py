@@ -10,9 +10,10 @@ import pytest
 
 from jaxnn.check.adapters import rule_layer
 from jaxnn.check.audit import audit
+from jaxnn.check.diagnose import Evidence, diagnose
 from jaxnn.check.mutants import describe
 from jaxnn.check.points import MORE_POINTS
-from jaxnn.check.recorder import LayerRecorder
+from jaxnn.check.recorder import LayerInputs, LayerRecorder
 from jaxnn.layers import relu
 from jaxnn.rules import RULES
 from tests.check.seeded import (
@@ -96,6 +97,23 @@ def test_mistakes_are_found_and_explained(formulas, mistakes, least):
     assert len(found) == len(mistakes)
     assert len(right) >= least, none
     assert wrong == []
+
+
+DRAW = np.random.default_rng(0)
+X, W, DZ = (DRAW.standard_normal(shape) for shape in ((4, 5), (5, 5), (4, 5)))
+TRANSPOSES = {  # what it is, what it should be, the cause
+    "missing": (DZ @ W, DZ @ W.T, "a transpose is missing: it is a product with w, "),
+    "too many": (DZ @ W.T, DZ @ W, "a transpose too many: it is a product with w^T, "),
+    "from the left": (W @ DZ.T, W.T @ DZ.T, "a product with w"),
+    "none": (DZ @ W, DZ @ W @ W, "no simple relation"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSES)
+def test_a_missing_transpose_is_told_behind_any_derivative(name):
+    got, want, words = TRANSPOSES[name]
+    given = LayerInputs({"w": jnp.asarray(W)}, (), X, None, np.tanh(DZ))
+    assert words in diagnose([Evidence("x", {"x": got}, {"x": want}, given, 1e-12)])
 
 
 @pytest.mark.parametrize(

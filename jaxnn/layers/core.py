@@ -341,7 +341,7 @@ def of_rule(
 
     def backward(cache, dy):
         dx, *dparams = rule.bwd(cache, dy)
-        return dx, dict(zip(names, dparams, strict=True)) if names else ()
+        return dx, dict(zip(names, dparams, strict=True)) or ()
 
     return Layer(init, forward, backward, name or rule.name, **more)
 

@@ -11,6 +11,8 @@ from jaxnn.app.build import DataFacts, network
 from jaxnn.app.config import TrainConfig
 from jaxnn.combine import mlp, serial
 from jaxnn.errors import JaxnnError
+from jaxnn.layers.core import of_rule
+from jaxnn.rules import Rule
 from tests.layers.cases import KEY, traced_init
 
 
@@ -231,6 +233,13 @@ def test_parameters_of_another_network_are_refused(layer, other):
             state,
         )
     assert layer.name in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [(), ("w",)])
+def test_a_rule_that_gives_back_a_cotangent_too_many_is_refused(names):
+    rule = Rule("twice", lambda x: (x, ()), lambda _, dy: (dy,) * (2 + len(names)))
+    with pytest.raises(ValueError, match="longer"):
+        of_rule(rule, names, lambda key, shape: ({}, (), shape)).backward((), 1.0)
 
 
 def test_train_must_be_given():

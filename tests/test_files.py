@@ -22,14 +22,14 @@ from jaxnn.files import (
 ROOT = Path(jaxnn.__file__).parents[1]
 
 
-def places(folder, wrong, but=""):
-    """Where the files of a folder, all but one, have what is wrong."""
+def places(folder, wrong, but="", kind=ast.Call):
+    """Where the files of a folder, all but one, have a node that is wrong."""
     return [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in (ROOT / folder).rglob("*.py")
         if path.name != but
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and wrong(node)
+        if isinstance(node, kind) and wrong(node)
     ]
 
 
@@ -209,15 +209,14 @@ def test_a_folder_that_cannot_be_written_into_is_told_before_the_work(tmp_path, 
 def test_paths_are_asked_about_by_what_never_raises():
     """`Path.exists` raises where a name is too long, or its folder is not readable."""
 
-    def asks(call):
-        if getattr(call.func, "attr", "") not in asked:
-            return False
-        name, attr = (getattr(call.func.value, key, "") for key in ("id", "attr"))
+    def asks(node):  # called here, or handed to `filter` or `map`
+        name, attr = (getattr(node.value, key, "") for key in ("id", "attr"))
         # what `iterdir` and `rglob` gave is there; os.path raises nothing
-        return name not in ("f", "p") and attr != "path"
+        return node.attr in asked and name not in ("f", "p") and attr != "path"
 
     asked = {"exists", "is_file", "is_dir", "is_symlink"}
-    assert places("jaxnn", asks, but="demo.py") == []  # that asks of its own folder
+    # the one left out asks of its own folder
+    assert places("jaxnn", asks, "demo.py", ast.Attribute) == []
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,7 @@ def finished(folder: Path, config: TrainConfig) -> dict | None:
     try:
         result = read_json(folder / "result.json")
         done = result["stopped"] not in ("interrupted", "diverged")
+        done &= "seconds" in result  # else it was killed while it was measured
         return result if done and result["config"]["epochs"] >= config.epochs else None
     except (JaxnnError, KeyError, TypeError):
         return None  # killed before, or while, it was written

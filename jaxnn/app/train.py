@@ -6,6 +6,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _longer(e, before) -> str:
 
 
 def _keep(folder, result, trained, started, imported, log):
-    """Write result.json, before anything is drawn and after, pictures and page."""
+    """Write result.json, before the last picture is drawn and after, and the page."""
 
     def write():
         times = trained.history.seconds
@@ -162,7 +163,7 @@ def _keep(folder, result, trained, started, imported, log):
         write_json(folder / "result.json", result)
 
     write()
-    result["not_drawn"] = draw(folder, trained.pictures())
+    result["not_drawn"] |= draw(folder, trained.attack_picture())
     page = {"report.md": lambda _: report.write_report(folder, result)}
     result["not_drawn"] |= draw(folder, page)
     write()
@@ -187,7 +188,11 @@ def _rehearse(e: Experiment) -> None:
         trained.test()
         if e.config.attack_images:
             trained.attack()
-        import matplotlib.figure  # noqa: F401
+        import jaxnn.plots  # noqa: F401
+
+        # kept on disk: what compares is made anew for each comparison
+        for dtype in ("float64", "float32"):
+            trained.comparison().both_ways(dtype)
 
 
 def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
@@ -201,12 +206,14 @@ def _measure(folder, e, history, trouble, table, log) -> tuple[dict, Trained]:
     if history.findings and trouble is None:
         print("\n".join(result["guard"]["report"]))
     print(accuracy_lines(result))
+    write_json(folder / "result.json", result)  # without its times: not finished
+    pictures = partial(draw, folder, trained.pictures())
     if trouble or result["problems"] or history.stopped == "interrupted":
-        return result, trained
-    with ThreadPoolExecutor(1) as beside:  # one core's work
-        compared = beside.submit(trained.compare)
+        return result | {"not_drawn": pictures()}, trained
+    with ThreadPoolExecutor(2) as beside:  # one core's work each
+        compared, undrawn = beside.submit(trained.compare), beside.submit(pictures)
         attacked = trained.attack() if e.config.attack_images else None
-    result["gradients"] = compared.result()
+    result["gradients"], result["not_drawn"] = compared.result(), undrawn.result()
     log("gradients " + result["gradients"]["line"])
     if attacked is not None:
         result["adversarial"] = attacked

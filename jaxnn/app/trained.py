@@ -9,7 +9,7 @@ from jaxnn.app.build import Experiment
 from jaxnn.app.config import EPSILON, TrainConfig
 from jaxnn.app.folder import drawn, sample_rows
 from jaxnn.attacks import Classifier
-from jaxnn.check import compare_gradients
+from jaxnn.check.compare import Comparison
 from jaxnn.costs import count_parameters
 from jaxnn.data import unit_images
 from jaxnn.defenses import find_collapse
@@ -99,16 +99,18 @@ class Trained:
                 )
         return {"problems": said, "finite": finite}
 
-    def compare(self) -> dict[str, Any]:
-        """Compare hand-written with automatic gradients of the first seed's network."""
-        e, train = self.e, self.e.data.train
+    def comparison(self) -> Comparison:
+        """Hand-written and automatic gradients of the first seed, on a first batch."""
+        e, key = self.e, jax.random.key(self.e.config.seed)
         params, state = self.member((self.history.params, self.history.state), 0)
-        x, y = (a[: e.config.batch] for a in train)
-        report = compare_gradients(
-            e.net, e.loss, params, state, x, y, key=jax.random.key(e.config.seed),
-            penalty=e.options["penalty"],
-            audit=False,  # layer by layer if they differ; `jaxnn compare` always
-        )  # fmt: skip
+        x, y = (a[: e.config.batch] for a in e.data.train)
+        return Comparison(
+            e.net, e.loss, params, state, x, y, key, penalty=e.options["penalty"]
+        )
+
+    def compare(self) -> dict[str, Any]:
+        """Compare them: layer by layer only if they differ, unlike `jaxnn compare`."""
+        report, _ = self.comparison().report(("float32", "float64"), audit=False)
         return {
             "float32_max_relative": report.max_relative("float32"),
             "float64_max_relative": report.max_relative("float64"),
@@ -158,30 +160,35 @@ class Trained:
 
     def pictures(self) -> dict[str, Any]:
         """Name -> function that draws to a path; the first seed's, of several."""
-        data, loss = self.e.data, self.e.loss
+        data, chance = self.e.data, self.e.loss.as_probabilities(self.outputs[0])
         test, names = data.test, data.names
-        chance = loss.as_probabilities(self.outputs[0])
-        said = chance.argmax(-1)
-        found = {
+        return {
             "curves.png": drawn(
                 "jaxnn.plots:curves", self.history.epochs, floor=self.floor()
             ),
             "confusion.png": drawn(
-                "jaxnn.plots:confusion", test.y, said, names or data.classes
+                "jaxnn.plots:confusion", test.y, chance.argmax(-1),
+                names or data.classes,
             ),
             "mistakes.png": drawn(
                 "jaxnn.plots:mistakes", test.x, test.y, chance, names=names
             ),
-        }
-        if hasattr(self, "attacked"):
-            rows, x, y, x_adv, outputs = self.attacked
-            budget = threat_of(self.e.config).epsilon
-            after = loss.as_probabilities(outputs)
-            found["adversarial.png"] = drawn(
-                "jaxnn.plots:adversarial", x, x_adv, y, chance[rows], after, budget,
-                count=10, attack=f"PGD, {STEPS} steps", names=names,
-            )  # fmt: skip
-        return found
+        }  # fmt: skip
+
+    def attack_picture(self) -> dict[str, Any]:
+        """The same of the attack, if there was one."""
+        if not hasattr(self, "attacked"):
+            return {}
+        rows, x, y, x_adv, outputs = self.attacked
+        before, after = map(
+            self.e.loss.as_probabilities, (self.outputs[0][rows], outputs)
+        )
+        picture = drawn(
+            "jaxnn.plots:adversarial", x, x_adv, y, before, after,
+            threat_of(self.e.config).epsilon, count=10, attack=f"PGD, {STEPS} steps",
+            names=self.e.data.names,
+        )  # fmt: skip
+        return {"adversarial.png": picture}
 
 
 def threat_of(config: TrainConfig) -> Threat:

@@ -143,13 +143,14 @@ class Comparison:
         return replace(self, x=self.x[:rows], y=self.y[:rows])
 
     def at(self, dtype: str) -> tuple:
-        """params, state, inputs, targets and key in that precision."""
+        """params, state, inputs, targets and key in that precision: on the host, where
+        no type has to be compiled for."""
         trees = jax.tree.map(np.asarray, (self.params, self.state))
         p, s = cast_floats(trees, DTYPES[dtype])
-        x, y = jnp.asarray(self.x), jnp.asarray(self.y)
-        if x.dtype == jnp.uint8 or not _whole(x):
+        x, y = np.asarray(self.x), np.asarray(self.y)
+        if x.dtype == np.uint8 or not _whole(x):
             x = to_unit(x, DTYPES[dtype])
-        y = y.astype(jnp.int32) if _whole(y) else y.astype(DTYPES[dtype])
+        y = y.astype(np.int32) if _whole(y) else y.astype(DTYPES[dtype])
         return p, s, x, y, self.key
 
     def both_ways(self, dtype: str) -> tuple[Any, Any, float, str | None]:

@@ -105,9 +105,10 @@ class BestEpoch:
         self.epoch = np.where(better, epoch, self.epoch)
         if self.patience is not None:
             self.stopped |= epoch - self.epoch >= self.patience
-        if better.any():
-            mask = better if self.multi_seed else better[0]
-            self.tree = chosen(mask, evaluated(ts), self.tree)
+        if better.all():  # copied, as the step will be given the arrays themselves
+            self.tree = jax.tree.map(jnp.copy, evaluated(ts))
+        elif better.any():
+            self.tree = chosen(better, evaluated(ts), self.tree)
 
     def should_stop(self) -> bool:
         """Whether every seed has run out of patience."""

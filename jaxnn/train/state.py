@@ -178,16 +178,16 @@ def cast_floats(tree: Any, dtype: Any) -> Any:
     """Cast every floating-point array of `tree` to `dtype`; leave the others."""
 
     def cast(a):
-        a = jnp.asarray(a)
+        a = a if hasattr(a, "dtype") else jnp.asarray(a)
         return a.astype(dtype) if is_float(a) else a
 
     return jax.tree.map(cast, tree)
 
 
-def to_unit(x: Array, dtype: Any) -> Array:
+def to_unit(x: Any, dtype: Any) -> Any:
     """Pixels as floats: uint8 0..255 becomes [0, 1], floats change their type only."""
     if x.dtype == jnp.uint8:
-        return x.astype(dtype) * jnp.asarray(1 / 255, dtype)
+        return x.astype(dtype) * np.asarray(1 / 255, dtype)
     return x.astype(dtype)
 
 

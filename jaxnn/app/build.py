@@ -244,7 +244,7 @@ def _block(token: str, config: TrainConfig) -> list[Layer]:
     if token.isdecimal():
         return dense_block(
             int(token), config.activation, init=config.init, bias=config.bias_init,
-            normalize=config.batch_norm and _batch_norm(config),
+            normalize=_batch_norm(config) if config.batch_norm else False,
             drop_rate=config.dropout,
         )  # fmt: skip
     if convolution := re.fullmatch(r"(\d+)x(\d+)", token):

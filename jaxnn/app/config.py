@@ -42,10 +42,21 @@ def has_sizes(c: Any) -> bool:
     return c.model != "linear" and (has_widths(c) or any(map(str.isdecimal, kernels)))
 
 
+USUAL_LAYERS = ("256", "256")
+"""Of the network that `jaxnn train` alone trains: with batch norm and a high rate, five
+epochs are enough (found on validation images)."""
+
+
+def is_usual(c: Any) -> bool:
+    """Whether it is that network, with batch norm, as nothing says otherwise."""
+    return c.model == "mlp" and c.layers == USUAL_LAYERS and c.batch_norm is not False
+
+
 def _usual_rate(c) -> float:
     from jaxnn.optimizers import learning_rate
 
-    return learning_rate(c.optimizer, c.lr)
+    high = c.optimizer == "adam" and is_usual(c)
+    return 0.01 if high else learning_rate(c.optimizer)
 
 
 def _usual_decay(c) -> float | None:
@@ -86,7 +97,7 @@ class TrainConfig:
         tuple[str, ...],
         Needs(lambda c: c.model != "linear", "a model with hidden layers"),
         Names("jaxnn.layers:LAYERS"),
-    ] = ("512", "512")
+    ] = USUAL_LAYERS
     """Hidden layers: a number is dense + batch norm if on + activation + dropout if on,
     32x5 is a convolution to 32 channels by 5x5 + batch norm if on + activation, a name
     is that layer (relu, dropout:0.2, dense:64, batch_norm ...). Input and output sizes
@@ -99,8 +110,9 @@ class TrainConfig:
     """Initial weights."""
     bias_init: Annotated[str, INITIAL] = "zeros"
     """Initial biases: zeros or normal."""
-    batch_norm: Annotated[bool, HIDDEN] = False
-    """Batch norm between each hidden dense layer and its activation."""
+    batch_norm: Annotated[bool | None, HIDDEN, Usual(is_usual, otherwise=False)] = None
+    """Batch norm between each hidden dense layer and its activation; none: in the
+    network of the usual hidden layers only."""
     standardize: bool = True
     """First layer subtracts the training pixels' mean and divides by their std."""
     loss: Annotated[str, Names("jaxnn.losses:LOSSES")] = "softmax_cross_entropy"
@@ -113,7 +125,8 @@ class TrainConfig:
     optimizer: Annotated[str, Names("jaxnn.optimizers:OPTIMIZERS")] = "adam"
     """How gradients move parameters."""
     lr: Annotated[float | None, POSITIVE, Usual(_usual_rate)] = None
-    """Learning rate (the peak, if scheduled); none: the optimizer's usual one."""
+    """Learning rate (the peak, if scheduled); none: the optimizer's usual one, ten
+    times that for the usual network by adam."""
     weight_decay: Annotated[
         float | None, NOT_NEGATIVE, DECAYING, Usual(_usual_decay)
     ] = None
@@ -123,7 +136,7 @@ class TrainConfig:
     """Of the learning rate, over the whole run."""
     batch: Annotated[int, COUNT] = 128
     """Images a step."""
-    epochs: Annotated[int, Range(1, 10**6)] = 8
+    epochs: Annotated[int, Range(1, 10**6)] = 5
     """Times through the training images."""
     patience: Annotated[int | None, Range(1, 10**6), only_above(0, "validation")] = None
     """Stop after so many epochs without better validation accuracy; none: never."""

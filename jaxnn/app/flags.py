@@ -91,7 +91,8 @@ def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
     places = [name for name, row in known.items() if row.typed.by_place]
     flags = {flag(name): name for name in known if name not in places}
     flags |= {row.typed.alias: name for name, row in known.items() if row.typed.alias}
-    off = {flag(f"no_{n}"): n for n, row in known.items() if row.type is bool}
+    switches = (n for n, row in known.items() if bool in plain_types(row.type))
+    off = {flag(f"no_{name}"): name for name in switches}
     while left:
         word = left.pop(0)
         typed, equals, text = word.partition("=")
@@ -105,7 +106,7 @@ def read_words(program: str, kind: Any, words: Sequence[str]) -> dict[str, Any]:
             texts, typed = [word], name.upper()
         elif equals:
             texts = [text]
-        elif item is bool:
+        elif bool in plain_types(item):
             texts = [str(typed not in off)]
         else:
             ends = (

@@ -60,6 +60,19 @@ def test_what_is_filled_in_is_right_and_stays(settings):
     assert (config.epsilon is None) == (config.adversarial == "none")
 
 
+def test_only_the_usual_network_has_batch_norm_and_a_high_rate_unasked():
+    for settings, batch_norm, lr in (
+        ({}, True, 0.01),
+        ({"optimizer": "sgd"}, True, 0.1),
+        ({"batch_norm": False}, False, 1e-3),
+        ({"model": "linear"}, False, 1e-3),
+        ({"layers": ("30",)}, False, 1e-3),
+        ({"layers": ("30",), "batch_norm": True}, True, 1e-3),
+    ):
+        config = resolved(TrainConfig(**settings))
+        assert (config.batch_norm, config.lr) == (batch_norm, lr)
+
+
 @pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda f: f.name)
 def test_a_wrong_type_is_named_before_anything_is_loaded(field, tmp_path):
     for wrong in ([], {}, object(), b"x", float, ("a", 1)):

@@ -79,7 +79,7 @@ DECAYING = only_with("optimizer", "adamw", "lamb", "lion", also=" (or --l2)")
 WIDTHS = Needs(has_widths, "hidden layers given by width, such as --layers 128")
 SINGLE = only_with("dtype", "float32")
 GHOSTS = Needs(
-    lambda c: c.batch_norm and (c.devices or 1) > 1,
+    lambda c: (c.batch_norm or is_usual(c)) and (c.devices or 1) > 1,
     "--batch-norm and --devices above 1",
 )
 ACTIVATIONS = "jaxnn.layers:ACTIVATIONS"

@@ -12,7 +12,7 @@ from jaxnn.app.build import DataFacts, build
 from jaxnn.app.checks import check
 from jaxnn.app.config import TrainConfig
 from jaxnn.app.folder import load_run, read_config
-from jaxnn.app.settings import resolved
+from jaxnn.app.settings import resolved, without_effect
 from jaxnn.app.train import train_run
 from jaxnn.errors import JaxnnError
 from jaxnn.files import read_json
@@ -71,6 +71,8 @@ def test_only_the_usual_network_has_batch_norm_and_a_high_rate_unasked():
     ):
         config = resolved(TrainConfig(**settings))
         assert (config.batch_norm, config.lr) == (batch_norm, lr)
+        ghosts = TrainConfig(**settings, batch_stats="ghost", devices=2)
+        assert ("batch_stats" in without_effect(ghosts)) is not batch_norm
 
 
 @pytest.mark.parametrize("field", fields(TrainConfig), ids=lambda f: f.name)

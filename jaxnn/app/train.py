@@ -69,14 +69,15 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
     imported = time.perf_counter()
     check(asked)
     own = {field.name: getattr(asked, field.name) for field in fields(TrainConfig)}
+    plain = TrainConfig(**own)
     if not isinstance(asked, TrainCommand):
         asked = TrainCommand(**own, detect=False)
     resume, start = asked.resume, asked.from_
     if resume is not None and start is not None:
         raise JaxnnError("--from and --resume: got both, expected one of them")
     more = {name: v for name in ("from_", "freeze") if (v := getattr(asked, name))}
-    command = as_command("train", given(TrainConfig(**own)) | more)
-    config = resolved(TrainConfig(**own))
+    command = as_command("train", given(plain) | more)
+    config = resolved(plain)
     use_dtype(config.dtype)
     if resume is not None and (done := finished(resume, config)) is not None:
         print(f"nothing to do: {resume} is finished (see {resume / 'report.md'})")
@@ -86,7 +87,7 @@ def train_run(asked: TrainConfig, started: float | None = None) -> dict:
     with distributed_run(asked, config.devices) as mesh:
         first = mesh is None or jax.process_index() == 0
         enable_compile_cache()
-        e, begin = _experiment(config, asked)
+        e, begin = _experiment(plain, asked)  # what starts has other usual settings
         before = check_facts(resume, e).epochs if resume is not None else config.epochs
         if mesh is not None:
             DataParallel(mesh, config.batch)  # is checked before any file

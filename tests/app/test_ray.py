@@ -1,5 +1,6 @@
 """Parts of a command as tasks of a Ray cluster: the same bits as here, whoever dies."""
 
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,7 @@ def cluster():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield ray
+    gc.collect()  # what an error's traceback holds of Ray must not outlive it
     ray.shutdown()
 
 

@@ -216,7 +216,7 @@ def test_paths_are_asked_about_by_what_never_raises():
 
     asked = {"exists", "is_file", "is_dir", "is_symlink"}
     # the one left out asks of its own folder
-    assert places("jaxnn", asks, "demo.py", ast.Attribute) == []
+    assert places("jaxnn", asks, "jaxnn/app/demo.py", ast.Attribute) == []
 
 
 @pytest.mark.parametrize(

@@ -258,8 +258,10 @@ def cnn() -> Layer:
 def cnn_products_alone(batch, steps, precision="float32") -> Program:
     """Only the matrix products of `cnn`'s steps, those of a convolution on patches.
 
-    Forward, dw, and dx but for the first; the patches of 16 images lie made in cache,
-    a memory that no convolution has. Nothing is copied, pooled, added or updated.
+    Forward, dw, and dx but for the first, on the patches of 16 images, which lie ready:
+    a convolution has to make them. Nothing is copied, pooled or updated. No bound on
+    every convolution: other splits of the kernel have other shapes, and PyTorch's
+    kernels need no patches.
     """
     few = 16
     shapes = [  # rows, inputs, outputs, and how often a step

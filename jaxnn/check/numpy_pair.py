@@ -140,7 +140,7 @@ def misbehavior(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
     given, sent = pair.copies(x), pair.copies(dy)
     y, cache = pair.forward(given)
     yield from _changed(given, x, "its forward")
-    if not same(y, pair.value(x)):
+    if not _same(y, pair.value(x)):
         yield (
             "its forward is no function: a second call with the same arguments gives "
             "another result",
@@ -154,7 +154,7 @@ def misbehavior(pair: Pair, x: dict, dy: Any) -> Iterator[tuple[str, str]]:
     _, cache = pair.forward(pair.copies(x))
     if pair.value_or_none(shuffled(LayerInputs({}, (), x, None, dy)).x) is None:
         return
-    if not same(first, pair.backward(cache, pair.copies(dy))):
+    if not _same(first, pair.backward(cache, pair.copies(dy))):
         yield (
             "its backward is no function of (cache, dy): after a forward with other "
             "inputs it returns another gradient for the same cache",
@@ -172,8 +172,8 @@ def _changed(now, before, who, what=None):
             yield f"{who} changes {what or name} in place", "work on a copy"
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two trees of arrays agree, within the limit of float64."""
+def _same(a, b) -> bool:
+    """Whether a second call gave the same; NaN, too, if the first one did."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
     return all(

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxnn.check import user_code
 from jaxnn.check.user_code import audit_user_code, load_user_code
 from jaxnn.cli import main
 from jaxnn.errors import JaxnnError
@@ -485,3 +486,9 @@ def test_inputs_need_not_be_arrays_of_float64(file):
     assert found.findings == ()
     assert {c.comparison.dtype for c in found.checks} == {"float64", "float32"}
     assert np.all([c.comparison.passed for c in found.checks])
+
+
+def test_what_is_nan_both_ways_does_not_agree():
+    found = {"x": np.array([1.0, np.nan])}
+    assert not user_code._agree(found, found)
+    assert user_code._agree({"x": np.ones(2)}, {"x": np.ones(2)})
